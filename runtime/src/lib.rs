@@ -1,0 +1,5 @@
+//! The runtime core: config.json in, a container out. No async; both front doors call these verbs.
+
+pub mod error;
+
+pub use error::{Context, Error, Kind, Result};

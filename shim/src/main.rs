@@ -1,0 +1,2 @@
+//! containerd-shim-berth-v2.
+fn main() {}
