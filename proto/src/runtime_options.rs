@@ -1,0 +1,103 @@
+//! `runtimeoptions.v1.Options`: how containerd hands a shim of any name the options table of its configuration.
+//!
+//! `containerd-shim-protos` has no such message. It is three fields, so it is written out here, without descriptors:
+//! 1 `type_url` (string), 2 `config_path` (string), 3 `config_body` (bytes).
+
+use protobuf::rt::WireType;
+use protobuf::{CodedInputStream, CodedOutputStream};
+
+/// The options table of a runtime handler, as TOML.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuntimeOptions {
+    /// What the table describes; containerd sends the handler's own word or nothing.
+    pub type_url: String,
+    /// A TOML file; it wins over the body.
+    pub config_path: String,
+    /// TOML text. containerd 1.6 does not send it.
+    pub config_body: Vec<u8>,
+}
+
+impl RuntimeOptions {
+    /// Reads the message; fields that a newer containerd may add are skipped.
+    ///
+    /// # Errors
+    /// The bytes are truncated, or a field has another type.
+    pub fn parse_from_bytes(bytes: &[u8]) -> protobuf::Result<Self> {
+        let mut input = CodedInputStream::from_bytes(bytes);
+        let mut options = Self::default();
+        while let Some(tag) = input.read_raw_tag_or_eof()? {
+            match tag >> 3 {
+                1 if tag & 7 == LENGTH => options.type_url = input.read_string()?,
+                2 if tag & 7 == LENGTH => options.config_path = input.read_string()?,
+                3 if tag & 7 == LENGTH => options.config_body = input.read_bytes()?,
+                _ => skip(tag, &mut input)?,
+            }
+        }
+        Ok(options)
+    }
+
+    /// The message's bytes.
+    ///
+    /// # Errors
+    /// None in practice: writing to a vector does not fail.
+    pub fn write_to_bytes(&self) -> protobuf::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let mut output = CodedOutputStream::vec(&mut bytes);
+        if !self.type_url.is_empty() {
+            output.write_string(1, &self.type_url)?;
+        }
+        if !self.config_path.is_empty() {
+            output.write_string(2, &self.config_path)?;
+        }
+        if !self.config_body.is_empty() {
+            output.write_bytes(3, &self.config_body)?;
+        }
+        output.flush()?;
+        drop(output);
+        Ok(bytes)
+    }
+}
+
+const LENGTH: u32 = WireType::LengthDelimited as u32;
+
+fn skip(tag: u32, input: &mut CodedInputStream<'_>) -> protobuf::Result<()> {
+    match WireType::new(tag & 7) {
+        Some(wire) => input.skip_field(wire),
+        None => Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "no such wire type").into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_comes_back() {
+        let options = RuntimeOptions {
+            type_url: "runtimeoptions.v1.Options".into(),
+            config_path: "/etc/berth.toml".into(),
+            config_body: b"SystemdCgroup = true\n".to_vec(),
+        };
+        assert_eq!(RuntimeOptions::parse_from_bytes(&options.write_to_bytes().unwrap()).unwrap(), options);
+        assert_eq!(RuntimeOptions::parse_from_bytes(b"").unwrap(), RuntimeOptions::default());
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_the_field_numbers() {
+        let options = RuntimeOptions { config_path: "/p".into(), config_body: b"x".to_vec(), ..Default::default() };
+        assert_eq!(options.write_to_bytes().unwrap(), b"\x12\x02/p\x1a\x01x");
+    }
+
+    #[test]
+    fn an_unknown_field_is_skipped() {
+        let options = RuntimeOptions::parse_from_bytes(b"\x20\x07\x12\x02/p\x2a\x01z").unwrap();
+        assert_eq!(options.config_path, "/p");
+    }
+
+    #[test]
+    fn malformed_bytes_are_an_error() {
+        for bytes in [&b"\x12\x09/p"[..], b"\x12", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", b"\x1f", b"\x0e"] {
+            assert!(RuntimeOptions::parse_from_bytes(bytes).is_err(), "{bytes:?}");
+        }
+    }
+}
