@@ -1,5 +1,7 @@
 //! The runtime core: config.json in, a container out. No async; both front doors call these verbs.
 
 pub mod error;
+pub mod features;
+pub mod spec;
 
 pub use error::{Context, Error, Kind, Result};
