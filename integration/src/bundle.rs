@@ -1,0 +1,209 @@
+//! [`Bundle`]: a directory with config.json and a root filesystem that holds only the probe, or busybox.
+
+use crate::tools;
+use serde_json::{Value, json};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+/// A directory of its own under the system's temporary directory, removed on drop.
+#[derive(Debug)]
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes one; `name` is part of its name, for a person who looks.
+    pub fn new(name: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let unique = format!("berth-test-{}-{}-{name}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().canonicalize().unwrap().join(unique);
+        fs::create_dir(&path).unwrap_or_else(|e| panic!("mkdir {}: {e}", path.display()));
+        Self(path)
+    }
+
+    /// Where it is, without links on the way.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A mount that was left here is residue, which has its own check; never delete through it.
+        if !crate::mounts::of_process(std::process::id()).iter().any(|m| Path::new(&m.point).starts_with(&self.0)) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+/// A bundle under construction. Every method gives the bundle back, so that one can be written as an expression.
+#[derive(Debug)]
+pub struct Bundle {
+    dir: Arc<Scratch>,
+    /// config.json: what `runc spec` writes, without a terminal and with `/probe report` as the process.
+    pub config: Value,
+}
+
+impl Bundle {
+    /// A bundle whose process runs the probe with these words.
+    pub fn probe(words: &[&str]) -> Self {
+        let bundle = Self { dir: Arc::new(Scratch::new("bundle")), config: default_config() }
+            .args(&[&["/probe"], words].concat());
+        fs::create_dir(bundle.rootfs()).unwrap();
+        fs::copy(tools::built("berth-probe"), bundle.rootfs().join("probe")).unwrap();
+        bundle
+    }
+
+    /// A bundle that also has busybox, with links for these applets in /bin.
+    pub fn busybox(args: &[&str], applets: &[&str]) -> Self {
+        let bundle = Self::probe(&[]).args(args).dir("bin", 0o755);
+        fs::copy(tools::tool("BUSYBOX"), bundle.rootfs().join("bin/busybox")).unwrap();
+        applets.iter().fold(bundle, |b, applet| b.link(&format!("bin/{applet}"), "busybox"))
+    }
+
+    /// Where config.json is.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Its directory, to be kept for as long as a container may run from it.
+    pub fn keep(&self) -> Arc<Scratch> {
+        self.dir.clone()
+    }
+
+    /// The root filesystem.
+    pub fn rootfs(&self) -> PathBuf {
+        self.path().join("rootfs")
+    }
+
+    /// Changes the configuration.
+    pub fn edit(mut self, change: impl FnOnce(&mut Value)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
+    /// Sets the value at a JSON pointer; the parents must be there.
+    pub fn set(mut self, pointer: &str, value: Value) -> Self {
+        let (parent, name) = pointer.rsplit_once('/').expect("a JSON pointer");
+        let parent = self.config.pointer_mut(parent).unwrap_or_else(|| panic!("no parent of {pointer}"));
+        match parent.as_array_mut() {
+            Some(list) if name == "-" => list.push(value),
+            _ => parent[name] = value,
+        }
+        self
+    }
+
+    /// Removes the member at a JSON pointer.
+    pub fn unset(mut self, pointer: &str) -> Self {
+        let (parent, name) = pointer.rsplit_once('/').expect("a JSON pointer");
+        if let Some(map) = self.config.pointer_mut(parent).and_then(Value::as_object_mut) {
+            map.remove(name);
+        }
+        self
+    }
+
+    /// Sets process.args.
+    pub fn args(self, args: &[&str]) -> Self {
+        self.set("/process/args", json!(args))
+    }
+
+    /// Adds a mount.
+    pub fn mount(self, destination: &str, kind: &str, source: &str, options: &[&str]) -> Self {
+        self.set("/mounts/-", json!({"destination": destination, "type": kind, "source": source, "options": options}))
+    }
+
+    /// Removes the mount at a destination.
+    pub fn unmount(self, destination: &str) -> Self {
+        self.edit(|c| c["mounts"].as_array_mut().unwrap().retain(|m| m["destination"] != destination))
+    }
+
+    /// Removes the namespace of a type, so that it is shared with the host.
+    pub fn host_namespace(self, kind: &str) -> Self {
+        self.edit(|c| c["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != kind))
+    }
+
+    /// Has the namespace of a type joined by path (or made new, with an empty path).
+    pub fn namespace(self, kind: &str, path: &str) -> Self {
+        let new = if path.is_empty() { json!({"type": kind}) } else { json!({"type": kind, "path": path}) };
+        self.host_namespace(kind).set("/linux/namespaces/-", new)
+    }
+
+    /// Makes a directory (and its parents) in the root filesystem.
+    pub fn dir(self, path: &str, mode: u32) -> Self {
+        let path = self.rootfs().join(path);
+        fs::create_dir_all(&path).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        self
+    }
+
+    /// Writes a file in the root filesystem.
+    pub fn file(self, path: &str, content: &str, mode: u32) -> Self {
+        let path = self.rootfs().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        self
+    }
+
+    /// Makes a symbolic link in the root filesystem.
+    pub fn link(self, path: &str, target: &str) -> Self {
+        let path = self.rootfs().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        symlink(target, path).unwrap();
+        self
+    }
+
+    /// Writes config.json, with the container's cgroup at `cgroup` unless the bundle names one.
+    pub fn save(&self, cgroup: &str) {
+        let mut config = self.config.clone();
+        if config["linux"].is_object() && config["linux"].get("cgroupsPath").is_none() {
+            config["linux"]["cgroupsPath"] = json!(cgroup);
+        }
+        fs::write(self.path().join("config.json"), serde_json::to_vec_pretty(&config).unwrap()).unwrap();
+    }
+}
+
+/// What `runc spec` writes (1.5), but for the terminal and the args.
+pub fn default_config() -> Value {
+    let caps = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
+    json!({
+        "ociVersion": "1.3.0",
+        "process": {
+            "terminal": false,
+            "user": {"uid": 0, "gid": 0},
+            "args": ["/probe", "report"],
+            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
+            "cwd": "/",
+            "capabilities": {"bounding": caps, "effective": caps, "permitted": caps},
+            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
+            "noNewPrivileges": true
+        },
+        "root": {"path": "rootfs", "readonly": true},
+        "hostname": "runc",
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+             "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
+            {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+             "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]},
+            {"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+             "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]},
+            {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]},
+            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
+            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+             "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]}
+        ],
+        "linux": {
+            "resources": {"devices": [{"allow": false, "access": "rwm"}]},
+            "namespaces": [{"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}],
+            "maskedPaths": ["/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+                "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi"],
+            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+        }
+    })
+}

@@ -1,0 +1,130 @@
+//! Mount tables: `/proc/PID/mountinfo` as structures (proc_pid_mountinfo(5)).
+
+use serde_json::Value;
+
+/// One line of a mountinfo file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Device numbers, `major:minor`.
+    pub device: String,
+    /// What of the filesystem is mounted.
+    pub root: String,
+    /// Where.
+    pub point: String,
+    /// Options of this mount, sorted: ro or rw, nosuid, ...
+    pub options: Vec<String>,
+    /// Propagation: `shared:N`, `master:N`, ... ; empty is private.
+    pub propagation: Vec<String>,
+    /// Filesystem type.
+    pub fs: String,
+    /// Source, as the filesystem tells it.
+    pub source: String,
+    /// Options of the superblock.
+    pub superblock: Vec<String>,
+}
+
+impl Mount {
+    /// Whether the mount (not the superblock) has the option.
+    pub fn has(&self, option: &str) -> bool {
+        self.options.iter().any(|o| o == option)
+    }
+
+    /// Whether the superblock has the option, or one of its name with `=`.
+    pub fn fs_has(&self, option: &str) -> bool {
+        self.superblock.iter().any(|o| o == option)
+    }
+
+    /// `private`, `shared`, `slave`, `slave shared` or `unbindable`.
+    pub fn propagation(&self) -> String {
+        let word = |p: &String| match p.split(':').next().unwrap_or_default() {
+            "master" => Some("slave"),
+            "shared" => Some("shared"),
+            "unbindable" => Some("unbindable"),
+            _ => None,
+        };
+        let mut words: Vec<_> = self.propagation.iter().filter_map(word).collect();
+        words.sort_by(|a, b| b.cmp(a));
+        if words.is_empty() { "private".into() } else { words.join(" ") }
+    }
+}
+
+/// Parses a whole mountinfo file.
+pub fn parse(text: &str) -> Vec<Mount> {
+    text.lines().filter_map(line).collect()
+}
+
+/// Parses the `mountinfo` that a probe reported.
+pub fn reported(report: &Value) -> Vec<Mount> {
+    let lines = report["mountinfo"].as_array().unwrap_or_else(|| panic!("no mountinfo in {report}"));
+    lines.iter().filter_map(|l| line(l.as_str()?)).collect()
+}
+
+/// The mounts of a process seen from here.
+pub fn of_process(pid: u32) -> Vec<Mount> {
+    parse(&std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default())
+}
+
+/// The topmost mount at a path.
+pub fn at<'a>(mounts: &'a [Mount], point: &str) -> Option<&'a Mount> {
+    mounts.iter().rfind(|m| m.point == point)
+}
+
+fn line(text: &str) -> Option<Mount> {
+    let (before, after) = text.split_once(" - ")?;
+    let before: Vec<&str> = before.split(' ').collect();
+    let after: Vec<&str> = after.splitn(3, ' ').collect();
+    let words = |s: &str| {
+        let mut list: Vec<String> = s.split(',').map(str::to_owned).collect();
+        list.sort();
+        list
+    };
+    Some(Mount {
+        device: before.get(2)?.to_string(),
+        root: unescape(before.get(3)?),
+        point: unescape(before.get(4)?),
+        options: words(before.get(5)?),
+        propagation: before.get(6..)?.iter().map(|s| s.to_string()).collect(),
+        fs: after.first()?.to_string(),
+        source: unescape(after.get(1)?),
+        superblock: words(after.get(2)?),
+    })
+}
+
+/// Octal escapes (space, tab, newline, backslash) undone.
+fn unescape(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((head, tail)) = rest.split_once('\\') {
+        out.push_str(head);
+        match tail.get(..3).and_then(|o| u8::from_str_radix(o, 8).ok()) {
+            Some(byte) => {
+                out.push(char::from(byte));
+                rest = tail.get(3..).unwrap_or_default();
+            }
+            None => {
+                out.push('\\');
+                rest = tail;
+            }
+        }
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_with_everything() {
+        let m =
+            &parse("36 35 98:0 /a\\040b /mnt rw,noatime shared:2 master:1 - ext3 /dev/root rw,errors=continue\n")[0];
+        assert_eq!((m.root.as_str(), m.point.as_str(), m.fs.as_str()), ("/a b", "/mnt", "ext3"));
+        assert_eq!(m.propagation(), "slave shared");
+        assert!(m.has("noatime") && m.fs_has("errors=continue") && !m.has("ro"));
+    }
+
+    #[test]
+    fn no_optional_field_is_private() {
+        assert_eq!(parse("1 2 0:3 / / rw - proc proc rw")[0].propagation(), "private");
+    }
+}

@@ -1,0 +1,25 @@
+//! The inside of `berth-probe`: `report` says what the process sees, `act` does things, `sys` makes the system calls.
+//!
+//! A command line is a chain of actions separated by `+`: `probe report + spew 1000 + exit 3`. Each action that has
+//! something to say prints one line of JSON on standard output.
+
+pub mod act;
+pub mod report;
+pub mod sys;
+
+/// Runs the actions of the command line in order; gives the exit status: 0, what an action ends with, or 99 for words
+/// that are not understood.
+pub fn main() -> i32 {
+    // First of all, while no descriptor of our own is open.
+    let fds = report::fds();
+    let args: Vec<String> =
+        std::env::args_os().skip(1).map(|a| String::from_utf8_lossy(a.as_encoded_bytes()).into_owned()).collect();
+    for action in args.split(|a| a == "+") {
+        let Some((verb, rest)) = action.split_first() else { continue };
+        let end = if verb == "report" { report::print(rest, &fds) } else { act::act(verb, rest) };
+        if let Some(status) = end {
+            return status;
+        }
+    }
+    0
+}

@@ -1,0 +1,409 @@
+//! [`Runtime`]: an OCI runtime as a command line, berth's or runc's, with a state directory and a cgroup of its own.
+//!
+//! Every call is bounded in time. Dropping it deletes what its containers left, and fails the test when something of
+//! them is still on the host: state, mounts, cgroups, processes.
+
+use crate::{bundle::Bundle, bundle::Scratch, residue, tools};
+use rustix::{event, process};
+use serde_json::Value;
+use std::{
+    fs,
+    fs::File,
+    os::{fd::OwnedFd, unix::process::CommandExt, unix::process::ExitStatusExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// How long a call may take unless it says otherwise.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Whether the tests were asked to run on the real runc, which tests the tests.
+pub fn is_runc() -> bool {
+    std::env::var("RUNTIME").is_ok_and(|r| r == "runc")
+}
+
+/// A runtime's command line.
+pub struct Runtime {
+    program: PathBuf,
+    work: Scratch,
+    cgroup: String,
+    mark: String,
+    calls: AtomicU32,
+    bundles: Mutex<Vec<Arc<Scratch>>>,
+    published_faults: bool,
+}
+
+/// What a call left: exit status as a shell has it (128 + signal), and both streams.
+#[derive(Debug)]
+pub struct Output {
+    /// The words after the global options.
+    pub words: String,
+    /// Exit status; 128 and more for a signal.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Output {
+    /// Fails the test unless the call succeeded.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "{self:#?}");
+        self
+    }
+
+    /// Fails the test unless the call failed with this exit status and says all of these words on standard error.
+    #[track_caller]
+    pub fn fails(self, code: i32, words: &[&str]) -> Self {
+        assert_eq!(self.code, code, "{self:#?}");
+        for word in words {
+            assert!(self.stderr.contains(word), "no {word:?} in {self:#?}");
+        }
+        self
+    }
+
+    /// The last line of standard output that is a JSON object: what the probe reported.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        let object = |l: &str| serde_json::from_str::<Value>(l.trim()).ok().filter(Value::is_object);
+        let found = self.stdout.lines().rev().find_map(object).or_else(|| object(&self.stdout));
+        found.unwrap_or_else(|| panic!("no JSON in {self:#?}"))
+    }
+}
+
+impl Runtime {
+    /// The runtime that the environment asks for. `name` shows in the names of its directories and cgroups.
+    pub fn new(name: &str) -> Self {
+        let program = if is_runc() { tools::tool("RUNC").to_owned() } else { tools::built("berth") };
+        Self::of(program, name)
+    }
+
+    /// Debian's old runc with its published faults: the positive control of a security test. `None` (and a line that says
+    /// so) where there is none.
+    pub fn faulty(name: &str) -> Option<Self> {
+        let Some(program) = tools::find("RUNC_DEBIAN") else {
+            eprintln!("{name}: positive control skipped, RUNC_DEBIAN is not among the tools");
+            return None;
+        };
+        let mut runtime = Self::of(program.to_owned(), name);
+        runtime.published_faults = true;
+        Some(runtime)
+    }
+
+    fn of(program: PathBuf, name: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let cgroup = format!("berth-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let work = Scratch::new(name);
+        fs::create_dir(work.path().join("state")).unwrap();
+        let mark = format!("BERTH_TEST_MARK={cgroup}");
+        Self {
+            program,
+            work,
+            cgroup,
+            mark,
+            calls: AtomicU32::new(0),
+            bundles: Mutex::default(),
+            published_faults: false,
+        }
+    }
+
+    /// The program.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// The state directory (`--root`).
+    pub fn root(&self) -> PathBuf {
+        self.work.path().join("state")
+    }
+
+    /// A directory for the test's own files.
+    pub fn work(&self) -> &Path {
+        self.work.path()
+    }
+
+    /// The cgroup path of a container.
+    pub fn cgroup(&self, id: &str) -> String {
+        format!("/{}/{id}", self.cgroup)
+    }
+
+    /// A file of a container's cgroup in a v1 hierarchy, trimmed.
+    pub fn cgroup_file(&self, id: &str, controller: &str, file: &str) -> String {
+        let path = format!("/sys/fs/cgroup/{controller}{}/{file}", self.cgroup(id));
+        fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}")).trim().to_owned()
+    }
+
+    /// A call that is still to be made: `call(&["state", "c1"])`.
+    pub fn call<'a>(&'a self, words: &[&str]) -> Call<'a> {
+        let words = words.iter().map(|w| (*w).to_owned()).collect();
+        Call { runtime: self, global: vec![], words, stdin: None, limit: LIMIT, dir: None, env: vec![], leak: vec![] }
+    }
+
+    /// Makes a call.
+    pub fn cmd(&self, words: &[&str]) -> Output {
+        self.call(words).wait()
+    }
+
+    /// `run ID` in the foreground, to its end.
+    pub fn run(&self, id: &str, bundle: &Bundle) -> Output {
+        self.on("run", id, bundle).wait()
+    }
+
+    /// `create ID`.
+    pub fn create(&self, id: &str, bundle: &Bundle) -> Output {
+        self.on("create", id, bundle).wait()
+    }
+
+    /// `create ID` and `start ID`, both of which must succeed. What the container says is [`Runtime::said`].
+    #[track_caller]
+    pub fn start(&self, id: &str, bundle: &Bundle) {
+        self.create(id, bundle).ok();
+        self.cmd(&["start", id]).ok();
+    }
+
+    /// `create` or `run` of a bundle, with its config.json written first.
+    pub fn on<'a>(&'a self, verb: &str, id: &str, bundle: &Bundle) -> Call<'a> {
+        bundle.save(&self.cgroup(id));
+        self.bundles.lock().unwrap().push(bundle.keep());
+        self.call(&[verb, "--bundle", &bundle.path().to_string_lossy(), id])
+    }
+
+    /// `exec ID WORDS`.
+    pub fn exec(&self, id: &str, words: &[&str]) -> Output {
+        self.cmd(&[&["exec", id], words].concat())
+    }
+
+    /// The answer of `state ID`.
+    #[track_caller]
+    pub fn state(&self, id: &str) -> Value {
+        let out = self.cmd(&["state", id]).ok();
+        serde_json::from_str(&out.stdout).unwrap_or_else(|e| panic!("state {id}: {e}: {}", out.stdout))
+    }
+
+    /// The pid of a container's init, on the host.
+    #[track_caller]
+    pub fn pid(&self, id: &str) -> u32 {
+        u32::try_from(self.state(id)["pid"].as_u64().expect("a pid")).unwrap()
+    }
+
+    /// Waits until `state` says this.
+    #[track_caller]
+    pub fn until(&self, id: &str, status: &str) {
+        wait_until(|| self.state(id)["status"] == status, || format!("{id} never {status}: {}", self.state(id)));
+    }
+
+    /// What a call's standard output has by now: also what a container says after `create` has returned.
+    pub fn said(&self, call: u32) -> String {
+        fs::read_to_string(self.work.path().join(format!("out-{call}"))).unwrap_or_default()
+    }
+
+    /// What all calls' standard outputs have by now, together.
+    pub fn said_all(&self) -> String {
+        (0..self.calls.load(Ordering::Relaxed)).map(|n| self.said(n)).collect()
+    }
+
+    /// The ids that have state.
+    pub fn ids(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.root()).into_iter().flatten().flatten();
+        entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    /// What containers left behind so far: empty when all is gone. Waits a little for processes that are just ending.
+    pub fn residue(&self) -> Vec<String> {
+        let end = Instant::now() + Duration::from_secs(5);
+        let bundles = self.bundles.lock().unwrap();
+        let dirs: Vec<&Path> = bundles.iter().map(|b| b.path()).chain([self.work.path()]).collect();
+        loop {
+            let mut found = residue::find(&self.cgroup, &self.mark, &dirs);
+            found.extend(self.ids().iter().map(|id| format!("state {id}")));
+            if found.is_empty() || Instant::now() > end {
+                return found;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Fails the test when anything is left behind.
+    #[track_caller]
+    pub fn assert_clean(&self, after: &str) {
+        let residue = self.residue();
+        assert!(residue.is_empty(), "{after} left behind: {residue:#?}");
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        for id in self.ids() {
+            self.cmd(&["delete", "--force", &id]);
+        }
+        let residue = self.residue();
+        residue::kill(&self.cgroup, &self.mark, &[self.work.path()]);
+        residue::remove_cgroup(&self.cgroup);
+        if !residue.is_empty() && !self.published_faults && !std::thread::panicking() {
+            panic!("left behind: {residue:#?}");
+        }
+    }
+}
+
+/// One call, to be adjusted and then made.
+pub struct Call<'a> {
+    runtime: &'a Runtime,
+    global: Vec<String>,
+    words: Vec<String>,
+    stdin: Option<Stdio>,
+    limit: Duration,
+    dir: Option<PathBuf>,
+    env: Vec<(String, String)>,
+    leak: Vec<(i32, OwnedFd)>,
+}
+
+impl Call<'_> {
+    /// Adds options right after the verb.
+    pub fn with(mut self, options: &[&str]) -> Self {
+        self.words.splice(1..1, options.iter().map(|o| (*o).to_owned()));
+        self
+    }
+
+    /// Adds global options, before the verb.
+    pub fn global(mut self, options: &[&str]) -> Self {
+        self.global.extend(options.iter().map(|o| (*o).to_owned()));
+        self
+    }
+
+    /// Standard input (default: /dev/null).
+    pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
+        self.stdin = Some(stdin.into());
+        self
+    }
+
+    /// Runs in another directory.
+    pub fn dir(mut self, dir: &Path) -> Self {
+        self.dir = Some(dir.to_owned());
+        self
+    }
+
+    /// Adds to the environment of the runtime itself.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Has the runtime inherit `fd` under this number.
+    pub fn leak(mut self, number: i32, fd: impl Into<OwnedFd>) -> Self {
+        self.leak.push((number, fd.into()));
+        self
+    }
+
+    /// Another bound than 30 s.
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Makes the call and waits for its end.
+    pub fn wait(self) -> Output {
+        self.spawn().wait()
+    }
+
+    /// Makes the call and does not wait.
+    pub fn spawn(self) -> Running {
+        let runtime = self.runtime;
+        let number = runtime.calls.fetch_add(1, Ordering::Relaxed);
+        let file = |what: &str| {
+            let path = runtime.work.path().join(format!("{what}-{number}"));
+            File::options().create(true).append(true).read(true).open(path).unwrap()
+        };
+        let mut command = Command::new(&runtime.program);
+        command.arg("--root").arg(runtime.root()).args(&self.global).args(&self.words);
+        command.stdin(self.stdin.unwrap_or_else(Stdio::null)).stdout(file("out")).stderr(file("err"));
+        let (name, value) = runtime.mark.split_once('=').unwrap();
+        command.env(name, value).envs(self.env);
+        command.current_dir(self.dir.as_deref().unwrap_or(runtime.work.path()));
+        inherit(&mut command, self.leak);
+        let words = self.words.join(" ");
+        let child = command.spawn().unwrap_or_else(|e| panic!("{}: {e}", runtime.program.display()));
+        Running { work: runtime.work.path().to_owned(), child, words, number, limit: self.limit }
+    }
+}
+
+/// A call under way.
+pub struct Running {
+    work: PathBuf,
+    child: Child,
+    words: String,
+    /// Its number, for [`Runtime::said`].
+    pub number: u32,
+    limit: Duration,
+}
+
+impl Running {
+    /// The runtime's own pid.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for its end; past the limit it is killed and the test fails.
+    #[track_caller]
+    pub fn wait(mut self) -> Output {
+        let pid = process::Pid::from_child(&self.child);
+        let pidfd = process::pidfd_open(pid, process::PidfdFlags::empty()).unwrap();
+        let mut fds = [event::PollFd::new(&pidfd, event::PollFlags::IN)];
+        let limit =
+            event::Timespec { tv_sec: self.limit.as_secs().cast_signed(), tv_nsec: self.limit.subsec_nanos().into() };
+        let ready = rustix::io::retry_on_intr(|| event::poll(&mut fds, Some(&limit))).unwrap();
+        if ready == 0 {
+            self.child.kill().unwrap();
+        }
+        let status = self.child.wait().unwrap();
+        let text = |what: &str| {
+            let bytes = fs::read(self.work.join(format!("{what}-{}", self.number))).unwrap();
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+        let out = Output { words: self.words, code, stdout: text("out"), stderr: text("err") };
+        assert!(ready > 0, "not done after {:?}: {out:#?}", self.limit);
+        out
+    }
+}
+
+/// Waits up to 10 s for a condition.
+#[track_caller]
+pub fn wait_until(condition: impl Fn() -> bool, otherwise: impl FnOnce() -> String) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < end, "{}", otherwise());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[allow(unsafe_code)]
+fn inherit(command: &mut Command, fds: Vec<(i32, OwnedFd)>) {
+    use std::os::fd::AsRawFd;
+    if fds.is_empty() {
+        return;
+    }
+    // SAFETY: between fork and exec only dup2 and fcntl are called, which are async-signal-safe; the descriptors live in the
+    // closure.
+    unsafe {
+        command.pre_exec(move || {
+            for (number, fd) in &fds {
+                let failed = if fd.as_raw_fd() == *number {
+                    libc::fcntl(*number, libc::F_SETFD, 0) < 0
+                } else {
+                    libc::dup2(fd.as_raw_fd(), *number) < 0
+                };
+                if failed {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+}

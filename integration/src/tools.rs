@@ -1,0 +1,49 @@
+//! Where the programs are that the tests drive: the env file that `integration/tools/setup` writes, and what was built.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The absolute path of a tool by its name in the env file, such as `CRICTL`.
+pub fn tool(name: &str) -> &'static Path {
+    find(name).unwrap_or_else(|| panic!("no {name} among the tools; run integration/tools/setup"))
+}
+
+/// Like [`tool`], for what a user's own containerd may lack.
+pub fn find(name: &str) -> Option<&'static Path> {
+    static TOOLS: OnceLock<BTreeMap<String, PathBuf>> = OnceLock::new();
+    TOOLS.get_or_init(read).get(name).map(PathBuf::as_path)
+}
+
+/// A program of this workspace, from `BERTH_BIN_DIR` or `target/release`.
+pub fn built(name: &str) -> PathBuf {
+    let path = built_dir().join(name);
+    assert!(path.exists(), "{} is not there; run make build", path.display());
+    path
+}
+
+/// The directory of this workspace's programs.
+pub fn built_dir() -> PathBuf {
+    std::env::var_os("BERTH_BIN_DIR").map_or_else(|| workspace().join("target/release"), PathBuf::from)
+}
+
+/// The root of the workspace.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is inside the workspace")
+}
+
+fn read() -> BTreeMap<String, PathBuf> {
+    let file = std::env::var_os("BERTH_TOOLS").map_or_else(set_up, PathBuf::from);
+    let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("read {}: {e}", file.display()));
+    text.lines().filter_map(|line| line.split_once('=')).map(|(name, path)| (name.to_owned(), path.into())).collect()
+}
+
+fn set_up() -> PathBuf {
+    let setup = workspace().join("integration/tools/setup");
+    let output =
+        Command::new(&setup).stderr(std::process::Stdio::inherit()).output().expect("run integration/tools/setup");
+    assert!(output.status.success(), "{} failed", setup.display());
+    String::from_utf8(output.stdout).expect("a path").trim().into()
+}
