@@ -1,11 +1,31 @@
-//! Harness.
-// Test code: a failed expectation is a panic, and kernel numbers are converted freely.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::disallowed_methods)]
+//! The harness of the integration tests: runtimes on the command line, a containerd with its clients and images, and
+//! what sees whether anything is left behind afterwards. The tests themselves are in `tests/`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "test code: a failed expectation is a panic, and programs are run as a user would run them"
+)]
 
 pub mod bundle;
 pub mod case;
+pub mod cgroup;
+pub mod command;
+pub mod config;
+pub mod containerd;
+pub mod image;
+pub mod leak;
+pub mod matrix;
 pub mod mounts;
+pub mod pod;
 pub mod probe;
+pub mod procs;
 pub mod residue;
 pub mod runtime;
+pub mod session;
+pub mod slot;
+pub mod tar;
 pub mod tools;
+pub mod wait;

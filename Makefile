@@ -1,0 +1,49 @@
+# Thin over cargo. Everything a target needs beyond Rust is set up by integration/tools/setup.
+PREFIX  ?= /usr/local
+DESTDIR ?=
+CARGO   ?= cargo
+HOST    := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+TARGET  := $(or $(CARGO_TARGET_DIR),target)
+# Static binaries: the glibc target links statically only when --target is given.
+STATIC  := -C target-feature=+crt-static -C relocation-model=static
+INSTALL := berth containerd-shim-berth-v2
+BINARIES = $(INSTALL) $(notdir $(basename $(wildcard integration/src/bin/*.rs)))
+RUNTIMES := berth runc
+
+.PHONY: help build demo check test test-unit test-integration install clean
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
+
+build: ## static release binaries: target/release/berth and target/release/containerd-shim-berth-v2
+	RUSTFLAGS="$(STATIC)" $(CARGO) build --release --workspace --bins --target $(HOST) --target-dir $(TARGET)
+	@mkdir -p $(TARGET)/release
+	@for b in $(BINARIES); do ln -f $(TARGET)/$(HOST)/release/$$b $(TARGET)/release/$$b; done
+
+demo: ## run a pod through containerd and crictl, look inside, take it all down
+	@integration/tools/setup demo > /dev/null
+	@$(MAKE) --no-print-directory build
+	@BERTH_TOOLS="$$(integration/tools/setup demo)" BERTH_BIN_DIR=$(abspath $(TARGET))/release $(TARGET)/release/berth-demo
+
+check: ## formatting and lints
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+test: build ## unit tests and integration tests (as root); integration tests once more with runc as the runtime
+	@$(MAKE) --no-print-directory test-unit
+	@for r in $(RUNTIMES); do $(MAKE) --no-print-directory test-integration RUNTIME=$$r || exit 1; done
+
+test-unit: ## unit tests alone; no root needed
+	$(CARGO) test --workspace --exclude berth-integration
+
+test-integration: ## integration tests alone, after a build; RUNTIME=runc tests the tests
+	BERTH_TOOLS="$$(integration/tools/setup test)" BERTH_BIN_DIR=$(abspath $(TARGET))/release RUNTIME=$(or $(RUNTIME),berth) \
+		$(CARGO) test -p berth-integration $(TESTS)
+
+install: ## install both binaries into PREFIX (default /usr/local), after a build
+	install -d $(DESTDIR)$(PREFIX)/bin
+	for b in $(INSTALL); do install -m 0755 $(TARGET)/release/$$b $(DESTDIR)$(PREFIX)/bin/$$b; done
+
+clean: ## remove what was built
+	$(CARGO) clean

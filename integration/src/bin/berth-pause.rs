@@ -1,0 +1,33 @@
+//! The program of a pod's sandbox container: it holds the pod's namespaces by being there, reaps what is left to it,
+//! and ends on SIGTERM or SIGINT.
+
+use std::process::ExitCode;
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
+fn main() -> ExitCode {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGCHLD);
+    if let Err(e) = signals.thread_block() {
+        eprintln!("block signals: {e}");
+        return ExitCode::FAILURE;
+    }
+    loop {
+        match signals.wait() {
+            // One SIGCHLD may stand for many children.
+            Ok(Signal::SIGCHLD) => {
+                while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
+                {
+                }
+            }
+            Ok(_) => return ExitCode::SUCCESS,
+            Err(e) => {
+                eprintln!("wait for a signal: {e}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+}

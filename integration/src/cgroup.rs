@@ -1,0 +1,80 @@
+//! Control groups from the outside: one path in every hierarchy of the machine, whether v1, v2 or both.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::process::Signal;
+
+use crate::procs;
+use crate::wait::{LONG, until_true};
+
+const MOUNT: &str = "/sys/fs/cgroup";
+
+/// Whether the machine has the v2 hierarchy alone.
+pub fn unified() -> bool {
+    Path::new(MOUNT).join("cgroup.controllers").exists()
+}
+
+/// The roots of all hierarchies.
+pub fn hierarchies() -> Vec<PathBuf> {
+    if unified() {
+        return vec![MOUNT.into()];
+    }
+    let entries = fs::read_dir(MOUNT).expect("read the cgroup mounts").flatten();
+    // Links such as cpu -> cpu,cpuacct name the same hierarchy twice.
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+}
+
+/// Every cgroup directory at `path` (absolute inside a hierarchy) and below it, in all hierarchies, parents first.
+pub fn directories(path: &str) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = Vec::new();
+    for hierarchy in hierarchies() {
+        let mut todo = vec![hierarchy.join(path.trim_start_matches('/'))];
+        while let Some(dir) = todo.pop() {
+            let Ok(entries) = fs::read_dir(&dir) else { continue };
+            todo.extend(entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())).map(|e| e.path()));
+            found.push(dir);
+        }
+    }
+    found
+}
+
+/// The processes in `path` and below it, in all hierarchies.
+pub fn processes(path: &str) -> Vec<i32> {
+    let mut pids: Vec<i32> = Vec::new();
+    for dir in directories(path) {
+        let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+        pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+    }
+    pids.sort_unstable();
+    pids.dedup();
+    pids.retain(|pid| *pid != 0);
+    pids
+}
+
+/// A file of the cgroup `path` in the hierarchy that has it: `v1` is `controller/file` (such as
+/// `memory/memory.limit_in_bytes`), `v2` is the file's name there. White space at the ends is cut.
+pub fn value(path: &str, v1: &str, v2: &str) -> String {
+    let path = path.trim_start_matches('/');
+    let file = if unified() {
+        Path::new(MOUNT).join(path).join(v2)
+    } else {
+        let (controller, name) = v1.split_once('/').expect("controller/file");
+        Path::new(MOUNT).join(controller).join(path).join(name)
+    };
+    fs::read_to_string(&file).unwrap_or_else(|e| panic!("read {}: {e}", file.display())).trim().to_owned()
+}
+
+/// Kills what is in `path` and below it (frozen or not), and removes the directories.
+pub fn kill_and_remove(path: &str) {
+    until_true(&format!("cgroup {path} to go"), LONG, || {
+        let dirs = directories(path);
+        for dir in &dirs {
+            // v1's freezer holds even a killed process; v2 kills frozen ones.
+            fs::write(dir.join("freezer.state"), "THAWED").ok();
+        }
+        processes(path).into_iter().for_each(|pid| procs::kill(pid, Signal::KILL));
+        dirs.iter().rev().for_each(|dir| drop(fs::remove_dir(dir)));
+        directories(path).is_empty()
+    });
+}

@@ -1,0 +1,161 @@
+//! Runs a program to its end within a bound, and keeps what it said.
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What a program left: its words and its exit status.
+pub struct Output {
+    /// The command line, for messages.
+    pub line: String,
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Standard output, not trimmed.
+    pub stdout: String,
+    /// Standard error, not trimmed.
+    pub stderr: String,
+}
+
+impl Output {
+    /// The exit code as a shell gives it: 128 plus the signal when a signal ended it.
+    pub fn code(&self) -> i32 {
+        shell_code(self.status)
+    }
+
+    /// Standard output without white space at its ends; panics with everything known when the program failed.
+    pub fn ok(self) -> String {
+        assert!(self.status.success(), "{self}");
+        self.stdout.trim().to_owned()
+    }
+
+    /// Standard error; panics when the program did not fail.
+    pub fn failed(self) -> String {
+        assert!(!self.status.success(), "should have failed: {self}");
+        self.stderr
+    }
+}
+
+impl fmt::Display for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`: {}\nstdout: {}\nstderr: {}", self.line, self.status, self.stdout.trim(), self.stderr.trim())
+    }
+}
+
+/// The exit code as a shell gives it.
+pub fn shell_code(status: ExitStatus) -> i32 {
+    status.code().or_else(|| status.signal().map(|signal| 128 + signal)).expect("a status that says neither")
+}
+
+/// Runs `command` with nothing on standard input.
+pub fn run(command: &mut Command, limit: Duration) -> Output {
+    feed(command, b"", limit)
+}
+
+/// Runs `command` with `input` on standard input. When it has not ended within `limit` it is killed and the test ends.
+///
+/// A descendant that keeps the output pipes open after the program itself has ended is not waited for beyond two
+/// seconds: what it says is not the program's answer.
+pub fn feed(command: &mut Command, input: &[u8], limit: Duration) -> Output {
+    let line = command_line(command);
+    let mut child = command
+        .stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("start `{line}`: {e}"));
+    let stdout = read_all(child.stdout.take().expect("piped"));
+    let stderr = read_all(child.stderr.take().expect("piped"));
+    if let Some(mut stdin) = child.stdin.take() {
+        let input = input.to_vec();
+        // A program that ends before it has read everything is no fault of the test.
+        thread::spawn(move || stdin.write_all(&input).ok());
+    }
+    let status = wait(&mut child, limit);
+    let (stdout, stderr) = (collect(&stdout), collect(&stderr));
+    match status {
+        Some(status) => Output { line, status, stdout, stderr },
+        None => panic!("`{line}` did not end within {limit:?}\nstdout: {stdout}\nstderr: {stderr}"),
+    }
+}
+
+/// Waits for `child`; kills it and gives `None` when it has not ended within `limit`.
+pub fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
+    let end = Instant::now() + limit;
+    let mut pause = Duration::from_micros(500);
+    loop {
+        if let Some(status) = child.try_wait().expect("wait for a child") {
+            return Some(status);
+        }
+        if Instant::now() > end {
+            child.kill().expect("kill a child");
+            child.wait().expect("wait for a killed child");
+            return None;
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(10));
+    }
+}
+
+/// The command line as one would type it, roughly.
+pub fn command_line(command: &Command) -> String {
+    let mut line = command.get_program().to_string_lossy().into_owned();
+    for arg in command.get_args() {
+        line.push(' ');
+        line.push_str(&arg.to_string_lossy());
+    }
+    line
+}
+
+fn read_all(mut from: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (send, receive) = channel();
+    thread::spawn(move || {
+        let mut buffer = [0; 16384];
+        while let Ok(n @ 1..) = from.read(&mut buffer) {
+            if send.send(buffer[..n].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    receive
+}
+
+fn collect(from: &Receiver<Vec<u8>>) -> String {
+    let end = Instant::now() + Duration::from_secs(2);
+    let mut all = Vec::new();
+    while let Ok(more) = from.recv_timeout(end.saturating_duration_since(Instant::now())) {
+        all.extend(more);
+    }
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_both_streams_and_the_code() {
+        let out = run(Command::new("sh").args(["-c", "echo a; echo b >&2; exit 7"]), Duration::from_secs(10));
+        assert_eq!((out.stdout.as_str(), out.stderr.as_str(), out.code()), ("a\n", "b\n", 7));
+    }
+
+    #[test]
+    fn a_signal_is_128_and_more() {
+        let out = run(Command::new("sh").args(["-c", "kill -9 $$"]), Duration::from_secs(10));
+        assert_eq!(out.code(), 137);
+    }
+
+    #[test]
+    fn input_reaches_the_program() {
+        assert_eq!(feed(&mut Command::new("cat"), b"word", Duration::from_secs(10)).ok(), "word");
+    }
+
+    #[test]
+    #[should_panic(expected = "did not end within")]
+    fn the_bound_holds() {
+        run(Command::new("sleep").arg("60"), Duration::from_millis(50));
+    }
+}

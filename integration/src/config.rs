@@ -1,0 +1,130 @@
+//! containerd's configuration for the tests: private directories, and the handlers from `deploy/containerd`.
+
+use std::fs;
+use std::path::Path;
+
+use crate::containerd::Version;
+use crate::image;
+use crate::slot::Slot;
+use crate::tools::{built_dir, find, tool, workspace};
+
+/// Where the snippets in `deploy/` say that berth is installed.
+const INSTALLED: &str = "/usr/local/bin";
+
+/// Writes containerd's configuration, the CNI network and crictl's configuration into the directory of `slot`.
+pub fn write(slot: &Slot, version: Version) {
+    let dir = slot.dir();
+    fs::create_dir_all(dir.join("cni")).expect("make the CNI directory");
+    fs::write(dir.join("cni/10-berth.conflist"), network(slot)).expect("write the CNI network");
+    fs::write(dir.join("config.toml"), containerd(dir, version)).expect("write containerd's configuration");
+    let socket = format!("unix://{}/c.sock", dir.display());
+    let crictl = format!("runtime-endpoint: {socket}\nimage-endpoint: {socket}\ntimeout: 60\n");
+    fs::write(dir.join("crictl.yaml"), crictl).expect("write crictl's configuration");
+}
+
+fn containerd(dir: &Path, version: Version) -> String {
+    let (text, snippet) = match version {
+        Version::V1_6 => (V2, "config-v2.toml"),
+        Version::V2_3 => (V3, "config-v3.toml"),
+    };
+    let runc = match version {
+        Version::V1_6 => find("RUNC_DEBIAN"),
+        Version::V2_3 => find("RUNC"),
+    };
+    let snippet = workspace().join("deploy/containerd").join(snippet);
+    let snippet = fs::read_to_string(&snippet).unwrap_or_else(|e| panic!("read {}: {e}", snippet.display()));
+    assert!(snippet.contains(INSTALLED), "the snippet names where berth is installed");
+    let ours = snippet.replace(INSTALLED, &built_dir().to_string_lossy());
+    // The key `version` comes before the first table, so it is ours alone.
+    let ours: Vec<&str> = ours.lines().filter(|line| !line.starts_with("version")).collect();
+    let text = text
+        .replace("@DIR@", &dir.to_string_lossy())
+        .replace("@CNI@", &tool("CNI_BIN_DIR").to_string_lossy())
+        .replace("@RUNC@", &runc.unwrap_or(Path::new("/nonexistent/runc")).to_string_lossy())
+        .replace("@PAUSE@", image::PAUSE);
+    format!("{text}\n{}\n", ours.join("\n"))
+}
+
+fn network(slot: &Slot) -> String {
+    let network = serde_json::json!({
+        "cniVersion": "0.4.0",
+        "name": slot.tag(),
+        "plugins": [{
+            "type": "bridge", "bridge": slot.bridge(), "isGateway": true, "ipMasq": false, "hairpinMode": true,
+            "ipam": {
+                "type": "host-local", "ranges": [[{"subnet": slot.subnet()}]], "dataDir": slot.dir().join("ipam"),
+            },
+        }],
+    });
+    network.to_string()
+}
+
+/// containerd 2.x. The options plugin and NRI would make files outside of the directory.
+const V3: &str = r"
+version = 3
+root = '@DIR@/root'
+state = '@DIR@/state'
+disabled_plugins = [
+  'io.containerd.snapshotter.v1.btrfs', 'io.containerd.snapshotter.v1.devmapper', 'io.containerd.snapshotter.v1.zfs',
+  'io.containerd.snapshotter.v1.erofs', 'io.containerd.snapshotter.v1.blockfile', 'io.containerd.tracing.processor.v1.otlp',
+]
+[grpc]
+address = '@DIR@/c.sock'
+[ttrpc]
+address = '@DIR@/t.sock'
+[debug]
+level = 'info'
+[plugins.'io.containerd.internal.v1.opt']
+path = '@DIR@/opt'
+[plugins.'io.containerd.nri.v1.nri']
+disable = true
+[plugins.'io.containerd.grpc.v1.cri']
+stream_server_address = '127.0.0.1'
+stream_server_port = '0'
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+sandbox = '@PAUSE@'
+[plugins.'io.containerd.cri.v1.runtime']
+restrict_oom_score_adj = true
+netns_mounts_under_state_dir = true
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+bin_dirs = ['@CNI@']
+conf_dir = '@DIR@/cni'
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+runtime_type = 'io.containerd.runc.v2'
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+BinaryName = '@RUNC@'
+Root = '@DIR@/runc'
+";
+
+/// containerd 1.6 and 1.7.
+const V2: &str = r"
+version = 2
+root = '@DIR@/root'
+state = '@DIR@/state'
+disabled_plugins = [
+  'io.containerd.snapshotter.v1.btrfs', 'io.containerd.snapshotter.v1.devmapper', 'io.containerd.snapshotter.v1.zfs',
+  'io.containerd.snapshotter.v1.aufs', 'io.containerd.tracing.processor.v1.otlp',
+]
+[grpc]
+address = '@DIR@/c.sock'
+[ttrpc]
+address = '@DIR@/t.sock'
+[debug]
+level = 'info'
+[plugins.'io.containerd.internal.v1.opt']
+path = '@DIR@/opt'
+[plugins.'io.containerd.grpc.v1.cri']
+sandbox_image = '@PAUSE@'
+restrict_oom_score_adj = true
+netns_mounts_under_state_dir = true
+stream_server_address = '127.0.0.1'
+stream_server_port = '0'
+[plugins.'io.containerd.grpc.v1.cri'.cni]
+bin_dir = '@CNI@'
+conf_dir = '@DIR@/cni'
+[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.runc]
+runtime_type = 'io.containerd.runc.v2'
+[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.runc.options]
+BinaryName = '@RUNC@'
+Root = '@DIR@/runc'
+";

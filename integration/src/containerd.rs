@@ -1,0 +1,300 @@
+//! A private containerd with its clients, from start to the last trace taken away.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::command::{Output, run, wait};
+use crate::leak::Snapshot;
+use crate::slot::Slot;
+use crate::tools::{built, built_dir, find, tool};
+use crate::wait::{LONG, until, until_true};
+use crate::{config, image, procs};
+
+/// The bound of one command of ctr or crictl.
+const COMMAND: Duration = Duration::from_secs(90);
+
+/// The generations of containerd that the tests know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// Debian 12's, or a 1.x on PATH: plain addresses, task API 2, configuration 2.
+    V1_6,
+    /// The pinned 2.3, or a 2.x on PATH.
+    V2_3,
+}
+
+/// Two ways to name a runtime to containerd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `io.containerd.runc.v2` with the path of the shim.
+    ByPath,
+    /// A runtime type of its own, found on containerd's PATH.
+    ByName,
+}
+
+/// Who runs the containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runtime {
+    /// Our shim, named in one form or the other.
+    Berth(Form),
+    /// containerd's Go shim and runc: what the tests are tested with (`RUNTIME=runc`).
+    Runc,
+}
+
+impl Runtime {
+    /// The runtime under test, as the environment variable `RUNTIME` says: `berth` (when unset) or `runc`.
+    pub fn under_test(form: Form) -> Self {
+        match std::env::var("RUNTIME").as_deref() {
+            Err(_) | Ok("berth") => Self::Berth(form),
+            Ok("runc") => Self::Runc,
+            Ok(other) => panic!("RUNTIME={other}: neither berth nor runc"),
+        }
+    }
+
+    /// The name of the handler in containerd's configuration.
+    pub fn handler(self) -> &'static str {
+        match self {
+            Self::Berth(Form::ByPath) => "berth",
+            Self::Berth(Form::ByName) => "berth-own",
+            Self::Runc => "runc",
+        }
+    }
+
+    /// The file name of the shim.
+    pub fn shim(self) -> &'static str {
+        match self {
+            Self::Berth(_) => "containerd-shim-berth-v2",
+            Self::Runc => "containerd-shim-runc-v2",
+        }
+    }
+}
+
+/// A running containerd, and everything that belongs to it. Dropping it ends all of that.
+pub struct Containerd {
+    /// What it is told to run containers with.
+    pub runtime: Runtime,
+    /// Its generation.
+    pub version: Version,
+    /// Its names, and its directory.
+    pub slot: Slot,
+    before: Option<Snapshot>,
+    daemon: Option<Child>,
+}
+
+impl Containerd {
+    /// Starts a containerd, waits until it answers, and gives it the images.
+    pub fn start(version: Version, form: Form) -> Self {
+        Self::start_with(version, Runtime::under_test(form))
+    }
+
+    /// Like [`Containerd::start`], with a runtime that is not up to the environment.
+    pub fn start_with(version: Version, runtime: Runtime) -> Self {
+        if matches!(runtime, Runtime::Berth(_)) {
+            built(runtime.shim());
+        }
+        let slot = Slot::take();
+        config::write(&slot, version);
+        fs::write(slot.dir().join("pause.tar"), image::pause()).expect("write an image");
+        fs::write(slot.dir().join("busybox.tar"), image::busybox()).expect("write an image");
+        let mut this = Self { runtime, version, slot, before: None, daemon: None };
+        this.launch();
+        for image in ["pause.tar", "busybox.tar"] {
+            this.ctr_in("k8s.io", ["images", "import", &*this.dir().join(image).to_string_lossy()]).ok();
+        }
+        for name in [image::PAUSE, image::BUSYBOX] {
+            // CRI learns of an import by an event.
+            until_true(name, LONG, || this.crictl(["inspecti", "-q", name]).status.success());
+        }
+        this
+    }
+
+    /// The directory that holds everything of this containerd.
+    pub fn dir(&self) -> &Path {
+        self.slot.dir()
+    }
+
+    /// Starts the daemon (again), and waits until it answers.
+    pub fn launch(&mut self) {
+        assert!(self.daemon.is_none(), "containerd runs already");
+        let log =
+            File::options().create(true).append(true).open(self.dir().join("containerd.log")).expect("open the log");
+        let shims = built_dir().to_string_lossy().into_owned();
+        let mut command = Command::new(tool(self.of_version("CONTAINERD_1", "CONTAINERD_2")));
+        command.arg("--config").arg(self.dir().join("config.toml")).env("PATH", format!("{shims}:{}", system_path()));
+        // A containerd that is looked at must not look after the tests' own OpenTelemetry or systemd.
+        command.env_remove("NOTIFY_SOCKET").current_dir(self.dir()).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("a second handle")).stderr(log);
+        self.daemon = Some(command.spawn().expect("start containerd"));
+        until("containerd to answer", LONG, || {
+            let daemon = self.daemon.as_mut().expect("just started");
+            let ended = daemon.try_wait().expect("look at containerd");
+            assert!(ended.is_none(), "containerd ended at once: {}", self.log_tail());
+            self.dir().join("c.sock").exists().then_some(())
+        });
+        until_true("the CRI service to be ready", LONG, || {
+            let info = self.crictl(["info"]);
+            info.status.success() && serde_json::from_str(&info.stdout).is_ok_and(|info| ready(&info))
+        });
+    }
+
+    /// Ends the daemon with SIGKILL, as a crash would; containers and shims stay.
+    pub fn kill(&mut self) {
+        let mut daemon = self.daemon.take().expect("containerd runs");
+        daemon.kill().and_then(|()| daemon.wait()).expect("kill containerd");
+    }
+
+    /// Ends the daemon with SIGTERM, as a service manager would; containers and shims stay.
+    pub fn stop(&mut self) {
+        let mut daemon = self.daemon.take().expect("containerd runs");
+        procs::kill(daemon.id().cast_signed(), Signal::TERM);
+        wait(&mut daemon, LONG).expect("containerd to end on SIGTERM");
+    }
+
+    /// The pid of the daemon.
+    pub fn pid(&self) -> i32 {
+        self.daemon.as_ref().expect("containerd runs").id().cast_signed()
+    }
+
+    /// The command `crictl` for this containerd; the caller adds arguments.
+    pub fn crictl_command(&self) -> Command {
+        let mut command = Command::new(tool("CRICTL"));
+        command.arg("--config").arg(self.dir().join("crictl.yaml"));
+        command
+    }
+
+    /// Runs crictl.
+    pub fn crictl<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Output {
+        run(self.crictl_command().args(args), COMMAND)
+    }
+
+    /// The command `ctr` for this containerd in the namespace `default`; the caller adds arguments.
+    pub fn ctr_command(&self) -> Command {
+        self.ctr_command_in("default")
+    }
+
+    /// Runs ctr in the namespace `default`.
+    pub fn ctr<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Output {
+        self.ctr_in("default", args)
+    }
+
+    /// Runs ctr in the namespace `namespace`. What it says about deprecated things of the machine is cut.
+    pub fn ctr_in<A: AsRef<OsStr>>(&self, namespace: &str, args: impl IntoIterator<Item = A>) -> Output {
+        let mut output = run(self.ctr_command_in(namespace).args(args), COMMAND);
+        let lines = output.stderr.split_inclusive('\n');
+        output.stderr = lines.filter(|line| !line.contains("DEPRECATION: ")).collect();
+        output
+    }
+
+    /// A container id that no other test uses at this time: the runtimes' state directories may be the machine's.
+    pub fn id(&self, name: &str) -> String {
+        format!("{}-{name}", self.slot.tag())
+    }
+
+    /// Gives the images to the namespace `default`, for `ctr run`.
+    pub fn import_for_ctr(&self) {
+        self.ctr(["images", "import", &*self.dir().join("busybox.tar").to_string_lossy()]).ok();
+    }
+
+    /// The words of `ctr run` or `ctr create` that choose the runtime, and the cgroup for container `id`.
+    ///
+    /// ctr passes a runtime's options only to `io.containerd.runc.v2`, so our state directory is the default one.
+    pub fn ctr_runtime(&self, id: &str) -> Vec<String> {
+        let mut words = match self.runtime {
+            Runtime::Berth(Form::ByPath) => vec!["--runtime".into(), built(self.runtime.shim()).display().to_string()],
+            Runtime::Berth(Form::ByName) => vec!["--runtime".into(), "io.containerd.berth.v2".into()],
+            Runtime::Runc => {
+                let runc = tool(self.of_version("RUNC_DEBIAN", "RUNC")).display().to_string();
+                let root = self.dir().join("runc").display().to_string();
+                ["--runtime", "io.containerd.runc.v2", "--runc-binary", &runc, "--runc-root", &root]
+                    .map(String::from)
+                    .into()
+            }
+        };
+        words.extend(["--cgroup".into(), format!("{}/{id}", self.slot.cgroup())]);
+        words
+    }
+
+    /// The processes of this containerd's shims.
+    pub fn shims(&self) -> Vec<procs::Process> {
+        let name = self.runtime.shim();
+        procs::mentioning(self.dir()).into_iter().filter(|p| p.line.contains(name) && procs::alive(p.pid)).collect()
+    }
+
+    /// Remembers what is there now; [`Containerd::assert_clean`] compares with it.
+    pub fn remember(&mut self) {
+        self.before = Some(Snapshot::take(&self.slot));
+    }
+
+    /// Panics unless everything that came since [`Containerd::remember`] goes within a bound.
+    pub fn assert_clean(&self) {
+        let before = self.before.as_ref().expect("remember() comes first");
+        before.assert_same(&self.slot);
+    }
+
+    /// The last lines of containerd's log, with the shims' words in it and without the story of its start.
+    pub fn log_tail(&self) -> String {
+        let log = self.log();
+        let told = |line: &&str| {
+            !["loading plugin", "starting cri plugin", "Start cri plugin", "skip plugin"]
+                .iter()
+                .any(|at| line.contains(at))
+        };
+        let lines: Vec<&str> = log.lines().filter(told).collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    /// All of containerd's log.
+    pub fn log(&self) -> String {
+        fs::read(self.dir().join("containerd.log"))
+            .map(|log| String::from_utf8_lossy(&log).into_owned())
+            .unwrap_or_default()
+    }
+
+    fn ctr_command_in(&self, namespace: &str) -> Command {
+        let mut command = Command::new(tool(self.of_version("CTR_1", "CTR_2")));
+        command.arg("--address").arg(self.dir().join("c.sock")).args(["--namespace", namespace]);
+        command
+    }
+
+    fn of_version(&self, one: &'static str, two: &'static str) -> &'static str {
+        match self.version {
+            Version::V1_6 => one,
+            Version::V2_3 => two,
+        }
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the end of containerd's log\n{}\n---", self.log_tail());
+        }
+        // The daemon first: it would start shims again to clean up after those that the slot kills.
+        if let Some(mut daemon) = self.daemon.take() {
+            daemon.kill().ok();
+            daemon.wait().ok();
+        }
+    }
+}
+
+/// The generations that this machine has, the newest first.
+pub fn versions() -> Vec<Version> {
+    let all = [(Version::V2_3, "CONTAINERD_2"), (Version::V1_6, "CONTAINERD_1")];
+    all.into_iter().filter(|(_, name)| find(name).is_some()).map(|(version, _)| version).collect()
+}
+
+fn system_path() -> &'static str {
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+}
+
+/// Whether the runtime and the network are both ready, as `crictl info` says.
+fn ready(info: &serde_json::Value) -> bool {
+    let conditions = info["status"]["conditions"].as_array();
+    // containerd 2.x has more of them, such as one about deprecated configuration.
+    let holds = |name: &str| conditions.is_some_and(|all| all.iter().any(|c| c["type"] == name && c["status"] == true));
+    holds("RuntimeReady") && holds("NetworkReady")
+}

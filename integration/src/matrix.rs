@@ -1,0 +1,43 @@
+//! One test, every containerd, every form of the runtime's name.
+
+use crate::containerd::{Containerd, Form, Runtime, Version};
+
+/// Makes tests of the named functions, each `fn(&mut Containerd)`: with both generations of containerd, and the runtime
+/// named by its path (`by_path`) and by its type (`by_name`). The machine must be as before when the function returns.
+#[macro_export]
+macro_rules! matrix {
+    ($($test:ident),+ $(,)?) => {
+        $crate::by_path!($($test),+);
+        mod containerd_2_by_name { $(#[test] fn $test() {
+            $crate::matrix::run($crate::containerd::Version::V2_3, $crate::containerd::Form::ByName, super::$test);
+        })+ }
+        mod containerd_1_by_name { $(#[test] fn $test() {
+            $crate::matrix::run($crate::containerd::Version::V1_6, $crate::containerd::Form::ByName, super::$test);
+        })+ }
+    };
+}
+
+/// Like [`matrix!`](crate::matrix!) where the form of the runtime's name makes no difference.
+#[macro_export]
+macro_rules! by_path {
+    ($($test:ident),+ $(,)?) => {
+        mod containerd_2_by_path { $(#[test] fn $test() {
+            $crate::matrix::run($crate::containerd::Version::V2_3, $crate::containerd::Form::ByPath, super::$test);
+        })+ }
+        mod containerd_1_by_path { $(#[test] fn $test() {
+            $crate::matrix::run($crate::containerd::Version::V1_6, $crate::containerd::Form::ByPath, super::$test);
+        })+ }
+    };
+}
+
+/// Runs `test` on a containerd of its own, and sees to it that nothing is left behind.
+pub fn run(version: Version, form: Form, test: fn(&mut Containerd)) {
+    if form == Form::ByName && Runtime::under_test(form) == Runtime::Runc {
+        eprintln!("runc's shim has one name: nothing to test by name");
+        return;
+    }
+    let mut lab = Containerd::start(version, form);
+    lab.remember();
+    test(&mut lab);
+    lab.assert_clean();
+}

@@ -1,0 +1,192 @@
+//! Pods and containers through crictl, in the words of the CRI.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::command::Output;
+use crate::containerd::Containerd;
+use crate::image;
+use crate::session::Session;
+use crate::wait::{LONG, until};
+
+/// The configuration of a pod, as `crictl runp` reads it; a test changes what it is about.
+pub fn pod_config(lab: &Containerd, name: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": "default", "uid": format!("{}-{name}", lab.slot.tag()), "attempt": 1},
+        "hostname": name,
+        "log_directory": lab.dir().join("logs").join(name),
+        "linux": {"cgroup_parent": lab.slot.cgroup(), "security_context": {}},
+    })
+}
+
+/// The configuration of a container of the busybox image that runs `args`.
+pub fn container_config(name: &str, args: &[&str]) -> Value {
+    json!({
+        "metadata": {"name": name, "attempt": 1},
+        "image": {"image": image::BUSYBOX},
+        "command": args,
+        "log_path": format!("{name}.log"),
+        "linux": {"resources": {}, "security_context": {}},
+    })
+}
+
+/// A pod that runs.
+pub struct Pod<'a> {
+    /// Its id.
+    pub id: String,
+    lab: &'a Containerd,
+    config: Value,
+}
+
+/// A container in a pod.
+pub struct Container<'a> {
+    /// Its id.
+    pub id: String,
+    log: PathBuf,
+    lab: &'a Containerd,
+}
+
+impl<'a> Pod<'a> {
+    /// Runs a pod of this name.
+    pub fn run(lab: &'a Containerd, name: &str) -> Self {
+        Self::run_config(lab, pod_config(lab, name))
+    }
+
+    /// Runs a pod with a configuration of one's own.
+    pub fn run_config(lab: &'a Containerd, config: Value) -> Self {
+        let file = write(lab, "pod", &config["metadata"]["name"], &config);
+        let id = lab.crictl(["runp", "--runtime", lab.runtime.handler(), &file]).ok();
+        Self { id, lab, config }
+    }
+
+    /// Creates a container from `config`; does not start it.
+    pub fn create(&self, config: &Value) -> Container<'a> {
+        let output = self.try_create(config);
+        let id = output.ok();
+        let log = self.lab.dir().join("logs").join(self.name()).join(config["log_path"].as_str().expect("a log path"));
+        Container { id, log, lab: self.lab }
+    }
+
+    /// What `crictl create` says to `config`.
+    pub fn try_create(&self, config: &Value) -> Output {
+        let pod = write(self.lab, "pod", &self.config["metadata"]["name"], &self.config);
+        let file = write(self.lab, self.name(), &config["metadata"]["name"], config);
+        self.lab.crictl(["create", "--no-pull", &self.id, &file, &pod])
+    }
+
+    /// Creates and starts a container that runs `args`.
+    pub fn start(&self, name: &str, args: &[&str]) -> Container<'a> {
+        self.start_config(&container_config(name, args))
+    }
+
+    /// Creates and starts a container from `config`.
+    pub fn start_config(&self, config: &Value) -> Container<'a> {
+        let container = self.create(config);
+        container.start();
+        container
+    }
+
+    /// `crictl inspectp`: the status and, under `info`, containerd's own knowledge.
+    pub fn inspect(&self) -> Value {
+        parse(&self.lab.crictl(["inspectp", &self.id]).ok())
+    }
+
+    /// Stops the pod and everything in it.
+    pub fn stop(&self) {
+        self.lab.crictl(["stopp", &self.id]).ok();
+    }
+
+    /// Removes the stopped pod and its containers.
+    pub fn remove(&self) {
+        self.lab.crictl(["rmp", &self.id]).ok();
+    }
+
+    fn name(&self) -> &str {
+        self.config["metadata"]["name"].as_str().expect("a name")
+    }
+}
+
+impl Container<'_> {
+    /// Starts the container.
+    pub fn start(&self) {
+        self.try_start().ok();
+    }
+
+    /// What `crictl start` says.
+    pub fn try_start(&self) -> Output {
+        self.lab.crictl(["start", &self.id])
+    }
+
+    /// Runs a command in the container, as the exec probe does.
+    pub fn exec(&self, args: &[&str]) -> Output {
+        self.lab.crictl(["exec", "--sync", &self.id].iter().chain(args))
+    }
+
+    /// Runs a command in the container on a terminal.
+    pub fn exec_on_terminal(&self, args: &[&str]) -> Session {
+        let mut command = self.lab.crictl_command();
+        Session::on_terminal(command.args(["exec", "-i", "-t", &self.id]).args(args))
+    }
+
+    /// What the container has logged so far, lines in the format of the kubelet's logs: time, stream, tag, text.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until the log has `text`.
+    pub fn expect_log(&self, text: &str) -> String {
+        until(&format!("{text:?} in {}", self.log.display()), LONG, || {
+            Some(self.log()).filter(|log| log.contains(text))
+        })
+    }
+
+    /// `crictl inspect`.
+    pub fn inspect(&self) -> Value {
+        parse(&self.lab.crictl(["inspect", &self.id]).ok())
+    }
+
+    /// The status alone: `state`, `exitCode`, `reason`, times.
+    pub fn status(&self) -> Value {
+        self.inspect()["status"].clone()
+    }
+
+    /// Waits until the container has exited; gives its status.
+    pub fn exited(&self) -> Value {
+        until("the container to exit", LONG, || {
+            Some(self.status()).filter(|status| status["state"] == "CONTAINER_EXITED")
+        })
+    }
+
+    /// The pid of the container's first process in our pid namespace.
+    pub fn pid(&self) -> i32 {
+        self.inspect()["info"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("a pid")
+    }
+
+    /// The path of the container's cgroup inside the hierarchies.
+    pub fn cgroup(&self) -> String {
+        format!("{}/{}", self.lab.slot.cgroup(), self.id)
+    }
+
+    /// Stops the container: its stop signal, then SIGKILL after `seconds`.
+    pub fn stop(&self, seconds: u32) {
+        self.lab.crictl(["stop", "--timeout", &seconds.to_string(), &self.id]).ok();
+    }
+
+    /// Removes the stopped container.
+    pub fn remove(&self) {
+        self.lab.crictl(["rm", &self.id]).ok();
+    }
+}
+
+/// Reads JSON that a tool printed.
+pub fn parse(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("no JSON ({e}): {text}"))
+}
+
+fn write(lab: &Containerd, kind: &str, name: &Value, config: &Value) -> String {
+    let file = lab.dir().join(format!("{kind}-{}.json", name.as_str().expect("a name")));
+    fs::write(&file, config.to_string()).expect("write a configuration");
+    file.to_string_lossy().into_owned()
+}

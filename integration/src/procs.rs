@@ -1,0 +1,121 @@
+//! Processes and mounts as the kernel shows them: who mentions a directory, and what is mounted below it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::wait::{LONG, until};
+
+/// One process of the machine.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Process {
+    /// The process id in our pid namespace.
+    pub pid: i32,
+    /// The parent's process id.
+    pub parent: i32,
+    /// The command line, words parted by blanks; a zombie has none.
+    pub line: String,
+}
+
+/// Every process that /proc shows.
+pub fn all() -> Vec<Process> {
+    let pids = fs::read_dir("/proc").expect("read /proc").flatten();
+    pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(one).collect()
+}
+
+/// The process `pid`, unless it is gone.
+pub fn one(pid: i32) -> Option<Process> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let line = String::from_utf8_lossy(&line).replace('\0', " ").trim().to_owned();
+    Some(Process { pid, parent: stat(pid)?.1, line })
+}
+
+/// Whether `pid` is a living process: there, and no zombie.
+pub fn alive(pid: i32) -> bool {
+    stat(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
+}
+
+/// The processes whose command line names `dir`: containerd, its shims, its clients.
+pub fn mentioning(dir: &Path) -> Vec<Process> {
+    let dir = dir.to_string_lossy();
+    let names = |line: &str| {
+        line.match_indices(&*dir).any(|(at, _)| !line[at + dir.len()..].starts_with(|c: char| c.is_ascii_digit()))
+    };
+    all().into_iter().filter(|process| names(&process.line)).collect()
+}
+
+/// Ends the processes that [`mentioning`] finds, and waits until they are gone. Children of this process are left to
+/// whoever waits for them.
+pub fn kill_mentioning(dir: &Path) {
+    let me = std::process::id().cast_signed();
+    until("killed processes to go", LONG, || {
+        let left: Vec<_> = mentioning(dir).into_iter().filter(|p| p.pid != me && alive(p.pid)).collect();
+        left.iter().for_each(|process| kill(process.pid, Signal::KILL));
+        left.is_empty().then_some(())
+    });
+}
+
+/// Sends a signal; a process that is already gone is fine.
+pub fn kill(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        match kill_process(pid, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(e) => panic!("kill {pid}: {e}", pid = pid.as_raw_nonzero()),
+        }
+    }
+}
+
+/// What is mounted at `dir` or below it, in the order of mounting.
+pub fn mounts_below(dir: &Path) -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("read the mount table");
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| point.replace("\\040", " "));
+    points.map(PathBuf::from).filter(|point| point.starts_with(dir)).collect()
+}
+
+/// Unmounts everything at `dir` and below it.
+pub fn unmount_below(dir: &Path) {
+    for point in mounts_below(dir).into_iter().rev() {
+        if let Err(e) = unmount(&point, UnmountFlags::DETACH) {
+            assert!(!mounts_below(&point).contains(&point), "unmount {}: {e}", point.display());
+        }
+    }
+}
+
+/// State letter and parent from /proc/PID/stat (proc_pid_stat(5)); the name in brackets may hold anything.
+fn stat(pid: i32) -> Option<(char, i32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut after_name = stat.rsplit_once(") ")?.1.split(' ');
+    Some((after_name.next()?.chars().next()?, after_name.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sees_itself() {
+        let me = one(std::process::id().cast_signed()).unwrap();
+        assert!(alive(me.pid) && me.parent > 0 && !me.line.is_empty(), "{me:?}");
+    }
+
+    #[test]
+    fn a_longer_number_is_another_directory() {
+        let mut child = std::process::Command::new("sleep").arg("60").arg0_hack("/tmp/berth-none-12/x");
+        let (twelve, one) = (mentioning(Path::new("/tmp/berth-none-12")), mentioning(Path::new("/tmp/berth-none-1")));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!((twelve.len(), one.len()), (1, 0));
+    }
+
+    trait Arg0 {
+        fn arg0_hack(&mut self, name: &str) -> std::process::Child;
+    }
+
+    impl Arg0 for std::process::Command {
+        fn arg0_hack(&mut self, name: &str) -> std::process::Child {
+            std::os::unix::process::CommandExt::arg0(self, name).spawn().unwrap()
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Names that no other test uses at the same time: a number held by a lock, and what follows from it.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use crate::{cgroup, leak, procs};
+
+/// A number of one's own among all tests that run on this machine now, and a directory. The lock goes with the process,
+/// so a test that was killed leaves its number to the next one, which clears away what is left under it.
+pub struct Slot {
+    number: u8,
+    dir: PathBuf,
+    _lock: File,
+}
+
+impl Slot {
+    /// Takes the first free number.
+    pub fn take() -> Self {
+        let locks = std::env::temp_dir().join("berth-slots");
+        fs::create_dir_all(&locks).expect("make the directory of the locks");
+        for number in 0..=250 {
+            let lock = File::create(locks.join(number.to_string())).expect("make a lock file");
+            if lock.try_lock().is_ok() {
+                let dir = std::env::temp_dir().join(format!("berth-lab-{number}"));
+                let slot = Self { number, dir, _lock: lock };
+                slot.clear();
+                fs::create_dir_all(&slot.dir).expect("make the directory of the slot");
+                return slot;
+            }
+        }
+        panic!("no free slot: are 250 tests running?");
+    }
+
+    /// A directory of one's own, short enough for sockets in it.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A word for names: container ids, networks.
+    pub fn tag(&self) -> String {
+        format!("berth-lab-{}", self.number)
+    }
+
+    /// The parent of all cgroups of this slot, as an absolute path inside each hierarchy.
+    pub fn cgroup(&self) -> String {
+        format!("/{}", self.tag())
+    }
+
+    /// The name of a bridge device (at most 15 bytes).
+    pub fn bridge(&self) -> String {
+        format!("berthlab{}", self.number)
+    }
+
+    /// A network of 254 addresses, in private space that hardly anyone routes.
+    pub fn subnet(&self) -> String {
+        format!("10.213.{}.0/24", self.number)
+    }
+
+    /// Ends every process of this slot, and takes its mounts, cgroups, bridge and files away.
+    pub fn clear(&self) {
+        procs::kill_mentioning(&self.dir);
+        cgroup::kill_and_remove(&self.cgroup());
+        procs::kill_mentioning(&self.dir);
+        procs::unmount_below(&self.dir);
+        let bridge = self.bridge();
+        if Path::new("/sys/class/net").join(&bridge).exists() {
+            let gone = std::process::Command::new("ip").args(["link", "delete", &bridge]).output();
+            assert!(gone.is_ok_and(|o| o.status.success()), "ip link delete {bridge}");
+        }
+        for state in leak::states(&self.dir) {
+            fs::remove_dir_all(&state).ok();
+        }
+        for left in fs::read_dir("/var/lib/cni/results").into_iter().flatten().flatten() {
+            if left.file_name().to_string_lossy().starts_with(&format!("{}-", self.tag())) {
+                fs::remove_file(left.path()).ok();
+            }
+        }
+        if self.dir.exists() {
+            fs::remove_dir_all(&self.dir).unwrap_or_else(|e| panic!("remove {}: {e}", self.dir.display()));
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
