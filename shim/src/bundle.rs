@@ -1,0 +1,146 @@
+//! The bundle directory as the shim's own actions use it: the group that config.json names, and the small files left
+//! for containerd and for a later `delete`. What config.json means is the runtime's business.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use berth_runtime::{Context, Error, Result};
+use serde::Deserialize;
+
+/// The socket's address, for containerd 1.6 and 1.7, which read it when they restart, and for `delete`.
+const ADDRESS: &str = "address";
+
+/// The parts of config.json that decide which server a container belongs to. The rest of the file is skipped over, not
+/// built: this runs once per container before anything else.
+#[derive(Default, Deserialize)]
+struct Config {
+    annotations: Option<Annotations>,
+}
+
+#[derive(Default, Deserialize)]
+struct Annotations {
+    #[serde(rename = "io.containerd.runc.v2.group")]
+    group: Option<String>,
+    #[serde(rename = "io.kubernetes.cri.sandbox-id")]
+    sandbox: Option<String>,
+}
+
+/// The group whose server runs the container: an explicit group, else the pod, else the container alone. A bundle
+/// without config.json is a sandbox's own (containerd's `sandboxer = "shim"` writes none).
+///
+/// # Errors
+/// config.json cannot be read or is no JSON of that shape; the message says where.
+pub fn group(bundle: &Path, id: &str) -> Result<String> {
+    let path = bundle.join("config.json");
+    let json = match std::fs::read(&path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(id.to_owned()),
+        read => read.with_context(|| "read config.json")?,
+    };
+    let config: Config = serde_json::from_slice(&json).map_err(|e| Error::invalid(format!("config.json: {e}")))?;
+    let annotations = config.annotations.unwrap_or_default();
+    let named = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
+    Ok(named(&annotations.group).or_else(|| named(&annotations.sandbox)).unwrap_or_else(|| id.to_owned()))
+}
+
+/// Leaves the server's address in the bundle.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_address(bundle: &Path, address: &str) -> Result<()> {
+    write(bundle, ADDRESS, address.as_bytes())
+}
+
+/// The path of the server's socket, if the bundle knows one.
+pub fn socket(bundle: &Path) -> Option<PathBuf> {
+    let address = std::fs::read_to_string(bundle.join(ADDRESS)).ok()?;
+    address.trim().strip_prefix("unix://").map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+/// Writes a file of the bundle whole or not at all, readable by its owner only.
+///
+/// # Errors
+/// The file cannot be written; nothing is left of it then.
+pub fn write(bundle: &Path, name: &str, content: &[u8]) -> Result<()> {
+    let (path, temporary) = (bundle.join(name), bundle.join(format!(".{name}.{}", std::process::id())));
+    let written = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
+        .and_then(|mut file| file.write_all(content))
+        .and_then(|()| std::fs::rename(&temporary, &path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary); // the error to report is the first
+    }
+    written.with_context(|| format!("write {}", path.display()))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// A directory of its own that goes with the value.
+    pub(crate) struct Scratch(pub PathBuf);
+
+    impl Scratch {
+        pub fn new() -> Self {
+            static NEXT: AtomicU32 = AtomicU32::new(0);
+            let name = format!("berth-shim-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+            let path = std::env::temp_dir().join(name);
+            std::fs::create_dir(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn grouped(json: &str) -> Result<String> {
+        let dir = Scratch::new();
+        std::fs::write(dir.0.join("config.json"), json).unwrap();
+        group(&dir.0, "c1")
+    }
+
+    #[test]
+    fn the_group_wins_over_the_pod_over_the_id() {
+        let both = r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"pod","io.containerd.runc.v2.group":"group"}}"#;
+        assert_eq!(grouped(both).unwrap(), "group");
+        let pod = r#"{"ociVersion":"1.2.0","process":{"args":["a"]},"annotations":{"x":"y","io.kubernetes.cri.sandbox-id":"pod"}}"#;
+        assert_eq!(grouped(pod).unwrap(), "pod");
+        for alone in ["{}", r#"{"annotations":null}"#, r#"{"annotations":{"io.kubernetes.cri.sandbox-id":""}}"#] {
+            assert_eq!(grouped(alone).unwrap(), "c1", "{alone}");
+        }
+    }
+
+    #[test]
+    fn a_bundle_without_config_is_its_own_group() {
+        assert_eq!(group(&Scratch::new().0, "c1").unwrap(), "c1");
+    }
+
+    #[test]
+    fn a_bad_config_is_named() {
+        for json in ["", "{", "[]", r#"{"annotations":[]}"#, r#"{"annotations":{"io.kubernetes.cri.sandbox-id":7}}"#] {
+            let e = grouped(json).unwrap_err();
+            assert!(e.to_string().starts_with("config.json: "), "{json}: {e}");
+        }
+    }
+
+    #[test]
+    fn an_address_comes_back() {
+        let dir = Scratch::new();
+        assert_eq!(socket(&dir.0), None);
+        write_address(&dir.0, "unix:///run/s/abc").unwrap();
+        write_address(&dir.0, "unix:///run/s/def").unwrap();
+        assert_eq!(socket(&dir.0), Some("/run/s/def".into()));
+        assert_eq!(std::fs::read_dir(&dir.0).unwrap().count(), 1, "no temporary file is left");
+        std::fs::write(dir.0.join("address"), "vsock://1:2").unwrap();
+        assert_eq!(socket(&dir.0), None);
+    }
+}

@@ -1,0 +1,60 @@
+//! `delete`: clean up after a server that is gone. containerd calls it whenever it loses the connection to a shim: after
+//! a crash or a failed start, but also after every orderly end. So it must find its way without help from anybody, be
+//! quick (containerd gives it 5 s), and do nothing where nothing is left.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use berth_proto::task::DeleteResponse;
+use berth_proto::{Message, MessageField};
+use berth_runtime::{Context, Error, Kind, Result};
+
+use crate::args::Args;
+use crate::{bundle, clock, socket};
+
+/// What containerd reports as the exit of a container that was cleaned up: 128 + SIGKILL.
+const KILLED: u32 = 137;
+
+/// Cleans up and prints a `DeleteResponse`. What fails on the way is told on standard error, which containerd logs;
+/// the rest is cleaned all the same.
+///
+/// # Errors
+/// The bundle cannot be told, or nobody reads the answer.
+pub fn run(args: &Args) -> Result<()> {
+    let bundle = directory(args)?;
+    let mut pid = None;
+    for outcome in clean(&bundle, &mut pid) {
+        if let Err(e) = outcome {
+            eprintln!("clean up {}: {e}", args.id);
+        }
+    }
+    let answer = DeleteResponse {
+        pid: pid.unwrap_or_default(),
+        exit_status: KILLED,
+        exited_at: MessageField::some(clock::timestamp()),
+        ..DeleteResponse::default()
+    };
+    let bytes = answer.write_to_bytes().map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(&bytes).and_then(|()| stdout.flush()).context("write the answer")
+}
+
+fn clean(bundle: &Path, pid: &mut Option<u32>) -> Vec<Result<()>> {
+    *pid = init_pid(bundle);
+    let socket = bundle::socket(bundle).map_or(Ok(()), |path| socket::remove_dead(&path));
+    vec![socket]
+}
+
+/// The bundle: as said, else the directory of that id beside the one we run in, which is a bundle itself.
+fn directory(args: &Args) -> Result<PathBuf> {
+    if let Some(bundle) = &args.bundle {
+        return Ok(bundle.clone());
+    }
+    let here = std::env::current_dir().context("find the bundle: working directory")?;
+    Ok(here.parent().unwrap_or(Path::new("/")).join(&args.id))
+}
+
+/// The pid that `Create` noted; moby matches the exit by it.
+fn init_pid(bundle: &Path) -> Option<u32> {
+    std::fs::read_to_string(bundle.join("init.pid")).ok()?.trim().parse().ok()
+}

@@ -1,0 +1,74 @@
+//! Work that outlives the call that asked for it. ttrpc drops a handler's future when the client disconnects or its
+//! time is up; a change of state must run to its end all the same, and a retry must find it done.
+
+use std::future::Future;
+
+use berth_proto::{failure, ttrpc};
+use tokio::task::JoinHandle;
+
+/// Runs `work` as a task of its own and answers with its result. When the caller's future is dropped, the work goes on.
+///
+/// # Errors
+/// The work's own.
+pub async fn run<T, F>(work: F) -> ttrpc::Result<T>
+where
+    F: Future<Output = ttrpc::Result<T>> + Send + 'static,
+    T: Send + 'static,
+{
+    joined(tokio::spawn(work)).await
+}
+
+/// The same for work that blocks: it runs on the blocking pool.
+///
+/// # Errors
+/// The work's own.
+pub async fn blocking<T, F>(work: F) -> ttrpc::Result<T>
+where
+    F: FnOnce() -> ttrpc::Result<T> + Send + 'static,
+    T: Send + 'static,
+{
+    joined(tokio::task::spawn_blocking(work)).await
+}
+
+async fn joined<T>(task: JoinHandle<ttrpc::Result<T>>) -> ttrpc::Result<T> {
+    task.await.unwrap_or_else(|e| Err(failure(ttrpc::Code::UNAVAILABLE, format!("the shim is going away: {e}"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::sync::oneshot;
+    use tokio::time::{sleep, timeout};
+
+    #[tokio::test]
+    async fn dropped_callers_do_not_stop_the_work() {
+        let (done, finished) = oneshot::channel();
+        let call = run(async move {
+            sleep(Duration::from_millis(30)).await;
+            done.send(()).unwrap();
+            Ok(())
+        });
+        assert!(timeout(Duration::from_millis(1), call).await.is_err(), "the caller gave up");
+        timeout(Duration::from_secs(5), finished).await.expect("in time").expect("the work ended");
+    }
+
+    #[tokio::test]
+    async fn blocking_work_goes_on_too() {
+        let (done, finished) = oneshot::channel();
+        let call = blocking(move || {
+            std::thread::sleep(Duration::from_millis(30));
+            done.send(7).unwrap();
+            Ok(())
+        });
+        assert!(timeout(Duration::from_millis(1), call).await.is_err(), "the caller gave up");
+        assert_eq!(timeout(Duration::from_secs(5), finished).await.expect("in time"), Ok(7));
+    }
+
+    #[tokio::test]
+    async fn results_come_through() {
+        assert_eq!(run(async { Ok(1) }).await.unwrap(), 1);
+        let e = blocking::<(), _>(|| Err(failure(ttrpc::Code::NOT_FOUND, "c1"))).await.unwrap_err();
+        assert!(matches!(e, ttrpc::Error::RpcStatus(status) if status.code() == ttrpc::Code::NOT_FOUND));
+    }
+}

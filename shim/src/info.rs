@@ -1,0 +1,68 @@
+//! `-info` and `-v`: what this runtime is and can do, before any container is made.
+
+use std::io::Write;
+
+use berth_proto::info::{RuntimeInfo, RuntimeVersion};
+use berth_proto::{Message, MessageField, any, wkt::Any};
+use berth_runtime::{Context, Error, Kind, Result};
+
+/// The name under which containerd finds this binary on its PATH.
+const NAME: &str = "io.containerd.berth.v2";
+
+/// Prints `RuntimeInfo` as a bare message. containerd asks once per handler and at a pod's first container, so nothing
+/// is read or probed beyond what the features need. The options on standard input change none of it and are not read.
+///
+/// # Errors
+/// Nobody reads the answer.
+pub fn run() -> Result<()> {
+    write(&encode(&message()?)?)
+}
+
+/// Prints the version, for people.
+///
+/// # Errors
+/// Nobody reads it.
+pub fn print_version() -> Result<()> {
+    let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+    write(format!("{name}: berth {version}, task API v2 and v3 over ttrpc\n").as_bytes())
+}
+
+fn message() -> Result<RuntimeInfo> {
+    let features = serde_json::to_vec(&berth_runtime::features::features())
+        .map_err(|e| Error::new(Kind::Internal, format!("features: {e}")))?;
+    let version = RuntimeVersion { version: env!("CARGO_PKG_VERSION").to_owned(), ..RuntimeVersion::default() };
+    Ok(RuntimeInfo {
+        name: NAME.to_owned(),
+        version: MessageField::some(version),
+        features: MessageField::some(features_any(features)),
+        ..RuntimeInfo::default()
+    })
+}
+
+fn features_any(json: Vec<u8>) -> Any {
+    any::json(any::OCI_FEATURES, json)
+}
+
+fn encode(info: &RuntimeInfo) -> Result<Vec<u8>> {
+    info.write_to_bytes().map_err(|e| Error::new(Kind::Internal, e.to_string()))
+}
+
+fn write(bytes: &[u8]) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).context("write the answer")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_is_a_bare_message_with_json_features() {
+        let info = RuntimeInfo::parse_from_bytes(&encode(&message().unwrap()).unwrap()).unwrap();
+        assert_eq!((info.name.as_str(), info.version.version.as_str()), (NAME, env!("CARGO_PKG_VERSION")));
+        assert_eq!(info.features.type_url, any::OCI_FEATURES);
+        let features: serde_json::Value = serde_json::from_slice(&info.features.value).unwrap();
+        assert!(features["ociVersionMax"].is_string());
+        assert!(features["linux"]["namespaces"].as_array().unwrap().iter().any(|ns| ns == "user"));
+    }
+}

@@ -1,0 +1,51 @@
+//! A containerd shim v2: decodes what containerd says, calls one verb of `berth-runtime`, encodes the answer.
+//!
+//! containerd runs the binary in five ways, one module each: [`start`] (find or make the server of a pod), the server
+//! itself ([`serve`]), [`delete`] (clean up after a dead server), [`info`] (`-info`) and `-v`.
+
+pub mod args;
+pub mod bootstrap;
+pub mod bundle;
+pub mod clock;
+pub mod context;
+pub mod delete;
+pub mod detach;
+pub mod info;
+pub mod inherit;
+pub mod listener;
+pub mod log;
+pub mod options;
+pub mod publish;
+pub mod serve;
+pub mod service;
+pub mod sha256;
+pub mod shim_cgroup;
+pub mod signals;
+pub mod socket;
+pub mod start;
+pub mod watch;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use args::{Action, Args};
+
+/// Runs the action that the arguments (without the program's name) ask for.
+///
+/// On success nothing is written to standard error: containerd reads the reply of `start` from both streams at once.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let outcome = Args::parse(arguments).and_then(|args| match args.action {
+        Action::Version => info::print_version(),
+        Action::Info => info::run(),
+        Action::Start => start::run(&args),
+        Action::Delete => delete::run(&args),
+        Action::Serve => serve::run(&args),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("containerd-shim-berth-v2: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

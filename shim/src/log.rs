@@ -1,0 +1,155 @@
+//! The log: lines in the form of logrus, into the fifo `log` of the bundle, which containerd copies to its own.
+//!
+//! Writing never blocks and never fails: with a full fifo, or none, a line is dropped. The fifo is opened for reading
+//! too, so that there is no moment without a reader (no EPIPE while containerd restarts), and what was written
+//! meanwhile is there when it comes back. A line is at most PIPE_BUF bytes, which the kernel writes whole or not at
+//! all, and control characters are escaped, so nothing that a container says can forge a line.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+use crate::clock;
+
+/// The longest line, with its newline (pipe(7): PIPE_BUF).
+const LINE: usize = 4096;
+/// The file in the bundle.
+const FILE: &str = "log";
+
+static LOGGER: Fifo = Fifo { file: OnceLock::new() };
+
+struct Fifo {
+    file: OnceLock<File>,
+}
+
+/// Logs into the fifo of a bundle from now on. Without one (a shim run by hand) nothing is logged.
+///
+/// With `stderr`, standard error goes there as well, so that a panic leaves its message.
+pub fn init(bundle: &Path, debug: bool, stderr: bool) {
+    let Some(file) = open(&bundle.join(FILE)) else { return };
+    if stderr {
+        let _ = rustix::stdio::dup2_stderr(&file); // the message of a panic is worth no failure
+    }
+    if LOGGER.file.set(file).is_ok() && log::set_logger(&LOGGER).is_ok() {
+        log::set_max_level(if debug { LevelFilter::Debug } else { LevelFilter::Info });
+    }
+}
+
+fn open(path: &Path) -> Option<File> {
+    let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).ok()?;
+    file.metadata().ok()?.file_type().is_fifo().then_some(file)
+}
+
+impl Log for Fifo {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // ttrpc reports every connection that ends as an error: that is for debugging only
+        let quiet = metadata.target().starts_with("ttrpc") && log::max_level() < LevelFilter::Debug;
+        metadata.level() <= log::max_level() && !quiet
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata())
+            && let Some(mut file) = self.file.get()
+        {
+            let line = line(&clock::rfc3339(), record.level(), &record.args().to_string());
+            let _ = file.write(line.as_bytes()); // EAGAIN drops the line
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn line(time: &str, level: Level, message: &str) -> String {
+    let level = match level {
+        Level::Error => "error",
+        Level::Warn => "warning",
+        Level::Info => "info",
+        Level::Debug => "debug",
+        Level::Trace => "trace",
+    };
+    let mut line = format!("time=\"{time}\" level={level} msg=\"");
+    let room = LINE - "…\"\n".len();
+    for character in message.chars() {
+        let before = line.len();
+        match character {
+            '"' => line.push_str("\\\""),
+            '\\' => line.push_str("\\\\"),
+            '\n' => line.push_str("\\n"),
+            '\r' => line.push_str("\\r"),
+            '\t' => line.push_str("\\t"),
+            c if c.is_ascii_control() => line.push_str(&format!("\\x{:02x}", u32::from(c))),
+            // C1 controls, and the marks that turn the direction of text around
+            c if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
+                line.push_str(&format!("\\u{:04x}", u32::from(c)));
+            }
+            c => line.push(c),
+        }
+        if line.len() > room {
+            line.truncate(before);
+            line.push('…');
+            break;
+        }
+    }
+    line.push_str("\"\n");
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_form_of_logrus() {
+        let want = "time=\"T\" level=warning msg=\"two \\\"words\\\"\"\n";
+        assert_eq!(line("T", Level::Warn, "two \"words\""), want);
+    }
+
+    #[test]
+    fn nothing_breaks_out_of_a_line() {
+        let message = "a\nb\rc\td\\e\0f\x1b[31mg\x7fh\u{85}i\u{202e}j é";
+        let want = "msg=\"a\\nb\\rc\\td\\\\e\\x00f\\x1b[31mg\\x7fh\\u0085i\\u202ej é\"\n";
+        let line = line("T", Level::Info, message);
+        assert!(line.ends_with(want), "{line}");
+        assert_eq!(line.matches('\n').count(), 1);
+    }
+
+    #[test]
+    fn a_line_is_written_whole() {
+        for message in ["x".repeat(10_000), "é".repeat(5000), "\0".repeat(5000), "x".repeat(4050)] {
+            let line = line(&clock::rfc3339(), Level::Info, &message);
+            assert!(line.len() <= LINE && line.len() > LINE - 8, "{}", line.len());
+            assert!(line.ends_with("…\"\n"));
+        }
+    }
+
+    #[test]
+    fn only_a_fifo_is_opened() {
+        let dir = crate::bundle::tests::Scratch::new();
+        let path = dir.0.join("log");
+        assert!(open(&path).is_none());
+        std::fs::write(&path, "").unwrap();
+        assert!(open(&path).is_none());
+    }
+
+    #[test]
+    fn a_full_fifo_does_not_block() {
+        let dir = crate::bundle::tests::Scratch::new();
+        let path = dir.0.join("log");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR).unwrap();
+        let fifo = Fifo { file: OnceLock::from(open(&path).unwrap()) };
+        log::set_max_level(LevelFilter::Info);
+        for n in 0..5000 {
+            fifo.log(&Record::builder().level(Level::Info).args(format_args!("line {n} {}", "x".repeat(100))).build());
+        }
+        let mut reader = fifo.file.get().unwrap();
+        let mut content = vec![0; 1 << 20];
+        let read = std::io::Read::read(&mut reader, &mut content).unwrap();
+        let text = std::str::from_utf8(&content[..read]).unwrap();
+        assert!(text.contains("line 0 ") && text.ends_with("\"\n"), "whole lines, from the first on");
+    }
+}

@@ -1,0 +1,298 @@
+//! The options of a task: what the administrator wrote into containerd's configuration for this runtime handler.
+//!
+//! They arrive as `containerd.runc.v1.Options` when the handler's type is `io.containerd.runc.v2` (with our binary as
+//! its path), and as TOML inside `runtimeoptions.v1.Options` under any other name. `start` reads them for the shim's
+//! cgroup, `Create` for the container; `Create` leaves them in the bundle for [`delete`](crate::delete).
+
+use std::path::{Path, PathBuf};
+
+use berth_proto::{Message, any, runc, runtime_options::RuntimeOptions, wkt::Any};
+use berth_runtime::{Context, Error, Kind, Result};
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::bundle;
+
+/// Where the state of containers is kept when no option says so: `<this>/<namespace>/<id>`.
+pub const DEFAULT_ROOT: &str = "/run/containerd/berth";
+/// A configuration file larger than this is refused (bytes).
+const FILE_LIMIT: u64 = 1 << 20;
+/// The copy that `Create` leaves in the bundle.
+const FILE: &str = "options.json";
+
+/// The options that the shim acts on. `Default` is what holds when containerd sends none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TaskOptions {
+    /// Cgroups through systemd; `None` leaves it to the form of `linux.cgroupsPath`.
+    pub systemd_cgroup: Option<bool>,
+    /// The state root, absolute; see [`TaskOptions::state_root`].
+    pub root: Option<PathBuf>,
+    /// The OCI binary that a runc shim would run. We are one ourselves: it is noted in the log, no more.
+    pub binary_name: Option<String>,
+    /// Enter the rootfs with MS_MOVE and chroot (a rootfs on the initramfs).
+    pub no_pivot_root: bool,
+    /// Keep the session keyring of the shim.
+    pub no_new_keyring: bool,
+    /// The existing cgroup that the server is put into.
+    pub shim_cgroup: Option<String>,
+    /// Owner of the stdio pipes (pods in a user namespace).
+    pub io_uid: u32,
+    /// Group of the stdio pipes.
+    pub io_gid: u32,
+    /// Where CRIU keeps its files.
+    pub criu_work_path: Option<PathBuf>,
+}
+
+impl TaskOptions {
+    /// Reads the options of a request. None are the defaults; a type we do not know is logged and counts as none.
+    ///
+    /// # Errors
+    /// [`Kind::InvalidArgument`]: bytes that are no such message, text that is no TOML, a value of the wrong type, a
+    /// state root that is not absolute. Also a configuration file that cannot be read. The message names the field.
+    pub fn decode(options: Option<&Any>) -> Result<Self> {
+        let Some(options) = options.filter(|any| !any.type_url.is_empty() || !any.value.is_empty()) else {
+            return Ok(Self::default());
+        };
+        let what = || format!("options {}", any::name(options));
+        let decoded = if any::is::<runc::Options>(options) {
+            let message = runc::Options::parse_from_bytes(&options.value).map_err(malformed).with_context(what)?;
+            Self::from_runc(message)
+        } else if any::is::<RuntimeOptions>(options) {
+            let message = RuntimeOptions::parse_from_bytes(&options.value).map_err(malformed).with_context(what)?;
+            Self::from_toml(&message).with_context(what)?
+        } else {
+            ::log::warn!("options of unknown type {:?} are ignored", options.type_url);
+            Self::default()
+        };
+        if let Some(root) = decoded.root.as_ref().filter(|root| !root.is_absolute()) {
+            return Err(Error::invalid(format!("Root {} is not absolute", root.display())).context(what()));
+        }
+        if let Some(name) = decoded.binary_name.as_deref().filter(|name| *name != "runc") {
+            ::log::warn!("option BinaryName {name:?} is ignored: the runtime is built in");
+        }
+        Ok(decoded)
+    }
+
+    /// The directory of the states of one namespace's containers.
+    pub fn state_root(&self, namespace: &str) -> PathBuf {
+        self.root.as_deref().unwrap_or(Path::new(DEFAULT_ROOT)).join(namespace)
+    }
+
+    /// Leaves the options in the bundle, whole or not at all.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save(&self, bundle: &Path) -> Result<()> {
+        let json = serde_json::to_vec(self).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
+        bundle::write(bundle, FILE, &json)
+    }
+
+    /// The options that [`save`](Self::save) left; the defaults when there are none.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not ours.
+    pub fn load(bundle: &Path) -> Result<Self> {
+        let path = bundle.join(FILE);
+        let json = match std::fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            read => read.with_context(|| format!("read {}", path.display()))?,
+        };
+        serde_json::from_slice(&json).map_err(|e| Error::invalid(format!("{}: {e}", path.display())))
+    }
+
+    fn from_runc(message: runc::Options) -> Self {
+        Self {
+            // false cannot be told from absent, and absent must not overrule the form of linux.cgroupsPath
+            systemd_cgroup: message.systemd_cgroup.then_some(true),
+            root: some(message.root).map(PathBuf::from),
+            binary_name: some(message.binary_name),
+            no_pivot_root: message.no_pivot_root,
+            no_new_keyring: message.no_new_keyring,
+            shim_cgroup: some(message.shim_cgroup),
+            io_uid: message.io_uid,
+            io_gid: message.io_gid,
+            criu_work_path: some(message.criu_work_path).map(PathBuf::from),
+        }
+    }
+
+    fn from_toml(message: &RuntimeOptions) -> Result<Self> {
+        if message.config_path.is_empty() {
+            let text = std::str::from_utf8(&message.config_body)
+                .map_err(|e| Error::invalid(e.to_string()))
+                .context("config_body")?;
+            return Self::from_text(text).context("config_body");
+        }
+        let text = read_limited(Path::new(&message.config_path));
+        text.and_then(|text| Self::from_text(&text)).with_context(|| format!("config_path {}", message.config_path))
+    }
+
+    /// The keys are the Go names of the fields of runc's options; containerd takes them in any case, so do we, and
+    /// with underscores.
+    fn from_text(text: &str) -> Result<Self> {
+        let table = text.parse::<Table>().map_err(|e| {
+            let before = e.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            Error::invalid(format!("line {}: {}", before.matches('\n').count() + 1, e.message().trim_end()))
+        })?;
+        let mut options = Self::default();
+        for (key, value) in &table {
+            let name: String = key.chars().filter(|c| *c != '_').map(|c| c.to_ascii_lowercase()).collect();
+            match name.as_str() {
+                "systemdcgroup" => options.systemd_cgroup = Some(boolean(key, value)?),
+                "root" => options.root = some(string(key, value)?).map(PathBuf::from),
+                "binaryname" => options.binary_name = some(string(key, value)?),
+                "nopivotroot" => options.no_pivot_root = boolean(key, value)?,
+                "nonewkeyring" => options.no_new_keyring = boolean(key, value)?,
+                "shimcgroup" => options.shim_cgroup = some(string(key, value)?),
+                "iouid" => options.io_uid = id(key, value)?,
+                "iogid" => options.io_gid = id(key, value)?,
+                "criuworkpath" => options.criu_work_path = some(string(key, value)?).map(PathBuf::from),
+                // containerd's own use, or gone since 2.0
+                "typeurl" | "configpath" | "criupath" | "criuimagepath" | "taskapiaddress" | "taskapiversion" => {}
+                _ => ::log::warn!("option {key:?} is unknown and ignored"),
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn some(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+fn malformed(e: berth_proto::protobuf::Error) -> Error {
+    Error::invalid(format!("malformed message: {e}"))
+}
+
+fn read_limited(path: &Path) -> Result<String> {
+    if std::fs::metadata(path)?.len() > FILE_LIMIT {
+        return Err(Error::invalid(format!("file is larger than {FILE_LIMIT} bytes")));
+    }
+    Ok(std::fs::read_to_string(path)?)
+}
+
+fn boolean(key: &str, value: &Value) -> Result<bool> {
+    value.as_bool().ok_or_else(|| wrong(key, "a boolean", value))
+}
+
+fn string(key: &str, value: &Value) -> Result<String> {
+    value.as_str().map(str::to_owned).ok_or_else(|| wrong(key, "a string", value))
+}
+
+fn id(key: &str, value: &Value) -> Result<u32> {
+    value.as_integer().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| wrong(key, "an id", value))
+}
+
+fn wrong(key: &str, want: &str, value: &Value) -> Error {
+    Error::invalid(format!("{key}: want {want}, not a {}", value.type_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn toml(body: &str) -> Result<TaskOptions> {
+        let message = RuntimeOptions { config_body: body.into(), ..RuntimeOptions::default() };
+        TaskOptions::decode(Some(&any::json("runtimeoptions.v1.Options", message.write_to_bytes().unwrap())))
+    }
+
+    #[test]
+    fn none_and_empty_are_the_defaults() {
+        assert_eq!(TaskOptions::decode(None).unwrap(), TaskOptions::default());
+        assert_eq!(TaskOptions::decode(Some(&Any::default())).unwrap(), TaskOptions::default());
+        assert_eq!(TaskOptions::default().state_root("ns"), Path::new("/run/containerd/berth/ns"));
+    }
+
+    #[test]
+    fn both_types_say_the_same() {
+        let message = runc::Options {
+            no_pivot_root: true,
+            no_new_keyring: true,
+            shim_cgroup: "/shims".into(),
+            io_uid: 1000,
+            io_gid: 1001,
+            binary_name: "crun".into(),
+            root: "/r".into(),
+            systemd_cgroup: true,
+            criu_work_path: "/w".into(),
+            ..Default::default()
+        };
+        let want = TaskOptions {
+            systemd_cgroup: Some(true),
+            root: Some("/r".into()),
+            binary_name: Some("crun".into()),
+            no_pivot_root: true,
+            no_new_keyring: true,
+            shim_cgroup: Some("/shims".into()),
+            io_uid: 1000,
+            io_gid: 1001,
+            criu_work_path: Some("/w".into()),
+        };
+        assert_eq!(TaskOptions::decode(Some(&any::pack(&message).unwrap())).unwrap(), want);
+        assert_eq!(want.state_root("ns"), Path::new("/r/ns"));
+        let body = "SystemdCgroup = true\nRoot = \"/r\"\nBinaryName = 'crun'\nNoPivotRoot = true\nno_new_keyring = true\n\
+                    ShimCgroup = \"/shims\"\nIoUid = 1000\nIoGid = 1001\nCriuWorkPath = \"/w\"\nCriuPath = \"\"\nNew = 1\n";
+        assert_eq!(toml(body).unwrap(), want);
+    }
+
+    #[test]
+    fn false_is_said_only_in_toml() {
+        let message = any::pack(&runc::Options { io_uid: 1, ..Default::default() }).unwrap();
+        assert_eq!(TaskOptions::decode(Some(&message)).unwrap().systemd_cgroup, None);
+        assert_eq!(toml("SystemdCgroup = false").unwrap().systemd_cgroup, Some(false));
+    }
+
+    #[test]
+    fn a_path_wins_over_the_body() {
+        let dir = crate::bundle::tests::Scratch::new();
+        let path = dir.0.join("berth.toml");
+        std::fs::write(&path, "NoPivotRoot = true\n").unwrap();
+        let decode = |path: &Path| {
+            let config_path = path.to_str().unwrap().to_owned();
+            let message = RuntimeOptions { config_path, config_body: b"IoUid = 7".to_vec(), ..Default::default() };
+            TaskOptions::decode(Some(&any::json("x/runtimeoptions.v1.Options", message.write_to_bytes().unwrap())))
+        };
+        let options = decode(&path).unwrap();
+        assert_eq!((options.no_pivot_root, options.io_uid), (true, 0));
+        let message = decode(&dir.0.join("none.toml")).unwrap_err().to_string();
+        assert!(message.contains("none.toml: no such file or directory"), "{message}");
+    }
+
+    #[test]
+    fn an_unknown_type_counts_as_none() {
+        let other = any::json("type.googleapis.com/example.v9.Options", vec![0xff]);
+        assert_eq!(TaskOptions::decode(Some(&other)).unwrap(), TaskOptions::default());
+    }
+
+    #[test]
+    fn bad_options_are_named() {
+        let runc = TaskOptions::decode(Some(&any::json("containerd.runc.v1.Options", vec![0x0a, 0x7f]))).unwrap_err();
+        assert!(runc.to_string().starts_with("options containerd.runc.v1.Options: malformed message"), "{runc}");
+        let wire = TaskOptions::decode(Some(&any::json("runtimeoptions.v1.Options", vec![0x12, 0x7f]))).unwrap_err();
+        assert!(wire.to_string().starts_with("options runtimeoptions.v1.Options: malformed message"), "{wire}");
+        for (body, word) in [
+            ("A = 1\nSystemdCgroup = ", "config_body: line 2: "),
+            ("SystemdCgroup = \"yes\"", "SystemdCgroup: want a boolean, not a string"),
+            ("IoUid = -1", "IoUid: want an id, not a integer"),
+            ("IoUid = 4294967296", "IoUid: want an id"),
+            ("Root = 5", "Root: want a string"),
+            ("Root = \"here\"", "Root here is not absolute"),
+            ("A = 1\nA = 2", "line 2: duplicate key"),
+        ] {
+            let e = toml(body).unwrap_err();
+            assert!(e.to_string().contains(word), "{body}: {e}");
+            assert_eq!(e.kind(), Kind::InvalidArgument);
+        }
+    }
+
+    #[test]
+    fn the_bundle_keeps_them() {
+        let dir = crate::bundle::tests::Scratch::new();
+        assert_eq!(TaskOptions::load(&dir.0).unwrap(), TaskOptions::default());
+        let options = TaskOptions { root: Some("/r".into()), io_uid: 5, ..TaskOptions::default() };
+        options.save(&dir.0).unwrap();
+        assert_eq!(TaskOptions::load(&dir.0).unwrap(), options);
+        std::fs::write(dir.0.join("options.json"), "{").unwrap();
+        assert!(TaskOptions::load(&dir.0).unwrap_err().to_string().contains("options.json: EOF"));
+    }
+}

@@ -1,0 +1,172 @@
+//! Events to containerd: one queue, in order, kept until containerd has said that it has them.
+//!
+//! ```text
+//! send() ──> queue ──> front ──Forward──> containerd      acknowledged: next
+//!              ^                                          connection lost: again, in the same place
+//!              └ bounded; full: the oldest event that      refused as malformed: logged and left out
+//!                nobody waits for gives way
+//! ```
+//!
+//! Delivery is at least once: an event whose acknowledgement was lost with the connection is sent again. The order is
+//! that of the calls to [`Publisher::send`]; nothing overtakes. While containerd is away the queue keeps what happens;
+//! then that is mostly exits, since whatever starts or pauses a process comes from containerd itself. The connection is
+//! made for the first event and given up after some quiet, so an idle pod costs neither side one.
+
+mod event;
+mod queue;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_proto::events::{EventsClient, ForwardRequest};
+use berth_proto::ttrpc::{self, Code, asynchronous::Client, asynchronous::transport::Socket};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+pub use event::Event;
+use queue::Queue;
+
+/// How many events are kept while containerd is away. An event takes about half a kilobyte.
+const CAPACITY: usize = 8192;
+/// How long containerd may take to acknowledge before the connection is given up. Generous: giving up means sending the
+/// event twice if containerd was only stopped.
+const ACKNOWLEDGE: Duration = Duration::from_secs(60);
+/// The first and the longest pause between attempts.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How long an unused connection is kept.
+const QUIET: Duration = Duration::from_secs(10);
+/// How often an event is tried that containerd answers with an error of its own.
+const ATTEMPTS: u32 = 10;
+
+/// A handle on the queue. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    queue: Arc<Queue>,
+    namespace: Arc<str>,
+}
+
+impl Publisher {
+    /// Starts the delivery to `address`, containerd's ttrpc socket with or without `unix://`. Must be called inside the
+    /// runtime. An empty address (a shim run by hand) delivers nothing and keeps nothing.
+    pub fn new(address: &str, namespace: &str) -> Self {
+        let open = !address.is_empty();
+        let queue = Arc::new(Queue::new(if open { CAPACITY } else { 0 }));
+        if open {
+            let path = address.strip_prefix("unix://").unwrap_or(address).to_owned();
+            tokio::spawn(Delivery { queue: queue.clone(), path, client: None }.run());
+        }
+        Self { queue, namespace: namespace.into() }
+    }
+
+    /// Queues an event with the time of now. Never blocks and never fails; may be called from any thread.
+    pub fn send(&self, event: impl Into<Event>) {
+        let event = event.into();
+        match event.request(&self.namespace) {
+            Ok(request) => self.queue.push(request, event.is_awaited()),
+            Err(e) => log::error!("event {} cannot be encoded: {e}", event.topic()),
+        }
+    }
+
+    /// Waits until everything is delivered, at most `limit`. True when it is.
+    pub async fn flush(&self, limit: Duration) -> bool {
+        timeout(limit, self.queue.drained()).await.is_ok()
+    }
+
+    /// Events that are not acknowledged yet.
+    pub fn pending(&self) -> usize {
+        self.queue.len()
+    }
+}
+
+/// The task that empties the queue.
+struct Delivery {
+    queue: Arc<Queue>,
+    path: String,
+    client: Option<EventsClient>,
+}
+
+enum Failure {
+    /// No connection, or it broke: containerd is away.
+    Away(String),
+    /// containerd is there and could not take the event this time.
+    Answered(String),
+    /// containerd will not ever take this event.
+    Refused(String),
+}
+
+impl Delivery {
+    async fn run(mut self) {
+        let (mut pause, mut attempts, mut away) = (BACKOFF.0, 0, false);
+        loop {
+            let Some(request) = self.queue.front() else {
+                if self.client.is_none() {
+                    self.queue.filled().await;
+                } else if timeout(QUIET, self.queue.filled()).await.is_err() {
+                    self.client = None;
+                }
+                continue;
+            };
+            let gone = match self.forward(&request).await {
+                Ok(()) => true,
+                Err(Failure::Refused(e)) => {
+                    log::error!("event {} was refused and is left out: {e}", request.envelope.topic);
+                    true
+                }
+                Err(Failure::Answered(e)) if attempts + 1 >= ATTEMPTS => {
+                    log::error!("event {} failed {ATTEMPTS} times and is left out: {e}", request.envelope.topic);
+                    true
+                }
+                Err(Failure::Answered(e)) => {
+                    log::warn!("event {} failed and is sent again: {e}", request.envelope.topic);
+                    attempts += 1;
+                    false
+                }
+                Err(Failure::Away(e)) => {
+                    if !away {
+                        log::warn!("containerd is away, events are kept: {e}");
+                    }
+                    (self.client, away) = (None, true);
+                    false
+                }
+            };
+            if gone {
+                if away {
+                    log::info!("containerd is back, {} events to deliver", self.queue.len());
+                }
+                self.queue.pop();
+                (pause, attempts, away) = (BACKOFF.0, 0, false);
+            } else {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(BACKOFF.1);
+            }
+        }
+    }
+
+    async fn forward(&mut self, request: &ForwardRequest) -> Result<(), Failure> {
+        let client = match &mut self.client {
+            Some(client) => client,
+            none => {
+                let stream = UnixStream::connect(&self.path).await;
+                let stream = stream.map_err(|e| Failure::Away(format!("connect to {}: {e}", self.path)))?;
+                none.insert(EventsClient::new(Client::new(Socket::from(stream))))
+            }
+        };
+        match client.forward(ttrpc::context::with_duration(ACKNOWLEDGE), request).await {
+            Ok(_) => Ok(()),
+            Err(ttrpc::Error::RpcStatus(status)) => Err(match status.code() {
+                Code::UNKNOWN
+                | Code::INTERNAL
+                | Code::ABORTED
+                | Code::CANCELLED
+                | Code::DEADLINE_EXCEEDED
+                | Code::RESOURCE_EXHAUSTED
+                | Code::UNAVAILABLE => Failure::Answered(status.message),
+                _ => Failure::Refused(status.message),
+            }),
+            Err(e) => Err(Failure::Away(e.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

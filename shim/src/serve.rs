@@ -1,0 +1,141 @@
+//! The server: one process and, at rest, one thread for all containers of a pod.
+//!
+//! It is run by [`start`](crate::start) with its listener as descriptor 3 and its bundle as working directory, and lives
+//! until containerd's `Shutdown`, SIGTERM or SIGINT. What the calls mean is the [`Service`]'s business; this module is
+//! the process around it.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use berth_proto::task_services;
+use berth_proto::ttrpc::asynchronous::{Server, transport::Listener};
+use berth_runtime::{Context, Error, Kind, Result};
+use rustix::process::DumpableBehavior;
+
+use crate::args::Args;
+use crate::context::{ServerContext, ShutdownHandle};
+use crate::listener::Admitted;
+use crate::publish::Publisher;
+use crate::service::Service;
+use crate::signals::{Signal, Signals};
+use crate::socket::{self, Identity};
+use crate::{inherit, log, signals};
+
+/// Threads for calls that block. More wait their turn; none is there at rest.
+const BLOCKING_THREADS: usize = 40;
+/// How long an idle thread stays.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// How long the exit waits for events to be delivered: containerd's own patience for a shutdown is 3 s.
+const FLUSH: Duration = Duration::from_millis(2500);
+/// How long the exit waits for the answer of `Shutdown` to be written.
+const GRACE: Duration = Duration::from_millis(10);
+
+/// Serves until told to stop.
+///
+/// # Errors
+/// Descriptor 3 is no listener, or the process cannot be set up. Once it serves, nothing ends it but a request.
+pub fn run(args: &Args) -> Result<()> {
+    let listener = inherit::listener()?;
+    inherit::one_arena();
+    log::init(Path::new("."), args.debug, true);
+    signals::block()?;
+    // orphans of the containers come to us, so that their exits are seen and nothing stays a zombie
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("become subreaper")?;
+    // nobody but root reads our memory or takes our descriptors; children begin that way, too, until their execve
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).context("become non-dumpable")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(KEEP_ALIVE)
+        .build()
+        .context("make the runtime")?;
+    let outcome = runtime.block_on(serve(args, listener));
+    if let Err(e) = &outcome {
+        ::log::error!("{e}");
+    }
+    // a thread that hangs in a system call must not hold up the exit
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
+    let own = Socket::of(&listener);
+    let signals = Signals::new()?;
+    let shutdown = ShutdownHandle::default();
+    let publisher = Publisher::new(&ttrpc_address(args), &args.namespace);
+    let service = Service::new(ServerContext {
+        namespace: args.namespace.clone(),
+        id: args.id.clone(),
+        publisher: publisher.clone(),
+        shutdown: shutdown.clone(),
+        exe: std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into()),
+    });
+    let listener = Listener::new(Admitted::new(listener).context("watch the listener")?);
+    let mut server =
+        Server::new().add_listener(listener).register_service(task_services(std::sync::Arc::new(service.clone())));
+    server.start().await.map_err(|e| Error::new(Kind::Internal, e.to_string()).context("serve"))?;
+    ::log::debug!("serving group {} of namespace {}", args.id, args.namespace);
+
+    loop {
+        tokio::select! {
+            signal = signals.next() => match signal? {
+                Signal::Child => service.sweep(),
+                Signal::Dump => dump(args, &publisher, &service.dump()),
+                Signal::Stop => {
+                    ::log::info!("stopping on a signal");
+                    break;
+                }
+            },
+            () = shutdown.requested() => break,
+        }
+    }
+    // in this order: nobody finds us any more, what we have to say is said, the last answer is out
+    if let Some(socket) = own {
+        socket.remove();
+    }
+    if !publisher.flush(FLUSH).await {
+        ::log::error!("exiting with {} events undelivered", publisher.pending());
+    }
+    tokio::time::sleep(GRACE).await;
+    Ok(())
+}
+
+/// The file of our listener.
+struct Socket {
+    path: PathBuf,
+    identity: Identity,
+}
+
+impl Socket {
+    fn of(listener: &OwnedFd) -> Option<Self> {
+        let address = std::os::unix::net::UnixListener::from(listener.try_clone().ok()?).local_addr().ok()?;
+        let path = address.as_pathname()?.to_owned();
+        socket::identity(&path).map(|identity| Self { path, identity })
+    }
+
+    fn remove(&self) {
+        if let Err(e) = socket::remove_own(&self.path, self.identity) {
+            ::log::error!("{e}");
+        }
+    }
+}
+
+/// Where events go: containerd tells it in the environment, and keeps to the name of its other socket.
+fn ttrpc_address(args: &Args) -> String {
+    let said = std::env::var("TTRPC_ADDRESS").ok().filter(|address| !address.is_empty());
+    said.unwrap_or_else(|| if args.address.is_empty() { String::new() } else { format!("{}.ttrpc", args.address) })
+}
+
+fn dump(args: &Args, publisher: &Publisher, state: &str) {
+    let count = |path| std::fs::read_dir(path).map_or(0, Iterator::count);
+    let (threads, descriptors) = (count("/proc/self/task"), count("/proc/self/fd"));
+    let (pid, pending) = (std::process::id(), publisher.pending());
+    let version = env!("CARGO_PKG_VERSION");
+    ::log::info!("dump: berth {version} pid {pid} group {} namespace {}", args.id, args.namespace);
+    ::log::info!("dump: {threads} threads, {descriptors} descriptors, {pending} events undelivered");
+    for line in state.lines() {
+        ::log::info!("dump: {line}");
+    }
+}

@@ -1,0 +1,277 @@
+//! The server's Unix socket: its name, its directory, and who may make, find or remove it.
+//!
+//! Two `start`s of one pod may race, and a server that exits may race both, so each looks, binds or unlinks only while
+//! it holds a lock on the directory (flock on the directory itself: no file to leave behind). Under the lock a socket
+//! file is either listened on, or dead and free to be replaced.
+
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use berth_runtime::{Context, Error, Result};
+use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::sha256;
+
+/// Where sockets are, unless containerd says otherwise.
+pub const DIRECTORY: &str = "/run/containerd/s";
+/// How long a listener may take to accept before it is taken to be alive all the same.
+const CONNECT: Duration = Duration::from_millis(100);
+/// How long to wait for the lock: its holders do a few system calls.
+const LOCK: Duration = Duration::from_secs(3);
+/// The connections that wait for the server to start.
+const BACKLOG: i32 = 128;
+
+/// What became of a wish for a socket.
+#[derive(Debug)]
+pub enum Claim {
+    /// The socket is ours, bound and listening.
+    Ours(OwnedFd),
+    /// Somebody listens there already.
+    Served,
+}
+
+/// The socket of a group: a digest of the three names that make it unique on this machine, short enough for any
+/// directory that containerd would choose.
+///
+/// # Errors
+/// The path is longer than the kernel takes.
+pub fn path(directory: &Path, grpc_address: &str, namespace: &str, group: &str) -> Result<PathBuf> {
+    let path = directory.join(sha256::hex(format!("{grpc_address}/{namespace}/{group}").as_bytes()));
+    SocketAddrUnix::new(&path).with_context(|| format!("socket path {}", path.display()))?;
+    Ok(path)
+}
+
+/// Binds `path`, or finds that it is served. A dead socket in its place is replaced. The socket is 0600 from its first
+/// moment, in a directory that is made 0700.
+///
+/// # Errors
+/// The directory cannot be made, belongs to another user or is writable by others; something that is no socket is in
+/// the way; or a system call failed.
+pub fn claim(path: &Path) -> Result<Claim> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    make_directory(directory)?;
+    let _lock = lock(directory)?;
+    match listen(path) {
+        Err(e) if e.errno() == Some(libc::EADDRINUSE) => {}
+        bound => return bound.map(Claim::Ours),
+    }
+    if is_served(path)? {
+        return Ok(Claim::Served);
+    }
+    unlink_socket(path)?;
+    listen(path).map(Claim::Ours)
+}
+
+/// Removes a socket that nobody listens on: what a server that was killed leaves behind.
+///
+/// # Errors
+/// The lock or the removal failed.
+pub fn remove_dead(path: &Path) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let _lock = lock(path.parent().unwrap_or(Path::new("/")))?;
+    if is_served(path)? { Ok(()) } else { unlink_socket(path) }
+}
+
+/// The identity of a socket file, so that a server removes its own and no successor's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity(u64, u64);
+
+/// The identity of what is at `path` now.
+pub fn identity(path: &Path) -> Option<Identity> {
+    std::fs::symlink_metadata(path).ok().map(|meta| Identity(meta.dev(), meta.ino()))
+}
+
+/// Removes the socket if it still is the one of that identity.
+///
+/// # Errors
+/// The lock or the removal failed.
+pub fn remove_own(path: &Path, own: Identity) -> Result<()> {
+    let _lock = lock(path.parent().unwrap_or(Path::new("/")))?;
+    if identity(path) == Some(own) { unlink_socket(path) } else { Ok(()) }
+}
+
+fn make_directory(directory: &Path) -> Result<()> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.with_context(|| format!("make socket directory {}", directory.display()))?;
+    let meta = std::fs::metadata(directory).with_context(|| format!("stat {}", directory.display()))?;
+    let ours = meta.uid() == rustix::process::geteuid().as_raw();
+    if !ours || meta.mode() & 0o022 != 0 {
+        let text = format!("socket directory {}: owned or writable by another user", directory.display());
+        return Err(Error::invalid(text));
+    }
+    Ok(())
+}
+
+/// Holds the directory's lock until it is dropped.
+fn lock(directory: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(directory, flags, Mode::empty())
+        .with_context(|| format!("open socket directory {}", directory.display()))?;
+    let end = Instant::now() + LOCK;
+    loop {
+        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < end => std::thread::sleep(Duration::from_millis(1)),
+            Err(Errno::INTR) => {}
+            locked => {
+                locked.with_context(|| format!("lock socket directory {}", directory.display()))?;
+                return Ok(fd);
+            }
+        }
+    }
+}
+
+fn listen(path: &Path) -> Result<OwnedFd> {
+    let what = || format!("listen on {}", path.display());
+    let address = SocketAddrUnix::new(path).with_context(what)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).with_context(what)?;
+    // bind(2) gives the file the mode of the socket's own inode, less the umask: there is no moment with a wider one
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR).with_context(what)?;
+    rustix::net::bind(&socket, &address).with_context(what)?;
+    if let Err(e) = rustix::net::listen(&socket, BACKLOG) {
+        let _ = std::fs::remove_file(path); // ours since the bind; the error to report is the first
+        return Err(e).with_context(what);
+    }
+    Ok(socket)
+}
+
+fn is_served(path: &Path) -> Result<bool> {
+    let what = || format!("connect to {}", path.display());
+    let address = SocketAddrUnix::new(path).with_context(what)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).with_context(what)?;
+    let end = Instant::now() + CONNECT;
+    loop {
+        match rustix::net::connect(socket.as_fd(), &address) {
+            Ok(()) => return Ok(true),
+            // the backlog is full: somebody listens, if slowly
+            Err(Errno::AGAIN) if Instant::now() < end => std::thread::sleep(Duration::from_millis(5)),
+            Err(Errno::AGAIN) => return Ok(true),
+            Err(Errno::INTR) => {}
+            Err(Errno::CONNREFUSED | Errno::NOENT) => return Ok(false),
+            Err(e) => return Err(e).with_context(what),
+        }
+    }
+}
+
+fn unlink_socket(path: &Path) -> Result<()> {
+    let what = || format!("remove dead socket {}", path.display());
+    let stat = match rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(()),
+        stat => stat.with_context(what)?,
+    };
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+        return Err(Error::invalid("is no socket").context(what()));
+    }
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed.with_context(what),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::tests::Scratch;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::symlink_metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn names_differ_in_every_part_and_fit() {
+        let dir = Path::new(DIRECTORY);
+        let one = path(dir, "/run/c.sock", "ns", "g").unwrap();
+        assert!(one.as_os_str().len() < 107);
+        assert_eq!(one, path(dir, "/run/c.sock", "ns", "g").unwrap());
+        for other in [("/run/d.sock", "ns", "g"), ("/run/c.sock", "nt", "g"), ("/run/c.sock", "ns", "h")] {
+            assert_ne!(one, path(dir, other.0, other.1, other.2).unwrap());
+        }
+        let long = PathBuf::from(format!("/{}", "x".repeat(60)));
+        assert!(path(&long, "", "ns", "g").unwrap_err().to_string().contains("file name too long"));
+    }
+
+    #[test]
+    fn the_first_claims_and_the_second_finds() {
+        let scratch = Scratch::new();
+        let path = scratch.0.join("deep/s/socket");
+        let Claim::Ours(listener) = claim(&path).unwrap() else { panic!("served") };
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
+        assert!(matches!(claim(&path).unwrap(), Claim::Served));
+        remove_dead(&path).unwrap();
+        assert!(path.exists(), "a served socket stays");
+        drop(listener);
+        let Claim::Ours(_listener) = claim(&path).unwrap() else { panic!("the dead socket was not replaced") };
+    }
+
+    #[test]
+    fn a_full_backlog_is_alive() {
+        let scratch = Scratch::new();
+        let path = scratch.0.join("s/socket");
+        let Claim::Ours(listener) = claim(&path).unwrap() else { panic!("served") };
+        rustix::net::listen(&listener, 0).unwrap();
+        let waiting = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        assert!(matches!(claim(&path).unwrap(), Claim::Served));
+        drop(waiting);
+    }
+
+    #[test]
+    fn dead_sockets_go_and_successors_stay() {
+        let scratch = Scratch::new();
+        let path = scratch.0.join("s/socket");
+        let Claim::Ours(first) = claim(&path).unwrap() else { panic!("served") };
+        let own = identity(&path).unwrap();
+        drop(first);
+        remove_dead(&path).unwrap();
+        assert!(!path.exists());
+        remove_dead(&path).unwrap();
+        // keeps the inode number from being used again
+        let _other = std::os::unix::net::UnixListener::bind(path.with_extension("other")).unwrap();
+        let Claim::Ours(_second) = claim(&path).unwrap() else { panic!("served") };
+        if identity(&path) != Some(own) {
+            remove_own(&path, own).unwrap();
+            assert!(path.exists(), "a successor's socket stays");
+        }
+        remove_own(&path, identity(&path).unwrap()).unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_no_socket_is_not_removed() {
+        let scratch = Scratch::new();
+        let path = scratch.0.join("s/socket");
+        make_directory(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        assert!(claim(&path).unwrap_err().to_string().ends_with("is no socket"));
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_directory_open_to_others_is_refused() {
+        let scratch = Scratch::new();
+        let dir = scratch.0.join("s");
+        make_directory(&dir).unwrap();
+        rustix::fs::chmod(&dir, Mode::from_raw_mode(0o777)).unwrap();
+        let e = claim(&dir.join("socket")).unwrap_err();
+        assert!(e.to_string().contains("writable by another user"), "{e}");
+    }
+
+    #[test]
+    fn one_of_many_racers_claims() {
+        let scratch = Scratch::new();
+        let path = scratch.0.join("s/socket");
+        drop(claim(&path).unwrap()); // they find a dead socket
+        let claims: Vec<_> = std::thread::scope(|scope| {
+            let racers: Vec<_> = (0..8).map(|_| scope.spawn(|| claim(&path).unwrap())).collect();
+            racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+        });
+        assert_eq!(claims.iter().filter(|claim| matches!(claim, Claim::Ours(_))).count(), 1);
+    }
+}

@@ -1,0 +1,192 @@
+//! `start`: find the server of the container's group, or make it, and tell containerd its address.
+//!
+//! Everything that the server inherits (cgroup, OOM score, scheduling cookie) this process takes on itself before the
+//! spawn: the server has it from its first instruction, and a setting that fails leaves nothing to be killed. The
+//! listener is bound here and passed on, so containerd can connect before the server has run at all, and there is
+//! nothing to wait for.
+
+use std::ffi::{CString, OsString};
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use berth_runtime::{Context, Error, Result};
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::Pid;
+use nix::{fcntl::OFlag, sys::stat::Mode};
+use rustix::thread::CoreSchedulingScope;
+
+use crate::args::Args;
+use crate::bootstrap::Request;
+use crate::socket::{self, Claim};
+use crate::{bundle, inherit, log, shim_cgroup};
+
+/// More than this on standard input is not read (bytes); containerd's own shim draws the line here, too.
+const INPUT: u64 = 10 << 20;
+/// The highest oom_score_adj (proc(5)).
+const OOM_MAX: i32 = 1000;
+
+/// Runs the action in the bundle, which is the working directory.
+///
+/// # Errors
+/// Bad input, a system call that failed, or a reply that nobody reads; no server and no socket is left then.
+pub fn run(args: &Args) -> Result<()> {
+    let bundle = Path::new(".");
+    log::init(bundle, args.debug, false);
+    let mut input = Vec::new();
+    std::io::stdin().lock().take(INPUT).read_to_end(&mut input).context("read standard input")?;
+    // 1.7 and newer set it, always to 2
+    let reads_json = std::env::var_os("MAX_SHIM_VERSION").is_some();
+    let request = Request::decode(&input, args, reads_json)?;
+    let group = bundle::group(bundle, &args.id)?;
+    let directory = request.socket_dir.as_deref().unwrap_or(Path::new(socket::DIRECTORY));
+    let path = socket::path(directory, &args.address, &args.namespace, &group)?;
+    let address = format!("unix://{}", path.display());
+
+    let mut made = None;
+    if let Claim::Ours(listener) = socket::claim(&path)? {
+        let server = made.insert(Made { socket: &path, server: None });
+        take_on(&request)?;
+        server.server = Some(spawn(args, &request, &group, &listener)?);
+    }
+    bundle::write_address(bundle, &address)?;
+    reply(&request.form.answer(&address)?)?;
+    if let Some(made) = made {
+        made.keep();
+    }
+    Ok(())
+}
+
+/// What `start` made: taken back when it is dropped, unless containerd was told of it.
+struct Made<'a> {
+    socket: &'a Path,
+    server: Option<Pid>,
+}
+
+impl Made<'_> {
+    fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Made<'_> {
+    fn drop(&mut self) {
+        // Errors have nowhere to go: the one that brought us here is reported. The server is our child and not reaped,
+        // so its pid is nobody else's.
+        if let Some(server) = self.server {
+            let _ = nix::sys::signal::kill(server, Signal::SIGKILL);
+        }
+        let _ = std::fs::remove_file(self.socket);
+    }
+}
+
+/// Takes on what the server is to inherit.
+fn take_on(request: &Request) -> Result<()> {
+    if let Some(cgroup) = &request.options.shim_cgroup {
+        shim_cgroup::join(cgroup)?;
+    }
+    // What containerd and its shims share: when memory is short a shim goes before containerd.
+    let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+    if let Err(e) = raise_oom_score(parent) {
+        // not worth a pod: a container without CAP_SYS_RESOURCE may not even restate its own score
+        ::log::warn!("set oom_score_adj: {e}");
+    }
+    if std::env::var_os("SCHED_CORE").is_some_and(|value| !value.is_empty()) {
+        let own = rustix::process::getpid();
+        rustix::thread::create_core_scheduling_cookie(own, CoreSchedulingScope::ProcessGroup)
+            .context("SCHED_CORE: create core scheduling cookie")?;
+    }
+    Ok(())
+}
+
+fn raise_oom_score(parent: i32) -> Result<()> {
+    let score = std::fs::read_to_string(format!("/proc/{parent}/oom_score_adj"))?;
+    let score: i32 = score.trim().parse().map_err(|e| Error::invalid(format!("{score:?}: {e}")))?;
+    Ok(std::fs::write("/proc/self/oom_score_adj", (score + 1).min(OOM_MAX).to_string())?)
+}
+
+/// Runs ourselves again as the server: the listener as descriptor 3, /dev/null as the standard three (the pipes of this
+/// process belong to containerd, which reads them until the last holder is gone), a process group of its own.
+fn spawn(args: &Args, request: &Request, group: &str, listener: &OwnedFd) -> Result<Pid> {
+    let exe = executable();
+    let mut line = vec!["-namespace", &args.namespace, "-id", group, "-address", &args.address];
+    if request.debug {
+        line.push("-debug");
+    }
+    let mut argv = vec![c_string(exe.clone().into_os_string())?];
+    for word in line {
+        argv.push(c_string(word.into())?);
+    }
+    let mut environment = Vec::new();
+    for (key, mut value) in std::env::vars_os() {
+        if key == "TTRPC_ADDRESS" && request.ttrpc_address.is_some() {
+            continue;
+        }
+        let mut pair = key;
+        pair.push("=");
+        pair.push(std::mem::take(&mut value));
+        environment.push(c_string(pair)?);
+    }
+    if let Some(address) = &request.ttrpc_address {
+        environment.push(c_string(format!("TTRPC_ADDRESS={address}").into())?);
+    }
+
+    inherit::seal()?;
+    let spawned = (|| {
+        let mut files = PosixSpawnFileActions::init()?;
+        files.add_open(0, c"/dev/null", OFlag::O_RDWR, Mode::empty())?;
+        files.add_dup2(0, 1)?;
+        files.add_dup2(0, 2)?;
+        // a dup2 onto itself clears close-on-exec here, as POSIX wants of posix_spawn (glibc 2.29)
+        files.add_dup2(listener.as_raw_fd(), inherit::LISTENER)?;
+        let mut attributes = PosixSpawnAttr::init()?;
+        attributes.set_pgroup(Pid::from_raw(0))?;
+        attributes.set_sigmask(&SigSet::empty())?;
+        attributes.set_sigdefault(&SigSet::from_iter([Signal::SIGPIPE]))?;
+        attributes.set_flags(
+            PosixSpawnFlags::POSIX_SPAWN_SETPGROUP
+                | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK
+                | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF,
+        )?;
+        posix_spawn(exe.as_path(), &files, &attributes, &argv, &environment)
+    })();
+    spawned.with_context(|| format!("run {}", exe.display()))
+}
+
+/// Our own file; by its magic link when the file was replaced meanwhile.
+fn executable() -> PathBuf {
+    std::env::current_exe().ok().filter(|path| path.exists()).unwrap_or_else(|| "/proc/self/exe".into())
+}
+
+fn c_string(text: OsString) -> Result<CString> {
+    CString::new(text.into_vec()).map_err(|e| Error::invalid(format!("argument or environment: {e}")))
+}
+
+fn reply(answer: &[u8]) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(answer).and_then(|()| stdout.flush()).context("write the reply")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_back_start_leaves_no_socket() {
+        let scratch = crate::bundle::tests::Scratch::new();
+        let path = scratch.0.join("s/socket");
+        let Claim::Ours(_listener) = socket::claim(&path).unwrap() else { panic!("served") };
+        drop(Made { socket: &path, server: None });
+        assert!(!path.exists());
+        let Claim::Ours(_listener) = socket::claim(&path).unwrap() else { panic!("served") };
+        Made { socket: &path, server: None }.keep();
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn the_executable_is_there() {
+        assert!(executable().exists());
+    }
+}
