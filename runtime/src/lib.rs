@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod features;
+pub mod seccomp;
 pub mod spec;
 
 pub use error::{Context, Error, Kind, Result};

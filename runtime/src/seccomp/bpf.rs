@@ -1,0 +1,277 @@
+//! Classic BPF: an assembler that writes programs from their end, and an interpreter.
+//!
+//! All jumps of classic BPF go forward, so written backwards every target is in place before the jump to it: distances
+//! are known at once, and a jump that does not fit its eight bits gets a long one put beside it on the spot.
+
+use libc::sock_filter;
+
+use crate::{Error, Result};
+
+/// The kernel takes no longer program (`linux/bpf_common.h`).
+pub const MAX_INSTRUCTIONS: usize = 4096;
+
+/// Offset of the number in `struct seccomp_data`.
+pub const NR: u32 = 0;
+/// Offset of the audit token in `struct seccomp_data`.
+pub const ARCH: u32 = 4;
+
+const LOAD: u16 = op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS);
+const AND: u16 = op(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K);
+const JUMP: u16 = op(libc::BPF_JMP | libc::BPF_JA);
+const RETURN: u16 = op(libc::BPF_RET | libc::BPF_K);
+
+/// A test of the accumulator against a constant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Jump {
+    /// Equal.
+    Eq = op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K),
+    /// Greater, unsigned.
+    Gt = op(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K),
+    /// Greater or equal, unsigned.
+    Ge = op(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K),
+}
+
+impl Jump {
+    fn from_code(code: u16) -> Option<Self> {
+        [Self::Eq, Self::Gt, Self::Ge].into_iter().find(|jump| *jump as u16 == code)
+    }
+}
+
+/// Offset in `struct seccomp_data` of the low or high half of argument `index`, on a little-endian machine.
+pub fn argument(index: u32, high: bool) -> u32 {
+    16 + 8 * index + if high { 4 } else { 0 }
+}
+
+/// Where a jump goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// To a return of this raw action, wherever there is one near.
+    Return(u32),
+    /// To an instruction that is already written, counted from the end of the program.
+    At(usize),
+}
+
+/// Builds a program from its last instruction to its first.
+#[derive(Default)]
+pub struct Assembler {
+    reversed: Vec<sock_filter>,
+    /// The latest return of each action.
+    returns: Vec<(u32, usize)>,
+}
+
+impl Assembler {
+    /// Writes `A = seccomp_data[offset]` before everything so far.
+    pub fn load(&mut self, offset: u32) -> Target {
+        self.push(LOAD, 0, 0, offset)
+    }
+
+    /// Writes `A &= mask` before everything so far.
+    pub fn and(&mut self, mask: u32) -> Target {
+        self.push(AND, 0, 0, mask)
+    }
+
+    /// Writes a test of the accumulator before everything so far.
+    pub fn branch(&mut self, test: Jump, k: u32, yes: Target, no: Target) -> Target {
+        if yes == no {
+            return yes;
+        }
+        let yes = self.reach(yes, 1);
+        let no = self.reach(no, 0);
+        let (yes, no) = (self.distance(yes), self.distance(no));
+        // Both fit: that is what reach is for.
+        self.push(test as u16, u8::try_from(yes).unwrap_or(u8::MAX), u8::try_from(no).unwrap_or(u8::MAX), k)
+    }
+
+    /// Makes `target` what comes first, or is after a load written next.
+    pub fn start_at(&mut self, target: Target) {
+        let at = self.reach(target, 0);
+        if self.distance(at) > 0 {
+            let k = u32::try_from(self.distance(at)).unwrap_or(u32::MAX);
+            self.write(JUMP, 0, 0, k);
+        }
+    }
+
+    /// The program, first instruction first.
+    ///
+    /// # Errors
+    /// It is longer than the kernel takes.
+    pub fn finish(mut self) -> Result<Vec<sock_filter>> {
+        self.reversed.reverse();
+        match self.reversed.len() {
+            n if n > MAX_INSTRUCTIONS => Err(Error::invalid(format!(
+                "linux.seccomp: the filter needs {n} instructions, the kernel takes {MAX_INSTRUCTIONS}"
+            ))),
+            _ => Ok(self.reversed),
+        }
+    }
+
+    /// A place that means `target` and is in reach of a conditional jump written next, or after `more` instructions.
+    fn reach(&mut self, target: Target, more: usize) -> usize {
+        let near = |at: usize| self.distance(at) + more <= usize::from(u8::MAX);
+        match target {
+            Target::At(at) if near(at) => at,
+            Target::At(at) => {
+                let k = u32::try_from(self.distance(at)).unwrap_or(u32::MAX);
+                self.write(JUMP, 0, 0, k)
+            }
+            Target::Return(action) => {
+                let known = self.returns.iter().find(|(a, _)| *a == action).map(|(_, at)| *at);
+                match known {
+                    Some(at) if near(at) => at,
+                    _ => {
+                        let at = self.write(RETURN, 0, 0, action);
+                        self.returns.retain(|(a, _)| *a != action);
+                        self.returns.push((action, at));
+                        at
+                    }
+                }
+            }
+        }
+    }
+
+    /// What an instruction written next skips to get to `at`.
+    fn distance(&self, at: usize) -> usize {
+        self.reversed.len() - at - 1
+    }
+
+    fn push(&mut self, code: u16, jt: u8, jf: u8, k: u32) -> Target {
+        Target::At(self.write(code, jt, jf, k))
+    }
+
+    fn write(&mut self, code: u16, jt: u8, jf: u8, k: u32) -> usize {
+        self.reversed.push(sock_filter { code, jt, jf, k });
+        self.reversed.len() - 1
+    }
+}
+
+/// Whether a program is one that [`Assembler`] could have written and the kernel will take: known instructions, loads
+/// inside `seccomp_data`, jumps inside the program, a return at its end.
+pub fn valid(program: &[sock_filter]) -> bool {
+    let fits = |n: usize, skip: usize| n + 1 + skip < program.len();
+    let instruction = |(n, i): (usize, &sock_filter)| match i.code {
+        RETURN => true,
+        LOAD => i.k.is_multiple_of(4) && i.k < 64 && fits(n, 0),
+        AND => fits(n, 0),
+        JUMP => usize::try_from(i.k).is_ok_and(|k| k < MAX_INSTRUCTIONS && fits(n, k)),
+        code => Jump::from_code(code).is_some() && fits(n, i.jt.into()) && fits(n, i.jf.into()),
+    };
+    (1..=MAX_INSTRUCTIONS).contains(&program.len()) && program.iter().enumerate().all(instruction)
+}
+
+/// Runs a [`valid`] program over a call and gives the raw action.
+pub fn run(program: &[sock_filter], arch: u32, nr: i32, args: [u64; 6]) -> u32 {
+    let word = |offset: u32| match offset {
+        NR => nr.cast_unsigned(),
+        ARCH => arch,
+        // The instruction pointer (8..16) is never loaded.
+        _ => {
+            let arg = args.iter().zip(2u32..).find(|(_, n)| offset / 8 == *n).map_or(0, |(arg, _)| *arg);
+            let [a, b, c, d, e, f, g, h] = arg.to_le_bytes();
+            u32::from_le_bytes(if offset.is_multiple_of(8) { [a, b, c, d] } else { [e, f, g, h] })
+        }
+    };
+    let (mut rest, mut a) = (program, 0);
+    while let Some((i, next)) = rest.split_first() {
+        let skip = match i.code {
+            RETURN => return i.k,
+            LOAD => {
+                a = word(i.k);
+                0
+            }
+            AND => {
+                a &= i.k;
+                0
+            }
+            JUMP => usize::try_from(i.k).unwrap_or(usize::MAX),
+            code => usize::from(match Jump::from_code(code) {
+                Some(Jump::Eq) if a == i.k => i.jt,
+                Some(Jump::Gt) if a > i.k => i.jt,
+                Some(Jump::Ge) if a >= i.k => i.jt,
+                _ => i.jf,
+            }),
+        };
+        rest = next.get(skip..).unwrap_or_default();
+    }
+    // Off the end, which a valid program cannot run.
+    libc::SECCOMP_RET_KILL_PROCESS
+}
+
+/// `linux/bpf_common.h` has the codes as wider integers than the instruction has room for.
+#[allow(clippy::cast_possible_truncation, reason = "all codes are below 256, and this is only used in constants")]
+const fn op(code: u32) -> u16 {
+    assert!(code < 256);
+    code as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(program: &[sock_filter], nr: i32) -> u32 {
+        run(program, 0, nr, [0; 6])
+    }
+
+    #[test]
+    fn far_targets_get_long_jumps() {
+        for filler in [0, 250, 252, 253, 254, 255, 256, 257, 300, 3000] {
+            let mut asm = Assembler::default();
+            let far = asm.branch(Jump::Eq, 7, Target::Return(1), Target::Return(2));
+            let mut near = Target::Return(3);
+            for _ in 0..filler {
+                asm.and(u32::MAX);
+                near = asm.load(NR);
+            }
+            // Both outcomes far, either order, and a far return.
+            let both = asm.branch(Jump::Ge, 5, far, near);
+            let top = asm.branch(Jump::Gt, 100, Target::Return(2), both);
+            assert_ne!(top, both);
+            asm.load(NR);
+            let Ok(program) = asm.finish() else {
+                assert!(filler == 3000);
+                continue;
+            };
+            assert!(valid(&program), "{filler}");
+            assert_eq!(verdict(&program, 101), 2, "{filler}");
+            assert_eq!(verdict(&program, 7), 1, "{filler}");
+            assert_eq!(verdict(&program, 6), 2, "{filler}");
+        }
+    }
+
+    #[test]
+    fn loads_see_the_words_of_a_call() {
+        let args = [0x1111_1111_0000_0000, 2, 3, 4, 5, 0x6666_0000_7777_0000];
+        let load = |offset| {
+            let eq = |k| {
+                let mut asm = Assembler::default();
+                asm.branch(Jump::Eq, k, Target::Return(1), Target::Return(0));
+                asm.load(offset);
+                run(&asm.finish().unwrap(), 0xabcd, -1, args) == 1
+            };
+            [0xabcd, u32::MAX, 0x1111_1111, 0, 2, 0x6666_0000, 0x7777_0000].into_iter().find(|k| eq(*k))
+        };
+        assert_eq!(load(NR), Some(u32::MAX));
+        assert_eq!(load(ARCH), Some(0xabcd));
+        assert_eq!(load(argument(0, true)), Some(0x1111_1111));
+        assert_eq!(load(argument(0, false)), Some(0));
+        assert_eq!(load(argument(1, false)), Some(2));
+        assert_eq!(load(argument(5, true)), Some(0x6666_0000));
+        assert_eq!(load(argument(5, false)), Some(0x7777_0000));
+    }
+
+    #[test]
+    fn what_the_kernel_would_refuse_is_not_valid() {
+        let i = |code, jt, jf, k| sock_filter { code, jt, jf, k };
+        let end = i(RETURN, 0, 0, 0);
+        assert!(valid(&[end]));
+        assert!(!valid(&[]));
+        assert!(!valid(&[i(LOAD, 0, 0, 0)]), "runs off the end");
+        assert!(!valid(&[i(LOAD, 0, 0, 64), end]), "outside seccomp_data");
+        assert!(!valid(&[i(LOAD, 0, 0, 2), end]), "unaligned");
+        assert!(!valid(&[i(JUMP, 0, 0, 1), end]), "jump past the end");
+        assert!(!valid(&[i(JUMP, 0, 0, u32::MAX), end]), "jump past the end");
+        assert!(!valid(&[i(Jump::Eq as u16, 0, 1, 0), end]), "branch past the end");
+        assert!(!valid(&[i(0x87, 0, 0, 0), end]), "not an instruction of ours");
+        assert!(!valid(&vec![end; MAX_INSTRUCTIONS + 1]), "too long");
+    }
+}

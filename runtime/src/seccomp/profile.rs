@@ -1,0 +1,201 @@
+//! The OCI profile, checked and put into the compiler's terms: raw actions, rules of comparisons, flags.
+//!
+//! Whatever is wrong in the profile is found here and named by its field; [`super::rules`] can then not fail on form.
+
+use oci_spec::runtime::{
+    LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompFilterFlag as Flag, LinuxSeccompOperator,
+};
+
+use super::arch::Abi;
+use crate::{Error, Result};
+
+/// `SECCOMP_RET_ERRNO`; the errno is in the low 16 bits.
+pub const RET_ERRNO: u32 = libc::SECCOMP_RET_ERRNO;
+
+/// A profile without errors.
+pub struct Profile<'a> {
+    /// Raw action for a call that no rule matches.
+    pub default: u32,
+    /// Whether calls newer than any the profile names are answered ENOSYS.
+    pub stub: bool,
+    /// Flags for `SECCOMP_SET_MODE_FILTER`.
+    pub flags: u32,
+    /// Conventions the filter covers, the machine's own first.
+    pub abis: Vec<Abi>,
+    /// The entries of `syscalls`, in the profile's order.
+    pub blocks: Vec<Block<'a>>,
+}
+
+/// One entry of `syscalls`.
+pub struct Block<'a> {
+    /// Names it applies to.
+    pub names: &'a [String],
+    /// Raw action.
+    pub action: u32,
+    /// Alternatives of comparisons that must all hold; one empty alternative when there are no arguments to compare.
+    pub rules: Vec<Vec<Compare>>,
+}
+
+/// A comparison of one argument with a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compare {
+    /// Argument, 0 to 5.
+    pub arg: u32,
+    /// How the masked argument relates to `value`.
+    pub test: Test,
+    /// Whether the test must fail instead: NE, LT and LE are the negations of EQ, GE and GT.
+    pub negate: bool,
+    /// Bits that count; all of them except for MASKED_EQ.
+    pub mask: u64,
+    /// What is compared with, masked.
+    pub value: u64,
+}
+
+impl Compare {
+    /// Mask and value of the high or the low 32 bits: what BPF can look at.
+    pub fn half(&self, high: bool) -> (u32, u32) {
+        let half = |v: u64| {
+            let [a, b, c, d, e, f, g, h] = v.to_le_bytes();
+            u32::from_le_bytes(if high { [e, f, g, h] } else { [a, b, c, d] })
+        };
+        (half(self.mask), half(self.value))
+    }
+}
+
+/// The tests that BPF has, unsigned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Test {
+    /// Equal.
+    Eq,
+    /// Greater.
+    Gt,
+    /// Greater or equal.
+    Ge,
+}
+
+/// Checks a profile for a machine whose own convention is `native`.
+///
+/// # Errors
+/// Names the field (`linux.seccomp.…`) that is wrong or asks for what is not built.
+pub fn check(profile: &LinuxSeccomp, native: Abi) -> Result<Profile<'_>> {
+    let default =
+        action(profile.default_action(), profile.default_errno_ret(), "default", || "linux.seccomp.".to_owned())?;
+    let mut blocks = Vec::new();
+    for (n, entry) in profile.syscalls().iter().flatten().enumerate() {
+        let field = || format!("linux.seccomp.syscalls[{n}].");
+        let raw = action(entry.action(), entry.errno_ret(), "", field)?;
+        if let Some(k) = entry.names().iter().position(String::is_empty) {
+            return Err(Error::invalid(format!("{}names[{k}]: empty string is not a valid syscall", field())));
+        }
+        let args = entry.args().as_deref().unwrap_or_default();
+        let compares = args
+            .iter()
+            .enumerate()
+            .map(|(k, arg)| compare(arg).ok_or_else(|| bad_index(&field(), k, arg)))
+            .collect::<Result<Vec<_>>>()?;
+        blocks.push(Block { names: entry.names(), action: raw, rules: rules(compares) });
+    }
+    Ok(Profile {
+        default,
+        stub: !matches!(profile.default_action(), Action::ScmpActAllow | Action::ScmpActLog | Action::ScmpActTrace),
+        flags: flags(profile.flags().as_deref()),
+        abis: abis(profile, native),
+        blocks,
+    })
+}
+
+/// The raw action, as runc fills it in: EPERM where a profile gives no errno, and nothing for actions that take none.
+fn action(action: Action, errno: Option<u32>, prefix: &str, field: impl Fn() -> String) -> Result<u32> {
+    let name = |plain: &str, prefixed: &str| format!("{}{}", field(), if prefix.is_empty() { plain } else { prefixed });
+    let data = || match errno.unwrap_or(libc::EPERM.unsigned_abs()) {
+        data @ 0..=0xffff => Ok(data),
+        data => {
+            let name = name("errnoRet", "defaultErrnoRet");
+            Err(Error::invalid(format!("{name}: {data} does not fit the 16 bits of a seccomp action")))
+        }
+    };
+    Ok(match action {
+        Action::ScmpActKill | Action::ScmpActKillThread => libc::SECCOMP_RET_KILL_THREAD,
+        Action::ScmpActKillProcess => libc::SECCOMP_RET_KILL_PROCESS,
+        Action::ScmpActTrap => libc::SECCOMP_RET_TRAP,
+        Action::ScmpActErrno => RET_ERRNO | data()?,
+        Action::ScmpActTrace => libc::SECCOMP_RET_TRACE | data()?,
+        Action::ScmpActLog => libc::SECCOMP_RET_LOG,
+        Action::ScmpActAllow => libc::SECCOMP_RET_ALLOW,
+        Action::ScmpActNotify => {
+            let name = name("action", "defaultAction");
+            return Err(Error::unsupported(format!("{name}: SCMP_ACT_NOTIFY is not built yet")));
+        }
+    })
+}
+
+/// None if there is no such argument.
+fn compare(arg: &LinuxSeccompArg) -> Option<Compare> {
+    let index = u32::try_from(arg.index()).ok().filter(|index| *index < 6)?;
+    let (test, negate) = match arg.op() {
+        LinuxSeccompOperator::ScmpCmpEq | LinuxSeccompOperator::ScmpCmpMaskedEq => (Test::Eq, false),
+        LinuxSeccompOperator::ScmpCmpNe => (Test::Eq, true),
+        LinuxSeccompOperator::ScmpCmpGt => (Test::Gt, false),
+        LinuxSeccompOperator::ScmpCmpLe => (Test::Gt, true),
+        LinuxSeccompOperator::ScmpCmpGe => (Test::Ge, false),
+        LinuxSeccompOperator::ScmpCmpLt => (Test::Ge, true),
+    };
+    // For MASKED_EQ, value is the mask and valueTwo what the masked argument must be (runtime-spec, config-linux).
+    let (mask, value) = match arg.op() {
+        LinuxSeccompOperator::ScmpCmpMaskedEq => (arg.value(), arg.value_two().unwrap_or(0) & arg.value()),
+        _ => (u64::MAX, arg.value()),
+    };
+    Some(Compare { arg: index, test, negate, mask, value })
+}
+
+fn bad_index(field: &str, k: usize, arg: &LinuxSeccompArg) -> Error {
+    Error::invalid(format!("{field}args[{k}].index: {}: a syscall has arguments 0 to 5", arg.index()))
+}
+
+/// All comparisons must hold, but one argument compared twice makes each comparison a rule of its own: what runc has
+/// always done, and what profiles with several values for one argument count on.
+fn rules(mut compares: Vec<Compare>) -> Vec<Vec<Compare>> {
+    let mut seen = 0u8;
+    let repeated = compares.iter().any(|c| {
+        let before = seen;
+        seen |= 1 << c.arg;
+        seen == before
+    });
+    if repeated {
+        return compares.into_iter().map(|c| vec![c]).collect();
+    }
+    compares.sort_unstable_by_key(|c| c.arg);
+    vec![compares]
+}
+
+fn flags(flags: Option<&[Flag]>) -> u32 {
+    // No list at all, rather than an empty one, asks for SPEC_ALLOW in runc.
+    let Some(flags) = flags else { return flag(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW) };
+    flags.iter().fold(0, |all, f| {
+        all | match f {
+            Flag::SeccompFilterFlagLog => flag(libc::SECCOMP_FILTER_FLAG_LOG),
+            Flag::SeccompFilterFlagSpecAllow => flag(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW),
+            // The filter is loaded by a process with one thread: nothing to synchronise. runc ignores it too.
+            Flag::SeccompFilterFlagTsync => 0,
+            // How a listener is waited for; the kernel refuses it (EINVAL, 5.19) on a filter that has none.
+            Flag::SeccompFilterFlagWaitKillableRecv => 0,
+        }
+    })
+}
+
+fn flag(value: libc::c_ulong) -> u32 {
+    u32::try_from(value).unwrap_or(0)
+}
+
+/// The machine's own convention is always covered. An architecture berth does not run on adds nothing: its calls
+/// cannot be made on this machine, and would be killed as those of any architecture outside the list.
+fn abis(profile: &LinuxSeccomp, native: Abi) -> Vec<Abi> {
+    let mut abis = vec![native];
+    for arch in profile.architectures().iter().flatten() {
+        match Abi::from_oci(*arch, native) {
+            Some(abi) if !abis.contains(&abi) => abis.push(abi),
+            _ => (),
+        }
+    }
+    abis
+}

@@ -1,0 +1,169 @@
+//! Names of system calls and their numbers.
+//!
+//! The numbers are a text table, sorted by name, one call a line: `name x86_64 i386 x32 aarch64 arm`, `-` where a
+//! call does not exist, x32 without its bit. It is searched as it lies in the binary: parsed into an array of string
+//! slices it would cost every process relocated, hence private, memory.
+//! Source: the kernel's `syscall.tbl` and `asm/unistd*.h` up to 7.1, and `asm/unistd.h` of arm for its private calls.
+
+use super::arch::{Abi, X32_BIT};
+
+static TABLE: &[u8] = include_bytes!("syscalls.tbl");
+
+/// One system call on every [`Abi`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    numbers: [Option<u32>; 5],
+    /// i386's older way to the same call.
+    pub mux: Option<Mux>,
+}
+
+/// A call that i386 also makes through one call that multiplexes several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mux {
+    /// Number of `socketcall` or `ipc`.
+    pub nr: u32,
+    /// The first argument that selects this call (`linux/net.h`, `linux/ipc.h`).
+    pub selector: u32,
+}
+
+impl Call {
+    /// The call's number under `abi`, with x32's bit set for x32.
+    pub fn number(&self, abi: Abi) -> Option<u32> {
+        let nr = self.numbers.get(abi as usize).copied().flatten()?;
+        Some(if abi == Abi::X32 { nr | X32_BIT } else { nr })
+    }
+}
+
+/// Finds a call by name; none for a name no known kernel has.
+pub fn lookup(name: &str) -> Option<Call> {
+    let (mut low, mut high) = (0, TABLE.len());
+    while low < high {
+        let window = TABLE.get(low..high)?;
+        let middle = window.len() / 2;
+        let start = window.get(..middle)?.iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
+        let rest = window.get(start..)?;
+        let end = rest.iter().position(|b| *b == b'\n').unwrap_or(rest.len());
+        let mut fields = rest.get(..end)?.split(|b| *b == b' ');
+        match name.as_bytes().cmp(fields.next()?) {
+            std::cmp::Ordering::Less => high = low + start,
+            std::cmp::Ordering::Greater => low += start + end + 1,
+            std::cmp::Ordering::Equal => {
+                let mut numbers = [None; 5];
+                for (number, field) in numbers.iter_mut().zip(fields) {
+                    *number = decimal(field);
+                }
+                return Some(Call { numbers, mux: mux(name) });
+            }
+        }
+    }
+    None
+}
+
+fn decimal(field: &[u8]) -> Option<u32> {
+    field.iter().try_fold(0u32, |n, b| b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0')))
+}
+
+fn mux(name: &str) -> Option<Mux> {
+    const SOCKETCALL: u32 = 102;
+    const IPC: u32 = 117;
+    let (nr, selector) = match name {
+        "socket" => (SOCKETCALL, 1),
+        "bind" => (SOCKETCALL, 2),
+        "connect" => (SOCKETCALL, 3),
+        "listen" => (SOCKETCALL, 4),
+        "accept" => (SOCKETCALL, 5),
+        "getsockname" => (SOCKETCALL, 6),
+        "getpeername" => (SOCKETCALL, 7),
+        "socketpair" => (SOCKETCALL, 8),
+        "send" => (SOCKETCALL, 9),
+        "recv" => (SOCKETCALL, 10),
+        "sendto" => (SOCKETCALL, 11),
+        "recvfrom" => (SOCKETCALL, 12),
+        "shutdown" => (SOCKETCALL, 13),
+        "setsockopt" => (SOCKETCALL, 14),
+        "getsockopt" => (SOCKETCALL, 15),
+        "sendmsg" => (SOCKETCALL, 16),
+        "recvmsg" => (SOCKETCALL, 17),
+        "accept4" => (SOCKETCALL, 18),
+        "recvmmsg" => (SOCKETCALL, 19),
+        "sendmmsg" => (SOCKETCALL, 20),
+        "semop" => (IPC, 1),
+        "semget" => (IPC, 2),
+        "semctl" => (IPC, 3),
+        "semtimedop" => (IPC, 4),
+        "msgsnd" => (IPC, 11),
+        "msgrcv" => (IPC, 12),
+        "msgget" => (IPC, 13),
+        "msgctl" => (IPC, 14),
+        "shmat" => (IPC, 21),
+        "shmdt" => (IPC, 22),
+        "shmget" => (IPC, 23),
+        "shmctl" => (IPC, 24),
+        _ => return None,
+    };
+    Some(Mux { nr, selector })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_is_sorted_and_whole() {
+        let text = std::str::from_utf8(TABLE).unwrap();
+        let names: Vec<_> = text.lines().map(|line| line.split(' ').next().unwrap()).collect();
+        assert!(names.is_sorted_by(|a, b| a < b));
+        assert!(names.len() >= 480, "{} names", names.len());
+        for line in text.lines() {
+            let fields: Vec<_> = line.split(' ').collect();
+            assert_eq!(fields.len(), 6, "{line}");
+            let call = lookup(fields[0]).unwrap();
+            for (number, field) in call.numbers.iter().zip(&fields[1..]) {
+                assert_eq!(number.map_or("-".to_owned(), |n| n.to_string()), **field, "{line}");
+            }
+            assert!(call.numbers.iter().any(Option::is_some), "{line}");
+        }
+    }
+
+    #[test]
+    fn no_number_is_given_twice() {
+        let text = std::str::from_utf8(TABLE).unwrap();
+        for abi in [Abi::X86_64, Abi::X86, Abi::X32, Abi::Aarch64, Abi::Arm] {
+            let mut numbers: Vec<_> =
+                text.lines().filter_map(|l| lookup(l.split(' ').next().unwrap()).unwrap().number(abi)).collect();
+            let all = numbers.len();
+            numbers.sort_unstable();
+            numbers.dedup();
+            assert_eq!(numbers.len(), all, "{abi:?}");
+        }
+    }
+
+    /// The C library's headers are the other witness of the numbers.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn agrees_with_libc() {
+        for (name, nr) in [
+            ("read", libc::SYS_read),
+            ("io_uring_setup", libc::SYS_io_uring_setup),
+            ("clone3", libc::SYS_clone3),
+            ("openat2", libc::SYS_openat2),
+            ("mseal", libc::SYS_mseal),
+            ("newfstatat", libc::SYS_newfstatat),
+        ] {
+            assert_eq!(lookup(name).unwrap().number(Abi::X86_64).map(i64::from), Some(nr), "{name}");
+        }
+    }
+
+    #[test]
+    fn unknown_names_are_none() {
+        for name in ["", "a", "zzz", "rea", "readx", "read ", "read 0", "-", "\n"] {
+            assert_eq!(lookup(name), None, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn x32_has_its_bit_and_its_own_numbers() {
+        let call = lookup("execve").unwrap();
+        assert_eq!((call.number(Abi::X86_64), call.number(Abi::X32)), (Some(59), Some(X32_BIT | 520)));
+    }
+}
