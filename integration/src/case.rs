@@ -21,7 +21,7 @@ pub struct Refusal {
     pub name: &'static str,
     /// The bundle, from one whose process is `/probe report`.
     pub set: fn(Bundle) -> Bundle,
-    /// What standard error must say.
+    /// What standard error must say, in capitals or not.
     pub says: &'static [&'static str],
 }
 
@@ -44,7 +44,8 @@ pub fn refused(test: &str, cases: &[Refusal]) {
         if !matches!(out.code, 1 | 255) || !out.stdout.is_empty() {
             failed.push(format!("{}: exit status {}, said {} {}", case.name, out.code, brief(&out.stdout), out.stderr));
         }
-        let missing = case.says.iter().filter(|word| !out.stderr.contains(**word));
+        let text = out.stderr.to_lowercase();
+        let missing = case.says.iter().filter(|word| !text.contains(&word.to_lowercase()));
         failed.extend(missing.map(|word| format!("{}: no {word:?} in {}", case.name, out.stderr)));
         failed.extend(runtime.residue().iter().map(|r| format!("{}: left behind {r}", case.name)));
     }

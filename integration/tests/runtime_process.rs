@@ -1,4 +1,5 @@
 //! What config.json's `process` makes of the container's process, seen from the inside by the probe.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
     bundle::Bundle,

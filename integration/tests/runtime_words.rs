@@ -1,4 +1,5 @@
 //! The command line as runc's callers know it: verbs in every state, their words, their exit statuses, their tables and JSON.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
     bundle::{Bundle, default_config},

@@ -1,0 +1,197 @@
+//! `exec`: its options, and that a process added to a container is never less restricted than its init.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
+
+use berth_integration::{bundle::Bundle, case::beyond_runc, runtime::Runtime};
+use serde_json::{Value, json};
+
+/// A container with every restriction there is set to something that is not the default.
+fn restricted(words: &[&str]) -> Bundle {
+    Bundle::probe(words)
+        .set("/process/user", json!({"uid": 1000, "gid": 1001, "additionalGids": [1005, 1006], "umask": 0o27}))
+        .set(
+            "/process/rlimits",
+            json!([{"type": "RLIMIT_NOFILE", "soft": 64, "hard": 65}, {"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]),
+        )
+        .set("/process/oomScoreAdj", json!(300))
+        .set("/process/cwd", json!("/work"))
+        .set("/process/env", json!(["PATH=/", "HOME=/h", "A=1"]))
+        .set(
+            "/process/capabilities",
+            json!({"bounding": ["CAP_KILL", "CAP_CHOWN"], "effective": ["CAP_KILL"], "permitted": ["CAP_KILL"],
+            "inheritable": ["CAP_KILL"], "ambient": ["CAP_KILL"]}),
+        )
+        .set(
+            "/linux/seccomp",
+            json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["kcmp"], "action": "SCMP_ACT_ERRNO"}]}),
+        )
+        .dir("work", 0o755)
+        .set("/linux/resources/pids", json!({"limit": 50}))
+}
+
+/// Everything of a report that says what a process may do and where it is, without what differs by nature.
+fn restrictions(report: &Value) -> Value {
+    let mut r = report.clone();
+    for key in ["process", "fds", "args", "tty", "mountinfo", "dev"] {
+        r.as_object_mut().unwrap().remove(key);
+    }
+    for key in
+        ["dumpable", "securebits", "keepcaps", "subreaper", "pdeathsig", "personality", "policy", "nice", "affinity"]
+    {
+        r["process"][key] = report["process"][key].clone();
+    }
+    r
+}
+
+/// The ledger's first rank: ids, groups, all capability sets, no_new_privs, seccomp, rlimits, umask, keyring, cgroups, namespaces.
+#[test]
+fn is_restricted_as_init_is() {
+    let runtime = Runtime::new("parity");
+    runtime.start("c1", &restricted(&["report", "+", "sleep", "100"]));
+    berth_integration::runtime::wait_until(|| runtime.said(0).contains('\n'), || "no report".into());
+    let init: Value = serde_json::from_str(runtime.said(0).lines().next().unwrap()).unwrap();
+    let out = runtime.exec("c1", &["/probe", "report"]).ok().json();
+    let process = |user: Value| {
+        let file = runtime.work().join("process.json");
+        let process = json!({"args": ["/probe", "report"], "cwd": "/work", "env": ["PATH=/", "HOME=/h", "A=1"], "user": user,
+            "noNewPrivileges": true, "oomScoreAdj": 300,
+            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 64, "hard": 65}, {"type": "RLIMIT_CORE", "soft": 0, "hard": 0}],
+            "capabilities": {"bounding": ["CAP_KILL", "CAP_CHOWN"], "effective": ["CAP_KILL"], "permitted": ["CAP_KILL"],
+                "inheritable": ["CAP_KILL"], "ambient": ["CAP_KILL"]}});
+        std::fs::write(&file, process.to_string()).unwrap();
+        runtime.cmd(&["exec", "--process", file.to_str().unwrap(), "c1"]).ok().json()
+    };
+    let by_file = process(json!({"uid": 1000, "gid": 1001, "additionalGids": [1005, 1006], "umask": 0o27}));
+    let expected = restrictions(&init);
+    assert_eq!(expected["seccomp"]["mode"], "2");
+    assert_eq!(restrictions(&by_file), expected, "by process.json");
+    assert_eq!(restrictions(&out), expected, "by words");
+    assert_eq!(out["mountinfo"], init["mountinfo"], "the same mounts");
+}
+
+/// One call and what the report must say.
+struct Row {
+    options: &'static [&'static str],
+    sees: &'static [(&'static str, &'static str)],
+}
+
+const ROWS: &[Row] = &[
+    Row {
+        options: &[],
+        sees: &[("/ids/uid", "[0,0,0]"), ("/cwd", r#""/""#), ("/env/TERM", r#""xterm""#), ("/env/HOME", r#""/root""#)],
+    },
+    Row { options: &["--cwd", "/etc"], sees: &[("/cwd", r#""/etc""#)] },
+    Row {
+        options: &["-e", "A=1", "-e", "B=2", "-e", "TERM=dumb"],
+        sees: &[("/env/A", r#""1""#), ("/env/B", r#""2""#), ("/env/TERM", r#""dumb""#)],
+    },
+    Row {
+        options: &["--user", "1000"],
+        sees: &[
+            ("/ids", r#"{"uid":[1000,1000,1000],"gid":[0,0,0],"groups":[],"fsuid":1000,"fsgid":0}"#),
+            ("/env/HOME", r#""/home/u""#),
+        ],
+    },
+    Row { options: &["-u", "1000:1001"], sees: &[("/ids/uid", "[1000,1000,1000]"), ("/ids/gid", "[1001,1001,1001]")] },
+    Row { options: &["--user=7"], sees: &[("/ids/uid/0", "7"), ("/env/HOME", r#""/""#)] },
+    Row { options: &["--additional-gids", "5", "--additional-gids", "6"], sees: &[("/ids/groups", "[5,6]")] },
+    Row { options: &["--no-new-privs"], sees: &[("/nnp", "1")] },
+    Row { options: &["--cap", "CAP_CHOWN"], sees: &[("/caps/bounding", "536871969")] },
+];
+
+#[test]
+fn options() {
+    let runtime = Runtime::new("exec-options");
+    let bundle = Bundle::probe(&["sleep", "100"])
+        .file("etc/passwd", "root:x:0:0::/root:/\nu:x:1000:1000::/home/u:/\n", 0o644)
+        .set("/process/noNewPrivileges", json!(false));
+    runtime.start("c1", &bundle);
+    let mut failed = vec![];
+    for row in ROWS {
+        let out = runtime.cmd(&[&["exec"], row.options, &["c1", "/probe", "report"]].concat());
+        if out.code != 0 {
+            failed.push(format!("{:?}: {out:#?}", row.options));
+            continue;
+        }
+        let wrong = berth_integration::case::differences(&out.json(), row.sees);
+        failed.extend(wrong.iter().map(|w| format!("{:?}: {w}", row.options)));
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// CVE-2026-30892 and its kin: a user is exact or refused, never root by accident.
+#[test]
+fn users_are_exact_or_refused() {
+    let runtime = Runtime::new("exec-users");
+    runtime.start("c1", &Bundle::probe(&["sleep", "100"]));
+    let rows: &[(&str, Option<[u64; 2]>)] = &[
+        ("0", Some([0, 0])),
+        ("1", Some([1, 0])),
+        ("1:2", Some([1, 2])),
+        ("2147483647:2147483647", Some([2147483647, 2147483647])),
+        ("-1", None),
+        ("4294967295", None),
+        ("4294967296", None),
+        ("4294967297", None),
+        ("18446744073709551616", None),
+        ("1:", None),
+        (":1", None),
+        ("1:4294967296", None),
+        ("0x1", None),
+        (" 1", None),
+        ("1 ", None),
+        ("1x", None),
+        ("root", None),
+        ("1:2:3", None),
+    ];
+    // runc 1.5.1 takes these for their low 32 bits: 0 and 1.
+    let wrapped = ["4294967296", "4294967297", "1:4294967296"];
+    for (user, ids) in rows {
+        if wrapped.contains(user) && beyond_runc(user, "it cuts ids to 32 bits") {
+            continue;
+        }
+        let out = runtime.cmd(&["exec", &format!("--user={user}"), "c1", "/probe", "report", "ids"]);
+        match ids {
+            Some([uid, gid]) => {
+                let report = out.ok().json();
+                assert_eq!(report["ids"]["uid"], json!([uid, uid, uid]), "{user}");
+                assert_eq!(report["ids"]["gid"], json!([gid, gid, gid]), "{user}");
+            }
+            None => assert!(out.code != 0 && !out.stdout.contains("ids"), "{user:?}: {out:#?}"),
+        }
+    }
+}
+
+#[test]
+fn a_process_with_a_limit_on_the_container_is_in_its_groups() {
+    let runtime = Runtime::new("exec-cgroup");
+    runtime.start("c1", &restricted(&["sleep", "100"]));
+    let report = runtime.exec("c1", &["/probe", "report", "cgroup"]).ok().json();
+    let pids = report["cgroup"].as_array().unwrap().iter().find(|l| l.as_str().unwrap().contains(":pids:")).unwrap();
+    assert!(pids.as_str().unwrap().ends_with(&runtime.cgroup("c1")), "{report}");
+}
+
+#[test]
+fn ended_processes_leave_nothing() {
+    let runtime = Runtime::new("exec-many");
+    runtime.start("c1", &Bundle::probe(&["signal"]));
+    let before = runtime.cmd(&["ps", "-f", "json", "c1"]).ok().stdout;
+    for n in 0..10 {
+        let code = n * 7;
+        let out = runtime.exec("c1", &["/probe", "exit", &code.to_string()]);
+        assert_eq!(out.code, code);
+    }
+    assert_eq!(runtime.cmd(&["ps", "-f", "json", "c1"]).ok().stdout, before);
+    runtime.exec("c1", &["nosuch"]).fails(255, &[]);
+    assert_eq!(runtime.cmd(&["ps", "-f", "json", "c1"]).ok().stdout, before);
+}
+
+#[test]
+fn in_a_paused_container_when_asked() {
+    let runtime = Runtime::new("exec-paused");
+    runtime.start("c1", &Bundle::probe(&["sleep", "100"]));
+    runtime.cmd(&["pause", "c1"]).ok();
+    let exec = runtime.call(&["exec", "--ignore-paused", "c1", "/probe", "exit", "5"]).spawn();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    runtime.cmd(&["resume", "c1"]).ok();
+    assert_eq!(exec.wait().code, 5);
+}

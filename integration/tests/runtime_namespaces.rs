@@ -1,0 +1,211 @@
+//! Namespaces: new ones, the host's, and joined ones; a pod's containers share the sandbox's.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
+
+use berth_integration::{
+    bundle::Bundle,
+    case::{Refusal, beyond_runc, refused},
+    runtime::Runtime,
+};
+use serde_json::{Value, json};
+
+const KINDS: [(&str, &str); 7] = [
+    ("pid", "pid"),
+    ("network", "net"),
+    ("ipc", "ipc"),
+    ("uts", "uts"),
+    ("mount", "mnt"),
+    ("cgroup", "cgroup"),
+    ("user", "user"),
+];
+
+fn own(link: &str) -> String {
+    std::fs::read_link(format!("/proc/self/ns/{link}")).unwrap().to_str().unwrap().to_owned()
+}
+
+fn of(pid: u32, link: &str) -> String {
+    std::fs::read_link(format!("/proc/{pid}/ns/{link}")).unwrap().to_str().unwrap().to_owned()
+}
+
+/// A bundle without what needs a namespace of its own.
+fn bare(words: &[&str]) -> Bundle {
+    Bundle::probe(words)
+        .unset("/hostname")
+        .unmount("/sys")
+        .unmount("/sys/fs/cgroup")
+        .unmount("/dev/mqueue")
+        .set("/linux/maskedPaths", json!([]))
+        .set("/linux/readonlyPaths", json!([]))
+}
+
+#[test]
+fn new_or_the_hosts() {
+    let runtime = Runtime::new("namespaces");
+    for (kind, link) in KINDS.iter().filter(|(kind, _)| !matches!(*kind, "mount" | "user")) {
+        let with = runtime.run("c1", &bare(&["report", "namespaces"]).namespace(kind, "")).ok().json();
+        assert_ne!(with["namespaces"][link], own(link), "{kind}: new");
+        let without = runtime.run("c1", &bare(&["report", "namespaces"]).host_namespace(kind)).ok().json();
+        assert_eq!(without["namespaces"][link], own(link), "{kind}: the host's");
+        runtime.assert_clean(kind);
+    }
+}
+
+#[test]
+fn a_time_namespace_is_the_hosts() {
+    let runtime = Runtime::new("time");
+    let report = runtime.run("c1", &Bundle::probe(&["report", "namespaces"])).ok().json();
+    assert_eq!(report["namespaces"]["time"], own("time"));
+    assert_eq!(report["namespaces"]["user"], own("user"));
+    assert_eq!(report["namespaces"]["pid"], report["namespaces"]["pid_for_children"]);
+}
+
+/// What the CRI plugin writes for the second container of a pod.
+#[test]
+fn joined_by_path() {
+    let runtime = Runtime::new("pod");
+    runtime.start("sandbox", &Bundle::probe(&["sleep", "100"]).set("/hostname", json!("pod")));
+    let sandbox = runtime.pid("sandbox");
+    let join = |b: Bundle, kind: &str, link: &str| b.namespace(kind, &format!("/proc/{sandbox}/ns/{link}"));
+    let shared = [("network", "net"), ("ipc", "ipc"), ("uts", "uts")];
+    let bundle =
+        shared.iter().fold(Bundle::probe(&["report", "namespaces", "uts"]).unset("/hostname"), |b, (kind, link)| {
+            join(b, kind, link)
+        });
+    let report = runtime.run("c1", &bundle).ok().json();
+    for (_, link) in shared {
+        assert_eq!(report["namespaces"][link], of(sandbox, link), "{link}");
+    }
+    for link in ["pid", "mnt"] {
+        assert_ne!(report["namespaces"][link], of(sandbox, link), "{link}");
+        assert_ne!(report["namespaces"][link], own(link), "{link}");
+    }
+    assert_eq!(report["uts"]["hostname"], "pod");
+    // With the pid namespace, too: a process beside the sandbox's init, and the sandbox goes on when it ends.
+    let bundle = join(bundle, "pid", "pid").args(&["/probe", "report", "namespaces", "process", "list=/proc"]);
+    let report = runtime.run("c2", &bundle).ok().json();
+    assert_eq!(report["namespaces"]["pid"], of(sandbox, "pid"));
+    assert_eq!(report["namespaces"]["pid_for_children"], of(sandbox, "pid"));
+    assert!(report["process"]["pid"].as_i64().unwrap() > 1, "{report}");
+    assert!(report["list"]["/proc"].as_array().unwrap().contains(&json!("1")), "{report}");
+    assert_eq!(runtime.state("sandbox")["status"], "running");
+}
+
+/// Processes of a container that has no pid namespace of its own end with its init.
+#[test]
+fn a_container_in_a_shared_pid_namespace_leaves_no_process() {
+    let runtime = Runtime::new("shared-pid");
+    runtime.start("sandbox", &Bundle::probe(&["sleep", "100"]));
+    let pid = runtime.pid("sandbox");
+    let bundle =
+        Bundle::probe(&["orphans", "3", "100", "+", "sleep", "100"]).namespace("pid", &format!("/proc/{pid}/ns/pid"));
+    runtime.start("c1", &bundle);
+    runtime.cmd(&["delete", "--force", "c1"]).ok();
+    assert_eq!(runtime.state("sandbox")["status"], "running");
+    runtime.cmd(&["delete", "--force", "sandbox"]).ok();
+    runtime.assert_clean("both");
+}
+
+/// CNI's way: a network namespace that is bind-mounted to a file.
+#[test]
+fn a_network_namespace_by_a_bound_file() {
+    let runtime = Runtime::new("netns");
+    runtime.start("holder", &Bundle::probe(&["sleep", "100"]));
+    let file = runtime.work().join("netns");
+    std::fs::write(&file, "").unwrap();
+    let source = format!("/proc/{}/ns/net", runtime.pid("holder"));
+    rustix::mount::mount_bind(&source, &file).unwrap();
+    let expected = of(runtime.pid("holder"), "net");
+    runtime.cmd(&["delete", "--force", "holder"]).ok();
+    let out = runtime.run("c1", &Bundle::probe(&["report", "namespaces"]).namespace("network", file.to_str().unwrap()));
+    rustix::mount::unmount(&file, rustix::mount::UnmountFlags::DETACH).unwrap();
+    assert_eq!(out.ok().json()["namespaces"]["net"], expected);
+}
+
+/// A new cgroup namespace begins at the container's own cgroup.
+#[test]
+fn a_cgroup_namespace_begins_at_the_container() {
+    let runtime = Runtime::new("cgroupns");
+    let report = runtime.run("c1", &Bundle::probe(&["report", "cgroup"]).namespace("cgroup", "")).ok().json();
+    for line in report["cgroup"].as_array().unwrap() {
+        let path = line.as_str().unwrap().splitn(3, ':').nth(2).unwrap();
+        assert_eq!(path, "/", "{report}");
+    }
+}
+
+fn mapped(bundle: Bundle) -> Bundle {
+    let map = json!([{"containerID": 0, "hostID": 100000, "size": 65536}]);
+    let rootfs = bundle.rootfs();
+    for path in [rootfs.clone(), rootfs.join("probe")] {
+        std::os::unix::fs::chown(path, Some(100000), Some(100000)).unwrap();
+    }
+    bundle.namespace("user", "").set("/linux/uidMappings", map.clone()).set("/linux/gidMappings", map)
+}
+
+#[test]
+fn a_new_user_namespace() {
+    let runtime = Runtime::new("userns");
+    let bundle = mapped(Bundle::probe(&[
+        "report",
+        "ids",
+        "namespaces",
+        "caps",
+        "read=/proc/self/uid_map",
+        "read=/proc/self/gid_map",
+        "read=/proc/self/setgroups",
+        "dev",
+        "+",
+        "open",
+        "rw",
+        "/dev/null",
+    ]));
+    let bundle = bundle.set("/process/user", json!({"uid": 0, "gid": 0, "additionalGids": [5]}));
+    let out = runtime.run("c1", &bundle).ok();
+    let lines: Vec<Value> = out.stdout.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let report = &lines[0];
+    let words =
+        |path: &str| report["read"][path].as_str().unwrap().split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words("/proc/self/uid_map"), ["0", "100000", "65536"]);
+    assert_eq!(words("/proc/self/gid_map"), ["0", "100000", "65536"]);
+    assert_eq!(report["ids"], json!({"uid": [0, 0, 0], "gid": [0, 0, 0], "groups": [5], "fsuid": 0, "fsgid": 0}));
+    assert_ne!(report["namespaces"]["user"], own("user"));
+    assert_eq!(report["caps"]["effective"], 536871968);
+    assert_eq!(report["dev"]["/dev/null"]["rdev"], json!([1, 3]));
+    assert_eq!(lines[1]["open"]["/dev/null"], 0);
+    runtime.assert_clean("a user namespace");
+}
+
+#[test]
+fn bad_namespaces() {
+    refused("namespaces-refused", REFUSED);
+    if !beyond_runc("namespaces", "it says neither the type nor the path of what it cannot join") {
+        refused("namespaces-named", NAMED);
+    }
+}
+
+const REFUSED: &[Refusal] = &[
+    Refusal {
+        name: "an unknown type",
+        set: |b| b.set("/linux/namespaces/-", json!({"type": "moon"})),
+        says: &["moon"],
+    },
+    Refusal {
+        name: "a type twice",
+        set: |b| b.set("/linux/namespaces/-", json!({"type": "pid"})),
+        says: &["pid", "duplicate"],
+    },
+    Refusal { name: "a path that is missing", set: |b| b.namespace("network", "/no/such/ns"), says: &["/no/such/ns"] },
+    Refusal { name: "no mount namespace", set: |b| b.host_namespace("mount"), says: &["namespace"] },
+    Refusal { name: "a host name without a uts namespace", set: |b| b.host_namespace("uts"), says: &["uts"] },
+];
+
+const NAMED: &[Refusal] = &[
+    Refusal {
+        name: "a path that is no namespace",
+        set: |b| b.namespace("network", "/etc/hostname"),
+        says: &["/etc/hostname"],
+    },
+    Refusal {
+        name: "a path of another type",
+        set: |b| b.namespace("network", "/proc/self/ns/ipc"),
+        says: &["/proc/self/ns/ipc"],
+    },
+];
