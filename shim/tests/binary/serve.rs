@@ -1,0 +1,210 @@
+//! The server: who may talk to it, what it makes of nonsense, and how it ends.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use berth_proto::ttrpc::proto::Code;
+use berth_proto::{TASK_V2, TASK_V3};
+
+use crate::harness::*;
+
+#[test]
+fn both_versions_of_the_service_answer() {
+    let world = World::new();
+    let socket = world.bundle("c1", "{}").start();
+    let answers = [TASK_V2, TASK_V3].map(|service| call(&socket, service, "Connect").unwrap());
+    assert_eq!(answers[0], answers[1]);
+}
+
+#[test]
+fn what_there_is_not_is_an_error_not_an_end() {
+    let world = World::new();
+    let socket = world.bundle("c1", "{}").start();
+    assert_eq!(call(&socket, TASK_V2, "Reboot").unwrap_err().0, Code::UNIMPLEMENTED);
+    assert_eq!(call(&socket, "containerd.task.v9.Task", "Connect").unwrap_err().0, Code::INVALID_ARGUMENT);
+    server_pid(&socket);
+}
+
+#[test]
+fn nonsense_on_one_connection_harms_no_other() {
+    let world = World::new();
+    let socket = world.bundle("c1", "{}").start();
+    let pid = server_pid(&socket);
+    // a frame: length, stream, type, flags, payload
+    let frame = |length: u32, stream: u32, kind: u8, payload: &[u8]| {
+        [&length.to_be_bytes()[..], &stream.to_be_bytes(), &[kind, 0], payload].concat()
+    };
+    let patience = Duration::from_millis(200);
+    for bytes in [
+        vec![],
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        vec![0xff; 64],
+        frame(u32::MAX, 1, 1, b"x"),     // longer than any message may be
+        frame(5 << 20, 1, 1, b"x"),      // over the limit of 4 MiB
+        frame(100, 1, 1, b"cut"),        // cut short
+        frame(3, 2, 1, b"\xff\xff\xff"), // an even stream is the server's own
+        frame(3, 1, 1, b"\xff\xff\xff"), // no request
+        frame(0, 1, 2, b""),             // an answer that nobody asked for
+        frame(0, 1, 3, b""),             // data for no stream
+        frame(0, 1, 99, b""),            // no such type
+    ] {
+        raw(&socket, &bytes, patience);
+        assert_eq!(server_pid(&socket), pid, "after {bytes:?}");
+    }
+    assert_eq!(world.servers(), [pid]);
+}
+
+#[test]
+fn connections_that_come_and_go_leave_nothing() {
+    let world = World::new();
+    let socket = world.bundle("c1", "{}").start();
+    let pid = server_pid(&socket);
+    let descriptors = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    eventually("the first connection to go", || descriptors() <= 9);
+    let before = descriptors();
+    let idle: Vec<_> = (0..200).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    eventually("all to be accepted", || descriptors() == before + 200);
+    assert_eq!(server_pid(&socket), pid, "among idle ones");
+    drop(idle);
+    eventually("all to be closed", || descriptors() == before);
+}
+
+#[test]
+fn another_user_is_refused() {
+    let world = World::new();
+    let bundle = world.bundle("c1", "{}");
+    let socket = bundle.start();
+    // first the modes
+    let error = as_nobody(|| UnixStream::connect(&socket).unwrap_err());
+    assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+    // then, with every mode out of the way, the server itself
+    for (path, mode) in [(socket.as_path(), 0o666), (&world.sockets(), 0o755), (&world.dir, 0o755)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let answer = as_nobody(|| {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        let _ = stream.write_all(&[0, 0, 0, 0, 0, 0, 0, 1, 1, 0]);
+        let mut byte = [0];
+        stream.read(&mut byte)
+    });
+    // closed, with a reset if our bytes were not read
+    assert!(matches!(&answer, Ok(0)) || answer.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset));
+    bundle.await_log("refused a connection of uid 65534");
+    server_pid(&socket);
+}
+
+/// Runs in a thread whose user is nobody: the raw call changes the calling thread's only.
+#[allow(unsafe_code)]
+fn as_nobody<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            // SAFETY: setresuid(2) takes three numbers and changes the credentials of this thread, which ends soon.
+            assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) }, 0);
+            work()
+        });
+        thread.join().unwrap()
+    })
+}
+
+#[test]
+fn a_signal_ends_it_cleanly() {
+    let world = World::new();
+    for (n, signal) in [libc::SIGTERM, libc::SIGINT].into_iter().enumerate() {
+        let bundle = world.bundle(&format!("c{n}"), "{}");
+        let socket = bundle.start();
+        let pid = server_pid(&socket);
+        kill(pid, signal);
+        eventually("the server to exit", || !is_alive(pid));
+        assert!(!socket.exists());
+        bundle.await_log("stopping on a signal");
+    }
+}
+
+#[test]
+fn shutdown_is_answered_and_then_done() {
+    let world = World::new();
+    let socket = world.bundle("c1", "{}").start();
+    let pid = server_pid(&socket);
+    let begin = Instant::now();
+    call(&socket, TASK_V2, "Shutdown").unwrap();
+    eventually("the server to exit", || !is_alive(pid));
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    assert!(!socket.exists());
+}
+
+#[test]
+fn an_exiting_server_leaves_its_successors_socket() {
+    let world = World::new();
+    let bundle = world.bundle("c1", "{}");
+    let socket = bundle.start();
+    let first = server_pid(&socket);
+    std::fs::rename(&socket, socket.with_extension("old")).unwrap();
+    assert_eq!(bundle.start(), socket);
+    kill(first, libc::SIGTERM);
+    eventually("the first to exit", || !is_alive(first));
+    assert_ne!(server_pid(&socket), first);
+}
+
+#[test]
+fn a_dump_goes_to_the_log() {
+    let world = World::new();
+    let bundle = world.bundle("c1", "{}");
+    let pid = server_pid(&bundle.start());
+    kill(pid, libc::SIGUSR1);
+    let log = bundle.await_log("events undelivered");
+    for line in log.lines() {
+        assert!(line.starts_with("time=\"2") && line.contains("Z\" level=") && line.ends_with('"'), "{line}");
+    }
+    assert!(log.contains(&format!("level=info msg=\"dump: berth {} pid {pid} group c1", env!("CARGO_PKG_VERSION"))));
+}
+
+#[test]
+fn a_full_log_blocks_nothing() {
+    let world = World::new();
+    let bundle = world.bundle("c1", "{}");
+    let socket = bundle.start();
+    let pid = server_pid(&socket);
+    while (&bundle.log).write(&[b'x'; 4096]).is_ok() {}
+    for _ in 0..200 {
+        kill(pid, libc::SIGUSR1);
+    }
+    assert_eq!(server_pid(&socket), pid);
+    let mut rest = vec![0; 1 << 20];
+    while (&bundle.log).read(&mut rest).is_ok() {}
+    kill(pid, libc::SIGUSR1);
+    bundle.await_log("events undelivered");
+}
+
+#[test]
+fn a_log_without_a_reader_or_without_a_file_is_no_matter() {
+    let world = World::new();
+    let gone = world.bundle("c1", "{}");
+    let socket = gone.start();
+    let pid = server_pid(&socket);
+    drop(gone.log); // containerd restarts
+    kill(pid, libc::SIGUSR1);
+    assert_eq!(server_pid(&socket), pid);
+    let none = world.bundle("c2", "{}");
+    std::fs::remove_file(none.dir.join("log")).unwrap();
+    let pid = server_pid(&none.start());
+    kill(pid, libc::SIGUSR1);
+    assert!(is_alive(pid));
+}
+
+#[test]
+fn an_idle_server_is_small() {
+    let world = World::new();
+    let pid = server_pid(&world.bundle("c1", "{}").start());
+    let rollup = || std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("smaps_rollup")).unwrap();
+    let dirty = |text: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix("Private_Dirty:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    // generous: this build may be dynamic and not optimised, where relocations alone are hundreds of kilobytes
+    let measured = dirty(&rollup());
+    assert!(measured < 3000, "{measured} kB of private dirty memory");
+}
