@@ -1,5 +1,6 @@
 //! The runtime core: config.json in, a container out. No async; both front doors call these verbs.
 
+pub mod cgroup;
 pub mod error;
 pub mod features;
 pub mod seccomp;

@@ -1,0 +1,179 @@
+//! The compiled program against an evaluator written from the rules' meaning alone, on every access of every device that
+//! a set of rules can tell apart.
+
+use super::*;
+use crate::cgroup::devices::{default_device_rules, rules, tests::rule};
+use crate::cgroup::limits::tests::resources;
+
+/// A question: type (1 block, 2 char), access bits, major, minor.
+type Question = (u32, u8, u32, u32);
+
+/// What the module doc says, bit by bit and without cleverness.
+fn naive(rules: &[Rule], (node, access, major, minor): Question) -> bool {
+    let about = |w: &Which| {
+        let same = match w.node {
+            Node::Block => node == 1,
+            Node::Char => node == 2,
+        };
+        same && w.major.is_none_or(|m| m == major) && w.minor.is_none_or(|m| m == minor)
+    };
+    let bit_allowed = |bit: u8| {
+        let last = rules.iter().rev().find_map(|r| match r {
+            Rule::All { allow } => Some(*allow),
+            Rule::Some { allow, which, access } => (about(which) && access.bits() & bit != 0).then_some(*allow),
+        });
+        last.unwrap_or(false)
+    };
+    [1, 2, 4].into_iter().filter(|bit| access & bit != 0).all(bit_allowed)
+}
+
+/// As much of an eBPF machine as the compiler uses; anything else is a failure.
+fn run(program: &[Insn], (node, access, major, minor): Question) -> bool {
+    let question = [u32::from(access) << 16 | node, major, minor];
+    let mut regs: [Option<u32>; 11] = [None; 11];
+    regs[1] = Some(0xdead);
+    let mut at = 0;
+    loop {
+        let Insn { code, regs: r, off, imm } = program[at];
+        let (dst, src) = (usize::from(r & 15), usize::from(r >> 4));
+        at += 1;
+        let value = |regs: &[Option<u32>; 11], n: usize| regs[n].expect("uninitialised register");
+        let imm = imm.cast_unsigned();
+        let jump = |taken: bool| if taken { usize::try_from(off).expect("forward") } else { 0 };
+        match code {
+            LOAD_WORD => {
+                assert_eq!(src, 1, "only the context is memory");
+                regs[dst] = Some(question[usize::try_from(off).unwrap() / 4]);
+            }
+            MOV_IMM => regs[dst] = Some(imm),
+            MOV_REG => regs[dst] = Some(value(&regs, src)),
+            AND_IMM => regs[dst] = Some(value(&regs, dst) & imm),
+            SHIFT_RIGHT => regs[dst] = Some(value(&regs, dst) >> imm),
+            JUMP_NE => at += jump(value(&regs, dst) != imm),
+            JUMP_SET => at += jump(value(&regs, dst) & imm != 0),
+            EXIT => return value(&regs, 0) == 1,
+            other => panic!("instruction {other:#x}"),
+        }
+    }
+}
+
+/// Every question that `rules` can tell apart: each number they name, one that they do not, the largest.
+fn questions(rules: &[Rule]) -> Vec<Question> {
+    let mut numbers = vec![0, 77, u32::MAX];
+    for rule in rules {
+        if let Rule::Some { which, .. } = rule {
+            numbers.extend(which.major);
+            numbers.extend(which.minor);
+        }
+    }
+    numbers.sort_unstable();
+    numbers.dedup();
+    let mut all = Vec::new();
+    for node in [1, 2] {
+        for access in 1..8 {
+            for major in &numbers {
+                all.extend(numbers.iter().map(|minor| (node, access, *major, *minor)));
+            }
+        }
+    }
+    all
+}
+
+fn verdict(rules: &[Rule], question: Question) -> bool {
+    compile(rules).is_none_or(|program| run(&program, question))
+}
+
+fn agree(rules: &[Rule]) {
+    for question in questions(rules) {
+        assert_eq!(verdict(rules, question), naive(rules, question), "{question:?} of {rules:?}");
+    }
+}
+
+fn parsed(text: &[&str]) -> Vec<Rule> {
+    text.iter().map(|t| rule(t)).collect()
+}
+
+#[test]
+fn rows() {
+    let rows: &[&[&str]] = &[
+        &[],
+        &["deny a"],
+        &["allow a"],
+        &["allow a", "deny b 8:* w"],
+        &["allow a", "deny b 8:* w", "allow b 8:1 w"],
+        &["deny a", "allow c *:* m", "allow c 1:3 rwm", "deny c 1:3 w"],
+        &["allow c 1:* r", "allow c 1:3 w", "deny c *:3 r"],
+        &["allow c 1:3 rw", "allow c 1:3 rw", "deny c 1:3 rw", "allow c 1:3 m"],
+        &["allow b 4294967295:4294967295 r", "allow c 2147483648:0 w"],
+        &["allow c 1:3 rwm", "deny a", "allow c 1:5 r"],
+        &["deny b 8:0 r", "allow a", "deny c 5:* rwm", "allow c 5:5 rwm", "deny c 5:5 m"],
+    ];
+    for row in rows {
+        agree(&parsed(row));
+    }
+}
+
+#[test]
+fn random_rules() {
+    // A small generator with a fixed seed: the same rules on every run.
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state >> 33).unwrap() % below
+    };
+    for _ in 0..1500 {
+        let rules: Vec<Rule> = (0..next(9))
+            .map(|_| {
+                let allow = next(2) == 0;
+                if next(12) == 0 {
+                    return Rule::All { allow };
+                }
+                let mut number = || [None, Some(1), Some(3), Some(8)][next(4)];
+                let (major, minor) = (number(), number());
+                let node = if next(2) == 0 { Node::Block } else { Node::Char };
+                let access = ["r", "w", "m", "rw", "rm", "wm", "rwm"][next(7)];
+                Rule::Some { allow, which: Which { node, major, minor }, access: Access::parse(access).unwrap() }
+            })
+            .collect();
+        agree(&rules);
+    }
+}
+
+#[test]
+fn a_question_about_no_access_is_for_the_last_rule_about_the_device() {
+    let rules = parsed(&["allow c 1:3 r", "deny c 1:5 w"]);
+    assert!(verdict(&rules, (2, 0, 1, 3)));
+    assert!(!verdict(&rules, (2, 0, 1, 5)));
+    assert!(!verdict(&rules, (1, 0, 1, 3)));
+}
+
+#[test]
+fn what_a_container_gets() {
+    let rules = rules(&resources(r#"{"devices":[{"allow":false,"access":"rwm"}]}"#)).unwrap();
+    agree(&rules);
+    let rows = [
+        ((2, 6, 1, 3), true, "rw null"),
+        ((2, 6, 136, 9), true, "rw pts"),
+        ((1, 1, 8, 0), true, "mknod of a disk"),
+        ((1, 2, 8, 0), false, "read of a disk"),
+        ((2, 2, 1, 1), false, "read of mem"),
+        ((2, 6, 5, 1), false, "console"),
+    ];
+    for (question, allowed, what) in rows {
+        assert_eq!(verdict(&rules, question), allowed, "{what}");
+    }
+}
+
+#[test]
+fn a_privileged_container_needs_no_program() {
+    assert!(compile(&rules(&resources(r#"{"devices":[{"allow":true,"access":"rwm"}]}"#)).unwrap()).is_none());
+    assert_eq!(default_device_rules().len(), 11);
+}
+
+#[test]
+fn rules_that_cannot_matter_cost_nothing() {
+    let once = compile(&parsed(&["allow c 1:3 rwm"])).unwrap();
+    assert_eq!(compile(&parsed(&["deny a", "deny c 1:5 r", "allow c 1:3 r", "allow c 1:3 rwm"])).unwrap(), once);
+}

@@ -1,0 +1,209 @@
+//! Making a container's cgroup: directories, what a new one must inherit, limits, devices. What fails is taken back.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::LinuxResources;
+use rustix::{fs::Mode, io::Errno};
+
+use super::{
+    Cgroup, Hierarchy, Place, allowlist,
+    devices::{self, Rule},
+    dir::{Dir, gone},
+    freeze, program, tree, unified, v1, v2,
+    write::{Write, apply},
+};
+use crate::error::{Context, Error, Kind, Result};
+
+/// Directories made so far; dropping it removes exactly these again.
+struct Made {
+    dirs: Vec<PathBuf>,
+}
+
+impl Made {
+    /// Makes `path` and what is missing above it. True when `path` itself was made.
+    fn make(&mut self, path: &Path) -> Result<bool> {
+        let mode = Mode::from_raw_mode(0o755);
+        let (mut at, mut missing) = (path, Vec::new());
+        loop {
+            match rustix::fs::mkdir(at, mode) {
+                Ok(()) => {
+                    self.dirs.push(at.to_owned());
+                    match missing.pop() {
+                        Some(below) => at = below,
+                        None => return Ok(true),
+                    }
+                }
+                // Two containers of one pod may make the pod's cgroup at once: either may win.
+                Err(Errno::EXIST) => match missing.pop() {
+                    Some(below) => at = below,
+                    None => return Ok(false),
+                },
+                Err(Errno::NOENT) if missing.len() < 4096 => match at.parent() {
+                    Some(parent) => {
+                        missing.push(at);
+                        at = parent;
+                    }
+                    None => return Err(Error::from(Errno::NOENT).context(format!("make cgroup {}", path.display()))),
+                },
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(Error::from(e).context(format!("make cgroup {}", at.display()))),
+            }
+        }
+    }
+
+    fn keep(mut self) {
+        self.dirs.clear();
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for dir in self.dirs.iter().rev() {
+            let _ = rustix::fs::rmdir(dir);
+        }
+    }
+}
+
+/// A place that was made or found, and its directory.
+struct Ready<'a> {
+    place: &'a Place,
+    dir: Dir,
+    fresh: bool,
+}
+
+/// Makes `cgroup` with `resources`; see [`Cgroup::create`].
+pub(super) fn create(cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
+    // All that can be wrong in the request itself is found before anything is made.
+    let rules = devices::rules(resources)?;
+    let writes = match cgroup.hierarchy {
+        Hierarchy::V1 => v1::writes(resources)?,
+        Hierarchy::V2 => v2::writes(resources)?,
+    };
+    let mut made = Made { dirs: Vec::new() };
+    let mut ready = Vec::with_capacity(cgroup.places.len());
+    for place in &cgroup.places {
+        let fresh = made.make(&place.dir)?;
+        ready.push(Ready { place, dir: Dir::open(&place.dir)?, fresh });
+    }
+    for r in ready.iter().filter(|r| !r.fresh) {
+        refuse_used(r)?;
+    }
+    match cgroup.hierarchy {
+        Hierarchy::V1 => fill_v1(&ready, &writes, &rules)?,
+        Hierarchy::V2 => fill_v2(&ready, &writes, resources, &rules)?,
+    }
+    made.keep();
+    Ok(())
+}
+
+/// A cgroup that exists is taken over only when nobody is in it: the limits and the final kill would hit them, too.
+fn refuse_used(r: &Ready<'_>) -> Result<()> {
+    let found = tree::pids(&r.place.dir)?.unwrap_or_default().len();
+    if found > 0 {
+        let text = format!("container's cgroup is not empty: {found} process(es) found");
+        return Err(Error::new(Kind::FailedPrecondition, text).context(r.place.dir.display().to_string()));
+    }
+    // In a frozen one the container would never take its first step.
+    if freeze::wants_frozen(&r.dir)? {
+        let text = "container's cgroup unexpectedly frozen";
+        return Err(Error::new(Kind::FailedPrecondition, text).context(r.place.dir.display().to_string()));
+    }
+    Ok(())
+}
+
+fn fill_v1(ready: &[Ready<'_>], writes: &[Write], rules: &[Rule]) -> Result<()> {
+    let of = |controller: &str| ready.iter().find(|r| r.place.has(controller));
+    if let Some(r) = of("cpuset") {
+        inherit_cpuset(r, writes)?;
+    }
+    let needed = |w: &&Write| {
+        let fresh = of(w.controller).is_none_or(|r| r.fresh);
+        !(fresh && v1::DEFAULTS.contains(&(w.file.as_ref(), w.value.as_str())))
+    };
+    let writes: Vec<Write> = writes.iter().filter(needed).cloned().collect();
+    apply(&writes, |controller| of(controller).map(|r| &r.dir))?;
+    match of("devices") {
+        Some(r) => allowlist::apply(&r.dir, rules, r.fresh),
+        None => Err(Error::unsupported("cgroup: devices hierarchy is not mounted")),
+    }
+}
+
+/// A v1 cpuset starts empty and takes no process until it has CPUs and memory nodes: what the container does not name
+/// comes from the parent, whose own may have to come from further up.
+fn inherit_cpuset(r: &Ready<'_>, writes: &[Write]) -> Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if writes.iter().any(|w| w.file == file) {
+            // The kernel wants the parent's to hold the child's.
+            if let Some(parent) = r.place.dir.parent() {
+                effective(parent, file)?;
+            }
+            continue;
+        }
+        effective(&r.place.dir, file)?;
+    }
+    Ok(())
+}
+
+/// The list in `file` of `path`, filled from above where it is empty. The root of the hierarchy is never empty.
+fn effective(path: &Path, file: &str) -> Result<String> {
+    let (mut at, mut empty) = (path, Vec::new());
+    let list = loop {
+        let dir = Dir::open(at)?;
+        let list = dir.read(file)?;
+        let list = list.trim();
+        if !list.is_empty() {
+            break list.to_owned();
+        }
+        empty.push(dir);
+        at = at.parent().ok_or_else(|| Error::new(Kind::Internal, format!("{file}: no parent has one")))?;
+    };
+    for dir in empty.iter().rev() {
+        dir.write(file, &list)?;
+    }
+    Ok(list)
+}
+
+fn fill_v2(ready: &[Ready<'_>], writes: &[Write], resources: &LinuxResources, rules: &[Rule]) -> Result<()> {
+    let Some(r) = ready.first() else { return Err(Error::new(Kind::Internal, "cgroup without a directory")) };
+    unified::enable_controllers(&r.dir, resources)?;
+    let default = |w: &Write| r.fresh && v2::DEFAULTS.contains(&(w.file.as_ref(), w.value.as_str()));
+    let writes: Vec<Write> = writes.iter().filter(|w| !default(w)).cloned().collect();
+    unified::check_before_update(&r.dir, resources)?;
+    unified::apply(&r.dir, &writes)?;
+    program::install(&r.dir, rules, r.fresh)
+}
+
+/// New limits for a cgroup that is there; see [`Cgroup::update`].
+pub(super) fn update(cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
+    let rules = match resources.devices() {
+        Some(given) if !given.is_empty() => Some(devices::rules(resources)?),
+        _ => None,
+    };
+    let open = |p: &Place| Dir::open(&p.dir).map_err(|e| if gone(&e) { e.with_kind(Kind::NotFound) } else { e });
+    match cgroup.hierarchy {
+        Hierarchy::V1 => {
+            let writes = v1::writes(resources)?;
+            let used = |p: &&Place| writes.iter().any(|w| p.has(w.controller)) || (rules.is_some() && p.has("devices"));
+            let dirs = cgroup.places.iter().filter(used).map(|p| Ok((p, open(p)?))).collect::<Result<Vec<_>>>()?;
+            let of = |controller: &str| dirs.iter().find(|(p, _)| p.has(controller)).map(|(_, dir)| dir);
+            apply(&writes, of)?;
+            match (rules, of("devices")) {
+                (Some(rules), Some(dir)) => allowlist::apply(dir, &rules, false),
+                _ => Ok(()),
+            }
+        }
+        Hierarchy::V2 => {
+            let writes = v2::writes(resources)?;
+            let place =
+                cgroup.places.first().ok_or_else(|| Error::new(Kind::Internal, "cgroup without a directory"))?;
+            let dir = open(place)?;
+            unified::check_before_update(&dir, resources)?;
+            unified::apply(&dir, &writes)?;
+            match rules {
+                Some(rules) => program::install(&dir, &rules, false),
+                None => Ok(()),
+            }
+        }
+    }
+    .context("update cgroup")
+}

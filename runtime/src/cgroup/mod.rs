@@ -1,0 +1,295 @@
+//! The container's cgroup: made with its limits and device rules before anything runs in it, and everything that is done
+//! to all of its processes at once.
+//!
+//! ```text
+//! resolve -> create -> dir_for_clone / add -> update, freeze, thaw, pids, stats, oom_watch … -> signal_all -> delete
+//! ```
+//!
+//! Two closed enums: [`Driver`] is who owns the path, [`Hierarchy`] how a limit is written. Both and the directories are
+//! in [`Cgroup`], which is plain data and goes into state.json, so a later process works on what is there and does not
+//! resolve anew. Pure translation is in `v1`, `v2`, `devices`, `filter`; applying it in `make`.
+//! Mounting a cgroup inside a container is left to the mounts, which ask [`host`].
+
+mod allowlist;
+mod devices;
+mod dir;
+mod filter;
+mod freeze;
+mod host;
+mod kill;
+mod limits;
+mod make;
+mod oom;
+mod path;
+mod program;
+mod stats;
+mod sys;
+mod tree;
+mod unified;
+mod v1;
+mod v2;
+mod write;
+
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use oci_spec::runtime::LinuxResources;
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    devices::default_device_rules,
+    host::{Host, Mount, host},
+    oom::OomWatch,
+    stats::{
+        Blkio, BlkioEntry, Counters, IoEntry, MemoryEntry, MemoryEvents, Pids, Psi, PsiLine, Rdma, RdmaEntry, Stats,
+        V1Cpu, V1Hugetlb, V1Memory, V1Stats, V2Cpu, V2Hugetlb, V2Io, V2Memory, V2Stats,
+    },
+};
+use self::{
+    dir::{Dir, gone},
+    tree::Deadline,
+};
+use crate::error::{Context, Error, Kind, Result};
+
+/// How limits are written and processes counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hierarchy {
+    /// One hierarchy for each controller; with a v2 one beside them in hybrid mode.
+    V1,
+    /// The unified hierarchy.
+    V2,
+}
+
+/// Who makes the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// We do.
+    Cgroupfs,
+}
+
+/// A container's cgroup: where it is, whether or not it is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cgroup {
+    hierarchy: Hierarchy,
+    driver: Driver,
+    places: Vec<Place>,
+}
+
+/// The cgroup in one hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Place {
+    /// The v1 controllers of the hierarchy; empty for v2.
+    controllers: Vec<String>,
+    dir: PathBuf,
+}
+
+impl Place {
+    fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|c| c == controller)
+    }
+}
+
+impl Cgroup {
+    /// Where the container `id` with `linux.cgroupsPath` belongs on this machine. An absolute path counts from the root
+    /// of the hierarchy, a relative one from the caller's own cgroup (on v2 from the one above it, which may hold no
+    /// processes), none means `id`. A `..` is refused.
+    pub fn resolve(cgroups_path: Option<&Path>, id: &str, systemd: bool) -> Result<Self> {
+        if systemd || cgroups_path.is_some_and(path::is_systemd_form) {
+            let what = cgroups_path.map_or_else(String::new, |p| format!("cgroupsPath {p:?}: "));
+            return Err(Error::unsupported(format!("{what}systemd driver not built yet")));
+        }
+        let host = host()?;
+        let places = path::places(host, &path::Inner::new(cgroups_path, id)?)?;
+        let hierarchy = if host.unified() { Hierarchy::V2 } else { Hierarchy::V1 };
+        Ok(Self { hierarchy, driver: Driver::Cgroupfs, places })
+    }
+
+    /// Makes the cgroup in every hierarchy, with its limits and device rules, before anybody is in it. Refuses one that
+    /// exists and has processes or is frozen ([`Kind::FailedPrecondition`]). On error removes what it made, no more. A
+    /// limit that cannot be written is named with file, value and errno.
+    pub fn create(&self, resources: &LinuxResources) -> Result<()> {
+        make::create(self, resources)
+    }
+
+    /// For CLONE_INTO_CGROUP: the directory in the v2 hierarchy. None on v1, where a process is put in by
+    /// [`Cgroup::add`].
+    pub fn dir_for_clone(&self) -> Result<Option<OwnedFd>> {
+        match self.hierarchy {
+            Hierarchy::V1 => Ok(None),
+            Hierarchy::V2 => Ok(Some(Dir::open(&self.main_place()?.dir)?.into_fd())),
+        }
+    }
+
+    /// Moves process `pid` into the cgroup, in every hierarchy.
+    pub fn add(&self, pid: i32) -> Result<()> {
+        for place in &self.places {
+            add(&Dir::open(&place.dir)?, pid)?;
+        }
+        Ok(())
+    }
+
+    /// Sets the limits that `resources` names and leaves the others; device rules only when there are any. A cgroup that
+    /// is gone is [`Kind::NotFound`].
+    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+        make::update(self, resources)
+    }
+
+    /// The processes in the cgroup and in those below it, in ascending order. Gone: [`Kind::NotFound`].
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        let dir = &self.main_place()?.dir;
+        tree::pids(dir)?.ok_or_else(|| Error::new(Kind::NotFound, format!("cgroup {} does not exist", dir.display())))
+    }
+
+    /// Sends `signal` to every process of the cgroup and of those below it, so that none forks away from it. A frozen
+    /// cgroup stays frozen except for SIGKILL, which could not work there. Gone: [`Kind::NotFound`].
+    pub fn signal_all(&self, signal: i32) -> Result<()> {
+        kill::signal_all(self, signal)
+    }
+
+    /// Stops every process and waits until they all stand, bounded; when they do not, lets all go on again.
+    pub fn freeze(&self) -> Result<()> {
+        match self.hierarchy {
+            Hierarchy::V1 => freeze::freeze_v1(&self.freezer()?),
+            Hierarchy::V2 => freeze::freeze_v2(&self.freezer()?),
+        }
+    }
+
+    /// Lets every process go on.
+    pub fn thaw(&self) -> Result<()> {
+        match self.hierarchy {
+            Hierarchy::V1 => freeze::thaw_v1(&self.freezer()?),
+            Hierarchy::V2 => freeze::thaw_v2(&self.freezer()?),
+        }
+    }
+
+    /// Whether it is frozen by [`Cgroup::freeze`]. One frozen only from above, without a freezer, or gone, is not.
+    pub fn is_frozen(&self) -> Result<bool> {
+        match self.freezer() {
+            Ok(dir) => freeze::is_frozen(&dir),
+            Err(e) if gone(&e) || e.kind() == Kind::Unsupported => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// What it has used. Gone: [`Kind::NotFound`].
+    pub fn stats(&self) -> Result<Stats> {
+        stats::read(self)
+    }
+
+    /// An fd that tells of OOM kills, and their count. Without a memory controller: [`Kind::Unsupported`].
+    pub fn oom_watch(&self) -> Result<OomWatch> {
+        oom::watch(self)
+    }
+
+    /// How many processes have been OOM killed since the cgroup was made.
+    pub fn oom_kills(&self) -> Result<u64> {
+        oom::kills(self)
+    }
+
+    /// Removes the cgroup and those below it in every hierarchy. Processes on their way out are waited for, about a
+    /// second in all. What is not there is fine; all errors are told.
+    pub fn delete(&self) -> Result<()> {
+        let until = Deadline::new();
+        let errors: Vec<Error> = self.places.iter().filter_map(|p| tree::remove(&p.dir, &until).err()).collect();
+        match errors.len() {
+            0 => Ok(()),
+            1 => errors.into_iter().next().map_or(Ok(()), Err),
+            _ => {
+                let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                Err(Error::new(Kind::Internal, all.join("; ")))
+            }
+        }
+    }
+
+    /// Whether the directory is there (v1: in the devices hierarchy, as runc asks).
+    pub fn exists(&self) -> bool {
+        self.main_place().is_ok_and(|p| p.dir.is_dir())
+    }
+
+    /// How its limits are written.
+    pub fn hierarchy(&self) -> Hierarchy {
+        self.hierarchy
+    }
+
+    /// Its directory for a v1 controller (`cpu`, `name=systemd`), or on v2 for every controller; `""` is the v2
+    /// hierarchy, in hybrid mode, too.
+    pub fn path_in(&self, controller: &str) -> Option<&Path> {
+        let found = |p: &&Place| match (self.hierarchy, controller) {
+            (Hierarchy::V2, _) | (_, "") => p.controllers.is_empty(),
+            (Hierarchy::V1, c) => p.has(c),
+        };
+        self.places.iter().find(found).map(|p| p.dir.as_path())
+    }
+
+    /// The directory that stands for all: v2's, or v1's of the devices controller.
+    fn main_place(&self) -> Result<&Place> {
+        let main = match self.hierarchy {
+            Hierarchy::V1 => self.places.iter().find(|p| p.has("devices")),
+            Hierarchy::V2 => self.places.first(),
+        };
+        main.ok_or_else(|| Error::new(Kind::Internal, "cgroup without a directory"))
+    }
+
+    fn freezer(&self) -> Result<Dir> {
+        let path = self.path_in("freezer").ok_or_else(|| Error::unsupported("freezer controller is not mounted"))?;
+        Dir::open(path)
+    }
+}
+
+/// Writes one pid. EINVAL can mean that the process is so new that the scheduler does not have it yet (v1 cpu,
+/// TASK_NEW): that passes.
+fn add(dir: &Dir, pid: i32) -> Result<()> {
+    let mut last = Ok(());
+    for _ in 0..5 {
+        last = dir.write("cgroup.procs", &pid.to_string());
+        match &last {
+            Err(e) if e.errno() == Some(libc::EINVAL) => std::thread::sleep(std::time::Duration::from_millis(30)),
+            _ => break,
+        }
+    }
+    last.with_context(|| format!("add process {pid} to cgroup"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hybrid() -> Cgroup {
+        let place = |controllers: &[&str], dir: &str| Place {
+            controllers: controllers.iter().map(|c| (*c).to_owned()).collect(),
+            dir: dir.into(),
+        };
+        let places = vec![place(&["cpu", "cpuacct"], "/c/x"), place(&["devices"], "/d/x"), place(&[], "/u/x")];
+        Cgroup { hierarchy: Hierarchy::V1, driver: Driver::Cgroupfs, places }
+    }
+
+    #[test]
+    fn state_json_keeps_all_of_it() {
+        let json = serde_json::to_string(&hybrid()).unwrap();
+        assert_eq!(serde_json::from_str::<Cgroup>(&json).unwrap(), hybrid());
+    }
+
+    #[test]
+    fn paths_by_controller() {
+        let c = hybrid();
+        for (name, path) in [("cpuacct", Some("/c/x")), ("devices", Some("/d/x")), ("", Some("/u/x")), ("memory", None)]
+        {
+            assert_eq!(c.path_in(name), path.map(Path::new), "{name}");
+        }
+        assert_eq!(c.main_place().unwrap().dir, Path::new("/d/x"));
+    }
+
+    #[test]
+    fn the_systemd_driver_is_refused_clearly() {
+        let by_path = Cgroup::resolve(Some(Path::new("system.slice:runc:c1")), "c1", false).unwrap_err();
+        let by_flag = Cgroup::resolve(None, "c1", true).unwrap_err();
+        for e in [by_path, by_flag] {
+            assert_eq!(e.kind(), Kind::Unsupported);
+            assert!(e.to_string().ends_with("systemd driver not built yet"), "{e}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! From `linux.cgroupsPath` to the directories of a container, one in each hierarchy.
+//!
+//! The rules are runc's: an absolute path counts from the root of the hierarchy, a relative one from the cgroup of the
+//! caller, none means the container's id. Unlike runc a `..` is refused rather than cleaned away: a path that does not
+//! say where it leads is a mistake or an attack.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::{Place, host::Host};
+use crate::error::{Error, Result};
+
+/// The v1 controllers that a container joins; other named hierarchies belong to whoever mounted them.
+const JOINED: [&str; 15] = [
+    "cpuset",
+    "devices",
+    "memory",
+    "cpu",
+    "cpuacct",
+    "pids",
+    "blkio",
+    "hugetlb",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "freezer",
+    "rdma",
+    "misc",
+    "name=systemd",
+];
+
+/// A checked cgroupsPath: never empty, without `..`, never the root.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Inner {
+    absolute: bool,
+    path: PathBuf,
+}
+
+impl Inner {
+    /// Checks `cgroups_path`; `id` stands in for an absent or empty one.
+    pub(super) fn new(cgroups_path: Option<&Path>, id: &str) -> Result<Self> {
+        let given = cgroups_path.filter(|p| !p.as_os_str().is_empty());
+        let refuse = |why: &str| {
+            Err(match given {
+                Some(p) => Error::invalid(format!("cgroupsPath {p:?}: {why}")),
+                None => Error::invalid(format!("cgroup name {id:?}: {why}")),
+            })
+        };
+        let path = given.unwrap_or(Path::new(id));
+        if path.as_os_str().as_encoded_bytes().iter().any(|b| *b == 0 || *b == b'\n') {
+            return refuse("must not contain a null byte or a newline");
+        }
+        let mut clean = PathBuf::new();
+        for part in path.components() {
+            match part {
+                Component::Normal(name) => clean.push(name),
+                Component::ParentDir => return refuse("\"..\" is not allowed"),
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+            }
+        }
+        if clean.as_os_str().is_empty() {
+            return refuse("names no cgroup of its own");
+        }
+        if given.is_none() && id.contains('/') {
+            return refuse("must be a single name");
+        }
+        Ok(Self { absolute: path.is_absolute(), path: clean })
+    }
+}
+
+/// The systemd driver's form, `slice:prefix:name`.
+pub(super) fn is_systemd_form(path: &Path) -> bool {
+    path.to_str().is_some_and(|p| !p.starts_with('/') && p.split(':').count() == 3)
+}
+
+/// Where `inner` lies in every hierarchy of `host` that a container joins.
+pub(super) fn places(host: &Host, inner: &Inner) -> Result<Vec<Place>> {
+    let mut places = Vec::new();
+    for mount in host.mounts() {
+        let joins = mount.is_v2() || mount.controllers.iter().any(|c| JOINED.contains(&c.as_str()));
+        if !joins {
+            continue;
+        }
+        let base = match (inner.absolute, host.unified()) {
+            (true, _) => mount.point.clone(),
+            // The caller's own cgroup holds the caller, and a v2 cgroup that holds processes cannot have limited
+            // children (no internal processes, cgroups(7)), so there the container becomes a sibling.
+            (false, true) => {
+                let own = mount.own_dir();
+                if own == mount.point { own } else { own.parent().map_or(mount.point.clone(), Path::to_path_buf) }
+            }
+            (false, false) => mount.own_dir(),
+        };
+        places.push(Place { controllers: mount.controllers.clone(), dir: base.join(&inner.path) });
+    }
+    // Without it every device of the host would be open to the container.
+    if !host.unified() && !places.iter().any(|p| p.has("devices")) {
+        return Err(Error::unsupported("cgroup: devices hierarchy is not mounted"));
+    }
+    Ok(places)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    fn inner(path: &str) -> Result<Inner> {
+        Inner::new(Some(Path::new(path)), "id1")
+    }
+
+    #[test]
+    fn paths() {
+        let rows = [
+            ("/kubepods/pod1/c1", true, "kubepods/pod1/c1"),
+            ("//kubepods/./pod1//c1/", true, "kubepods/pod1/c1"),
+            ("a/b", false, "a/b"),
+            ("", false, "id1"),
+            ("...", false, "..."),
+        ];
+        for (given, absolute, path) in rows {
+            assert_eq!(inner(given).unwrap(), Inner { absolute, path: path.into() }, "{given}");
+        }
+        assert_eq!(Inner::new(None, "c9").unwrap(), Inner { absolute: false, path: "c9".into() });
+    }
+
+    #[test]
+    fn refused_by_name() {
+        let rows = [
+            ("../x", "\"..\" is not allowed"),
+            ("/a/../../etc", "\"..\" is not allowed"),
+            ("a/..", "\"..\" is not allowed"),
+            ("/", "names no cgroup of its own"),
+            (".", "names no cgroup of its own"),
+            ("a\0b", "null byte"),
+            ("a\nb", "newline"),
+        ];
+        for (given, why) in rows {
+            let e = inner(given).unwrap_err();
+            assert_eq!(e.kind(), Kind::InvalidArgument);
+            assert!(e.to_string().contains(why) && e.to_string().contains("cgroupsPath"), "{given:?}: {e}");
+        }
+        for id in ["..", "a/b", "", "."] {
+            assert_eq!(Inner::new(None, id).unwrap_err().kind(), Kind::InvalidArgument, "{id:?}");
+        }
+    }
+
+    #[test]
+    fn systemd_form() {
+        for (path, is) in
+            [("a.slice:cri:1", true), (":runc:x", true), ("/a:b:c", false), ("a:b", false), ("a:b:c:d", false)]
+        {
+            assert_eq!(is_systemd_form(Path::new(path)), is, "{path}");
+        }
+    }
+}

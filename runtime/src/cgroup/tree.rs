@@ -1,0 +1,232 @@
+//! Walking and removing a cgroup with all the cgroups that its container made below it.
+//!
+//! A container may own its subtree and nest it as deep as it likes, so the walk holds one fd at a time, goes down by
+//! name and up by `..`, and neither recurses nor builds paths.
+
+use std::{
+    ffi::{CStr, CString},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    fs::{AtFlags, CWD, FileType, Mode, OFlags},
+    io::Errno,
+};
+
+use super::dir::{read_to_end, retry};
+use crate::error::{Error, Result};
+
+/// How long a removal waits for processes that are on their way out.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The processes in `path` and below, in no order, each once. None when the cgroup is not there.
+pub(super) fn pids(path: &Path) -> Result<Option<Vec<i32>>> {
+    let mut pids = Vec::new();
+    let enter = |fd: BorrowedFd<'_>| read_pids(fd, &mut pids);
+    let found = walk(path, enter, |_, _| Ok(())).map_err(|e| failed("read processes of", path, e))?;
+    pids.sort_unstable();
+    pids.dedup();
+    Ok(found.then_some(pids))
+}
+
+/// Removes `path` and what is below it, deepest first. A cgroup that is not there is fine.
+pub(super) fn remove(path: &Path, until: &Deadline) -> Result<()> {
+    let removed = match rustix::fs::unlinkat(CWD, path, AtFlags::REMOVEDIR) {
+        Ok(()) => return Ok(()),
+        Err(Errno::NOENT) => return Ok(()),
+        // EBUSY: processes or children. Anything else (EROFS even of what is not there) the walk will tell.
+        Err(_) => walk(path, |_| Ok(()), |parent, name| until.rmdir(parent, name)),
+    };
+    match removed.and_then(|found| if found { until.rmdir_path(path) } else { Ok(()) }) {
+        Ok(()) => Ok(()),
+        Err(e) => Err(failed("remove", path, e)),
+    }
+}
+
+/// When waiting for a busy cgroup ends; one for all hierarchies of a container.
+pub(super) struct Deadline(Instant);
+
+impl Deadline {
+    pub(super) fn new() -> Self {
+        Self(Instant::now() + PATIENCE)
+    }
+
+    fn rmdir(&self, parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+        let mut pause = Duration::from_millis(1);
+        loop {
+            match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOENT) => return Ok(()),
+                Err(Errno::INTR) => {}
+                // A killed process is in its cgroup until it is gone altogether.
+                Err(Errno::BUSY) if Instant::now() < self.0 => {
+                    thread::sleep(pause);
+                    pause = (pause * 2).min(Duration::from_millis(100));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    fn rmdir_path(&self, path: &Path) -> Result<(), Errno> {
+        let name = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| Errno::INVAL)?;
+        self.rmdir(CWD, &name)
+    }
+}
+
+/// A directory on the way down: its name in its parent, and which of its children are still to be seen.
+struct Level {
+    name: CString,
+    left: Vec<CString>,
+}
+
+/// Goes through `path` and all directories below it. `enter` sees each one when it is reached, `leave` (parent, name)
+/// each one below `path` when all below it has been left. Directories that vanish meanwhile are skipped.
+fn walk(
+    path: &Path,
+    mut enter: impl FnMut(BorrowedFd<'_>) -> Result<(), Errno>,
+    mut leave: impl FnMut(BorrowedFd<'_>, &CStr) -> Result<(), Errno>,
+) -> Result<bool, Errno> {
+    let mut here = match open(CWD, path) {
+        Ok(fd) => fd,
+        Err(Errno::NOENT | Errno::NODEV) => return Ok(false),
+        Err(e) => return Err(e),
+    };
+    enter(here.as_fd())?;
+    let mut levels = vec![Level { name: CString::default(), left: children(&here)? }];
+    while let Some(level) = levels.last_mut() {
+        if let Some(name) = level.left.pop() {
+            match open(here.as_fd(), &name) {
+                Ok(fd) => here = fd,
+                Err(Errno::NOENT | Errno::NODEV) => continue,
+                Err(e) => return Err(e),
+            }
+            enter(here.as_fd())?;
+            levels.push(Level { name, left: children(&here)? });
+            continue;
+        }
+        let done = levels.pop();
+        if let (Some(done), false) = (done, levels.is_empty()) {
+            here = open(here.as_fd(), c"..")?;
+            leave(here.as_fd(), &done.name)?;
+        }
+    }
+    Ok(true)
+}
+
+fn open<P: rustix::path::Arg + Copy>(at: BorrowedFd<'_>, path: P) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    retry(|| rustix::fs::openat(at, path, flags, Mode::empty()))
+}
+
+/// The names of the directories in `fd`. kernfs counts them in the link count, which spares most cgroups the listing.
+fn children(fd: &OwnedFd) -> Result<Vec<CString>, Errno> {
+    match rustix::fs::fstat(fd) {
+        Ok(stat) if stat.st_nlink <= 2 => return Ok(Vec::new()),
+        _ => {}
+    }
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(fd)? {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(Errno::NOENT | Errno::NODEV) => break,
+            Err(e) => return Err(e),
+        };
+        let name = entry.file_name();
+        if entry.file_type() == FileType::Directory && name != c"." && name != c".." {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Adds the processes of one cgroup. A threaded v2 cgroup has none of its own (EOPNOTSUPP): they are listed above it.
+/// A process that this pid namespace cannot see reads as 0.
+fn read_pids(dir: BorrowedFd<'_>, pids: &mut Vec<i32>) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let mut text = Vec::new();
+    let read = retry(|| rustix::fs::openat(dir, c"cgroup.procs", flags, Mode::empty()))
+        .and_then(|fd| read_to_end(fd.as_fd(), &mut text));
+    match read {
+        Ok(()) => {}
+        Err(Errno::NOENT | Errno::NODEV | Errno::OPNOTSUPP) => return Ok(()),
+        Err(e) => return Err(e),
+    }
+    let lines = text.split(|b| *b == b'\n').filter_map(|l| std::str::from_utf8(l).ok());
+    pids.extend(lines.filter_map(|l| l.parse::<i32>().ok()).filter(|p| *p > 0));
+    Ok(())
+}
+
+fn failed(verb: &str, path: &Path, e: Errno) -> Error {
+    Error::from(e).context(format!("{verb} cgroup {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::PathBuf};
+
+    use super::*;
+
+    struct Temp(PathBuf);
+
+    impl Temp {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("berth-tree-{}-{name}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Temp {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn procs(dir: &Path, text: &str) {
+        fs::write(dir.join("cgroup.procs"), text).unwrap();
+    }
+
+    #[test]
+    fn pids_of_the_whole_subtree_each_once() {
+        let temp = Temp::new("pids");
+        let deep = temp.0.join("a/b");
+        fs::create_dir_all(&deep).unwrap();
+        fs::create_dir(temp.0.join("c")).unwrap();
+        procs(&temp.0, "10\n0\n9\n");
+        procs(&deep, "11\n9\n");
+        procs(&temp.0.join("c"), "12\n");
+        assert_eq!(pids(&temp.0).unwrap(), Some(vec![9, 10, 11, 12]));
+        assert_eq!(pids(&temp.0.join("missing")).unwrap(), None);
+    }
+
+    #[test]
+    fn removal_goes_deepest_first_however_deep() {
+        let temp = Temp::new("rm");
+        let top = temp.0.join("top");
+        fs::create_dir(&top).unwrap();
+        // Longer than PATH_MAX, which a path could not name.
+        let mut at = open(CWD, &top).unwrap();
+        for _ in 0..600 {
+            let name = "d".repeat(20);
+            rustix::fs::mkdirat(&at, &name, Mode::RWXU).unwrap();
+            rustix::fs::mkdirat(&at, "sibling", Mode::RWXU).unwrap();
+            at = open(at.as_fd(), &name).unwrap();
+        }
+        remove(&top, &Deadline::new()).unwrap();
+        assert!(!top.exists());
+        remove(&top, &Deadline::new()).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_go_is_named() {
+        let temp = Temp::new("stuck");
+        let sub = temp.0.join("top/sub");
+        fs::create_dir_all(&sub).unwrap();
+        fs::write(sub.join("file"), "").unwrap();
+        let e = remove(&temp.0.join("top"), &Deadline::new()).unwrap_err();
+        assert_eq!(e.to_string(), format!("remove cgroup {}/top: directory not empty", temp.0.display()));
+    }
+}

@@ -1,0 +1,102 @@
+//! The acting half of v2: controllers enabled from the root down to the cgroup, limits written.
+
+use oci_spec::runtime::LinuxResources;
+
+use super::{
+    dir::{Dir, gone},
+    host::host,
+    v2::UNIFIED,
+    write::{self, Write},
+};
+use crate::error::{Error, Kind, Result};
+
+/// Gives the cgroup `dir` every controller that the machine has, in `cgroup.subtree_control` of all above it. Where one
+/// cannot be enabled (delegation, rootless) the limits that need it will say so.
+pub(super) fn enable_controllers(dir: &Dir, resources: &LinuxResources) -> Result<()> {
+    let mount = host()?.mounts().iter().find(|m| m.is_v2());
+    let top = mount.map(|m| m.point.as_path()).filter(|top| dir.path().starts_with(top));
+    let top =
+        top.ok_or_else(|| Error::new(Kind::Internal, format!("{}: not in a cgroup2 mount", dir.path().display())))?;
+    let root = Dir::open(top)?;
+    let available = root.read("cgroup.controllers")?;
+    // As a rule the parent exists and has been through this.
+    let has = dir.read("cgroup.controllers")?;
+    if !available.is_empty() && available.split_whitespace().all(|c| has.split_whitespace().any(|h| h == c)) {
+        return Ok(());
+    }
+    let mut path: Vec<_> = dir.path().ancestors().take_while(|p| *p != top).collect();
+    enable(&root, &available);
+    while let Some(at) = path.pop() {
+        let level = Dir::open(at)?;
+        check_type(&level, resources)?;
+        if !path.is_empty() {
+            enable(&level, &available);
+        }
+    }
+    Ok(())
+}
+
+/// All at once, or else each that will.
+fn enable(dir: &Dir, available: &str) {
+    let names: Vec<String> = available.split_whitespace().map(|c| format!("+{c}")).collect();
+    if !names.is_empty() && dir.write("cgroup.subtree_control", &names.join(" ")).is_err() {
+        for name in &names {
+            let _ = dir.write("cgroup.subtree_control", name);
+        }
+    }
+}
+
+/// A cgroup below one with processes, or in a threaded subtree, takes no domain controller (cgroups(7), thread mode).
+fn check_type(dir: &Dir, resources: &LinuxResources) -> Result<()> {
+    let kind = dir.read_if_there("cgroup.type")?.unwrap_or_default();
+    let needs_domain = resources.memory().is_some()
+        || resources.block_io().is_some()
+        || resources.hugepage_limits().as_ref().is_some_and(|h| !h.is_empty());
+    let refuse = |why: &str| {
+        let path = dir.path().display();
+        Err(Error::unsupported(format!("cannot enter cgroupv2 \"{path}\" with domain controllers -- it is in {why}")))
+    };
+    match kind.trim() {
+        "domain invalid" if needs_domain => refuse("an invalid state"),
+        // Threaded is the one way to use such a cgroup at all.
+        "domain invalid" => dir.write("cgroup.type", "threaded"),
+        kind @ ("threaded" | "domain threaded") if needs_domain => refuse(&format!("{kind} mode")),
+        _ => Ok(()),
+    }
+}
+
+/// `checkBeforeUpdate`: the v2 kernel takes a limit below what is in use, and then kills; v1's refuses by itself.
+pub(super) fn check_before_update(dir: &Dir, resources: &LinuxResources) -> Result<()> {
+    let Some(m) = resources.memory().filter(|m| m.check_before_update() == Some(true)) else { return Ok(()) };
+    let Some(usage) = dir.read_if_there("memory.current")?.and_then(|t| t.trim().parse::<i64>().ok()) else {
+        return Ok(());
+    };
+    for (what, limit) in [("memory+swap", m.swap()), ("memory", m.limit())] {
+        if let Some(limit) = limit.filter(|l| *l > 0 && *l <= usage) {
+            let text = format!("rejecting {what} limit {limit} <= usage {usage}");
+            return Err(Error::new(Kind::FailedPrecondition, text));
+        }
+    }
+    Ok(())
+}
+
+/// Writes all rows; those of `unified` are explained in its own words.
+pub(super) fn apply(dir: &Dir, writes: &[Write]) -> Result<()> {
+    let (own, named): (Vec<Write>, Vec<Write>) = writes.iter().cloned().partition(|w| w.controller != UNIFIED);
+    write::apply(&own, |_| Some(dir))?;
+    for w in &named {
+        dir.write(&w.file, &w.value).map_err(|e| explain(dir, &w.file, e))?;
+    }
+    Ok(())
+}
+
+fn explain(dir: &Dir, key: &str, e: Error) -> Error {
+    let controller = key.split('.').next().unwrap_or_default();
+    let denied = matches!(e.errno(), Some(libc::EPERM | libc::EACCES)) || gone(&e);
+    let has = dir.read("cgroup.controllers").unwrap_or_default();
+    if denied && controller != "cgroup" && !has.split_whitespace().any(|c| c == controller) {
+        let text = format!("unified resource {key:?} can't be set: controller {controller:?} not available");
+        return Error::unsupported(text);
+    }
+    e.context(format!("unable to set unified resource {key:?}"))
+}
