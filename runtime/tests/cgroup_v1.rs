@@ -1,0 +1,397 @@
+//! The cgroup module against the kernel's v1 hierarchies. Needs root and such hierarchies; says so and passes without.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test stops at the first thing that is not as it must be, and its children are ordinary processes"
+)]
+
+use std::{
+    fs,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use berth_runtime::{
+    Kind,
+    cgroup::{self, Cgroup, Hierarchy, Stats},
+};
+use oci_spec::runtime::LinuxResources;
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+/// A cgroup under a parent of this process alone. Dropping it leaves nothing, whatever the test did.
+struct Fixture {
+    cgroup: Cgroup,
+    parent: PathBuf,
+}
+
+impl Fixture {
+    /// None, with the reason printed, where v1 cannot be tested.
+    fn new() -> Option<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return None;
+        }
+        if cgroup::host().is_ok_and(cgroup::Host::unified) {
+            eprintln!("skipped: this machine has no v1 hierarchies");
+            return None;
+        }
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let parent = PathBuf::from(format!("/berth-test-{}-{n}", std::process::id()));
+        let cgroup = Cgroup::resolve(Some(&parent.join("pod/ctr")), "ctr", false).unwrap();
+        assert_eq!(cgroup.hierarchy(), Hierarchy::V1);
+        Some(Self { cgroup, parent })
+    }
+
+    fn create(&self, json: &str) {
+        self.cgroup.create(&resources(json)).unwrap();
+    }
+
+    fn read(&self, controller: &str, file: &str) -> String {
+        let path = self.cgroup.path_in(controller).unwrap().join(file);
+        fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).trim().to_owned()
+    }
+
+    /// The parent's directory in every hierarchy that has it.
+    fn leftovers(&self) -> Vec<PathBuf> {
+        let points = cgroup::host().unwrap().mounts().iter().map(|m| m.point.clone());
+        points.map(|p| p.join(self.parent.strip_prefix("/").unwrap())).filter(|p| p.exists()).collect()
+    }
+
+    /// A process that sleeps in the cgroup.
+    fn sleeper(&self) -> Child {
+        let child = Command::new("sleep").arg("1000").spawn().unwrap();
+        self.cgroup.add(pid(&child)).unwrap();
+        child
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        let _ = self.cgroup.thaw();
+        let _ = self.cgroup.signal_all(libc::SIGKILL);
+        let _ = self.cgroup.delete();
+        for dir in self.leftovers() {
+            let _ = fs::remove_dir(dir.join("pod"));
+            let _ = fs::remove_dir(dir);
+        }
+    }
+}
+
+fn resources(json: &str) -> LinuxResources {
+    serde_json::from_str(json).unwrap()
+}
+
+fn pid(child: &Child) -> i32 {
+    i32::try_from(child.id()).unwrap()
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !done() {
+        assert!(Instant::now() < end, "{what}: not within 10 s");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A process that holds `bytes` of memory, once its standard input is closed.
+fn eater(bytes: u64) -> Child {
+    let script = format!("read x; head -c {bytes} /dev/zero | tail -c {bytes} >/dev/null");
+    Command::new("sh")
+        .args(["-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn limits_read_back() {
+    let Some(f) = Fixture::new() else { return };
+    f.create(
+        r#"{"memory":{"limit":67108864,"swap":134217728,"reservation":33554432,"swappiness":10},
+            "cpu":{"shares":512,"quota":20000,"period":50000,"burst":1000,"cpus":"0"},"pids":{"limit":20}}"#,
+    );
+    let rows = [
+        ("memory", "memory.limit_in_bytes", "67108864"),
+        ("memory", "memory.memsw.limit_in_bytes", "134217728"),
+        ("memory", "memory.soft_limit_in_bytes", "33554432"),
+        ("memory", "memory.swappiness", "10"),
+        ("cpu", "cpu.shares", "512"),
+        ("cpu", "cpu.cfs_quota_us", "20000"),
+        ("cpu", "cpu.cfs_period_us", "50000"),
+        ("cpu", "cpu.cfs_burst_us", "1000"),
+        ("cpuset", "cpuset.cpus", "0"),
+        ("pids", "pids.max", "20"),
+    ];
+    for (controller, file, value) in rows {
+        assert_eq!(f.read(controller, file), value, "{file}");
+    }
+    assert!(!f.read("cpuset", "cpuset.mems").is_empty(), "memory nodes are inherited");
+    let v2 = f.cgroup.path_in("").expect("the unified hierarchy of a hybrid machine is joined, too");
+    assert!(v2.is_dir());
+}
+
+#[test]
+fn update_raises_and_lowers_in_the_order_the_kernel_takes() {
+    let Some(f) = Fixture::new() else { return };
+    f.create(r#"{"memory":{"limit":67108864,"swap":67108864},"cpu":{"quota":20000,"period":50000}}"#);
+    let both =
+        |f: &Fixture| (f.read("memory", "memory.limit_in_bytes"), f.read("memory", "memory.memsw.limit_in_bytes"));
+    for (limit, swap) in [(134_217_728_u64, 134_217_728_u64), (33_554_432, 50_331_648), (50_331_648, 50_331_648)] {
+        f.cgroup.update(&resources(&format!(r#"{{"memory":{{"limit":{limit},"swap":{swap}}}}}"#))).unwrap();
+        assert_eq!(both(&f), (limit.to_string(), swap.to_string()));
+    }
+    f.cgroup.update(&resources(r#"{"memory":{"limit":-1}}"#)).unwrap();
+    assert_eq!(both(&f), ("9223372036854771712".into(), "9223372036854771712".into()));
+    // Shorter period than the old quota allows in the parent's terms, and back.
+    f.cgroup.update(&resources(r#"{"cpu":{"quota":2000,"period":1000,"burst":2000}}"#)).unwrap();
+    assert_eq!((f.read("cpu", "cpu.cfs_quota_us"), f.read("cpu", "cpu.cfs_period_us")), ("2000".into(), "1000".into()));
+    f.cgroup.update(&resources(r#"{"cpu":{"quota":-1}}"#)).unwrap();
+    assert_eq!(f.read("cpu", "cpu.cfs_quota_us"), "-1");
+    // What is not named is left.
+    assert_eq!(f.read("cpu", "cpu.cfs_period_us"), "1000");
+    // On create the same values may be left unwritten, on update never.
+    f.cgroup.update(&resources(r#"{"pids":{"limit":5}}"#)).unwrap();
+    f.cgroup.update(&resources(r#"{"pids":{"limit":-1}}"#)).unwrap();
+    assert_eq!(f.read("pids", "pids.max"), "max");
+}
+
+#[test]
+fn an_unwritable_limit_names_file_and_value_and_leaves_nothing() {
+    let Some(f) = Fixture::new() else { return };
+    let e = f.cgroup.create(&resources(r#"{"cpu":{"cpus":"4000"}}"#)).unwrap_err().to_string();
+    assert!(e.contains("write \"4000\" to ") && e.contains("cpuset.cpus"), "{e}");
+    assert!(!f.cgroup.exists());
+    assert!(f.leftovers().is_empty(), "the parents that were made are gone, too");
+    // What was there before stays.
+    let kept = f.cgroup.path_in("pids").unwrap().parent().unwrap().to_owned();
+    fs::create_dir_all(&kept).unwrap();
+    f.cgroup.create(&resources(r#"{"pids":{"limit":4},"cpu":{"quota":5}}"#)).unwrap_err();
+    assert_eq!(f.leftovers().len(), 1);
+    assert!(kept.is_dir() && !kept.join("ctr").exists());
+}
+
+#[test]
+fn a_used_or_frozen_cgroup_is_refused_and_an_empty_one_taken_over() {
+    let Some(f) = Fixture::new() else { return };
+    f.create("{}");
+    let mut child = f.sleeper();
+    let e = f.cgroup.create(&resources("{}")).unwrap_err();
+    assert_eq!(e.kind(), Kind::FailedPrecondition);
+    assert!(e.to_string().contains("container's cgroup is not empty: 1 process(es) found"), "{e}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    f.cgroup.freeze().unwrap();
+    let e = f.cgroup.create(&resources("{}")).unwrap_err();
+    assert_eq!(e.kind(), Kind::FailedPrecondition);
+    assert!(e.to_string().contains("container's cgroup unexpectedly frozen"), "{e}");
+    assert!(f.cgroup.exists(), "a refusal takes nothing away");
+    f.cgroup.thaw().unwrap();
+    f.create(r#"{"pids":{"limit":3}}"#);
+    assert_eq!(f.read("pids", "pids.max"), "3");
+}
+
+#[test]
+fn processes_are_counted_in_the_whole_subtree() {
+    let Some(f) = Fixture::new() else { return };
+    f.create("{}");
+    let (mut a, mut b) = (f.sleeper(), f.sleeper());
+    let below = f.cgroup.path_in("devices").unwrap().join("x/y");
+    fs::create_dir_all(&below).unwrap();
+    fs::write(below.join("cgroup.procs"), b.id().to_string()).unwrap();
+    let mut want = vec![pid(&a), pid(&b)];
+    want.sort_unstable();
+    assert_eq!(f.cgroup.pids().unwrap(), want);
+    for m in cgroup::host().unwrap().mounts() {
+        let name = m.controllers.first().map_or("", String::as_str);
+        if let Some(path) = f.cgroup.path_in(name) {
+            let procs = fs::read_to_string(path.join("cgroup.procs")).unwrap();
+            assert!(procs.lines().any(|l| l == a.id().to_string()), "{}: {procs:?}", path.display());
+        }
+    }
+    f.cgroup.signal_all(libc::SIGKILL).unwrap();
+    for child in [&mut a, &mut b] {
+        child.wait().unwrap();
+    }
+    f.cgroup.delete().unwrap();
+    assert_eq!(f.cgroup.pids().unwrap_err().kind(), Kind::NotFound);
+    assert!(!below.exists());
+}
+
+#[test]
+fn the_freezer_stops_and_a_signal_to_all_reaches_the_frozen() {
+    use std::os::unix::process::ExitStatusExt;
+    let Some(f) = Fixture::new() else { return };
+    f.create("{}");
+    let mut child = f.sleeper();
+    assert!(!f.cgroup.is_frozen().unwrap());
+    f.cgroup.freeze().unwrap();
+    assert!(f.cgroup.is_frozen().unwrap());
+    f.cgroup.freeze().unwrap();
+    f.cgroup.signal_all(libc::SIGTERM).unwrap();
+    thread::sleep(Duration::from_millis(50));
+    assert!(child.try_wait().unwrap().is_none(), "a frozen process does not act on a signal");
+    assert!(f.cgroup.is_frozen().unwrap(), "and stays frozen");
+    f.cgroup.signal_all(libc::SIGKILL).unwrap();
+    // Both were pending; which of the two ends it is the kernel's choice.
+    let signal = child.wait().unwrap().signal();
+    assert!(matches!(signal, Some(libc::SIGKILL | libc::SIGTERM)), "{signal:?}");
+    assert!(!f.cgroup.is_frozen().unwrap());
+    let mut child = f.sleeper();
+    f.cgroup.signal_all(libc::SIGRTMIN() + 3).unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGRTMIN() + 3));
+}
+
+#[test]
+fn a_fork_bomb_is_killed_to_the_last() {
+    let Some(f) = Fixture::new() else { return };
+    f.create(r#"{"pids":{"limit":60}}"#);
+    let script = "read x; f() { while :; do f & f; done; }; f 2>/dev/null";
+    let mut bomb = Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    f.cgroup.add(pid(&bomb)).unwrap();
+    drop(bomb.stdin.take());
+    until("the bomb to go off", || f.cgroup.pids().unwrap().len() > 30);
+    f.cgroup.signal_all(libc::SIGKILL).unwrap();
+    bomb.wait().unwrap();
+    until("all to be gone", || f.cgroup.pids().unwrap().is_empty());
+    f.cgroup.delete().unwrap();
+}
+
+#[test]
+fn an_oom_kill_is_told_and_counted() {
+    let Some(f) = Fixture::new() else { return };
+    f.create(r#"{"memory":{"limit":8388608,"swap":8388608}}"#);
+    let mut watch = f.cgroup.oom_watch().unwrap();
+    assert_eq!((watch.drain().unwrap(), f.cgroup.oom_kills().unwrap()), (0, 0));
+    let mut child = eater(64 << 20);
+    f.cgroup.add(pid(&child)).unwrap();
+    drop(child.stdin.take());
+    let ten = Timespec { tv_sec: 10, tv_nsec: 0 };
+    let ready = rustix::event::poll(&mut [PollFd::from_borrowed_fd(watch.as_fd(), PollFlags::IN)], Some(&ten)).unwrap();
+    assert_eq!(ready, 1, "the watch becomes readable");
+    child.wait().unwrap();
+    let mut kills = 0;
+    until("the count", || {
+        kills += watch.drain().unwrap();
+        kills > 0
+    });
+    assert_eq!(f.cgroup.oom_kills().unwrap(), kills);
+    assert_eq!(watch.drain().unwrap(), 0, "each is told once");
+    let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let ready =
+        rustix::event::poll(&mut [PollFd::from_borrowed_fd(watch.as_fd(), PollFlags::IN)], Some(&zero)).unwrap();
+    assert_eq!(ready, 0, "drained");
+    let Stats::V1(stats) = f.cgroup.stats().unwrap() else { panic!("v1 expected") };
+    assert_eq!(stats.memory.unwrap().oom_kill, kills);
+    f.cgroup.delete().unwrap();
+    assert_eq!(watch.drain().unwrap(), 0, "a cgroup that is gone has no more");
+}
+
+#[test]
+fn stats_show_what_was_used() {
+    let Some(f) = Fixture::new() else { return };
+    f.create(r#"{"memory":{"limit":67108864},"pids":{"limit":9}}"#);
+    let script = "read x; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; read y";
+    let mut child = Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap();
+    f.cgroup.add(pid(&child)).unwrap();
+    let mut input = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut input, b"\n").unwrap();
+    let stats = || match f.cgroup.stats().unwrap() {
+        Stats::V1(stats) => stats,
+        Stats::V2(_) => panic!("v1 expected"),
+    };
+    // What is charged is counted in batches.
+    until("some CPU time and memory", || {
+        let s = stats();
+        let memory = s.memory.unwrap();
+        s.cpu.total_ns > 5_000_000 && memory.usage.usage > 0 && memory.stat.get("pgfault") > 0
+    });
+    let s = stats();
+    let memory = s.memory.unwrap();
+    assert_eq!((memory.usage.limit, memory.stat.get("hierarchical_memory_limit")), (67_108_864, 67_108_864));
+    let pids = s.pids.unwrap();
+    assert_eq!((pids.current, pids.limit), (1, 9));
+    assert!(!s.cpu.per_cpu_ns.is_empty());
+    f.cgroup.signal_all(libc::SIGKILL).unwrap();
+    child.wait().unwrap();
+    f.cgroup.delete().unwrap();
+    assert_eq!(f.cgroup.stats().unwrap_err().kind(), Kind::NotFound);
+}
+
+#[test]
+fn devices_are_denied_but_for_the_rules() {
+    let Some(f) = Fixture::new() else { return };
+    f.create(r#"{"devices":[{"allow":false,"access":"rwm"},{"allow":true,"type":"c","major":10,"minor":229,"access":"rw"}]}"#);
+    let list = f.read("devices", "devices.list");
+    for want in ["c 1:3 rwm", "c *:* m", "b *:* m", "c 10:229 rw", "c 136:* rwm"] {
+        assert!(list.lines().any(|l| l == want), "{want} in {list}");
+    }
+    assert_eq!(list.lines().count(), 12);
+    assert_eq!((open_in(&f, "/dev/null"), open_in(&f, "/dev/kmsg")), (true, false));
+    f.cgroup
+        .update(&resources(r#"{"devices":[{"allow":true,"type":"c","major":1,"minor":11,"access":"r"}]}"#))
+        .unwrap();
+    assert!(open_in(&f, "/dev/kmsg"), "an update brings the new rule");
+    let list = f.read("devices", "devices.list");
+    assert!(!list.contains("10:229") && list.contains("c 1:11 r"), "{list}");
+}
+
+/// Whether a process in the cgroup can open the device of `path` for reading: a node of our own, since the machine may
+/// not have the file.
+fn open_in(f: &Fixture, path: &str) -> bool {
+    let minor = if path == "/dev/kmsg" { "11" } else { "3" };
+    let node = std::env::temp_dir().join(format!("berth-test-{}-{minor}", std::process::id()));
+    let made = Command::new("mknod").arg(&node).args(["c", "1", minor]).status().unwrap();
+    assert!(made.success());
+    let script = format!("read x; exec 3< {}", node.display());
+    let mut child =
+        Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    f.cgroup.add(pid(&child)).unwrap();
+    drop(child.stdin.take());
+    let opened = child.wait().unwrap().success();
+    fs::remove_file(&node).unwrap();
+    opened
+}
+
+#[test]
+fn delete_leaves_nothing_and_may_come_twice() {
+    let Some(f) = Fixture::new() else { return };
+    f.create("{}");
+    for controller in ["memory", "pids", "", "cpuset"] {
+        fs::create_dir_all(f.cgroup.path_in(controller).unwrap().join("a/b/c")).unwrap();
+    }
+    f.cgroup.delete().unwrap();
+    f.cgroup.delete().unwrap();
+    let places: Vec<&Path> =
+        ["cpu", "memory", "devices", "name=systemd", ""].iter().filter_map(|c| f.cgroup.path_in(c)).collect();
+    assert_eq!(places.len(), 5);
+    assert!(places.iter().all(|p| !p.exists()));
+    f.create("{}");
+    let mut child = f.sleeper();
+    let e = f.cgroup.delete().unwrap_err().to_string();
+    assert!(e.contains("device or resource busy") && e.contains("ctr"), "{e}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    f.cgroup.delete().unwrap();
+}
+
+#[test]
+fn relative_and_absent_paths_lie_under_the_callers_own() {
+    let Some(f) = Fixture::new() else { return };
+    let name = f.parent.strip_prefix("/").unwrap();
+    for (given, tail) in [(Some(name), name), (None, Path::new("berth-test-id"))] {
+        let cgroup = Cgroup::resolve(given, "berth-test-id", false).unwrap();
+        for m in cgroup::host().unwrap().mounts().iter().filter(|m| m.controllers == ["memory"]) {
+            assert_eq!(cgroup.path_in("memory").unwrap(), m.own_dir().join(tail));
+        }
+    }
+}
