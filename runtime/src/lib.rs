@@ -1,9 +1,56 @@
 //! The runtime core: config.json in, a container out. No async; both front doors call these verbs.
+//!
+//! Floor 2, the verbs, each named as the OCI operation: [`create`], [`start`], [`exec`], [`kill`], [`delete`],
+//! [`pause`], [`update`], [`ps`], [`stats`], [`events`], and [`state`] for `state` and `list`. They call [`plan`], which
+//! calls every leaf once, and [`spawn`], which makes the process.
+//! Floor 1, the leaves, pure translation from the spec to a part of the plan: mount, device, namespace, user, caps,
+//! seccomp, lsm, sysctl, rlimit, process, [`cgroup`]. Floor 0 is the crate `berth-init`, which runs in the child.
 
+mod arena;
+pub mod bundle;
+mod caps;
 pub mod cgroup;
+mod check;
+pub mod create;
+pub mod delete;
+mod device;
 pub mod error;
+pub mod events;
+pub mod exec;
+mod failure;
 pub mod features;
+pub mod kill;
+mod lsm;
+mod mount;
+mod namespace;
+pub mod pause;
+mod plan;
+mod proc;
+mod process;
+pub mod ps;
+mod rlimit;
 pub mod seccomp;
+mod spawn;
 pub mod spec;
+pub mod start;
+pub mod state;
+pub mod stats;
+mod sys;
+mod sysctl;
+pub mod time;
+pub mod update;
+mod user;
+
+use std::os::fd::OwnedFd;
 
 pub use error::{Context, Error, Kind, Result};
+
+/// Where a process gets its standard streams. One with a terminal gets that, and its master comes back.
+pub enum Stdio {
+    /// The caller's own.
+    Inherit,
+    /// `/dev/null`.
+    Null,
+    /// stdin, stdout, stderr.
+    Fds([OwnedFd; 3]),
+}

@@ -1,2 +1,213 @@
-//! Floor 0.
+//! What runs between clone3 and execve.
+//!
+//! The child of a threaded process may not allocate, take a lock or log: another thread may have held the lock when
+//! the address space was copied. So this crate is `no_std` without `alloc`, knows no spec, and carries out a [`Plan`]
+//! that the parent made beforehand. Read [`run`] for the order of a container's birth.
 #![no_std]
+#![warn(missing_docs)]
+
+pub mod console;
+pub mod device;
+pub mod identity;
+pub mod namespace;
+pub mod path;
+pub mod payload;
+pub mod plan;
+pub mod rootfs;
+pub mod sys;
+pub mod wire;
+
+use rustix::{
+    fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    io::Errno,
+    net::{self, RecvFlags, SendFlags, SocketFlags},
+};
+
+use plan::{Barrier, Plan};
+use wire::{Failure, Message, Step};
+
+/// The child's result: what went wrong, for the parent to word.
+pub type Result<T> = core::result::Result<T, Failure>;
+
+/// Says where in the plan a system call failed.
+pub trait At<T> {
+    /// At a step that happens once.
+    fn at(self, step: Step) -> Result<T>;
+    /// At the `index`th of the plan's list.
+    fn at_index(self, step: Step, index: usize) -> Result<T>;
+}
+
+impl<T> At<T> for rustix::io::Result<T> {
+    fn at(self, step: Step) -> Result<T> {
+        self.at_index(step, 0)
+    }
+
+    fn at_index(self, step: Step, index: usize) -> Result<T> {
+        self.map_err(|e| Failure { step, index: u32::try_from(index).unwrap_or(u32::MAX), errno: e.raw_os_error() })
+    }
+}
+
+/// The child: carries out `plan` and becomes the payload, or reports why not and exits.
+pub fn run(plan: &Plan<'_>) -> ! {
+    let mut report = Report { channel: sys::channel(plan), accepted: None };
+    let Err(failure) = be_born(plan, &mut report);
+    report.send(Message::Failure(failure), &[]);
+    sys::exit(1)
+}
+
+/// The order of a birth, each step before those that would take away what it needs.
+fn be_born(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<core::convert::Infallible> {
+    // First of all: the fds of the pod's other containers are gone before anything of ours is visible to anybody.
+    close_other_fds(plan)?;
+    // Nothing is done outside the cgroup (v1 moves us from outside) nor before the ids are mapped.
+    wait_for(report.channel, wire::GO).at(Step::Channel)?;
+    // While the host's /proc is still in sight.
+    identity::set_oom_score_adj(plan)?;
+    let host_label = identity::open_label(plan)?;
+
+    // A process of a joined user namespace must be its root before it can make or enter anything else there.
+    namespace::enter(plan, report)?;
+    if let Some(name) = plan.keyring {
+        identity::join_keyring(name, plan.container.is_some())?;
+    }
+    rustix::process::setsid().at(Step::Session)?;
+
+    let mut terminal = None;
+    if let Some(container) = &plan.container {
+        // Kernel parameters go through the host's /proc, which no image and no volume can have tampered with
+        // (CVE-2025-52881); those of the network are looked up by the opener's namespace.
+        for (n, sysctl) in container.sysctls.iter().enumerate() {
+            namespace::write_sysctl(sysctl).at_index(Step::Sysctl, n)?;
+        }
+        terminal = rootfs::build(container, plan, report)?;
+        if let Some(name) = container.hostname {
+            rustix::system::sethostname(name).at(Step::Hostname)?;
+        }
+        if let Some(name) = container.domainname {
+            rustix::system::setdomainname(name).at(Step::Domainname)?;
+        }
+    }
+    if let (None, plan::Stdio::Terminal { .. }) = (&terminal, &plan.stdio) {
+        terminal = Some(console::open(plan, report)?);
+    }
+    console::attach(plan, terminal)?;
+    let process = &plan.process;
+    let mut home = [0; payload::HOME_MAX];
+    payload::set_home(process, &mut home)?;
+
+    // From here on rights only shrink. A filter without no_new_privs needs CAP_SYS_ADMIN, so in that case the
+    // capabilities go after it; otherwise the filter is the very last thing, and need allow no more than execve.
+    let late = process.seccomp.is_some() && !process.no_new_privs;
+    let entered = payload::try_directory(process)?;
+    identity::become_user(process)?;
+    payload::change_directory(process, entered)?;
+    let executable = payload::find(process)?;
+    if !late {
+        identity::drop_capabilities(process)?;
+    }
+    if process.no_new_privs {
+        sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).at(Step::NoNewPrivs)?;
+    }
+    identity::write_label(plan, host_label)?;
+    sys::cloexec_from(plan.preserve.saturating_add(3)).at(Step::CloseFds)?;
+    sys::reset_signals().at(Step::Signals)?;
+    identity::verify(process, late)?;
+
+    report.wait_at_barrier(plan)?;
+
+    if let Some(filter) = &process.seccomp {
+        if late {
+            identity::raise_permitted(process)?;
+        }
+        sys::set_filter(filter.filter, filter.flags).at(Step::Seccomp)?;
+        if late {
+            identity::drop_capabilities(process)?;
+        }
+        identity::verify_filter(process, late)?;
+    }
+    payload::execute(process, executable)
+}
+
+/// Closes every fd that the plan does not name. The list is ascending, so each gap is one close_range(2) (Linux 5.9).
+fn close_other_fds(plan: &Plan<'_>) -> Result<()> {
+    let mut next = plan.preserve.saturating_add(3);
+    for &fd in plan.keep {
+        let Ok(fd) = u32::try_from(fd) else { continue };
+        if fd < next {
+            continue;
+        }
+        if fd > next {
+            sys::close_range(next, fd - 1).at(Step::CloseFds)?;
+        }
+        next = fd + 1;
+    }
+    sys::close_range(next, u32::MAX).at(Step::CloseFds)
+}
+
+/// Reads the one byte that the parent says; anything else, its death included, ends the child.
+fn wait_for(channel: BorrowedFd<'_>, word: u8) -> rustix::io::Result<()> {
+    let mut byte = [0u8; 1];
+    loop {
+        match net::recv(channel, &mut byte[..], RecvFlags::empty()) {
+            Ok((1, _)) if byte == [word] => return Ok(()),
+            Ok(_) => return Err(Errno::CONNRESET),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// The way back to whoever waits for this child: its maker, then whoever starts it.
+pub struct Report<'a> {
+    channel: BorrowedFd<'a>,
+    accepted: Option<OwnedFd>,
+}
+
+impl Report<'_> {
+    /// Sends a message and the fds that belong to it. A reader that is gone is not an error: the barrier will tell.
+    pub fn send(&self, message: Message, fds: &[BorrowedFd<'_>]) {
+        let to = self.accepted.as_ref().map_or(self.channel, AsFd::as_fd);
+        let bytes = message.encode();
+        if fds.is_empty() {
+            let _ = net::send(to, &bytes, SendFlags::NOSIGNAL);
+            return;
+        }
+        let mut space = [core::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = net::SendAncillaryBuffer::new(&mut space);
+        control.push(net::SendAncillaryMessage::ScmRights(fds));
+        let iov = [rustix::io::IoSlice::new(&bytes)];
+        let _ = net::sendmsg(to, &iov, &mut control, SendFlags::NOSIGNAL);
+    }
+
+    /// Between `create` and `start`.
+    fn wait_at_barrier(&mut self, plan: &Plan<'_>) -> Result<()> {
+        match plan.barrier {
+            None => Ok(()),
+            Some(Barrier::Channel) => {
+                self.send(Message::Ready, &[]);
+                wait_for(self.channel, wire::START).at(Step::Barrier)
+            }
+            Some(Barrier::Listen(socket)) => {
+                self.send(Message::Ready, &[]);
+                // The maker goes away and must not be waited for; whoever starts comes by the socket. One who
+                // connects and leaves has started nothing.
+                sys::close_range(fd_number(self.channel), fd_number(self.channel)).at(Step::Barrier)?;
+                loop {
+                    let peer = match net::accept_with(socket, SocketFlags::CLOEXEC) {
+                        Ok(peer) => peer,
+                        Err(Errno::INTR | Errno::CONNABORTED) => continue,
+                        Err(e) => return Err(e).at(Step::Barrier),
+                    };
+                    if wait_for(peer.as_fd(), wire::START).is_ok() {
+                        self.accepted = Some(peer);
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn fd_number(fd: BorrowedFd<'_>) -> u32 {
+    u32::try_from(fd.as_raw_fd()).unwrap_or(u32::MAX)
+}

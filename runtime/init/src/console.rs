@@ -1,0 +1,109 @@
+//! The container's terminal and its standard streams.
+
+use core::ffi::CStr;
+
+use rustix::{
+    fd::{AsFd, BorrowedFd, OwnedFd},
+    fs::{self, AtFlags, Mode, OFlags},
+    io::{Errno, Result as SysResult},
+    mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
+    process::{Gid, Uid},
+    pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt},
+    termios::Winsize,
+};
+
+use crate::{
+    At, Report, Result,
+    path::{self, Target},
+    plan::{Plan, Stdio},
+    sys,
+    wire::{Failure, Message, Step},
+};
+
+const DEVPTS_MAGIC: u64 = 0x1cd1;
+
+/// Opens a terminal of the devpts at `/dev/pts` below the current root, for an exec.
+pub fn open(plan: &Plan<'_>, report: &Report<'_>) -> Result<OwnedFd> {
+    let root = fs::open(c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).at(Step::Console)?;
+    open_in(root.as_fd(), plan, report)
+}
+
+/// Opens a terminal of the devpts below `root`; the master goes to the parent, the slave is returned.
+pub fn open_in(root: BorrowedFd<'_>, plan: &Plan<'_>, report: &Report<'_>) -> Result<OwnedFd> {
+    let (master, slave) = open_pair(root).at(Step::Console)?;
+    if let Stdio::Terminal { rows, columns } = plan.stdio
+        && (rows, columns) != (0, 0)
+    {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&slave, size).at(Step::Console)?;
+    }
+    report.send(Message::Console, &[master.as_fd()]);
+    Ok(slave)
+}
+
+/// `ptmx` is taken from a real devpts only, and the slave from the master itself (`TIOCGPTPEER`, Linux 4.13), never
+/// by a path: the image may have put anything there (CVE-2025-52565).
+fn open_pair(root: BorrowedFd<'_>) -> SysResult<(OwnedFd, OwnedFd)> {
+    let pts = path::open(root, c"/dev/pts", OFlags::PATH | OFlags::DIRECTORY)?;
+    if fs::fstatfs(&pts)?.f_type.cast_unsigned() != DEVPTS_MAGIC {
+        return Err(Errno::NODEV);
+    }
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let master = fs::openat(&pts, c"ptmx", flags, Mode::empty())?;
+    unlockpt(&master)?;
+    let slave = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    Ok((master, slave))
+}
+
+/// Binds the slave over `/dev/console` of the container.
+pub fn bind(root: BorrowedFd<'_>, slave: &OwnedFd) -> SysResult<()> {
+    const CONSOLE: &CStr = c"/dev/console";
+    let target = path::open_or_make(root, CONSOLE, Target::File)?;
+    if fs::FileType::from_raw_mode(fs::fstat(&target)?.st_mode).is_symlink() {
+        return Err(Errno::LOOP);
+    }
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = open_tree(slave, c"", clone)?;
+    let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(&tree, c"", &target, c"", empty)
+}
+
+/// Puts the streams at 0, 1 and 2, owned by the payload's user; a terminal also becomes the controlling one.
+pub fn attach(plan: &Plan<'_>, terminal: Option<OwnedFd>) -> Result<()> {
+    match (&plan.stdio, terminal) {
+        (_, Some(slave)) => {
+            rustix::process::ioctl_tiocsctty(&slave).at(Step::Stdio)?;
+            for number in 0..=2 {
+                sys::dup_onto(slave.as_fd(), number).at(Step::Stdio)?;
+            }
+        }
+        (Stdio::Fds(fds), None) => {
+            for (fd, number) in fds.iter().zip(0..) {
+                sys::dup_onto(*fd, number).at(Step::Stdio)?;
+            }
+        }
+        (Stdio::Inherit, None) => {}
+        (Stdio::Terminal { .. }, None) => {
+            return Err(Failure { step: Step::Console, index: 0, errno: Errno::NOTTY.raw_os_error() });
+        }
+    }
+    if plan.process.own_stdio { own_streams(plan).at(Step::Stdio) } else { Ok(()) }
+}
+
+/// Gives the streams to the payload's user so that it can open them anew through /proc. A stream on the host's
+/// `/dev/null` stays the host's; one on a read-only or foreign file system cannot be given and need not be.
+fn own_streams(plan: &Plan<'_>) -> SysResult<()> {
+    let uid = Uid::from_raw(plan.process.uid);
+    for number in 0..=2 {
+        let Some(stream) = sys::standard_stream(number) else { continue };
+        let Ok(stat) = fs::fstat(stream) else { continue };
+        if stat.st_uid == plan.process.uid || stat.st_rdev == fs::makedev(1, 3) {
+            continue;
+        }
+        match fs::chownat(stream, c"", Some(uid), None::<Gid>, AtFlags::EMPTY_PATH) {
+            Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::ROFS | Errno::NOSYS) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}

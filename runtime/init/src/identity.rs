@@ -1,0 +1,241 @@
+//! What the payload may do: ids, groups, capabilities, label; and the proof, read back from the kernel.
+
+use core::ffi::CStr;
+
+use rustix::{
+    fd::OwnedFd,
+    fs::{self, Mode, OFlags},
+    io::{self, Errno},
+    process::{Resource, Rlimit},
+};
+
+use crate::{
+    At, Result,
+    plan::{Capabilities, Plan, Process},
+    sys,
+    wire::{Failure, Step},
+};
+
+/// How many groups are read back; Linux allows 65536, a spec with more than this is refused by the parent.
+pub const MAX_GROUPS: usize = 1024;
+/// The highest capability that a mask can hold.
+const CAP_MAX: u64 = 63;
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+/// keyctl(2): the keyring's owner may search it.
+const KEY_USR_SEARCH: u32 = 0x0008_0000;
+
+/// The restrictions that [`verify`] reads back, as the index of [`Step::Weaker`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Restriction {
+    /// Real, effective and saved ids.
+    Ids = 0,
+    /// Supplementary groups.
+    Groups,
+    /// A capability set holds more than planned.
+    Capabilities,
+    /// The bounding or ambient set holds more than planned.
+    CapabilityBounds,
+    /// `no_new_privs` is not set.
+    NoNewPrivs,
+    /// No filter is active.
+    Seccomp,
+}
+
+/// Through the host's /proc, before any namespace is entered.
+pub fn set_oom_score_adj(plan: &Plan<'_>) -> Result<()> {
+    let Some(value) = plan.oom_score_adj else { return Ok(()) };
+    write(c"/proc/thread-self/oom_score_adj", value).at(Step::OomScoreAdj)
+}
+
+fn write(path: &CStr, value: &[u8]) -> io::Result<()> {
+    let file = fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    io::write(file, value).map(drop)
+}
+
+/// The label's attribute file, of the host's /proc: a volume over the container's /proc cannot redirect the write
+/// (CVE-2019-16884).
+pub fn open_label(plan: &Plan<'_>) -> Result<Option<OwnedFd>> {
+    let Some(label) = &plan.process.label else { return Ok(None) };
+    fs::open(label.attribute, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map(Some).at(Step::Label)
+}
+
+/// Sets the label that execve will take on, and reads it back.
+pub fn write_label(plan: &Plan<'_>, attribute: Option<OwnedFd>) -> Result<()> {
+    let (Some(label), Some(file)) = (&plan.process.label, attribute) else { return Ok(()) };
+    io::write(&file, label.value).at(Step::Label)?;
+    let mut buffer = [0u8; 512];
+    let len = io::pread(&file, &mut buffer[..], 0).at(Step::LabelReadBack)?;
+    let got = buffer.get(..len).unwrap_or_default().trim_ascii_end();
+    let got = got.split(|&b| b == 0 || b == b' ').next().unwrap_or_default();
+    let wanted = label.value.strip_prefix(b"exec ").unwrap_or(label.value);
+    if got == wanted { Ok(()) } else { Err(Failure { step: Step::LabelReadBack, index: 0, errno: 0 }) }
+}
+
+/// A session keyring of the container's own, so that the host's keys are not searched. init lets the execs to come
+/// search it; they join it by name.
+pub fn join_keyring(name: &CStr, init: bool) -> Result<()> {
+    match sys::join_session_keyring(name) {
+        Ok(serial) if init => sys::add_key_permissions(serial, KEY_USR_SEARCH).at(Step::Keyring),
+        Ok(_) | Err(Errno::NOSYS) => Ok(()),
+        Err(e) => Err(e).at(Step::Keyring),
+    }
+}
+
+/// Limits, bounding set, groups and ids. Permitted capabilities are kept for what still has to be done; the
+/// effective ones are already the payload's, so that directories and files are looked up with its rights.
+pub fn become_user(process: &Process<'_>) -> Result<()> {
+    for (n, limit) in process.rlimits.iter().enumerate() {
+        set_limit(limit).at_index(Step::Rlimit, n)?;
+    }
+    drop_bounding(process.capabilities.bounding)?;
+    sys::prctl(libc::PR_SET_KEEPCAPS, 1, 0).at(Step::User)?;
+    if let Some(groups) = process.groups {
+        sys::set_groups(groups).at(Step::Groups)?;
+    }
+    let before = sys::get_capabilities().at(Step::Capabilities)?;
+    sys::set_ids(process.uid, process.gid).at(Step::User)?;
+    sys::prctl(libc::PR_SET_KEEPCAPS, 0, 0).at(Step::User)?;
+    let effective = process.capabilities.effective & before.permitted;
+    sys::set_capabilities(&Capabilities { effective, ..before }).at(Step::Capabilities)?;
+    if let Some(umask) = process.umask {
+        rustix::process::umask(Mode::from_raw_mode(umask));
+    }
+    Ok(())
+}
+
+fn set_limit(limit: &crate::plan::Rlimit) -> io::Result<()> {
+    let resource = RESOURCES.get(usize::try_from(limit.resource).unwrap_or(usize::MAX)).ok_or(Errno::INVAL)?;
+    let bound = |v: u64| (v != u64::MAX).then_some(v);
+    rustix::process::setrlimit(*resource, Rlimit { current: bound(limit.soft), maximum: bound(limit.hard) })
+}
+
+/// By number, getrlimit(2).
+const RESOURCES: [Resource; 16] = [
+    Resource::Cpu,
+    Resource::Fsize,
+    Resource::Data,
+    Resource::Stack,
+    Resource::Core,
+    Resource::Rss,
+    Resource::Nproc,
+    Resource::Nofile,
+    Resource::Memlock,
+    Resource::As,
+    Resource::Locks,
+    Resource::Sigpending,
+    Resource::Msgqueue,
+    Resource::Nice,
+    Resource::Rtprio,
+    Resource::Rttime,
+];
+
+/// `EINVAL` marks the end of what this kernel knows.
+fn drop_bounding(keep: u64) -> Result<()> {
+    for cap in 0..=CAP_MAX {
+        if keep & 1 << cap != 0 {
+            continue;
+        }
+        match sys::prctl(libc::PR_CAPBSET_READ, cap, 0) {
+            Ok(0) => {}
+            Ok(_) => {
+                sys::prctl(libc::PR_CAPBSET_DROP, cap, 0).at(Step::BoundingSet)?;
+            }
+            Err(Errno::INVAL) => break,
+            Err(e) => return Err(e).at(Step::BoundingSet),
+        }
+    }
+    Ok(())
+}
+
+/// The right to load a filter without no_new_privs.
+pub fn raise_permitted(process: &Process<'_>) -> Result<()> {
+    let held = sys::get_capabilities().at(Step::Capabilities)?;
+    let effective = process.capabilities.effective | held.permitted & CAP_SYS_ADMIN;
+    sys::set_capabilities(&Capabilities { effective, ..held }).at(Step::Capabilities)
+}
+
+/// The payload's capability sets. What the runtime itself lacks cannot be given; the parent has warned of it.
+pub fn drop_capabilities(process: &Process<'_>) -> Result<()> {
+    let held = sys::get_capabilities().at(Step::Capabilities)?.permitted;
+    let wanted = &process.capabilities;
+    let permitted = wanted.permitted & held;
+    sys::set_capabilities(&Capabilities {
+        permitted,
+        effective: wanted.effective & permitted,
+        inheritable: wanted.inheritable & held,
+        ..*wanted
+    })
+    .at(Step::Capabilities)?;
+    match sys::prctl(libc::PR_CAP_AMBIENT, AMBIENT_CLEAR_ALL, 0) {
+        Ok(_) | Err(Errno::INVAL) => {}
+        Err(e) => return Err(e).at(Step::Capabilities),
+    }
+    for cap in (0..=CAP_MAX).filter(|cap| wanted.ambient & 1 << cap != 0) {
+        match sys::prctl(libc::PR_CAP_AMBIENT, AMBIENT_RAISE, cap) {
+            Ok(_) | Err(Errno::PERM | Errno::INVAL) => {}
+            Err(e) => return Err(e).at(Step::Capabilities),
+        }
+    }
+    Ok(())
+}
+
+const AMBIENT_IS_SET: u64 = 1;
+const AMBIENT_RAISE: u64 = 2;
+const AMBIENT_CLEAR_ALL: u64 = 4;
+
+/// Asks the kernel what this process is now, and refuses to go on when anything is weaker than planned. Comes before
+/// the filter, which might answer in the kernel's stead. `late` says that capabilities are dropped only after it.
+pub fn verify(process: &Process<'_>, late: bool) -> Result<()> {
+    if !sys::ids_are(process.uid, process.gid).at(Step::Weaker)? {
+        return weaker(Restriction::Ids);
+    }
+    if let Some(wanted) = process.groups {
+        let mut buffer = [0u32; MAX_GROUPS];
+        let count = sys::get_groups(&mut buffer).at(Step::Weaker)?;
+        let held = buffer.get(..count).unwrap_or_default();
+        if held.iter().any(|g| !wanted.contains(g)) {
+            return weaker(Restriction::Groups);
+        }
+    }
+    let wanted = &process.capabilities;
+    for cap in 0..=CAP_MAX {
+        let Ok(bounded) = sys::prctl(libc::PR_CAPBSET_READ, cap, 0) else { break };
+        let ambient = matches!(sys::prctl(libc::PR_CAP_AMBIENT, AMBIENT_IS_SET, cap), Ok(1));
+        if bounded == 1 && wanted.bounding & 1 << cap == 0 || ambient && wanted.ambient & 1 << cap == 0 {
+            return weaker(Restriction::CapabilityBounds);
+        }
+    }
+    if process.no_new_privs && sys::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0).at(Step::Weaker)? != 1 {
+        return weaker(Restriction::NoNewPrivs);
+    }
+    if late { Ok(()) } else { verify_capabilities(wanted, sys::get_capabilities().at(Step::Weaker)?) }
+}
+
+/// The last look, under the filter. Where the filter denies the question, the denial shows that it is there; where
+/// it would kill for it, the parent has said so (`readable`) and seccomp(2) has vouched for itself by answering 0.
+pub fn verify_filter(process: &Process<'_>, late: bool) -> Result<()> {
+    let Some(filter) = &process.seccomp else { return Ok(()) };
+    if filter.readable && matches!(sys::prctl(libc::PR_GET_SECCOMP, 0, 0), Ok(mode) if mode != 2) {
+        return weaker(Restriction::Seccomp);
+    }
+    match sys::get_capabilities() {
+        Ok(held) if late => verify_capabilities(&process.capabilities, held),
+        _ => Ok(()),
+    }
+}
+
+fn verify_capabilities(wanted: &Capabilities, held: Capabilities) -> Result<()> {
+    let more = |held: u64, wanted: u64| held & !wanted != 0;
+    if more(held.effective, wanted.effective)
+        || more(held.permitted, wanted.permitted)
+        || more(held.inheritable, wanted.inheritable)
+    {
+        return weaker(Restriction::Capabilities);
+    }
+    Ok(())
+}
+
+fn weaker<T>(restriction: Restriction) -> Result<T> {
+    Err(Failure { step: Step::Weaker, index: restriction as u32, errno: 0 })
+}

@@ -1,0 +1,286 @@
+//! The plan: everything the child needs, decided, opened and compiled by the parent before the clone.
+//!
+//! It is borrowed and flat (`&CStr`, fds, integers), so that carrying it out allocates nothing. The parent keeps it
+//! and words the child's failures with it.
+
+use core::{cell::Cell, ffi::CStr};
+
+use rustix::fd::{BorrowedFd, RawFd};
+
+/// A `char *` for execve; null ends the vector.
+pub type Ptr = *const core::ffi::c_char;
+
+/// What the child carries out, from the clone to execve.
+pub struct Plan<'a> {
+    /// `SOCK_SEQPACKET` to the parent; see [`crate::wire`]. A number: the parent closes its copy of the child's end
+    /// right after the clone, since the end of the child must be the end of the channel.
+    pub channel: RawFd,
+    /// Fds above 2 that stay open until execve, ascending; every other one is closed first of all.
+    pub keep: &'a [RawFd],
+    /// How many fds from 3 on go to the payload (`--preserve-fds`).
+    pub preserve: u32,
+    /// Namespaces to enter or make after the clone.
+    pub namespaces: Namespaces<'a>,
+    /// Host-side adjustments of the process itself.
+    pub oom_score_adj: Option<&'a [u8]>,
+    /// Session keyring to create or join, by name; `keyrings(7)`.
+    pub keyring: Option<&'a CStr>,
+    /// The container to build; absent for an exec, which finds it built.
+    pub container: Option<Container<'a>>,
+    /// Where stdin, stdout and stderr come from.
+    pub stdio: Stdio<'a>,
+    /// Who the payload is and what it may do.
+    pub process: Process<'a>,
+    /// What to wait for between `create` and `start`; absent for an exec.
+    pub barrier: Option<Barrier<'a>>,
+}
+
+/// Namespaces to enter and to make, beyond those that clone3 itself made.
+pub struct Namespaces<'a> {
+    /// Entered in this order.
+    pub joins: &'a [Join<'a>],
+    /// Made after the joins: needed when they must belong to a joined user namespace.
+    pub unshare: u32,
+    /// The pid namespace among `unshare` is only entered by a second clone.
+    pub second_clone: bool,
+    /// Made last of all, once the process is in its cgroup: its root is the maker's cgroup (cgroup_namespaces(7)).
+    pub unshare_cgroup: bool,
+    /// Become uid and gid 0 of a user namespace that was made or joined.
+    pub become_root: bool,
+}
+
+/// One setns(2).
+pub struct Join<'a> {
+    /// A namespace file, or a pidfd (Linux 5.8) with several flags.
+    pub fd: BorrowedFd<'a>,
+    /// `CLONE_NEW*`.
+    pub flags: u32,
+}
+
+/// What only a container's init does.
+pub struct Container<'a> {
+    /// UTS names.
+    pub hostname: Option<&'a [u8]>,
+    /// NIS domain name.
+    pub domainname: Option<&'a [u8]>,
+    /// The root file system and what is mounted in it.
+    pub rootfs: Rootfs<'a>,
+    /// Paths below /proc/sys and the values to write.
+    pub sysctls: &'a [Sysctl<'a>],
+}
+
+/// One kernel parameter of a namespace.
+pub struct Sysctl<'a> {
+    /// `/proc/sys/net/ipv4/ip_forward`.
+    pub path: &'a CStr,
+    /// Written as it is.
+    pub value: &'a [u8],
+}
+
+/// How the root is entered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Enter {
+    /// pivot_root(2) in a mount namespace of its own.
+    Pivot,
+    /// Mount over `/` and chroot (`--no-pivot`, for a host whose root is the initial ramfs).
+    MoveAndChroot,
+    /// chroot only: the mount namespace is the host's or somebody else's.
+    Chroot,
+}
+
+/// The root file system.
+pub struct Rootfs<'a> {
+    /// A detached clone of the rootfs (or, with [`Enter::Chroot`], the directory itself).
+    pub tree: BorrowedFd<'a>,
+    /// `MS_*` propagation put recursively on the copied host tree first.
+    pub host_propagation: u64,
+    /// How the root is entered.
+    pub enter: Enter,
+    /// In order.
+    pub mounts: &'a [Mount<'a>],
+    /// Nodes outside a `/dev` that the parent built.
+    pub devices: &'a [Device<'a>],
+    /// The default links and `ptmx`, when `/dev` is the image's own directory.
+    pub dev_links: bool,
+    /// Bind the terminal over `/dev/console`.
+    pub console: bool,
+    /// Made when missing (the payload's cwd).
+    pub cwd: &'a CStr,
+    /// Remounted read-only.
+    pub readonly_paths: &'a [&'a CStr],
+    /// Hidden.
+    pub masked_paths: &'a [&'a CStr],
+    /// The root mount is read-only.
+    pub readonly: bool,
+    /// `MS_SHARED`… put on the new root at the end; 0 leaves it.
+    pub propagation: u64,
+}
+
+/// One mount.
+pub struct Mount<'a> {
+    /// Absolute, inside the root.
+    pub target: &'a CStr,
+    /// What is mounted.
+    pub source: Source<'a>,
+    /// The target must be a plain directory, no link (proc and sysfs: CVE-2019-19921, CVE-2023-27561).
+    pub ordinary: bool,
+    /// `MS_*` propagation, each put on the attached mount in order.
+    pub propagation: &'a [u64],
+}
+
+/// What is mounted.
+pub enum Source<'a> {
+    /// A detached mount that the parent made, attributes set.
+    Tree {
+        /// From open_tree(2) or fsmount(2).
+        fd: BorrowedFd<'a>,
+        /// The target is a directory; else a file.
+        directory: bool,
+    },
+    /// A file system that belongs to a namespace of the child.
+    Fs {
+        /// `proc`.
+        fstype: &'a CStr,
+        /// For fsconfig(2), in order.
+        options: &'a [FsOption<'a>],
+        /// `MOUNT_ATTR_*`.
+        attributes: u32,
+    },
+    /// A symbolic link, not a mount: the names of merged v1 controllers.
+    Link {
+        /// Where it points.
+        to: &'a CStr,
+    },
+    /// `MOUNT_ATTR_*` put on what is already mounted there.
+    Attributes {
+        /// Set.
+        set: u64,
+    },
+}
+
+/// One option of a file system.
+pub enum FsOption<'a> {
+    /// `ro`.
+    Flag(&'a CStr),
+    /// `mode=755`.
+    Pair(&'a CStr, &'a CStr),
+}
+
+/// One device node, or fifo.
+pub struct Device<'a> {
+    /// Absolute, inside the root.
+    pub path: &'a CStr,
+    /// `S_IFCHR`, `S_IFBLK` or `S_IFIFO`, and the permission bits.
+    pub mode: u32,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// Standard streams.
+pub enum Stdio<'a> {
+    /// As they are.
+    Inherit,
+    /// stdin, stdout, stderr.
+    Fds([BorrowedFd<'a>; 3]),
+    /// A terminal of the container's devpts; the master goes to the parent.
+    Terminal {
+        /// Rows, when the spec names a size.
+        rows: u16,
+        /// Columns; 0 when none is named.
+        columns: u16,
+    },
+}
+
+/// The gate between `create` and `start`.
+#[derive(Clone, Copy)]
+pub enum Barrier<'a> {
+    /// A byte on the plan's channel.
+    Channel,
+    /// A connection to this listening socket, and a byte on it; its other end learns how execve went.
+    Listen(BorrowedFd<'a>),
+}
+
+/// Who the payload is.
+pub struct Process<'a> {
+    /// Ends in null.
+    pub args: &'a [Ptr],
+    /// Ends in null; the slot before it is free for HOME when `home` is set.
+    pub env: &'a [Cell<Ptr>],
+    /// HOME is looked up in the container's passwd.
+    pub home: bool,
+    /// Tried in order, as execvp(3) would.
+    pub executables: &'a [&'a CStr],
+    /// They were made from PATH: the payload was named without a slash.
+    pub searched: bool,
+    /// Absolute.
+    pub cwd: &'a CStr,
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups, all of them; `None` leaves them (a user namespace where setgroups is denied).
+    pub groups: Option<&'a [u32]>,
+    /// File mode creation mask.
+    pub umask: Option<u32>,
+    /// The five sets.
+    pub capabilities: Capabilities,
+    /// Resource limits.
+    pub rlimits: &'a [Rlimit],
+    /// `PR_SET_NO_NEW_PRIVS`.
+    pub no_new_privs: bool,
+    /// Security module label for execve.
+    pub label: Option<Label<'a>>,
+    /// Filter, loaded last.
+    pub seccomp: Option<Seccomp<'a>>,
+    /// The user may not own the streams that it is given (stdio is chowned to it, as runc does).
+    pub own_stdio: bool,
+}
+
+/// Capability sets as bit masks, capabilities(7).
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// What may ever be gained.
+    pub bounding: u64,
+    /// What holds now.
+    pub effective: u64,
+    /// What may be made effective.
+    pub permitted: u64,
+    /// What a file may pass on.
+    pub inheritable: u64,
+    /// What survives execve of an unprivileged program.
+    pub ambient: u64,
+}
+
+/// One resource limit, getrlimit(2).
+pub struct Rlimit {
+    /// `RLIMIT_*`.
+    pub resource: u32,
+    /// Soft limit.
+    pub soft: u64,
+    /// Hard limit.
+    pub hard: u64,
+}
+
+/// A label that takes effect at execve.
+pub struct Label<'a> {
+    /// Below `/proc/thread-self/`: `attr/apparmor/exec` or `attr/exec`.
+    pub attribute: &'a CStr,
+    /// What to write.
+    pub value: &'a [u8],
+}
+
+/// A compiled filter, seccomp(2).
+pub struct Seccomp<'a> {
+    /// Classic BPF.
+    pub filter: &'a [libc::sock_filter],
+    /// `SECCOMP_FILTER_FLAG_*`.
+    pub flags: u32,
+    /// prctl(PR_GET_SECCOMP) may be called under the filter: it does not kill.
+    pub readable: bool,
+}

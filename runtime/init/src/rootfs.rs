@@ -1,0 +1,247 @@
+//! The root file system: mounts, devices, the way in, and what is hidden or read-only in it.
+//!
+//! Everything happens below one fd, the root of a tree that nobody else sees yet; the host's tree is left behind as a
+//! whole at the end.
+
+use core::ffi::CStr;
+
+use rustix::{
+    fd::{AsFd, BorrowedFd, OwnedFd},
+    fs::{self, FileType, Mode, OFlags},
+    io::{Errno, Result as SysResult},
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+    },
+};
+
+use crate::{
+    At, Report, Result, console, device,
+    path::{self, Target},
+    plan::{Container, Enter, FsOption, Mount, Plan, Rootfs, Source, Stdio},
+    sys,
+    wire::{Failure, Step},
+};
+
+const MOUNT_ATTR_RDONLY: u64 = 0x1;
+const MOUNT_ATTR_NOSUID: u64 = 0x2;
+const MOUNT_ATTR_NODEV: u64 = 0x4;
+const MOUNT_ATTR_NOEXEC: u64 = 0x8;
+
+/// Builds the root and enters it. Returns the terminal's slave when the plan asks for a terminal.
+pub fn build(container: &Container<'_>, plan: &Plan<'_>, report: &Report<'_>) -> Result<Option<OwnedFd>> {
+    let rootfs = &container.rootfs;
+    if rootfs.enter == Enter::Chroot {
+        rustix::process::fchdir(rootfs.tree).at(Step::EnterRoot)?;
+        rustix::process::chroot(c".").at(Step::EnterRoot)?;
+        return Ok(None);
+    }
+    // Mount targets and directories are made with the modes that they ask for, as far as 022 allows (runc's rule).
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let host_root = attach_rootfs(rootfs)?;
+    let root = rootfs.tree;
+    for (n, mount) in rootfs.mounts.iter().enumerate() {
+        attach(root, mount, n)?;
+    }
+    for (n, node) in rootfs.devices.iter().enumerate() {
+        device::make(root, node).at_index(Step::Device, n)?;
+    }
+    if rootfs.dev_links {
+        let dev = path::open_or_make(root, c"/dev", Target::Directory).at(Step::DevLink)?;
+        device::make_links(dev.as_fd()).at(Step::DevLink)?;
+    }
+    let mut terminal = None;
+    if let Stdio::Terminal { .. } = plan.stdio {
+        let slave = console::open_in(root, plan, report)?;
+        if rootfs.console {
+            console::bind(root, &slave).at(Step::ConsoleBind)?;
+        }
+        terminal = Some(slave);
+    }
+    path::open_or_make(root, rootfs.cwd, Target::Directory).at(Step::MakeCwd)?;
+    for (n, &path) in rootfs.readonly_paths.iter().enumerate() {
+        make_readonly(root, path).at_index(Step::ReadonlyPath, n)?;
+    }
+    mask_all(root, host_root.as_fd(), rootfs.masked_paths)?;
+    if rootfs.readonly {
+        sys::mount_setattr(root, false, MOUNT_ATTR_RDONLY, 0, 0).at(Step::RootReadonly)?;
+    }
+    enter(rootfs, host_root.as_fd())?;
+    if rootfs.propagation != 0 {
+        // The root is now ".", and the process' own root.
+        sys::mount_setattr(root, false, 0, 0, rootfs.propagation).at(Step::RootPropagation)?;
+    }
+    Ok(terminal)
+}
+
+/// Hangs the detached clone of the rootfs over `/` of the copied tree: the one place that needs no path of the host,
+/// so nothing on the way to the bundle has to be traversable for a mapped user.
+fn attach_rootfs(rootfs: &Rootfs<'_>) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let host_root = fs::open(c"/", flags, Mode::empty()).at(Step::HostPropagation)?;
+    sys::mount_setattr(host_root.as_fd(), true, 0, 0, rootfs.host_propagation).at(Step::HostPropagation)?;
+    // pivot_root(2) and the move need a parent that is not shared, whatever the tree's propagation is.
+    sys::mount_setattr(host_root.as_fd(), false, 0, 0, libc::MS_PRIVATE).at(Step::HostPropagation)?;
+    let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(rootfs.tree, c"", &host_root, c"", empty).at(Step::AttachRootfs)?;
+    Ok(host_root)
+}
+
+fn attach(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
+    if let Source::Link { to } = mount.source {
+        return link(root, mount.target, to).at_index(Step::MountTarget, n);
+    }
+    let target = find_target(root, mount, n)?;
+    match &mount.source {
+        Source::Tree { fd, .. } => move_onto(*fd, target.as_fd()).at_index(Step::MountAttach, n)?,
+        Source::Fs { fstype, options, attributes } => {
+            let tree = create(fstype, options, *attributes).at_index(Step::MountCreate, n)?;
+            move_onto(tree.as_fd(), target.as_fd()).at_index(Step::MountAttach, n)?;
+            return propagate(tree.as_fd(), mount, n);
+        }
+        Source::Attributes { set } => {
+            return sys::mount_setattr(target.as_fd(), false, *set, 0, 0).at_index(Step::MountAttach, n);
+        }
+        Source::Link { .. } => {}
+    }
+    match &mount.source {
+        Source::Tree { fd, .. } => propagate(*fd, mount, n),
+        _ => Ok(()),
+    }
+}
+
+fn propagate(tree: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
+    for &flags in mount.propagation {
+        let recursive = flags & libc::MS_REC != 0;
+        sys::mount_setattr(tree, recursive, 0, 0, flags & !libc::MS_REC).at_index(Step::MountPropagation, n)?;
+    }
+    Ok(())
+}
+
+fn find_target(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<OwnedFd> {
+    let kind = match mount.source {
+        Source::Tree { directory: false, .. } => Target::File,
+        _ => Target::Directory,
+    };
+    if mount.ordinary {
+        match path::open_ordinary(root, mount.target) {
+            Err(Errno::LOOP | Errno::NOTDIR) => {
+                return Err(Failure { step: Step::NotOrdinary, index: u32::try_from(n).unwrap_or(u32::MAX), errno: 0 });
+            }
+            Err(Errno::NOENT) => {}
+            other => return other.at_index(Step::MountTarget, n),
+        }
+    }
+    path::open_or_make(root, mount.target, kind).at_index(Step::MountTarget, n)
+}
+
+fn link(root: BorrowedFd<'_>, target: &CStr, to: &CStr) -> SysResult<()> {
+    let mut buffer = [0u8; path::SPLIT];
+    let (dir, name) = path::split(target, &mut buffer)?;
+    let dir = path::open_or_make(root, dir, Target::Directory)?;
+    match fs::symlinkat(to, &dir, name) {
+        Err(Errno::EXIST) => Ok(()),
+        other => other,
+    }
+}
+
+/// Creates a file system of one of this process' namespaces, detached.
+pub fn create(fstype: &CStr, options: &[FsOption<'_>], attributes: u32) -> SysResult<OwnedFd> {
+    let context = fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for option in options {
+        match option {
+            FsOption::Flag(key) => fsconfig_set_flag(&context, *key)?,
+            FsOption::Pair(key, value) => fsconfig_set_string(&context, *key, *value)?,
+        }
+    }
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::from_bits_retain(attributes))
+}
+
+fn move_onto(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> SysResult<()> {
+    let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(tree, c"", target, c"", empty)
+}
+
+fn clone_of(fd: BorrowedFd<'_>, recursive: bool) -> SysResult<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(fd, c"", flags)
+}
+
+/// Covers a path with a read-only view of itself; the view is read-only before it is seen, and the path is resolved
+/// once (GHSA-3q8j-pf29-vwv8). One that is missing needs no cover.
+fn make_readonly(root: BorrowedFd<'_>, path: &CStr) -> SysResult<()> {
+    let target = match path::open(root, path, OFlags::PATH) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+        other => other?,
+    };
+    let view = clone_of(target.as_fd(), true)?;
+    sys::mount_setattr(view.as_fd(), false, MOUNT_ATTR_RDONLY, 0, 0)?;
+    move_onto(view.as_fd(), target.as_fd())
+}
+
+/// Hides files behind the host's own null device, never one that the image brought (CVE-2025-31133), and directories
+/// behind one empty read-only tmpfs for all.
+fn mask_all(root: BorrowedFd<'_>, host_root: BorrowedFd<'_>, paths: &[&CStr]) -> Result<()> {
+    if paths.is_empty() {
+        return Ok(());
+    }
+    let null = fs::openat(host_root, c"dev/null", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        .at(Step::MaskedPath)?;
+    let stat = fs::fstat(&null).at(Step::MaskedPath)?;
+    if stat.st_rdev != fs::makedev(1, 3) || FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice {
+        return Err(Failure { step: Step::MaskedPath, index: u32::MAX, errno: Errno::NODEV.raw_os_error() });
+    }
+    let mut empty: Option<OwnedFd> = None;
+    for (n, &path) in paths.iter().enumerate() {
+        mask(root, path, null.as_fd(), &mut empty).at_index(Step::MaskedPath, n)?;
+    }
+    Ok(())
+}
+
+/// The first masked directory gets the tmpfs itself and the others clones of it: a mount can be cloned once it is
+/// attached (detached ones only since Linux 6.15).
+fn mask(root: BorrowedFd<'_>, path: &CStr, null: BorrowedFd<'_>, empty: &mut Option<OwnedFd>) -> SysResult<()> {
+    let target = match path::open(root, path, OFlags::PATH) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+        other => other?,
+    };
+    if FileType::from_raw_mode(fs::fstat(&target)?.st_mode) != FileType::Directory {
+        return move_onto(clone_of(null, false)?.as_fd(), target.as_fd());
+    }
+    match empty {
+        Some(tree) => move_onto(clone_of(tree.as_fd(), false)?.as_fd(), target.as_fd()),
+        None => {
+            const RO: u64 = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+            let attributes = u32::try_from(RO).map_err(|_| Errno::INVAL)?;
+            let options =
+                [FsOption::Flag(c"ro"), FsOption::Pair(c"nr_blocks", c"1"), FsOption::Pair(c"nr_inodes", c"1")];
+            let tree = create(c"tmpfs", &options, attributes)?;
+            move_onto(tree.as_fd(), target.as_fd())?;
+            *empty = Some(tree);
+            Ok(())
+        }
+    }
+}
+
+/// Leaves the host's tree behind.
+fn enter(rootfs: &Rootfs<'_>, host_root: BorrowedFd<'_>) -> Result<()> {
+    rustix::process::fchdir(rootfs.tree).at(Step::EnterRoot)?;
+    match rootfs.enter {
+        Enter::Pivot => {
+            // With both arguments "." the old root ends up mounted on the new one (pivot_root(2), NOTES), and goes
+            // from there with all that is below it; its propagation is cut first, so that nothing goes on the host.
+            rustix::process::pivot_root(c".", c".").at(Step::EnterRoot)?;
+            rustix::process::fchdir(host_root).at(Step::EnterRoot)?;
+            sys::mount_setattr(host_root, true, 0, 0, libc::MS_SLAVE).at(Step::EnterRoot)?;
+            unmount(c".", UnmountFlags::DETACH).at(Step::EnterRoot)?;
+        }
+        Enter::MoveAndChroot | Enter::Chroot => {
+            rustix::process::chroot(c".").at(Step::EnterRoot)?;
+        }
+    }
+    rustix::process::chdir(c"/").at(Step::EnterRoot)
+}

@@ -1,0 +1,270 @@
+//! System calls that rustix lacks or wraps with allocation, and the one clone.
+//!
+//! All of the crate's `unsafe` is here. Nothing in this file touches memory that it was not handed, takes a lock or
+//! allocates: `libc::syscall` is a bare trap that sets the calling thread's own errno.
+#![allow(unsafe_code)]
+
+use core::{cell::Cell, ffi::CStr, mem::size_of};
+
+use rustix::{
+    fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    io::{Errno, Result},
+};
+
+use crate::plan::{Capabilities, Plan, Ptr};
+
+fn check(ret: libc::c_long) -> Result<libc::c_long> {
+    if ret >= 0 {
+        return Ok(ret);
+    }
+    // SAFETY: the address of this thread's errno, always valid.
+    Err(Errno::from_raw_os_error(unsafe { *libc::__errno_location() }))
+}
+
+/// Invokes a system call whose pointer arguments the caller built from live references.
+macro_rules! call {
+    ($nr:expr $(, $arg:expr)*) => {
+        // SAFETY: each wrapper passes integers, or pointers derived from references that outlive the call, with the
+        // sizes that the call's man page asks for.
+        check(unsafe { libc::syscall($nr $(, $arg)*) })
+    };
+}
+
+/// `struct clone_args` of clone3(2), first 88 bytes (Linux 5.7).
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Which side of a clone this is.
+pub enum Side {
+    /// The new process.
+    Child,
+    /// The old one, with the child's pid and pidfd.
+    Parent(i32, OwnedFd),
+}
+
+/// clone3(2) as fork: copied address space, `CLONE_PIDFD`, handlers reset (`CLONE_CLEAR_SIGHAND`), SIGCHLD at exit;
+/// with `cgroup`, born in that v2 cgroup (`CLONE_INTO_CGROUP`, Linux 5.7). With `CLONE_PARENT` the exit signal is the
+/// caller's own.
+///
+/// # Errors
+/// As clone3(2).
+///
+/// # Safety
+/// The child may run only code that neither allocates nor takes a lock, and must not return to its caller's callers:
+/// other threads' locks are copied in whatever state they were.
+pub unsafe fn clone_process(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Side> {
+    const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let mut pidfd: RawFd = -1;
+    let mut args = CloneArgs {
+        flags: flags | (libc::CLONE_PIDFD as u64) | CLONE_CLEAR_SIGHAND,
+        pidfd: (&raw mut pidfd) as u64,
+        exit_signal: if flags & (libc::CLONE_PARENT as u64) == 0 { libc::SIGCHLD as u64 } else { 0 },
+        ..CloneArgs::default()
+    };
+    if let Some(fd) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::from(fd.as_raw_fd().unsigned_abs());
+    }
+    match call!(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>())? {
+        0 => Ok(Side::Child),
+        pid => {
+            // SAFETY: the kernel stored a new fd that nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Side::Parent(i32::try_from(pid).unwrap_or(-1), pidfd))
+        }
+    }
+}
+
+/// A second clone with `CLONE_PARENT`, by a process that is itself such a child: what follows it is this crate's code
+/// on either side, which is why this one is safe to call.
+pub(crate) fn clone_again() -> Result<Side> {
+    // SAFETY: only this crate calls it, after the first clone: nothing here allocates or takes a lock.
+    unsafe { clone_process(u64::from(libc::CLONE_PARENT.cast_unsigned()), None) }
+}
+
+/// close_range(2): closes the fds from `first` to `last`, both included.
+pub fn close_range(first: u32, last: u32) -> Result<()> {
+    call!(libc::SYS_close_range, first, last, 0).map(drop)
+}
+
+/// close_range(2) with `CLOSE_RANGE_CLOEXEC`: everything from `first` on closes at execve.
+pub fn cloexec_from(first: u32) -> Result<()> {
+    call!(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC).map(drop)
+}
+
+/// dup3(2) onto a fixed number, without close-on-exec; onto itself it clears the flag.
+pub fn dup_onto(fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
+    if fd.as_raw_fd() == number {
+        return rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty());
+    }
+    call!(libc::SYS_dup3, fd.as_raw_fd(), number, 0).map(drop)
+}
+
+/// mount_setattr(2), Linux 5.12, on the mount that `fd` refers to.
+pub fn mount_setattr(fd: BorrowedFd<'_>, recursive: bool, set: u64, clear: u64, propagation: u64) -> Result<()> {
+    let attr = libc::mount_attr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    let size = size_of::<libc::mount_attr>();
+    call!(libc::SYS_mount_setattr, fd.as_raw_fd(), c"".as_ptr(), flags, &raw const attr, size).map(drop)
+}
+
+/// setns(2) with `CLONE_NEW*` flags.
+pub fn setns(fd: BorrowedFd<'_>, flags: u32) -> Result<()> {
+    call!(libc::SYS_setns, fd.as_raw_fd(), flags).map(drop)
+}
+
+/// unshare(2) with `CLONE_NEW*` flags; never with flags that share memory or fds anew.
+pub fn unshare(flags: u32) -> Result<()> {
+    call!(libc::SYS_unshare, flags).map(drop)
+}
+
+/// keyctl(2) `KEYCTL_JOIN_SESSION_KEYRING`; the keyring's serial number.
+pub fn join_session_keyring(name: &CStr) -> Result<i32> {
+    let serial = call!(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr())?;
+    Ok(i32::try_from(serial).unwrap_or(-1))
+}
+
+/// keyctl(2): adds `permissions` to those that the keyring has. `KEYCTL_DESCRIBE` gives them as the fourth field.
+pub fn add_key_permissions(serial: i32, permissions: u32) -> Result<()> {
+    let mut buffer = [0u8; 512];
+    let len = call!(libc::SYS_keyctl, libc::KEYCTL_DESCRIBE, serial, buffer.as_mut_ptr(), buffer.len())?;
+    let text = buffer.get(..usize::try_from(len).unwrap_or(0).min(buffer.len())).unwrap_or_default();
+    let field = text.split(|&b| b == b';').nth(3).ok_or(Errno::INVAL)?;
+    let have = core::str::from_utf8(field).ok().and_then(|f| u32::from_str_radix(f, 16).ok()).ok_or(Errno::INVAL)?;
+    call!(libc::SYS_keyctl, libc::KEYCTL_SETPERM, serial, have | permissions).map(drop)
+}
+
+/// Makes the process start over with no signal blocked and SIGPIPE at its default: a runtime ignores SIGPIPE, and an
+/// ignored signal stays ignored over execve (signal(7)).
+pub fn reset_signals() -> Result<()> {
+    let empty = 0u64;
+    // The kernel's struct sigaction: handler, flags, restorer, mask. All zero is SIG_DFL.
+    let default = [0u64; 4];
+    let null = core::ptr::null_mut::<u64>();
+    call!(libc::SYS_rt_sigaction, libc::SIGPIPE, default.as_ptr(), null, 8usize)?;
+    call!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const empty, null, 8usize).map(drop)
+}
+
+/// The raw calls, not glibc's, which would signal the other threads that this child no longer has.
+pub fn set_groups(groups: &[u32]) -> Result<()> {
+    call!(libc::SYS_setgroups, groups.len(), groups.as_ptr()).map(drop)
+}
+
+/// setresgid(2) and setresuid(2).
+pub fn set_ids(uid: u32, gid: u32) -> Result<()> {
+    call!(libc::SYS_setresgid, gid, gid, gid)?;
+    call!(libc::SYS_setresuid, uid, uid, uid).map(drop)
+}
+
+/// Real, effective and saved ids: all three uids equal `uid` and all three gids equal `gid`.
+pub fn ids_are(uid: u32, gid: u32) -> Result<bool> {
+    let mut u = [0u32; 3];
+    let mut g = [0u32; 3];
+    let [r, e, s] = &mut u;
+    call!(libc::SYS_getresuid, &raw mut *r, &raw mut *e, &raw mut *s)?;
+    let [r, e, s] = &mut g;
+    call!(libc::SYS_getresgid, &raw mut *r, &raw mut *e, &raw mut *s)?;
+    Ok(u == [uid; 3] && g == [gid; 3])
+}
+
+/// getgroups(2) into `buffer`; how many there are.
+pub fn get_groups(buffer: &mut [u32]) -> Result<usize> {
+    let n = call!(libc::SYS_getgroups, buffer.len(), buffer.as_mut_ptr())?;
+    Ok(usize::try_from(n).unwrap_or(0))
+}
+
+/// prctl(2) with plain integers.
+pub fn prctl(option: libc::c_int, arg2: u64, arg3: u64) -> Result<i64> {
+    call!(libc::SYS_prctl, option, arg2, arg3, 0u64, 0u64)
+}
+
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+fn halves(set: u64) -> (u32, u32) {
+    let bytes = set.to_le_bytes();
+    let [a, b, c, d, e, f, g, h] = bytes;
+    (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]))
+}
+
+/// capset(2) of the three classic sets.
+pub fn set_capabilities(caps: &Capabilities) -> Result<()> {
+    let header = [CAPABILITY_VERSION_3, 0];
+    let ((e0, e1), (p0, p1), (i0, i1)) = (halves(caps.effective), halves(caps.permitted), halves(caps.inheritable));
+    let data = [e0, p0, i0, e1, p1, i1];
+    call!(libc::SYS_capset, header.as_ptr(), data.as_ptr()).map(drop)
+}
+
+/// capget(2) of the three classic sets; bounding and ambient are left 0.
+pub fn get_capabilities() -> Result<Capabilities> {
+    let mut header = [CAPABILITY_VERSION_3, 0];
+    let mut data = [0u32; 6];
+    call!(libc::SYS_capget, header.as_mut_ptr(), data.as_mut_ptr())?;
+    let [e0, p0, i0, e1, p1, i1] = data.map(u64::from);
+    Ok(Capabilities {
+        effective: e0 | e1 << 32,
+        permitted: p0 | p1 << 32,
+        inheritable: i0 | i1 << 32,
+        ..Capabilities::default()
+    })
+}
+
+/// seccomp(2) `SECCOMP_SET_MODE_FILTER`.
+pub fn set_filter(filter: &[libc::sock_filter], flags: u32) -> Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).map_err(|_| Errno::INVAL)?,
+        filter: filter.as_ptr().cast_mut(),
+    };
+    let thread = call!(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)?;
+    // With TSYNC a positive answer is the thread that could not be synchronised.
+    if thread == 0 { Ok(()) } else { Err(Errno::SRCH) }
+}
+
+/// getcwd(2) into `buffer`: the path without its NUL. A directory outside the root reads `(unreachable)/…`.
+pub fn getcwd(buffer: &mut [u8]) -> Result<&[u8]> {
+    let len = call!(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len())?;
+    let len = usize::try_from(len).unwrap_or(0).saturating_sub(1);
+    buffer.get(..len).ok_or(Errno::RANGE)
+}
+
+/// execve(2); returns only the error.
+pub fn execve(path: &CStr, args: &[Ptr], env: &[Cell<Ptr>]) -> Errno {
+    // SAFETY: path is NUL-terminated; the plan's builder ends both vectors in null; Cell<T> has T's layout.
+    match check(unsafe { libc::syscall(libc::SYS_execve, path.as_ptr(), args.as_ptr(), env.as_ptr()) }) {
+        Ok(_) => Errno::INVAL,
+        Err(e) => e,
+    }
+}
+
+/// _exit(2) of the whole process.
+pub fn exit(status: i32) -> ! {
+    loop {
+        // SAFETY: ends the process, touches nothing.
+        unsafe { libc::syscall(libc::SYS_exit_group, status) };
+    }
+}
+
+/// The plan's channel, in the child.
+pub fn channel<'a>(plan: &Plan<'a>) -> BorrowedFd<'a> {
+    // SAFETY: the plan lists it among the fds that stay open until execve.
+    unsafe { BorrowedFd::borrow_raw(plan.channel) }
+}
+
+/// An fd by number, for stdin, stdout and stderr.
+pub fn standard_stream(number: RawFd) -> Option<BorrowedFd<'static>> {
+    // SAFETY: 0 to 2 are never closed by this crate; whether they are open is for the kernel to say (EBADF).
+    (0..=2).contains(&number).then(|| unsafe { BorrowedFd::borrow_raw(number) })
+}

@@ -1,0 +1,222 @@
+//! The few fixed-size messages between parent and child, over one `SOCK_SEQPACKET` pair.
+//!
+//! ```text
+//! parent                       child
+//!   GO  ------------------------>        in its cgroup, ids mapped
+//!        <------------- Moved(pidfd)     only when a second clone was needed
+//!        <----------- Console(master)    only with a terminal
+//!        <-------------------- Ready     everything but execve is done (not for an exec)
+//!   START ---------------------->
+//!        <---------- end of file         execve happened (the channel closes on exec)
+//! ```
+//! Instead of any of the child's messages: `Failure`. End of file before `Ready`: the child died.
+
+/// The byte that lets the child begin.
+pub const GO: u8 = b'g';
+/// The byte that lets the payload begin.
+pub const START: u8 = b's';
+/// Size of a child's message, bytes.
+pub const LEN: usize = 16;
+
+/// What the child says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// The pty master comes with it.
+    Console,
+    /// The container's real process is this pid; its pidfd comes with it.
+    Moved(i32),
+    /// At the barrier.
+    Ready,
+    /// It went wrong.
+    Failure(Failure),
+}
+
+/// Where the child failed. The parent words it: it still has the plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What was being done.
+    pub step: Step,
+    /// Which one of the plan's list of such things.
+    pub index: u32,
+    /// The kernel's answer; 0 when berth itself refused.
+    pub errno: i32,
+}
+
+macro_rules! steps {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// The steps of a container's birth that can fail.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum Step { $($(#[$doc])* $name,)* }
+        impl Step {
+            const ALL: &'static [Step] = &[$(Step::$name),*];
+        }
+    };
+}
+
+steps! {
+    /// Closing what is not the container's.
+    CloseFds,
+    /// Reading the parent's GO.
+    Channel,
+    /// Writing oom_score_adj.
+    OomScoreAdj,
+    /// Joining namespace `index`.
+    JoinNamespace,
+    /// Making namespaces.
+    Unshare,
+    /// The second clone.
+    Clone,
+    /// Becoming root of the user namespace.
+    BecomeRoot,
+    /// Session keyring.
+    Keyring,
+    /// setsid.
+    Session,
+    /// Propagation of the host's tree.
+    HostPropagation,
+    /// Attaching the rootfs.
+    AttachRootfs,
+    /// Finding or making the target of mount `index`.
+    MountTarget,
+    /// The target of mount `index` is not a plain directory.
+    NotOrdinary,
+    /// Creating the file system of mount `index`.
+    MountCreate,
+    /// Attaching mount `index`.
+    MountAttach,
+    /// Propagation of mount `index`.
+    MountPropagation,
+    /// Device node `index`.
+    Device,
+    /// The default links of /dev.
+    DevLink,
+    /// Opening the container's terminal.
+    Console,
+    /// Binding it to /dev/console.
+    ConsoleBind,
+    /// Making the cwd.
+    MakeCwd,
+    /// Read-only path `index`.
+    ReadonlyPath,
+    /// Masked path `index`.
+    MaskedPath,
+    /// Making the root read-only.
+    RootReadonly,
+    /// Propagation of the root.
+    RootPropagation,
+    /// Entering the root.
+    EnterRoot,
+    /// Host name.
+    Hostname,
+    /// Domain name.
+    Domainname,
+    /// Kernel parameter `index`.
+    Sysctl,
+    /// Reading the container's passwd.
+    Passwd,
+    /// Standard streams.
+    Stdio,
+    /// Resource limit `index`.
+    Rlimit,
+    /// Label.
+    Label,
+    /// The label reads back as another.
+    LabelReadBack,
+    /// Bounding set.
+    BoundingSet,
+    /// Supplementary groups.
+    Groups,
+    /// User and group.
+    User,
+    /// Capabilities.
+    Capabilities,
+    /// Working directory.
+    Cwd,
+    /// The working directory lies outside the root (CVE-2024-21626).
+    CwdOutside,
+    /// No executable of that name on PATH.
+    NotOnPath,
+    /// The executable cannot be executed.
+    Executable,
+    /// Signal mask and dispositions.
+    Signals,
+    /// PR_SET_NO_NEW_PRIVS.
+    NoNewPrivs,
+    /// Loading the filter.
+    Seccomp,
+    /// A restriction reads back weaker than planned: `index` says which ([`crate::identity::Restriction`]).
+    Weaker,
+    /// Waiting for start.
+    Barrier,
+    /// execve.
+    Exec,
+}
+
+impl Message {
+    /// The message as it goes over the wire.
+    pub fn encode(self) -> [u8; LEN] {
+        let (kind, a, b, c) = match self {
+            Self::Console => (1u32, 0, 0, 0),
+            Self::Moved(pid) => (2, 0, 0, pid),
+            Self::Ready => (3, 0, 0, 0),
+            Self::Failure(f) => (4, f.step as u32, f.index, f.errno),
+        };
+        let mut out = [0; LEN];
+        let words = [kind.to_ne_bytes(), a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes()];
+        for (slot, word) in out.chunks_exact_mut(4).zip(words) {
+            slot.copy_from_slice(&word);
+        }
+        out
+    }
+
+    /// Parses a message; `None` for anything that a well-behaved child would not send.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != LEN {
+            return None;
+        }
+        let mut words = [0u32; 4];
+        for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(4)) {
+            *word = u32::from_ne_bytes(chunk.try_into().ok()?);
+        }
+        let [kind, a, b, c] = words;
+        let c = i32::from_ne_bytes(c.to_ne_bytes());
+        match kind {
+            1 => Some(Self::Console),
+            2 => Some(Self::Moved(c)),
+            3 => Some(Self::Ready),
+            4 => {
+                let step = *Step::ALL.get(usize::try_from(a).ok()?)?;
+                Some(Self::Failure(Failure { step, index: b, errno: c }))
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_survive_the_wire() {
+        for &step in Step::ALL {
+            let m = Message::Failure(Failure { step, index: 7, errno: 13 });
+            assert_eq!(Message::decode(&m.encode()), Some(m));
+        }
+        for m in [Message::Console, Message::Moved(-1), Message::Moved(4_194_304), Message::Ready] {
+            assert_eq!(Message::decode(&m.encode()), Some(m));
+        }
+    }
+
+    #[test]
+    fn foreign_messages_are_refused() {
+        assert_eq!(Message::decode(&[]), None);
+        assert_eq!(Message::decode(&[0; LEN]), None);
+        assert_eq!(Message::decode(&[9; LEN]), None);
+        assert_eq!(Message::decode(&[1; LEN + 1]), None);
+        let mut bad_step = Message::Failure(Failure { step: Step::Exec, index: 0, errno: 0 }).encode();
+        bad_step[4..8].copy_from_slice(&9999u32.to_ne_bytes());
+        assert_eq!(Message::decode(&bad_step), None);
+    }
+}

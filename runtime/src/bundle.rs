@@ -1,0 +1,162 @@
+//! A bundle: config.json, read once, checked before anything is made.
+//!
+//! The spec's types are oci-spec's. The usual config.json is parsed straight into them; only one that does not fit is
+//! looked at again, to name the field, and to let unknown capabilities pass with a warning as the spec asks.
+
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use oci_spec::runtime::{Process, Spec};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::{Context, Error, Kind, Result, check};
+
+/// A config.json larger than this is refused, bytes.
+const MAX: u64 = 64 << 20;
+
+/// A bundle whose config.json has been read and checked.
+pub struct Bundle {
+    /// The bundle directory, absolute.
+    pub dir: PathBuf,
+    /// config.json.
+    pub spec: Spec,
+    /// What was let pass: unknown capabilities.
+    pub warnings: Vec<String>,
+}
+
+impl Bundle {
+    /// Reads and checks `<dir>/config.json`.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] without a config.json, [`Kind::InvalidArgument`] naming the field, [`Kind::Unsupported`]
+    /// for fields that this build refuses.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let dir = std::path::absolute(dir).with_context(|| format!("bundle {}", dir.display()))?;
+        let json = read(&dir.join("config.json"))?;
+        let mut warnings = Vec::new();
+        let spec: Spec = parse(&json, "process", &mut warnings).context("config.json")?;
+        check::spec(&spec).context("config.json")?;
+        Ok(Self { dir, spec, warnings })
+    }
+}
+
+/// Reads a process.json, as `exec --process` names it.
+///
+/// # Errors
+/// As [`Bundle::load`].
+pub fn load_process(path: &Path) -> Result<Process> {
+    parse_process(&read(path)?).with_context(|| path.display().to_string())
+}
+
+/// Parses the JSON of a `process` object.
+///
+/// # Errors
+/// [`Kind::InvalidArgument`] naming the field.
+pub fn parse_process(json: &[u8]) -> Result<Process> {
+    let process = parse(json, "", &mut Vec::new())?;
+    check::process(&process)?;
+    Ok(process)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let mut json = Vec::new();
+    let file = File::open(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound if path.ends_with("config.json") => {
+            Error::new(Kind::NotFound, "JSON specification file config.json not found")
+        }
+        _ => Error::from(e).context(format!("open {}", path.display())),
+    })?;
+    file.take(MAX + 1).read_to_end(&mut json).with_context(|| format!("read {}", path.display()))?;
+    match u64::try_from(json.len()) {
+        Ok(len) if len <= MAX => Ok(json),
+        _ => Err(Error::invalid(format!("{}: larger than {MAX} bytes", path.display()))),
+    }
+}
+
+fn parse<T: DeserializeOwned>(json: &[u8], process: &str, warnings: &mut Vec<String>) -> Result<T> {
+    if let Ok(value) = serde_json::from_slice(json) {
+        return Ok(value);
+    }
+    let mut value: Value = serde_json::from_slice(json).map_err(|e| Error::invalid(e.to_string()))?;
+    let object = if process.is_empty() { Some(&mut value) } else { value.get_mut(process) };
+    if let Some(Value::Object(sets)) = object.and_then(|p| p.get_mut("capabilities")) {
+        drop_unknown_capabilities(sets, warnings);
+    }
+    serde_path_to_error::deserialize(value).map_err(|e| {
+        let path = e.path().to_string();
+        Error::invalid(if path == "." { e.inner().to_string() } else { format!("{path}: {}", e.inner()) })
+    })
+}
+
+fn drop_unknown_capabilities(sets: &mut serde_json::Map<String, Value>, warnings: &mut Vec<String>) {
+    for names in sets.values_mut().filter_map(Value::as_array_mut) {
+        names.retain(|name| {
+            let Some(text) = name.as_str() else { return true };
+            let known = serde_json::from_value::<oci_spec::runtime::Capability>(name.clone()).is_ok();
+            if !known {
+                let warning = format!("ignoring unknown or unavailable capabilities: [{text}]");
+                if !warnings.contains(&warning) {
+                    warnings.push(warning);
+                }
+            }
+            known
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(json: &str) -> (Result<Spec>, Vec<String>) {
+        let mut warnings = Vec::new();
+        let spec = parse(json.as_bytes(), "process", &mut warnings);
+        (spec, warnings)
+    }
+
+    #[test]
+    fn absent_fields_stay_absent() {
+        let (spec, _) = spec(r#"{"ociVersion":"1.0.2","linux":{}}"#);
+        let spec = spec.unwrap();
+        assert!(spec.hostname().is_none() && spec.process().is_none() && spec.mounts().is_none());
+        let linux = spec.linux().as_ref().unwrap();
+        assert!(linux.namespaces().is_none() && linux.masked_paths().is_none() && linux.resources().is_none());
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        for (json, field) in [
+            (
+                r#"{"ociVersion":"1","linux":{"namespaces":[{"type":"pid"},{"type":"warp"}]}}"#,
+                "linux.namespaces[1].type",
+            ),
+            (r#"{"ociVersion":"1","process":{"cwd":7,"user":{}}}"#, "process.cwd"),
+            (r#"{"ociVersion":"1","process":{"cwd":"/","user":{"uid":4294967296}}}"#, "process.user.uid"),
+            (r#"{"ociVersion":"1","process":{"cwd":"/","user":{"uid":-1}}}"#, "process.user.uid"),
+            (
+                r#"{"ociVersion":"1","linux":{"seccomp":{"defaultAction":"SCMP_ACT_MAYBE"}}}"#,
+                "linux.seccomp.defaultAction",
+            ),
+        ] {
+            let error = spec(json).0.unwrap_err();
+            assert!(error.to_string().starts_with(field), "{json}: {error}");
+            assert_eq!(error.kind(), Kind::InvalidArgument);
+        }
+        assert!(spec("{\"ociVersion\":").0.unwrap_err().to_string().contains("line 1"));
+        assert!(spec("").0.is_err() && spec("null").0.is_err() && spec("7").0.is_err());
+    }
+
+    #[test]
+    fn unknown_capabilities_are_let_pass_once() {
+        let json = r#"{"ociVersion":"1","process":{"cwd":"/","user":{"uid":0,"gid":0},
+            "capabilities":{"bounding":["CAP_KILL","CAP_WARP"],"effective":["CAP_WARP"]}}}"#;
+        let (spec, warnings) = spec(json);
+        let process = spec.unwrap().process().clone().unwrap();
+        assert_eq!(process.capabilities().as_ref().unwrap().bounding().as_ref().unwrap().len(), 1);
+        assert_eq!(warnings, ["ignoring unknown or unavailable capabilities: [CAP_WARP]"]);
+    }
+}

@@ -1,0 +1,167 @@
+//! What a config.json must be before anything is made from it, field by field.
+//!
+//! Types and closed sets are the parser's; here is what they cannot say, and what this build refuses rather than
+//! ignores.
+
+use std::{collections::HashSet, path::Path};
+
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
+
+use crate::{Error, Result};
+
+/// A whole config.json.
+pub fn spec(spec: &Spec) -> Result<()> {
+    if spec.version().is_empty() {
+        return Err(Error::invalid("ociVersion: must not be empty"));
+    }
+    let root = spec.root().as_ref().ok_or_else(|| Error::invalid("root: must be specified"))?;
+    if root.path().as_os_str().is_empty() {
+        return Err(Error::invalid("root.path: must not be empty"));
+    }
+    if let Some(p) = spec.process() {
+        process(p)?;
+    }
+    for (n, mount) in spec.mounts().iter().flatten().enumerate() {
+        if mount.destination().as_os_str().is_empty() {
+            return Err(Error::invalid(format!("mounts[{n}].destination: must not be empty")));
+        }
+        if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
+            return Err(refused(&format!("mounts[{n}].uidMappings")));
+        }
+    }
+    let linux = spec.linux().as_ref().ok_or_else(|| Error::invalid("linux: must be specified"))?;
+    namespaces(spec, linux)?;
+    refuse_unbuilt(spec, linux)
+}
+
+/// A process, of a config.json or an exec.
+pub fn process(process: &Process) -> Result<()> {
+    if process.args().as_ref().is_none_or(Vec::is_empty) {
+        return Err(Error::invalid("process.args: args must not be empty"));
+    }
+    absolute(process.cwd(), "process.cwd")?;
+    for (n, variable) in process.env().iter().flatten().enumerate() {
+        match variable.split_once('=') {
+            Some((name, _)) if !name.is_empty() => {}
+            _ => return Err(Error::invalid(format!("process.env[{n}]: invalid environment variable {variable:?}"))),
+        }
+    }
+    let mut seen = HashSet::new();
+    for limit in process.rlimits().iter().flatten() {
+        if !seen.insert(limit.typ().to_string()) {
+            return Err(Error::invalid(format!("process.rlimits: duplicated {}", limit.typ())));
+        }
+        if limit.soft() > limit.hard() {
+            return Err(Error::invalid(format!("process.rlimits: {} soft limit is above the hard one", limit.typ())));
+        }
+    }
+    if let Some(groups) = process.user().additional_gids()
+        && groups.len() > berth_init::identity::MAX_GROUPS - 1
+    {
+        return Err(Error::invalid("process.user.additionalGids: too many groups"));
+    }
+    if process.user().umask().is_some_and(|mask| mask > 0o7777) {
+        return Err(Error::invalid("process.user.umask: out of range"));
+    }
+    for (field, present) in [
+        ("process.scheduler", process.scheduler().is_some()),
+        ("process.ioPriority", process.io_priority().is_some()),
+        ("process.execCPUAffinity", process.exec_cpu_affinity().is_some()),
+    ] {
+        if present {
+            return Err(refused(field));
+        }
+    }
+    Ok(())
+}
+
+fn absolute(path: &Path, field: &str) -> Result<()> {
+    if path.as_os_str().is_empty() {
+        return Err(Error::invalid(format!("{field}: Cwd property must not be empty")));
+    }
+    if path.is_absolute() { Ok(()) } else { Err(Error::invalid(format!("{field}: Cwd must be an absolute path"))) }
+}
+
+fn namespaces(spec: &Spec, linux: &Linux) -> Result<()> {
+    let mut seen = Vec::new();
+    for (n, namespace) in linux.namespaces().iter().flatten().enumerate() {
+        let kind = namespace.typ();
+        if seen.contains(&kind) {
+            return Err(Error::invalid(format!("linux.namespaces[{n}]: malformed spec: duplicated ns {kind:?}")));
+        }
+        seen.push(kind);
+        if let Some(path) = namespace.path()
+            && !path.is_absolute()
+        {
+            return Err(Error::invalid(format!("linux.namespaces[{n}].path: must be absolute: {}", path.display())));
+        }
+    }
+    let has = |kind| seen.contains(&kind);
+    let needs = |wanted: bool, kind, field: &str, why: &str| {
+        if wanted && !has(kind) { Err(Error::invalid(format!("{field}: {why}"))) } else { Ok(()) }
+    };
+    let is_set = |text: &Option<String>| text.as_ref().is_some_and(|t| !t.is_empty());
+    needs(
+        is_set(spec.hostname()),
+        LinuxNamespaceType::Uts,
+        "hostname",
+        "unable to set hostname without a private UTS namespace",
+    )?;
+    needs(
+        is_set(spec.domainname()),
+        LinuxNamespaceType::Uts,
+        "domainname",
+        "unable to set domainname without a private UTS namespace",
+    )?;
+    let mapped = linux.uid_mappings().as_ref().is_some_and(|m| !m.is_empty())
+        || linux.gid_mappings().as_ref().is_some_and(|m| !m.is_empty());
+    needs(
+        mapped,
+        LinuxNamespaceType::User,
+        "linux.uidMappings",
+        "user namespace mappings specified, but user namespace not enabled in the config",
+    )?;
+    if !has(LinuxNamespaceType::Mount) {
+        let in_the_host = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|l| !l.is_empty());
+        for (field, present) in [
+            ("mounts", spec.mounts().as_ref().is_some_and(|m| !m.is_empty())),
+            ("linux.maskedPaths", in_the_host(linux.masked_paths())),
+            ("linux.readonlyPaths", in_the_host(linux.readonly_paths())),
+            ("root.readonly", spec.root().as_ref().is_some_and(|r| r.readonly() == Some(true))),
+        ] {
+            if present {
+                return Err(Error::invalid(format!("{field}: cannot be applied without a private mount namespace")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Fields that a later build will honour. Ignoring them would be worse than an error.
+fn refuse_unbuilt(spec: &Spec, linux: &Linux) -> Result<()> {
+    let hooks = spec.hooks().as_ref().is_some_and(|h| {
+        #[allow(deprecated, reason = "prestart is deprecated in the spec and still written by callers")]
+        let kinds =
+            [h.prestart(), h.create_runtime(), h.create_container(), h.start_container(), h.poststart(), h.poststop()];
+        kinds.into_iter().any(|list| list.as_ref().is_some_and(|l| !l.is_empty()))
+    });
+    let time = linux.namespaces().iter().flatten().any(|n| n.typ() == LinuxNamespaceType::Time);
+    for (field, present) in [
+        ("hooks", hooks),
+        ("linux.namespaces: time", time),
+        ("linux.timeOffsets", linux.time_offsets().as_ref().is_some_and(|t| !t.is_empty())),
+        ("linux.personality", linux.personality().is_some()),
+        ("linux.intelRdt", linux.intel_rdt().is_some()),
+        ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|d| !d.is_empty())),
+        ("linux.memoryPolicy", linux.memory_policy().is_some()),
+    ] {
+        if present {
+            return Err(refused(field));
+        }
+    }
+    Ok(())
+}
+
+fn refused(field: &str) -> Error {
+    Error::unsupported(format!("{field}: not built yet"))
+}

@@ -1,0 +1,230 @@
+//! create: a bundle becomes a container whose init waits at the barrier.
+
+use std::{
+    fs,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
+    path::Path,
+};
+
+use oci_spec::runtime::Spec;
+
+use crate::{
+    Context, Error, Kind, Result, Stdio,
+    arena::Arena,
+    bundle::Bundle,
+    caps,
+    cgroup::Cgroup,
+    failure::{self, Names},
+    plan::{self, Choices, Planned},
+    proc,
+    spawn::{self, Outcome, Pending},
+    state::{self, Container, Draft},
+    user::Ids,
+};
+
+/// What to create and how.
+pub struct Options<'a> {
+    /// State root; the state is kept in `<root>/<id>`.
+    pub root: &'a Path,
+    /// The container's id.
+    pub id: &'a str,
+    /// The bundle directory.
+    pub bundle: &'a Path,
+    /// Standard streams, unless the process has a terminal.
+    pub stdio: Stdio,
+    /// Who will start it.
+    pub barrier: Barrier,
+    /// Gets init's pid.
+    pub pid_file: Option<&'a Path>,
+    /// Chroot instead of pivot_root(2).
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring.
+    pub no_new_keyring: bool,
+    /// Fds from 3 on for the payload.
+    pub preserve_fds: u32,
+    /// Have systemd own the cgroup.
+    pub systemd_cgroup: bool,
+    /// Changes config.json as the front door's protocol asks, before it is used.
+    pub adjust: Option<&'a dyn Fn(&mut Spec)>,
+}
+
+/// Who will start the container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Barrier {
+    /// This process, by the fd that it gets back.
+    Inherited,
+    /// Any process, by a socket in the state directory.
+    Listening,
+}
+
+/// A container in the state "created".
+pub struct Created {
+    /// Its record.
+    pub container: Container,
+    /// init's pidfd.
+    pub pidfd: OwnedFd,
+    /// What releases init; `None` with [`Barrier::Listening`].
+    pub barrier: Option<OwnedFd>,
+    /// The pty master, when the process has a terminal.
+    pub console: Option<OwnedFd>,
+    /// What a user should hear.
+    pub warnings: Vec<String>,
+}
+
+/// Creates a container.
+///
+/// # Errors
+/// Whatever is wrong with the bundle, the host or the request, named; nothing is left behind.
+pub fn create(options: Options<'_>) -> Result<Created> {
+    state::check_id(options.id)?;
+    let mut bundle = Bundle::load(options.bundle)?;
+    if let Some(adjust) = options.adjust {
+        adjust(&mut bundle.spec);
+    }
+    let process =
+        bundle.spec.process().as_ref().ok_or_else(|| Error::invalid("config.json: process: must be specified"))?;
+    let mut warnings = std::mem::take(&mut bundle.warnings);
+    warnings.extend(caps::warnings(process.capabilities().as_ref()));
+    let linux = bundle.spec.linux().as_ref();
+    let cgroups_path = linux.and_then(|l| l.cgroups_path().as_deref());
+    let cgroup = Cgroup::resolve(cgroups_path, options.id, options.systemd_cgroup)?;
+    let filter = plan::filter(&bundle.spec)?;
+
+    let draft = Draft::new(options.root, options.id)?;
+    let mut record = state::record(options.id, &bundle.spec, &bundle.dir, &plan::rootfs_path(&bundle), &cgroup)?;
+    record.process.keyring = !options.no_new_keyring;
+    // Before there is anything to clean up: a crash from here on finds on record where to look.
+    draft.write(&record)?;
+    let listener = match options.barrier {
+        Barrier::Inherited => None,
+        Barrier::Listening => Some(listen(draft.dir())?),
+    };
+    let resources = linux.and_then(|l| l.resources().clone()).unwrap_or_default();
+    cgroup.create(&resources)?;
+    let undo = MadeCgroup(Some(&cgroup));
+
+    let arena = Arena::default();
+    let (ours, theirs) = spawn::channel()?;
+    let choices = Choices {
+        id: options.id,
+        stdio: &options.stdio,
+        listener: listener.as_ref().map(AsFd::as_fd),
+        no_pivot: options.no_pivot,
+        no_new_keyring: options.no_new_keyring,
+        preserve_fds: options.preserve_fds,
+    };
+    let planned = plan::init(&arena, &bundle, &cgroup, filter.as_deref(), theirs.as_fd(), &choices)?;
+    let pending =
+        birth(&planned, &cgroup, (ours, theirs), process.args().iter().flatten().next().map_or("", String::as_str))?;
+
+    record.pid = pending.pid();
+    record.start_time = proc::stat(record.pid).map_or(0, |s| s.start_time);
+    record.namespaces = planned.own_namespaces;
+    draft.write(&record)?;
+    if let Some(filter) = &filter {
+        draft.write_filter(filter)?;
+    }
+    if let Some(path) = options.pid_file {
+        write_pid_file(path, record.pid)?;
+    }
+    let child = pending.keep()?;
+    undo.keep();
+    let barrier = match options.barrier {
+        Barrier::Inherited => Some(child.channel),
+        Barrier::Listening => None,
+    };
+    Ok(Created { container: draft.keep(record), pidfd: child.pidfd, barrier, console: child.console, warnings })
+}
+
+/// From the clone to the barrier.
+fn birth(planned: &Planned<'_>, cgroup: &Cgroup, channel: (OwnedFd, OwnedFd), program: &str) -> Result<Pending> {
+    let dir = cgroup.dir_for_clone()?;
+    let how = spawn::Clone {
+        flags: planned.placement_clone,
+        cgroup: dir.as_ref().map(AsFd::as_fd),
+        pid_namespace: planned.pid_namespace,
+    };
+    let mut pending = spawn::spawn(&planned.plan, &how, channel)?;
+    if dir.is_none() {
+        cgroup.add(pending.pid())?;
+    }
+    if let Some(ids) = &planned.maps {
+        write_maps(pending.pid(), ids)?;
+    }
+    pending.go()?;
+    let what = "unable to start container process: error during container init";
+    match pending.wait()? {
+        Outcome::Ready => Ok(pending),
+        Outcome::Failed(failure) => {
+            let names = Names { mounts: &planned.mount_names, program };
+            Err(failure::word(failure, Some(&planned.plan), &names).context(what))
+        }
+        Outcome::Closed => {
+            let text = match cgroup.oom_kills() {
+                Ok(kills) if kills > 0 => "container init was OOM-killed (memory limit too low?)",
+                _ => "container init ended before it was ready",
+            };
+            Err(Error::new(Kind::Internal, text).context("unable to start container process"))
+        }
+    }
+}
+
+/// user_namespaces(7): setgroups stays allowed, since the writer has CAP_SETGID in the parent namespace.
+fn write_maps(pid: i32, ids: &Ids) -> Result<()> {
+    for (file, text) in [("uid_map", ids.uid_map()), ("gid_map", ids.gid_map())] {
+        let path = format!("/proc/{pid}/{file}");
+        fs::write(&path, text).with_context(|| format!("linux.uidMappings: write {file}"))?;
+    }
+    Ok(())
+}
+
+/// Where the init of a container waits for another process to start it. The state directory may lie deeper than a
+/// socket address is long, so the address goes through an fd of it.
+fn listen(dir: &Path) -> Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let what = || format!("listen on {}", dir.join(state::START).display());
+    let bind = || -> rustix::io::Result<OwnedFd> {
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let (_dir, path) = state::short_path(dir)?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+        rustix::net::listen(&socket, 1)?;
+        Ok(socket)
+    };
+    bind().with_context(what)
+}
+
+/// Writes a pid file, whole or not at all.
+///
+/// # Errors
+/// Names the file.
+pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    let what = || format!("write pid file {}", path.display());
+    let name = path.file_name().ok_or_else(|| Error::invalid("not a file name")).with_context(what)?;
+    let beside = path.with_file_name(format!(".{}", name.to_string_lossy()));
+    let write = || -> std::io::Result<()> {
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&beside)?;
+        std::io::Write::write_all(&mut file, pid.to_string().as_bytes())?;
+        fs::rename(&beside, path)
+    };
+    write().with_context(what)
+}
+
+/// Removes the cgroup unless it is kept.
+struct MadeCgroup<'c>(Option<&'c Cgroup>);
+
+impl MadeCgroup<'_> {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for MadeCgroup<'_> {
+    fn drop(&mut self) {
+        if let Some(cgroup) = self.0 {
+            let _ = cgroup.delete();
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Devices: the list that every container has, those of config.json, and the tmpfs that holds them.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use berth_init::plan::{Device, FsOption};
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount};
+
+use crate::{
+    Context, Error, Result,
+    arena::Arena,
+    mount::{self, Options, attr},
+    user::Ids,
+};
+
+/// Path, major, minor: config.md, "Default Devices".
+const DEFAULT: [(&str, u32, u32); 6] = [
+    ("/dev/null", 1, 3),
+    ("/dev/random", 1, 8),
+    ("/dev/full", 1, 7),
+    ("/dev/tty", 5, 0),
+    ("/dev/zero", 1, 5),
+    ("/dev/urandom", 1, 9),
+];
+
+/// All devices of a container: config.json's override the default ones of the same path.
+///
+/// # Errors
+/// Names the field that is out of range or maps to nobody.
+pub fn plan<'a>(arena: &'a Arena, devices: &[LinuxDevice], ids: &Ids) -> Result<Vec<Device<'a>>> {
+    let mut out = Vec::new();
+    for (path, major, minor) in DEFAULT {
+        if devices.iter().any(|d| mount::clean(d.path()) == Path::new(path)) {
+            continue;
+        }
+        let path = arena.text(path, "linux.devices")?;
+        let (uid, gid) = (ids.host_uid(0, "linux.devices.uid")?, ids.host_gid(0, "linux.devices.gid")?);
+        out.push(Device { path, mode: libc::S_IFCHR | 0o666, major, minor, uid, gid });
+    }
+    for (n, device) in devices.iter().enumerate() {
+        out.push(one(arena, device, ids).with_context(|| format!("linux.devices[{n}]"))?);
+    }
+    Ok(out)
+}
+
+fn one<'a>(arena: &'a Arena, device: &LinuxDevice, ids: &Ids) -> Result<Device<'a>> {
+    let kind = match device.typ() {
+        LinuxDeviceType::C | LinuxDeviceType::U => libc::S_IFCHR,
+        LinuxDeviceType::B => libc::S_IFBLK,
+        LinuxDeviceType::P => libc::S_IFIFO,
+        LinuxDeviceType::A => return Err(Error::invalid("type: invalid device type \"a\"")),
+    };
+    let number = |value: i64, field: &str, max: u32| {
+        u32::try_from(value)
+            .ok()
+            .filter(|&v| v <= max)
+            .ok_or_else(|| Error::invalid(format!("{field}: {value} is out of range")))
+    };
+    let path = mount::clean(device.path());
+    if path == Path::new("/") {
+        return Err(Error::invalid("path: must not be empty"));
+    }
+    let fifo = kind == libc::S_IFIFO;
+    Ok(Device {
+        path: arena.path(&path, "path")?,
+        // runc's default for a device that names no mode.
+        mode: kind | device.file_mode().unwrap_or(0o666) & 0o7777,
+        major: if fifo { 0 } else { number(device.major(), "major", (1 << 12) - 1)? },
+        minor: if fifo { 0 } else { number(device.minor(), "minor", (1 << 20) - 1)? },
+        uid: ids.host_uid(device.uid().unwrap_or(0), "uid")?,
+        gid: ids.host_gid(device.gid().unwrap_or(0), "gid")?,
+    })
+}
+
+/// Builds `/dev` in a detached tmpfs, so that nothing of the image's own `/dev` is ever touched (CVE-2026-41579,
+/// CVE-2026-47766). Returns it with the devices that do not belong in it.
+pub fn build_dev<'a>(
+    arena: &'a Arena,
+    mounts: &[Mount],
+    devices: Vec<Device<'a>>,
+    ids: &Ids,
+) -> Result<(Option<OwnedFd>, Vec<Device<'a>>)> {
+    let Some(spec) = mount::dev_tmpfs(mounts) else { return Ok((None, devices)) };
+    let mut options = Options::parse(spec.options().as_deref().unwrap_or_default())?;
+    // Read-only comes at the very end, when targets of other mounts have been made in it.
+    options.superblock.retain(|word| *word != "ro");
+    let source = spec.source().as_deref().map_or("tmpfs".into(), Path::to_string_lossy);
+    let mut fs = mount::fs_options(arena, &options, &source)?;
+    if ids.mapped() {
+        fs.push(owner(arena, "uid", ids.host_uid(0, "linux.uidMappings")?)?);
+        fs.push(owner(arena, "gid", ids.host_gid(0, "linux.gidMappings")?)?);
+    }
+    let attributes = u32::try_from(options.set & !attr::RDONLY).map_err(|_| Error::invalid("mounts: /dev"))?;
+    let tree = berth_init::rootfs::create(c"tmpfs", &fs, attributes)
+        .context("error mounting \"tmpfs\" to rootfs at \"/dev\"")?;
+
+    // A device below another mount inside /dev must wait for that mount.
+    let covered: Vec<PathBuf> = mounts
+        .iter()
+        .map(|m| mount::clean(m.destination()))
+        .filter(|t| t.starts_with("/dev") && t != Path::new("/dev"))
+        .collect();
+    let mut elsewhere = Vec::new();
+    for device in devices {
+        let path = Path::new(std::ffi::OsStr::from_bytes(device.path.to_bytes()));
+        match path.strip_prefix("/dev") {
+            Ok(inside) if !covered.iter().any(|c| path.starts_with(c)) => {
+                let inside = arena.path(&Path::new("/").join(inside), "linux.devices.path")?;
+                let node = Device { path: inside, ..device };
+                berth_init::device::make(tree.as_fd(), &node)
+                    .with_context(|| format!("error creating device node {}", path.display()))?;
+            }
+            _ => elsewhere.push(device),
+        }
+    }
+    berth_init::device::make_links(tree.as_fd()).context("error setting up /dev links")?;
+    Ok((Some(tree), elsewhere))
+}
+
+use std::os::unix::ffi::OsStrExt;
+
+fn owner<'a>(arena: &'a Arena, key: &str, id: u32) -> Result<FsOption<'a>> {
+    Ok(FsOption::Pair(arena.text(key, "mounts")?, arena.text(id.to_string(), "mounts")?))
+}

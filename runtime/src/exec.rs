@@ -1,0 +1,132 @@
+//! exec: another process in a running container, through the same routine as its init.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use berth_init::plan::{Capabilities, Join, Namespaces, Plan};
+use oci_spec::runtime::Process;
+
+use crate::{
+    Context, Error, Kind, Result, Stdio,
+    arena::Arena,
+    create,
+    failure::{self, Names},
+    namespace, plan,
+    process::{self, Defaults},
+    spawn::{self, Outcome},
+    state::{Container, Status},
+};
+
+/// What to run and how.
+pub struct Options<'a> {
+    /// The process.
+    pub process: &'a Process,
+    /// Standard streams, unless the process has a terminal.
+    pub stdio: Stdio,
+    /// Gets the pid.
+    pub pid_file: Option<&'a Path>,
+    /// Fds from 3 on for the payload.
+    pub preserve_fds: u32,
+    /// Run even when the container is frozen; the process freezes with it.
+    pub ignore_paused: bool,
+}
+
+/// A process of a container.
+pub struct Execed {
+    /// Its pid.
+    pub pid: i32,
+    /// Its pidfd.
+    pub pidfd: OwnedFd,
+    /// The pty master, when it has a terminal.
+    pub console: Option<OwnedFd>,
+}
+
+/// Runs a process in a container; returns when execve has happened.
+///
+/// # Errors
+/// [`Kind::FailedPrecondition`] when the container is stopped or paused; the payload's own failure. Nothing is left.
+pub fn exec(container: &Container, options: Options<'_>) -> Result<Execed> {
+    match container.status()? {
+        Status::Stopped | Status::Creating => {
+            return Err(Error::new(Kind::FailedPrecondition, "cannot exec in a stopped container"));
+        }
+        Status::Paused | Status::Pausing if !options.ignore_paused => {
+            return Err(Error::new(Kind::FailedPrecondition, "cannot exec in a paused container"));
+        }
+        _ => {}
+    }
+    let init = container.pidfd()?;
+    let state = container.state();
+    let filter = container.filter()?;
+    let process = with_labels(options.process, container);
+    let program = process.args().iter().flatten().next().cloned().unwrap_or_default();
+
+    let arena = Arena::default();
+    let (ours, theirs) = spawn::channel()?;
+    let joined = state.namespaces & !namespace::flag::PID;
+    let joins = if joined == 0 { Vec::new() } else { vec![Join { fd: arena.lend(init.as_fd()), flags: joined }] };
+    let [bounding, effective, permitted, inheritable, ambient] = state.process.capabilities;
+    let defaults = Defaults {
+        capabilities: Capabilities { bounding, effective, permitted, inheritable, ambient },
+        umask: state.process.umask,
+    };
+    let plan = Plan {
+        channel: arena.name(theirs.as_fd()),
+        keep: &[],
+        preserve: options.preserve_fds,
+        namespaces: Namespaces {
+            joins: arena.list(joins),
+            unshare: 0,
+            second_clone: false,
+            unshare_cgroup: false,
+            become_root: joined & namespace::flag::USER != 0,
+        },
+        oom_score_adj: plan::oom_score_adj(&arena, state.process.oom_score_adj),
+        keyring: plan::keyring(&arena, &state.id, !state.process.keyring)?,
+        container: None,
+        stdio: plan::stdio(&arena, &process, &options.stdio)?,
+        process: process::plan(&arena, &process, defaults, filter.as_ref())?,
+        barrier: None,
+    };
+    let plan = Plan { keep: arena.fd_numbers(), ..plan };
+
+    let dir = container.cgroup().dir_for_clone()?;
+    let how = spawn::Clone {
+        flags: 0,
+        cgroup: dir.as_ref().map(AsFd::as_fd),
+        pid_namespace: (state.namespaces & namespace::flag::PID != 0).then(|| init.as_fd()),
+    };
+    let mut pending = spawn::spawn(&plan, &how, (ours, theirs))?;
+    if dir.is_none() {
+        container.cgroup().add(pending.pid())?;
+    }
+    pending.go()?;
+    match pending.wait()? {
+        Outcome::Closed | Outcome::Ready => {}
+        Outcome::Failed(failure) => {
+            let names = Names { mounts: &[], program: &program };
+            return Err(failure::word(failure, Some(&plan), &names).context("unable to start container process"));
+        }
+    }
+    if let Some(path) = options.pid_file {
+        create::write_pid_file(path, pending.pid()).context("exec")?;
+    }
+    let child = pending.keep()?;
+    Ok(Execed { pid: child.pid, pidfd: child.pidfd, console: child.console })
+}
+
+/// Labels of the container hold for an exec that names none.
+fn with_labels(process: &Process, container: &Container) -> Process {
+    let mut process = process.clone();
+    let inherited = &container.state().process;
+    let absent = |text: &Option<String>| text.as_ref().is_none_or(String::is_empty);
+    if absent(process.apparmor_profile()) {
+        process.set_apparmor_profile(inherited.apparmor.clone());
+    }
+    if absent(process.selinux_label()) {
+        process.set_selinux_label(inherited.selinux.clone());
+    }
+    process
+}

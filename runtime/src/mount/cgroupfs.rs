@@ -1,0 +1,100 @@
+//! Mounts of type cgroup: one file system on a unified host, a directory of hierarchies on a v1 host.
+
+use std::{ffi::CStr, path::Path};
+
+use berth_init::plan::{FsOption, Source};
+
+use super::{Builder, Options, Scene, attr, clone_tree, set_attributes};
+use crate::{Context, Result, cgroup};
+
+/// Flags of everything in such a mount, as every runtime mounts it.
+const FLAGS: u64 = attr::NOSUID | attr::NODEV | attr::NOEXEC;
+
+/// Adds what shows the container its cgroups at `target`.
+pub(super) fn plan(
+    builder: &mut Builder<'_>,
+    target: &CStr,
+    name: &str,
+    options: &Options,
+    scene: &Scene<'_>,
+) -> Result<()> {
+    let host = cgroup::host()?;
+    let target = target.to_str().map_err(|_| crate::Error::invalid("destination: not UTF-8"))?;
+    if host.unified() {
+        unified(builder, target, name, options)
+    } else {
+        hierarchies(builder, host, target, name, options, scene)
+    }
+}
+
+fn unified(builder: &mut Builder<'_>, target: &str, name: &str, options: &Options) -> Result<()> {
+    let arena = builder.arena;
+    let mut fs = vec![FsOption::Pair(c"source", c"cgroup")];
+    for word in &options.data {
+        fs.push(FsOption::Flag(arena.text(word, "mounts.options")?));
+    }
+    let source = Source::Fs { fstype: c"cgroup2", options: arena.list(fs), attributes: super::attributes(options)? };
+    let propagation = arena.list(options.propagation.clone());
+    builder.push(arena.text(target, "mounts.destination")?, source, propagation, name);
+    Ok(())
+}
+
+/// A small tmpfs with a directory a hierarchy: mounted anew below a cgroup namespace, which roots it at the
+/// container's cgroup, else a bind mount of that cgroup; and links for the names of merged controllers.
+fn hierarchies(
+    builder: &mut Builder<'_>,
+    host: &cgroup::Host,
+    target: &str,
+    name: &str,
+    options: &Options,
+    scene: &Scene<'_>,
+) -> Result<()> {
+    let arena = builder.arena;
+    let readonly = options.set & attr::RDONLY;
+    let place =
+        |below: &str| arena.text(Path::new(target).join(below).as_os_str().as_encoded_bytes(), "mounts.destination");
+    let narrow = |bits: u64| u32::try_from(bits).map_err(|_| crate::Error::invalid("options: out of range"));
+
+    let tmpfs = Source::Fs {
+        fstype: c"tmpfs",
+        options: arena.list(vec![FsOption::Pair(c"mode", c"755"), FsOption::Pair(c"source", c"tmpfs")]),
+        attributes: narrow(FLAGS)?,
+    };
+    builder.push(place("")?, tmpfs, arena.list(options.propagation.clone()), name);
+    for mount in host.mounts().iter().filter(|m| !m.is_v2()) {
+        let Some(dir) = mount.point.file_name().and_then(|n| n.to_str()) else { continue };
+        let source = if scene.cgroup_namespace {
+            let mut fs = Vec::new();
+            for controller in &mount.controllers {
+                match controller.split_once('=') {
+                    // A named hierarchy has no controller.
+                    Some((key, value)) => {
+                        fs.push(FsOption::Flag(c"none"));
+                        fs.push(FsOption::Pair(arena.text(key, "mounts")?, arena.text(value, "mounts")?));
+                    }
+                    None => fs.push(FsOption::Flag(arena.text(controller, "mounts")?)),
+                }
+            }
+            fs.push(FsOption::Pair(c"source", c"cgroup"));
+            Source::Fs { fstype: c"cgroup", options: arena.list(fs), attributes: narrow(FLAGS | readonly)? }
+        } else {
+            let controller = mount.controllers.first().map_or("", String::as_str);
+            let Some(path) = scene.cgroup.path_in(controller) else { continue };
+            let tree = clone_tree(path, false)?;
+            let bind = Options { bind: Some(false), set: FLAGS | readonly, ..Options::default() };
+            set_attributes(&tree, &bind, scene.host_propagation).context("mount_setattr")?;
+            Source::Tree { fd: arena.fd(tree), directory: true }
+        };
+        builder.push(place(dir)?, source, &[], name);
+        if mount.controllers.len() > 1 {
+            for controller in &mount.controllers {
+                let link = Source::Link { to: arena.text(dir, "mounts")? };
+                builder.push(place(controller)?, link, &[], name);
+            }
+        }
+    }
+    if readonly != 0 {
+        builder.push(place("")?, Source::Attributes { set: attr::RDONLY }, &[], name);
+    }
+    Ok(())
+}

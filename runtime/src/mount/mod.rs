@@ -1,0 +1,291 @@
+//! Mounts: from config.json to what the child attaches.
+//!
+//! A bind mount's source is cloned here, detached, with its attributes set: the source is checked before there is a
+//! process, and nothing is ever visible with the wrong attributes. File systems that belong to one of the container's
+//! namespaces (proc, sysfs, mqueue, devpts, cgroup) are the child's to create.
+
+mod cgroupfs;
+mod options;
+
+use std::path::{Component, Path, PathBuf};
+
+use berth_init::plan::{FsOption, Mount, Source};
+use oci_spec::runtime::Mount as Spec;
+use rustix::{
+    fd::{AsFd, OwnedFd},
+    fs::{CWD, FileType},
+    mount::{OpenTreeFlags, open_tree},
+};
+
+pub use options::{Options, attr};
+
+use crate::{Context, Error, Result, arena::Arena, cgroup::Cgroup};
+
+/// What the mounts of one container have in common.
+pub struct Scene<'s> {
+    /// The bundle: relative sources start here.
+    pub bundle: &'s Path,
+    /// `MS_*` of the whole tree; bind mounts start with it, as they would in a tree that has it.
+    pub host_propagation: u64,
+    /// The container's cgroup, for mounts of type cgroup.
+    pub cgroup: &'s Cgroup,
+    /// There is a cgroup namespace, so that a cgroup file system shows the container's part only.
+    pub cgroup_namespace: bool,
+    /// A detached tmpfs with the devices, to stand for the mount of a tmpfs at /dev.
+    pub dev: Option<OwnedFd>,
+}
+
+/// What is to be mounted, in order, with the words for errors: index by index the same length.
+pub struct Mounts<'a> {
+    /// For the child.
+    pub list: &'a [Mount<'a>],
+    /// `"proc" to rootfs at "/proc"`.
+    pub names: Vec<String>,
+}
+
+/// Translates the mounts of a config.json.
+///
+/// # Errors
+/// Names the mount as runc does: `error mounting "src" to rootfs at "/dst": …`.
+pub fn plan<'a>(arena: &'a Arena, mounts: &[Spec], mut scene: Scene<'_>) -> Result<Mounts<'a>> {
+    let mut builder = Builder { arena, list: Vec::with_capacity(mounts.len()), names: Vec::new() };
+    let mut readonly_dev = false;
+    for mount in mounts {
+        let target = clean(mount.destination());
+        let name = name(mount, &target);
+        let options = Options::parse(mount.options().as_deref().unwrap_or_default())
+            .with_context(|| format!("error mounting {name}"))?;
+        let is_dev = target == Path::new("/dev") && options.bind.is_none() && fstype(mount) == "tmpfs";
+        let dev = if is_dev { scene.dev.take() } else { None };
+        readonly_dev |= dev.is_some() && options.set & attr::RDONLY != 0;
+        builder.one(mount, &target, &name, options, dev, &scene).with_context(|| format!("error mounting {name}"))?;
+    }
+    if readonly_dev {
+        // Only now: other mounts had their targets made in it.
+        let target = arena.text("/dev", "mounts")?;
+        builder.push(target, Source::Attributes { set: attr::RDONLY }, &[], "\"tmpfs\" to rootfs at \"/dev\"");
+    }
+    Ok(Mounts { list: arena.list(builder.list), names: builder.names })
+}
+
+/// True when the child or the parent has to provide `/dev`'s devices: nothing of the host's is bound there.
+pub fn needs_devices(mounts: &[Spec]) -> bool {
+    !mounts.iter().any(|m| {
+        let options = m.options().as_deref().unwrap_or_default();
+        clean(m.destination()) == Path::new("/dev")
+            && (fstype(m) == "bind" || options.iter().any(|o| o == "bind" || o == "rbind"))
+    })
+}
+
+/// The options of the tmpfs at /dev, if there is one.
+pub fn dev_tmpfs(mounts: &[Spec]) -> Option<&Spec> {
+    mounts.iter().find(|m| {
+        let options = m.options().as_deref().unwrap_or_default();
+        clean(m.destination()) == Path::new("/dev")
+            && fstype(m) == "tmpfs"
+            && !options.iter().any(|o| o == "bind" || o == "rbind")
+    })
+}
+
+/// An absolute path without `.`, `..` above the root, or doubled slashes.
+pub fn clean(path: &Path) -> PathBuf {
+    let mut out = PathBuf::from("/");
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => out.push(name),
+            Component::ParentDir => {
+                out.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    out
+}
+
+fn fstype(mount: &Spec) -> &str {
+    mount.typ().as_deref().unwrap_or_default()
+}
+
+fn name(mount: &Spec, target: &Path) -> String {
+    let source = mount.source().as_deref().map_or_else(|| fstype(mount).into(), Path::to_string_lossy);
+    format!("\"{source}\" to rootfs at \"{}\"", target.display())
+}
+
+/// Options of a file system, for fsconfig(2): superblock words, then data, then the name that mountinfo shows.
+pub fn fs_options<'a>(arena: &'a Arena, options: &Options, source: &str) -> Result<Vec<FsOption<'a>>> {
+    let mut out = Vec::new();
+    for word in &options.superblock {
+        out.push(FsOption::Flag(arena.text(word, "mounts.options")?));
+    }
+    for word in options.data.iter().flat_map(|w| w.split(',')).filter(|w| !w.is_empty()) {
+        out.push(match word.split_once('=') {
+            Some((key, value)) => {
+                FsOption::Pair(arena.text(key, "mounts.options")?, arena.text(value, "mounts.options")?)
+            }
+            None => FsOption::Flag(arena.text(word, "mounts.options")?),
+        });
+    }
+    out.push(FsOption::Pair(c"source", arena.text(source, "mounts.source")?));
+    Ok(out)
+}
+
+struct Builder<'a> {
+    arena: &'a Arena,
+    list: Vec<Mount<'a>>,
+    names: Vec<String>,
+}
+
+impl<'a> Builder<'a> {
+    fn push(&mut self, target: &'a std::ffi::CStr, source: Source<'a>, propagation: &'a [u64], name: &str) {
+        self.list.push(Mount { target, source, ordinary: false, propagation });
+        self.names.push(name.to_owned());
+    }
+
+    fn one(
+        &mut self,
+        mount: &Spec,
+        target: &Path,
+        name: &str,
+        options: Options,
+        dev: Option<OwnedFd>,
+        scene: &Scene<'_>,
+    ) -> Result<()> {
+        if target == Path::new("/") {
+            return Err(Error::invalid("mounting into / is prohibited"));
+        }
+        let arena = self.arena;
+        let c_target = arena.path(target, "mounts.destination")?;
+        let propagation = arena.list(options.propagation.clone());
+        if let Some(fd) = dev {
+            self.push(c_target, Source::Tree { fd: arena.fd(fd), directory: true }, propagation, name);
+            return Ok(());
+        }
+        let kind = fstype(mount);
+        if options.bind.is_some() || kind == "bind" {
+            return self.bind(mount, target, name, &options, scene);
+        }
+        inside_proc(target, kind == "proc")?;
+        match kind {
+            "" => return Err(Error::invalid("type: must be specified unless the mount is a bind mount")),
+            "cgroup" => return cgroupfs::plan(self, c_target, name, &options, scene),
+            _ => {}
+        }
+        let source = mount.source().as_deref().map_or(kind.into(), Path::to_string_lossy);
+        let source = Source::Fs {
+            fstype: arena.text(kind, "mounts.type")?,
+            options: arena.list(fs_options(arena, &options, &source)?),
+            attributes: attributes(&options)?,
+        };
+        self.push(c_target, source, propagation, name);
+        if let Some(last) = self.list.last_mut() {
+            last.ordinary = matches!(kind, "proc" | "sysfs");
+        }
+        Ok(())
+    }
+
+    fn bind(&mut self, mount: &Spec, target: &Path, name: &str, options: &Options, scene: &Scene<'_>) -> Result<()> {
+        let arena = self.arena;
+        let source = mount.source().as_deref().filter(|s| !s.as_os_str().is_empty());
+        let source = source.ok_or_else(|| Error::invalid("source: must be specified for a bind mount"))?;
+        let source = scene.bundle.join(source);
+        if let Some(word) = options.data.first() {
+            return Err(Error::invalid(format!(
+                "bind mounts cannot have any filesystem-specific options applied: {word}"
+            )));
+        }
+        let recursive = options.bind.unwrap_or(true);
+        let tree = clone_tree(&source, recursive)?;
+        let stat = rustix::fs::fstat(&tree).with_context(|| format!("stat {}", source.display()))?;
+        let procfs = rustix::fs::fstatfs(&tree).is_ok_and(|s| s.f_type == PROC_SUPER_MAGIC);
+        inside_proc(target, procfs)?;
+        set_attributes(&tree, options, scene.host_propagation)
+            .with_context(|| format!("mount_setattr {}", source.display()))?;
+        let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let c_target = arena.path(target, "mounts.destination")?;
+        let source = Source::Tree { fd: arena.fd(tree), directory };
+        self.push(c_target, source, arena.list(options.propagation.clone()), name);
+        Ok(())
+    }
+}
+
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+
+fn attributes(options: &Options) -> Result<u32> {
+    u32::try_from(options.set | options.set_all).map_err(|_| Error::invalid("options: out of range"))
+}
+
+/// A detached clone of the mount at `path`.
+pub fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(CWD, path, flags).with_context(|| format!("open_tree {}", path.display()))
+}
+
+/// The clone has the source's propagation, in the host's peer groups. It gets that of the tree it will hang in, which
+/// the child gives to everything that it copies; without that, a mount made in the container would appear outside.
+fn set_attributes(tree: &OwnedFd, options: &Options, host_propagation: u64) -> rustix::io::Result<()> {
+    use berth_init::sys::mount_setattr;
+    mount_setattr(tree.as_fd(), true, 0, 0, host_propagation)?;
+    let (set, clear) = options.bind_attributes();
+    if set | clear != 0 {
+        mount_setattr(tree.as_fd(), false, set, clear, 0)?;
+    }
+    if options.set_all | options.clear_all != 0 {
+        let atime = if (options.set_all | options.clear_all) & attr::ATIME != 0 { attr::ATIME } else { 0 };
+        mount_setattr(tree.as_fd(), true, options.set_all, options.clear_all & !options.set_all | atime, 0)?;
+    }
+    Ok(())
+}
+
+/// Files of /proc that lxcfs and its kind may cover.
+const PROC_COVERS: [&str; 10] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
+];
+
+/// Nothing but a procfs may stand at /proc, and next to nothing inside it: what the runtime and others write there
+/// must reach the kernel (CVE-2019-16884).
+fn inside_proc(target: &Path, procfs: bool) -> Result<()> {
+    let proc = Path::new("/proc");
+    if !target.starts_with(proc) || target == proc && procfs {
+        return Ok(());
+    }
+    if PROC_COVERS.iter().any(|allowed| target == Path::new(allowed)) || procfs {
+        return Ok(());
+    }
+    let target = target.display();
+    Err(Error::invalid(format!("\"{target}\" cannot be mounted because it is inside /proc")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cleaned_below_the_root() {
+        for (path, clean_path) in
+            [("/a//b/./c", "/a/b/c"), ("a", "/a"), ("/../../etc", "/etc"), ("/a/../b", "/b"), ("/", "/"), ("", "/")]
+        {
+            assert_eq!(clean(Path::new(path)), Path::new(clean_path));
+        }
+    }
+
+    #[test]
+    fn proc_is_for_procfs() {
+        assert!(inside_proc(Path::new("/proc"), true).is_ok());
+        assert!(inside_proc(Path::new("/proc"), false).is_err());
+        assert!(inside_proc(Path::new("/proc/self/attr"), false).is_err());
+        assert!(inside_proc(Path::new("/proc/meminfo"), false).is_ok());
+        assert!(inside_proc(Path::new("/procfs"), false).is_ok());
+    }
+}

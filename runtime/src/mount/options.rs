@@ -1,0 +1,212 @@
+//! Mount options, mount(8)'s words, sorted by who acts on them. Pure.
+
+use crate::{Error, Result};
+
+/// `MOUNT_ATTR_*`, mount_setattr(2).
+pub mod attr {
+    /// Read-only.
+    pub const RDONLY: u64 = 0x1;
+    /// No set-user-ID.
+    pub const NOSUID: u64 = 0x2;
+    /// No devices.
+    pub const NODEV: u64 = 0x4;
+    /// No execution.
+    pub const NOEXEC: u64 = 0x8;
+    /// Access times are not updated.
+    pub const NOATIME: u64 = 0x10;
+    /// Access times are always updated.
+    pub const STRICTATIME: u64 = 0x20;
+    /// The three exclusive choices of access time; all zero is relatime.
+    pub const ATIME: u64 = 0x70;
+    /// No access times of directories.
+    pub const NODIRATIME: u64 = 0x80;
+    /// Links are not followed (Linux 5.10).
+    pub const NOSYMFOLLOW: u64 = 0x20_0000;
+    /// What a bind mount takes over from its source unless any of it is named.
+    pub const BIND: u64 = RDONLY | NOSUID | NODEV | NOEXEC | NOSYMFOLLOW;
+}
+
+/// One mount's options.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// `bind` is `Some(false)`, `rbind` is `Some(true)`.
+    pub bind: Option<bool>,
+    /// Attributes that were asked for.
+    pub set: u64,
+    /// Attributes whose absence was asked for.
+    pub clear: u64,
+    /// The same for the whole tree (`rro`).
+    pub set_all: u64,
+    /// See `set_all`.
+    pub clear_all: u64,
+    /// `MS_SHARED`…, with `MS_REC`.
+    pub propagation: Vec<u64>,
+    /// Words that the file system's superblock takes from every kind of file system.
+    pub superblock: Vec<&'static str>,
+    /// Everything else goes to the file system: `mode=755`.
+    pub data: Vec<String>,
+}
+
+impl Options {
+    /// Sorts options; later words override earlier ones.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Unsupported`] for those that this build would have to ignore.
+    pub fn parse(words: &[String]) -> Result<Self> {
+        let mut options = Self::default();
+        for word in words {
+            options.take(word)?;
+        }
+        Ok(options)
+    }
+
+    fn take(&mut self, word: &str) -> Result<()> {
+        match word {
+            "bind" => self.bind = Some(self.bind.unwrap_or(false)),
+            "rbind" => self.bind = Some(true),
+            "defaults" | "" => {}
+            "tmpcopyup" | "idmap" | "ridmap" | "remount" => {
+                return Err(Error::unsupported(format!("mount option {word}: not built yet")));
+            }
+            _ => {
+                if let Some((_, flags)) = PROPAGATION.iter().find(|(name, _)| *name == word) {
+                    self.propagation.push(*flags);
+                } else if let Some((_, known)) = SUPERBLOCK.iter().find(|(name, _)| *name == word) {
+                    self.superblock.extend(*known);
+                } else if let Some(&(_, set, clear)) = ATTRIBUTES.iter().find(|(name, ..)| *name == word) {
+                    self.set = self.set & !clear | set;
+                    self.clear = self.clear & !set | clear;
+                    match word {
+                        "ro" => self.superblock.push("ro"),
+                        "rw" => self.superblock.retain(|w| *w != "ro"),
+                        _ => {}
+                    }
+                } else if let Some((set, clear)) = recursive(word) {
+                    self.set_all = self.set_all & !clear | set;
+                    self.clear_all = self.clear_all & !set | clear;
+                } else {
+                    self.data.push(word.to_owned());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What to set and clear on a bind mount: naming any attribute names them all, but for the access time, as
+    /// `mount --bind -o` does; naming none keeps the source's.
+    pub fn bind_attributes(&self) -> (u64, u64) {
+        if self.set | self.clear == 0 {
+            return (0, 0);
+        }
+        let atime = (self.set | self.clear) & (attr::ATIME | attr::NODIRATIME);
+        let clear_atime = if atime & attr::ATIME != 0 { attr::ATIME } else { 0 };
+        (self.set, (attr::BIND & !self.set) | clear_atime | (self.clear & attr::NODIRATIME))
+    }
+}
+
+/// The recursive form is the plain word with `r` before it, acting on the whole tree by mount_setattr(2).
+fn recursive(word: &str) -> Option<(u64, u64)> {
+    let plain = word.strip_prefix('r')?;
+    ATTRIBUTES.iter().find(|(name, ..)| *name == plain).map(|&(_, set, clear)| (set, clear))
+}
+
+/// Word, attributes set, attributes cleared.
+const ATTRIBUTES: [(&str, u64, u64); 18] = [
+    ("ro", attr::RDONLY, 0),
+    ("rw", 0, attr::RDONLY),
+    ("nosuid", attr::NOSUID, 0),
+    ("suid", 0, attr::NOSUID),
+    ("nodev", attr::NODEV, 0),
+    ("dev", 0, attr::NODEV),
+    ("noexec", attr::NOEXEC, 0),
+    ("exec", 0, attr::NOEXEC),
+    ("noatime", attr::NOATIME, attr::ATIME & !attr::NOATIME),
+    ("atime", 0, attr::NOATIME),
+    ("strictatime", attr::STRICTATIME, attr::ATIME & !attr::STRICTATIME),
+    ("nostrictatime", 0, attr::STRICTATIME),
+    ("relatime", 0, attr::ATIME),
+    ("norelatime", 0, 0),
+    ("nodiratime", attr::NODIRATIME, 0),
+    ("diratime", 0, attr::NODIRATIME),
+    ("nosymfollow", attr::NOSYMFOLLOW, 0),
+    ("symfollow", 0, attr::NOSYMFOLLOW),
+];
+
+const PROPAGATION: [(&str, u64); 8] = [
+    ("private", libc::MS_PRIVATE),
+    ("rprivate", libc::MS_PRIVATE | libc::MS_REC),
+    ("slave", libc::MS_SLAVE),
+    ("rslave", libc::MS_SLAVE | libc::MS_REC),
+    ("shared", libc::MS_SHARED),
+    ("rshared", libc::MS_SHARED | libc::MS_REC),
+    ("unbindable", libc::MS_UNBINDABLE),
+    ("runbindable", libc::MS_UNBINDABLE | libc::MS_REC),
+];
+
+/// Words of the superblock; those that only undo a default say nothing to a new one.
+const SUPERBLOCK: [(&str, &[&str]); 12] = [
+    ("sync", &["sync"]),
+    ("async", &[]),
+    ("dirsync", &["dirsync"]),
+    ("lazytime", &["lazytime"]),
+    ("nolazytime", &[]),
+    ("mand", &["mand"]),
+    ("nomand", &[]),
+    ("iversion", &["iversion"]),
+    ("noiversion", &[]),
+    ("silent", &["silent"]),
+    ("loud", &[]),
+    ("acl", &["acl"]),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Options {
+        Options::parse(&words.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn words_go_where_they_act() {
+        let o = parse(&["nosuid", "strictatime", "mode=755", "size=65536k", "ro"]);
+        assert_eq!(o.set, attr::NOSUID | attr::STRICTATIME | attr::RDONLY);
+        assert_eq!(o.data, ["mode=755", "size=65536k"]);
+        assert_eq!(o.superblock, ["ro"]);
+        assert_eq!(parse(&["rbind", "rprivate"]).bind, Some(true));
+        assert_eq!(parse(&["rbind", "bind"]).bind, Some(true));
+        assert_eq!(parse(&["bind", "rslave"]).propagation, [libc::MS_SLAVE | libc::MS_REC]);
+    }
+
+    #[test]
+    fn later_words_win() {
+        assert_eq!(parse(&["ro", "rw"]).set, 0);
+        assert!(parse(&["ro", "rw"]).superblock.is_empty());
+        assert_eq!(parse(&["noatime", "strictatime"]).set, attr::STRICTATIME);
+    }
+
+    #[test]
+    fn recursive_words_reach_the_tree() {
+        let o = parse(&["rbind", "rro"]);
+        assert_eq!((o.set, o.set_all), (0, attr::RDONLY));
+        // `relatime` begins with r and is not the recursive form of anything.
+        assert_eq!(parse(&["relatime"]).clear, attr::ATIME);
+    }
+
+    #[test]
+    fn a_bind_mount_that_names_an_attribute_names_them_all() {
+        assert_eq!(parse(&["bind"]).bind_attributes(), (0, 0));
+        let (set, clear) = parse(&["bind", "ro", "nosuid"]).bind_attributes();
+        assert_eq!(set, attr::RDONLY | attr::NOSUID);
+        assert_eq!(clear, attr::NODEV | attr::NOEXEC | attr::NOSYMFOLLOW);
+        assert_eq!(parse(&["bind", "rw"]).bind_attributes(), (0, attr::BIND));
+        assert_eq!(parse(&["bind", "noatime"]).bind_attributes(), (attr::NOATIME, attr::BIND | attr::ATIME));
+    }
+
+    #[test]
+    fn what_would_be_ignored_is_refused() {
+        for word in ["tmpcopyup", "idmap", "remount"] {
+            assert_eq!(Options::parse(&[word.into()]).unwrap_err().kind(), crate::Kind::Unsupported);
+        }
+    }
+}

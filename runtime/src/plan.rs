@@ -1,0 +1,281 @@
+//! The plan of a container: every leaf called once, in order.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use berth_init::plan::{Barrier, Container, Enter, Plan, Rootfs, Stdio as PlanStdio};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
+use rustix::fs::{Mode, OFlags};
+
+use crate::{
+    Context, Error, Kind, Result, Stdio,
+    arena::Arena,
+    bundle::Bundle,
+    cgroup::Cgroup,
+    device, lsm, mount, namespace,
+    process::{self, Defaults},
+    seccomp::{self, Filter},
+    sysctl,
+    user::Ids,
+};
+
+/// What the front door chose.
+pub struct Choices<'c> {
+    /// The container's id.
+    pub id: &'c str,
+    /// Standard streams.
+    pub stdio: &'c Stdio,
+    /// The listening socket, when a later process starts the container.
+    pub listener: Option<BorrowedFd<'c>>,
+    /// Chroot instead of pivot_root(2).
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring.
+    pub no_new_keyring: bool,
+    /// Fds from 3 on for the payload.
+    pub preserve_fds: u32,
+}
+
+/// The plan of an init, and what its maker needs besides.
+pub struct Planned<'a> {
+    /// For the child.
+    pub plan: Plan<'a>,
+    /// For clone3 and setns.
+    pub placement_clone: u32,
+    /// A pid namespace to be born in.
+    pub pid_namespace: Option<BorrowedFd<'a>>,
+    /// What an exec has to join.
+    pub own_namespaces: u32,
+    /// The maps to write for a user namespace that clone3 makes.
+    pub maps: Option<Ids>,
+    /// Words for mounts that fail.
+    pub mount_names: Vec<String>,
+}
+
+/// The absolute path of the root file system.
+pub fn rootfs_path(bundle: &Bundle) -> PathBuf {
+    bundle.spec.root().as_ref().map_or_else(|| bundle.dir.clone(), |root| bundle.dir.join(root.path()))
+}
+
+/// The compiled filter of a config.json.
+///
+/// # Errors
+/// As [`seccomp::compile`].
+pub fn filter(spec: &Spec) -> Result<Option<Arc<Filter>>> {
+    let profile = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
+    profile.map(seccomp::compile).transpose()
+}
+
+/// Plans a container's init.
+///
+/// # Errors
+/// Names the field, path or namespace that cannot be had.
+pub fn init<'a>(
+    arena: &'a Arena,
+    bundle: &Bundle,
+    cgroup: &Cgroup,
+    filter: Option<&'a Filter>,
+    channel: BorrowedFd<'_>,
+    choices: &Choices<'a>,
+) -> Result<Planned<'a>> {
+    let spec = &bundle.spec;
+    let linux = spec.linux().as_ref().ok_or_else(|| Error::invalid("linux: must be specified"))?;
+    let payload = spec.process().as_ref().ok_or_else(|| Error::invalid("process: must be specified"))?;
+    lsm::check_mount_label(linux.mount_label().as_deref())?;
+
+    let placement = namespace::plan(arena, linux.namespaces().as_deref().unwrap_or_default())?;
+    let ids = Ids::new(
+        linux.uid_mappings().as_deref().unwrap_or_default(),
+        linux.gid_mappings().as_deref().unwrap_or_default(),
+    )?;
+    check_identity(payload, &ids, placement.clone & namespace::flag::USER != 0)?;
+
+    let (rootfs, mount_names) = rootfs(arena, bundle, linux, payload, cgroup, &placement, &ids, choices)?;
+    let sysctls = sysctl::plan(arena, linux.sysctl().as_ref().unwrap_or(&std::collections::HashMap::new()), |kind| {
+        placement.is_private(kind)
+    })?;
+    let bytes = |text: &Option<String>| text.as_deref().filter(|t| !t.is_empty()).map(|t| arena.bytes(t.as_bytes()));
+    let container = Container {
+        hostname: bytes(spec.hostname()),
+        domainname: bytes(spec.domainname()),
+        rootfs,
+        sysctls: arena.list(sysctls),
+    };
+    let defaults = Defaults { capabilities: crate::caps::plan(None), umask: Some(0o022) };
+    let plan = Plan {
+        channel: arena.name(channel),
+        keep: &[],
+        preserve: choices.preserve_fds,
+        namespaces: placement.child,
+        oom_score_adj: oom_score_adj(arena, payload.oom_score_adj()),
+        keyring: keyring(arena, choices.id, choices.no_new_keyring)?,
+        container: Some(container),
+        stdio: stdio(arena, payload, choices.stdio)?,
+        process: process::plan(arena, payload, defaults, filter)?,
+        barrier: Some(choices.listener.map_or(Barrier::Channel, |socket| Barrier::Listen(arena.lend(socket)))),
+    };
+    Ok(Planned {
+        plan: Plan { keep: arena.fd_numbers(), ..plan },
+        placement_clone: placement.clone,
+        pid_namespace: placement.pid,
+        own_namespaces: placement.own,
+        maps: (placement.clone & namespace::flag::USER != 0).then_some(ids),
+        mount_names,
+    })
+}
+
+#[allow(clippy::too_many_arguments, reason = "each is one leaf's result")]
+fn rootfs<'a>(
+    arena: &'a Arena,
+    bundle: &Bundle,
+    linux: &Linux,
+    payload: &Process,
+    cgroup: &Cgroup,
+    placement: &namespace::Placement<'_>,
+    ids: &Ids,
+    choices: &Choices<'_>,
+) -> Result<(Rootfs<'a>, Vec<String>)> {
+    let spec = &bundle.spec;
+    let path = rootfs_path(bundle);
+    let own_tree =
+        placement.clone & namespace::flag::MOUNT != 0 || placement.child.unshare & namespace::flag::MOUNT != 0;
+    let cwd = arena.path(payload.cwd(), "process.cwd")?;
+    let propagation = propagation(linux.rootfs_propagation().as_deref())?;
+    let empty = Rootfs {
+        tree: arena.fd(open_rootfs(&path)?),
+        host_propagation: 0,
+        enter: Enter::Chroot,
+        mounts: &[],
+        devices: &[],
+        dev_links: false,
+        console: false,
+        cwd,
+        readonly_paths: &[],
+        masked_paths: &[],
+        readonly: false,
+        propagation: 0,
+    };
+    if !own_tree {
+        return Ok((empty, Vec::new()));
+    }
+
+    let mounts = spec.mounts().as_deref().unwrap_or_default();
+    let needs_devices = mount::needs_devices(mounts);
+    let devices = if needs_devices {
+        device::plan(arena, linux.devices().as_deref().unwrap_or_default(), ids)?
+    } else {
+        Vec::new()
+    };
+    let (dev, devices) = if needs_devices { device::build_dev(arena, mounts, devices, ids)? } else { (None, devices) };
+    let dev_links = needs_devices && dev.is_none();
+    let host_propagation = propagation.unwrap_or(libc::MS_SLAVE);
+    let scene = mount::Scene {
+        bundle: &bundle.dir,
+        host_propagation,
+        cgroup,
+        cgroup_namespace: placement.is_private(LinuxNamespaceType::Cgroup),
+        dev,
+    };
+    let mounts = mount::plan(arena, mounts, scene)?;
+    let tree = mount::clone_tree(&path, true).with_context(|| format!("root.path: rootfs {}", path.display()))?;
+    berth_init::sys::mount_setattr(tree.as_fd(), true, 0, 0, host_propagation).context("rootfs propagation")?;
+    let paths = |list: &Option<Vec<String>>, field: &str| -> Result<&'a [&'a std::ffi::CStr]> {
+        let texts: Result<Vec<_>> =
+            list.iter().flatten().map(|p| arena.path(&mount::clean(Path::new(p)), field)).collect();
+        Ok(arena.list(texts?))
+    };
+    let rootfs = Rootfs {
+        tree: arena.fd(tree),
+        host_propagation,
+        enter: if choices.no_pivot { Enter::MoveAndChroot } else { Enter::Pivot },
+        mounts: mounts.list,
+        devices: arena.list(devices),
+        dev_links,
+        console: payload.terminal() == Some(true),
+        readonly_paths: paths(linux.readonly_paths(), "linux.readonlyPaths")?,
+        masked_paths: paths(linux.masked_paths(), "linux.maskedPaths")?,
+        readonly: spec.root().as_ref().is_some_and(|r| r.readonly() == Some(true)),
+        propagation: propagation.unwrap_or(0),
+        ..empty
+    };
+    Ok((rootfs, mounts.names))
+}
+
+fn open_rootfs(path: &Path) -> Result<OwnedFd> {
+    let what = || format!("root.path: rootfs {}", path.display());
+    let fd = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    fd.map_err(|e| match e {
+        rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR => Error::from(e).with_kind(Kind::NotFound),
+        other => other.into(),
+    })
+    .with_context(what)
+}
+
+fn propagation(word: Option<&str>) -> Result<Option<u64>> {
+    match word.unwrap_or_default() {
+        "" => Ok(None),
+        "private" | "rprivate" => Ok(Some(libc::MS_PRIVATE)),
+        "slave" | "rslave" => Ok(Some(libc::MS_SLAVE)),
+        "shared" | "rshared" => Ok(Some(libc::MS_SHARED)),
+        "unbindable" | "runbindable" => Ok(Some(libc::MS_UNBINDABLE)),
+        other => Err(Error::invalid(format!("linux.rootfsPropagation: {other:?} is not valid"))),
+    }
+}
+
+fn check_identity(process: &Process, ids: &Ids, new_user_namespace: bool) -> Result<()> {
+    let user = process.user();
+    if new_user_namespace && !ids.mapped() {
+        return Err(Error::invalid("linux.uidMappings: user namespaces enabled, but no uid mappings found"));
+    }
+    if ids.mapped() {
+        ids.host_uid(user.uid(), "process.user.uid")?;
+        ids.host_gid(user.gid(), "process.user.gid")?;
+        for gid in user.additional_gids().iter().flatten() {
+            ids.host_gid(*gid, "process.user.additionalGids")?;
+        }
+    }
+    for (field, id) in [("process.user.uid", user.uid()), ("process.user.gid", user.gid())] {
+        // (uid_t)-1 means "leave it" to setresuid(2).
+        if id == u32::MAX {
+            return Err(Error::invalid(format!("{field}: {id} is no valid id")));
+        }
+    }
+    Ok(())
+}
+
+/// The text for oom_score_adj.
+pub fn oom_score_adj(arena: &Arena, value: Option<i32>) -> Option<&[u8]> {
+    value.map(|v| arena.bytes(v.to_string().as_bytes()))
+}
+
+/// runc's name of a container's session keyring.
+pub fn keyring<'a>(arena: &'a Arena, id: &str, none: bool) -> Result<Option<&'a std::ffi::CStr>> {
+    if none { Ok(None) } else { arena.text(format!("_ses.{id}"), "id").map(Some) }
+}
+
+/// The streams of a process.
+pub fn stdio<'a>(arena: &'a Arena, process: &Process, stdio: &Stdio) -> Result<PlanStdio<'a>> {
+    if process.terminal() == Some(true) {
+        let size = process.console_size().unwrap_or_default();
+        let cells = |value: u64, field: &str| {
+            u16::try_from(value)
+                .map_err(|_| Error::invalid(format!("process.consoleSize.{field}: {value} is out of range")))
+        };
+        return Ok(PlanStdio::Terminal {
+            rows: cells(size.height(), "height")?,
+            columns: cells(size.width(), "width")?,
+        });
+    }
+    let keep = |fd: &OwnedFd| -> Result<BorrowedFd<'a>> { Ok(arena.fd(fd.try_clone().context("dup stdio")?)) };
+    match stdio {
+        Stdio::Inherit => Ok(PlanStdio::Inherit),
+        Stdio::Null => {
+            let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+            let null = arena.fd(null.context("open /dev/null")?);
+            Ok(PlanStdio::Fds([null; 3]))
+        }
+        Stdio::Fds([stdin, stdout, stderr]) => Ok(PlanStdio::Fds([keep(stdin)?, keep(stdout)?, keep(stderr)?])),
+    }
+}

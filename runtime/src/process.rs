@@ -1,0 +1,137 @@
+//! The payload: from a `process` object to what the child makes of itself.
+
+use std::{cell::Cell, os::unix::ffi::OsStrExt, path::Path};
+
+use berth_init::plan::{Capabilities, Process as Plan, Ptr, Seccomp};
+use oci_spec::runtime::Process;
+
+use crate::{Result, arena::Arena, lsm, rlimit, seccomp::Filter, user};
+
+/// What the container decides when the process itself does not: init decides everything, an exec inherits.
+#[derive(Clone, Copy)]
+pub struct Defaults {
+    /// Capability masks.
+    pub capabilities: Capabilities,
+    /// Umask; `None` leaves the runtime's.
+    pub umask: Option<u32>,
+}
+
+/// Translates a checked process.
+///
+/// # Errors
+/// Names the field that the kernel or this host cannot honour.
+pub fn plan<'a>(
+    arena: &'a Arena,
+    process: &Process,
+    defaults: Defaults,
+    filter: Option<&'a Filter>,
+) -> Result<Plan<'a>> {
+    let args = process.args().as_deref().unwrap_or_default();
+    let env = dedup(process.env().as_deref().unwrap_or_default());
+    let home = !env.iter().any(|v| v.strip_prefix("HOME=").is_some_and(|h| !h.is_empty()));
+    let (executables, searched) = executables(arena, args.first().map_or("", String::as_str), &env)?;
+    Ok(Plan {
+        args: vector(arena, args.iter().map(String::as_str), "process.args", 1)?,
+        env: cells(arena, vector(arena, env.into_iter().filter(|v| *v != "HOME="), "process.env", 2)?),
+        home,
+        executables,
+        searched,
+        cwd: arena.path(process.cwd(), "process.cwd")?,
+        uid: process.user().uid(),
+        gid: process.user().gid(),
+        groups: Some(user::groups(arena, process.user())),
+        umask: process.user().umask().or(defaults.umask),
+        capabilities: match process.capabilities() {
+            Some(sets) => crate::caps::plan(Some(sets)),
+            None => defaults.capabilities,
+        },
+        rlimits: arena.list(rlimit::plan(process.rlimits().as_deref().unwrap_or_default())),
+        no_new_privs: process.no_new_privileges() == Some(true),
+        label: lsm::plan(arena, process)?,
+        seccomp: filter.map(|f| Seccomp { filter: f.instructions(), flags: f.flags(), readable: readable(f) }),
+        own_stdio: true,
+    })
+}
+
+/// The last value of a variable counts, at the place of the last (runc's rule).
+fn dedup(env: &[String]) -> Vec<&str> {
+    let name = |v: &str| v.split('=').next().unwrap_or_default().to_owned();
+    let mut seen = std::collections::HashSet::new();
+    let mut out: Vec<&str> = env.iter().rev().filter(|v| seen.insert(name(v))).map(String::as_str).collect();
+    out.reverse();
+    out
+}
+
+/// A vector for execve, with room for `nulls` nulls at its end.
+fn vector<'a, 's>(
+    arena: &'a Arena,
+    texts: impl Iterator<Item = &'s str>,
+    field: &str,
+    nulls: usize,
+) -> Result<&'a [Ptr]> {
+    let mut pointers = Vec::new();
+    for text in texts {
+        pointers.push(arena.text(text, field)?.as_ptr());
+    }
+    pointers.extend(std::iter::repeat_n(std::ptr::null(), nulls));
+    Ok(arena.list(pointers))
+}
+
+fn cells<'a>(arena: &'a Arena, pointers: &[Ptr]) -> &'a [Cell<Ptr>] {
+    arena.list(pointers.iter().copied().map(Cell::new).collect())
+}
+
+/// What to try, in order, and whether it comes from PATH. Only absolute directories count: a relative one would be
+/// searched from wherever the process happens to be (Go's exec.ErrDot).
+fn executables<'a>(arena: &'a Arena, name: &str, env: &[&str]) -> Result<(&'a [&'a std::ffi::CStr], bool)> {
+    if name.contains('/') {
+        return Ok((arena.list(vec![arena.text(name, "process.args[0]")?]), false));
+    }
+    let path = env.iter().find_map(|v| v.strip_prefix("PATH=")).unwrap_or_default();
+    let mut out = Vec::new();
+    for dir in path.split(':').filter(|dir| dir.starts_with('/') && !name.is_empty()) {
+        out.push(arena.text(Path::new(dir).join(name).as_os_str().as_bytes(), "process.args[0]")?);
+    }
+    Ok((arena.list(out), true))
+}
+
+/// Asking the kernel for the seccomp mode does not kill under this filter.
+fn readable(filter: &Filter) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    const ARCH: u32 = 0xc000_003e;
+    #[cfg(target_arch = "aarch64")]
+    const ARCH: u32 = 0xc000_00b7;
+    let Ok(nr) = i32::try_from(libc::SYS_prctl) else { return false };
+    let question = [u64::from(libc::PR_GET_SECCOMP.cast_unsigned()), 0, 0, 0, 0, 0];
+    let Ok(caps) = i32::try_from(libc::SYS_capget) else { return false };
+    let spares = |verdict: u32| {
+        let action = verdict & libc::SECCOMP_RET_ACTION_FULL;
+        [libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_ERRNO, libc::SECCOMP_RET_LOG].contains(&action)
+    };
+    spares(filter.verdict(ARCH, nr, question)) && spares(filter.verdict(ARCH, caps, [0; 6]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owned(env: &[&str]) -> Vec<String> {
+        env.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_last_value_counts() {
+        assert_eq!(dedup(&owned(&["A=1", "B=2", "A=3"])), ["B=2", "A=3"]);
+    }
+
+    #[test]
+    fn path_is_searched_in_absolute_directories() {
+        let arena = Arena::default();
+        let (list, searched) = executables(&arena, "sh", &["PATH=/a::b:/c/"]).unwrap();
+        assert!(searched);
+        assert_eq!(list, [c"/a/sh", c"/c/sh"]);
+        assert_eq!(executables(&arena, "./sh", &[]).unwrap(), (&[c"./sh"][..], false));
+        assert!(executables(&arena, "sh", &[]).unwrap().0.is_empty());
+        assert!(executables(&arena, "", &["PATH=/bin"]).unwrap().0.is_empty());
+    }
+}

@@ -1,0 +1,187 @@
+//! The clone, and the conversation with the child until it is ready.
+//!
+//! A [`Pending`] that is dropped kills its child and reaps it: rollback is in one place.
+
+use std::{
+    io::IoSliceMut,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+};
+
+use berth_init::{
+    plan::Plan,
+    wire::{self, Failure, Message},
+};
+use nix::sys::socket::{AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair};
+
+use crate::{Context, Error, Kind, Result, sys};
+
+/// The two ends of a channel: the parent's, the child's.
+pub fn channel() -> Result<(OwnedFd, OwnedFd)> {
+    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).context("socketpair")
+}
+
+/// How a child is made.
+#[derive(Default)]
+pub struct Clone<'a> {
+    /// `CLONE_NEW*` for clone3.
+    pub flags: u32,
+    /// A v2 cgroup to be born in.
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// A pid namespace for the child: a namespace file or a pidfd.
+    pub pid_namespace: Option<BorrowedFd<'a>>,
+}
+
+/// A child that has been made and not yet kept.
+pub struct Pending {
+    channel: OwnedFd,
+    pid: i32,
+    pidfd: OwnedFd,
+    console: Option<OwnedFd>,
+    kept: bool,
+}
+
+/// What a kept child leaves in the parent's hands.
+pub struct Child {
+    /// Its pid, in the runtime's pid namespace.
+    pub pid: i32,
+    /// Its pidfd.
+    pub pidfd: OwnedFd,
+    /// The pty master, with a terminal.
+    pub console: Option<OwnedFd>,
+    /// The parent's end of the channel.
+    pub channel: OwnedFd,
+}
+
+/// How a conversation ended.
+pub enum Outcome {
+    /// At the barrier.
+    Ready,
+    /// The channel closed: execve happened, or the child is dead.
+    Closed,
+    /// It went wrong.
+    Failed(Failure),
+}
+
+/// Makes a child that carries out `plan`. `channel` holds both ends of the plan's channel; the child's end is
+/// closed here, so that the child's death ends the channel.
+///
+/// # Errors
+/// As clone3(2) and, with a pid namespace, setns(2).
+pub fn spawn(plan: &Plan<'_>, how: &Clone<'_>, (channel, theirs): (OwnedFd, OwnedFd)) -> Result<Pending> {
+    let (pid, pidfd) = match how.pid_namespace {
+        None => sys::clone_into(plan, how.flags, how.cgroup)?,
+        Some(namespace) => in_pid_namespace(namespace, || sys::clone_into(plan, how.flags, how.cgroup))?,
+    };
+    drop(theirs);
+    Ok(Pending { channel, pid, pidfd, console: None, kept: false })
+}
+
+/// setns(2) with a pid namespace only decides where this thread's children are born; the thread goes back at once.
+fn in_pid_namespace<T>(namespace: BorrowedFd<'_>, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    let own = std::fs::File::open("/proc/thread-self/ns/pid").context("open own pid namespace")?;
+    let pid = crate::namespace::flag::PID;
+    berth_init::sys::setns(namespace, pid).context("join pid namespace")?;
+    let made = make();
+    if berth_init::sys::setns(own.as_fd(), pid).is_err() {
+        // Every later container of this thread would be born in the wrong namespace.
+        std::process::abort();
+    }
+    made
+}
+
+impl Pending {
+    /// The child's pid.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Lets the child begin: it is in its cgroup and its ids are mapped.
+    pub fn go(&self) -> Result<()> {
+        say(self.channel.as_fd(), wire::GO).context("release the container's init")
+    }
+
+    /// Listens until the child is at the barrier, has executed the payload, or has failed.
+    pub fn wait(&mut self) -> Result<Outcome> {
+        loop {
+            let (message, fd) = receive(self.channel.as_fd())?;
+            match (message, fd) {
+                (None, _) => return Ok(Outcome::Closed),
+                (Some(Message::Ready), _) => return Ok(Outcome::Ready),
+                (Some(Message::Failure(failure)), _) => return Ok(Outcome::Failed(failure)),
+                (Some(Message::Console), Some(master)) => self.console = Some(master),
+                (Some(Message::Moved(pid)), Some(pidfd)) => {
+                    let intermediate = std::mem::replace(&mut self.pidfd, pidfd);
+                    self.pid = pid;
+                    reap(intermediate.as_fd());
+                }
+                (Some(_), None) => return Err(foreign()),
+            }
+        }
+    }
+
+    /// The child is a container's now.
+    pub fn keep(mut self) -> Result<Child> {
+        let pidfd = self.pidfd.try_clone().context("dup pidfd")?;
+        let channel = self.channel.try_clone().context("dup channel")?;
+        self.kept = true;
+        Ok(Child { pid: self.pid, pidfd, console: self.console.take(), channel })
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL);
+        reap(self.pidfd.as_fd());
+    }
+}
+
+/// Waits for the end of a child that is as good as dead.
+fn reap(pidfd: BorrowedFd<'_>) {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    while let Err(rustix::io::Errno::INTR) = waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {}
+}
+
+/// Says one byte to the other end.
+pub fn say(channel: BorrowedFd<'_>, word: u8) -> Result<()> {
+    rustix::net::send(channel, &[word], rustix::net::SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+fn foreign() -> Error {
+    Error::new(Kind::Internal, "the container's init sent a message that is not berth's")
+}
+
+/// One message of the child, with the fd that came along; `None` at the end.
+pub fn receive(channel: BorrowedFd<'_>) -> Result<(Option<Message>, Option<OwnedFd>)> {
+    let mut buffer = [0u8; wire::LEN + 1];
+    let mut control = nix::cmsg_space!([RawFd; 1]);
+    let (len, fd) = loop {
+        let mut iov = [IoSliceMut::new(&mut buffer)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        match recvmsg::<()>(channel.as_raw_fd(), &mut iov, Some(&mut control), flags) {
+            Err(nix::errno::Errno::EINTR) => {}
+            // The child died with something of ours unread.
+            Err(nix::errno::Errno::ECONNRESET) => return Ok((None, None)),
+            Err(e) => return Err(Error::from(e).context("receive from the container's init")),
+            Ok(got) => {
+                let mut fds = Vec::new();
+                for message in got.cmsgs().context("receive from the container's init")? {
+                    if let ControlMessageOwned::ScmRights(list) = message {
+                        fds.extend(list.into_iter().map(crate::sys::own));
+                    }
+                }
+                break (got.bytes, fds.pop());
+            }
+        }
+    };
+    if len == 0 {
+        return Ok((None, None));
+    }
+    match Message::decode(buffer.get(..len).unwrap_or_default()) {
+        Some(message) => Ok((Some(message), fd)),
+        None => Err(foreign()),
+    }
+}

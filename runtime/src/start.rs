@@ -1,0 +1,60 @@
+//! start: releases a created container's init and waits for its execve.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use berth_init::wire::{self, Message};
+
+use crate::{
+    Context, Error, Kind, Result,
+    failure::{self, Names},
+    spawn,
+    state::{self, Container, Status},
+};
+
+/// Starts a container that `create` left waiting. `barrier` is what `create` gave back with
+/// [`crate::create::Barrier::Inherited`]; without it the container's socket is used.
+///
+/// # Errors
+/// [`Kind::FailedPrecondition`] when it is not in the state "created"; the payload's own failure, like
+/// `exec /run.sh: no such file or directory`.
+pub fn start(container: &Container, barrier: Option<OwnedFd>) -> Result<()> {
+    let channel = match barrier {
+        Some(channel) => channel,
+        None => connect(container)?,
+    };
+    spawn::say(channel.as_fd(), wire::START).map_err(|_| stopped())?;
+    match spawn::receive(channel.as_fd())? {
+        (Some(Message::Failure(failure)), _) => {
+            let names = Names { program: &container.state().process.program, ..Names::default() };
+            Err(failure::word(failure, None, &names))
+        }
+        (Some(_), _) => Err(Error::new(Kind::Internal, "the container's init said something else than how it went")),
+        (None, _) => Ok(()),
+    }
+}
+
+fn stopped() -> Error {
+    Error::new(Kind::FailedPrecondition, "cannot start a container that has stopped")
+}
+
+/// Only a container in the state "created" listens.
+fn connect(container: &Container) -> Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    match container.status()? {
+        Status::Created => {}
+        Status::Stopped => return Err(stopped()),
+        Status::Running | Status::Paused | Status::Pausing => {
+            return Err(Error::new(Kind::FailedPrecondition, "cannot start an already running container"));
+        }
+        Status::Creating => {
+            return Err(Error::new(Kind::FailedPrecondition, "cannot start a container that is being created"));
+        }
+    }
+    let connect = || -> rustix::io::Result<OwnedFd> {
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let (_dir, path) = state::short_path(container.dir())?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+        Ok(socket)
+    };
+    connect().with_context(|| format!("connect to {}", container.dir().join(state::START).display()))
+}

@@ -1,0 +1,48 @@
+//! Wall-clock time as the state JSON shows it.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Now, RFC 3339 in UTC with nanoseconds.
+pub fn now_rfc3339() -> String {
+    rfc3339(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+/// Time since 1970 as RFC 3339.
+pub fn rfc3339(since: Duration) -> String {
+    let (days, rest) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:09}Z", since.subsec_nanos())
+}
+
+/// Days since 1970 to a date of the Gregorian calendar, counted in 400-year cycles of years that begin in March, so
+/// that the leap day is a year's last.
+fn civil(days: u64) -> (u64, u64, u64) {
+    const CYCLE: u64 = 146_097;
+    let shifted = days + 719_468;
+    let (cycle, day) = (shifted / CYCLE, shifted % CYCLE);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let of_month = day - (153 * month + 2) / 5 + 1;
+    let (year, month) = (year + cycle * 400, if month < 10 { month + 3 } else { month - 9 });
+    (if month <= 2 { year + 1 } else { year }, month, of_month)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00.000000000Z"),
+            (951_782_400, "2000-02-29T00:00:00.000000000Z"),
+            (1_709_251_199, "2024-02-29T23:59:59.000000000Z"),
+            (1_735_689_600, "2025-01-01T00:00:00.000000000Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.000000000Z"),
+        ] {
+            assert_eq!(rfc3339(Duration::from_secs(seconds)), text);
+        }
+    }
+}
