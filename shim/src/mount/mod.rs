@@ -1,0 +1,154 @@
+//! The rootfs mounts of a Create request: made below `<bundle>/rootfs` before the container is, and undone after it.
+//!
+//! Translation of the option words is `options`; overlays whose layers do not fit in a page are `overlay`; files that
+//! are filesystems are `loopback`. The mounts of config.json are the runtime's business, made in the container's own
+//! mount namespace. Everything here blocks and is called on the pool.
+
+mod loopback;
+mod options;
+mod overlay;
+mod table;
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use berth_proto::task::Mount;
+use berth_runtime::{Context, Error, Result};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, mkdir, open, openat2};
+
+use options::Options;
+
+/// How often an unmount that is answered EBUSY is tried again, as containerd does: a scanner or an exiting process
+/// may hold the tree for a moment.
+const BUSY_TRIES: u32 = 20;
+/// The pause between two of these tries.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Makes the directory (0711, so that a container's own users may pass) and all `mounts` on it, in order. When one
+/// fails, those before it are undone and so is the directory if it was made here.
+///
+/// # Errors
+/// The mount that failed, by type, source and target, and what the kernel said.
+pub fn mount_all(rootfs: &Path, mounts: &[Mount]) -> Result<()> {
+    let made = match mkdir(rootfs, Mode::from_raw_mode(0o711)) {
+        Ok(()) => true,
+        Err(rustix::io::Errno::EXIST) => false,
+        Err(e) => return Err(e).with_context(|| format!("mkdir {}", rootfs.display())),
+    };
+    let result = mounts.iter().try_for_each(|m| {
+        mount_one(rootfs, m)
+            .with_context(|| format!("mount {} {:?} at {}{}", m.type_, m.source, rootfs.display(), m.target))
+    });
+    if let Err(error) = result {
+        if let Err(e) = unmount_recursive(rootfs) {
+            log::warn!("undo rootfs mounts: {e}");
+        }
+        if made {
+            let _ = rustix::fs::rmdir(rootfs);
+        }
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// Unmounts everything at and below `path`, deepest and latest first. Nothing mounted there is no error.
+///
+/// # Errors
+/// The first mount that cannot be undone; those before it stay undone, so the call can be repeated. No lazy detach: a
+/// busy rootfs must be seen, not hidden.
+pub fn unmount_recursive(path: &Path) -> Result<()> {
+    let path = real_path(path)?;
+    let points = table::below(&table::read()?, &path);
+    points.iter().rev().try_for_each(|point| unmount(point))
+}
+
+fn unmount(point: &Path) -> Result<()> {
+    let mut tries = 0;
+    loop {
+        match umount2(point, MntFlags::UMOUNT_NOFOLLOW) {
+            // EINVAL: no longer a mount point, someone else was quicker.
+            Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => return Ok(()),
+            Err(nix::errno::Errno::EBUSY) if tries < BUSY_TRIES => {
+                tries += 1;
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            Err(e) => return Err(e).with_context(|| format!("unmount {}", point.display())),
+        }
+    }
+}
+
+fn mount_one(rootfs: &Path, m: &Mount) -> Result<()> {
+    if m.type_.starts_with("fuse.") || m.type_.starts_with("fuse3.") || m.type_.contains('/') {
+        return Err(Error::unsupported(format!("mount type {:?} is not supported", m.type_)));
+    }
+    let options = Options::parse(&m.options)?;
+    let fd = target(rootfs, &m.target)?;
+    let at = proc_path(&fd);
+    // The flags of propagation go in a call of their own: mixed with others the kernel refuses or ignores them.
+    if !options.flags.contains(MsFlags::MS_REMOUNT) || !options.data.is_empty() {
+        if options.loop_device {
+            let device = loopback::attach(Path::new(&m.source), &options)?;
+            mount_at(&device.path, &at, &m.type_, options.flags, &options.joined())?;
+        } else if m.type_ == "overlay" && overlay::too_long(&options.data) {
+            let (data, _layers) = overlay::shorten(&options.data)?;
+            mount_at(Path::new(&m.source), &at, &m.type_, options.flags, &data)?;
+        } else {
+            mount_at(Path::new(&m.source), &at, &m.type_, options.flags, &options.joined())?;
+        }
+    }
+    // The descriptor was opened before the mount and still names the directory below it: look it up again.
+    let fd = target(rootfs, &m.target)?;
+    let at = proc_path(&fd);
+    if !options.propagation.is_empty() {
+        change(&at, options.propagation)?;
+    }
+    let read_only_bind = MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+    if options.flags.contains(read_only_bind) || options.flags.contains(MsFlags::MS_REMOUNT) && options.data.is_empty()
+    {
+        // A bind takes its flags only from a remount.
+        change(&at, options.flags | MsFlags::MS_REMOUNT).context("remount")?;
+    }
+    Ok(())
+}
+
+fn mount_at(source: &Path, at: &Path, kind: &str, flags: MsFlags, data: &str) -> Result<()> {
+    let kind = Some(kind).filter(|k| !k.is_empty());
+    let data = Some(data).filter(|d| !d.is_empty());
+    Ok(mount(Some(source), at, kind, flags, data)?)
+}
+
+fn change(at: &Path, flags: MsFlags) -> Result<()> {
+    Ok(mount(None::<&str>, at, None::<&str>, flags, None::<&str>)?)
+}
+
+/// The mount point, found without leaving the rootfs by `..` or a symlink of the image.
+fn target(rootfs: &Path, inside: &str) -> Result<OwnedFd> {
+    let root = open(rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .with_context(|| format!("open {}", rootfs.display()))?;
+    let inside = inside.trim_start_matches('/');
+    if inside.is_empty() {
+        return Ok(root);
+    }
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    openat2(&root, inside, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+        .with_context(|| format!("open {inside} in rootfs"))
+}
+
+fn proc_path(fd: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// The path as the kernel's mount table spells it. Only the parent is resolved: looking at the mounted directory
+/// itself hangs when its filesystem is dead.
+fn real_path(path: &Path) -> Result<PathBuf> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Error::invalid(format!("{} is no path for a mount", path.display())));
+    };
+    match parent.canonicalize() {
+        Ok(parent) => Ok(parent.join(name)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(path.to_owned()),
+        Err(e) => Err(e).with_context(|| format!("resolve {}", parent.display())),
+    }
+}

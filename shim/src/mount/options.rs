@@ -1,0 +1,166 @@
+//! The options of a rootfs mount, as fstab words: flags for mount(2), and data for the filesystem.
+//!
+//! Pure translation; `mount/mod.rs` applies it.
+
+use berth_runtime::{Error, Result};
+use nix::mount::MsFlags;
+
+/// What the options of one mount come to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Everything but propagation.
+    pub flags: MsFlags,
+    /// shared, private, slave, unbindable, and whether recursively; empty when the mount says nothing.
+    pub propagation: MsFlags,
+    /// What the kernel does not know as a flag, in order: the filesystem's own options.
+    pub data: Vec<String>,
+    /// The source is a file to be put behind a loop device.
+    pub loop_device: bool,
+    /// The loop device shall bypass the page cache of the backing file.
+    pub direct_io: bool,
+}
+
+impl Options {
+    /// Reads the words in order; a later word wins over an earlier one.
+    ///
+    /// # Errors
+    /// `uidmap=`/`gidmap=` (idmapped rootfs, not built yet) and containerd's own `X-containerd.…` words, which its
+    /// mount manager resolves and which mean a bug or a skew when they get here.
+    pub fn parse(words: &[String]) -> Result<Self> {
+        let mut options = Self {
+            flags: MsFlags::empty(),
+            propagation: MsFlags::empty(),
+            data: Vec::new(),
+            loop_device: false,
+            direct_io: false,
+        };
+        for word in words {
+            options.take(word)?;
+        }
+        Ok(options)
+    }
+
+    /// The filesystem's options as mount(2) takes them.
+    pub fn joined(&self) -> String {
+        self.data.join(",")
+    }
+
+    fn take(&mut self, word: &str) -> Result<()> {
+        if let Some((set, flag)) = flag(word) {
+            self.flags.set(flag, set);
+        } else if let Some(propagation) = propagation(word) {
+            self.propagation = propagation;
+        } else if word == "loop" {
+            self.loop_device = true;
+        } else if word == "direct-io" {
+            self.direct_io = true;
+        } else if word.starts_with("X-containerd.") {
+            return Err(Error::invalid(format!("option {word:?} is for containerd's mount manager")));
+        } else if word.starts_with("uidmap=") || word.starts_with("gidmap=") {
+            return Err(Error::unsupported(format!("option {word:?}: id-mapped rootfs mounts are not supported")));
+        } else if word != "defaults" && !word.is_empty() {
+            self.data.push(word.to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// The flag a word stands for, and whether the word sets or clears it.
+fn flag(word: &str) -> Option<(bool, MsFlags)> {
+    Some(match word {
+        "async" => (false, MsFlags::MS_SYNCHRONOUS),
+        "atime" => (false, MsFlags::MS_NOATIME),
+        "bind" => (true, MsFlags::MS_BIND),
+        "dev" => (false, MsFlags::MS_NODEV),
+        "diratime" => (false, MsFlags::MS_NODIRATIME),
+        "dirsync" => (true, MsFlags::MS_DIRSYNC),
+        "exec" => (false, MsFlags::MS_NOEXEC),
+        "lazytime" => (true, MsFlags::MS_LAZYTIME),
+        "mand" => (true, MsFlags::MS_MANDLOCK),
+        "noatime" => (true, MsFlags::MS_NOATIME),
+        "nodev" => (true, MsFlags::MS_NODEV),
+        "nodiratime" => (true, MsFlags::MS_NODIRATIME),
+        "noexec" => (true, MsFlags::MS_NOEXEC),
+        "nolazytime" => (false, MsFlags::MS_LAZYTIME),
+        "nomand" => (false, MsFlags::MS_MANDLOCK),
+        "norelatime" => (false, MsFlags::MS_RELATIME),
+        "nostrictatime" => (false, MsFlags::MS_STRICTATIME),
+        "nosuid" => (true, MsFlags::MS_NOSUID),
+        "rbind" => (true, MsFlags::MS_BIND.union(MsFlags::MS_REC)),
+        "relatime" => (true, MsFlags::MS_RELATIME),
+        "remount" => (true, MsFlags::MS_REMOUNT),
+        "ro" => (true, MsFlags::MS_RDONLY),
+        "rw" => (false, MsFlags::MS_RDONLY),
+        "silent" => (true, MsFlags::MS_SILENT),
+        "strictatime" => (true, MsFlags::MS_STRICTATIME),
+        "suid" => (false, MsFlags::MS_NOSUID),
+        "sync" => (true, MsFlags::MS_SYNCHRONOUS),
+        _ => return None,
+    })
+}
+
+fn propagation(word: &str) -> Option<MsFlags> {
+    let (recursive, kind) = match word.strip_prefix('r') {
+        Some(kind) => (MsFlags::MS_REC, kind),
+        None => (MsFlags::empty(), word),
+    };
+    let kind = match kind {
+        "private" => MsFlags::MS_PRIVATE,
+        "shared" => MsFlags::MS_SHARED,
+        "slave" => MsFlags::MS_SLAVE,
+        "unbindable" => MsFlags::MS_UNBINDABLE,
+        _ => return None,
+    };
+    Some(kind | recursive)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Options> {
+        Options::parse(&words.iter().map(|&w| w.to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn what_containerd_sends_for_an_overlay() {
+        let o = parse(&["index=off", "workdir=/w", "upperdir=/u", "lowerdir=/a:/b"]).unwrap();
+        assert_eq!(o.flags, MsFlags::empty());
+        assert_eq!(o.joined(), "index=off,workdir=/w,upperdir=/u,lowerdir=/a:/b");
+    }
+
+    #[test]
+    fn what_containerd_sends_for_a_single_layer() {
+        let o = parse(&["rbind", "ro"]).unwrap();
+        assert_eq!(o.flags, MsFlags::MS_BIND | MsFlags::MS_REC | MsFlags::MS_RDONLY);
+        assert!(o.data.is_empty());
+    }
+
+    #[test]
+    fn later_words_win() {
+        let o = parse(&["ro", "nosuid", "rw", "suid", "noexec", "defaults", ""]).unwrap();
+        assert_eq!(o.flags, MsFlags::MS_NOEXEC);
+        assert_eq!(parse(&["private", "rslave"]).unwrap().propagation, MsFlags::MS_SLAVE | MsFlags::MS_REC);
+    }
+
+    #[test]
+    fn propagation_is_kept_apart() {
+        let o = parse(&["bind", "runbindable"]).unwrap();
+        assert_eq!((o.flags, o.propagation), (MsFlags::MS_BIND, MsFlags::MS_UNBINDABLE | MsFlags::MS_REC));
+        assert_eq!(parse(&["ro"]).unwrap().propagation, MsFlags::empty());
+    }
+
+    #[test]
+    fn loop_devices() {
+        let o = parse(&["loop", "direct-io", "ro"]).unwrap();
+        assert!(o.loop_device && o.direct_io);
+        assert!(o.data.is_empty());
+    }
+
+    #[test]
+    fn words_that_must_not_be_ignored_are_refused_by_name() {
+        for word in ["X-containerd.mkdir.path=/x", "uidmap=0:1000:1", "gidmap=0:1000:1"] {
+            assert!(parse(&[word]).unwrap_err().to_string().contains(word), "{word}");
+        }
+    }
+}

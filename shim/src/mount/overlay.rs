@@ -1,0 +1,97 @@
+//! Overlays with so many layers that the option string does not fit in the page that mount(2) takes.
+//!
+//! Each lower directory is opened, and the string names `/proc/self/fd/N` instead of the path: some 240 layers fit,
+//! more than an image has. (fsconfig(2) is no way out: it takes 256 bytes a value, and `lowerdir+`, which takes one
+//! layer at a time, is of Linux 6.7. A working directory of the thread's own, as others do it, would have to be unshared
+//! from the whole process.)
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use berth_runtime::{Context, Error, Result};
+use rustix::fs::{Mode, OFlags, open};
+
+/// mount(2) copies one page of data.
+const PAGE: usize = 4096;
+/// Room that containerd leaves as well, for what the kernel adds.
+const RESERVE: usize = 512;
+
+/// Whether the options would be cut off.
+pub fn too_long(data: &[String]) -> bool {
+    data.iter().map(|d| d.len() + 1).sum::<usize>() >= PAGE - RESERVE
+}
+
+/// The same options with the lower directories named by descriptor. The descriptors must live until the mount is made.
+///
+/// # Errors
+/// A lower directory that cannot be opened, by path; a string that is too long even so.
+pub fn shorten(data: &[String]) -> Result<(String, Vec<OwnedFd>)> {
+    let mut layers = Vec::new();
+    let mut out = Vec::with_capacity(data.len());
+    for option in data {
+        let Some(lower) = option.strip_prefix("lowerdir=") else {
+            out.push(option.clone());
+            continue;
+        };
+        let mut names = Vec::new();
+        for path in split(lower) {
+            let fd = open(path.as_str(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .with_context(|| format!("open lower directory {path}"))?;
+            names.push(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+            layers.push(fd);
+        }
+        out.push(format!("lowerdir={}", names.join(":")));
+    }
+    let text = out.join(",");
+    if text.len() >= PAGE {
+        return Err(Error::invalid(format!("mount options are too long: {} layers", layers.len())));
+    }
+    Ok((text, layers))
+}
+
+/// Lower directories are separated by colons; a colon or backslash in a name stands behind a backslash.
+fn split(lower: &str) -> Vec<String> {
+    let mut paths = vec![String::new()];
+    let mut chars = lower.chars();
+    while let Some(c) = chars.next() {
+        let c = match c {
+            ':' => {
+                paths.push(String::new());
+                continue;
+            }
+            '\\' => chars.next().unwrap_or('\\'),
+            c => c,
+        };
+        if let Some(path) = paths.last_mut() {
+            path.push(c);
+        }
+    }
+    paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escaped_colons_belong_to_the_name() {
+        assert_eq!(split(r"/a:/b\:c:/d\\e"), ["/a", "/b:c", r"/d\e"]);
+    }
+
+    #[test]
+    fn a_hundred_long_layers_fit() {
+        let dir = std::env::temp_dir();
+        let lower = vec![dir.to_str().unwrap(); 100].join(":");
+        let data = vec!["index=off".to_owned(), format!("lowerdir={lower}"), "x".repeat(3600)];
+        assert!(too_long(&data));
+        let (text, layers) = shorten(&data[..2]).unwrap();
+        assert_eq!(layers.len(), 100);
+        assert!(text.starts_with("index=off,lowerdir=/proc/self/fd/"));
+        assert!(text.len() < PAGE);
+    }
+
+    #[test]
+    fn a_missing_layer_is_named() {
+        let error = shorten(&["lowerdir=/nowhere/at/all".into()]).unwrap_err().to_string();
+        assert!(error.contains("/nowhere/at/all"), "{error}");
+    }
+}

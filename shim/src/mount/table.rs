@@ -1,0 +1,67 @@
+//! The kernel's table of mounts, as far as an unmount needs it: mount points in the order they were made.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use berth_runtime::{Context, Result};
+
+/// This process's mount table (proc_pid_mountinfo(5)).
+///
+/// # Errors
+/// /proc is not there.
+pub fn read() -> Result<Vec<u8>> {
+    std::fs::read("/proc/self/mountinfo").context("read /proc/self/mountinfo")
+}
+
+/// The mount points at and below `path`, oldest first; one that is mounted over twice is there twice.
+pub fn below(table: &[u8], path: &Path) -> Vec<PathBuf> {
+    table
+        .split(|&b| b == b'\n')
+        .filter_map(|line| line.split(|&b| b == b' ').nth(4))
+        .map(|field| PathBuf::from(OsString::from_vec(unescape(field))))
+        .filter(|point| point.starts_with(path))
+        .collect()
+}
+
+/// Space, tab, newline and backslash stand in the table as three octal digits behind a backslash.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, tail)) = rest.split_first() {
+        match (byte, tail) {
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', tail @ ..]) => {
+                out.push(((a - b'0') << 6) | ((b - b'0') << 3) | (c - b'0'));
+                rest = tail;
+            }
+            _ => {
+                out.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &[u8] = b"22 1 0:20 / /proc rw - proc proc rw\n\
+        30 1 0:40 / /run/b/rootfs rw - overlay overlay rw\n\
+        31 30 0:41 / /run/b/rootfs/etc\\040x rw - tmpfs tmpfs rw\n\
+        32 30 0:41 / /run/b/rootfs rw - tmpfs tmpfs rw\n\
+        33 1 0:41 / /run/b/rootfs2 rw - tmpfs tmpfs rw\n";
+
+    #[test]
+    fn only_what_is_at_and_below_in_order() {
+        let points = below(TABLE, Path::new("/run/b/rootfs"));
+        let points: Vec<_> = points.iter().map(|p| p.to_str().unwrap()).collect();
+        assert_eq!(points, ["/run/b/rootfs", "/run/b/rootfs/etc x", "/run/b/rootfs"]);
+    }
+
+    #[test]
+    fn octal_is_read_back() {
+        assert_eq!(unescape(b"a\\134b\\011\\9"), b"a\\b\t\\9");
+    }
+}

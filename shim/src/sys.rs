@@ -1,0 +1,106 @@
+//! The few kernel calls of the shim that no crate wraps safely. Each block names the contract it relies on.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use berth_runtime::{Error, Result};
+
+/// The process id of some child that has exited and was not waited for yet; it stays so. `None` when there is none.
+///
+/// nix reads the same, but fails on a child killed by a real-time signal; rustix does not tell the id.
+///
+/// # Errors
+/// None but those of waitid(2); no children at all is `None`.
+pub fn exited_child() -> Result<Option<i32>> {
+    // SAFETY: siginfo_t is plain data, for which all zero bytes are a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: waitid(2) writes one siginfo_t to the pointer, which is valid for it; WNOWAIT leaves the child waitable.
+    let result = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) };
+    if result < 0 {
+        return match errno() {
+            libc::ECHILD => Ok(None),
+            errno => Err(Error::from_errno(errno)),
+        };
+    }
+    // SAFETY: waitid fills si_pid, or leaves it zero when no child has exited.
+    let pid = unsafe { info.si_pid() };
+    Ok((pid != 0).then_some(pid))
+}
+
+/// Collects the exited child `pid`, whose status nobody wants.
+pub fn discard_child(pid: i32) {
+    // SAFETY: a null status pointer is allowed (waitpid(2)); WNOHANG keeps the call from blocking.
+    unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) };
+}
+
+/// pidfd_send_signal(2), with any signal number: 0, real-time ones too.
+///
+/// # Errors
+/// ESRCH when the process is gone; EINVAL for a number that is no signal.
+pub fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    // SAFETY: no pointer but a null siginfo, which the call allows; the descriptor is open while it is borrowed.
+    let result =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<u8>(), 0) };
+    if result < 0 { Err(Error::from_errno(errno())) } else { Ok(()) }
+}
+
+/// `struct loop_config` of linux/loop.h, with `struct loop_info64` inside it.
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    /// device, inode, rdevice, offset, sizelimit: all zero means the whole file.
+    place: [u64; 5],
+    /// number, encrypt_type, encrypt_key_size.
+    unused: [u32; 3],
+    flags: u32,
+    /// file_name, crypt_name, encrypt_key.
+    names: [u8; 160],
+    init: [u64; 2],
+    reserved: [u64; 8],
+}
+
+const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
+const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
+
+/// The number of a loop device that is not in use.
+///
+/// # Errors
+/// Those of the ioctl.
+pub fn free_loop(control: BorrowedFd<'_>) -> Result<i32> {
+    // SAFETY: LOOP_CTL_GET_FREE takes no argument and returns the number.
+    let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
+    if number < 0 { Err(Error::from_errno(errno())) } else { Ok(number) }
+}
+
+/// Puts `file` behind the loop device, with LO_FLAGS_… bits.
+///
+/// # Errors
+/// EBUSY when someone else took the device first; those of the ioctl (Linux 5.8).
+pub fn configure_loop(device: BorrowedFd<'_>, file: BorrowedFd<'_>, flags: u32) -> Result<()> {
+    let config = LoopConfig {
+        fd: file.as_raw_fd().cast_unsigned(),
+        block_size: 0,
+        place: [0; 5],
+        unused: [0; 3],
+        flags,
+        names: [0; 160],
+        init: [0; 2],
+        reserved: [0; 8],
+    };
+    // SAFETY: LOOP_CONFIGURE reads one loop_config from the pointer; the layout above is the kernel's.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) };
+    if result < 0 { Err(Error::from_errno(errno())) } else { Ok(()) }
+}
+
+fn errno() -> i32 {
+    std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn loop_config_has_the_size_the_kernel_reads() {
+        assert_eq!(std::mem::size_of::<super::LoopConfig>(), 304);
+    }
+}
