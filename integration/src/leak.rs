@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -34,7 +32,7 @@ impl Snapshot {
                 traces.insert(format!("process {} {}", process.pid, process.line));
             }
         }
-        traces.extend(stale_sockets("/run/containerd/s"));
+        traces.extend(slot.shim_sockets().iter().map(|path| format!("socket {}", path.display())));
         traces.extend(states(dir).iter().map(|path| format!("state {}", path.display())));
         let state = dir.join("state");
         for bundles in [state.join("io.containerd.runtime.v2.task"), dir.join("runc")] {
@@ -65,13 +63,6 @@ impl Snapshot {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
-}
-
-/// Sockets in `dir` that nobody listens to any more.
-fn stale_sockets(dir: &str) -> Vec<String> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let stale = |path: &Path| UnixStream::connect(path).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);
-    entries.map(|e| e.path()).filter(|path| stale(path)).map(|path| format!("socket {}", path.display())).collect()
 }
 
 /// The runtimes' state directories of containers whose bundles are below `dir`: a file in them names it.

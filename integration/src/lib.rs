@@ -27,5 +27,6 @@ pub mod runtime;
 pub mod session;
 pub mod slot;
 pub mod tar;
+pub mod task;
 pub mod tools;
 pub mod wait;

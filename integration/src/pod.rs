@@ -58,6 +58,7 @@ impl<'a> Pod<'a> {
     pub fn run_config(lab: &'a Containerd, config: Value) -> Self {
         let file = write(lab, "pod", &config["metadata"]["name"], &config);
         let id = lab.crictl(["runp", "--runtime", lab.runtime.handler(), &file]).ok();
+        lab.slot.expect_shim("k8s.io", &id);
         Self { id, lab, config }
     }
 

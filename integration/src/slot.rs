@@ -1,7 +1,11 @@
 //! Names that no other test uses at the same time: a number held by a lock, and what follows from it.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use sha2::{Digest, Sha256};
 
 use crate::{cgroup, leak, procs};
 
@@ -10,6 +14,7 @@ use crate::{cgroup, leak, procs};
 pub struct Slot {
     number: u8,
     dir: PathBuf,
+    sockets: Mutex<BTreeSet<PathBuf>>,
     _lock: File,
 }
 
@@ -22,7 +27,7 @@ impl Slot {
             let lock = File::create(locks.join(number.to_string())).expect("make a lock file");
             if lock.try_lock().is_ok() {
                 let dir = std::env::temp_dir().join(format!("berth-lab-{number}"));
-                let slot = Self { number, dir, _lock: lock };
+                let slot = Self { number, dir, sockets: Mutex::default(), _lock: lock };
                 slot.clear();
                 fs::create_dir_all(&slot.dir).expect("make the directory of the slot");
                 return slot;
@@ -39,6 +44,20 @@ impl Slot {
     /// A word for names: container ids, networks.
     pub fn tag(&self) -> String {
         format!("berth-lab-{}", self.number)
+    }
+
+    /// Remembers that a shim serves the pod or container `id` of containerd's `namespace`: its socket has a place among
+    /// those of the whole machine, named by the SHA-256 of containerd's address, the namespace and the id.
+    pub fn expect_shim(&self, namespace: &str, id: &str) {
+        let name = self.dir.join("c.sock").join(namespace).join(id);
+        let hash = Sha256::digest(name.as_os_str().as_encoded_bytes());
+        let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.sockets.lock().expect("lock").insert(Path::new("/run/containerd/s").join(hash));
+    }
+
+    /// The sockets of this slot's shims that are there, whether anyone listens or not.
+    pub fn shim_sockets(&self) -> Vec<PathBuf> {
+        self.sockets.lock().expect("lock").iter().filter(|path| path.exists()).cloned().collect()
     }
 
     /// The parent of all cgroups of this slot, as an absolute path inside each hierarchy.
@@ -66,6 +85,9 @@ impl Slot {
         if Path::new("/sys/class/net").join(&bridge).exists() {
             let gone = std::process::Command::new("ip").args(["link", "delete", &bridge]).output();
             assert!(gone.is_ok_and(|o| o.status.success()), "ip link delete {bridge}");
+        }
+        for socket in self.shim_sockets() {
+            fs::remove_file(&socket).ok();
         }
         for state in leak::states(&self.dir) {
             fs::remove_dir_all(&state).ok();

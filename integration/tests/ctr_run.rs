@@ -1,44 +1,31 @@
 //! `ctr run` in the foreground: output, exit codes, a terminal, and errors of starting.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use berth_integration::command::Output;
 use berth_integration::containerd::Containerd;
-use berth_integration::image::BUSYBOX;
 use berth_integration::matrix;
-use berth_integration::session::Session;
+use berth_integration::task::{run, run_on_terminal};
 
 matrix!(output_and_exit_codes, terminal, start_errors);
 
-fn ctr_run(lab: &Containerd, name: &str, flags: &[&str], args: &[&str]) -> Output {
-    let id = lab.id(name);
-    let mut words = vec!["run".to_owned(), "--rm".to_owned()];
-    words.extend(lab.ctr_runtime(&id));
-    words.extend(flags.iter().chain(&[BUSYBOX, &id]).chain(args).map(|word| (*word).to_owned()));
-    lab.ctr(words)
-}
-
 fn output_and_exit_codes(lab: &mut Containerd) {
     lab.import_for_ctr();
-    let out = ctr_run(lab, "streams", &[], &["sh", "-c", "echo one; echo two >&2"]);
+    let out = run(lab, "streams", &[], &["sh", "-c", "echo one; echo two >&2"]);
     assert_eq!((out.stdout.as_str(), out.stderr.as_str(), out.code()), ("one\n", "two\n", 0), "{out}");
     for (script, code) in [("exit 1", 1), ("exit 42", 42), ("kill -9 $$", 137), ("kill -15 $$", 143), ("nosuch", 127)] {
         // A first process is immune to its own signals, so a child shell dies, and its parent passes the code on.
-        let out = ctr_run(lab, &format!("code-{code}"), &[], &["sh", "-c", &format!("sh -c '{script}'; exit $?")]);
+        let out = run(lab, &format!("code-{code}"), &[], &["sh", "-c", &format!("sh -c '{script}'; exit $?")]);
         assert_eq!(out.code(), code, "{script}: {out}");
     }
     // Large output arrives whole.
-    let out = ctr_run(lab, "large", &[], &["sh", "-c", "yes 0123456789abcde | head -c 4000000"]);
+    let out = run(lab, "large", &[], &["sh", "-c", "yes 0123456789abcde | head -c 4000000"]);
     assert_eq!((out.stdout.len(), out.code()), (4_000_000, 0), "{}", out.stderr);
-    let out = ctr_run(lab, "env", &["--env", "WORD=it works", "--cwd", "/tmp"], &["sh", "-c", "echo $WORD in $(pwd)"]);
+    let out = run(lab, "env", &["--env", "WORD=it works", "--cwd", "/tmp"], &["sh", "-c", "echo $WORD in $(pwd)"]);
     assert_eq!(out.ok(), "it works in /tmp");
 }
 
 fn terminal(lab: &mut Containerd) {
     lab.import_for_ctr();
-    let mut command = lab.ctr_command();
-    let id = lab.id("terminal");
-    command.args(["run", "--rm", "-t"]).args(lab.ctr_runtime(&id)).args([BUSYBOX, &id, "sh"]);
-    let mut shell = Session::on_terminal(&command);
+    let mut shell = run_on_terminal(lab, "terminal", &["sh"]);
     // ctr passes the size on after the start.
     shell.send("tty; until stty size 2> /dev/null | grep 111; do usleep 20000; done\n");
     shell.expect("/dev/pts/0");
@@ -51,15 +38,15 @@ fn terminal(lab: &mut Containerd) {
 
 fn start_errors(lab: &mut Containerd) {
     lab.import_for_ctr();
-    let said = ctr_run(lab, "missing", &[], &["no-such-program"]).failed();
+    let said = run(lab, "missing", &[], &["no-such-program"]).failed();
     assert!(said.contains("executable file not found in $PATH"), "{said}");
     assert!(said.contains("no-such-program"), "{said}");
-    let said = ctr_run(lab, "data", &[], &["/bad/data"]).failed();
+    let said = run(lab, "data", &[], &["/bad/data"]).failed();
     assert!(said.contains("permission denied"), "{said}");
-    let said = ctr_run(lab, "script", &[], &["/bad/script"]).failed();
+    let said = run(lab, "script", &[], &["/bad/script"]).failed();
     assert!(said.contains("no such file or directory"), "{said}");
-    let said = ctr_run(lab, "elf", &[], &["/bad/elf"]).failed();
+    let said = run(lab, "elf", &[], &["/bad/elf"]).failed();
     assert!(said.contains("exec format error"), "{said}");
-    let said = ctr_run(lab, "directory", &[], &["/etc"]).failed();
+    let said = run(lab, "directory", &[], &["/etc"]).failed();
     assert!(said.contains("permission denied") || said.contains("is a directory"), "{said}");
 }

@@ -1,0 +1,104 @@
+//! Containers through ctr, in the words of containerd's own interface.
+
+use crate::command::Output;
+use crate::containerd::Containerd;
+use crate::image::BUSYBOX;
+use crate::session::Session;
+use crate::wait::{LONG, until};
+
+/// Runs a container in the foreground with `--rm`; gives what it said and its exit code.
+pub fn run(lab: &Containerd, name: &str, flags: &[&str], args: &[&str]) -> Output {
+    let id = lab.id(name);
+    lab.ctr(words(lab, &id, &["run", "--rm"], flags, args))
+}
+
+/// Runs a container in the foreground on a terminal, with `--rm` and `-t`.
+pub fn run_on_terminal(lab: &Containerd, name: &str, args: &[&str]) -> Session {
+    let id = lab.id(name);
+    Session::on_terminal(lab.ctr_command().args(words(lab, &id, &["run", "--rm", "-t"], &[], args)))
+}
+
+/// A container that runs in the background.
+pub struct Task<'a> {
+    /// The container's id.
+    pub id: String,
+    lab: &'a Containerd,
+    execs: std::cell::Cell<u32>,
+}
+
+impl<'a> Task<'a> {
+    /// Creates and starts a container of the busybox image.
+    pub fn start(lab: &'a Containerd, name: &str, flags: &[&str], args: &[&str]) -> Self {
+        let id = lab.id(name);
+        lab.ctr(words(lab, &id, &["run", "--detach"], flags, args)).ok();
+        Self { id, lab, execs: 0.into() }
+    }
+
+    /// Runs a command in it, with an exec id of its own.
+    pub fn exec(&self, args: &[&str]) -> Output {
+        let name = self.exec_id();
+        self.lab.ctr(["task", "exec", "--exec-id", &name, &self.id].iter().chain(args))
+    }
+
+    /// Runs a command in it on a terminal.
+    pub fn exec_on_terminal(&self, args: &[&str]) -> Session {
+        let mut command = self.lab.ctr_command();
+        Session::on_terminal(command.args(["task", "exec", "-t", "--exec-id", &self.exec_id(), &self.id]).args(args))
+    }
+
+    /// `ctr task VERB [FLAGS] ID`.
+    pub fn verb(&self, verb: &str, flags: &[&str]) -> Output {
+        self.lab.ctr(["task", verb].iter().chain(flags).chain(&[self.id.as_str()]))
+    }
+
+    /// The pid and the status (such as RUNNING) as `ctr task ls` has them; nothing when the task is gone.
+    pub fn find(&self) -> Option<(i32, String)> {
+        let list = self.lab.ctr(["task", "ls"]).ok();
+        let words =
+            list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find(|words| words[0] == self.id)?;
+        Some((words[1].parse().expect("a pid"), words[2].to_owned()))
+    }
+
+    /// The pid of the container's first process.
+    pub fn pid(&self) -> i32 {
+        self.find().expect("the task is there").0
+    }
+
+    /// Waits until the task has this status.
+    pub fn await_status(&self, status: &str) {
+        until(&format!("{} to be {status}", self.id), LONG, || self.find().filter(|found| found.1 == status).map(drop));
+    }
+
+    /// Waits until the task has stopped, deletes it, and gives its exit code.
+    pub fn reap(&self) -> i32 {
+        self.await_status("STOPPED");
+        let output = self.verb("delete", &[]);
+        assert!(output.status.success(), "{output}");
+        // ctr's own exit code is 0; it tells any other code of the task as a warning.
+        let code = output.stderr.rsplit_once("non-zero exit code ").map(|(_, code)| code);
+        code.map_or(0, |code| code.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().expect("an exit code"))
+    }
+
+    /// Removes the container, whose task is gone already.
+    pub fn remove(&self) {
+        self.lab.ctr(["container", "delete", &self.id]).ok();
+    }
+
+    /// The path of the container's cgroup inside the hierarchies.
+    pub fn cgroup(&self) -> String {
+        format!("{}/{}", self.lab.slot.cgroup(), self.id)
+    }
+
+    fn exec_id(&self) -> String {
+        self.execs.set(self.execs.get() + 1);
+        format!("exec-{}", self.execs.get())
+    }
+}
+
+fn words(lab: &Containerd, id: &str, verb: &[&str], flags: &[&str], args: &[&str]) -> Vec<String> {
+    lab.slot.expect_shim("default", id);
+    let mut words: Vec<String> = verb.iter().map(ToString::to_string).collect();
+    words.extend(lab.ctr_runtime(id));
+    words.extend(flags.iter().chain(&[BUSYBOX, id]).chain(args).map(ToString::to_string));
+    words
+}

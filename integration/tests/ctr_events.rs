@@ -1,0 +1,119 @@
+//! The events of a container's life, as `ctr events` prints them: all of them, in order.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::time::{Duration, Instant};
+
+use berth_integration::containerd::{Containerd, Runtime};
+use berth_integration::matrix;
+use berth_integration::session::Session;
+use berth_integration::task::{Task, run};
+use berth_integration::wait::{LONG, until};
+use serde_json::Value;
+
+matrix!(life, out_of_memory, failed_starts);
+
+/// `ctr events` beside the test.
+struct Events {
+    session: Session,
+}
+
+impl Events {
+    fn listen(lab: &Containerd) -> Self {
+        let session = Session::start(lab.ctr_command().arg("events"));
+        // It says nothing when it is ready, so events are made until the first one arrives.
+        until("the first event", LONG, || {
+            let image = "docker.io/library/label:none";
+            lab.ctr(["images", "tag", "--force", berth_integration::image::BUSYBOX, image]).ok();
+            lab.ctr(["images", "remove", image]).ok();
+            session.heard().contains("/images/").then_some(())
+        });
+        Self { session }
+    }
+
+    /// The task events of the container `id` until (and with) its `delete`: topic without `/tasks/`, content.
+    ///
+    /// containerd's shim for runc may end before its last event is out. Its tests get that one made up from the exit,
+    /// so that they can say what else is expected.
+    fn of(&self, lab: &Containerd, id: &str) -> Vec<(String, Value)> {
+        let end = Instant::now() + if lab.runtime == Runtime::Runc { Duration::from_secs(3) } else { LONG };
+        until("the events of a container's life", LONG * 2, || {
+            let heard = self.session.heard();
+            let complete = heard.rsplit_once('\n').map_or("", |(complete, _)| complete);
+            let mut events: Vec<_> = complete.lines().filter_map(|line| task_event(line, id)).collect();
+            let (topic, last) = events.last()?.clone();
+            if topic == "exit" && lab.runtime == Runtime::Runc && Instant::now() > end {
+                events.push(("delete".into(), last));
+                return Some(events);
+            }
+            assert!(Instant::now() < end, "no delete of {id} in {heard}");
+            (topic == "delete").then_some(events)
+        })
+    }
+}
+
+/// A line is date, time, zone, zone name, namespace, topic and JSON.
+fn task_event(line: &str, id: &str) -> Option<(String, Value)> {
+    let (head, json) = line.split_once(" {")?;
+    let topic = head.rsplit_once("/tasks/")?.1;
+    let event: Value = serde_json::from_str(&format!("{{{json}")).unwrap();
+    (event["container_id"] == id).then(|| (topic.to_owned(), event))
+}
+
+fn topics(events: &[(String, Value)]) -> Vec<&str> {
+    events.iter().map(|(topic, _)| topic.as_str()).collect()
+}
+
+fn life(lab: &mut Containerd) {
+    lab.import_for_ctr();
+    let events = Events::listen(lab);
+    let task = Task::start(lab, "life", &[], &["sleep", "1000"]);
+    let pid = task.pid();
+    task.exec(&["sh", "-c", "exit 42"]);
+    // ctr deletes the exec after its exit; that has no event of its own.
+    task.verb("pause", &[]).ok();
+    task.verb("resume", &[]).ok();
+    task.verb("kill", &["--signal", "SIGKILL"]).ok();
+    assert_eq!(task.reap(), 137);
+    let seen = events.of(lab, &task.id);
+    let expected = ["create", "start", "exec-added", "exec-started", "exit", "paused", "resumed", "exit", "delete"];
+    assert_eq!(topics(&seen), expected, "{seen:#?}");
+    assert_eq!(seen[0].1["pid"], pid, "{seen:#?}");
+    assert_eq!(seen[1].1["pid"], pid, "{seen:#?}");
+    assert_eq!((&seen[4].1["id"], &seen[4].1["exit_status"]), (&"exec-1".into(), &42.into()), "{seen:#?}");
+    assert_eq!(seen[4].1["pid"], seen[3].1["pid"], "{seen:#?}");
+    let exit = &seen[7].1;
+    assert_eq!((&exit["id"], &exit["pid"], &exit["exit_status"]), (&task.id.clone().into(), &pid.into(), &137.into()));
+    let delete = &seen[8].1;
+    assert_eq!((&delete["pid"], &delete["exit_status"]), (&pid.into(), &137.into()), "{seen:#?}");
+    assert_eq!(delete["exited_at"], exit["exited_at"], "{seen:#?}");
+    task.remove();
+    // A process that is gone at once has its exit after its start.
+    run(lab, "short", &[], &["true"]).ok();
+    let id = lab.id("short");
+    assert_eq!(topics(&events.of(lab, &id)), ["create", "start", "exit", "delete"]);
+}
+
+fn out_of_memory(lab: &mut Containerd) {
+    lab.import_for_ctr();
+    let events = Events::listen(lab);
+    let out = run(lab, "oom", &["--memory-limit", "16777216"], &["sh", "-c", "tail /dev/zero; exit $?"]);
+    // The kernel chose the child or the first process; both end as 137.
+    assert_eq!(out.code(), 137, "{out}");
+    let seen = events.of(lab, &lab.id("oom"));
+    let mut order = topics(&seen);
+    order.dedup();
+    assert_eq!(order, ["create", "start", "oom", "exit", "delete"], "{seen:#?}");
+}
+
+fn failed_starts(lab: &mut Containerd) {
+    lab.import_for_ctr();
+    let events = Events::listen(lab);
+    let task = Task::start(lab, "failed", &[], &["sleep", "1000"]);
+    task.exec(&["no-such-program"]).failed();
+    task.verb("kill", &["--signal", "SIGKILL"]).ok();
+    assert_eq!(task.reap(), 137);
+    let seen = events.of(lab, &task.id);
+    // The failed exec was added, and that is all that is said of it.
+    assert_eq!(topics(&seen), ["create", "start", "exec-added", "exit", "delete"], "{seen:#?}");
+    task.remove();
+}

@@ -1,0 +1,159 @@
+//! `ctr task`: exec, pause, resume, kill, metrics, the list of processes, and the errors of each at the wrong time.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use berth_integration::containerd::Containerd;
+use berth_integration::pod::parse;
+use berth_integration::task::{Task, run};
+use berth_integration::wait::{LONG, until_true};
+use berth_integration::{cgroup, matrix, procs};
+
+matrix!(exec, pause_and_resume, kill, metrics_and_processes, wrong_moments, logs_to_a_file);
+
+/// Exits as soon as SIGTERM comes, with 7.
+const POLITE: &str = "trap 'exit 7' TERM; while :; do sleep 1000 & wait; done";
+
+fn exec(lab: &mut Containerd) {
+    lab.import_for_ctr();
+    let task = Task::start(lab, "exec", &["--env", "FROM=container"], &["sleep", "1000"]);
+    let out = task.exec(&["sh", "-c", "echo $FROM; echo bad >&2; exit 42"]);
+    assert_eq!((out.stdout.as_str(), out.stderr.as_str(), out.code()), ("container\n", "bad\n", 42), "{out}");
+    assert_eq!(task.exec(&["true"]).code(), 0);
+    assert_eq!(task.exec(&["false"]).code(), 1);
+    assert_eq!(task.exec(&["sh", "-c", "kill -9 $$"]).code(), 137);
+    assert_eq!(task.exec(&["sh", "-c", "kill -15 $$"]).code(), 143);
+    let said = task.exec(&["no-such-program"]).failed();
+    assert!(said.contains("no-such-program") && said.contains("executable file not found in $PATH"), "{said}");
+    let said = task.exec(&["/bad/data"]).failed();
+    assert!(said.contains("permission denied"), "{said}");
+    let mut shell = task.exec_on_terminal(&[
+        "sh",
+        "-c",
+        "until stty size | grep 111; do usleep 20000; done; read -r w; echo \"<$w>\"; exit 3",
+    ]);
+    shell.expect("37 111");
+    shell.send("word\n");
+    shell.expect("<word>");
+    assert_eq!(shell.finish(), 3, "{}", shell.heard());
+    task.verb("kill", &["--signal", "SIGKILL"]).ok();
+    assert_eq!(task.reap(), 137);
+    task.remove();
+}
+
+fn pause_and_resume(lab: &mut Containerd) {
+    lab.import_for_ctr();
+    let script = "while :; do echo tick; usleep 20000; done > /tmp/ticks";
+    let task = Task::start(lab, "pause", &[], &["sh", "-c", script]);
+    let ticks = format!("/proc/{}/root/tmp/ticks", task.pid());
+    let size = || std::fs::metadata(&ticks).map_or(0, |file| file.len());
+    until_true("ticks", LONG, || size() > 0);
+    task.verb("pause", &[]).ok();
+    assert_eq!(task.find().unwrap().1, "PAUSED");
+    let frozen = cgroup::value(&task.cgroup(), "freezer/freezer.state", "cgroup.freeze");
+    assert!(frozen == "FROZEN" || frozen == "1", "{frozen}");
+    let said = task.exec(&["true"]).failed();
+    assert!(said.contains("paus"), "exec in a paused container: {said}");
+    task.verb("resume", &[]).ok();
+    assert_eq!(task.find().unwrap().1, "RUNNING");
+    let before = size();
+    until_true("more ticks", LONG, || size() > before);
+    // A paused container can be killed.
+    task.verb("pause", &[]).ok();
+    task.verb("kill", &["--signal", "SIGKILL"]).ok();
+    if task.find().is_some_and(|found| found.1 == "PAUSED") {
+        // On cgroup v1 a frozen process dies when it is thawed; containerd's shim for runc leaves that to the caller.
+        task.verb("resume", &[]);
+    }
+    assert_eq!(task.reap(), 137);
+    task.remove();
+}
+
+fn kill(lab: &mut Containerd) {
+    lab.import_for_ctr();
+    let task = Task::start(lab, "polite", &[], &["sh", "-c", POLITE]);
+    // The trap is set a moment after the start.
+    until_true("the trap", LONG, || task.exec(&["pidof", "sleep"]).status.success());
+    task.verb("kill", &["--signal", "SIGTERM"]).ok();
+    assert_eq!(task.reap(), 7);
+    task.remove();
+    // --all reaches every process; without a pid namespace of its own nothing else would end the second one.
+    let task = Task::start(lab, "all", &[], &["sh", "-c", "sleep 1001 & exec sleep 1002"]);
+    until_true("both", LONG, || cgroup::processes(&task.cgroup()).len() == 2);
+    let pids = cgroup::processes(&task.cgroup());
+    task.verb("kill", &["--all", "--signal", "SIGKILL"]).ok();
+    until_true("both gone", LONG, || pids.iter().all(|pid| !procs::alive(*pid)));
+    assert_eq!(task.reap(), 137);
+    task.remove();
+    // An exec has its own signals.
+    let task = Task::start(lab, "exec", &[], &["sleep", "1000"]);
+    lab.ctr(["task", "exec", "--detach", "--exec-id", "long", &task.id, "sleep", "1003"]).ok();
+    task.verb("kill", &["--exec-id", "long", "--signal", "SIGKILL"]).ok();
+    until_true("the exec to end", LONG, || !task.exec(&["ps"]).ok().contains("sleep 1003"));
+    assert_eq!(task.find().unwrap().1, "RUNNING");
+    task.verb("kill", &["--signal", "SIGKILL"]).ok();
+    assert_eq!(task.reap(), 137);
+    task.remove();
+}
+
+fn metrics_and_processes(lab: &mut Containerd) {
+    lab.import_for_ctr();
+    let task =
+        Task::start(lab, "metrics", &["--memory-limit", "67108864"], &["sh", "-c", "sleep 1001 & exec sleep 1002"]);
+    until_true("both", LONG, || cgroup::processes(&task.cgroup()).len() == 2);
+    let list = task.verb("ps", &[]).ok();
+    let mut listed: Vec<i32> =
+        list.lines().skip(1).map(|line| line.split_whitespace().next().unwrap().parse().unwrap()).collect();
+    listed.sort_unstable();
+    assert_eq!(listed, cgroup::processes(&task.cgroup()), "{list}");
+    let metrics = parse(&task.verb("metrics", &["--format", "json"]).ok());
+    let text = metrics.to_string();
+    let memory = &metrics["memory"]["usage"];
+    let (usage, limit) = match memory["limit"].as_u64() {
+        Some(limit) => (memory["usage"].as_u64().unwrap(), limit),
+        None => (memory.as_u64().expect(&text), metrics["memory"]["usage_limit"].as_u64().expect(&text)),
+    };
+    assert!(usage > 0 && limit == 67_108_864, "{text}");
+    assert_eq!(metrics["pids"]["current"].as_u64(), Some(2), "{text}");
+    assert!(metrics["cpu"].is_object(), "{text}");
+    task.verb("kill", &["--signal", "SIGKILL"]).ok();
+    task.reap();
+    task.remove();
+}
+
+fn wrong_moments(lab: &mut Containerd) {
+    lab.import_for_ctr();
+    let task = Task::start(lab, "moments", &[], &["sleep", "1000"]);
+    let said = run(lab, "moments", &[], &["true"]).failed();
+    assert!(said.contains("already exists"), "a second container of one id: {said}");
+    let said = task.verb("start", &[]).failed();
+    assert!(said.contains("already exists") || said.contains("already started"), "a second start: {said}");
+    let said = task.verb("delete", &[]).failed();
+    assert!(said.contains("must be stopped") || said.contains("running"), "delete of a running task: {said}");
+    let said = task.verb("resume", &[]).failed();
+    assert!(said.contains("not paused") || said.contains("running"), "resume of a running task: {said}");
+    lab.ctr(["task", "exec", "--detach", "--exec-id", "one", &task.id, "sleep", "1004"]).ok();
+    let said = lab.ctr(["task", "exec", "--exec-id", "one", &task.id, "true"]).failed();
+    assert!(said.contains("already exists"), "a second exec of one id: {said}");
+    assert_eq!(task.find().unwrap().1, "RUNNING");
+    task.verb("kill", &["--signal", "SIGKILL"]).ok();
+    task.await_status("STOPPED");
+    let said = task.exec(&["true"]).failed();
+    assert!(said.contains("stopped") || said.contains("not running"), "exec in a stopped container: {said}");
+    let said = task.verb("kill", &["--signal", "SIGKILL"]).failed();
+    assert!(said.contains("already finished") || said.contains("not found"), "kill of a stopped task: {said}");
+    assert_eq!(task.reap(), 137);
+    let said = task.verb("delete", &[]).failed();
+    assert!(said.contains("not found"), "a second delete: {said}");
+    task.remove();
+}
+
+fn logs_to_a_file(lab: &mut Containerd) {
+    lab.import_for_ctr();
+    let file = lab.dir().join("logs-of/one/file.log");
+    let uri = format!("file://{}", file.display());
+    let task = Task::start(lab, "file", &["--log-uri", &uri], &["sh", "-c", "echo one; echo two >&2; exit 9"]);
+    assert_eq!(task.reap(), 9);
+    let mut lines: Vec<_> = std::fs::read_to_string(&file).unwrap().lines().map(String::from).collect();
+    lines.sort();
+    assert_eq!(lines, ["one", "two"]);
+    task.remove();
+}
