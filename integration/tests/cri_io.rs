@@ -1,0 +1,95 @@
+//! What goes in and out of a pod: attach, logs, port-forward.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use berth_integration::containerd::Containerd;
+use berth_integration::matrix;
+use berth_integration::pod::{Pod, container_config};
+use berth_integration::session::Session;
+use berth_integration::wait::{LONG, until_true};
+use serde_json::json;
+
+matrix!(attach, attach_to_a_terminal, logs, port_forward);
+
+fn attach(lab: &mut Containerd) {
+    let pod = Pod::run(lab, "attach");
+    let mut config =
+        container_config("main", &["sh", "-c", "while read -r word; do echo \"<$word>\"; done; echo end >&2"]);
+    config["stdin"] = json!(true);
+    config["stdin_once"] = json!(true);
+    let main = pod.start_config(&config);
+    let mut client = Session::start(lab.crictl_command().args(["attach", "--stdin", &main.id]));
+    client.send("one\n");
+    client.expect("<one>");
+    client.send("two\n");
+    client.expect("<two>");
+    client.close_input();
+    // The end of the input reaches the container, which ends, and so does attach.
+    assert_eq!(main.exited()["exitCode"], 0);
+    client.finish();
+    let log = main.log();
+    assert!(log.contains(" stdout F <two>\n") && log.contains(" stderr F end\n"), "{log}");
+    pod.stop();
+    pod.remove();
+}
+
+fn attach_to_a_terminal(lab: &mut Containerd) {
+    let pod = Pod::run(lab, "attach-tty");
+    let mut config = container_config("main", &["sh"]);
+    config["stdin"] = json!(true);
+    config["tty"] = json!(true);
+    let main = pod.start_config(&config);
+    let mut client = Session::on_terminal(lab.crictl_command().args(["attach", "--stdin", "--tty", &main.id]));
+    client.send("tty; until stty size 2> /dev/null | grep 111; do usleep 20000; done\n");
+    client.expect("/dev/pts/0");
+    client.expect("37 111");
+    client.send("exit 42\n");
+    assert_eq!(main.exited()["exitCode"], 42);
+    pod.stop();
+    pod.remove();
+}
+
+fn logs(lab: &mut Containerd) {
+    let pod = Pod::run(lab, "logs");
+    let script =
+        "echo out; echo err >&2; i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; printf unfinished";
+    let main = pod.start("main", &["sh", "-c", script]);
+    main.exited();
+    until_true("the whole log", LONG, || main.log().ends_with("unfinished\n"));
+    let log = main.log();
+    assert!(log.contains(" stdout F out\n") && log.contains(" stderr F err\n"), "{log}");
+    assert!(log.ends_with(" stdout P unfinished\n") || log.ends_with(" stdout F unfinished\n"), "{log}");
+    let numbers: Vec<&str> = log.lines().filter_map(|line| line.split_once("stdout F line ")).map(|(_, n)| n).collect();
+    let expected: Vec<String> = (0..2000).map(|n| n.to_string()).collect();
+    assert_eq!(numbers, expected);
+    let out = lab.crictl(["logs", "--tail", "2", &main.id]);
+    assert!(out.stdout.starts_with("line 1999\nunfinished"), "{out}");
+    let out = lab.crictl(["logs", &main.id]);
+    assert_eq!(out.stderr, "err\n", "{out}");
+    pod.stop();
+    pod.remove();
+}
+
+fn port_forward(lab: &mut Containerd) {
+    let pod = Pod::run(lab, "forward");
+    let answer = "read -r word; echo \"<$word>\"";
+    let main = pod.start("main", &["nc", "-ll", "-p", "8080", "-e", "sh", "-c", answer]);
+    // crictl gives up altogether when it is refused once. Port 8080 is 1F90, and state 0A is LISTEN.
+    let listening = ["grep", "-q", ":1F90 .* 0A ", "/proc/net/tcp", "/proc/net/tcp6"];
+    until_true("the server to listen", LONG, || main.exec(&listening).status.success());
+    let forward = Session::start(lab.crictl_command().args(["port-forward", &pod.id, ":8080"]));
+    let heard = forward.expect(" -> ");
+    let port: u16 = heard.split_once("127.0.0.1:").unwrap().1.split(' ').next().unwrap().parse().unwrap();
+    let mut answer = String::new();
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    stream.write_all(b"through\n").unwrap();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "<through>\n");
+    drop(forward);
+    main.stop(0);
+    pod.stop();
+    pod.remove();
+}
