@@ -1,0 +1,130 @@
+//! containerd dies and comes back, and the shim dies: what goes on, what is told, what is cleaned up.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use berth_integration::containerd::{Containerd, Runtime, Version};
+use berth_integration::matrix;
+use berth_integration::pod::{Pod, container_config};
+use berth_integration::procs;
+use berth_integration::task::Task;
+use berth_integration::wait::{LONG, until_true};
+use rustix::process::Signal;
+use serde_json::json;
+
+matrix!(
+    containerd_killed,
+    containerd_stopped_in_order,
+    shim_killed,
+    shim_killed_under_ctr,
+    shim_killed_while_containerd_is_away
+);
+
+/// Writes a number ten times a second, and ends with 42 as soon as /tmp/go is there.
+const COUNTER: &str =
+    "i=0; until [ -e /tmp/go ]; do echo count $i; i=$((i+1)); usleep 100000; done; echo last; exit 42";
+
+/// What containerd's own shim cannot do.
+const KILLED_GO_SHIM: &str =
+    "its socket, and with containerd 2 the cgroups of a pod's containers, outlive a killed shim";
+
+fn containerd_killed(lab: &mut Containerd) {
+    restart(lab, Containerd::kill);
+}
+
+fn containerd_stopped_in_order(lab: &mut Containerd) {
+    restart(lab, Containerd::stop);
+}
+
+fn restart(lab: &mut Containerd, end: fn(&mut Containerd)) {
+    let (going, ending, pod_id) = {
+        let pod = Pod::run(lab, "restart");
+        let going = pod.start("going", &["sh", "-c", COUNTER]);
+        let ending = pod.start("ending", &["sh", "-c", COUNTER]);
+        going.expect_log("count 2\n");
+        ending.expect_log("count 2\n");
+        (going.forget(), ending.forget(), pod.id.clone())
+    };
+    let shims = lab.shims();
+    end(lab);
+    // While nobody listens, one container ends by itself, and the other goes on (its output must not block it).
+    std::fs::write(format!("/proc/{}/root/tmp/go", ending.pid), "").unwrap();
+    until_true("a container to end without containerd", LONG, || !procs::alive(ending.pid));
+    assert!(procs::alive(going.pid));
+    lab.launch();
+    assert_eq!(lab.shims(), shims, "the shims are the same as before");
+    let (going, ending) = (going.recall(lab), ending.recall(lab));
+    // Its own code, not 255. containerd 2 takes a container of a pod for leaked when its shim tells of no process in
+    // it at this moment, as the one for runc does.
+    let status = ending.exited();
+    let lost = lab.runtime == Runtime::Runc && lab.version == Version::V2_3;
+    let expected = if lost { (255, "Unknown") } else { (42, "Error") };
+    assert_eq!((&status["exitCode"], &status["reason"]), (&expected.0.into(), &expected.1.into()), "{status}");
+    assert_eq!(going.status()["state"], "CONTAINER_RUNNING");
+    assert_eq!(going.exec(&["echo", "still"]).stdout.trim(), "still");
+    let before = going.log();
+    until_true("the log to go on", LONG, || going.log().len() > before.len());
+    std::fs::write(format!("/proc/{}/root/tmp/go", going.pid()), "").unwrap();
+    assert_eq!(going.exited()["exitCode"], 42);
+    going.expect_log("stdout F last\n");
+    let pod = Pod::recall(lab, "restart", &pod_id);
+    assert_eq!(pod.inspect()["status"]["state"], "SANDBOX_READY");
+    let after = pod.start("after", &["sleep", "1000"]);
+    after.stop(0);
+    pod.stop();
+    pod.remove();
+}
+
+/// A pod of which two containers have a child each: all of it must go with the shim.
+fn shim_killed(lab: &mut Containerd) {
+    let pod = Pod::run(lab, "orphans");
+    let two = ["one", "two"].map(|name| pod.start(name, &["sh", "-c", "sleep 1001 & exec sleep 1002"]));
+    let pids: Vec<i32> = two.iter().map(|container| container.pid()).collect();
+    assert_eq!(lab.slot.shim_sockets().len(), 1, "the name of the socket is known");
+    let shims = lab.shims();
+    assert_eq!(shims.len(), 1, "one shim serves a pod: {shims:#?}");
+    procs::kill(shims[0].pid, Signal::KILL);
+    for (container, pid) in two.iter().zip(&pids) {
+        until_true("the processes to go", LONG, || !procs::alive(*pid));
+        let status = container.exited();
+        assert_ne!(status["exitCode"], 0, "{status}");
+    }
+    until_true("the pod to be down", LONG, || pod.inspect()["status"]["state"] == "SANDBOX_NOTREADY");
+    pod.stop();
+    pod.remove();
+    lab.excuse_runc(KILLED_GO_SHIM);
+}
+
+fn shim_killed_under_ctr(lab: &mut Containerd) {
+    lab.import_for_ctr();
+    let task = Task::start(lab, "orphan", &[], &["sh", "-c", "sleep 1001 & exec sleep 1002"]);
+    let pid = task.pid();
+    assert_eq!(lab.slot.shim_sockets().len(), 1, "the name of the socket is known");
+    procs::kill(lab.shims()[0].pid, Signal::KILL);
+    until_true("the processes to go", LONG, || !procs::alive(pid));
+    until_true("the task to go", LONG, || task.find().is_none());
+    task.remove();
+    lab.excuse_runc(KILLED_GO_SHIM);
+}
+
+/// Nobody notices the shim's end until containerd is back.
+fn shim_killed_while_containerd_is_away(lab: &mut Containerd) {
+    let (container, pod) = {
+        let pod = Pod::run(lab, "alone");
+        let mut config = container_config("main", &["sh", "-c", "sleep 1001 & exec sleep 1002"]);
+        config["linux"]["security_context"]["namespace_options"] = json!({"pid": 1});
+        let container = pod.start_config(&config);
+        (container.forget(), pod.id.clone())
+    };
+    let shims = lab.shims();
+    lab.kill();
+    procs::kill(shims[0].pid, Signal::KILL);
+    until_true("the shim to go", LONG, || !procs::alive(shims[0].pid));
+    lab.launch();
+    let pid = container.pid;
+    until_true("the processes to go", LONG, || !procs::alive(pid));
+    let container = container.recall(lab);
+    assert_ne!(container.exited()["exitCode"], 0);
+    let pod = Pod::recall(lab, "alone", &pod);
+    pod.stop();
+    pod.remove();
+    lab.excuse_runc(KILLED_GO_SHIM);
+}
