@@ -14,6 +14,7 @@ pub mod case;
 pub mod cgroup;
 pub mod command;
 pub mod config;
+pub mod console;
 pub mod containerd;
 pub mod image;
 pub mod leak;

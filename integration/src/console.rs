@@ -1,0 +1,109 @@
+//! The console socket: where a runtime sends the master end of a container's terminal.
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
+    pty, termios,
+};
+use std::{
+    fs::File,
+    io::{IoSliceMut, Read, Write},
+    mem::MaybeUninit,
+    os::{fd::OwnedFd, unix::net::UnixListener},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// A listening console socket.
+pub struct ConsoleSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ConsoleSocket {
+    /// Listens in a directory.
+    pub fn new(dir: &Path) -> Self {
+        let path = dir.join("console.sock");
+        let _ = std::fs::remove_file(&path);
+        Self { listener: UnixListener::bind(&path).unwrap(), path }
+    }
+
+    /// The socket's path, for `--console-socket`.
+    pub fn path(&self) -> &str {
+        self.path.to_str().unwrap()
+    }
+
+    /// Takes the terminal that a runtime has sent (or sends within 10 s).
+    #[track_caller]
+    pub fn receive(&self) -> Terminal {
+        readable(&self.listener, Duration::from_secs(10)).expect("nobody sent a terminal");
+        let (stream, _) = self.listener.accept().unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut name = [0; 4096];
+        recvmsg(&stream, &mut [IoSliceMut::new(&mut name)], &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+        let mut fds: Vec<OwnedFd> = vec![];
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                fds.extend(rights);
+            }
+        }
+        assert_eq!(fds.len(), 1, "a console socket gets one descriptor");
+        Terminal(File::from(fds.pop().unwrap()))
+    }
+}
+
+/// The master end of a terminal.
+pub struct Terminal(File);
+
+impl Terminal {
+    /// A new terminal of the test's own, and its other end.
+    pub fn pair() -> (Self, OwnedFd) {
+        let master =
+            pty::openpt(pty::OpenptFlags::RDWR | pty::OpenptFlags::NOCTTY | pty::OpenptFlags::CLOEXEC).unwrap();
+        pty::grantpt(&master).unwrap();
+        pty::unlockpt(&master).unwrap();
+        let name = pty::ptsname(&master, vec![]).unwrap();
+        let slave = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+        (Self(master.into()), slave.into())
+    }
+
+    /// Types.
+    pub fn write(&mut self, text: &str) {
+        self.0.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Sets the size, in characters.
+    pub fn resize(&self, rows: u16, columns: u16) {
+        let size = termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        termios::tcsetwinsize(&self.0, size).unwrap();
+    }
+
+    /// Reads until the other end is closed, or a text has come, for at most 10 s.
+    pub fn read_until(&mut self, text: &str) -> String {
+        let end = Instant::now() + Duration::from_secs(10);
+        let mut all = vec![];
+        let mut buffer = [0; 4096];
+        while readable(&self.0, end.saturating_duration_since(Instant::now())).is_some() {
+            // EIO: nobody has the other end open any more.
+            let Ok(n @ 1..) = self.0.read(&mut buffer) else { break };
+            all.extend_from_slice(&buffer[..n]);
+            if !text.is_empty() && String::from_utf8_lossy(&all).contains(text) {
+                break;
+            }
+        }
+        String::from_utf8_lossy(&all).into_owned()
+    }
+
+    /// Reads until the other end is closed.
+    pub fn read_all(&mut self) -> String {
+        self.read_until("")
+    }
+}
+
+fn readable(fd: impl std::os::fd::AsFd, limit: Duration) -> Option<()> {
+    let limit = Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: limit.subsec_nanos().into() };
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    let n = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&limit))).unwrap();
+    (n > 0).then_some(())
+}
