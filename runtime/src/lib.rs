@@ -46,6 +46,7 @@ use std::os::fd::OwnedFd;
 pub use error::{Context, Error, Kind, Result};
 
 /// Where a process gets its standard streams. One with a terminal gets that, and its master comes back.
+#[derive(Debug)]
 pub enum Stdio {
     /// The caller's own.
     Inherit,

@@ -1,0 +1,220 @@
+//! Create: from the request to init waiting behind its barrier. What fails is undone, last step first.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use berth_proto::events::{TaskCreate, TaskIO};
+use berth_proto::task::{CreateTaskRequest, Mount};
+use berth_runtime::create::{Barrier, Created, Options};
+use berth_runtime::{Error, Result, Stdio};
+use oci_spec::runtime::Spec;
+use tokio::sync::RwLock;
+
+use super::Container;
+use super::state::{Born, State};
+use crate::bundle;
+use crate::error::create_failed;
+use crate::io::{self, Identity, Prepared, uri::Request};
+use crate::mount;
+use crate::oom::Oom;
+use crate::options::TaskOptions;
+use crate::sandbox::Sandbox;
+
+/// The file that tells `delete` and moby init's pid.
+const PID_FILE: &str = "init.pid";
+/// The file that tells a restarted containerd which binary is this container's shim. containerd writes it only for
+/// the first container of a pod.
+const SHIM_PATH_FILE: &str = "shim-binary-path";
+
+/// Creates the container that `request` describes; gives init's pid.
+///
+/// # Errors
+/// Whatever is wrong with the request or goes wrong in the kernel. Nothing is left.
+pub async fn create(sandbox: &Arc<Sandbox>, request: CreateTaskRequest) -> Result<u32> {
+    berth_runtime::state::check_id(&request.id)?;
+    if !request.checkpoint.is_empty() {
+        return Err(Error::unsupported("restore from a checkpoint is not supported"));
+    }
+    let bundle = PathBuf::from(&request.bundle);
+    if !bundle.is_absolute() {
+        return Err(Error::invalid(format!("bundle {:?} is not absolute", request.bundle)));
+    }
+    let options = TaskOptions::decode(request.options.as_ref())?;
+    let stdio = Request {
+        stdin: request.stdin.clone(),
+        stdout: request.stdout.clone(),
+        stderr: request.stderr.clone(),
+        terminal: request.terminal,
+    };
+    let container = Arc::new(Container {
+        id: request.id.clone(),
+        root: options.state_root(&sandbox.context.namespace),
+        owner: (options.io_uid, options.io_gid),
+        bundle,
+        sandbox: sandbox.clone(),
+        turn: RwLock::default(),
+        state: Mutex::new(State::new(&request.id, stdio.clone())),
+        oom: Mutex::default(),
+    });
+    sandbox.reserve(container.clone())?;
+    let result = container.create(request, options, stdio).await;
+    if result.is_err() {
+        container.state().deleted();
+        sandbox.release(&container);
+    }
+    result
+}
+
+impl Container {
+    async fn create(self: &Arc<Self>, request: CreateTaskRequest, options: TaskOptions, stdio: Request) -> Result<u32> {
+        let _turn = self.turn.write().await;
+        let mut prepared = io::prepare(&stdio, &self.identity(""), &self.sandbox.pool).await.map_err(create_failed)?;
+        let flight = self.sandbox.pool.children.flight();
+        let job = Job {
+            id: self.id.clone(),
+            bundle: self.bundle.clone(),
+            root: self.root.clone(),
+            exe: self.sandbox.context.exe.clone(),
+            mounts: request.rootfs.clone(),
+            terminal: request.terminal,
+            stdio: prepared.take_child(),
+            options,
+        };
+        let created = self.sandbox.pool.change(&flight, move || job.run()).await.map_err(create_failed)?;
+        let pid = created.container.pid();
+        self.sandbox.pool.children.adopt(&flight, pid);
+        drop(flight);
+        self.record(request, created, prepared).await
+    }
+
+    /// Takes what the runtime made into the record, announces it and watches it.
+    async fn record(self: &Arc<Self>, request: CreateTaskRequest, created: Created, prepared: Prepared) -> Result<u32> {
+        let Created { container, pidfd, barrier, console, warnings } = created;
+        for warning in warnings {
+            log::warn!("container {}: {warning}", self.id);
+        }
+        let (pid, pidfd, handle) = (container.pid(), Arc::new(pidfd), Arc::new(container));
+        let mounted = !request.rootfs.is_empty();
+        let io = match prepared.begin(console) {
+            Ok(io) => io,
+            Err(e) => {
+                self.watch_undone(pidfd, pid);
+                self.undo(mounted).await;
+                return Err(create_failed(e));
+            }
+        };
+        // Armed before Start: what init does first may be what takes too much.
+        match berth_runtime::events::oom_watch(&handle) {
+            Ok(watch) => *self.oom() = Oom::watch(&self.id, watch, &self.sandbox.context.publisher),
+            Err(e) => log::warn!("container {}: OOM events: {e}", self.id),
+        }
+        self.change(|state| {
+            state.mounted = mounted;
+            state.handle = Some(handle);
+            state.created(Born { pid, pidfd: pidfd.clone(), io }, barrier);
+            Ok(vec![event(request, pid).into()])
+        })?;
+        self.watch_init(pidfd, pid);
+        Ok(pid.cast_unsigned())
+    }
+
+    /// For logging programs and pipes.
+    pub(super) fn identity(&self, exec: &str) -> Identity {
+        let id = if exec.is_empty() { &self.id } else { exec };
+        Identity { id: id.to_owned(), namespace: self.sandbox.context.namespace.clone(), owner: self.owner }
+    }
+
+    async fn undo(&self, mounted: bool) {
+        let (root, id, rootfs) = (self.root.clone(), self.id.clone(), self.rootfs());
+        let flight = self.sandbox.pool.children.flight();
+        let undone = self.sandbox.pool.change(&flight, move || {
+            berth_runtime::delete::cleanup(&root, &id)?;
+            if mounted { mount::unmount_recursive(&rootfs) } else { Ok(()) }
+        });
+        if let Err(e) = undone.await {
+            log::error!("undo create of {}: {e}", self.id);
+        }
+    }
+
+    pub(super) fn rootfs(&self) -> PathBuf {
+        rootfs(&self.bundle)
+    }
+}
+
+/// The blocking part, with everything it needs.
+struct Job {
+    id: String,
+    bundle: PathBuf,
+    root: PathBuf,
+    exe: PathBuf,
+    mounts: Vec<Mount>,
+    terminal: bool,
+    stdio: Stdio,
+    options: TaskOptions,
+}
+
+impl Job {
+    fn run(self) -> Result<Created> {
+        self.options.save(&self.bundle)?;
+        bundle::write(&self.bundle, SHIM_PATH_FILE, self.exe.as_os_str().as_encoded_bytes())?;
+        let rootfs = rootfs(&self.bundle);
+        let mounted = !self.mounts.is_empty();
+        if mounted {
+            mount::mount_all(&rootfs, &self.mounts)?;
+        }
+        let created = self.make();
+        if created.is_err()
+            && mounted
+            && let Err(e) = mount::unmount_recursive(&rootfs)
+        {
+            log::warn!("undo rootfs mounts: {e}");
+        }
+        created
+    }
+
+    fn make(self) -> Result<Created> {
+        let terminal = self.terminal;
+        // The request decides about the terminal, whatever config.json says.
+        let adjust = move |spec: &mut Spec| {
+            if let Some(process) = spec.process_mut() {
+                process.set_terminal(Some(terminal));
+            }
+        };
+        berth_runtime::create::create(Options {
+            root: &self.root,
+            id: &self.id,
+            bundle: &self.bundle,
+            stdio: self.stdio,
+            barrier: Barrier::Inherited,
+            pid_file: Some(&self.bundle.join(PID_FILE)),
+            no_pivot: self.options.no_pivot_root,
+            no_new_keyring: self.options.no_new_keyring,
+            preserve_fds: 0,
+            systemd_cgroup: self.options.systemd_cgroup.unwrap_or(false),
+            adjust: Some(&adjust),
+        })
+    }
+}
+
+fn rootfs(bundle: &Path) -> PathBuf {
+    bundle.join("rootfs")
+}
+
+fn event(request: CreateTaskRequest, pid: i32) -> TaskCreate {
+    let io = TaskIO {
+        stdin: request.stdin,
+        stdout: request.stdout,
+        stderr: request.stderr,
+        terminal: request.terminal,
+        ..Default::default()
+    };
+    TaskCreate {
+        container_id: request.id,
+        bundle: request.bundle,
+        rootfs: request.rootfs,
+        io: Some(io).into(),
+        checkpoint: request.checkpoint,
+        pid: pid.cast_unsigned(),
+        ..Default::default()
+    }
+}

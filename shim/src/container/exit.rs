@@ -1,0 +1,85 @@
+//! What happens when a process of the container ends. One small task watches each process; what it does when its
+//! process is gone can be repeated by whoever finds the record halfway.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use berth_proto::wkt::Any;
+use berth_runtime::Result;
+
+use super::{Container, missing_is_fine};
+use crate::oom::Oom;
+use crate::reap::{self, Exit};
+use crate::{stats, sys};
+
+impl Container {
+    /// Watches init.
+    pub(super) fn watch_init(self: &Arc<Self>, pidfd: Arc<OwnedFd>, pid: i32) {
+        let container = self.clone();
+        tokio::spawn(async move {
+            let exit = reap::exited(&pidfd).await;
+            container.sandbox.pool.children.forget(pid);
+            container.init_gone(exit).await;
+        });
+    }
+
+    /// Watches an exec.
+    pub(super) fn watch_exec(self: &Arc<Self>, exec: &str, pidfd: Arc<OwnedFd>, pid: i32) {
+        let (container, exec) = (self.clone(), exec.to_owned());
+        tokio::spawn(async move {
+            let exit = reap::exited(&pidfd).await;
+            container.sandbox.pool.children.forget(pid);
+            container.report_oom();
+            let _ = container.change(|state| Ok(state.exec_exited(&exec, exit)));
+        });
+    }
+
+    /// Kills and collects a process that exists but whose stdio could not be set up. Nobody hears of it.
+    pub(super) fn watch_undone(self: &Arc<Self>, pidfd: Arc<OwnedFd>, pid: i32) {
+        let container = self.clone();
+        tokio::spawn(async move {
+            let _ = sys::signal(pidfd.as_fd(), libc::SIGKILL);
+            reap::exited(&pidfd).await;
+            container.sandbox.pool.children.forget(pid);
+        });
+    }
+
+    /// Between init's end and its announcement: what is left of the container is killed, the metrics are taken, OOM
+    /// kills are told. This is not bounded by the pool's limit on changes: it must not wait for what waits for it.
+    async fn init_gone(&self, exit: Exit) {
+        let frozen = self.state().init_exited(exit);
+        if let Ok(handle) = self.handle() {
+            match self.sandbox.pool.read(move || wind_up(&handle, frozen)).await {
+                Ok(metrics) => self.state().final_metrics = metrics,
+                Err(e) => log::warn!("container {}: after the end of init: {e}", self.id),
+            }
+        }
+        self.report_oom();
+        let _ = self.change(|state| Ok(state.init_settled()));
+    }
+
+    /// Tells of OOM kills that nobody was told of yet: they come before the exit they caused.
+    fn report_oom(&self) {
+        if let Some(oom) = &*self.oom() {
+            oom.report();
+        }
+    }
+
+    pub(super) fn oom(&self) -> MutexGuard<'_, Option<Oom>> {
+        self.oom.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn wind_up(handle: &berth_runtime::state::Container, frozen: bool) -> Result<Option<Any>> {
+    if frozen {
+        // On v1 a frozen process cannot even die.
+        missing_is_fine(berth_runtime::pause::resume(handle))
+            .unwrap_or_else(|e| log::warn!("thaw {}: {e}", handle.id()));
+    }
+    let metrics = stats::metrics(handle).map_err(|e| log::info!("last metrics of {}: {e}", handle.id())).ok();
+    if !handle.private_pid_namespace() {
+        // The kernel kills a pid namespace with its init; without one of its own, nothing ends the others.
+        missing_is_fine(berth_runtime::kill::kill_all(handle, libc::SIGKILL))?;
+    }
+    Ok(metrics)
+}

@@ -1,0 +1,305 @@
+//! One container: its record, and the calls that change it or ask about it.
+//!
+//! Two locks. `state` is held for moments only, never over a wait: whoever reads (State, Connect, Wait, Pids, Stats)
+//! or signals takes it alone and never waits for a change. `turn` gives the order of changes: create, start of init,
+//! pause, resume, update and delete one at a time; starts of execs beside each other, but not beside those.
+//!
+//! Create is `create`, what happens at an end is `exit`, Delete is `delete`; which moves are allowed is `state`.
+
+mod create;
+mod delete;
+mod exit;
+mod start;
+pub mod state;
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use berth_proto::task::{PidsResponse, ProcessInfo, StateResponse};
+use berth_proto::wkt::Any;
+use berth_proto::{any, runc};
+use berth_runtime::{Error, Kind, Result};
+use tokio::sync::RwLock;
+
+use crate::console;
+use crate::error::{no_container, precondition};
+use crate::io::uri::Request;
+use crate::oom::Oom;
+use crate::process::{Life, Waiter};
+use crate::publish::Event;
+use crate::sandbox::Sandbox;
+use crate::{stats, sys};
+use state::{Phase, State};
+
+pub use create::create;
+
+/// The largest signal number.
+const LAST_SIGNAL: u32 = 64;
+
+/// A container of the pod.
+#[derive(Debug)]
+pub struct Container {
+    id: String,
+    bundle: PathBuf,
+    /// Where the runtime keeps its record: `<root>/<namespace>`.
+    root: PathBuf,
+    /// Owner of its stdio.
+    owner: (u32, u32),
+    sandbox: Arc<Sandbox>,
+    turn: RwLock<()>,
+    state: Mutex<State>,
+    oom: Mutex<Option<Oom>>,
+}
+
+impl Container {
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// State.
+    ///
+    /// # Errors
+    /// No such process.
+    pub fn describe(&self, exec: &str) -> Result<StateResponse> {
+        let state = self.state();
+        let status = state.process_status(exec)?;
+        let process = state.process(exec)?;
+        let exit = process.exit();
+        Ok(StateResponse {
+            id: if exec.is_empty() { self.id.clone() } else { exec.to_owned() },
+            exec_id: exec.to_owned(),
+            bundle: self.bundle.display().to_string(),
+            pid: process.pid.cast_unsigned(),
+            status: status.into(),
+            stdin: process.request.stdin.clone(),
+            stdout: process.request.stdout.clone(),
+            stderr: process.request.stderr.clone(),
+            terminal: process.request.terminal,
+            exit_status: exit.map_or(0, |exit| exit.status),
+            exited_at: exit.map(Into::into).into(),
+            ..Default::default()
+        })
+    }
+
+    /// The pid of a process, 0 before it exists.
+    ///
+    /// # Errors
+    /// No such process.
+    pub fn pid(&self, exec: &str) -> Result<u32> {
+        Ok(self.state().process(exec)?.pid.cast_unsigned())
+    }
+
+    /// A way to wait for the end of a process.
+    ///
+    /// # Errors
+    /// No such process.
+    pub fn waiter(&self, exec: &str) -> Result<Waiter> {
+        Ok(self.state().process(exec)?.waiter())
+    }
+
+    /// Pids: everything in the container's cgroup, and which of it is an exec.
+    ///
+    /// # Errors
+    /// The container is gone.
+    pub async fn pids(&self) -> Result<PidsResponse> {
+        let handle = self.handle()?;
+        let pids = self.sandbox.pool.read(move || berth_runtime::ps::ps(&handle)).await?;
+        let execs: Vec<_> = self.state().exec_pids().map(|(id, pid)| (id.to_owned(), pid)).collect();
+        let mut response = PidsResponse::default();
+        for pid in pids {
+            let mut info = ProcessInfo { pid: pid.cast_unsigned(), ..Default::default() };
+            if let Some((exec_id, _)) = execs.iter().find(|(_, p)| *p == pid) {
+                let details = runc::ProcessDetails { exec_id: exec_id.clone(), ..Default::default() };
+                info.info = any::pack(&details).ok().into();
+            }
+            response.processes.push(info);
+        }
+        Ok(response)
+    }
+
+    /// Stats: now, or as they were when init ended.
+    ///
+    /// # Errors
+    /// The container or its cgroup is gone.
+    pub async fn metrics(&self) -> Result<Any> {
+        if let Some(last) = self.state().final_metrics.clone() {
+            return Ok(last);
+        }
+        let handle = self.handle()?;
+        self.sandbox.pool.read(move || stats::metrics(&handle)).await
+    }
+
+    /// Exec: reserves the id and keeps what to run.
+    ///
+    /// # Errors
+    /// A malformed id or process, an id that is taken, a container that takes no execs.
+    pub fn add_exec(&self, exec: &str, request: Request, spec: Option<&Any>) -> Result<()> {
+        berth_runtime::state::check_id(exec).map_err(|e| e.context(format!("exec id {exec:?}")))?;
+        let json = spec.map(|any| any.value.clone()).unwrap_or_default();
+        berth_runtime::bundle::parse_process(&json).map_err(|e| e.context("exec spec"))?;
+        self.change(|state| Ok(vec![state.add_exec(exec, request, json)?]))
+    }
+
+    /// Kill.
+    ///
+    /// # Errors
+    /// No such signal; the process is over (not found) or not there yet.
+    pub async fn kill(&self, exec: &str, signal: u32, all: bool) -> Result<()> {
+        let number = i32::try_from(signal).ok().filter(|_| signal <= LAST_SIGNAL);
+        let number =
+            number.ok_or_else(|| Error::invalid(format!("signal {signal} is out of range 0..={LAST_SIGNAL}")))?;
+        let target = self.state().target(exec)?;
+        if !exec.is_empty() {
+            return sys::signal(std::os::fd::AsFd::as_fd(&*target), number).map_err(|e| match e.errno() {
+                Some(libc::ESRCH) => crate::error::finished(),
+                _ => e,
+            });
+        }
+        let handle = self.handle()?;
+        let kill = move || {
+            if all {
+                berth_runtime::kill::kill_all(&handle, number)
+            } else {
+                berth_runtime::kill::kill(&handle, number)
+            }
+        };
+        // Beside any change: a stuck create or exec is ended by this.
+        self.sandbox.pool.read(kill).await
+    }
+
+    /// ResizePty.
+    ///
+    /// # Errors
+    /// A size that no terminal can have; the process is over.
+    pub fn resize(&self, exec: &str, width: u32, height: u32) -> Result<()> {
+        let console = {
+            let state = self.state();
+            let process = state.process(exec)?;
+            if matches!(process.life, Life::Stopped) {
+                return Err(precondition("cannot resize a stopped process"));
+            }
+            process.io.as_ref().and_then(|io| io.console())
+        };
+        console.map_or(Ok(()), |console| console::resize(&console, width, height))
+    }
+
+    /// CloseIO for stdin: it ends when the client has closed its end, too.
+    ///
+    /// # Errors
+    /// No such process.
+    pub fn close_stdin(&self, exec: &str) -> Result<()> {
+        let mut state = self.state();
+        let process = state.process_mut(exec)?;
+        match &process.io {
+            Some(io) => io.close_stdin(),
+            None => process.stdin_closed = true,
+        }
+        Ok(())
+    }
+
+    /// Pause.
+    ///
+    /// # Errors
+    /// It is not running, or the freezer fails; then it runs on.
+    pub async fn pause(&self) -> Result<()> {
+        let _turn = self.turn.write().await;
+        self.state().pausing()?;
+        let frozen = self.verb(berth_runtime::pause::pause).await;
+        self.change(|state| Ok(state.paused(frozen.is_ok()).into_iter().collect()))?;
+        frozen
+    }
+
+    /// Resume.
+    ///
+    /// # Errors
+    /// It is not paused, or the freezer fails.
+    pub async fn resume(&self) -> Result<()> {
+        let _turn = self.turn.write().await;
+        self.state().resuming()?;
+        self.verb(berth_runtime::pause::resume).await?;
+        self.change(|state| Ok(state.resumed().into_iter().collect()))
+    }
+
+    /// Update: `resources` is the JSON of `linux.resources`.
+    ///
+    /// # Errors
+    /// Malformed resources, a container that is over, a limit the kernel refuses.
+    pub async fn update(&self, resources: Option<&Any>) -> Result<()> {
+        let json = resources.map(|any| any.value.as_slice()).unwrap_or_default();
+        let resources: oci_spec::runtime::LinuxResources =
+            serde_json::from_slice(json).map_err(|e| Error::invalid(format!("resources: {e}")))?;
+        let _turn = self.turn.write().await;
+        self.state().updatable()?;
+        self.verb(move |handle| berth_runtime::update::update(handle, &resources)).await
+    }
+
+    /// A few lines for the log.
+    pub fn dump(&self) -> String {
+        let state = self.state();
+        let mut text = format!("  container {}: {:?}, turn {}\n", self.id, Brief(state.phase()), self.turn_text());
+        for (id, process) in state.processes() {
+            let id = if id.is_empty() { "init" } else { id };
+            let _ = writeln!(text, "    {id}: pid {}, {:?}, exit {:?}", process.pid, process.status(), process.exit());
+        }
+        text
+    }
+
+    fn turn_text(&self) -> &'static str {
+        if self.turn.try_write().is_ok() { "free" } else { "taken" }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a move and queues its events before anyone can make the next one.
+    fn change(&self, step: impl FnOnce(&mut State) -> Result<Vec<Event>>) -> Result<()> {
+        let mut state = self.state();
+        for event in step(&mut state)? {
+            self.sandbox.context.publisher.send(event);
+        }
+        Ok(())
+    }
+
+    fn handle(&self) -> Result<Arc<berth_runtime::state::Container>> {
+        self.state().handle.clone().ok_or_else(|| no_container(&self.id))
+    }
+
+    /// Runs a verb that changes something on the pool.
+    async fn verb<T: Send + 'static>(
+        &self,
+        verb: impl FnOnce(&berth_runtime::state::Container) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let handle = self.handle()?;
+        let flight = self.sandbox.pool.children.flight();
+        self.sandbox.pool.change(&flight, move || verb(&handle)).await
+    }
+}
+
+/// A phase without what it carries.
+struct Brief<'a>(&'a Phase);
+
+impl std::fmt::Debug for Brief<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.0 {
+            Phase::Creating => "creating",
+            Phase::Created { .. } => "created",
+            Phase::Starting => "starting",
+            Phase::Running => "running",
+            Phase::Pausing => "pausing",
+            Phase::Paused => "paused",
+            Phase::Stopped => "stopped",
+            Phase::Deleted => "deleted",
+        })
+    }
+}
+
+/// What is gone is gone, however the kernel puts it.
+fn missing_is_fine(result: Result<()>) -> Result<()> {
+    match result {
+        Err(e) if e.kind() == Kind::NotFound => Ok(()),
+        other => other,
+    }
+}

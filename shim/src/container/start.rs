@@ -1,0 +1,83 @@
+//! Start: of init (the barrier is released) and of an exec (the process is made). The verb returns when execve has
+//! happened, so a program that cannot be executed is an error here and never an exit.
+
+use std::sync::Arc;
+
+use berth_runtime::exec::{Execed, Options};
+use berth_runtime::{Result, Stdio};
+use oci_spec::runtime::Process as Spec;
+
+use super::Container;
+use super::state::Born;
+use crate::error::{exec_failed, start_failed};
+use crate::io::{self, uri::Request};
+
+impl Container {
+    /// Starts init for the empty id, else an exec; gives its pid.
+    ///
+    /// # Errors
+    /// No such process, it was started before, or it cannot be executed.
+    pub async fn start(self: &Arc<Self>, exec: &str) -> Result<u32> {
+        if exec.is_empty() { self.start_init().await } else { self.start_exec(exec).await }
+    }
+
+    async fn start_init(&self) -> Result<u32> {
+        let _turn = self.turn.write().await;
+        let barrier = self.state().starting()?;
+        let result = self.verb(move |handle| berth_runtime::start::start(handle, barrier)).await;
+        self.change(|state| Ok(state.started(result.is_ok())))?;
+        result.map_err(start_failed)?;
+        self.pid("")
+    }
+
+    async fn start_exec(self: &Arc<Self>, exec: &str) -> Result<u32> {
+        let _turn = self.turn.read().await;
+        let (spec, request) = self.state().exec_starting(exec)?;
+        match self.make_exec(exec, &spec, &request).await {
+            Ok((pid, watched)) => {
+                self.watch_exec(exec, watched, pid);
+                Ok(pid.cast_unsigned())
+            }
+            Err(e) => {
+                self.change(|state| Ok(state.exec_started(exec, None)))?;
+                Err(exec_failed(e))
+            }
+        }
+    }
+
+    /// Makes the process, takes it into the record and announces it.
+    async fn make_exec(
+        self: &Arc<Self>,
+        exec: &str,
+        spec: &[u8],
+        request: &Request,
+    ) -> Result<(i32, Arc<std::os::fd::OwnedFd>)> {
+        let mut spec = berth_runtime::bundle::parse_process(spec)?;
+        spec.set_terminal(Some(request.terminal));
+        let mut prepared = io::prepare(request, &self.identity(exec), &self.sandbox.pool).await?;
+        let (stdio, handle) = (prepared.take_child(), self.handle()?);
+        let flight = self.sandbox.pool.children.flight();
+        let run = move || execute(&handle, &spec, stdio);
+        let Execed { pid, pidfd, console } = self.sandbox.pool.change(&flight, run).await?;
+        self.sandbox.pool.children.adopt(&flight, pid);
+        drop(flight);
+        let pidfd = Arc::new(pidfd);
+        let io = match prepared.begin(console) {
+            Ok(io) => io,
+            Err(e) => {
+                self.watch_undone(pidfd, pid);
+                return Err(e);
+            }
+        };
+        let born = Born { pid, pidfd: pidfd.clone(), io };
+        self.change(|state| Ok(state.exec_started(exec, Some(born))))?;
+        Ok((pid, pidfd))
+    }
+}
+
+fn execute(handle: &berth_runtime::state::Container, spec: &Spec, stdio: Stdio) -> Result<Execed> {
+    berth_runtime::exec::exec(
+        handle,
+        Options { process: spec, stdio, pid_file: None, preserve_fds: 0, ignore_paused: false },
+    )
+}

@@ -1,0 +1,227 @@
+use super::*;
+use crate::io::testing::{null, unconnected};
+
+const EXIT: Exit = Exit { status: 7, seconds: 10, nanoseconds: 20 };
+const LATER: Exit = Exit { status: 8, seconds: 11, nanoseconds: 21 };
+
+fn born(pid: i32) -> Born {
+    Born { pid, pidfd: Arc::new(null()), io: unconnected() }
+}
+
+fn created() -> State {
+    let mut state = State::new("c", Request::default());
+    state.created(born(100), Some(null()));
+    state
+}
+
+fn running() -> State {
+    let mut state = created();
+    state.starting().unwrap();
+    state.started(true);
+    state
+}
+
+fn with_exec(exec: &str, pid: i32) -> State {
+    let mut state = running();
+    state.add_exec(exec, Request::default(), b"{}".to_vec()).unwrap();
+    state.exec_starting(exec).unwrap();
+    state.exec_started(exec, Some(born(pid)));
+    state
+}
+
+fn names(events: &[Event]) -> Vec<String> {
+    let name = |event: &Event| match event {
+        Event::Exit(e) => format!("exit {} {} {}", e.id, e.pid, e.exit_status),
+        Event::Start(e) => format!("start {}", e.pid),
+        Event::ExecStarted(e) => format!("exec-started {} {}", e.exec_id, e.pid),
+        other => other.topic().to_owned(),
+    };
+    events.iter().map(name).collect()
+}
+
+fn kind<T>(result: Result<T>) -> Kind {
+    result.map(drop).unwrap_err().kind()
+}
+
+#[test]
+fn an_exit_during_start_is_announced_after_the_start() {
+    let mut state = created();
+    state.starting().unwrap();
+    assert!(!state.init_exited(EXIT));
+    assert!(state.init_settled().is_empty());
+    assert_eq!(state.status().unwrap(), Status::CREATED);
+    assert_eq!(names(&state.started(true)), ["start 100", "exit c 100 7"]);
+    assert_eq!(state.status().unwrap(), Status::STOPPED);
+}
+
+#[test]
+fn a_start_that_fails_tells_only_the_exit() {
+    let mut state = created();
+    state.starting().unwrap();
+    assert!(state.started(false).is_empty());
+    assert_eq!(kind(state.starting()), Kind::FailedPrecondition);
+    state.init_exited(EXIT);
+    assert_eq!(names(&state.init_settled()), ["exit c 100 7"]);
+}
+
+#[test]
+fn init_is_the_last_exit_of_its_container() {
+    let mut state = with_exec("e", 200);
+    state.init_exited(EXIT);
+    assert!(state.init_settled().is_empty());
+    assert_eq!(state.status().unwrap(), Status::RUNNING);
+    assert_eq!(names(&state.exec_exited("e", LATER)), ["exit e 200 8", "exit c 100 7"]);
+}
+
+#[test]
+fn an_exec_being_made_holds_it_back_too() {
+    let mut state = running();
+    state.add_exec("e", Request::default(), vec![]).unwrap();
+    state.exec_starting("e").unwrap();
+    state.init_exited(EXIT);
+    assert!(state.init_settled().is_empty());
+    assert_eq!(names(&state.exec_started("e", Some(born(200)))), ["exec-started e 200"]);
+    assert_eq!(names(&state.exec_exited("e", LATER)), ["exit e 200 8", "exit c 100 7"]);
+}
+
+#[test]
+fn an_exec_that_fails_to_start_tells_nothing_and_releases_everyone() {
+    let mut state = running();
+    state.add_exec("e", Request::default(), vec![]).unwrap();
+    let waiter = state.process("e").unwrap().waiter();
+    state.exec_starting("e").unwrap();
+    state.init_exited(EXIT);
+    state.init_settled();
+    assert_eq!(names(&state.exec_started("e", None)), ["exit c 100 7"]);
+    assert_eq!(crate::io::testing::runtime().block_on(waiter.exit()).status, 255);
+    assert_eq!(state.process_status("e").unwrap(), Status::STOPPED);
+    assert_eq!(kind(state.exec_starting("e")), Kind::FailedPrecondition);
+}
+
+#[test]
+fn an_end_is_announced_only_when_settled_and_once() {
+    let mut state = running();
+    state.init_exited(EXIT);
+    assert!(state.announce().is_none());
+    assert_eq!(state.init_settled().len(), 1);
+    assert!(state.init_settled().is_empty());
+    state.init_exited(LATER);
+    assert_eq!(state.init.exit(), Some(EXIT));
+}
+
+#[test]
+fn no_exec_once_init_is_collected() {
+    let mut state = running();
+    state.add_exec("early", Request::default(), vec![]).unwrap();
+    state.init_exited(EXIT);
+    assert_eq!(kind(state.add_exec("late", Request::default(), vec![])), Kind::FailedPrecondition);
+    assert_eq!(kind(state.exec_starting("early")), Kind::FailedPrecondition);
+    assert_eq!(state.init_settled().len(), 1);
+}
+
+#[test]
+fn exec_ids_are_reserved_and_freed() {
+    let mut state = created();
+    state.add_exec("e", Request::default(), vec![]).unwrap();
+    assert_eq!(kind(state.add_exec("e", Request::default(), vec![])), Kind::AlreadyExists);
+    state.take_exec("e").unwrap();
+    assert_eq!(kind(state.take_exec("e")), Kind::NotFound);
+    state.add_exec("e", Request::default(), vec![]).unwrap();
+}
+
+#[test]
+fn a_running_exec_is_not_deleted() {
+    let mut state = with_exec("e", 200);
+    assert_eq!(kind(state.take_exec("e")), Kind::FailedPrecondition);
+    state.exec_exited("e", LATER);
+    assert_eq!(state.take_exec("e").unwrap().exit(), Some(LATER));
+}
+
+#[test]
+fn signals_find_only_what_exists() {
+    let mut state = running();
+    assert!(state.target("").is_ok());
+    assert_eq!(kind(state.target("e")), Kind::NotFound);
+    state.add_exec("e", Request::default(), vec![]).unwrap();
+    assert_eq!(kind(state.target("e")), Kind::FailedPrecondition);
+    state.exec_starting("e").unwrap();
+    state.exec_started("e", Some(born(200)));
+    assert!(state.target("e").is_ok());
+    state.exec_exited("e", LATER);
+    assert_eq!(kind(state.target("e")), Kind::NotFound);
+    state.init_exited(EXIT);
+    assert_eq!(kind(state.target("")), Kind::NotFound);
+}
+
+#[test]
+fn pausing_shows_and_everything_in_it_is_paused() {
+    let mut state = with_exec("e", 200);
+    state.pausing().unwrap();
+    assert_eq!(state.process_status("e").unwrap(), Status::PAUSING);
+    assert_eq!(kind(state.pausing()), Kind::FailedPrecondition);
+    assert!(state.paused(true).is_some());
+    assert_eq!(state.process_status("").unwrap(), Status::PAUSED);
+    assert_eq!(state.process_status("e").unwrap(), Status::PAUSED);
+    assert_eq!(kind(state.add_exec("f", Request::default(), vec![])), Kind::FailedPrecondition);
+    state.resuming().unwrap();
+    assert!(state.resumed().is_some());
+    assert_eq!(kind(state.resuming()), Kind::FailedPrecondition);
+    assert_eq!(state.process_status("e").unwrap(), Status::RUNNING);
+}
+
+#[test]
+fn a_pause_that_fails_runs_on() {
+    let mut state = running();
+    state.pausing().unwrap();
+    assert!(state.paused(false).is_none());
+    assert_eq!(state.status().unwrap(), Status::RUNNING);
+}
+
+#[test]
+fn an_exit_while_paused_is_told_and_wants_a_thaw() {
+    let mut state = running();
+    state.pausing().unwrap();
+    state.paused(true);
+    assert!(state.init_exited(EXIT));
+    assert_eq!(names(&state.init_settled()), ["exit c 100 7"]);
+    assert!(state.resumed().is_none());
+    assert_eq!(state.status().unwrap(), Status::STOPPED);
+}
+
+#[test]
+fn an_exit_during_pause_is_not_undone_by_it() {
+    let mut state = running();
+    state.pausing().unwrap();
+    state.init_exited(EXIT);
+    state.init_settled();
+    assert!(state.paused(true).is_none());
+    assert_eq!(state.status().unwrap(), Status::STOPPED);
+}
+
+#[test]
+fn what_may_be_deleted() {
+    assert_eq!(kind(State::new("c", Request::default()).deletable()), Kind::NotFound);
+    assert!(created().deletable().is_ok());
+    let mut state = running();
+    assert_eq!(kind(state.deletable()), Kind::FailedPrecondition);
+    state.init_exited(EXIT);
+    assert_eq!(kind(state.deletable()), Kind::FailedPrecondition);
+    state.init_settled();
+    assert!(state.deletable().is_ok());
+    state.deleted();
+    assert_eq!(kind(state.deletable()), Kind::NotFound);
+    assert_eq!(kind(state.status()), Kind::NotFound);
+}
+
+#[test]
+fn limits_may_change_until_the_end() {
+    assert!(created().updatable().is_ok());
+    let mut state = running();
+    assert!(state.updatable().is_ok());
+    state.init_exited(EXIT);
+    let error = state.updatable().unwrap_err();
+    assert_eq!(
+        (error.kind(), error.to_string()),
+        (Kind::FailedPrecondition, "cannot update a stopped container".into())
+    );
+}

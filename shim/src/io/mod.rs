@@ -1,0 +1,324 @@
+//! The stdio of one process: what a client named, made into descriptors for the process, and the copying between them.
+//!
+//! ```text
+//! process --pipe--> Link --> fifo (both ends held) --> client        stdout, stderr
+//! process --pipe--> Link --> file                                    file://
+//! process --pipe--> logging program                                  binary://, nothing copied
+//! client --> fifo (own writer held until CloseIO) --> Link --> pipe --> process
+//! process --tty--> master --> Link --> fifo, file or program;  fifo --> Link --> master
+//! ```
+//! The process is given pipes, not the fifos themselves, because only so can the shim end the client's stream when a
+//! grandchild holds the pipe for ever; because the pipe belongs to the container's user and can be opened again as
+//! /dev/stdout; and because no name of the host shows in the container.
+//!
+//! Made in two steps: [`prepare`] before the process exists (it may wait for a client), [`Prepared::begin`] when it does.
+
+pub mod fifo;
+pub mod logger;
+pub mod pump;
+pub mod uri;
+
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use berth_runtime::{Context, Result, Stdio};
+use rustix::fs::{Gid, Mode, OFlags, Uid, fchown, fcntl_setfl, open};
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::pool::Pool;
+use fifo::{Input, Output};
+use logger::Logger;
+use pump::{Kind, Link, Sink};
+use uri::{Request, Target};
+
+/// Whose stdio it is: what a logging program is told, and who shall own the pipes.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The container's or exec's id.
+    pub id: String,
+    /// containerd's namespace.
+    pub namespace: String,
+    /// User and group for the pipes.
+    pub owner: (u32, u32),
+}
+
+/// Stdio that is open, for a process that does not exist yet. Dropping it closes everything and kills the logger.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What the runtime gives the process.
+    pub child: Stdio,
+    wiring: Wiring,
+}
+
+/// The shim's side.
+#[derive(Debug, Default)]
+struct Wiring {
+    /// The client's stdin, and the pipe it goes into; `None` for a terminal that is still to come.
+    stdin: Option<(OwnedFd, Option<OwnedFd>)>,
+    /// The shim's own writer on the client's stdin.
+    writer: Option<OwnedFd>,
+    /// Pipes of the process and where each goes; `None` for a terminal that is still to come.
+    outputs: Vec<(Option<OwnedFd>, Sink)>,
+    logger: Option<Logger>,
+}
+
+/// Stdio of a process that exists.
+#[derive(Debug)]
+pub struct Io {
+    writer: Mutex<Option<OwnedFd>>,
+    links: Mutex<Vec<(Arc<Link>, JoinHandle<()>)>>,
+    /// How many outputs are still being copied.
+    outputs: watch::Sender<usize>,
+    console: Mutex<Option<Arc<OwnedFd>>>,
+    logger: Option<Logger>,
+}
+
+/// Opens what the request names; waits up to 30 s for a client to open its ends.
+///
+/// # Errors
+/// What cannot be opened, by path; nothing is left.
+pub async fn prepare(request: &Request, identity: &Identity, pool: &Pool) -> Result<Prepared> {
+    if request.is_null() && !request.terminal {
+        return Ok(Prepared { child: Stdio::Null, wiring: Wiring::default() });
+    }
+    let mut wiring = Wiring::default();
+    let stdin = match request.stdin_path().map(|path| fifo::open_input(&path)).transpose()? {
+        Some(Input::Fifo { reader, writer }) => {
+            wiring.writer = Some(writer);
+            Some(Ok(reader))
+        }
+        Some(Input::Other(file)) => Some(Err(file)),
+        None => None,
+    };
+    let child = if request.terminal {
+        wiring.stdin = stdin.and_then(|s| s.ok()).map(|reader| (reader, None));
+        let sink = wiring.terminal_sink(request, identity, pool).await?;
+        wiring.outputs.push((None, sink));
+        Stdio::Null
+    } else {
+        let stdin = match stdin {
+            Some(Ok(reader)) => {
+                let (child, ours) = owned_pipe(identity)?;
+                fcntl_setfl(&ours, OFlags::NONBLOCK).context("set up stdin")?;
+                wiring.stdin = Some((reader, Some(ours)));
+                child
+            }
+            Some(Err(file)) => {
+                fcntl_setfl(&file, OFlags::empty()).context("set up stdin")?;
+                file
+            }
+            None => null()?,
+        };
+        let [stdout, stderr] = wiring.output_pair(request, identity, pool).await?;
+        Stdio::Fds([stdin, stdout, stderr])
+    };
+    Ok(Prepared { child, wiring })
+}
+
+impl Wiring {
+    /// stdout and stderr for a process without a terminal.
+    async fn output_pair(&mut self, request: &Request, identity: &Identity, pool: &Pool) -> Result<[OwnedFd; 2]> {
+        match request.target()? {
+            Target::Paths { stdout, stderr } => {
+                let mut pair = Vec::with_capacity(2);
+                for path in [stdout, stderr] {
+                    pair.push(match path {
+                        Some(path) => self.piped(sink(fifo::open_output(&path, fifo::PATIENCE).await?), identity)?,
+                        None => null()?,
+                    });
+                }
+                pair.try_into().map_err(|_| crate::reap::cut_off())
+            }
+            Target::File(path) => {
+                let file = fifo::open_file(&path)?;
+                let again = file.try_clone().context("duplicate log file")?;
+                Ok([self.piped(Sink::Append(file), identity)?, self.piped(Sink::Append(again), identity)?])
+            }
+            Target::Logger(program) => {
+                let (logger, ends) = Logger::start(&program, &identity.id, &identity.namespace, pool).await?;
+                own(&ends.stdout, identity)?;
+                own(&ends.stderr, identity)?;
+                self.logger = Some(logger);
+                Ok([ends.stdout, ends.stderr])
+            }
+        }
+    }
+
+    /// Where a terminal's output goes.
+    async fn terminal_sink(&mut self, request: &Request, identity: &Identity, pool: &Pool) -> Result<Sink> {
+        Ok(match request.target()? {
+            Target::Paths { stdout: Some(path), .. } => sink(fifo::open_output(&path, fifo::PATIENCE).await?),
+            Target::Paths { stdout: None, .. } => Sink::Nowhere,
+            Target::File(path) => Sink::Append(fifo::open_file(&path)?),
+            Target::Logger(program) => {
+                let (logger, ends) = Logger::start(&program, &identity.id, &identity.namespace, pool).await?;
+                fcntl_setfl(&ends.stdout, OFlags::NONBLOCK).context("set up logging pipe")?;
+                self.logger = Some(logger);
+                Sink::Pipe(ends.stdout)
+            }
+        })
+    }
+
+    /// A pipe whose read end is copied to `sink`; gives the write end.
+    fn piped(&mut self, sink: Sink, identity: &Identity) -> Result<OwnedFd> {
+        let (ours, child) = owned_pipe(identity)?;
+        fcntl_setfl(&ours, OFlags::NONBLOCK).context("set up output")?;
+        self.outputs.push((Some(ours), sink));
+        Ok(child)
+    }
+}
+
+impl Prepared {
+    /// The runtime's half, taken out so that it can be moved into the verb.
+    pub fn take_child(&mut self) -> Stdio {
+        std::mem::replace(&mut self.child, Stdio::Null)
+    }
+
+    /// Starts copying. `console` is the master of the process's terminal, when it has one.
+    ///
+    /// # Errors
+    /// A descriptor that cannot be duplicated or set up.
+    pub fn begin(self, console: Option<OwnedFd>) -> Result<Arc<Io>> {
+        let Wiring { stdin, writer, outputs, logger } = self.wiring;
+        let mut links = Vec::with_capacity(3);
+        if let Some(master) = &console {
+            fcntl_setfl(master, OFlags::NONBLOCK).context("set up terminal")?;
+        }
+        let terminal = || console.as_ref().map(|master| master.try_clone().context("duplicate terminal")).transpose();
+        for (from, sink) in outputs {
+            let kind = if from.is_some() { Kind::Output } else { Kind::Terminal };
+            if let Some(from) = from.map_or_else(terminal, |from| Ok(Some(from)))? {
+                links.push(Arc::new(Link::new(kind, from, sink)));
+            }
+        }
+        let count = links.len();
+        if let Some((from, to)) = stdin
+            && let Some(to) = to.map_or_else(terminal, |to| Ok(Some(to)))?
+        {
+            links.push(Arc::new(Link::new(Kind::Input, from, Sink::Pipe(to))));
+        }
+        let io = Arc::new(Io {
+            writer: Mutex::new(writer),
+            links: Mutex::default(),
+            outputs: watch::Sender::new(count),
+            console: Mutex::new(console.map(Arc::new)),
+            logger,
+        });
+        for link in links {
+            io.spawn(link);
+        }
+        Ok(io)
+    }
+}
+
+impl Io {
+    /// The terminal's master, while the process may still use it.
+    pub fn console(&self) -> Option<Arc<OwnedFd>> {
+        lock(&self.console).clone()
+    }
+
+    /// CloseIO: the process sees the end of its stdin when the client closes its end, too.
+    pub fn close_stdin(&self) {
+        lock(&self.writer).take();
+    }
+
+    /// The process has exited: its stdin is closed, and a terminal ends when all that was written to it is copied.
+    pub fn process_gone(&self) {
+        self.close_stdin();
+        lock(&self.links).retain(|(link, task)| {
+            match link.kind() {
+                Kind::Input => task.abort(),
+                Kind::Terminal => link.end(),
+                Kind::Output => {}
+            }
+            link.kind() != Kind::Input
+        });
+    }
+
+    /// Waits until all output has been copied, at most `limit`; whether it was.
+    pub async fn drained(&self, limit: Duration) -> bool {
+        timeout(limit, self.outputs.subscribe().wait_for(|&live| live == 0)).await.is_ok()
+    }
+
+    /// Ends all copying, closes every descriptor, ends the logger.
+    pub async fn close(&self) {
+        self.close_stdin();
+        let links = std::mem::take(&mut *lock(&self.links));
+        for (link, task) in links {
+            task.abort();
+            let _ = task.await;
+            drop(link);
+        }
+        self.outputs.send_replace(0);
+        lock(&self.console).take();
+        if let Some(logger) = &self.logger {
+            logger.stop().await;
+        }
+    }
+
+    fn spawn(self: &Arc<Self>, link: Arc<Link>) {
+        // Registered under the lock, so that even a link that ends at once finds itself in the list.
+        let mut links = lock(&self.links);
+        let task = tokio::spawn({
+            let (io, link) = (self.clone(), link.clone());
+            async move {
+                link.run().await;
+                io.finished(&link);
+            }
+        });
+        links.push((link, task));
+    }
+
+    fn finished(&self, link: &Arc<Link>) {
+        lock(&self.links).retain(|(other, _)| !Arc::ptr_eq(other, link));
+        match link.kind() {
+            Kind::Input => {}
+            Kind::Output => self.outputs.send_modify(|live| *live = live.saturating_sub(1)),
+            Kind::Terminal => {
+                lock(&self.console).take();
+                self.outputs.send_modify(|live| *live = live.saturating_sub(1));
+            }
+        }
+    }
+}
+
+fn sink(output: Output) -> Sink {
+    match output {
+        Output::Fifo(fd) => Sink::Pipe(fd),
+        Output::Other(fd) => Sink::Append(fd),
+    }
+}
+
+/// A pipe that belongs to the container's root, so that a process there may open /dev/stdout again.
+fn owned_pipe(identity: &Identity) -> Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC).context("make a pipe")?;
+    own(&read, identity)?;
+    Ok((read, write))
+}
+
+fn own(pipe: &OwnedFd, identity: &Identity) -> Result<()> {
+    let (uid, gid) = identity.owner;
+    if (uid, gid) == (0, 0) {
+        return Ok(());
+    }
+    fchown(pipe, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+        .with_context(|| format!("chown stdio to {uid}:{gid}"))
+}
+
+fn null() -> Result<OwnedFd> {
+    open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).context("open /dev/null")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,239 @@
+use super::*;
+use crate::io::testing::{Scratch, pty, runtime};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+const SOON: Duration = Duration::from_secs(5);
+
+fn identity() -> Identity {
+    Identity { id: "c".into(), namespace: "ns".into(), owner: (0, 0) }
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+fn fds(prepared: &mut Prepared) -> [OwnedFd; 3] {
+    match prepared.take_child() {
+        Stdio::Fds(fds) => fds,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn write(fd: &OwnedFd, bytes: &[u8]) {
+    let mut file = std::fs::File::from(fd.try_clone().unwrap());
+    file.write_all(bytes).unwrap();
+}
+
+async fn read_to_end(fd: OwnedFd) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut buf = [0; 4096];
+    loop {
+        match rustix::io::read(&fd, &mut buf) {
+            Ok(0) => return all,
+            Ok(n) => all.extend_from_slice(&buf[..n]),
+            Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    }
+}
+
+fn open_fds() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+#[test]
+fn nothing_named_is_dev_null() {
+    runtime().block_on(async {
+        let prepared = prepare(&Request::default(), &identity(), &Pool::default()).await.unwrap();
+        assert!(matches!(prepared.child, Stdio::Null));
+        let io = prepared.begin(None).unwrap();
+        assert!(io.drained(SOON).await);
+    });
+}
+
+#[test]
+fn both_outputs_arrive_and_end_with_the_last_writer() {
+    let dir = Scratch::new();
+    let (out, err) = (dir.fifo("out"), dir.fifo("err"));
+    let (out_reader, err_reader) = (dir.reader(&out), dir.reader(&err));
+    let request = Request { stdout: text(&out), stderr: text(&err), ..Request::default() };
+    runtime().block_on(async {
+        let mut prepared = prepare(&request, &identity(), &Pool::default()).await.unwrap();
+        let [_, stdout, stderr] = fds(&mut prepared);
+        let io = prepared.begin(None).unwrap();
+        let grandchild = stdout.try_clone().unwrap();
+        write(&stdout, b"to stdout");
+        write(&stderr, b"to stderr");
+        drop((stdout, stderr));
+        io.process_gone();
+        assert!(!io.drained(Duration::from_millis(20)).await, "a grandchild still holds stdout");
+        write(&grandchild, b", and more");
+        drop(grandchild);
+        assert!(io.drained(SOON).await);
+        assert_eq!(timeout(SOON, read_to_end(out_reader)).await.unwrap(), b"to stdout, and more");
+        assert_eq!(timeout(SOON, read_to_end(err_reader)).await.unwrap(), b"to stderr");
+    });
+}
+
+#[test]
+fn close_ends_the_clients_stream_though_a_grandchild_holds_the_pipe() {
+    let dir = Scratch::new();
+    let out = dir.fifo("out");
+    let reader = dir.reader(&out);
+    let request = Request { stdout: text(&out), ..Request::default() };
+    runtime().block_on(async {
+        let mut prepared = prepare(&request, &identity(), &Pool::default()).await.unwrap();
+        let [_, stdout, _] = fds(&mut prepared);
+        let io = prepared.begin(None).unwrap();
+        write(&stdout, b"x");
+        tokio::task::yield_now().await;
+        io.drained(Duration::from_millis(20)).await;
+        io.close().await;
+        assert_eq!(timeout(SOON, read_to_end(reader)).await.unwrap(), b"x");
+        drop(stdout);
+    });
+}
+
+#[test]
+fn a_restarted_reader_gets_what_was_written_meanwhile() {
+    let dir = Scratch::new();
+    let out = dir.fifo("out");
+    let reader = dir.reader(&out);
+    let request = Request { stdout: text(&out), ..Request::default() };
+    runtime().block_on(async {
+        let mut prepared = prepare(&request, &identity(), &Pool::default()).await.unwrap();
+        let [_, stdout, _] = fds(&mut prepared);
+        let io = prepared.begin(None).unwrap();
+        drop(reader);
+        write(&stdout, &[b'y'; 40_000]);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let reader = dir.reader(&out);
+        drop(stdout);
+        assert_eq!(timeout(SOON, read_to_end(reader)).await.unwrap().len(), 40_000);
+        assert!(io.drained(SOON).await);
+    });
+}
+
+#[test]
+fn stdin_ends_by_close_io_and_not_by_a_client_that_leaves() {
+    let dir = Scratch::new();
+    let stdin = dir.fifo("in");
+    let request = Request { stdin: text(&stdin), ..Request::default() };
+    runtime().block_on(async {
+        let mut prepared = prepare(&request, &identity(), &Pool::default()).await.unwrap();
+        let [child, _, _] = fds(&mut prepared);
+        fcntl_setfl(&child, OFlags::NONBLOCK).unwrap();
+        let io = prepared.begin(None).unwrap();
+        for part in [&b"one "[..], b"two"] {
+            let client = std::fs::OpenOptions::new().write(true).open(&stdin).unwrap();
+            write(&client.into(), part);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let mut buf = [0; 16];
+        assert_eq!(rustix::io::read(&child, &mut buf).unwrap(), 7);
+        assert_eq!(rustix::io::read(&child, &mut buf).unwrap_err(), rustix::io::Errno::AGAIN);
+        io.close_stdin();
+        assert_eq!(timeout(SOON, read_to_end(child)).await.unwrap(), b"");
+    });
+}
+
+#[test]
+fn a_terminal_is_copied_both_ways_and_ends_with_its_process() {
+    let dir = Scratch::new();
+    let (stdin, out) = (dir.fifo("in"), dir.fifo("out"));
+    let reader = dir.reader(&out);
+    let request = Request { stdin: text(&stdin), stdout: text(&out), terminal: true, ..Request::default() };
+    runtime().block_on(async {
+        let prepared = prepare(&request, &identity(), &Pool::default()).await.unwrap();
+        let (master, slave) = pty();
+        let io = prepared.begin(Some(master)).unwrap();
+        assert!(io.console().is_some());
+        let client = std::fs::OpenOptions::new().write(true).open(&stdin).unwrap();
+        write(&client.into(), b"typed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let mut buf = [0; 16];
+        assert_eq!(rustix::io::read(&slave, &mut buf).unwrap(), 5);
+        write(&slave, b"shown");
+        // The slave stays open: a grandchild.
+        io.process_gone();
+        assert!(io.drained(SOON).await);
+        assert!(io.console().is_none());
+        assert_eq!(timeout(SOON, read_to_end(reader)).await.unwrap(), b"shown");
+    });
+}
+
+#[test]
+fn large_output_by_terminal_is_whole() {
+    let dir = Scratch::new();
+    let out = dir.fifo("out");
+    let reader = dir.reader(&out);
+    let request = Request { stdout: text(&out), terminal: true, ..Request::default() };
+    runtime().block_on(async {
+        let prepared = prepare(&request, &identity(), &Pool::default()).await.unwrap();
+        let (master, slave) = pty();
+        let io = prepared.begin(Some(master)).unwrap();
+        let writer = std::thread::spawn(move || {
+            for _ in 0..500 {
+                write(&slave, &[b'z'; 1000]);
+            }
+        });
+        let reading = tokio::spawn(read_to_end(reader));
+        while !writer.is_finished() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        io.process_gone();
+        assert!(io.drained(SOON).await);
+        assert_eq!(timeout(SOON, reading).await.unwrap().unwrap().len(), 500_000);
+    });
+}
+
+#[test]
+fn a_file_takes_both_outputs() {
+    let dir = Scratch::new();
+    let path = dir.path().join("d/log");
+    let request =
+        Request { stdout: format!("file://{}", path.display()), stderr: "ignored".into(), ..Request::default() };
+    runtime().block_on(async {
+        let mut prepared = prepare(&request, &identity(), &Pool::default()).await.unwrap();
+        let [_, stdout, stderr] = fds(&mut prepared);
+        let io = prepared.begin(None).unwrap();
+        write(&stdout, b"1\n");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        write(&stderr, b"2\n");
+        drop((stdout, stderr));
+        assert!(io.drained(SOON).await);
+    });
+    assert_eq!(std::fs::read(&path).unwrap(), b"1\n2\n");
+    assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o644);
+}
+
+#[test]
+fn nothing_stays_open() {
+    let dir = Scratch::new();
+    let (stdin, out, err) = (dir.fifo("in"), dir.fifo("out"), dir.fifo("err"));
+    let request = Request { stdin: text(&stdin), stdout: text(&out), stderr: text(&err), terminal: false };
+    runtime().block_on(async {
+        let _readers = (dir.reader(&out), dir.reader(&err));
+        let names = || {
+            std::fs::read_dir("/proc/self/fd")
+                .unwrap()
+                .filter_map(|e| std::fs::read_link(e.unwrap().path()).ok())
+                .filter(|p| p.starts_with(dir.path()))
+                .count()
+        };
+        let before = names();
+        for _ in 0..20 {
+            let mut prepared = prepare(&request, &identity(), &Pool::default()).await.unwrap();
+            let child = fds(&mut prepared);
+            let io = prepared.begin(None).unwrap();
+            assert!(open_fds() > 0 && names() > before);
+            drop(child);
+            io.process_gone();
+            assert!(io.drained(SOON).await);
+            io.close().await;
+        }
+        tokio::task::yield_now().await;
+        assert_eq!(names(), before);
+    });
+}

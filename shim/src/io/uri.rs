@@ -1,0 +1,190 @@
+//! What the stdio fields of a request mean: a fifo by path, a file, or a program that logs.
+//!
+//! Pure reading; opening is `fifo`, running a program `logger`. The scheme of stdout decides for both outputs, as in
+//! containerd's own shim.
+
+use std::path::PathBuf;
+
+use berth_runtime::{Error, Result};
+
+/// The stdio of a Create or Exec request, as the client wrote it. `State` gives it back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// A fifo, or empty.
+    pub stdin: String,
+    /// A fifo, a URI, or empty.
+    pub stdout: String,
+    /// A fifo, or empty; unused with a terminal.
+    pub stderr: String,
+    /// The process gets a pseudoterminal.
+    pub terminal: bool,
+}
+
+/// Where the two outputs go.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Each to its own path, mostly a fifo that a client reads; an absent one to /dev/null.
+    Paths {
+        /// Where stdout goes.
+        stdout: Option<PathBuf>,
+        /// Where stderr goes.
+        stderr: Option<PathBuf>,
+    },
+    /// Both appended to one file.
+    File(PathBuf),
+    /// Both into a program.
+    Logger(Program),
+}
+
+/// A program of `binary://` or `binary-v2://`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Absolute path.
+    pub path: PathBuf,
+    /// Keys and values of the query, in order.
+    pub args: Vec<String>,
+    /// `binary-v2`: closing the ready pipe without a byte is a failure.
+    pub must_say_ready: bool,
+}
+
+impl Request {
+    /// Nothing is connected.
+    pub fn is_null(&self) -> bool {
+        self.stdin.is_empty() && self.stdout.is_empty() && self.stderr.is_empty()
+    }
+
+    /// Where the outputs go.
+    ///
+    /// # Errors
+    /// A scheme that is none of fifo, file, binary and binary-v2; a path that is missing or malformed.
+    pub fn target(&self) -> Result<Target> {
+        let (scheme, rest) = split_scheme(&self.stdout);
+        match scheme {
+            None | Some("fifo") => Ok(Target::Paths { stdout: path_of(&self.stdout), stderr: path_of(&self.stderr) }),
+            Some("file") => Ok(Target::File(absolute(rest, &self.stdout)?.0)),
+            Some(scheme @ ("binary" | "binary-v2")) => {
+                let (path, query) = absolute(rest, &self.stdout)?;
+                Ok(Target::Logger(Program { path, args: arguments(query)?, must_say_ready: scheme == "binary-v2" }))
+            }
+            Some(other) => Err(Error::invalid(format!("unknown STDIO scheme {other}"))),
+        }
+    }
+
+    /// The stdin path, if any.
+    pub fn stdin_path(&self) -> Option<PathBuf> {
+        path_of(&self.stdin)
+    }
+}
+
+fn path_of(text: &str) -> Option<PathBuf> {
+    let text = text.strip_prefix("fifo://").unwrap_or(text);
+    (!text.is_empty()).then(|| PathBuf::from(text))
+}
+
+/// The scheme in front of `:`, when what stands there can be one (RFC 3986 §3.1).
+fn split_scheme(text: &str) -> (Option<&str>, &str) {
+    match text.split_once(':') {
+        Some((scheme, rest))
+            if scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+                && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c)) =>
+        {
+            (Some(scheme), rest)
+        }
+        _ => (None, text),
+    }
+}
+
+/// The absolute path and the query of `//host/path?query`; a host is ignored.
+fn absolute<'a>(rest: &'a str, whole: &str) -> Result<(PathBuf, &'a str)> {
+    let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let path = match path.strip_prefix("//") {
+        Some(authority) => authority.find('/').and_then(|slash| authority.get(slash..)).unwrap_or(""),
+        None => path,
+    };
+    let path = percent_decode(path, false)?;
+    if !path.starts_with('/') {
+        return Err(Error::invalid(format!("stdio {whole:?} has no absolute path")));
+    }
+    Ok((PathBuf::from(path), query))
+}
+
+/// `k=v&k2` as `k`, `v`, `k2`, ``; of a key that comes twice, the first value.
+fn arguments(query: &str) -> Result<Vec<String>> {
+    let mut args: Vec<(String, String)> = Vec::new();
+    for pair in query.split('&').filter(|p| !p.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let key = percent_decode(key, true)?;
+        if !args.iter().any(|(k, _)| *k == key) {
+            args.push((key, percent_decode(value, true)?));
+        }
+    }
+    Ok(args.into_iter().flat_map(|(k, v)| [k, v]).collect())
+}
+
+fn percent_decode(text: &str, form: bool) -> Result<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        out.push(match byte {
+            b'%' => {
+                let digit = |b: Option<u8>| b.and_then(|b| char::from(b).to_digit(16));
+                match (digit(bytes.next()), digit(bytes.next())) {
+                    (Some(high), Some(low)) => u8::try_from(high * 16 + low).unwrap_or_default(),
+                    _ => return Err(Error::invalid(format!("stdio: malformed escape in {text:?}"))),
+                }
+            }
+            b'+' if form => b' ',
+            byte => byte,
+        });
+    }
+    String::from_utf8(out).map_err(|_| Error::invalid(format!("stdio: {text:?} is not UTF-8")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(stdout: &str) -> Result<Target> {
+        Request { stdout: stdout.into(), stderr: "/e".into(), ..Request::default() }.target()
+    }
+
+    #[test]
+    fn plain_paths_are_fifos() {
+        let want = Target::Paths { stdout: Some("/run/fifo/o".into()), stderr: Some("/e".into()) };
+        assert_eq!(target("/run/fifo/o").unwrap(), want);
+        assert_eq!(target("fifo:///run/fifo/o").unwrap(), want);
+        assert_eq!(target("").unwrap(), Target::Paths { stdout: None, stderr: Some("/e".into()) });
+        assert_eq!(
+            target("/with:colon").unwrap(),
+            Target::Paths { stdout: Some("/with:colon".into()), stderr: Some("/e".into()) }
+        );
+    }
+
+    #[test]
+    fn files_and_programs() {
+        assert_eq!(target("file:///var/log/a%20b.log").unwrap(), Target::File("/var/log/a b.log".into()));
+        assert_eq!(
+            target("binary:///usr/bin/log?id=a+b&flag&x=%2F&id=second").unwrap(),
+            Target::Logger(Program {
+                path: "/usr/bin/log".into(),
+                args: ["id", "a b", "flag", "", "x", "/"].map(String::from).to_vec(),
+                must_say_ready: false,
+            })
+        );
+        assert!(matches!(target("binary-v2:///l").unwrap(), Target::Logger(Program { must_say_ready: true, .. })));
+    }
+
+    #[test]
+    fn malformed_ones_are_named() {
+        for (uri, words) in [
+            ("ttrpc+unix:///s?streaming_id=1", "unknown STDIO scheme ttrpc+unix"),
+            ("file://relative", "file://relative"),
+            ("binary://", "binary://"),
+            ("file:///a%2", "malformed escape"),
+            ("file:///a%ff", "not UTF-8"),
+        ] {
+            assert!(target(uri).unwrap_err().to_string().contains(words), "{uri}");
+        }
+    }
+}

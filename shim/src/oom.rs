@@ -1,0 +1,69 @@
+//! Tells containerd when the kernel has killed for want of memory.
+//!
+//! One watch per container, asked at two times: when the kernel says that something happened, and before an exit is
+//! announced, so that the kill is told before the death. Counting is the runtime's; each kill is told once.
+
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use berth_proto::events::TaskOOM;
+use berth_runtime::events::OomWatch;
+use tokio::io::Interest;
+use tokio::task::AbortHandle;
+
+use crate::publish::Publisher;
+use crate::watch;
+
+/// The watch of one container; dropping it ends it.
+#[derive(Debug)]
+pub struct Oom {
+    source: Arc<Source>,
+    task: AbortHandle,
+}
+
+#[derive(Debug)]
+struct Source {
+    id: String,
+    watch: Mutex<OomWatch>,
+    publisher: Publisher,
+}
+
+impl Oom {
+    /// Watches the container `id`. `None` (and a line in the log) if its descriptor cannot be polled.
+    pub fn watch(id: &str, watch: OomWatch, publisher: &Publisher) -> Option<Self> {
+        let polled = watch.as_fd().try_clone_to_owned().and_then(|fd| watch::watch(fd, Interest::READABLE));
+        let polled = polled.map_err(|e| log::warn!("container {id}: OOM events: {e}")).ok()?;
+        let source = Arc::new(Source { id: id.to_owned(), watch: Mutex::new(watch), publisher: publisher.clone() });
+        let task = tokio::spawn({
+            let source = source.clone();
+            async move {
+                while let Ok(mut guard) = polled.readable().await {
+                    source.report();
+                    guard.clear_ready();
+                }
+            }
+        });
+        Some(Self { source, task: task.abort_handle() })
+    }
+
+    /// Tells of kills that were not told of yet. Never blocks.
+    pub fn report(&self) {
+        self.source.report();
+    }
+}
+
+impl Drop for Oom {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Source {
+    fn report(&self) {
+        match self.watch.lock().unwrap_or_else(PoisonError::into_inner).drain() {
+            Ok(0) => {}
+            Ok(_) => self.publisher.send(TaskOOM { container_id: self.id.clone(), ..Default::default() }),
+            Err(e) => log::warn!("container {}: OOM events: {e}", self.id),
+        }
+    }
+}

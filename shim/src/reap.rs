@@ -1,0 +1,256 @@
+//! Who exited, and with what.
+//!
+//! Every process of the shim's own making has a pidfd; its exit is seen on that and collected by it, so no status can be
+//! taken for another's. The shim is a subreaper, too, and gets children it never made: processes of a container without
+//! a pid namespace whose parent died. [`Children::sweep`] collects those and nothing else: it peeks, and a child that is
+//! known, or that a verb may just be making, is left alone.
+
+use std::collections::{BTreeSet, HashSet};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use berth_runtime::{Context, Error, Result};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+use tokio::io::Interest;
+
+use crate::sys;
+use crate::watch::watch;
+
+/// Exit status when the real one cannot be known, as containerd has it.
+const UNKNOWN: u32 = 255;
+
+/// How a process ended. Set once; Wait, State, Delete and the exit event all say the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// The exit status, or 128 + the signal.
+    pub status: u32,
+    /// Seconds since 1970.
+    pub seconds: i64,
+    /// Nanoseconds of that second.
+    pub nanoseconds: i32,
+}
+
+impl Exit {
+    /// `status`, now.
+    pub fn now(status: u32) -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            status,
+            seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+            nanoseconds: i32::try_from(since.subsec_nanos()).unwrap_or_default(),
+        }
+    }
+
+    /// A process that never ran, or whose status was lost.
+    pub fn unknown() -> Self {
+        Self::now(UNKNOWN)
+    }
+}
+
+/// Waits for the child behind `pidfd` and collects it.
+pub async fn exited(pidfd: &OwnedFd) -> Exit {
+    match wait(pidfd).await {
+        Ok(exit) => exit,
+        Err(e) => {
+            log::error!("wait for a process: {e}");
+            Exit::unknown()
+        }
+    }
+}
+
+async fn wait(pidfd: &OwnedFd) -> Result<Exit> {
+    let watch = watch(pidfd.as_fd(), Interest::READABLE).context("watch pidfd")?;
+    loop {
+        let mut guard = watch.readable().await.context("poll pidfd")?;
+        match collect(pidfd)? {
+            Some(exit) => return Ok(exit),
+            None => guard.clear_ready(),
+        }
+    }
+}
+
+/// Collects the child if it has exited.
+fn collect(pidfd: &OwnedFd) -> Result<Option<Exit>> {
+    let status =
+        waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG).context("waitid")?;
+    Ok(status.map(|status| {
+        let code = match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => u32::try_from(code).unwrap_or(UNKNOWN),
+            (None, Some(signal)) => 128 + u32::try_from(signal).unwrap_or_default(),
+            (None, None) => UNKNOWN,
+        };
+        Exit::now(code)
+    }))
+}
+
+/// The children of the shim: those with an owner, and the moments in which one may be born.
+#[derive(Debug, Default)]
+pub struct Children {
+    ledger: Mutex<Ledger>,
+}
+
+#[derive(Debug, Default)]
+struct Ledger {
+    known: HashSet<i32>,
+    /// Numbers the flights.
+    next: u64,
+    flights: BTreeSet<u64>,
+    /// An exited child nobody knows, and the number of the first flight that cannot be its maker.
+    suspect: Option<(i32, u64)>,
+    /// A sweep stopped early; the next change goes on with it.
+    unfinished: bool,
+}
+
+/// A stretch of work that may make children the ledger does not know yet. Whoever holds it registers them, or has
+/// collected them, before dropping it.
+#[derive(Debug)]
+pub struct Flight {
+    children: Arc<Children>,
+    number: u64,
+}
+
+impl Children {
+    /// Begins a stretch of work that may make children.
+    pub fn flight(self: &Arc<Self>) -> Flight {
+        let mut ledger = self.ledger();
+        let number = ledger.next;
+        ledger.next += 1;
+        ledger.flights.insert(number);
+        Flight { children: self.clone(), number }
+    }
+
+    /// The child has an owner, who will wait for it by pidfd.
+    pub fn adopt(&self, _flight: &Flight, pid: i32) {
+        self.ledger().known.insert(pid);
+    }
+
+    /// The owner has waited for it.
+    pub fn forget(&self, pid: i32) {
+        let mut ledger = self.ledger();
+        ledger.known.remove(&pid);
+        ledger.resume();
+    }
+
+    /// Collects exited children without an owner. Never blocks; to be called on SIGCHLD.
+    pub fn sweep(&self) {
+        self.ledger().sweep();
+    }
+
+    fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let mut ledger = self.children.ledger();
+        ledger.flights.remove(&self.number);
+        ledger.resume();
+    }
+}
+
+impl Ledger {
+    fn resume(&mut self) {
+        if self.unfinished {
+            self.sweep();
+        }
+    }
+
+    fn sweep(&mut self) {
+        self.unfinished = false;
+        loop {
+            match sys::exited_child() {
+                Ok(None) => return self.suspect = None,
+                Ok(Some(pid)) if self.is_orphan(pid) => sys::discard_child(pid),
+                // Its owner collects it, or its maker is about to say whose it is.
+                Ok(Some(_)) => return self.unfinished = true,
+                Err(e) => return log::error!("look for orphans: {e}"),
+            }
+        }
+    }
+
+    /// Whether the exited child `pid` belongs to nobody. The kernel shows the same child again and again, so a sweep
+    /// comes back to it; by then every flight that could have made it has landed.
+    fn is_orphan(&mut self, pid: i32) -> bool {
+        if self.known.contains(&pid) {
+            return false;
+        }
+        let bound = match self.suspect {
+            Some((suspect, bound)) if suspect == pid => bound,
+            _ => self.next,
+        };
+        let orphan = self.flights.first().is_none_or(|&first| first >= bound);
+        self.suspect = (!orphan).then_some((pid, bound));
+        orphan
+    }
+}
+
+/// The error of work that the end of the shim cut off.
+pub fn cut_off() -> Error {
+    Error::new(berth_runtime::Kind::Internal, "the shim is shutting down")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_and_no_flight_is_an_orphan() {
+        assert!(Ledger::default().is_orphan(7));
+    }
+
+    #[test]
+    fn known_is_not() {
+        let children = Arc::new(Children::default());
+        let flight = children.flight();
+        children.adopt(&flight, 7);
+        drop(flight);
+        assert!(!children.ledger().is_orphan(7));
+        children.forget(7);
+        assert!(children.ledger().is_orphan(7));
+    }
+
+    #[test]
+    fn only_flights_from_before_protect_it() {
+        let children = Arc::new(Children::default());
+        let before = children.flight();
+        assert!(!children.ledger().is_orphan(7));
+        let after = children.flight();
+        assert!(!children.ledger().is_orphan(7));
+        drop(before);
+        // `after` began when 7 was dead already.
+        assert!(children.ledger().is_orphan(7));
+        drop(after);
+    }
+
+    #[test]
+    fn a_newer_suspect_is_judged_by_its_own_flights() {
+        let children = Arc::new(Children::default());
+        let first = children.flight();
+        assert!(!children.ledger().is_orphan(7));
+        let second = children.flight();
+        drop(first);
+        assert!(!children.ledger().is_orphan(8));
+        drop(second);
+        assert!(children.ledger().is_orphan(8));
+    }
+
+    #[test]
+    fn statuses_are_read_by_pidfd() {
+        use rustix::process::{Pid, PidfdFlags, pidfd_open};
+        for (script, status) in [("exit 0", 0), ("exit 42", 42), ("kill -9 $$", 137), ("kill -34 $$", 162)] {
+            #[expect(
+                clippy::disallowed_methods,
+                clippy::zombie_processes,
+                reason = "a test needs some child, and waits by pidfd"
+            )]
+            let child = std::process::Command::new("/bin/sh").args(["-c", script]).spawn().unwrap();
+            let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+            let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+            let exit = crate::io::testing::runtime().block_on(exited(&pidfd));
+            assert_eq!(exit.status, status, "{script}");
+            assert!(exit.seconds > 1_600_000_000);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The pod: the containers that one group's calls are about. Everything that belongs to the pod and not to the process
+//! hangs here (namespace, publisher, containers), so that a process may come to serve several.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use berth_runtime::{Error, Kind, Result};
+
+use crate::container::Container;
+use crate::context::ServerContext;
+use crate::error::no_container;
+use crate::pool::Pool;
+
+/// A pod.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// What the server gave us.
+    pub context: ServerContext,
+    /// Where verbs run.
+    pub pool: Pool,
+    containers: Mutex<HashMap<String, Arc<Container>>>,
+}
+
+impl Sandbox {
+    /// A pod without containers.
+    pub fn new(context: ServerContext) -> Arc<Self> {
+        Arc::new(Self { context, pool: Pool::default(), containers: Mutex::default() })
+    }
+
+    /// The container, as far as it has got.
+    ///
+    /// # Errors
+    /// No such container.
+    pub fn container(&self, id: &str) -> Result<Arc<Container>> {
+        self.containers().get(id).cloned().ok_or_else(|| no_container(id))
+    }
+
+    /// Takes the container's id: of two creates one wins.
+    ///
+    /// # Errors
+    /// The id is taken.
+    pub fn reserve(&self, container: Arc<Container>) -> Result<()> {
+        match self.containers().entry(container.id().to_owned()) {
+            Entry::Occupied(taken) => {
+                Err(Error::new(Kind::AlreadyExists, format!("container {:?} already exists", taken.key())))
+            }
+            Entry::Vacant(free) => {
+                free.insert(container);
+                Ok(())
+            }
+        }
+    }
+
+    /// Forgets this container, and not one that has taken its id since.
+    pub fn release(&self, container: &Arc<Container>) {
+        if let Entry::Occupied(entry) = self.containers().entry(container.id().to_owned())
+            && Arc::ptr_eq(entry.get(), container)
+        {
+            entry.remove();
+        }
+    }
+
+    /// No container is there or being made.
+    pub fn is_empty(&self) -> bool {
+        self.containers().is_empty()
+    }
+
+    /// What stands where, a line each, for the log.
+    pub fn dump(&self) -> String {
+        let containers: Vec<_> = self.containers().values().cloned().collect();
+        let mut text = format!(
+            "pod {} in {}: {} containers, {} events to deliver\n",
+            self.context.id,
+            self.context.namespace,
+            containers.len(),
+            self.context.publisher.pending()
+        );
+        for container in containers {
+            let _ = write!(text, "{}", container.dump());
+        }
+        text
+    }
+
+    fn containers(&self) -> MutexGuard<'_, HashMap<String, Arc<Container>>> {
+        self.containers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
