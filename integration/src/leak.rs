@@ -71,7 +71,7 @@ pub fn states(dir: &Path) -> Vec<PathBuf> {
     let list = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path()).collect::<Vec<_>>();
     let mentions =
         |path: &Path| path.is_file() && fs::read(path).is_ok_and(|text| String::from_utf8_lossy(&text).contains(&dir));
-    let roots = ["/run/containerd/runc", "/run/berth", "/run/runc"].map(Path::new);
+    let roots = ["/run/containerd/berth", "/run/containerd/runc", "/run/berth", "/run/runc"].map(Path::new);
     let namespaces: Vec<_> = roots.iter().flat_map(|root| list(root)).collect();
     let containers = namespaces.iter().flat_map(|namespace| list(namespace));
     namespaces.iter().cloned().chain(containers).filter(|path| list(path).iter().any(|file| mentions(file))).collect()

@@ -16,6 +16,7 @@ pub fn pod_config(lab: &Containerd, name: &str) -> Value {
     json!({
         "metadata": {"name": name, "namespace": "default", "uid": format!("{}-{name}", lab.slot.tag()), "attempt": 1},
         "hostname": name,
+        "labels": {"io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": "default"},
         "log_directory": lab.dir().join("logs").join(name),
         "linux": {"cgroup_parent": lab.slot.cgroup(), "security_context": {}},
     })
@@ -27,6 +28,7 @@ pub fn container_config(name: &str, args: &[&str]) -> Value {
         "metadata": {"name": name, "attempt": 1},
         "image": {"image": image::BUSYBOX},
         "command": args,
+        "labels": {"io.kubernetes.container.name": name},
         "log_path": format!("{name}.log"),
         "linux": {"resources": {}, "security_context": {}},
     })
@@ -94,7 +96,10 @@ impl<'a> Pod<'a> {
     /// What `crictl create` says to `config`.
     pub fn try_create(&self, config: &Value) -> Output {
         let pod = write(self.lab, "pod", &self.config["metadata"]["name"], &self.config);
-        let file = write(self.lab, self.name(), &config["metadata"]["name"], config);
+        let mut config = config.clone();
+        config["labels"]["io.kubernetes.pod.name"] = self.name().into();
+        config["labels"]["io.kubernetes.pod.namespace"] = "default".into();
+        let file = write(self.lab, self.name(), &config["metadata"]["name"], &config);
         self.lab.crictl(["create", "--no-pull", &self.id, &file, &pod])
     }
 

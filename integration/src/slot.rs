@@ -9,31 +9,46 @@ use sha2::{Digest, Sha256};
 
 use crate::{cgroup, leak, procs};
 
+/// The environment variable that names a slot which the parent process holds.
+const HELD: &str = "BERTH_SLOT";
+
 /// A number of one's own among all tests that run on this machine now, and a directory. The lock goes with the process,
 /// so a test that was killed leaves its number to the next one, which clears away what is left under it.
 pub struct Slot {
     number: u8,
     dir: PathBuf,
     sockets: Mutex<BTreeSet<PathBuf>>,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl Slot {
-    /// Takes the first free number.
+    /// Takes the first free number, or the one that a parent process holds and has put into `BERTH_SLOT`.
     pub fn take() -> Self {
+        if let Ok(number) = std::env::var(HELD) {
+            return Self::new(number.parse().expect("a number in BERTH_SLOT"), None);
+        }
         let locks = std::env::temp_dir().join("berth-slots");
         fs::create_dir_all(&locks).expect("make the directory of the locks");
         for number in 0..=250 {
             let lock = File::create(locks.join(number.to_string())).expect("make a lock file");
             if lock.try_lock().is_ok() {
-                let dir = std::env::temp_dir().join(format!("berth-lab-{number}"));
-                let slot = Self { number, dir, sockets: Mutex::default(), _lock: lock };
-                slot.clear();
-                fs::create_dir_all(&slot.dir).expect("make the directory of the slot");
-                return slot;
+                return Self::new(number, Some(lock));
             }
         }
         panic!("no free slot: are 250 tests running?");
+    }
+
+    /// The variable and the value with which a child process uses this slot, too.
+    pub fn lend(&self) -> (&'static str, String) {
+        (HELD, self.number.to_string())
+    }
+
+    fn new(number: u8, lock: Option<File>) -> Self {
+        let dir = std::env::temp_dir().join(format!("berth-lab-{number}"));
+        let slot = Self { number, dir, sockets: Mutex::default(), _lock: lock };
+        slot.clear();
+        fs::create_dir_all(&slot.dir).expect("make the directory of the slot");
+        slot
     }
 
     /// A directory of one's own, short enough for sockets in it.

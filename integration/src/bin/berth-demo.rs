@@ -1,0 +1,112 @@
+//! `make demo`: a pod of the handler `berth`, run by a private containerd through crictl, looked at, and taken down.
+//!
+//! A first process holds the names and cleans up whatever happens; a second one shows.
+#![allow(
+    clippy::panic,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "the harness of the tests"
+)]
+
+use std::process::{Command, ExitCode};
+
+use berth_integration::command::run;
+use berth_integration::containerd::{Containerd, Form, Runtime, Version, versions};
+use berth_integration::pod::{Pod, container_config};
+use berth_integration::procs::{self, Process};
+use berth_integration::slot::Slot;
+use berth_integration::tools::tool;
+use berth_integration::wait::{LONG, until};
+use nix::sys::signal::{SigSet, Signal};
+use serde_json::json;
+
+fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("show") {
+        show();
+        return ExitCode::SUCCESS;
+    }
+    // An interrupt ends the child (std gives it an empty mask), and this process lives on to clean up.
+    let mut interrupts = SigSet::empty();
+    interrupts.add(Signal::SIGINT);
+    interrupts.add(Signal::SIGTERM);
+    interrupts.thread_block().expect("block signals");
+    let slot = Slot::take();
+    let (name, value) = slot.lend();
+    let me = std::env::current_exe().expect("the path of this program");
+    let shown = Command::new(me).arg("show").env(name, value).status().expect("start the demo");
+    drop(slot);
+    if shown.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn show() {
+    let version = *versions().first().expect("a containerd; run integration/tools/setup demo");
+    let program = tool(if version == Version::V2_3 { "CONTAINERD_2" } else { "CONTAINERD_1" });
+    let said = run(Command::new(program).arg("--version"), LONG).ok();
+    let number = said.split_whitespace().nth(2).unwrap_or_default().trim_end_matches("+unknown");
+    let runtime = Runtime::under_test(Form::ByPath);
+    say(&format!("starting a private containerd {number}; its handler {} is {}", runtime.handler(), runtime.shim()));
+    let mut lab = Containerd::start_with(version, runtime);
+    lab.remember();
+    say("made and imported the images: busybox, and a pause program of our own");
+
+    let pod = Pod::run(&lab, "hello");
+    say(&format!("crictl runp --runtime {} pod.json", runtime.handler()));
+    let mut config =
+        container_config("main", &["sh", "-c", "echo \"hello from $(hostname), uid $(id -u)\"; exec sleep 1000"]);
+    config["linux"]["resources"] =
+        json!({"memory_limit_in_bytes": 64 << 20, "cpu_quota": 50_000, "cpu_period": 100_000});
+    // What the kubelet asks for by default.
+    config["linux"]["security_context"] = json!({
+        "namespace_options": {"pid": 1}, "run_as_user": {"value": 1000}, "no_new_privs": true, "seccomp": {"profile_type": 0},
+        "masked_paths": ["/proc/kcore", "/proc/keys"], "readonly_paths": ["/proc/sys"],
+    });
+    let main = pod.start_config(&config);
+    say("crictl create && crictl start: a container with 64 MiB, half a CPU and a seccomp profile");
+    print(&lab, &["pods"]);
+    print(&lab, &["ps"]);
+    main.expect_log("hello");
+    print(&lab, &["logs", &main.id]);
+    print(&lab, &["exec", &main.id, "sh", "-c", "id; grep -E 'NoNewPrivs|Seccomp:' /proc/self/status; exec ps"]);
+    until("measures", LONG, || {
+        lab.crictl(["stats", "--output", "json", &main.id]).stdout.contains("usageCoreNanoSeconds").then_some(())
+    });
+    print(&lab, &["stats"]);
+    say("the processes, from the outside:");
+    let all = procs::all();
+    for shim in lab.shims() {
+        tree(&all, &shim, 1);
+    }
+    say("crictl stop, rm, stopp, rmp");
+    main.stop(0);
+    main.remove();
+    pod.stop();
+    pod.remove();
+    lab.assert_clean();
+    say("taken down: no process, mount, cgroup or network namespace of it is left");
+}
+
+fn say(text: &str) {
+    println!("demo: {text}");
+}
+
+fn print(lab: &Containerd, args: &[&str]) {
+    let shown: Vec<String> =
+        args.iter().map(|arg| if arg.contains(' ') { format!("\"{arg}\"") } else { short(arg) }).collect();
+    println!("$ crictl {}", shown.join(" "));
+    // `crictl stats` clears the screen first.
+    println!("{}", lab.crictl(args).ok().trim_start_matches("\x1b[2J\x1b[H"));
+}
+
+/// An id as crictl itself abbreviates it.
+fn short(word: &str) -> String {
+    if word.len() == 64 { word[..13].to_owned() } else { word.to_owned() }
+}
+
+fn tree(all: &[Process], root: &Process, depth: usize) {
+    let line: Vec<String> = root.line.split(' ').map(short).collect();
+    println!("{:indent$}{} {}", "", root.pid, line.join(" "), indent = 2 * depth);
+    for child in all.iter().filter(|process| process.parent == root.pid) {
+        tree(all, child, depth + 1);
+    }
+}
