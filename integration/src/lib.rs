@@ -16,6 +16,7 @@ pub mod command;
 pub mod config;
 pub mod console;
 pub mod containerd;
+pub mod decoy;
 pub mod image;
 pub mod leak;
 pub mod matrix;

@@ -181,37 +181,43 @@ fn count() -> Option<i32> {
     None
 }
 
-/// `hunt SECONDS [PREFIX]`: for that long opens `exe`, `mem`, `root`, `cwd` and `fd` of every process in sight but
-/// itself and those whose executable it can see is under PREFIX; prints what it got hold of.
+/// `hunt SECONDS`: for that long opens `exe`, `mem`, `root`, `cwd` and descriptors of every process in sight but itself and
+/// those that run its own program; prints what it got hold of, and the program that the process had afterwards.
 fn hunt(args: &[String]) -> Option<i32> {
+    const PREY: [(&str, i32); 8] = [
+        ("exe", libc::O_RDONLY),
+        ("exe", libc::O_RDWR),
+        ("mem", libc::O_RDONLY),
+        ("root", libc::O_PATH),
+        ("cwd", libc::O_PATH),
+        ("fd/3", libc::O_RDONLY),
+        ("fd/4", libc::O_RDONLY),
+        ("fd/5", libc::O_RDONLY),
+    ];
     let end = std::time::Instant::now() + Duration::from_secs_f64(number(args, 0).unwrap_or(1.0));
-    let own = args.get(1).map_or("/probe", String::as_str);
     let me = sys::call(libc::SYS_getpid, &[]).to_string();
+    let own = fs::read_link("/proc/self/exe").ok()?;
     let mut caught: Map<String, Value> = Map::new();
     let mut rounds = 0u64;
     while std::time::Instant::now() < end {
         rounds += 1;
         for entry in fs::read_dir("/proc").ok()?.flatten() {
             let pid = entry.file_name().to_string_lossy().into_owned();
-            if pid == me || pid.parse::<u32>().is_err() {
+            let exe = format!("/proc/{pid}/exe");
+            if pid == me || pid.parse::<u32>().is_err() || fs::read_link(&exe).is_ok_and(|e| e == own) {
                 continue;
             }
-            if fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.starts_with(own)) {
-                continue;
-            }
-            for (what, flags) in [
-                ("exe", libc::O_RDONLY),
-                ("exe", libc::O_RDWR),
-                ("mem", libc::O_RDONLY),
-                ("root", libc::O_PATH),
-                ("cwd", libc::O_PATH),
-                ("fd", libc::O_RDONLY),
-            ] {
-                let path = format!("/proc/{pid}/{what}");
-                if sys::try_open(&path, flags) == 0 {
-                    let exe = fs::read_link(format!("/proc/{pid}/exe")).map(|p| p.to_string_lossy().into_owned());
-                    caught.insert(format!("{what}:{flags}"), json!(exe.unwrap_or_default()));
+            for (what, flags) in PREY {
+                if sys::try_open(&format!("/proc/{pid}/{what}"), flags) != 0 {
+                    continue;
                 }
+                let program = match fs::read_link(&exe) {
+                    Ok(path) => path.to_string_lossy().into_owned(),
+                    // Gone in between.
+                    Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => continue,
+                    Err(e) => e.to_string(),
+                };
+                caught.insert(format!("{what}:{flags}"), json!(program));
             }
         }
     }

@@ -1,0 +1,98 @@
+//! [`Decoy`]: files on the host that a hostile bundle points at, with a fingerprint that tells whether they were touched.
+
+use sha2::{Digest, Sha256};
+use std::{
+    fs,
+    os::unix::fs::{FileTypeExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+/// A directory on the host with something in it.
+pub struct Decoy(PathBuf);
+
+impl Decoy {
+    /// Makes one below `dir`.
+    pub fn new(dir: &Path) -> Self {
+        let path = dir.join("decoy");
+        for sub in ["sub", "pts", "shm", "self/attr", "sys/net/ipv4", "sys/kernel"] {
+            fs::create_dir_all(path.join(sub)).unwrap();
+        }
+        for file in
+            ["file", "ptmx", "sub/file", "sys/net/ipv4/ip_forward", "sys/kernel/domainname", "self/attr/exec", "null"]
+        {
+            fs::write(path.join(file), "untouched\n").unwrap();
+        }
+        Self(path)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// A digest of every name, type, mode, owner, device number, link and content in it, other mounts not entered. Something
+    /// mounted on it changes it too, since its device numbers are part of it.
+    pub fn fingerprint(&self) -> String {
+        let mut lines = vec![];
+        describe(&self.0, &mut lines);
+        lines.sort();
+        let digest = Sha256::digest(lines.join("\n").as_bytes());
+        digest.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// Everything in it, for the message of a failure.
+    pub fn listing(&self) -> String {
+        let mut lines = vec![];
+        describe(&self.0, &mut lines);
+        lines.sort();
+        lines.join("\n")
+    }
+}
+
+fn describe(path: &Path, lines: &mut Vec<String>) {
+    let Ok(meta) = fs::symlink_metadata(path) else { return };
+    let kind = meta.file_type();
+    let content = if kind.is_file() { fs::read(path).unwrap_or_default() } else { vec![] };
+    let target = fs::read_link(path).unwrap_or_default();
+    lines.push(format!(
+        "{} {:o} {}:{} dev {} rdev {} -> {} {:?}{}",
+        path.display(),
+        meta.mode(),
+        meta.uid(),
+        meta.gid(),
+        meta.dev(),
+        meta.rdev(),
+        target.display(),
+        String::from_utf8_lossy(&content),
+        if kind.is_socket() || kind.is_fifo() { " special" } else { "" },
+    ));
+    if kind.is_dir() {
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            describe(&entry.path(), lines);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::Scratch;
+
+    #[test]
+    fn every_touch_shows() {
+        let scratch = Scratch::new("decoy");
+        let decoy = Decoy::new(scratch.path());
+        let touches: [fn(&Path); 4] = [
+            |d| fs::write(d.join("file"), "other").unwrap(),
+            |d| fs::create_dir(d.join("new")).unwrap(),
+            |d| fs::remove_file(d.join("ptmx")).unwrap(),
+            |d| std::os::unix::fs::symlink("x", d.join("link")).unwrap(),
+        ];
+        for touch in touches {
+            let before = decoy.fingerprint();
+            assert_eq!(decoy.fingerprint(), before);
+            touch(decoy.path());
+            assert_ne!(decoy.fingerprint(), before);
+        }
+    }
+}

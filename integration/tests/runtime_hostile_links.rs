@@ -1,0 +1,243 @@
+//! Images full of links: whatever they point at, the host's files are untouched, and a container either stays inside its root
+//! or does not start. CVE-2019-18837, -2019-19921, -2023-27561, -2025-54867, -2026-41579, -2026-47766, -2025-31133, -2025-52565.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
+
+use berth_integration::{bundle::Bundle, console::ConsoleSocket, decoy::Decoy, mounts, runtime::Runtime};
+use serde_json::{Value, json};
+
+/// How a link in the image points at the decoy.
+#[derive(Clone, Copy, Debug)]
+enum Style {
+    /// Its absolute path.
+    Absolute,
+    /// Up and up and then down.
+    Relative,
+    /// Absolute, and the image has a directory of that name inside, too.
+    Mirrored,
+    /// To a link that points there.
+    Twice,
+    /// To itself.
+    Loop,
+    /// To nothing.
+    Dangling,
+    /// To /proc/self/root and on.
+    Magic,
+}
+
+const STYLES: [Style; 7] =
+    [Style::Absolute, Style::Relative, Style::Mirrored, Style::Twice, Style::Loop, Style::Dangling, Style::Magic];
+
+/// Puts a link at `at` (relative to the root of the image) that leads to `target` on the host.
+fn planted(bundle: Bundle, at: &str, target: &str, style: Style) -> Bundle {
+    let inside = target.trim_start_matches('/');
+    match style {
+        Style::Absolute => bundle.link(at, target),
+        Style::Relative => bundle.link(at, &format!("{}{inside}", "../".repeat(20))),
+        Style::Mirrored => bundle.dir(inside, 0o755).link(at, target),
+        Style::Twice => bundle.link("second", target).link(at, "/second"),
+        Style::Loop => bundle.link(at, &format!("/{at}")),
+        Style::Dangling => bundle.link(at, &format!("{target}/not/there")),
+        Style::Magic => bundle.link(at, &format!("/proc/self/root{target}")),
+    }
+}
+
+/// One place in an image where a runtime does something.
+struct Place {
+    name: &'static str,
+    /// The link's place.
+    at: &'static str,
+    /// What of the decoy it leads to.
+    to: &'static str,
+    set: fn(Bundle) -> Bundle,
+}
+
+const PLACES: &[Place] = &[
+    Place { name: "a tmpfs on it", at: "mnt", to: "", set: |b| b.mount("/mnt", "tmpfs", "tmpfs", &[]) },
+    Place { name: "a tmpfs below it", at: "mnt", to: "", set: |b| b.mount("/mnt/a/b", "tmpfs", "tmpfs", &[]) },
+    Place {
+        name: "a tmpfs that copies up",
+        at: "mnt",
+        to: "",
+        set: |b| b.mount("/mnt", "tmpfs", "tmpfs", &["tmpcopyup"]),
+    },
+    Place {
+        name: "a directory bound on it",
+        at: "mnt",
+        to: "",
+        set: |b| b.mount("/mnt", "bind", "/etc", &["rbind", "ro"]),
+    },
+    Place {
+        name: "a directory bound below it",
+        at: "mnt",
+        to: "",
+        set: |b| b.mount("/mnt/new", "bind", "/etc", &["rbind", "ro"]),
+    },
+    Place {
+        name: "a file bound on it",
+        at: "etc/hosts",
+        to: "/file",
+        set: |b| b.mount("/etc/hosts", "bind", "/etc/hosts", &["rbind", "ro"]),
+    },
+    Place {
+        name: "a file bound below it",
+        at: "etc",
+        to: "",
+        set: |b| b.mount("/etc/new/hosts", "bind", "/etc/hosts", &["rbind", "ro"]),
+    },
+    Place { name: "/proc", at: "proc", to: "", set: |b| b },
+    Place { name: "/sys", at: "sys", to: "", set: |b| b },
+    Place { name: "/dev, mounted on", at: "dev", to: "", set: |b| b },
+    Place { name: "/dev without a mount", at: "dev", to: "", set: |b| no_dev(b) },
+    Place { name: "/dev/pts without a /dev mount", at: "dev/pts", to: "/pts", set: |b| no_dev(b) },
+    Place {
+        name: "/dev/shm without a /dev mount",
+        at: "dev/shm",
+        to: "/shm",
+        set: |b| no_dev(b).mount("/dev/shm", "tmpfs", "shm", &[]),
+    },
+    Place { name: "/dev/null without a /dev mount", at: "dev/null", to: "/null", set: |b| no_dev(b) },
+    Place { name: "/dev/ptmx without a /dev mount", at: "dev/ptmx", to: "/ptmx", set: |b| no_dev(b) },
+    Place {
+        name: "the parent of a device node",
+        at: "dev/net",
+        to: "",
+        set: |b| {
+            no_dev(b).set("/linux/devices", json!([{"path": "/dev/net/tun", "type": "c", "major": 10, "minor": 200}]))
+        },
+    },
+    Place { name: "the working directory", at: "w", to: "", set: |b| b.set("/process/cwd", json!("/w/new")) },
+    Place { name: "a masked directory", at: "m", to: "/sub", set: |b| b.set("/linux/maskedPaths", json!(["/m"])) },
+    Place { name: "a masked file", at: "m", to: "/file", set: |b| b.set("/linux/maskedPaths", json!(["/m"])) },
+    Place { name: "a readonly directory", at: "m", to: "/sub", set: |b| b.set("/linux/readonlyPaths", json!(["/m"])) },
+    Place { name: "/etc/passwd", at: "etc/passwd", to: "/file", set: |b| b },
+    Place { name: "/sys/fs/cgroup without /sys", at: "sys", to: "", set: |b| b.unmount("/sys") },
+];
+
+fn no_dev(bundle: Bundle) -> Bundle {
+    bundle
+        .unmount("/dev")
+        .unmount("/dev/pts")
+        .unmount("/dev/shm")
+        .unmount("/dev/mqueue")
+        .set("/root/readonly", json!(false))
+}
+
+/// Runs every place in every style; gives one line for each in which the decoy was touched.
+fn touched(runtime: &Runtime) -> Vec<String> {
+    let mut found = vec![];
+    for place in PLACES {
+        for style in STYLES {
+            let decoy_dir = berth_integration::bundle::Scratch::new("links");
+            let decoy = Decoy::new(decoy_dir.path());
+            let before = decoy.fingerprint();
+            let target = format!("{}{}", decoy.path().display(), place.to);
+            let bundle = planted((place.set)(Bundle::probe(&["exit", "0"])), place.at, &target, style);
+            let out = runtime.run("c1", &bundle);
+            let mounted = mounts::of_process(std::process::id())
+                .iter()
+                .any(|m| m.point.starts_with(&*decoy.path().to_string_lossy()));
+            if mounted || decoy.fingerprint() != before {
+                found.push(format!(
+                    "{}, {style:?} (exit status {}): {}\n{}",
+                    place.name,
+                    out.code,
+                    out.stderr,
+                    decoy.listing()
+                ));
+            }
+            if out.code == 0 && !out.stderr.is_empty() && !out.stderr.contains("level=warning") {
+                found.push(format!("{}, {style:?}: success with words: {}", place.name, out.stderr));
+            }
+            for left in runtime.residue() {
+                found.push(format!("{}, {style:?}: left behind {left}", place.name));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_hosts_files_are_untouched() {
+    let found = touched(&Runtime::new("links"));
+    assert!(found.is_empty(), "{}:\n{}", found.len(), found.join("\n"));
+}
+
+/// The same table on a runtime with published faults must find some, or it proves nothing.
+#[test]
+fn the_table_finds_published_faults() {
+    let Some(runtime) = Runtime::faulty("links-control") else { return };
+    let found = touched(&runtime);
+    // CVE-2026-41579: `/dev` is a link, and the runtime makes links on the host before it pivots.
+    let dev = found.iter().filter(|f| f.starts_with("/dev without a mount")).count();
+    let names: Vec<&str> = found.iter().filter_map(|f| f.lines().next()).collect();
+    assert!(dev > 0, "the control found only {names:#?}");
+}
+
+/// CVE-2019-19921 and its kin: /proc and /sys through a link would leave masks and labels elsewhere.
+#[test]
+fn proc_and_sys_are_never_mounted_through_a_link() {
+    let runtime = Runtime::new("proc-link");
+    for (at, fs) in [("proc", "proc"), ("sys", "sysfs")] {
+        let bundle = Bundle::probe(&["report", "mountinfo"]).dir("elsewhere", 0o755).link(at, "/elsewhere");
+        let out = runtime.run("c1", &bundle);
+        if out.code == 0 {
+            let table = mounts::reported(&out.json());
+            let at = format!("/{at}");
+            assert_eq!(mounts::at(&table, &at).map(|m| m.fs.as_str()), Some(fs), "{table:#?}");
+        } else {
+            assert!(out.stderr.contains(at), "{out:#?}");
+        }
+        runtime.assert_clean(at);
+    }
+}
+
+/// CVE-2025-31133: what is bound over masked files is the real null device, whatever the image has at /dev/null.
+#[test]
+fn masks_do_not_come_from_the_image() {
+    let runtime = Runtime::new("null-link");
+    let words = ["report", "read=/proc/keys", "stat=/proc/keys", "+", "open", "w", "/proc/keys"];
+    for target in ["/proc/sys/kernel/domainname", "/planted", "/missing"] {
+        let bundle = no_dev(Bundle::probe(&words))
+            .file("planted", "planted", 0o666)
+            .link("dev/null", target)
+            .set("/linux/maskedPaths", json!(["/proc/keys"]));
+        let out = runtime.run("c1", &bundle);
+        if out.code == 0 {
+            let report: Value = serde_json::from_str(out.stdout.lines().next().unwrap()).unwrap();
+            assert_eq!(report["read"]["/proc/keys"], "", "{target}: {out:#?}");
+            assert_eq!(report["stat"]["/proc/keys"]["rdev"], json!([1, 3]), "{target}: {out:#?}");
+        }
+        runtime.assert_clean(target);
+    }
+}
+
+/// CVE-2025-52565: the console is a terminal of the container's own devpts, whatever the image has in its place.
+#[test]
+fn the_console_does_not_come_from_the_image() {
+    let runtime = Runtime::new("console-link");
+    let decoy = Decoy::new(runtime.work());
+    let before = decoy.fingerprint();
+    let target = decoy.path().join("file");
+    for at in ["dev/console", "dev/pts/0", "dev/pts"] {
+        let bundle = no_dev(Bundle::probe(&["report", "stat=/dev/console", "tty"]))
+            .link(at, target.to_str().unwrap())
+            .set("/process/terminal", json!(true));
+        let bundle = if at == "dev/pts" {
+            bundle
+        } else {
+            bundle.mount("/dev/pts", "devpts", "devpts", &["newinstance", "ptmxmode=0666"])
+        };
+        let console = ConsoleSocket::new(runtime.work());
+        let out = runtime.on("create", "c1", &bundle).with(&["--console-socket", console.path()]).wait();
+        if out.code == 0 {
+            let mut master = console.receive();
+            runtime.cmd(&["start", "c1"]).ok();
+            let text = master.read_all();
+            let report: Value = serde_json::from_str(text.trim()).unwrap_or_else(|e| panic!("{at}: {e}: {text:?}"));
+            assert_eq!(report["stat"]["/dev/console"]["rdev"][0], 136, "{at}: {report:#}");
+        }
+        runtime.cmd(&["delete", "--force", "c1"]).ok();
+        assert_eq!(decoy.fingerprint(), before, "{at}: {}", decoy.listing());
+        runtime.assert_clean(at);
+    }
+}

@@ -1,0 +1,245 @@
+//! Processes inside that attack: descriptors as working directories, a neighbour that looks into a container being made, the
+//! runtime's own program as an interpreter, names and files made to confuse. CVE-2016-9962, -2019-5736, -2019-16884,
+//! -2024-21626, -2026-47262, GHSA-5g49-rx9x-qfc6.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
+
+use berth_integration::{
+    bundle::Bundle,
+    case::{Refusal, beyond_runc, refused},
+    decoy::Decoy,
+    runtime::{Runtime, wait_until},
+};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::{fs, fs::File, time::Duration};
+
+/// CVE-2024-21626: a descriptor of the runtime as the working directory leads to the host.
+#[test]
+fn a_descriptor_is_no_working_directory() {
+    let runtime = Runtime::new("cwd-fd");
+    let host: std::os::fd::OwnedFd = File::open("/").unwrap().into();
+    for fd in 3..32 {
+        let bundle =
+            Bundle::probe(&["report", "cwd", "list=."]).set("/process/cwd", json!(format!("/proc/self/fd/{fd}")));
+        let out = runtime.on("run", "c1", &bundle).leak(17, host.try_clone().unwrap()).wait();
+        assert!(out.code != 0 && out.stdout.is_empty(), "{fd}: {out:#?}");
+    }
+    runtime.assert_clean("run");
+    runtime.start("c2", &Bundle::probe(&["sleep", "100"]));
+    for fd in 3..32 {
+        let cwd = format!("/proc/self/fd/{fd}");
+        let call = runtime.call(&["exec", "--cwd", &cwd, "c2", "/probe", "report", "cwd", "list=."]);
+        let out = call.leak(17, host.try_clone().unwrap()).wait();
+        assert!(out.code != 0 && out.stdout.is_empty(), "{fd}: {out:#?}");
+    }
+}
+
+/// Through links of /proc to where a process is: inside the container, or refused.
+#[test]
+fn working_directories_through_proc_stay_inside() {
+    let runtime = Runtime::new("cwd-proc");
+    for cwd in [
+        "/proc/self/cwd",
+        "/proc/1/cwd",
+        "/proc/self/root",
+        "/proc/1/root/..",
+        "/proc/self/root/../..",
+        "/proc/self/fd",
+    ] {
+        let bundle = Bundle::probe(&["report", "cwd", "stat=./probe"]).set("/process/cwd", json!(cwd));
+        let out = runtime.run("c1", &bundle);
+        if out.code == 0 {
+            let report = out.json();
+            let inside = report["cwd"] == "/" && report["stat"]["./probe"]["type"] == "f";
+            assert!(inside || report["cwd"].as_str().unwrap().starts_with("/proc"), "{cwd}: {report}");
+        }
+        runtime.assert_clean(cwd);
+    }
+}
+
+/// CVE-2016-9962: a neighbour in the same pid namespace, with the same capabilities, gets at nothing of a container that is
+/// created but not started: neither its program, memory and root nor its descriptors.
+#[test]
+fn a_neighbour_cannot_look_into_a_created_container() {
+    let runtime = Runtime::new("neighbour");
+    runtime.start("b", &Bundle::probe(&["sleep", "100"]));
+    let b = runtime.pid("b");
+    let victim = Bundle::probe(&["sleep", "100"]).namespace("pid", &format!("/proc/{b}/ns/pid"));
+    runtime.create("a", &victim).ok();
+    let inner = inner_pid(runtime.pid("a"));
+    let paths = ["exe", "mem", "root", "cwd", "maps", "environ", "fd/0", "root/etc"]
+        .map(|what| format!("/proc/{inner}/{what}"));
+    let words: Vec<&str> =
+        ["exec", "b", "/probe", "open", "r"].into_iter().chain(paths.iter().map(String::as_str)).collect();
+    let open = runtime.cmd(&words).ok().json()["open"].clone();
+    for (path, errno) in open.as_object().unwrap() {
+        assert!(*errno == libc::EACCES || *errno == libc::EPERM || *errno == libc::ESRCH, "{path}: {errno}");
+    }
+    let attach = format!("{}:16,{inner}", libc::SYS_ptrace);
+    let read = format!("{}:{inner},0,0,0,0,0", libc::SYS_process_vm_readv);
+    let calls = runtime.exec("b", &["/probe", "syscall", &attach, &read]).ok().json()["syscall"].clone();
+    assert_eq!(calls[&attach], -libc::EPERM, "{calls}");
+    // The test can fail: once started, the same neighbour with the same capabilities may look.
+    runtime.cmd(&["start", "a"]).ok();
+    wait_until(
+        || fs::read_link(format!("/proc/{}/exe", runtime.pid("a"))).unwrap().ends_with("probe"),
+        || "never started".into(),
+    );
+    let open = runtime.cmd(&words).ok().json()["open"].clone();
+    assert_eq!(open[&paths[0]], 0, "{open}");
+}
+
+/// The same for processes that are just being added, caught in the act by a neighbour that looks all the time.
+#[test]
+fn a_neighbour_cannot_look_into_an_exec() {
+    let runtime = Runtime::new("neighbour-exec");
+    runtime.start("b", &Bundle::probe(&["hunt", "2", "+", "sleep", "100"]));
+    let b = runtime.pid("b");
+    let victim = Bundle::probe(&["sleep", "100"]).namespace("pid", &format!("/proc/{b}/ns/pid"));
+    runtime.start("a", &victim);
+    for _ in 0..20 {
+        runtime.exec("a", &["/probe"]).ok();
+        runtime.exec("b", &["/probe"]).ok();
+    }
+    wait_until(|| runtime.said_all().contains("\"hunt\""), || "the hunt never ended".into());
+    let text = runtime.said_all();
+    let hunt: Value = serde_json::from_str(text.lines().find(|l| l.contains("\"hunt\"")).unwrap()).unwrap();
+    assert!(hunt["hunt"]["rounds"].as_u64().unwrap() > 100, "{hunt}");
+    let caught = hunt["hunt"]["caught"].as_object().unwrap();
+    // A process that has become the probe by the time it is looked at again is no prey.
+    let prey: Vec<_> = caught.iter().filter(|(_, exe)| **exe != "/probe").collect();
+    assert!(prey.is_empty(), "{prey:?}");
+}
+
+fn inner_pid(pid: u32) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("NSpid:")).unwrap();
+    line.split_whitespace().last().unwrap().to_owned()
+}
+
+/// CVE-2019-5736: a script whose interpreter is /proc/self/exe makes the kernel run the runtime's own program in the container.
+#[test]
+fn the_runtimes_program_is_never_writable_from_inside() {
+    let runtime = Runtime::new("self-exe");
+    let digest = || Sha256::digest(fs::read(runtime.program()).unwrap());
+    let before = digest();
+    let bundle = Bundle::probe(&["hunt", "2", "+", "sleep", "100"]).file("evil", "#!/proc/self/exe\n", 0o755);
+    let image = Bundle::probe(&[]).file("evil", "#!/proc/self/exe\n", 0o755).args(&["/evil"]);
+    let out = runtime.run("c1", &image);
+    assert!(out.code != 0, "{out:#?}");
+    runtime.start("c2", &bundle);
+    for _ in 0..30 {
+        let out = runtime.exec("c2", &["/evil"]);
+        assert!(out.code != 0, "{out:#?}");
+    }
+    wait_until(|| runtime.said_all().contains("\"hunt\""), || "the hunt never ended".into());
+    let text = runtime.said_all();
+    let hunt: Value = serde_json::from_str(text.lines().find(|l| l.contains("\"hunt\"")).unwrap()).unwrap();
+    assert!(hunt["hunt"]["caught"].get("exe:2").is_none(), "opened for writing: {hunt}");
+    assert_eq!(digest(), before);
+}
+
+/// A process's name is anything, also what looks like the rest of /proc/PID/stat.
+#[test]
+fn names_of_processes_do_not_confuse() {
+    let runtime = Runtime::new("comm");
+    for name in [") Z 1 1", "a) R 0", "x\ny", "(((", ")"] {
+        let rename = format!("{}:15,@{name}", libc::SYS_prctl);
+        runtime.start("c1", &Bundle::probe(&["syscall", &rename, "+", "say", "renamed", "+", "sleep", "100"]));
+        wait_until(|| runtime.said_all().contains("renamed"), || "never renamed".into());
+        assert_eq!(runtime.state("c1")["status"], "running", "{name:?}");
+        runtime.exec("c1", &["/probe"]).ok();
+        runtime.cmd(&["kill", "c1", "KILL"]).ok();
+        runtime.until("c1", "stopped");
+        runtime.cmd(&["delete", "c1"]).ok();
+    }
+}
+
+/// CVE-2026-47262: what the image has as passwd is read with a bound on size and time, or not at all.
+#[test]
+fn monstrous_passwd_files() {
+    if beyond_runc("passwd", "it reads the image's passwd to its end, and waits on a fifo") {
+        return;
+    }
+    let runtime = Runtime::new("passwd");
+    type Plant = fn(&Bundle);
+    let make: [(&str, Plant); 4] = [
+        ("sparse", |b| File::create(b.rootfs().join("etc/passwd")).unwrap().set_len(100 << 30).unwrap()),
+        ("fifo", |b| {
+            let path = b.rootfs().join("etc/passwd");
+            rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+        }),
+        ("zeroes", |b| std::os::unix::fs::symlink("/dev/zero", b.rootfs().join("etc/passwd")).unwrap()),
+        ("a directory", |b| fs::create_dir(b.rootfs().join("etc/passwd")).unwrap()),
+    ];
+    for (name, plant) in make {
+        let bundle = Bundle::probe(&["report", "env"]).dir("etc", 0o755);
+        plant(&bundle);
+        let begun = std::time::Instant::now();
+        let out = runtime.on("run", "c1", &bundle).limit(Duration::from_secs(10)).wait();
+        assert!(begun.elapsed() < Duration::from_secs(5), "{name}: {out:#?}");
+        if out.code == 0 {
+            assert_eq!(out.json()["env"]["HOME"], "/", "{name}");
+        }
+        runtime.assert_clean(name);
+    }
+}
+
+/// CVE-2019-16884, CVE-2025-52881: with something else over /proc, what the runtime writes to procfs must not go there.
+#[test]
+fn writes_to_procfs_are_not_redirected() {
+    let runtime = Runtime::new("proc-redirect");
+    let decoy = Decoy::new(runtime.work());
+    let before = decoy.fingerprint();
+    let at = decoy.path().display();
+    let forward = json!({"net.ipv4.ip_forward": "1"});
+    let set: &[fn(Bundle, &str) -> Bundle] = &[
+        |b, decoy| b.unmount("/proc").mount("/proc", "bind", decoy, &["bind"]),
+        |b, decoy| b.mount("/proc/sys", "bind", &format!("{decoy}/sys"), &["bind"]),
+        |b, decoy| b.mount("/proc/sys/net", "bind", &format!("{decoy}/sys/net"), &["bind"]),
+        |b, decoy| {
+            b.mount("/proc/sys/net/ipv4/ip_forward", "bind", &format!("{decoy}/sys/net/ipv4/ip_forward"), &["bind"])
+        },
+        |b, decoy| b.mount("/proc/self/attr", "bind", &format!("{decoy}/self/attr"), &["bind"]),
+    ];
+    for (n, set) in set.iter().enumerate() {
+        let bundle = set(Bundle::probe(&["sleep", "100"]), &at.to_string())
+            .set("/linux/sysctl", forward.clone())
+            .set("/linux/maskedPaths", json!([]))
+            .set("/linux/readonlyPaths", json!([]));
+        let out = runtime.create("c1", &bundle);
+        if out.code == 0 {
+            // The real value, seen from the host through the container's own namespace.
+            let pid = runtime.pid("c1");
+            let value = fs::read_to_string(format!("/proc/{pid}/net/snmp")).unwrap();
+            let ip = value.lines().nth(1).unwrap();
+            assert_eq!(ip.split(' ').nth(1), Some("1"), "{n}: forwarding is not on: {ip}");
+        }
+        runtime.cmd(&["delete", "--force", "c1"]).ok();
+        assert_eq!(decoy.fingerprint(), before, "{n}: {}", decoy.listing());
+        runtime.assert_clean("a redirect");
+    }
+}
+
+#[test]
+fn what_would_be_ignored_is_refused() {
+    refused("hostile-refused", REFUSED);
+}
+
+const REFUSED: &[Refusal] = &[
+    Refusal {
+        name: "an SELinux label without SELinux",
+        set: |b| b.set("/process/selinuxLabel", json!("system_u:system_r:container_t:s0")),
+        says: &["selinux"],
+    },
+    Refusal {
+        name: "an AppArmor profile without AppArmor",
+        set: |b| b.set("/process/apparmorProfile", json!("berth-none")),
+        says: &["apparmor"],
+    },
+    Refusal {
+        name: "a cgroup file outside of the cgroup",
+        set: |b| b.set("/linux/resources/unified", json!({"../x/pids.max": "1"})),
+        says: &["unified"],
+    },
+];
