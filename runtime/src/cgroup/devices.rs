@@ -41,6 +41,7 @@ impl Access {
     pub(super) const MKNOD: Self = Self(1);
     pub(super) const READ: Self = Self(2);
     pub(super) const WRITE: Self = Self(4);
+    pub(super) const ALL: Self = Self(7);
 
     pub(super) fn parse(text: &str) -> Option<Self> {
         text.chars().try_fold(Self::default(), |set, c| match c {

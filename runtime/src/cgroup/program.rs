@@ -14,8 +14,9 @@ use crate::error::{Context, Error, Kind, Result};
 pub(super) fn install(dir: &Dir, rules: &[Rule], fresh: bool) -> Result<()> {
     let reopened = dir.for_bpf()?;
     let old = if fresh { Vec::new() } else { attached(&reopened)? };
-    if let Some(program) = filter::compile(rules) {
-        let new = sys::load_device_program(&program).context("load device program")?;
+    if let Some(program) = filter::compile(rules)? {
+        let new = sys::load_device_program(&program)
+            .with_context(|| format!("load device program of {} instructions", program.len()))?;
         // One old program is replaced in place (5.6). With more, the new one first: both restrict until the old go.
         let replaced = match old.as_slice() {
             [one] => Some(one),
