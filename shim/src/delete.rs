@@ -10,7 +10,8 @@ use berth_proto::{Message, MessageField};
 use berth_runtime::{Context, Error, Kind, Result};
 
 use crate::args::Args;
-use crate::{bundle, clock, socket};
+use crate::options::TaskOptions;
+use crate::{bundle, clock, mount, socket};
 
 /// What containerd reports as the exit of a container that was cleaned up: 128 + SIGKILL.
 const KILLED: u32 = 137;
@@ -22,11 +23,9 @@ const KILLED: u32 = 137;
 /// The bundle cannot be told, or nobody reads the answer.
 pub fn run(args: &Args) -> Result<()> {
     let bundle = directory(args)?;
-    let mut pid = None;
-    for outcome in clean(&bundle, &mut pid) {
-        if let Err(e) = outcome {
-            eprintln!("clean up {}: {e}", args.id);
-        }
+    let (pid, outcomes) = clean(args, &bundle);
+    for e in outcomes.into_iter().filter_map(Result::err) {
+        eprintln!("clean up {}: {e}", args.id);
     }
     let answer = DeleteResponse {
         pid: pid.unwrap_or_default(),
@@ -39,10 +38,21 @@ pub fn run(args: &Args) -> Result<()> {
     stdout.write_all(&bytes).and_then(|()| stdout.flush()).context("write the answer")
 }
 
-fn clean(bundle: &Path, pid: &mut Option<u32>) -> Vec<Result<()>> {
-    *pid = init_pid(bundle);
+/// Every step whatever became of the one before: processes, cgroup and state; then the rootfs that they kept busy; then
+/// the socket of a server that was killed.
+fn clean(args: &Args, bundle: &Path) -> (Option<u32>, [Result<()>; 3]) {
+    let options = TaskOptions::load(bundle).unwrap_or_else(|e| {
+        eprintln!("clean up {}: {e}: the usual state root is taken", args.id);
+        TaskOptions::default()
+    });
+    let noted = init_pid(bundle);
+    let (pid, container) = match berth_runtime::delete::cleanup(&options.state_root(&args.namespace), &args.id) {
+        Ok(pid) => (noted.or(pid.and_then(|pid| u32::try_from(pid).ok())), Ok(())),
+        Err(e) => (noted, Err(e)),
+    };
+    let rootfs = mount::unmount_recursive(&bundle.join("rootfs"));
     let socket = bundle::socket(bundle).map_or(Ok(()), |path| socket::remove_dead(&path));
-    vec![socket]
+    (pid, [container, rootfs, socket])
 }
 
 /// The bundle: as said, else the directory of that id beside the one we run in, which is a bundle itself.
