@@ -83,3 +83,91 @@ fn pack(profile: &LinuxSeccomp) -> Vec<u8> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::Error;
+
+    fn parse(profile: Value) -> LinuxSeccomp {
+        serde_json::from_value(profile).unwrap()
+    }
+
+    /// Profiles that differ from every other test's.
+    fn profile(errno: u32) -> LinuxSeccomp {
+        parse(json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": errno}))
+    }
+
+    #[test]
+    fn the_same_content_is_compiled_once_and_errors_are_not_kept() {
+        let _alone = ALONE.lock().unwrap();
+        let fails = get_or(&profile(900), || Err(Error::invalid("no")));
+        assert!(fails.is_err());
+        let made = get_or(&profile(900), || Ok(Filter::new(Vec::new(), 1))).unwrap();
+        let again = get_or(&profile(900), || panic!("it is kept")).unwrap();
+        assert!(Arc::ptr_eq(&made, &again));
+        let other = get_or(&profile(901), || Ok(Filter::new(Vec::new(), 2))).unwrap();
+        assert_eq!((made.flags(), other.flags()), (1, 2));
+    }
+
+    #[test]
+    fn it_is_bounded_and_the_oldest_goes() {
+        let _alone = ALONE.lock().unwrap();
+        let make = |n| get_or(&profile(n), || Ok(Filter::new(Vec::new(), n))).unwrap();
+        let first = make(1000);
+        let mut count = 0;
+        for n in 1001..1000 + u32::try_from(ENTRIES).unwrap() {
+            make(n);
+            // Used again and again, the first stays.
+            assert!(Arc::ptr_eq(&first, &make(1000)));
+            count += 1;
+        }
+        assert_eq!(count, ENTRIES - 1);
+        make(2000);
+        assert!(Arc::ptr_eq(&first, &make(1000)));
+        let made = std::cell::Cell::new(false);
+        get_or(&profile(1001), || {
+            made.set(true);
+            Ok(Filter::new(Vec::new(), 0))
+        })
+        .unwrap();
+        assert!(made.get(), "the least recently used one is gone");
+        assert_eq!(CACHE.lock().unwrap().len(), ENTRIES);
+    }
+
+    #[test]
+    fn profiles_that_differ_pack_differently() {
+        let arg = |index, value, two, op| json!({"index": index, "value": value, "valueTwo": two, "op": op});
+        let rule = |names: Value, args: Value| json!({"names": names, "action": "SCMP_ACT_LOG", "args": args});
+        let base = |syscalls: Value| json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": syscalls});
+        let all = [
+            json!({"defaultAction": "SCMP_ACT_ERRNO"}),
+            json!({"defaultAction": "SCMP_ACT_ALLOW"}),
+            json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1}),
+            json!({"defaultAction": "SCMP_ACT_ERRNO", "flags": []}),
+            json!({"defaultAction": "SCMP_ACT_ERRNO", "flags": ["SECCOMP_FILTER_FLAG_LOG"]}),
+            json!({"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86"]}),
+            json!({"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"]}),
+            base(json!([rule(json!(["ab", "c"]), json!([]))])),
+            base(json!([rule(json!(["a", "bc"]), json!([]))])),
+            base(json!([rule(json!(["abc"]), json!([]))])),
+            base(json!([rule(json!(["ab"]), json!([])), rule(json!(["c"]), json!([]))])),
+            base(json!([rule(json!(["ab"]), json!([arg(0, 1, 0, "SCMP_CMP_EQ")]))])),
+            base(json!([rule(json!(["ab"]), json!([arg(1, 1, 0, "SCMP_CMP_EQ")]))])),
+            base(json!([rule(json!(["ab"]), json!([arg(0, 2, 0, "SCMP_CMP_EQ")]))])),
+            base(json!([rule(json!(["ab"]), json!([arg(0, 1, 1, "SCMP_CMP_EQ")]))])),
+            base(json!([rule(json!(["ab"]), json!([arg(0, 1, 0, "SCMP_CMP_NE")]))])),
+        ];
+        let packed: Vec<_> = all.iter().map(|profile| pack(&parse(profile.clone()))).collect();
+        for (n, one) in packed.iter().enumerate() {
+            for (k, other) in packed.iter().enumerate() {
+                assert_eq!(one == other, n == k, "{} {}", all[n], all[k]);
+            }
+        }
+    }
+
+    /// The cache is the process's: its tests take turns.
+    static ALONE: Mutex<()> = Mutex::new(());
+}

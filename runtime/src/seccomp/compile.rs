@@ -147,3 +147,93 @@ fn half(asm: &mut Assembler, c: &Compare, high: bool, jump: Jump, yes: Target, n
     }
     asm.load(bpf::argument(c.arg, high))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const ALLOW: u32 = 0x7fff_0000;
+    const X86_64: u32 = 0xc000_003e;
+
+    fn filter(profile: Value, native: Abi) -> Filter {
+        compile(&serde_json::from_value(profile).unwrap(), native).unwrap()
+    }
+
+    #[test]
+    fn a_profile_without_rules_answers_the_default_for_what_it_covers() {
+        let filter =
+            filter(json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86"]}), Abi::Aarch64);
+        for nr in [0, 1, 500, i32::MAX, i32::MIN, -1] {
+            assert_eq!(filter.verdict(0xc000_00b7, nr, [0; 6]), ALLOW);
+            assert_eq!(filter.verdict(0x4000_0003, nr, [0; 6]), ALLOW);
+            assert_eq!(filter.verdict(X86_64, nr, [0; 6]), BAD_ARCH);
+        }
+        assert!(filter.instructions().len() <= 6, "{filter:?}");
+    }
+
+    #[test]
+    fn arm_machines_filter_their_own_calls() {
+        let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_ARM"], "syscalls": [
+            {"names": ["openat", "cacheflush"], "action": "SCMP_ACT_ALLOW"}]});
+        let filter = filter(profile, Abi::Aarch64);
+        assert_eq!(filter.verdict(0xc000_00b7, 56, [0; 6]), ALLOW);
+        assert_eq!(filter.verdict(0xc000_00b7, 55, [0; 6]), 0x0005_0001);
+        assert_eq!(filter.verdict(0xc000_00b7, 57, [0; 6]), 0x0005_0026);
+        assert_eq!(filter.verdict(0x4000_0028, 322, [0; 6]), ALLOW);
+        assert_eq!(filter.verdict(0x4000_0028, 0xf0002, [0; 6]), ALLOW);
+        assert_eq!(filter.verdict(0x4000_0028, 57, [0; 6]), 0x0005_0001);
+    }
+
+    /// The kernel searches for calls that are always allowed once, when a filter is loaded (5.11); for the others the
+    /// number of instructions run is what a call costs.
+    #[test]
+    fn the_search_is_balanced() {
+        let names: Vec<_> =
+            ["read", "open", "stat", "poll", "mmap", "ioctl", "pipe", "dup", "getpid", "fork", "exit", "kill", "fcntl"]
+                .into();
+        let syscalls: Vec<_> = names.iter().map(|n| json!({"names": [n], "action": "SCMP_ACT_ALLOW"})).collect();
+        let filter = filter(json!({"defaultAction": "SCMP_ACT_LOG", "syscalls": syscalls}), Abi::X86_64);
+        // 13 holes in 14 runs, x32's two: at most log2(29) + 1 tests.
+        let longest = (0..600).map(|nr| steps(&filter, nr)).max().unwrap();
+        assert!(longest <= 4 + 6, "{longest}");
+    }
+
+    /// Instructions run for a call.
+    fn steps(filter: &Filter, nr: u32) -> usize {
+        let (mut pc, mut a, mut steps) = (0, 0, 0);
+        loop {
+            let i = filter.instructions()[pc];
+            steps += 1;
+            pc += 1;
+            pc += match i.code {
+                0x06 => return steps,
+                0x20 => {
+                    a = if i.k == bpf::NR { nr } else { X86_64 };
+                    0
+                }
+                0x05 => usize::try_from(i.k).unwrap(),
+                0x15 => usize::from(if a == i.k { i.jt } else { i.jf }),
+                0x35 => usize::from(if a >= i.k { i.jt } else { i.jf }),
+                code => panic!("{code:#x}"),
+            };
+        }
+    }
+
+    #[test]
+    fn more_than_the_kernel_takes_is_an_error() {
+        let rule = |n: u64| {
+            json!({"names": ["read"], "action": "SCMP_ACT_ALLOW",
+                "args": [{"index": 0, "value": n << 32, "op": "SCMP_CMP_EQ"}]})
+        };
+        let profile = |n| json!({"defaultAction": "SCMP_ACT_LOG", "syscalls": (0..n).map(rule).collect::<Vec<_>>()});
+        let long = filter(profile(1000), Abi::X86_64);
+        assert!(long.instructions().len() > 4000 && bpf::valid(long.instructions()));
+        assert_eq!(long.verdict(X86_64, 0, [999 << 32, 0, 0, 0, 0, 0]), ALLOW);
+        assert_eq!(long.verdict(X86_64, 0, [1000 << 32, 0, 0, 0, 0, 0]), 0x7ffc_0000);
+        let e = compile(&serde_json::from_value(profile(1100)).unwrap(), Abi::X86_64).err().unwrap();
+        assert!(e.to_string().starts_with("linux.seccomp: the filter needs 4"), "{e}");
+        assert!(e.to_string().ends_with("instructions, the kernel takes 4096"), "{e}");
+    }
+}

@@ -199,3 +199,138 @@ fn abis(profile: &LinuxSeccomp, native: Abi) -> Vec<Abi> {
     }
     abis
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::Kind;
+
+    fn parse(profile: Value) -> LinuxSeccomp {
+        serde_json::from_value(profile).unwrap()
+    }
+
+    fn one(entry: Value) -> LinuxSeccomp {
+        parse(json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [entry]}))
+    }
+
+    fn error(profile: &LinuxSeccomp) -> (Kind, String) {
+        let e = check(profile, Abi::X86_64).err().unwrap();
+        (e.kind(), e.to_string())
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        let args =
+            json!([{"index": 0, "value": 0, "op": "SCMP_CMP_EQ"}, {"index": 6, "value": 0, "op": "SCMP_CMP_EQ"}]);
+        let third = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+            {"names": ["read"], "action": "SCMP_ACT_LOG"},
+            {"names": ["read"], "action": "SCMP_ACT_LOG"},
+            {"names": ["read"], "action": "SCMP_ACT_LOG", "args": args}]});
+        let want = "linux.seccomp.syscalls[2].args[1].index: 6: a syscall has arguments 0 to 5";
+        assert_eq!(error(&parse(third)), (Kind::InvalidArgument, want.to_owned()));
+
+        let huge = json!({"names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 65536});
+        let want = "linux.seccomp.syscalls[0].errnoRet: 65536 does not fit the 16 bits of a seccomp action";
+        assert_eq!(error(&one(huge)), (Kind::InvalidArgument, want.to_owned()));
+
+        let huge = json!({"defaultAction": "SCMP_ACT_TRACE", "defaultErrnoRet": 70000});
+        let want = "linux.seccomp.defaultErrnoRet: 70000 does not fit the 16 bits of a seccomp action";
+        assert_eq!(error(&parse(huge)), (Kind::InvalidArgument, want.to_owned()));
+
+        let empty = json!({"names": ["read", ""], "action": "SCMP_ACT_LOG"});
+        let want = "linux.seccomp.syscalls[0].names[1]: empty string is not a valid syscall";
+        assert_eq!(error(&one(empty)), (Kind::InvalidArgument, want.to_owned()));
+    }
+
+    #[test]
+    fn notify_is_refused_as_not_built() {
+        let rule = one(json!({"names": ["read"], "action": "SCMP_ACT_NOTIFY"}));
+        let want = "linux.seccomp.syscalls[0].action: SCMP_ACT_NOTIFY is not built yet";
+        assert_eq!(error(&rule), (Kind::Unsupported, want.to_owned()));
+        let default = parse(json!({"defaultAction": "SCMP_ACT_NOTIFY"}));
+        let want = "linux.seccomp.defaultAction: SCMP_ACT_NOTIFY is not built yet";
+        assert_eq!(error(&default), (Kind::Unsupported, want.to_owned()));
+    }
+
+    #[test]
+    fn actions_carry_their_errno_and_only_those_that_have_one() {
+        for (action, errno, raw) in [
+            ("SCMP_ACT_KILL", Some(7), 0),
+            ("SCMP_ACT_KILL_THREAD", None, 0),
+            ("SCMP_ACT_KILL_PROCESS", None, 0x8000_0000),
+            ("SCMP_ACT_TRAP", Some(7), 0x0003_0000),
+            ("SCMP_ACT_ERRNO", None, 0x0005_0001),
+            ("SCMP_ACT_ERRNO", Some(0), 0x0005_0000),
+            ("SCMP_ACT_ERRNO", Some(38), 0x0005_0026),
+            ("SCMP_ACT_TRACE", None, 0x7ff0_0001),
+            ("SCMP_ACT_TRACE", Some(0xffff), 0x7ff0_ffff),
+            ("SCMP_ACT_LOG", Some(70000), 0x7ffc_0000),
+            ("SCMP_ACT_ALLOW", None, 0x7fff_0000),
+        ] {
+            let rule = one(json!({"names": [], "action": action, "errnoRet": errno}));
+            assert_eq!(check(&rule, Abi::X86_64).unwrap().blocks[0].action, raw, "{action} {errno:?}");
+            let default = parse(json!({"defaultAction": action, "defaultErrnoRet": errno}));
+            assert_eq!(check(&default, Abi::X86_64).unwrap().default, raw, "{action} {errno:?}");
+        }
+    }
+
+    #[test]
+    fn no_flags_and_an_empty_list_differ() {
+        for (flags, want) in [
+            (json!(null), 4),
+            (json!([]), 0),
+            (json!(["SECCOMP_FILTER_FLAG_LOG"]), 2),
+            (json!(["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"]), 4),
+            (json!(["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"]), 6),
+            (json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]), 0),
+        ] {
+            let profile = parse(json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": flags}));
+            assert_eq!(check(&profile, Abi::X86_64).unwrap().flags, want, "{flags}");
+        }
+    }
+
+    #[test]
+    fn only_actions_that_stop_a_call_get_the_stub() {
+        for (action, stub) in [
+            ("ALLOW", false),
+            ("LOG", false),
+            ("TRACE", false),
+            ("ERRNO", true),
+            ("TRAP", true),
+            ("KILL", true),
+            ("KILL_THREAD", true),
+            ("KILL_PROCESS", true),
+        ] {
+            let profile = parse(json!({"defaultAction": format!("SCMP_ACT_{action}")}));
+            assert_eq!(check(&profile, Abi::X86_64).unwrap().stub, stub, "{action}");
+        }
+    }
+
+    #[test]
+    fn the_machines_own_convention_is_always_there_and_first() {
+        let abis = |list: Value, native| {
+            let profile = parse(json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": list}));
+            check(&profile, native).unwrap().abis
+        };
+        assert_eq!(abis(json!(null), Abi::X86_64), [Abi::X86_64]);
+        assert_eq!(abis(json!(["SCMP_ARCH_X86", "SCMP_ARCH_X86"]), Abi::X86_64), [Abi::X86_64, Abi::X86]);
+        assert_eq!(abis(json!(["SCMP_ARCH_ARM", "SCMP_ARCH_AARCH64"]), Abi::Aarch64), [Abi::Aarch64, Abi::Arm]);
+        assert_eq!(abis(json!(["SCMP_ARCH_S390X", "SCMP_ARCH_NATIVE"]), Abi::Aarch64), [Abi::Aarch64]);
+    }
+
+    #[test]
+    fn an_argument_compared_twice_splits_the_rule() {
+        let arg = |index, value| json!({"index": index, "value": value, "op": "SCMP_CMP_EQ"});
+        let rules = |args| {
+            let profile = one(json!({"names": ["read"], "action": "SCMP_ACT_LOG", "args": args}));
+            let lengths = |rules: &Vec<Vec<Compare>>| rules.iter().map(Vec::len).collect::<Vec<_>>();
+            lengths(&check(&profile, Abi::X86_64).unwrap().blocks[0].rules)
+        };
+        assert_eq!(rules(json!(null)), [0]);
+        assert_eq!(rules(json!([])), [0]);
+        assert_eq!(rules(json!([arg(0, 1), arg(1, 1)])), [2]);
+        assert_eq!(rules(json!([arg(0, 1), arg(1, 1), arg(0, 2)])), [1, 1, 1]);
+    }
+}

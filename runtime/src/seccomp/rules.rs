@@ -217,3 +217,143 @@ fn steps(alternative: &Alternative, wide: bool) -> Vec<Step> {
     }
     steps
 }
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::runtime::LinuxSeccomp;
+    use serde_json::{Value, json};
+
+    use super::super::profile::check;
+    use super::*;
+
+    const DEFAULT: u32 = 0x0005_0001;
+    const ALLOW: u32 = 0x7fff_0000;
+    const LOG: u32 = 0x7ffc_0000;
+
+    fn decide(syscalls: Value, abi: Abi) -> Result<Vec<(u32, Decision)>> {
+        let profile: LinuxSeccomp =
+            serde_json::from_value(json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": syscalls})).unwrap();
+        let profile = check(&profile, Abi::X86_64)?;
+        Calls::find(&profile).decisions(abi)
+    }
+
+    fn rule(name: &str, action: &str, args: Value) -> Value {
+        json!({"names": [name], "action": format!("SCMP_ACT_{action}"), "args": args})
+    }
+
+    fn arg(index: u32, op: &str, value: u64) -> Value {
+        json!({"index": index, "op": format!("SCMP_CMP_{op}"), "value": value, "valueTwo": 0})
+    }
+
+    /// Actions in the order they are tested for the only call.
+    fn order(syscalls: Value) -> Vec<u32> {
+        match decide(syscalls, Abi::X86_64).unwrap().pop().unwrap().1 {
+            Decision::Always(action) => vec![action],
+            Decision::ByArguments(list) => list.iter().map(|a| a.action).collect(),
+        }
+    }
+
+    #[test]
+    fn rules_without_arguments_swallow_the_others_and_the_first_of_them_wins() {
+        let narrow = rule("read", "LOG", json!([arg(0, "EQ", 1)]));
+        let allow = rule("read", "ALLOW", json!([]));
+        assert_eq!(order(json!([narrow, allow])), [ALLOW]);
+        assert_eq!(order(json!([allow, narrow])), [ALLOW]);
+        assert_eq!(order(json!([allow, rule("read", "LOG", json!([]))])), [ALLOW]);
+        // A mask without bits compares nothing.
+        assert_eq!(order(json!([rule("read", "LOG", json!([arg(0, "MASKED_EQ", 0)]))])), [LOG]);
+    }
+
+    #[test]
+    fn overlapping_rules_are_ordered_by_what_they_compare() {
+        let rules = |a: Value, b: Value| {
+            (
+                json!([rule("read", "ALLOW", json!([a])), rule("read", "LOG", json!([b]))]),
+                json!([rule("read", "LOG", json!([b])), rule("read", "ALLOW", json!([a]))]),
+            )
+        };
+        for (first, second) in [
+            (arg(1, "EQ", 5), arg(0, "EQ", 5)),
+            (arg(0, "EQ", 5), arg(0, "LT", 9)),
+            (arg(0, "LT", 9), arg(0, "GT", 3)),
+            (arg(0, "GT", 9), arg(0, "GT", 3)),
+            (arg(0, "LE", 3), arg(0, "LE", 9)),
+        ] {
+            let (one, other) = rules(first, second);
+            assert_eq!(order(one.clone()), [ALLOW, LOG], "{one}");
+            assert_eq!(order(other.clone()), [ALLOW, LOG], "{other}");
+        }
+    }
+
+    #[test]
+    fn the_more_specific_rule_goes_first_or_never_matters() {
+        let narrow = rule("read", "LOG", json!([arg(0, "EQ", 1), arg(1, "EQ", 2)]));
+        let broad = rule("read", "ALLOW", json!([arg(0, "EQ", 1)]));
+        assert_eq!(order(json!([narrow, broad])), [LOG, ALLOW]);
+        assert_eq!(order(json!([broad, narrow])), [ALLOW]);
+    }
+
+    #[test]
+    fn a_contradiction_is_refused_by_name() {
+        let list = json!([
+            rule("read", "LOG", json!([arg(0, "EQ", 1)])),
+            {"names": ["write", "read"], "action": "SCMP_ACT_ALLOW", "args": [arg(0, "EQ", 1)]},
+        ]);
+        let want =
+            "linux.seccomp.syscalls[1].names[1]: read: an earlier rule has another action for the same arguments";
+        assert_eq!(decide(list, Abi::X86_64).unwrap_err().to_string(), want);
+        // The same test with opposite outcomes contradicts nothing.
+        let list =
+            json!([rule("read", "LOG", json!([arg(0, "EQ", 1)])), rule("read", "ALLOW", json!([arg(0, "NE", 1)])),]);
+        assert_eq!(order(list).len(), 2);
+    }
+
+    #[test]
+    fn i386_makes_socket_and_ipc_calls_two_ways() {
+        let list = json!([rule("socket", "ALLOW", json!([arg(0, "NE", 40), arg(2, "EQ", 7)]))]);
+        let found = decide(list.clone(), Abi::X86).unwrap();
+        let eq = |arg, value| Compare { mask: u64::from(u32::MAX), ..Compare::equal(arg, value) };
+        let alternatives = |n: usize| match &found[n].1 {
+            Decision::ByArguments(list) => list.iter().map(|a| a.compares.clone()).collect::<Vec<_>>(),
+            Decision::Always(_) => panic!("{found:?}"),
+        };
+        assert_eq!(found.iter().map(|(nr, _)| *nr).collect::<Vec<_>>(), [102, 359]);
+        assert_eq!(alternatives(0), [vec![Compare::equal(0, 1), eq(2, 7)]]);
+        assert_eq!(alternatives(1), [vec![Compare { negate: true, ..eq(0, 40) }, eq(2, 7)]]);
+        let list = json!([rule("shmctl", "ALLOW", json!([])), rule("recv", "ALLOW", json!([]))]);
+        let numbers: Vec<_> = decide(list, Abi::X86).unwrap().into_iter().map(|(nr, _)| nr).collect();
+        assert_eq!(numbers, [102, 117, 396]);
+    }
+
+    #[test]
+    fn unknown_names_and_the_defaults_own_action_are_skipped_but_the_latter_is_named() {
+        let list = json!([
+            rule("no_such_call", "ALLOW", json!([])),
+            {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1},
+            rule("read", "ALLOW", json!([])),
+        ]);
+        assert_eq!(decide(list.clone(), Abi::X86_64).unwrap(), [(0, Decision::Always(ALLOW))]);
+        let profile: LinuxSeccomp =
+            serde_json::from_value(json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": list})).unwrap();
+        let profile = check(&profile, Abi::X86_64).unwrap();
+        assert_eq!(profile.default, DEFAULT);
+        assert_eq!(Calls::find(&profile).newest(Abi::X86_64), Some(435));
+    }
+
+    #[test]
+    fn the_newest_call_leaves_out_what_i386_multiplexes() {
+        let newest = |name: &str, abi| {
+            let profile: LinuxSeccomp = serde_json::from_value(
+                json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [rule("read", "ALLOW", json!([])), rule(name, "ALLOW", json!([]))]}),
+            )
+            .unwrap();
+            let profile = check(&profile, Abi::X86_64).unwrap();
+            Calls::find(&profile).newest(abi)
+        };
+        assert_eq!(newest("socket", Abi::X86), Some(3));
+        assert_eq!(newest("socket", Abi::X86_64), Some(41));
+        assert_eq!(newest("socket", Abi::X32), Some(0x4000_0029));
+        // Number 0 alone is no hint of a kernel's age: runc's rule.
+        assert_eq!(newest("read", Abi::X86_64), None);
+    }
+}

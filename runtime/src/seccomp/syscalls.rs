@@ -5,6 +5,8 @@
 //! slices it would cost every process relocated, hence private, memory.
 //! Source: the kernel's `syscall.tbl` and `asm/unistd*.h` up to 7.1, and `asm/unistd.h` of arm for its private calls.
 
+use std::cmp::Ordering;
+
 use super::arch::{Abi, X32_BIT};
 
 static TABLE: &[u8] = include_bytes!("syscalls.tbl");
@@ -34,20 +36,23 @@ impl Call {
     }
 }
 
+/// Where the names that start with a byte or a greater one begin.
+static INDEX: [u16; 129] = index();
+
 /// Finds a call by name; none for a name no known kernel has.
 pub fn lookup(name: &str) -> Option<Call> {
-    let (mut low, mut high) = (0, TABLE.len());
+    let name = name.as_bytes();
+    let first = usize::from(*name.first()?);
+    let (mut low, mut high) = (usize::from(*INDEX.get(first)?), usize::from(*INDEX.get(first + 1)?));
     while low < high {
         let window = TABLE.get(low..high)?;
-        let middle = window.len() / 2;
-        let start = window.get(..middle)?.iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
-        let rest = window.get(start..)?;
-        let end = rest.iter().position(|b| *b == b'\n').unwrap_or(rest.len());
-        let mut fields = rest.get(..end)?.split(|b| *b == b' ');
-        match name.as_bytes().cmp(fields.next()?) {
-            std::cmp::Ordering::Less => high = low + start,
-            std::cmp::Ordering::Greater => low += start + end + 1,
-            std::cmp::Ordering::Equal => {
+        let start = window.get(..window.len() / 2)?.iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
+        let line = window.get(start..)?;
+        match name.iter().cmp(line.iter().take_while(|b| **b != b' ')) {
+            Ordering::Less => high = low + start,
+            Ordering::Greater => low += start + line.iter().position(|b| *b == b'\n')? + 1,
+            Ordering::Equal => {
+                let fields = line.split(|b| *b == b'\n').next()?.split(|b| *b == b' ').skip(1);
                 let mut numbers = [None; 5];
                 for (number, field) in numbers.iter_mut().zip(fields) {
                     *number = decimal(field);
@@ -59,46 +64,68 @@ pub fn lookup(name: &str) -> Option<Call> {
     None
 }
 
+#[allow(clippy::indexing_slicing, clippy::cast_possible_truncation, reason = "evaluated by the compiler, once")]
+const fn index() -> [u16; 129] {
+    let mut index = [TABLE.len() as u16; 129];
+    assert!(TABLE.len() <= u16::MAX as usize && TABLE[TABLE.len() - 1] == b'\n');
+    let mut at = TABLE.len() - 1;
+    while at > 0 {
+        if TABLE[at - 1] == b'\n' {
+            index[TABLE[at] as usize] = at as u16;
+        }
+        at -= 1;
+    }
+    index[TABLE[0] as usize] = 0;
+    let mut byte = 128;
+    while byte > 0 {
+        byte -= 1;
+        if index[byte] > index[byte + 1] {
+            index[byte] = index[byte + 1];
+        }
+    }
+    index
+}
+
 fn decimal(field: &[u8]) -> Option<u32> {
     field.iter().try_fold(0u32, |n, b| b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0')))
 }
 
-fn mux(name: &str) -> Option<Mux> {
+fn mux(name: &[u8]) -> Option<Mux> {
     const SOCKETCALL: u32 = 102;
     const IPC: u32 = 117;
     let (nr, selector) = match name {
-        "socket" => (SOCKETCALL, 1),
-        "bind" => (SOCKETCALL, 2),
-        "connect" => (SOCKETCALL, 3),
-        "listen" => (SOCKETCALL, 4),
-        "accept" => (SOCKETCALL, 5),
-        "getsockname" => (SOCKETCALL, 6),
-        "getpeername" => (SOCKETCALL, 7),
-        "socketpair" => (SOCKETCALL, 8),
-        "send" => (SOCKETCALL, 9),
-        "recv" => (SOCKETCALL, 10),
-        "sendto" => (SOCKETCALL, 11),
-        "recvfrom" => (SOCKETCALL, 12),
-        "shutdown" => (SOCKETCALL, 13),
-        "setsockopt" => (SOCKETCALL, 14),
-        "getsockopt" => (SOCKETCALL, 15),
-        "sendmsg" => (SOCKETCALL, 16),
-        "recvmsg" => (SOCKETCALL, 17),
-        "accept4" => (SOCKETCALL, 18),
-        "recvmmsg" => (SOCKETCALL, 19),
-        "sendmmsg" => (SOCKETCALL, 20),
-        "semop" => (IPC, 1),
-        "semget" => (IPC, 2),
-        "semctl" => (IPC, 3),
-        "semtimedop" => (IPC, 4),
-        "msgsnd" => (IPC, 11),
-        "msgrcv" => (IPC, 12),
-        "msgget" => (IPC, 13),
-        "msgctl" => (IPC, 14),
-        "shmat" => (IPC, 21),
-        "shmdt" => (IPC, 22),
-        "shmget" => (IPC, 23),
-        "shmctl" => (IPC, 24),
+        b"socket" => (SOCKETCALL, 1),
+        b"bind" => (SOCKETCALL, 2),
+        b"connect" => (SOCKETCALL, 3),
+        b"listen" => (SOCKETCALL, 4),
+        b"accept" => (SOCKETCALL, 5),
+        b"getsockname" => (SOCKETCALL, 6),
+        b"getpeername" => (SOCKETCALL, 7),
+        b"socketpair" => (SOCKETCALL, 8),
+        b"send" => (SOCKETCALL, 9),
+        b"recv" => (SOCKETCALL, 10),
+        b"sendto" => (SOCKETCALL, 11),
+        b"recvfrom" => (SOCKETCALL, 12),
+        b"shutdown" => (SOCKETCALL, 13),
+        b"setsockopt" => (SOCKETCALL, 14),
+        b"getsockopt" => (SOCKETCALL, 15),
+        b"sendmsg" => (SOCKETCALL, 16),
+        b"recvmsg" => (SOCKETCALL, 17),
+        b"accept4" => (SOCKETCALL, 18),
+        b"recvmmsg" => (SOCKETCALL, 19),
+        b"sendmmsg" => (SOCKETCALL, 20),
+        b"semop" => (IPC, 1),
+        b"semget" => (IPC, 2),
+        b"semctl" => (IPC, 3),
+        b"semtimedop" => (IPC, 4),
+        b"msgsnd" => (IPC, 11),
+        b"msgrcv" => (IPC, 12),
+        b"msgget" => (IPC, 13),
+        b"msgctl" => (IPC, 14),
+        b"shmat" => (IPC, 21),
+        b"shmdt" => (IPC, 22),
+        b"shmget" => (IPC, 23),
+        b"shmctl" => (IPC, 24),
         _ => return None,
     };
     Some(Mux { nr, selector })

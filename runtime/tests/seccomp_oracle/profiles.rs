@@ -137,6 +137,11 @@ const WITHHELD: &[&str] = &[
 
 const NAMESPACES: u64 = 0x7e02_0000;
 
+/// Profiles of the kinds that containers run under.
+pub fn in_use() -> [(&'static str, Value); 4] {
+    [("containerd", containerd()), ("docker", docker()), ("denylist", denylist()), ("arm", arm())]
+}
+
 /// Of the shape and size of containerd's default profile for a container without CAP_SYS_ADMIN.
 pub fn containerd() -> Value {
     let allowed: Vec<_> = names().filter(|name| !WITHHELD.contains(name)).collect();
@@ -162,7 +167,7 @@ pub fn containerd() -> Value {
 }
 
 /// As docker writes it: socket by one exclusion, the errno of the default given, and a privileged container's calls.
-pub fn docker() -> Value {
+fn docker() -> Value {
     let mut profile = containerd();
     profile["defaultErrnoRet"] = json!(1);
     let syscalls = profile["syscalls"].as_array_mut().unwrap();
@@ -175,7 +180,7 @@ pub fn docker() -> Value {
 }
 
 /// A denylist: few calls refused, everything else allowed, newer calls too.
-pub fn denylist() -> Value {
+fn denylist() -> Value {
     json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86"], "flags": [],
     "syscalls": [
         {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 100},
@@ -189,7 +194,7 @@ pub fn denylist() -> Value {
 }
 
 /// Arm conventions listed beside the machine's own.
-pub fn arm() -> Value {
+fn arm() -> Value {
     let mut profile = containerd();
     profile["architectures"] = json!(["SCMP_ARCH_ARM", "SCMP_ARCH_AARCH64"]);
     let syscalls = profile["syscalls"].as_array_mut().unwrap();
@@ -254,7 +259,7 @@ const ACTIONS: [&str; 8] = [
 ];
 
 /// How the rules of a random profile meet.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shape {
     /// No call and no argument of a rule is named twice.
     Apart,
@@ -264,8 +269,8 @@ pub enum Shape {
     Any,
 }
 
-/// A random profile over `pool`; all its rules have one action.
-pub fn random(random: &mut Random, pool: &[&str], shape: Shape) -> Value {
+/// A random profile over `pool`; all its rules have one action unless they are `mixed`.
+pub fn random(random: &mut Random, pool: &[&str], shape: Shape, mixed: bool) -> Value {
     let default = random.of(&ACTIONS);
     let action = random.of(&ACTIONS);
     let errno = random.below(200);
@@ -294,6 +299,7 @@ pub fn random(random: &mut Random, pool: &[&str], shape: Shape) -> Value {
                     json!({"index": index, "op": op, "value": random.of(&VALUES), "valueTwo": random.of(&VALUES)})
                 })
                 .collect();
+            let action = if mixed { random.of(&ACTIONS) } else { action };
             json!({"names": names, "action": action, "errnoRet": errno, "args": args})
         })
         .collect();
