@@ -5,14 +5,7 @@
 
 use serde_json::{Value, json};
 
-use crate::spec::OCI_VERSION;
-
-/// The options of a mount that are flags or propagation, not data for the filesystem.
-const MOUNT_OPTIONS: &str = "\
-    async atime bind defaults dev diratime dirsync exec noatime nodev nodiratime noexec norelatime \
-    nostrictatime nosuid private ratime rbind rdev rdiratime relatime rexec rnoatime rnodev rnodiratime rnoexec rnorelatime \
-    rnostrictatime rnosuid ro rprivate rrelatime rro rrw rshared rslave rstrictatime rsuid runbindable rw shared \
-    slave strictatime suid sync unbindable";
+use crate::{mount, spec::OCI_VERSION};
 
 /// The capabilities of Linux in the order of their numbers (capability.h, 6.18).
 const CAPABILITIES: &str = "\
@@ -41,16 +34,16 @@ pub fn features() -> Value {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": OCI_VERSION,
         "hooks": [],
-        "mountOptions": words(MOUNT_OPTIONS),
+        "mountOptions": mount::known_options(),
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
             "capabilities": words(CAPABILITIES),
-            "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": false },
+            "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true },
             "seccomp": {
                 "enabled": true,
                 "actions": words(SECCOMP_ACTIONS),
                 "operators": words(SECCOMP_OPERATORS),
-                "archs": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"],
+                "archs": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"],
                 "knownFlags": words(SECCOMP_FLAGS),
                 "supportedFlags": words(SECCOMP_FLAGS),
             },
@@ -86,7 +79,7 @@ mod tests {
 
     #[test]
     fn lists_are_sorted_and_without_repeats() {
-        for list in [MOUNT_OPTIONS, SECCOMP_ACTIONS, SECCOMP_OPERATORS] {
+        for list in [SECCOMP_ACTIONS, SECCOMP_OPERATORS] {
             assert!(words(list).is_sorted_by(|a, b| a < b));
         }
     }

@@ -17,7 +17,7 @@ use rustix::{
     mount::{OpenTreeFlags, open_tree},
 };
 
-pub use options::{Options, attr};
+pub use options::{Options, attr, known as known_options};
 
 use crate::{Context, Error, Result, arena::Arena, cgroup::Cgroup};
 

@@ -110,6 +110,15 @@ fn recursive(word: &str) -> Option<(u64, u64)> {
     ATTRIBUTES.iter().find(|(name, ..)| *name == plain).map(|&(_, set, clear)| (set, clear))
 }
 
+/// Every word that is understood here, sorted; all others are the file system's.
+pub fn known() -> Vec<String> {
+    let attributes = ATTRIBUTES.iter().flat_map(|(name, ..)| [(*name).to_owned(), format!("r{name}")]);
+    let others = PROPAGATION.iter().map(|(name, _)| *name).chain(SUPERBLOCK.iter().map(|(name, _)| *name));
+    let mut words: Vec<_> = attributes.chain(others.chain(["bind", "rbind", "defaults"]).map(str::to_owned)).collect();
+    words.sort_unstable();
+    words
+}
+
 /// Word, attributes set, attributes cleared.
 const ATTRIBUTES: [(&str, u64, u64); 18] = [
     ("ro", attr::RDONLY, 0),
@@ -162,6 +171,18 @@ const SUPERBLOCK: [(&str, &[&str]); 12] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn known_words_are_those_that_are_not_the_file_systems() {
+        let words = known();
+        assert!(words.is_sorted_by(|a, b| a < b), "{words:?}");
+        for word in &words {
+            assert!(parse(&[word]).data.is_empty(), "{word}");
+        }
+        for (word, there) in [("rro", true), ("rbind", true), ("sync", true), ("tmpcopyup", false), ("idmap", false)] {
+            assert_eq!(words.iter().any(|known| known == word), there, "{word}");
+        }
+    }
 
     fn parse(words: &[&str]) -> Options {
         Options::parse(&words.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap()
