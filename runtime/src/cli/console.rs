@@ -1,0 +1,138 @@
+//! Terminals: the caller's own, put into raw mode while a container talks through it, and the console socket by which
+//! a caller such as containerd or conmon takes the container's terminal.
+
+use std::{
+    fs::File,
+    io::IoSlice,
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream,
+    },
+};
+
+use berth_runtime::{Context, Result};
+use rustix::{
+    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
+    termios::{OptionalActions, OutputModes, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize},
+};
+
+/// The terminal in front of the caller. It gets its modes back when this is dropped.
+pub struct HostTerminal {
+    tty: File,
+    original: Termios,
+}
+
+impl HostTerminal {
+    /// Finds it behind stderr, stdout or stdin, or else as the controlling terminal.
+    ///
+    /// # Errors
+    /// There is none: `open /dev/tty`.
+    pub fn find() -> Result<Self> {
+        let stdio = [
+            std::io::stderr().as_fd().try_clone_to_owned(),
+            std::io::stdout().as_fd().try_clone_to_owned(),
+            std::io::stdin().as_fd().try_clone_to_owned(),
+        ];
+        let tty = match stdio.into_iter().flatten().find(|fd| isatty(fd)) {
+            Some(fd) => File::from(fd),
+            None => File::open("/dev/tty").context("open /dev/tty")?,
+        };
+        let original = tcgetattr(&tty).context("read the modes of the terminal")?;
+        Ok(Self { tty, original })
+    }
+
+    /// Hands every key to the container. Output processing stays on, because the container's terminal sends bare
+    /// newlines (see [`send_bare_newlines`]).
+    ///
+    /// # Errors
+    /// Those of tcsetattr(3).
+    pub fn make_raw(&self) -> Result<()> {
+        let mut raw = self.original.clone();
+        raw.make_raw();
+        raw.output_modes |= OutputModes::OPOST;
+        tcsetattr(&self.tty, OptionalActions::Now, &raw).context("set the terminal to raw mode")
+    }
+
+    /// Gives `master` this terminal's size. The terminal may have gone away, which is no reason to stop.
+    pub fn resize(&self, master: BorrowedFd<'_>) {
+        if let Ok(size) = tcgetwinsize(&self.tty) {
+            let _ = tcsetwinsize(master, size);
+        }
+    }
+}
+
+impl Drop for HostTerminal {
+    fn drop(&mut self) {
+        let _ = tcsetattr(&self.tty, OptionalActions::Now, &self.original);
+    }
+}
+
+/// Stops the terminal behind `master` from turning newlines into two characters: the caller's terminal does it.
+///
+/// # Errors
+/// Those of tcgetattr(3) and tcsetattr(3).
+pub fn send_bare_newlines(master: BorrowedFd<'_>) -> Result<()> {
+    let mut modes = tcgetattr(master).context("read the modes of the console")?;
+    modes.output_modes -= OutputModes::ONLCR;
+    tcsetattr(master, OptionalActions::Now, &modes).context("set the modes of the console")
+}
+
+/// Connects to the socket at `path`, before anything is made that would have to be undone.
+///
+/// # Errors
+/// Nobody listens there.
+pub fn connect(path: &str) -> Result<UnixStream> {
+    UnixStream::connect(path).with_context(|| format!("dial unix {path}: connect"))
+}
+
+/// Sends `fd` by `SCM_RIGHTS`, with `name` as the message.
+///
+/// # Errors
+/// Those of sendmsg(2).
+pub fn send_fd(socket: &UnixStream, name: &str, fd: BorrowedFd<'_>) -> Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd];
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    sendmsg(socket, &[IoSlice::new(name.as_bytes())], &mut control, SendFlags::NOSIGNAL)
+        .with_context(|| format!("send {name} over the socket"))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSliceMut;
+
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+    use super::*;
+
+    #[test]
+    fn a_sent_fd_arrives_with_its_name() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let file = File::open("/dev/null").unwrap();
+        send_fd(&ours, "/dev/ptmx", file.as_fd()).unwrap();
+
+        let mut name = [0; 32];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let got = recvmsg(&theirs, &mut [IoSliceMut::new(&mut name)], &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+        assert_eq!(&name[..got.bytes], b"/dev/ptmx");
+        let fds: Vec<_> = control
+            .drain()
+            .flat_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(fds) => fds.collect::<Vec<_>>(),
+                _ => Vec::new(),
+            })
+            .collect();
+        let (sent, received) = (rustix::fs::fstat(&file).unwrap(), rustix::fs::fstat(&fds[0]).unwrap());
+        assert_eq!((fds.len(), received.st_rdev), (1, sent.st_rdev));
+    }
+
+    #[test]
+    fn a_missing_socket_is_named() {
+        let e = connect("/nonexistent/console.sock").unwrap_err();
+        assert_eq!(e.to_string(), "dial unix /nonexistent/console.sock: connect: no such file or directory");
+    }
+}

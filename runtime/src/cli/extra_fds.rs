@@ -1,0 +1,109 @@
+//! Fds beyond stdio that go on to the process: the sockets of systemd's socket activation, then those of
+//! `--preserve-fds`, from 3 on.
+
+use std::io;
+
+use berth_runtime::{Error, Result};
+use oci_spec::runtime::Spec;
+
+use super::args::Parsed;
+
+/// How many there are.
+pub struct ExtraFds {
+    /// All of them.
+    pub count: u32,
+    listen: u32,
+}
+
+impl ExtraFds {
+    /// Counts them for `create` and `run`, and sees that they are open.
+    ///
+    /// # Errors
+    /// A preserved fd that is not open, or a negative number of them.
+    pub fn find(parsed: &Parsed) -> Result<Self> {
+        let variable = |name| std::env::var(name).ok();
+        let listen = sockets(variable("LISTEN_PID"), variable("LISTEN_FDS"), std::process::id());
+        Self::count(listen, parsed, is_open)
+    }
+
+    /// Counts them for `exec`, which takes no part in socket activation.
+    ///
+    /// # Errors
+    /// As [`ExtraFds::find`].
+    pub fn preserved(parsed: &Parsed) -> Result<Self> {
+        Self::count(0, parsed, is_open)
+    }
+
+    fn count(listen: u32, parsed: &Parsed, open: impl Fn(u32) -> io::Result<()>) -> Result<Self> {
+        let wanted = parsed.int("preserve-fds").unwrap_or(0);
+        let invalid = || Error::invalid(format!("--preserve-fds {wanted}: not a number of file descriptors"));
+        let preserve = u32::try_from(wanted).map_err(|_| invalid())?;
+        let count = listen.checked_add(preserve).ok_or_else(invalid)?;
+        let first = listen.checked_add(3).ok_or_else(invalid)?;
+        for n in 0..preserve {
+            let fd = first.checked_add(n).ok_or_else(invalid)?;
+            let said = |e| Error::from(e).context(format!("unable to stat preserved-fd {n} (of {preserve})"));
+            open(fd).map_err(said)?;
+        }
+        Ok(Self { count, listen })
+    }
+
+    /// Tells the container's process of its sockets; it is process 1 there.
+    pub fn announce(&self, spec: &mut Spec) {
+        if self.listen == 0 {
+            return;
+        }
+        if let Some(process) = spec.process_mut() {
+            let mut env = process.env().clone().unwrap_or_default();
+            env.push(format!("LISTEN_FDS={}", self.listen));
+            env.push("LISTEN_PID=1".to_owned());
+            process.set_env(Some(env));
+        }
+    }
+}
+
+fn is_open(fd: u32) -> io::Result<()> {
+    std::fs::symlink_metadata(format!("/proc/self/fd/{fd}")).map(drop)
+}
+
+/// How many sockets sd_listen_fds(3) would find in the process `us`.
+fn sockets(pid: Option<String>, fds: Option<String>, us: u32) -> u32 {
+    match (pid.map(|pid| pid.parse::<u32>()), fds.map(|fds| fds.parse::<u32>())) {
+        (Some(Ok(pid)), Some(Ok(fds))) if pid == us => fds,
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{args, create};
+
+    fn count(listen: u32, flag: &str, open: u32) -> Result<u32> {
+        let parsed = args::parse(create::COMMAND.flags, &[flag.to_owned()], false).unwrap();
+        let probe = |fd| if fd < 3 + open { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENOENT)) };
+        ExtraFds::count(listen, &parsed, probe).map(|extra| extra.count)
+    }
+
+    #[test]
+    fn sockets_are_ours_only_if_systemd_says_so() {
+        let text = |s: &str| Some(s.to_owned());
+        assert_eq!(sockets(text("7"), text("2"), 7), 2);
+        assert_eq!(sockets(text("8"), text("2"), 7), 0);
+        assert_eq!(sockets(None, text("2"), 7), 0);
+        assert_eq!(sockets(text("7"), text("-2"), 7), 0);
+    }
+
+    #[test]
+    fn preserved_fds_come_behind_the_sockets_and_must_be_open() {
+        assert_eq!(count(0, "--preserve-fds=2", 2).unwrap(), 2);
+        assert_eq!(count(2, "--preserve-fds=1", 3).unwrap(), 3);
+        assert_eq!(count(0, "--preserve-fds=0", 0).unwrap(), 0);
+        assert_eq!(
+            count(1, "--preserve-fds=2", 2).unwrap_err().to_string(),
+            "unable to stat preserved-fd 1 (of 2): no such file or directory"
+        );
+        assert!(count(0, "--preserve-fds=-1", 9).is_err());
+        assert!(count(0, "--preserve-fds=4294967295", 9).is_err());
+    }
+}
