@@ -213,6 +213,26 @@ pub fn fork() -> i32 {
     unsafe { libc::fork() }
 }
 
+/// A child with a pid of one's choice that sleeps until it is killed (clone3(2) with `set_tid`, Linux 5.5), or errno.
+pub fn sleeper(pid: i32) -> Result<(), i32> {
+    let mut args = [0u64; 11];
+    // struct clone_args: exit_signal is the fifth word, set_tid and set_tid_size the ninth and tenth.
+    args[4] = libc::SIGCHLD as u64;
+    args[8] = std::ptr::from_ref(&pid).addr() as u64;
+    args[9] = 1;
+    // SAFETY: the structure and what it points to live through the call; the child shares no memory, and only makes system
+    // calls that are async-signal-safe.
+    unsafe {
+        match libc::syscall(libc::SYS_clone3, args.as_ptr(), size_of_val(&args)) {
+            -1 => Err(errno()),
+            0 => loop {
+                libc::pause();
+            },
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Ends the process at once.
 pub fn exit(status: i32) -> ! {
     // SAFETY: no pointers; nothing of ours is buffered.
