@@ -10,7 +10,7 @@
 
 use std::{
     fs,
-    os::fd::AsFd,
+    os::fd::{AsFd, AsRawFd},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -198,6 +198,47 @@ fn a_used_or_frozen_cgroup_is_refused_and_an_empty_one_taken_over() {
     f.cgroup.thaw().unwrap();
     f.create(r#"{"pids":{"limit":3}}"#);
     assert_eq!(f.read("pids", "pids.max"), "3");
+}
+
+#[test]
+#[allow(unsafe_code, reason = "a child that has not executed anything cannot be had from std")]
+fn a_child_enters_by_itself() {
+    let Some(f) = Fixture::new() else { return };
+    f.create("{}");
+    let entry = f.cgroup.entry().unwrap();
+    // SAFETY: clone_args is integers only, for all of which zero is a value.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.exit_signal = u64::try_from(libc::SIGCHLD).unwrap();
+    if let Some(dir) = &entry.born_in {
+        args.flags = 0x2_0000_0000; // CLONE_INTO_CGROUP
+        args.cgroup = u64::try_from(dir.as_raw_fd()).unwrap();
+    }
+    // SAFETY: clone3(2) with no shared memory is a fork; the child only makes raw system calls.
+    let child = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    if child == 0 {
+        for fd in &entry.join {
+            // SAFETY: write(2) reads one byte of a literal.
+            if unsafe { libc::write(fd.as_raw_fd(), c"0".as_ptr().cast(), 1) } != 1 {
+                // SAFETY: _exit(2) takes no memory and does not return.
+                unsafe { libc::_exit(1) };
+            }
+        }
+        loop {
+            // SAFETY: pause(2) takes nothing and touches no memory.
+            unsafe { libc::pause() };
+        }
+    }
+    assert!(child > 0, "{}", std::io::Error::last_os_error());
+    let child = i32::try_from(child).unwrap();
+    let own = || fs::read_to_string(format!("/proc/{child}/cgroup")).unwrap();
+    let inside = |text: &str| text.lines().filter(|l| l.ends_with("/pod/ctr")).count();
+    until("it to be in every hierarchy", || inside(&own()) == entry.join.len() + usize::from(entry.born_in.is_some()));
+    assert_eq!(f.cgroup.pids().unwrap(), [child]);
+    f.cgroup.signal_all(libc::SIGKILL).unwrap();
+    let mut status = 0;
+    // SAFETY: `status` is writable for the call, and the child is ours to reap.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(libc::WTERMSIG(status), libc::SIGKILL);
 }
 
 #[test]

@@ -276,11 +276,14 @@ fn freezing_stops_a_busy_process() {
 
 #[test]
 #[ignore = "run by in_a_unified_world_of_its_own"]
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "a child that has not executed anything cannot be had from std")]
 fn a_process_is_born_in_the_cgroup() {
     let f = Fixture::new();
     f.create("{}");
-    let dir = f.cgroup.dir_for_clone().unwrap().expect("v2 has one");
+    assert!(f.cgroup.dir_for_clone().unwrap().is_some());
+    let entry = f.cgroup.entry().unwrap();
+    assert!(entry.join.is_empty());
+    let dir = entry.born_in.expect("v2 has one");
     // SAFETY: clone_args is integers only, for all of which zero is a value.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = 0x2_0000_0000; // CLONE_INTO_CGROUP

@@ -47,6 +47,12 @@ impl Dir {
             .map_err(|e| Error::from(e).context(format!("open {}", self.path.display())))
     }
 
+    /// Opens `file` for somebody who writes later.
+    pub(super) fn opened_for_writing(&self, file: &str) -> Result<OwnedFd> {
+        self.open_file(file, OFlags::WRONLY)
+            .map_err(|e| Error::from(e).context(format!("open {}", self.path.join(file).display())))
+    }
+
     /// Writes `value` to `file` and gives the file back for more of it. cgroup files are never made by an open, so
     /// there is no O_CREAT.
     pub(super) fn write_first(&self, file: &str, value: &str) -> Result<File<'_>> {

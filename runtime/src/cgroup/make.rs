@@ -131,36 +131,39 @@ fn fill_v1(ready: &[Ready<'_>], writes: &[Write], rules: &[Rule]) -> Result<()> 
 /// A v1 cpuset starts empty and takes no process until it has CPUs and memory nodes: what the container does not name
 /// comes from the parent, whose own may have to come from further up.
 fn inherit_cpuset(r: &Ready<'_>, writes: &[Write]) -> Result<()> {
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        if writes.iter().any(|w| w.file == file) {
-            // The kernel wants the parent's to hold the child's.
-            if let Some(parent) = r.place.dir.parent() {
-                effective(parent, file)?;
-            }
-            continue;
+    const FILES: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
+    let parent = Dir::open(r.place.dir.parent().unwrap_or(Path::new("/")))?;
+    for file in FILES {
+        // Also when the container names its own: the kernel wants the parent's to hold the child's.
+        let list = effective(&parent, file)?;
+        let named = writes.iter().any(|w| w.file == file);
+        if !named && (r.fresh || r.dir.read(file)?.trim().is_empty()) {
+            r.dir.write(file, &list)?;
         }
-        effective(&r.place.dir, file)?;
     }
     Ok(())
 }
 
-/// The list in `file` of `path`, filled from above where it is empty. The root of the hierarchy is never empty.
-fn effective(path: &Path, file: &str) -> Result<String> {
-    let (mut at, mut empty) = (path, Vec::new());
-    let list = loop {
-        let dir = Dir::open(at)?;
-        let list = dir.read(file)?;
+/// The list in `file` of `dir`, filled from above where it is empty. The root of the hierarchy is never empty.
+fn effective(dir: &Dir, file: &str) -> Result<String> {
+    let list = dir.read(file)?;
+    if !list.trim().is_empty() {
+        return Ok(list.trim().to_owned());
+    }
+    let mut empty = Vec::new();
+    for above in dir.path().ancestors().skip(1) {
+        let above = Dir::open(above)?;
+        let list = above.read(file)?;
         let list = list.trim();
         if !list.is_empty() {
-            break list.to_owned();
+            for below in empty.iter().rev().chain([dir]) {
+                below.write(file, list)?;
+            }
+            return Ok(list.to_owned());
         }
-        empty.push(dir);
-        at = at.parent().ok_or_else(|| Error::new(Kind::Internal, format!("{file}: no parent has one")))?;
-    };
-    for dir in empty.iter().rev() {
-        dir.write(file, &list)?;
+        empty.push(above);
     }
-    Ok(list)
+    Err(Error::new(Kind::Internal, format!("{file}: no parent of {} has one", dir.path().display())))
 }
 
 fn fill_v2(ready: &[Ready<'_>], writes: &[Write], resources: &LinuxResources, rules: &[Rule]) -> Result<()> {
