@@ -342,19 +342,20 @@ fn devices_are_denied_but_for_the_rules() {
     assert!(!kmsg.opens(&f, "<"), "another one");
     let allow = |access: &str| {
         let rules = format!(r#"{{"devices":[{{"allow":true,"type":"c","major":1,"minor":11,"access":"{access}"}}]}}"#);
-        f.cgroup.update(&resources(&rules)).unwrap();
+        f.cgroup.update_devices(&resources(&rules)).unwrap();
     };
     allow("r");
     assert!(kmsg.opens(&f, "<") && !kmsg.opens(&f, "<>") && !kmsg.opens(&f, ">"), "read only");
     allow("rw");
     assert!(kmsg.opens(&f, "<>"));
     // All, and back: the program goes and comes.
-    f.cgroup.update(&resources(r#"{"devices":[{"allow":true,"access":"rwm"}]}"#)).unwrap();
+    f.cgroup.update_devices(&resources(r#"{"devices":[{"allow":true,"access":"rwm"}]}"#)).unwrap();
     assert!(kmsg.opens(&f, "<>"));
-    f.cgroup.update(&resources(r#"{"devices":[{"allow":false,"access":"rwm"}]}"#)).unwrap();
+    f.cgroup.update_devices(&resources(r#"{"devices":[{"allow":false,"access":"rwm"}]}"#)).unwrap();
     assert!(!kmsg.opens(&f, "<"));
-    // An update that says nothing of devices leaves them.
-    f.cgroup.update(&resources(r#"{"unified":{"cgroup.max.depth":"7"}}"#)).unwrap();
+    // An update of limits leaves them.
+    let limits = r#"{"unified":{"cgroup.max.depth":"7"},"devices":[{"allow":true,"access":"rwm"}]}"#;
+    f.cgroup.update(&resources(limits)).unwrap();
     assert!(!kmsg.opens(&f, "<") && null.opens(&f, "<>"));
 }
 
@@ -369,7 +370,7 @@ fn an_exchange_of_rules_leaves_no_gap() {
     let mut child = f.shell(&script);
     for n in 0..300 {
         let rules = format!(r#"{{"devices":[{{"allow":true,"type":"c","major":240,"minor":{n},"access":"r"}}]}}"#);
-        f.cgroup.update(&resources(&rules)).unwrap();
+        f.cgroup.update_devices(&resources(&rules)).unwrap();
     }
     assert!(child.try_wait().unwrap().is_none(), "it got the device in between");
     f.cgroup.signal_all(libc::SIGKILL).unwrap();

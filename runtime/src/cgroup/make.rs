@@ -171,42 +171,41 @@ fn fill_v2(ready: &[Ready<'_>], writes: &[Write], resources: &LinuxResources, ru
     unified::enable_controllers(&r.dir, resources)?;
     let default = |w: &Write| r.fresh && v2::DEFAULTS.contains(&(w.file.as_ref(), w.value.as_str()));
     let writes: Vec<Write> = writes.iter().filter(|w| !default(w)).cloned().collect();
-    unified::check_before_update(&r.dir, resources)?;
     unified::apply(&r.dir, &writes)?;
     program::install(&r.dir, rules, r.fresh)
 }
 
 /// New limits for a cgroup that is there; see [`Cgroup::update`].
 pub(super) fn update(cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
-    let rules = match resources.devices() {
-        Some(given) if !given.is_empty() => Some(devices::rules(resources)?),
-        _ => None,
-    };
-    let open = |p: &Place| Dir::open(&p.dir).map_err(|e| if gone(&e) { e.with_kind(Kind::NotFound) } else { e });
     match cgroup.hierarchy {
         Hierarchy::V1 => {
             let writes = v1::writes(resources)?;
-            let used = |p: &&Place| writes.iter().any(|w| p.has(w.controller)) || (rules.is_some() && p.has("devices"));
-            let dirs = cgroup.places.iter().filter(used).map(|p| Ok((p, open(p)?))).collect::<Result<Vec<_>>>()?;
-            let of = |controller: &str| dirs.iter().find(|(p, _)| p.has(controller)).map(|(_, dir)| dir);
-            apply(&writes, of)?;
-            match (rules, of("devices")) {
-                (Some(rules), Some(dir)) => allowlist::apply(dir, &rules, false),
-                _ => Ok(()),
-            }
+            let used = |p: &&Place| writes.iter().any(|w| p.has(w.controller));
+            let dirs: Vec<_> = cgroup.places.iter().filter(used).map(|p| Ok((p, open(p)?))).collect::<Result<_>>()?;
+            apply(&writes, |controller| dirs.iter().find(|(p, _)| p.has(controller)).map(|(_, dir)| dir))
         }
         Hierarchy::V2 => {
-            let writes = v2::writes(resources)?;
-            let place =
-                cgroup.places.first().ok_or_else(|| Error::new(Kind::Internal, "cgroup without a directory"))?;
-            let dir = open(place)?;
-            unified::check_before_update(&dir, resources)?;
-            unified::apply(&dir, &writes)?;
-            match rules {
-                Some(rules) => program::install(&dir, &rules, false),
-                None => Ok(()),
-            }
+            let dir = open(cgroup.main_place()?)?;
+            let resources = unified::complete(&dir, resources)?;
+            let writes = v2::writes(&resources)?;
+            unified::check_before_update(&dir, &resources)?;
+            unified::apply(&dir, &writes)
         }
     }
     .context("update cgroup")
+}
+
+/// New device rules for a cgroup that is there; see [`Cgroup::update_devices`].
+pub(super) fn update_devices(cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
+    let rules = devices::rules(resources)?;
+    let dir = open(cgroup.main_place()?)?;
+    match cgroup.hierarchy {
+        Hierarchy::V1 => allowlist::apply(&dir, &rules, false),
+        Hierarchy::V2 => program::install(&dir, &rules, false),
+    }
+    .context("update device rules")
+}
+
+fn open(place: &Place) -> Result<Dir> {
+    Dir::open(&place.dir).map_err(|e| if gone(&e) { e.with_kind(Kind::NotFound) } else { e })
 }

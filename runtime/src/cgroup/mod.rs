@@ -140,10 +140,17 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Sets the limits that `resources` names and leaves the others; device rules only when there are any. A cgroup that
-    /// is gone is [`Kind::NotFound`].
+    /// Sets the limits that `resources` names and leaves the others. Its device rules are not looked at, as with runc:
+    /// callers pass what a container was made with, and others (GPU plug-ins) may have added to it since. A cgroup that is
+    /// gone is [`Kind::NotFound`].
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
         make::update(self, resources)
+    }
+
+    /// Puts the device rules of `resources` and the default ones in place of those that are in force, without a moment in
+    /// which neither is, and without taking away what both have.
+    pub fn update_devices(&self, resources: &LinuxResources) -> Result<()> {
+        make::update_devices(self, resources)
     }
 
     /// The processes in the cgroup and in those below it, in ascending order. Gone: [`Kind::NotFound`].

@@ -1,10 +1,11 @@
 //! The acting half of v2: controllers enabled from the root down to the cgroup, limits written.
 
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
 
 use super::{
     dir::{Dir, gone},
     host::host,
+    limits::nonzero,
     v2::UNIFIED,
     write::{self, Write},
 };
@@ -80,6 +81,49 @@ pub(super) fn check_before_update(dir: &Dir, resources: &LinuxResources) -> Resu
     Ok(())
 }
 
+/// An update names what it changes; where v2 has one file for two of the spec's numbers, or counts another way, the rest
+/// comes from what the kernel has now.
+pub(super) fn complete(dir: &Dir, resources: &LinuxResources) -> Result<LinuxResources> {
+    let mut all = resources.clone();
+    let now = |file: &str| Ok::<_, Error>(dir.read_if_there(file)?.map(|text| text.trim().to_owned()));
+    if let Some(cpu) = all.cpu_mut()
+        && nonzero(cpu.quota()).is_some() != nonzero(cpu.period()).is_some()
+        && let Some(current) = now("cpu.max")?
+    {
+        complete_cpu(cpu, &current);
+    }
+    if let Some(m) = all.memory_mut()
+        && nonzero(m.limit()).is_some() != nonzero(m.swap()).is_some()
+        && let (Some(limit), Some(swap)) = (now("memory.max")?, now("memory.swap.max")?)
+    {
+        complete_memory(m, &limit, &swap);
+    }
+    Ok(all)
+}
+
+/// `current` is `QUOTA PERIOD`, the quota possibly `max`.
+fn complete_cpu(cpu: &mut LinuxCpu, current: &str) {
+    let (quota, period) = current.split_once(' ').unwrap_or((current, ""));
+    if nonzero(cpu.quota()).is_none() {
+        cpu.set_quota(Some(quota.parse().unwrap_or(-1)));
+    } else {
+        cpu.set_period(period.parse().ok());
+    }
+}
+
+/// The spec's swap is memory and swap together, and stays so when only the memory changes, as it does on v1.
+fn complete_memory(m: &mut LinuxMemory, limit: &str, swap: &str) {
+    match (nonzero(m.limit()), limit.parse::<i64>(), swap.parse::<i64>()) {
+        (Some(new), Ok(limit), Ok(swap)) if new > 0 => {
+            m.set_swap(Some(limit.saturating_add(swap)));
+        }
+        (None, limit, _) => {
+            m.set_limit(Some(limit.unwrap_or(-1)));
+        }
+        _ => {}
+    }
+}
+
 /// Writes all rows; those of `unified` are explained in its own words.
 pub(super) fn apply(dir: &Dir, writes: &[Write]) -> Result<()> {
     let (own, named): (Vec<Write>, Vec<Write>) = writes.iter().cloned().partition(|w| w.controller != UNIFIED);
@@ -99,4 +143,43 @@ fn explain(dir: &Dir, key: &str, e: Error) -> Error {
         return Error::unsupported(text);
     }
     e.context(format!("unable to set unified resource {key:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cgroup::limits::tests::resources;
+
+    #[test]
+    fn half_of_cpu_max_comes_from_the_kernel() {
+        let rows = [
+            (r#"{"quota":5}"#, "max 50000", (Some(5), Some(50_000))),
+            (r#"{"period":7}"#, "20000 50000", (Some(20_000), Some(7))),
+            (r#"{"period":7}"#, "max 50000", (Some(-1), Some(7))),
+            (r#"{"quota":-1,"period":0}"#, "20000 50000", (Some(-1), Some(50_000))),
+        ];
+        for (json, current, want) in rows {
+            let mut cpu = resources(&format!(r#"{{"cpu":{json}}}"#)).cpu().clone().unwrap();
+            complete_cpu(&mut cpu, current);
+            assert_eq!((cpu.quota(), cpu.period()), want, "{json} on {current}");
+        }
+    }
+
+    #[test]
+    fn memory_and_swap_together_stay_what_they_were() {
+        let rows = [
+            (r#"{"limit":150}"#, "100", "100", (Some(150), Some(200))),
+            (r#"{"limit":150}"#, "100", "max", (Some(150), None)),
+            (r#"{"limit":150}"#, "max", "100", (Some(150), None)),
+            (r#"{"limit":-1}"#, "100", "100", (Some(-1), None)),
+            (r#"{"swap":300}"#, "100", "100", (Some(100), Some(300))),
+            (r#"{"swap":300}"#, "max", "max", (Some(-1), Some(300))),
+            (r#"{"swap":-1}"#, "100", "0", (Some(100), Some(-1))),
+        ];
+        for (json, limit, swap, want) in rows {
+            let mut m = resources(&format!(r#"{{"memory":{json}}}"#)).memory().unwrap();
+            complete_memory(&mut m, limit, swap);
+            assert_eq!((m.limit(), m.swap()), want, "{json} on {limit} {swap}");
+        }
+    }
 }
