@@ -141,16 +141,9 @@ pub fn create(options: Options<'_>) -> Result<Created> {
 
 /// From the clone to the barrier.
 fn birth(planned: &Planned<'_>, cgroup: &Cgroup, channel: (OwnedFd, OwnedFd), program: &str) -> Result<Pending> {
-    let dir = cgroup.dir_for_clone()?;
-    let how = spawn::Clone {
-        flags: planned.placement_clone,
-        cgroup: dir.as_ref().map(AsFd::as_fd),
-        pid_namespace: planned.pid_namespace,
-    };
+    let how =
+        spawn::Clone { flags: planned.placement_clone, cgroup: planned.born_in, pid_namespace: planned.pid_namespace };
     let mut pending = spawn::spawn(&planned.plan, &how, channel)?;
-    if dir.is_none() {
-        cgroup.add(pending.pid())?;
-    }
     if let Some(ids) = &planned.maps {
         write_maps(pending.pid(), ids)?;
     }

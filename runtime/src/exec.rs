@@ -72,10 +72,12 @@ pub fn exec(container: &Container, options: Options<'_>) -> Result<Execed> {
         capabilities: Capabilities { bounding, effective, permitted, inheritable, ambient },
         umask: state.process.umask,
     };
+    let (born_in, cgroups) = plan::entry(&arena, container.cgroup())?;
     let plan = Plan {
         channel: arena.name(theirs.as_fd()),
         keep: &[],
         preserve: options.preserve_fds,
+        cgroups,
         namespaces: Namespaces {
             joins: arena.list(joins),
             unshare: 0,
@@ -92,16 +94,12 @@ pub fn exec(container: &Container, options: Options<'_>) -> Result<Execed> {
     };
     let plan = Plan { keep: arena.fd_numbers(), ..plan };
 
-    let dir = container.cgroup().dir_for_clone()?;
     let how = spawn::Clone {
         flags: 0,
-        cgroup: dir.as_ref().map(AsFd::as_fd),
+        cgroup: born_in,
         pid_namespace: (state.namespaces & namespace::flag::PID != 0).then(|| init.as_fd()),
     };
     let mut pending = spawn::spawn(&plan, &how, (ours, theirs))?;
-    if dir.is_none() {
-        container.cgroup().add(pending.pid())?;
-    }
     pending.go()?;
     match pending.wait()? {
         Outcome::Closed | Outcome::Ready => {}

@@ -81,6 +81,7 @@ pub fn word(failure: Failure, plan: Option<&Plan<'_>>, names: &Names<'_>) -> Err
         }
         Step::LabelReadBack => why("the security label reads back as another one".into()),
         Step::Weaker => why(format!("refusing to run: {} weaker than planned", restriction(index))),
+        Step::Cgroup => why("linux.cgroupsPath: enter the cgroup".into()),
         Step::OomScoreAdj => why("process.oomScoreAdj: write oom_score_adj".into()),
         Step::User | Step::BecomeRoot => why("process.user: setresuid".into()),
         Step::Groups => why("process.user.additionalGids: setgroups".into()),

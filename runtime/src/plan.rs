@@ -44,6 +44,8 @@ pub struct Planned<'a> {
     pub plan: Plan<'a>,
     /// For clone3 and setns.
     pub placement_clone: u32,
+    /// A v2 cgroup to be born in.
+    pub born_in: Option<BorrowedFd<'a>>,
     /// A pid namespace to be born in.
     pub pid_namespace: Option<BorrowedFd<'a>>,
     /// What an exec has to join.
@@ -103,11 +105,13 @@ pub fn init<'a>(
         rootfs,
         sysctls: arena.list(sysctls),
     };
+    let (born_in, cgroups) = entry(arena, cgroup)?;
     let defaults = Defaults { capabilities: crate::caps::plan(None), umask: Some(0o022) };
     let plan = Plan {
         channel: arena.name(channel),
         keep: &[],
         preserve: choices.preserve_fds,
+        cgroups,
         namespaces: placement.child,
         oom_score_adj: oom_score_adj(arena, payload.oom_score_adj()),
         keyring: keyring(arena, choices.id, choices.no_new_keyring)?,
@@ -119,6 +123,7 @@ pub fn init<'a>(
     Ok(Planned {
         plan: Plan { keep: arena.fd_numbers(), ..plan },
         placement_clone: placement.clone,
+        born_in,
         pid_namespace: placement.pid,
         own_namespaces: placement.own,
         maps: (placement.clone & namespace::flag::USER != 0).then_some(ids),
@@ -168,9 +173,12 @@ fn rootfs<'a>(
     } else {
         Vec::new()
     };
+    let host_propagation = propagation.unwrap_or(libc::MS_SLAVE);
+    // First of all the mounts: mountinfo lists them in the order of their making, and `/` belongs at the top.
+    let tree = mount::clone_tree(&path, true).with_context(|| format!("root.path: rootfs {}", path.display()))?;
+    berth_init::sys::mount_setattr(tree.as_fd(), true, 0, 0, host_propagation).context("rootfs propagation")?;
     let (dev, devices) = if needs_devices { device::build_dev(arena, mounts, devices, ids)? } else { (None, devices) };
     let dev_links = needs_devices && dev.is_none();
-    let host_propagation = propagation.unwrap_or(libc::MS_SLAVE);
     let scene = mount::Scene {
         bundle: &bundle.dir,
         host_propagation,
@@ -179,8 +187,6 @@ fn rootfs<'a>(
         dev,
     };
     let mounts = mount::plan(arena, mounts, scene)?;
-    let tree = mount::clone_tree(&path, true).with_context(|| format!("root.path: rootfs {}", path.display()))?;
-    berth_init::sys::mount_setattr(tree.as_fd(), true, 0, 0, host_propagation).context("rootfs propagation")?;
     let paths = |list: &Option<Vec<String>>, field: &str| -> Result<&'a [&'a std::ffi::CStr]> {
         let texts: Result<Vec<_>> =
             list.iter().flatten().map(|p| arena.path(&mount::clean(Path::new(p)), field)).collect();
@@ -243,6 +249,13 @@ fn check_identity(process: &Process, ids: &Ids, new_user_namespace: bool) -> Res
         }
     }
     Ok(())
+}
+
+/// The ways into the container's cgroup: the v2 directory to be born in, the v1 files to write oneself to.
+pub fn entry<'a>(arena: &'a Arena, cgroup: &Cgroup) -> Result<(Option<BorrowedFd<'a>>, &'a [BorrowedFd<'a>])> {
+    let entry = cgroup.entry()?;
+    let join = entry.join.into_iter().map(|fd| arena.fd(fd)).collect();
+    Ok((entry.born_in.map(|fd| arena.fd(fd)), arena.list(join)))
 }
 
 /// The text for oom_score_adj.

@@ -19,6 +19,8 @@ pub struct Plan<'a> {
     pub keep: &'a [RawFd],
     /// How many fds from 3 on go to the payload (`--preserve-fds`).
     pub preserve: u32,
+    /// v1 `tasks` files of the cgroups to enter, open for writing.
+    pub cgroups: &'a [BorrowedFd<'a>],
     /// Namespaces to enter or make after the clone.
     pub namespaces: Namespaces<'a>,
     /// Host-side adjustments of the process itself.

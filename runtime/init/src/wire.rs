@@ -59,6 +59,8 @@ steps! {
     CloseFds,
     /// Reading the parent's GO.
     Channel,
+    /// Entering cgroup `index`.
+    Cgroup,
     /// Writing oom_score_adj.
     OomScoreAdj,
     /// Joining namespace `index`.
