@@ -24,7 +24,12 @@ pub fn kill(container: &Container, signal: i32) -> Result<()> {
     crate::sys::send_signal(pidfd.as_raw_fd(), signal).map_err(|e| match e.errno() {
         Some(libc::ESRCH) => not_running(),
         _ => e.context(format!("kill {}: signal {signal}", container.pid())),
-    })
+    })?;
+    if signal == libc::SIGKILL && container.cgroup().is_frozen().unwrap_or(false) {
+        // A v1 freezer holds back even this one until it lets go; v2 does not, and nobody is left to be thawed.
+        container.cgroup().thaw()?;
+    }
+    Ok(())
 }
 
 /// Sends a signal to every process of the container.

@@ -12,7 +12,11 @@ use crate::{
 pub fn pause(container: &Container) -> Result<()> {
     match container.status()? {
         Status::Running | Status::Created => container.cgroup().freeze(),
-        status => Err(wrong(container, status, "pause", "running or created")),
+        Status::Stopped => Err(Error::new(Kind::FailedPrecondition, "container not running")),
+        status => {
+            let text = format!("cannot pause container {}: container not running ({status})", container.id());
+            Err(Error::new(Kind::FailedPrecondition, text))
+        }
     }
 }
 
@@ -23,15 +27,6 @@ pub fn pause(container: &Container) -> Result<()> {
 pub fn resume(container: &Container) -> Result<()> {
     match container.status()? {
         Status::Paused => container.cgroup().thaw(),
-        status => Err(wrong(container, status, "resume", "paused")),
+        _ => Err(Error::new(Kind::FailedPrecondition, "container not paused")),
     }
-}
-
-fn wrong(container: &Container, status: Status, verb: &str, wanted: &str) -> Error {
-    let text = match (verb, status) {
-        (_, Status::Stopped) => "container not running".to_owned(),
-        ("resume", _) => "container not paused".to_owned(),
-        _ => format!("cannot {verb} container {}: it is {status}, not {wanted}", container.id()),
-    };
-    Error::new(Kind::FailedPrecondition, text)
 }
