@@ -42,7 +42,6 @@ impl Signals {
     /// # Errors
     /// Those of poll(2) and wait4(2), and a process that somebody else has reaped.
     pub fn forward(&self, pid: i32, pidfd: BorrowedFd<'_>, streams: &Streams) -> Result<i32> {
-        streams.resize();
         loop {
             let mut fds = [PollFd::new(&self.fd, PollFlags::IN), PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
             match poll(&mut fds, None) {

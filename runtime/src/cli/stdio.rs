@@ -84,6 +84,8 @@ impl Front {
                 let (mut input, output) =
                     (master.try_clone().context("dup the console")?, master.try_clone().context("dup the console")?);
                 let (ending, end) = pipe().context("pipe to end the console")?;
+                // Already here, so that a container that is not started yet begins with the right size.
+                host.resize(master.as_fd());
                 host.make_raw()?;
                 spawn(move || drop(copy(&mut from, &mut input)))?;
                 streams.copies.push(spawn(move || show(output, &ending, to))?);
