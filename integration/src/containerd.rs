@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -81,8 +82,8 @@ pub struct Containerd {
     pub version: Version,
     /// Its names, and its directory.
     pub slot: Slot,
-    before: Option<Snapshot>,
-    daemon: Option<Child>,
+    before: Mutex<Option<Snapshot>>,
+    daemon: Mutex<Option<Child>>,
 }
 
 impl Containerd {
@@ -100,7 +101,7 @@ impl Containerd {
         config::write(&slot, version);
         fs::write(slot.dir().join("pause.tar"), image::pause()).expect("write an image");
         fs::write(slot.dir().join("busybox.tar"), image::busybox()).expect("write an image");
-        let mut this = Self { runtime, version, slot, before: None, daemon: None };
+        let this = Self { runtime, version, slot, before: Mutex::default(), daemon: Mutex::default() };
         this.launch();
         for image in ["pause.tar", "busybox.tar"] {
             this.ctr_in("k8s.io", ["images", "import", &*this.dir().join(image).to_string_lossy()]).ok();
@@ -118,8 +119,9 @@ impl Containerd {
     }
 
     /// Starts the daemon (again), and waits until it answers.
-    pub fn launch(&mut self) {
-        assert!(self.daemon.is_none(), "containerd runs already");
+    pub fn launch(&self) {
+        let mut daemon = self.daemon.lock().expect("lock");
+        assert!(daemon.is_none(), "containerd runs already");
         let log =
             File::options().create(true).append(true).open(self.dir().join("containerd.log")).expect("open the log");
         let shims = built_dir().to_string_lossy().into_owned();
@@ -128,10 +130,9 @@ impl Containerd {
         // A containerd that is looked at must not look after the tests' own OpenTelemetry or systemd.
         command.env_remove("NOTIFY_SOCKET").current_dir(self.dir()).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a second handle")).stderr(log);
-        self.daemon = Some(command.spawn().expect("start containerd"));
+        let child = daemon.insert(command.spawn().expect("start containerd"));
         until("containerd to answer", LONG, || {
-            let daemon = self.daemon.as_mut().expect("just started");
-            let ended = daemon.try_wait().expect("look at containerd");
+            let ended = child.try_wait().expect("look at containerd");
             assert!(ended.is_none(), "containerd ended at once: {}", self.log_tail());
             self.dir().join("c.sock").exists().then_some(())
         });
@@ -142,21 +143,21 @@ impl Containerd {
     }
 
     /// Ends the daemon with SIGKILL, as a crash would; containers and shims stay.
-    pub fn kill(&mut self) {
-        let mut daemon = self.daemon.take().expect("containerd runs");
+    pub fn kill(&self) {
+        let mut daemon = self.daemon.lock().expect("lock").take().expect("containerd runs");
         daemon.kill().and_then(|()| daemon.wait()).expect("kill containerd");
     }
 
     /// Ends the daemon with SIGTERM, as a service manager would; containers and shims stay.
-    pub fn stop(&mut self) {
-        let mut daemon = self.daemon.take().expect("containerd runs");
+    pub fn stop(&self) {
+        let mut daemon = self.daemon.lock().expect("lock").take().expect("containerd runs");
         procs::kill(daemon.id().cast_signed(), Signal::TERM);
         wait(&mut daemon, LONG).expect("containerd to end on SIGTERM");
     }
 
     /// The pid of the daemon.
     pub fn pid(&self) -> i32 {
-        self.daemon.as_ref().expect("containerd runs").id().cast_signed()
+        self.daemon.lock().expect("lock").as_ref().expect("containerd runs").id().cast_signed()
     }
 
     /// The command `crictl` for this containerd; the caller adds arguments.
@@ -225,23 +226,23 @@ impl Containerd {
     }
 
     /// Remembers what is there now; [`Containerd::assert_clean`] compares with it.
-    pub fn remember(&mut self) {
-        self.before = Some(Snapshot::take(&self.slot));
+    pub fn remember(&self) {
+        *self.before.lock().expect("lock") = Some(Snapshot::take(&self.slot));
     }
 
     /// Panics unless everything that came since [`Containerd::remember`] goes within a bound.
     pub fn assert_clean(&self) {
-        match &self.before {
+        match &*self.before.lock().expect("lock") {
             Some(before) => before.assert_same(&self.slot),
             None => assert_eq!(self.runtime, Runtime::Runc, "remember() comes first"),
         }
     }
 
     /// Lets runc go without the comparison with before, for a reason that is told.
-    pub fn excuse_runc(&mut self, reason: &str) {
+    pub fn excuse_runc(&self, reason: &str) {
         if self.runtime == Runtime::Runc {
             eprintln!("runc leaves something behind here: {reason}");
-            self.before = None;
+            *self.before.lock().expect("lock") = None;
         }
     }
 
@@ -284,7 +285,7 @@ impl Drop for Containerd {
             eprintln!("--- the end of containerd's log\n{}\n---", self.log_tail());
         }
         // The daemon first: it would start shims again to clean up after those that the slot kills.
-        if let Some(mut daemon) = self.daemon.take() {
+        if let Some(daemon) = self.daemon.get_mut().ok().and_then(Option::as_mut) {
             daemon.kill().ok();
             daemon.wait().ok();
         }

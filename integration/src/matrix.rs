@@ -2,7 +2,7 @@
 
 use crate::containerd::{Containerd, Form, Runtime, Version};
 
-/// Makes tests of the named functions, each `fn(&mut Containerd)`: with both generations of containerd, and the runtime
+/// Makes tests of the named functions, each `fn(&Containerd)`: with both generations of containerd, and the runtime
 /// named by its path (`by_path`) and by its type (`by_name`). The machine must be as before when the function returns.
 #[macro_export]
 macro_rules! matrix {
@@ -31,13 +31,13 @@ macro_rules! by_path {
 }
 
 /// Runs `test` on a containerd of its own, and sees to it that nothing is left behind.
-pub fn run(version: Version, form: Form, test: fn(&mut Containerd)) {
+pub fn run(version: Version, form: Form, test: fn(&Containerd)) {
     if form == Form::ByName && Runtime::under_test(form) == Runtime::Runc {
         eprintln!("runc's shim has one name: nothing to test by name");
         return;
     }
-    let mut lab = Containerd::start(version, form);
+    let lab = Containerd::start(version, form);
     lab.remember();
-    test(&mut lab);
+    test(&lab);
     lab.assert_clean();
 }

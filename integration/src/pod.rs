@@ -50,22 +50,6 @@ pub struct Container<'a> {
     lab: &'a Containerd,
 }
 
-/// What is known of a container while the borrow of its containerd is given back.
-pub struct Forgotten {
-    /// The container's id.
-    pub id: String,
-    /// The pid of its first process.
-    pub pid: i32,
-    log: PathBuf,
-}
-
-impl Forgotten {
-    /// The container again.
-    pub fn recall(self, lab: &Containerd) -> Container<'_> {
-        Container { id: self.id, log: self.log, lab }
-    }
-}
-
 impl<'a> Pod<'a> {
     /// Runs a pod of this name.
     pub fn run(lab: &'a Containerd, name: &str) -> Self {
@@ -78,11 +62,6 @@ impl<'a> Pod<'a> {
         let id = lab.crictl(["runp", "--runtime", lab.runtime.handler(), &file]).ok();
         lab.slot.expect_shim("k8s.io", &id);
         Self { id, lab, config }
-    }
-
-    /// The pod `id` of the default configuration again, after its containerd was given back in between.
-    pub fn recall(lab: &'a Containerd, name: &str, id: &str) -> Self {
-        Self { id: id.to_owned(), lab, config: pod_config(lab, name) }
     }
 
     /// Creates a container from `config`; does not start it.
@@ -136,11 +115,6 @@ impl<'a> Pod<'a> {
 }
 
 impl Container<'_> {
-    /// Gives the borrow of its containerd back; the container stays.
-    pub fn forget(self) -> Forgotten {
-        Forgotten { pid: self.pid(), id: self.id, log: self.log }
-    }
-
     /// Starts the container.
     pub fn start(&self) {
         self.try_start().ok();

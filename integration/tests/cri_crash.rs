@@ -3,7 +3,7 @@
 
 use berth_integration::containerd::{Containerd, Runtime, Version};
 use berth_integration::matrix;
-use berth_integration::pod::{Pod, container_config};
+use berth_integration::pod::{Container, Pod, container_config};
 use berth_integration::procs;
 use berth_integration::task::Task;
 use berth_integration::wait::{LONG, until_true};
@@ -26,32 +26,27 @@ const COUNTER: &str =
 const KILLED_GO_SHIM: &str =
     "its socket, and with containerd 2 the cgroups of a pod's containers, outlive a killed shim";
 
-fn containerd_killed(lab: &mut Containerd) {
+fn containerd_killed(lab: &Containerd) {
     restart(lab, Containerd::kill);
 }
 
-fn containerd_stopped_in_order(lab: &mut Containerd) {
+fn containerd_stopped_in_order(lab: &Containerd) {
     restart(lab, Containerd::stop);
 }
 
-fn restart(lab: &mut Containerd, end: fn(&mut Containerd)) {
-    let (going, ending, pod_id) = {
-        let pod = Pod::run(lab, "restart");
-        let going = pod.start("going", &["sh", "-c", COUNTER]);
-        let ending = pod.start("ending", &["sh", "-c", COUNTER]);
-        going.expect_log("count 2\n");
-        ending.expect_log("count 2\n");
-        (going.forget(), ending.forget(), pod.id.clone())
-    };
-    let shims = lab.shims();
+fn restart(lab: &Containerd, end: fn(&Containerd)) {
+    let pod = Pod::run(lab, "restart");
+    let [going, ending] = ["going", "ending"].map(|name| pod.start(name, &["sh", "-c", COUNTER]));
+    going.expect_log("count 2\n");
+    ending.expect_log("count 2\n");
+    let ([going_pid, ending_pid], shims) = ([&going, &ending].map(Container::pid), lab.shims());
     end(lab);
     // While nobody listens, one container ends by itself, and the other goes on (its output must not block it).
-    std::fs::write(format!("/proc/{}/root/tmp/go", ending.pid), "").unwrap();
-    until_true("a container to end without containerd", LONG, || !procs::alive(ending.pid));
-    assert!(procs::alive(going.pid));
+    std::fs::write(format!("/proc/{ending_pid}/root/tmp/go"), "").unwrap();
+    until_true("a container to end without containerd", LONG, || !procs::alive(ending_pid));
+    assert!(procs::alive(going_pid));
     lab.launch();
     assert_eq!(lab.shims(), shims, "the shims are the same as before");
-    let (going, ending) = (going.recall(lab), ending.recall(lab));
     // Its own code, not 255. containerd 2 takes a container of a pod for leaked when its shim tells of no process in
     // it at this moment, as the one for runc does.
     let status = ending.exited();
@@ -62,10 +57,9 @@ fn restart(lab: &mut Containerd, end: fn(&mut Containerd)) {
     assert_eq!(going.exec(&["echo", "still"]).stdout.trim(), "still");
     let before = going.log();
     until_true("the log to go on", LONG, || going.log().len() > before.len());
-    std::fs::write(format!("/proc/{}/root/tmp/go", going.pid()), "").unwrap();
+    std::fs::write(format!("/proc/{going_pid}/root/tmp/go"), "").unwrap();
     assert_eq!(going.exited()["exitCode"], 42);
     going.expect_log("stdout F last\n");
-    let pod = Pod::recall(lab, "restart", &pod_id);
     assert_eq!(pod.inspect()["status"]["state"], "SANDBOX_READY");
     let after = pod.start("after", &["sleep", "1000"]);
     after.stop(0);
@@ -74,7 +68,7 @@ fn restart(lab: &mut Containerd, end: fn(&mut Containerd)) {
 }
 
 /// A pod of which two containers have a child each: all of it must go with the shim.
-fn shim_killed(lab: &mut Containerd) {
+fn shim_killed(lab: &Containerd) {
     let pod = Pod::run(lab, "orphans");
     let two = ["one", "two"].map(|name| pod.start(name, &["sh", "-c", "sleep 1001 & exec sleep 1002"]));
     let pids: Vec<i32> = two.iter().map(|container| container.pid()).collect();
@@ -93,7 +87,7 @@ fn shim_killed(lab: &mut Containerd) {
     lab.excuse_runc(KILLED_GO_SHIM);
 }
 
-fn shim_killed_under_ctr(lab: &mut Containerd) {
+fn shim_killed_under_ctr(lab: &Containerd) {
     lab.import_for_ctr();
     let task = Task::start(lab, "orphan", &[], &["sh", "-c", "sleep 1001 & exec sleep 1002"]);
     let pid = task.pid();
@@ -106,24 +100,19 @@ fn shim_killed_under_ctr(lab: &mut Containerd) {
 }
 
 /// Nobody notices the shim's end until containerd is back.
-fn shim_killed_while_containerd_is_away(lab: &mut Containerd) {
-    let (container, pod) = {
-        let pod = Pod::run(lab, "alone");
-        let mut config = container_config("main", &["sh", "-c", "sleep 1001 & exec sleep 1002"]);
-        config["linux"]["security_context"]["namespace_options"] = json!({"pid": 1});
-        let container = pod.start_config(&config);
-        (container.forget(), pod.id.clone())
-    };
+fn shim_killed_while_containerd_is_away(lab: &Containerd) {
+    let pod = Pod::run(lab, "alone");
+    let mut config = container_config("main", &["sh", "-c", "sleep 1001 & exec sleep 1002"]);
+    config["linux"]["security_context"]["namespace_options"] = json!({"pid": 1});
+    let container = pod.start_config(&config);
+    let pid = container.pid();
     let shims = lab.shims();
     lab.kill();
     procs::kill(shims[0].pid, Signal::KILL);
     until_true("the shim to go", LONG, || !procs::alive(shims[0].pid));
     lab.launch();
-    let pid = container.pid;
     until_true("the processes to go", LONG, || !procs::alive(pid));
-    let container = container.recall(lab);
     assert_ne!(container.exited()["exitCode"], 0);
-    let pod = Pod::recall(lab, "alone", &pod);
     pod.stop();
     pod.remove();
     lab.excuse_runc(KILLED_GO_SHIM);

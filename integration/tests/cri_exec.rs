@@ -9,7 +9,7 @@ use serde_json::json;
 
 matrix!(sync, terminal, exit_codes, faults);
 
-fn sync(lab: &mut Containerd) {
+fn sync(lab: &Containerd) {
     let pod = Pod::run(lab, "sync");
     let mut config = container_config("main", &["sleep", "1000"]);
     config["envs"] = json!([{"key": "FROM", "value": "container"}]);
@@ -42,7 +42,7 @@ fn sync(lab: &mut Containerd) {
     pod.remove();
 }
 
-fn terminal(lab: &mut Containerd) {
+fn terminal(lab: &Containerd) {
     let pod = Pod::run(lab, "terminal");
     let main = pod.start("main", &["sleep", "1000"]);
     let mut shell = main.exec_on_terminal(&["sh"]);
@@ -71,7 +71,7 @@ fn terminal(lab: &mut Containerd) {
 }
 
 /// What containers end with, and what the kubelet is told of it.
-fn exit_codes(lab: &mut Containerd) {
+fn exit_codes(lab: &Containerd) {
     let pod = Pod::run(lab, "codes");
     let rows = [("zero", "exit 0", 0, "Completed"), ("one", "exit 1", 1, "Error"), ("answer", "exit 42", 42, "Error")];
     for (name, script, code, reason) in rows {
@@ -94,7 +94,7 @@ fn exit_codes(lab: &mut Containerd) {
     pod.remove();
 }
 
-fn faults(lab: &mut Containerd) {
+fn faults(lab: &Containerd) {
     let pod = Pod::run(lab, "faults");
     for (name, program, words) in [
         ("missing", "no-such-program", "executable file not found in $PATH"),

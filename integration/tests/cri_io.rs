@@ -13,7 +13,7 @@ use serde_json::json;
 
 matrix!(attach, attach_to_a_terminal, logs, port_forward);
 
-fn attach(lab: &mut Containerd) {
+fn attach(lab: &Containerd) {
     let pod = Pod::run(lab, "attach");
     let mut config =
         container_config("main", &["sh", "-c", "while read -r word; do echo \"<$word>\"; done; echo end >&2"]);
@@ -35,7 +35,7 @@ fn attach(lab: &mut Containerd) {
     pod.remove();
 }
 
-fn attach_to_a_terminal(lab: &mut Containerd) {
+fn attach_to_a_terminal(lab: &Containerd) {
     let pod = Pod::run(lab, "attach-tty");
     let mut config = container_config("main", &["sh"]);
     config["stdin"] = json!(true);
@@ -51,7 +51,7 @@ fn attach_to_a_terminal(lab: &mut Containerd) {
     pod.remove();
 }
 
-fn logs(lab: &mut Containerd) {
+fn logs(lab: &Containerd) {
     let pod = Pod::run(lab, "logs");
     let script =
         "echo out; echo err >&2; i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; printf unfinished";
@@ -72,7 +72,7 @@ fn logs(lab: &mut Containerd) {
     pod.remove();
 }
 
-fn port_forward(lab: &mut Containerd) {
+fn port_forward(lab: &Containerd) {
     let pod = Pod::run(lab, "forward");
     let answer = "read -r word; echo \"<$word>\"";
     let main = pod.start("main", &["nc", "-ll", "-p", "8080", "-e", "sh", "-c", answer]);

@@ -7,7 +7,7 @@ use berth_integration::pod::{Pod, container_config};
 
 matrix!(life, shared_namespaces);
 
-fn life(lab: &mut Containerd) {
+fn life(lab: &Containerd) {
     let pod = Pod::run(lab, "life");
     assert_eq!(pod.inspect()["status"]["state"], "SANDBOX_READY");
     let container = pod.create(&container_config("main", &["sh", "-c", "echo up; exec sleep 1000"]));
@@ -25,7 +25,7 @@ fn life(lab: &mut Containerd) {
     pod.remove();
 }
 
-fn shared_namespaces(lab: &mut Containerd) {
+fn shared_namespaces(lab: &Containerd) {
     let pod = Pod::run(lab, "shared");
     let [one, two] = ["one", "two"].map(|name| pod.start(name, &["sleep", "1000"]));
     for (kind, shared) in [("net", true), ("ipc", true), ("uts", true), ("mnt", false)] {

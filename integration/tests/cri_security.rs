@@ -10,7 +10,7 @@ use serde_json::json;
 
 matrix!(like_the_kubelet, privileged, pid_namespaces, read_only_root, host_namespaces, mounts_and_sysctls);
 
-fn like_the_kubelet(lab: &mut Containerd) {
+fn like_the_kubelet(lab: &Containerd) {
     let pod = Pod::run(lab, "kubelet");
     let mut config = container_config("main", &["sleep", "1000"]);
     config["linux"]["security_context"] = json!({
@@ -53,7 +53,7 @@ fn like_the_kubelet(lab: &mut Containerd) {
     pod.remove();
 }
 
-fn privileged(lab: &mut Containerd) {
+fn privileged(lab: &Containerd) {
     let mut config = pod_config(lab, "privileged");
     config["linux"]["security_context"]["privileged"] = json!(true);
     let pod = Pod::run_config(lab, config);
@@ -72,7 +72,7 @@ fn privileged(lab: &mut Containerd) {
     pod.remove();
 }
 
-fn pid_namespaces(lab: &mut Containerd) {
+fn pid_namespaces(lab: &Containerd) {
     let pod = Pod::run(lab, "pids");
     // 0 is the pod's, 1 the container's own.
     let [shared, own] = [0, 1].map(|kind| {
@@ -110,7 +110,7 @@ fn ends_with_its_first_process(container: &Container) {
     until_true("the rest to go", LONG, || left().is_empty());
 }
 
-fn read_only_root(lab: &mut Containerd) {
+fn read_only_root(lab: &Containerd) {
     let pod = Pod::run(lab, "readonly");
     let mut config = container_config("main", &["sleep", "1000"]);
     config["linux"]["security_context"]["readonly_rootfs"] = json!(true);
@@ -122,7 +122,7 @@ fn read_only_root(lab: &mut Containerd) {
     pod.remove();
 }
 
-fn host_namespaces(lab: &mut Containerd) {
+fn host_namespaces(lab: &Containerd) {
     let mut config = pod_config(lab, "host");
     config["linux"]["security_context"]["namespace_options"] = json!({"network": 2, "ipc": 2});
     config.as_object_mut().unwrap().remove("hostname");
@@ -138,7 +138,7 @@ fn host_namespaces(lab: &mut Containerd) {
     pod.remove();
 }
 
-fn mounts_and_sysctls(lab: &mut Containerd) {
+fn mounts_and_sysctls(lab: &Containerd) {
     let mut config = pod_config(lab, "mounts");
     config["linux"]["sysctls"] = json!({"net.ipv4.ip_unprivileged_port_start": "1000", "kernel.shm_rmid_forced": "1"});
     let pod = Pod::run_config(lab, config);

@@ -63,7 +63,7 @@ fn topics(events: &[(String, Value)]) -> Vec<&str> {
     events.iter().map(|(topic, _)| topic.as_str()).collect()
 }
 
-fn life(lab: &mut Containerd) {
+fn life(lab: &Containerd) {
     lab.import_for_ctr();
     let events = Events::listen(lab);
     let task = Task::start(lab, "life", &[], &["sleep", "1000"]);
@@ -93,7 +93,7 @@ fn life(lab: &mut Containerd) {
     assert_eq!(topics(&events.of(lab, &id)), ["create", "start", "exit", "delete"]);
 }
 
-fn out_of_memory(lab: &mut Containerd) {
+fn out_of_memory(lab: &Containerd) {
     lab.import_for_ctr();
     let events = Events::listen(lab);
     let out = run(lab, "oom", &["--memory-limit", "16777216"], &["sh", "-c", "tail /dev/zero; exit $?"]);
@@ -105,7 +105,7 @@ fn out_of_memory(lab: &mut Containerd) {
     assert_eq!(order, ["create", "start", "oom", "exit", "delete"], "{seen:#?}");
 }
 
-fn failed_starts(lab: &mut Containerd) {
+fn failed_starts(lab: &Containerd) {
     lab.import_for_ctr();
     let events = Events::listen(lab);
     let task = Task::start(lab, "failed", &[], &["sleep", "1000"]);

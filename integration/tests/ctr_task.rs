@@ -12,7 +12,7 @@ matrix!(exec, pause_and_resume, kill, metrics_and_processes, wrong_moments, logs
 /// Exits as soon as SIGTERM comes, with 7.
 const POLITE: &str = "trap 'exit 7' TERM; while :; do sleep 1000 & wait; done";
 
-fn exec(lab: &mut Containerd) {
+fn exec(lab: &Containerd) {
     lab.import_for_ctr();
     let task = Task::start(lab, "exec", &["--env", "FROM=container"], &["sleep", "1000"]);
     let out = task.exec(&["sh", "-c", "echo $FROM; echo bad >&2; exit 42"]);
@@ -39,7 +39,7 @@ fn exec(lab: &mut Containerd) {
     task.remove();
 }
 
-fn pause_and_resume(lab: &mut Containerd) {
+fn pause_and_resume(lab: &Containerd) {
     lab.import_for_ctr();
     let script = "while :; do echo tick; usleep 20000; done > /tmp/ticks";
     let task = Task::start(lab, "pause", &[], &["sh", "-c", script]);
@@ -67,7 +67,7 @@ fn pause_and_resume(lab: &mut Containerd) {
     task.remove();
 }
 
-fn kill(lab: &mut Containerd) {
+fn kill(lab: &Containerd) {
     lab.import_for_ctr();
     let task = Task::start(lab, "polite", &[], &["sh", "-c", POLITE]);
     // The trap is set a moment after the start.
@@ -94,7 +94,7 @@ fn kill(lab: &mut Containerd) {
     task.remove();
 }
 
-fn metrics_and_processes(lab: &mut Containerd) {
+fn metrics_and_processes(lab: &Containerd) {
     lab.import_for_ctr();
     let task =
         Task::start(lab, "metrics", &["--memory-limit", "67108864"], &["sh", "-c", "sleep 1001 & exec sleep 1002"]);
@@ -119,7 +119,7 @@ fn metrics_and_processes(lab: &mut Containerd) {
     task.remove();
 }
 
-fn wrong_moments(lab: &mut Containerd) {
+fn wrong_moments(lab: &Containerd) {
     lab.import_for_ctr();
     let task = Task::start(lab, "moments", &[], &["sleep", "1000"]);
     let said = run(lab, "moments", &[], &["true"]).failed();
@@ -146,7 +146,7 @@ fn wrong_moments(lab: &mut Containerd) {
     task.remove();
 }
 
-fn logs_to_a_file(lab: &mut Containerd) {
+fn logs_to_a_file(lab: &Containerd) {
     lab.import_for_ctr();
     let file = lab.dir().join("logs-of/one/file.log");
     let uri = format!("file://{}", file.display());

@@ -46,7 +46,7 @@ fn show() {
     let number = said.split_whitespace().nth(2).unwrap_or_default().trim_end_matches("+unknown");
     let runtime = Runtime::under_test(Form::ByPath);
     say(&format!("starting a private containerd {number}; its handler {} is {}", runtime.handler(), runtime.shim()));
-    let mut lab = Containerd::start_with(version, runtime);
+    let lab = Containerd::start_with(version, runtime);
     lab.remember();
     say("made and imported the images: busybox, and a pause program of our own");
 

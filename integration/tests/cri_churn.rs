@@ -1,0 +1,167 @@
+//! Many at once: pods that come and go while some are killed and containerd is restarted, and execs without end through
+//! one shim. How many: `BERTH_PODS` and `BERTH_EXECS`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use berth_integration::containerd::{Containerd, Form, Runtime, Version};
+use berth_integration::matrix;
+use berth_integration::pod::{container_config, parse, pod_config};
+use berth_integration::task::Task;
+use berth_integration::wait::{LONG, until_true};
+use berth_integration::{cgroup, procs};
+use rustix::process::Signal;
+
+/// How many pods or execs are under way at a time.
+const AT_ONCE: usize = 10;
+
+#[test]
+fn pods_come_and_go_2() {
+    matrix::run(Version::V2_3, Form::ByPath, churn);
+}
+
+#[test]
+fn pods_come_and_go_1() {
+    matrix::run(Version::V1_6, Form::ByPath, churn);
+}
+
+#[test]
+fn execs_leave_the_shim_as_it_was() {
+    matrix::run(Version::V2_3, Form::ByPath, execs);
+}
+
+fn number(variable: &str, default: usize) -> usize {
+    std::env::var(variable).map_or(default, |value| value.parse().unwrap_or_else(|e| panic!("{variable}={value}: {e}")))
+}
+
+fn churn(lab: &Containerd) {
+    let pods = number("BERTH_PODS", 30);
+    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    if n >= pods {
+                        return;
+                    }
+                    live(lab, n);
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        until_true("half of the pods", LONG * 10, || done.load(Ordering::Relaxed) * 2 >= pods);
+        lab.kill();
+        lab.launch();
+    });
+    // What a killed containerd did not get to remove is removed now.
+    until_true("all pods to be gone", LONG, || {
+        let left = lab.crictl(["pods", "--quiet"]).ok();
+        left.lines().for_each(|id| drop(lab.crictl(["rmp", "--force", id])));
+        left.is_empty()
+    });
+    lab.excuse_runc("sockets and cgroups of killed shims");
+}
+
+/// One pod, from runp to rmp. Each fifth is killed at some moment: its shim, or all of its processes. Commands fail when
+/// they meet that, or containerd's restart; what counts is what is left in the end.
+fn live(lab: &Containerd, n: usize) {
+    let name = format!("churn-{n}");
+    let file = |kind: &str, config: serde_json::Value| {
+        let file = lab.dir().join(format!("{kind}-{name}.json"));
+        std::fs::write(&file, config.to_string()).unwrap();
+        file.display().to_string()
+    };
+    let pod_file = file("pod", pod_config(lab, &name));
+    let pod = lab.crictl(["runp", "--runtime", lab.runtime.handler(), &pod_file]);
+    let id = pod.stdout.trim().to_owned();
+    if id.is_empty() {
+        return;
+    }
+    lab.slot.expect_shim("k8s.io", &id);
+    thread::scope(|scope| {
+        if n % 5 == 4 {
+            scope.spawn(|| kill_some(lab, &id, n));
+        }
+        let script = "sleep 1001 & echo started; exec sleep 1002";
+        let main = file("main", container_config("main", &["sh", "-c", script]));
+        let container = lab.crictl(["create", "--no-pull", &id, &main, &pod_file]).stdout.trim().to_owned();
+        lab.crictl(["start", &container]);
+        lab.crictl(["exec", "--sync", &container, "true"]);
+    });
+    lab.crictl(["stopp", &id]);
+    lab.crictl(["rmp", "--force", &id]);
+}
+
+/// Kills the pod's shim or what runs in its containers, after a delay that differs from pod to pod.
+fn kill_some(lab: &Containerd, id: &str, n: usize) {
+    thread::sleep(std::time::Duration::from_millis((n as u64 * 7919) % 250));
+    if n.is_multiple_of(2) {
+        let shims = lab.shims().into_iter().filter(|shim| shim.line.contains(id));
+        shims.for_each(|shim| procs::kill(shim.pid, Signal::KILL));
+    } else {
+        let status = lab.crictl(["inspectp", id]);
+        if let Some(pid) = status.status.success().then(|| parse(&status.stdout)["info"]["pid"].as_i64()).flatten() {
+            procs::kill(i32::try_from(pid).unwrap(), Signal::KILL);
+        }
+    }
+}
+
+/// What must not grow in a process: open files, threads, and private memory (KiB).
+fn measure(pid: i32) -> (usize, usize, u64) {
+    let count = |what: &str| std::fs::read_dir(format!("/proc/{pid}/{what}")).unwrap().count();
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let dirty = rollup.lines().find(|line| line.starts_with("Private_Dirty:")).unwrap();
+    (count("fd"), count("task"), dirty.split_whitespace().nth(1).unwrap().parse().unwrap())
+}
+
+fn execs(lab: &Containerd) {
+    lab.import_for_ctr();
+    let execs = number("BERTH_EXECS", 300);
+    let task = Task::start(lab, "execs", &[], &["sleep", "1000"]);
+    let shim = lab.shims()[0].pid;
+    let round = |from: usize, to: usize| {
+        let next = AtomicUsize::new(from);
+        thread::scope(|scope| {
+            for _ in 0..AT_ONCE {
+                scope.spawn(|| {
+                    loop {
+                        let n = next.fetch_add(1, Ordering::Relaxed);
+                        if n >= to {
+                            return;
+                        }
+                        let (name, script) = (format!("exec-{n}"), format!("echo {n}; exit {}", n % 256));
+                        let out = lab.ctr(["task", "exec", "--exec-id", &name, &task.id, "sh", "-c", &script]);
+                        assert_eq!(
+                            (out.stdout.trim(), out.code()),
+                            (n.to_string().as_str(), i32::try_from(n % 256).unwrap()),
+                            "{out}"
+                        );
+                    }
+                });
+            }
+        });
+    };
+    round(0, 50);
+    // Threads that wait for work end by themselves a moment later.
+    let threads = || std::fs::read_dir(format!("/proc/{shim}/task")).unwrap().count();
+    let settled = |bound: usize| until_true("idle threads to end", LONG, || threads() <= bound);
+    if lab.runtime != Runtime::Runc {
+        settled(1);
+    }
+    let before = measure(shim);
+    round(50, 50 + execs);
+    if lab.runtime == Runtime::Runc {
+        eprintln!("runc's shim: {before:?}, then {:?}", measure(shim));
+    } else {
+        settled(before.1);
+        let after = measure(shim);
+        assert_eq!(after.0, before.0, "open files: {before:?}, then {after:?}");
+        assert!(after.2 <= before.2 + 256, "private memory: {before:?}, then {after:?}");
+    }
+    assert_eq!(cgroup::processes(&task.cgroup()).len(), 1);
+    task.verb("kill", &["--signal", "SIGKILL"]).ok();
+    assert_eq!(task.reap(), 137);
+    task.remove();
+}

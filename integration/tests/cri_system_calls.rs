@@ -1,0 +1,51 @@
+//! What the shim does to make a process: one clone, one exec, as strace sees it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::process::Command;
+
+use berth_integration::by_path;
+use berth_integration::containerd::{Containerd, Runtime};
+use berth_integration::pod::{Pod, container_config};
+use berth_integration::procs;
+use berth_integration::session::Session;
+use rustix::process::Signal;
+
+by_path!(one_clone_and_one_exec);
+
+fn one_clone_and_one_exec(lab: &Containerd) {
+    if lab.runtime == Runtime::Runc {
+        eprintln!("runc's shim runs runc, which runs itself: nothing to count");
+        return;
+    }
+    let pod = Pod::run(lab, "strace");
+    let shim = lab.shims()[0].pid;
+    let first = pod.create(&container_config("first", &["sleep", "1000"]));
+    first.start();
+    let seen = traced(shim, || pod.start("second", &["sleep", "1000"]).exec(&["true"]));
+    let (both_clones, both_execs) = count(&seen);
+    let seen = traced(shim, || first.exec(&["true"]));
+    let (clones, execs) = count(&seen);
+    assert_eq!((clones, execs), (1, 1), "an exec: {seen}");
+    assert_eq!((both_clones, both_execs), (2, 2), "create, start and exec: {seen}");
+    pod.stop();
+    pod.remove();
+}
+
+/// What strace says of the process-making calls of `pid` and its threads while `work` runs.
+fn traced<T>(pid: i32, work: impl FnOnce() -> T) -> String {
+    let calls = "trace=clone,clone3,fork,vfork,execve,execveat";
+    let mut strace = Session::start(Command::new("strace").args(["-f", "-p", &pid.to_string(), "-e", calls]));
+    strace.expect("attached");
+    work();
+    procs::kill(strace.pid().cast_signed(), Signal::TERM);
+    strace.finish();
+    strace.heard()
+}
+
+/// New processes (threads do not count) and programs.
+fn count(seen: &str) -> (usize, usize) {
+    let clones = ["clone(", "clone3(", "fork("].map(|call| seen.lines().filter(move |line| line.contains(call)));
+    let clones = clones.into_iter().flatten().filter(|line| !line.contains("CLONE_THREAD"));
+    let execs = seen.lines().filter(|line| line.contains("execve(") || line.contains("execveat("));
+    (clones.count(), execs.count())
+}
