@@ -74,7 +74,8 @@ impl Runtime {
     }
 }
 
-/// A running containerd, and everything that belongs to it. Dropping it ends all of that.
+/// A running containerd, and everything that belongs to it. Dropping it ends all of that. When a test fails, the end of
+/// its log is told, and all of it is kept in the directory that `BERTH_LOGS` names.
 pub struct Containerd {
     /// What it is told to run containers with.
     pub runtime: Runtime,
@@ -283,6 +284,11 @@ impl Drop for Containerd {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- the end of containerd's log\n{}\n---", self.log_tail());
+            if let Some(dir) = std::env::var_os("BERTH_LOGS") {
+                let name = format!("{}-{:?}.log", self.slot.tag(), std::thread::current().name());
+                fs::write(Path::new(&dir).join(name.replace(|c: char| !c.is_ascii_alphanumeric(), "-")), self.log())
+                    .ok();
+            }
         }
         // The daemon first: it would start shims again to clean up after those that the slot kills.
         if let Some(daemon) = self.daemon.get_mut().ok().and_then(Option::as_mut) {
