@@ -73,8 +73,7 @@ impl Container {
 fn wind_up(handle: &berth_runtime::state::Container, frozen: bool) -> Result<Option<Any>> {
     if frozen {
         // On v1 a frozen process cannot even die.
-        missing_is_fine(berth_runtime::pause::resume(handle))
-            .unwrap_or_else(|e| log::warn!("thaw {}: {e}", handle.id()));
+        missing_is_fine(handle.cgroup().thaw()).unwrap_or_else(|e| log::warn!("thaw {}: {e}", handle.id()));
     }
     let metrics = stats::metrics(handle).map_err(|e| log::info!("last metrics of {}: {e}", handle.id())).ok();
     if !handle.private_pid_namespace() {

@@ -105,8 +105,19 @@ impl Container {
     /// The container is gone.
     pub async fn pids(&self) -> Result<PidsResponse> {
         let handle = self.handle()?;
-        let pids = self.sandbox.pool.read(move || berth_runtime::ps::ps(&handle)).await?;
-        let execs: Vec<_> = self.state().exec_pids().map(|(id, pid)| (id.to_owned(), pid)).collect();
+        let mut pids = match self.sandbox.pool.read(move || berth_runtime::ps::ps(&handle)).await {
+            Err(e) if e.kind() == Kind::NotFound && self.state().is_over() => Vec::new(),
+            pids => pids?,
+        };
+        let (execs, init): (Vec<_>, i32) = {
+            let state = self.state();
+            (state.exec_pids().map(|(id, pid)| (id.to_owned(), pid)).collect(), state.init.pid)
+        };
+        if pids.is_empty() {
+            // A containerd that comes back takes an empty list for a shim that was left behind, deletes the container
+            // and loses how it ended.
+            pids.push(init);
+        }
         let mut response = PidsResponse::default();
         for pid in pids {
             let mut info = ProcessInfo { pid: pid.cast_unsigned(), ..Default::default() };

@@ -2,15 +2,20 @@
 //! happened, so a program that cannot be executed is an error here and never an exit.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use berth_runtime::exec::{Execed, Options};
 use berth_runtime::{Result, Stdio};
 use oci_spec::runtime::Process as Spec;
+use tokio::time::timeout;
 
 use super::Container;
 use super::state::Born;
 use crate::error::{exec_failed, start_failed};
 use crate::io::{self, uri::Request};
+
+/// How long an init that could not be started may take to be collected.
+const DIE: Duration = Duration::from_secs(2);
 
 impl Container {
     /// Starts init for the empty id, else an exec; gives its pid.
@@ -26,7 +31,12 @@ impl Container {
         let barrier = self.state().starting()?;
         let result = self.verb(move |handle| berth_runtime::start::start(handle, barrier)).await;
         self.change(|state| Ok(state.started(result.is_ok())))?;
-        result.map_err(start_failed)?;
+        if let Err(e) = result {
+            // Init is on its way out, and a client deletes what it could not start: let it find that stopped.
+            let waiter = self.waiter("")?;
+            let _ = timeout(DIE, waiter.exit()).await;
+            return Err(start_failed(e));
+        }
         self.pid("")
     }
 
