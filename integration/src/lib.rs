@@ -27,6 +27,7 @@ pub mod procs;
 pub mod residue;
 pub mod runtime;
 pub mod session;
+pub mod shim;
 pub mod slot;
 pub mod tar;
 pub mod task;

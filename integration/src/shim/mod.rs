@@ -1,0 +1,281 @@
+//! [`Shim`]: our shim without containerd. The test starts it as containerd would, calls its task service, and receives
+//! its events.
+//!
+//! State, sockets, bundles and cgroups are the test's own. Dropping it ends what is left, and fails the test when
+//! something of the containers is still on the host.
+
+pub mod container;
+pub mod events;
+pub mod stdio;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use berth_proto::bootstrap::{BootstrapParams, BootstrapResult};
+use berth_proto::task::{ConnectRequest, ShutdownRequest, TaskClient};
+use berth_proto::ttrpc::{self, Code, asynchronous::Client, asynchronous::transport::Socket, context};
+use berth_proto::wkt::Any;
+use berth_proto::{Message, any, runc};
+use rustix::process::Signal;
+use tokio::runtime::Runtime;
+
+use crate::bundle::Scratch;
+use crate::wait::LONG;
+use crate::{procs, residue, tools};
+use events::Events;
+
+/// How long a call may take, unless a test says otherwise.
+pub const CALL: Duration = Duration::from_secs(60);
+
+/// A call's refusal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The code containerd acts on.
+    pub code: Code,
+    /// The words.
+    pub message: String,
+}
+
+impl Failure {
+    /// Fails the test unless it has this code and all of these words.
+    #[track_caller]
+    pub fn is(&self, code: Code, words: &[&str]) {
+        assert_eq!(self.code, code, "{self:?}");
+        words.iter().for_each(|word| assert!(self.message.contains(word), "no {word:?} in {self:?}"));
+    }
+}
+
+/// A running shim, as containerd sees it.
+pub struct Shim {
+    /// What it published.
+    pub events: Events,
+    /// The group it serves.
+    pub id: String,
+    /// The namespace it serves.
+    pub namespace: String,
+    /// Its process.
+    pub pid: i32,
+    runtime: Runtime,
+    client: TaskClient,
+    socket: PathBuf,
+    work: Scratch,
+    cgroup: String,
+    log: Mutex<File>,
+    bundles: Mutex<Vec<Arc<Scratch>>>,
+}
+
+impl Shim {
+    /// Starts one; `name` shows in the names of its files.
+    pub fn start(name: &str) -> Self {
+        let work = Scratch::new(name);
+        let namespace = work.path().file_name().unwrap().to_str().unwrap().to_owned();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let events = Events::serve(&runtime, &work.path().join("e.sock"));
+        let bundle = work.path().join("pod");
+        fs::create_dir_all(bundle.join("rootfs")).unwrap();
+        fs::write(bundle.join("config.json"), "{}").unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            bundle.join("log"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        let log =
+            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(bundle.join("log")).unwrap();
+        let socket = launch(work.path(), &namespace);
+        let client = runtime.block_on(connect(&socket));
+        let mut shim = Self {
+            events,
+            id: "pod".into(),
+            pid: 0,
+            runtime,
+            client,
+            socket,
+            cgroup: namespace.clone(),
+            namespace,
+            work,
+            log: Mutex::new(log),
+            bundles: Mutex::default(),
+        };
+        let answer = shim.call(CALL, async |c, ctx| c.connect(ctx, &ConnectRequest::default()).await).unwrap();
+        shim.pid = i32::try_from(answer.shim_pid).unwrap();
+        shim
+    }
+
+    /// A directory for the test's own files.
+    pub fn work(&self) -> &Path {
+        self.work.path()
+    }
+
+    /// The state of a container.
+    pub fn state_dir(&self, id: &str) -> PathBuf {
+        self.work().join("state").join(&self.namespace).join(id)
+    }
+
+    /// The cgroup of a container.
+    pub fn cgroup(&self, id: &str) -> String {
+        format!("/{}/{id}", self.cgroup)
+    }
+
+    /// The options of a Create request: state in the test's own directory.
+    pub fn options(&self) -> Any {
+        let root = self.work().join("state").to_str().unwrap().to_owned();
+        any::pack(&runc::Options { root, ..Default::default() }).unwrap()
+    }
+
+    /// Makes a call of the task service, with a deadline.
+    pub fn call<T>(
+        &self,
+        limit: Duration,
+        call: impl AsyncFnOnce(&TaskClient, ttrpc::context::Context) -> ttrpc::Result<T>,
+    ) -> Result<T, Failure> {
+        let ctx = context::with_duration(limit);
+        self.runtime.block_on(async { call(&self.client, ctx).await }).map_err(failure)
+    }
+
+    /// Another connection, for calls that are made beside others.
+    pub fn connection(&self) -> TaskClient {
+        self.runtime.block_on(connect(&self.socket))
+    }
+
+    /// The runtime that calls are made on.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// Keeps a bundle's directory until the shim is gone.
+    pub fn keep(&self, bundle: &crate::bundle::Bundle) {
+        self.bundles.lock().unwrap().push(bundle.keep());
+    }
+
+    /// What it wrote to its log since the last call.
+    pub fn log(&self) -> String {
+        let mut bytes = vec![0; 1 << 20];
+        let n = self.log.lock().unwrap().read(&mut bytes).unwrap_or(0);
+        String::from_utf8_lossy(&bytes[..n]).into_owned()
+    }
+
+    /// Descriptors, threads, and private memory in kB.
+    pub fn size(&self) -> (usize, usize, u64) {
+        let count = |what: &str| fs::read_dir(format!("/proc/{}/{what}", self.pid)).unwrap().count();
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid)).unwrap();
+        let private = |line: &str| line.strip_prefix("Private_Dirty:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok();
+        (count("fd"), count("task"), rollup.lines().find_map(private).unwrap())
+    }
+
+    /// Runs `delete` as containerd does when a shim has died, for a container in `bundle`.
+    pub fn delete_action(&self, id: &str, bundle: &Path) -> berth_proto::task::DeleteResponse {
+        let output = command(self.work(), &self.namespace, id, &["-bundle", bundle.to_str().unwrap(), "delete"])
+            .current_dir(bundle)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        berth_proto::task::DeleteResponse::parse_from_bytes(&output.stdout).unwrap()
+    }
+
+    /// What its containers left on the host so far; waits a little for what is just ending.
+    pub fn residue(&self) -> Vec<String> {
+        let bundles = self.bundles.lock().unwrap();
+        let dirs: Vec<&Path> = bundles.iter().map(|b| b.path()).chain([self.work.path()]).collect();
+        let end = std::time::Instant::now() + Duration::from_secs(5);
+        loop {
+            let mut found = residue::find(&self.cgroup, "BERTH_TEST_MARK=none", &dirs);
+            let states = fs::read_dir(self.work().join("state").join(&self.namespace));
+            found.extend(states.into_iter().flatten().flatten().map(|e| format!("state {}", e.path().display())));
+            found.extend(children(self.pid).into_iter().map(|line| format!("child of the shim: {line}")));
+            if found.is_empty() || std::time::Instant::now() > end {
+                return found;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Fails the test when anything is left behind.
+    #[track_caller]
+    pub fn assert_clean(&self) {
+        let residue = self.residue();
+        assert!(residue.is_empty(), "left behind: {residue:#?}\nlog: {}", self.log());
+    }
+
+    /// Asks it to end, as containerd does after the last container, and waits until it has.
+    #[track_caller]
+    pub fn shut_down(&self) {
+        self.call(CALL, async |c, ctx| c.shutdown(ctx, &ShutdownRequest::default()).await).unwrap();
+        crate::wait::until_true("the shim to end", LONG, || !procs::alive(self.pid));
+        assert!(!self.socket.exists(), "the socket is left");
+    }
+}
+
+impl Drop for Shim {
+    fn drop(&mut self) {
+        let residue = self.residue();
+        if procs::alive(self.pid) {
+            procs::kill(self.pid, Signal::KILL);
+        }
+        residue::kill(&self.cgroup, "BERTH_TEST_MARK=none", &[self.work.path()]);
+        crate::cgroup::kill_and_remove(&self.cgroup);
+        procs::unmount_below(self.work.path());
+        if !std::thread::panicking() {
+            assert!(residue.is_empty(), "left behind: {residue:#?}\nlog: {}", self.log());
+        } else {
+            eprintln!("log of the shim:\n{}", self.log());
+        }
+    }
+}
+
+/// The words of an error.
+pub fn failure(error: ttrpc::Error) -> Failure {
+    match error {
+        ttrpc::Error::RpcStatus(status) => Failure { code: status.code(), message: status.message },
+        other => Failure { code: Code::UNAVAILABLE, message: other.to_string() },
+    }
+}
+
+/// `start` as containerd 2.3 runs it; gives the socket.
+fn launch(work: &Path, namespace: &str) -> PathBuf {
+    let params = BootstrapParams {
+        instance_id: "pod".into(),
+        namespace: namespace.to_owned(),
+        socket_dir: Some(work.join("s").to_str().unwrap().to_owned()),
+        ..Default::default()
+    };
+    let mut child = command(work, namespace, "pod", &["start"])
+        .current_dir(work.join("pod"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&params.write_to_bytes().unwrap()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let result = BootstrapResult::parse_from_bytes(&output.stdout).unwrap();
+    result.address.strip_prefix("unix://").unwrap().into()
+}
+
+fn command(work: &Path, namespace: &str, id: &str, words: &[&str]) -> Command {
+    let mut command = Command::new(tools::built("containerd-shim-berth-v2"));
+    command.args(["-namespace", namespace, "-publish-binary", "/bin/false", "-id", id]);
+    command.arg("-address").arg(work.join("c.sock")).args(words);
+    command.env("TTRPC_ADDRESS", work.join("e.sock"));
+    command
+}
+
+async fn connect(socket: &Path) -> TaskClient {
+    let stream = tokio::net::UnixStream::connect(socket).await.unwrap();
+    TaskClient::new(Client::new(Socket::from(stream)))
+}
+
+/// Everything whose parent is `pid`, zombies too.
+fn children(pid: i32) -> Vec<String> {
+    let all = procs::all().into_iter().filter(|p| p.parent == pid);
+    all.map(|p| format!("{} {}", p.pid, if p.line.is_empty() { "(zombie)" } else { &p.line })).collect()
+}

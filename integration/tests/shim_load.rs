@@ -1,0 +1,164 @@
+//! Many calls, lost clients, dead shims: nothing is lost, nothing grows, nothing stays.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::time::{Duration, Instant};
+
+use berth_integration::bundle::Bundle;
+use berth_integration::procs;
+use berth_integration::shim::container::{exec_request, process};
+use berth_integration::shim::stdio::Stdio;
+use berth_integration::shim::{CALL, Shim};
+use berth_integration::wait::{LONG, until_true};
+use berth_proto::task::{DeleteRequest, StartRequest, StateRequest, TaskClient, WaitRequest};
+use berth_proto::ttrpc::context;
+use rustix::process::Signal;
+
+/// How many execs the long test makes; the environment may ask for more (10,000 in a release's tests).
+fn execs() -> usize {
+    std::env::var("BERTH_EXECS").ok().and_then(|n| n.parse().ok()).unwrap_or(600)
+}
+
+/// Exec, Start, Wait and Delete of a process that exits with `status`; gives what Wait and Delete said.
+async fn one(client: &TaskClient, exec: &str, status: u32) -> (u32, u32) {
+    let ctx = || context::with_duration(CALL);
+    let (id, exec_id) = ("c1".to_owned(), exec.to_owned());
+    let words = status.to_string();
+    let request = exec_request("c1", exec, &process(&["/probe", "exit", &words]), None);
+    client.exec(ctx(), &request).await.unwrap();
+    let wait = WaitRequest { id: id.clone(), exec_id: exec_id.clone(), ..Default::default() };
+    client
+        .start(ctx(), &StartRequest { id: id.clone(), exec_id: exec_id.clone(), ..Default::default() })
+        .await
+        .unwrap();
+    let waited = client.wait(ctx(), &wait).await.unwrap().exit_status;
+    let deleted = client.delete(ctx(), &DeleteRequest { id, exec_id, ..Default::default() }).await.unwrap();
+    (waited, deleted.exit_status)
+}
+
+#[test]
+fn sixty_four_execs_at_once() {
+    let shim = Shim::start("sixtyfour");
+    shim.run("c1", &Bundle::probe(&["sleep", "1000"]));
+    let client = shim.connection();
+    let tasks: Vec<_> = (0..64)
+        .map(|n| {
+            let client = client.clone();
+            shim.runtime().spawn(async move { (n, one(&client, &format!("e{n}"), n).await) })
+        })
+        .collect();
+    // State answers while they are made.
+    let request = StateRequest { id: "c1".into(), ..Default::default() };
+    for _ in 0..20 {
+        let start = Instant::now();
+        shim.call(Duration::from_secs(2), async |c, ctx| c.state(ctx, &request).await).unwrap();
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    }
+    for task in tasks {
+        let (n, statuses) = shim.runtime().block_on(task).unwrap();
+        assert_eq!(statuses, (n, n));
+    }
+    until_true("all exits to be told", LONG, || shim.events.count("exit") == 64);
+    let words = shim.events.words();
+    for n in 0..64 {
+        let at = |word: String| words.iter().position(|w| *w == word).unwrap_or_else(|| panic!("no {word}"));
+        assert!(at(format!("exec-added c1 e{n}")) < at(format!("exec-started c1 e{n}")));
+        assert!(at(format!("exec-started c1 e{n}")) < at(format!("exit c1/e{n} {n}")));
+    }
+    shim.end("c1");
+}
+
+#[test]
+fn execs_leave_nothing_in_the_shim() {
+    let shim = Shim::start("many");
+    shim.run("c1", &Bundle::probe(&["sleep", "1000"]));
+    let client = shim.connection();
+    let round = |from: usize, to: usize| {
+        shim.runtime().block_on(async {
+            for n in from..to {
+                let status = u32::try_from(n % 250).unwrap();
+                assert_eq!(one(&client, &format!("e{n}"), status).await, (status, status), "exec {n}");
+            }
+        });
+    };
+    let at_rest = || {
+        // The pool's threads go after a second without work.
+        until_true("the shim to come to rest", LONG, || shim.size().1 == 1);
+        shim.size()
+    };
+    round(0, 100);
+    let (fds, _, memory) = at_rest();
+    round(100, 100 + execs());
+    let (fds_after, _, memory_after) = at_rest();
+    assert!(fds_after <= fds, "descriptors: {fds} and then {fds_after}");
+    assert!(memory_after <= memory + 150, "private memory: {memory} kB and then {memory_after} kB");
+    until_true("all exits to be told", LONG, || shim.events.count("exit") == 100 + execs());
+    shim.end("c1");
+}
+
+#[test]
+fn a_client_that_leaves_does_not_stop_a_create() {
+    let shim = Shim::start("leaves");
+    let bundle = Bundle::probe(&["sleep", "1000"]);
+    let request = shim.request("c1", &bundle);
+    // A create that is sure to take long enough: its fifo's reader comes late.
+    let stdout = berth_integration::shim::stdio::fifo(shim.work(), "late");
+    let request = berth_proto::task::CreateTaskRequest { stdout: stdout.to_str().unwrap().into(), ..request };
+    let connection = shim.connection();
+    let call = shim.runtime().spawn(async move { connection.create(context::with_duration(CALL), &request).await });
+    std::thread::sleep(Duration::from_millis(100));
+    call.abort();
+    let _ = shim.runtime().block_on(call);
+    let _reader = berth_integration::shim::stdio::Stream::read(&stdout);
+    shim.events.until("create c1");
+    assert_eq!(shim.phase("c1", ""), "CREATED");
+    shim.delete("c1", "").unwrap();
+}
+
+#[test]
+fn a_call_that_times_out_is_done_all_the_same() {
+    let shim = Shim::start("timeout");
+    shim.run("c1", &Bundle::busybox(&["/bin/sh", "-c", "sleep 1000"], &["sh", "sleep"]));
+    let stdio = Stdio::outputs(shim.work(), "e");
+    shim.run_exec("c1", "e", &["/bin/sh", "-c", "sleep 1000 &"], Some(&stdio));
+    shim.wait("c1", "e").unwrap();
+    // Delete waits for the output, which a grandchild holds.
+    let delete = DeleteRequest { id: "c1".into(), exec_id: "e".into(), ..Default::default() };
+    shim.call(Duration::from_millis(200), async |c, ctx| c.delete(ctx, &delete).await).unwrap_err();
+    until_true("the stream to be ended", LONG, || stdio.out.ended());
+    shim.end("c1");
+}
+
+#[test]
+fn a_shim_that_is_killed_is_cleaned_up_after() {
+    let shim = Shim::start("killed");
+    let bundle = Bundle::probe(&["sleep", "1000"]);
+    let pid = shim.run("c1", &bundle);
+    shim.run_exec("c1", "e", &["/probe", "sleep", "1000"], None);
+    procs::kill(shim.pid, Signal::KILL);
+    until_true("the shim to die", LONG, || !procs::alive(shim.pid));
+    assert!(procs::alive(i32::try_from(pid).unwrap()), "the container outlives its shim");
+    let start = Instant::now();
+    let answer = shim.delete_action("c1", bundle.path());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!((answer.pid, answer.exit_status), (pid, 137));
+    shim.assert_clean();
+    // And again: containerd may call it for what is clean already.
+    shim.delete_action("c1", bundle.path());
+}
+
+#[test]
+fn orphans_of_the_hosts_pid_namespace_do_not_stay_zombies() {
+    let shim = Shim::start("orphans");
+    let bundle = Bundle::busybox(&["/bin/sh", "-c", "sleep 1000"], &["sh", "sleep"]).host_namespace("pid");
+    shim.run("c1", &bundle);
+    for n in 0..20 {
+        // The shell goes, its child stays for a moment and then dies as the shim's.
+        shim.run_exec("c1", &format!("e{n}"), &["/bin/sh", "-c", "sleep 0.2 & exit 7"], None);
+    }
+    for n in 0..20 {
+        assert_eq!(shim.status("c1", &format!("e{n}")), 7);
+    }
+    let children = || procs::all().into_iter().filter(|p| p.parent == shim.pid).count();
+    until_true("only init to be left", LONG, || children() == 1);
+    shim.end("c1");
+}

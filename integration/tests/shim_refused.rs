@@ -1,0 +1,220 @@
+//! Bad input to the task service: a code and words that name the thing, and nothing left.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use berth_integration::bundle::Bundle;
+use berth_integration::shim::container::{exec_request, process};
+use berth_integration::shim::{CALL, Failure, Shim, stdio};
+use berth_proto::any;
+use berth_proto::task::{CreateTaskRequest, StartRequest};
+use berth_proto::ttrpc::{Code, context};
+
+#[test]
+fn ids_that_are_none() {
+    let shim = Shim::start("ids");
+    for id in ["", ".", "..", "a/b", "../x", "a\nb", &"x".repeat(2000)] {
+        let request = CreateTaskRequest { id: id.into(), ..shim.request("good", &Bundle::probe(&[])) };
+        let failure = shim.create_as(request).unwrap_err();
+        assert_eq!(failure.code, Code::INVALID_ARGUMENT, "{id:?}: {failure:?}");
+    }
+    shim.assert_clean();
+}
+
+#[test]
+fn configurations_that_are_none() {
+    let shim = Shim::start("config");
+    type Spoil = fn(&std::path::Path);
+    let cases: [(&str, Spoil, &str); 4] = [
+        ("missing", |p| fs::remove_file(p).unwrap(), "config.json"),
+        ("truncated", |p| fs::write(p, "{\"ociVersion\": \"1.0.2\", ").unwrap(), "config.json"),
+        ("no object", |p| fs::write(p, "[]").unwrap(), "config.json"),
+        ("wrong field", |p| fs::write(p, r#"{"ociVersion":"1.0.2","process":{"cwd":7}}"#).unwrap(), "process.cwd"),
+    ];
+    for (name, spoil, word) in cases {
+        let bundle = Bundle::probe(&["exit", "0"]);
+        let request = shim.request("c1", &bundle);
+        spoil(&bundle.path().join("config.json"));
+        let failure = shim.create_as(request).unwrap_err();
+        assert!(failure.message.starts_with("OCI runtime create failed: "), "{name}: {failure:?}");
+        assert!(failure.message.contains(word), "{name}: {failure:?}");
+        shim.state("c1", "").unwrap_err().is(Code::NOT_FOUND, &["c1"]);
+        shim.assert_clean();
+    }
+    assert!(shim.events.words().is_empty());
+}
+
+#[test]
+fn options_that_are_none() {
+    let shim = Shim::start("options");
+    let bundle = Bundle::probe(&["exit", "0"]);
+    let mut request = shim.request("c1", &bundle);
+    request.options = Some(any::json("containerd.runc.v1.Options", vec![0xff, 0xff])).into();
+    shim.create_as(request.clone()).unwrap_err().is(Code::INVALID_ARGUMENT, &["containerd.runc.v1.Options"]);
+    request.options = Some(any::json("runtimeoptions.v1.Options", b"\x1a\x01[".to_vec())).into();
+    shim.create_as(request.clone()).unwrap_err().is(Code::INVALID_ARGUMENT, &["config_body"]);
+    request.bundle = "relative".into();
+    request.options = Some(shim.options()).into();
+    shim.create_as(request.clone()).unwrap_err().is(Code::INVALID_ARGUMENT, &["relative"]);
+    request.bundle = bundle.path().to_str().unwrap().into();
+    request.checkpoint = "/somewhere".into();
+    assert!(shim.create_as(request).unwrap_err().message.contains("checkpoint"));
+    shim.assert_clean();
+}
+
+#[test]
+fn what_is_not_there() {
+    let shim = Shim::start("missing");
+    let missing: [(&str, Result<(), Failure>); 8] = [
+        ("state", shim.state("x", "").map(drop)),
+        ("start", shim.start_process("x", "").map(drop)),
+        ("delete", shim.delete("x", "").map(drop)),
+        ("kill", shim.kill("x", "", 9, false)),
+        ("wait", shim.wait("x", "").map(drop)),
+        ("pids", shim.pids("x").map(drop)),
+        ("stats", shim.stats("x").map(drop)),
+        ("pause", shim.pause("x")),
+    ];
+    for (call, result) in missing {
+        assert_eq!(result.unwrap_err().code, Code::NOT_FOUND, "{call}");
+    }
+    shim.run("c1", &Bundle::probe(&["sleep", "1000"]));
+    for result in [
+        shim.state("c1", "e").map(drop),
+        shim.start_process("c1", "e").map(drop),
+        shim.delete("c1", "e").map(drop),
+        shim.kill("c1", "e", 9, false),
+        shim.wait("c1", "e").map(drop),
+        shim.resize("c1", "e", 1, 1),
+        shim.close_stdin("c1", "e"),
+    ] {
+        result.unwrap_err().is(Code::NOT_FOUND, &["\"e\""]);
+    }
+    shim.end("c1");
+}
+
+#[test]
+fn what_the_state_does_not_allow() {
+    let shim = Shim::start("states");
+    shim.run("c1", &Bundle::probe(&["sleep", "1000"]));
+    shim.create("c1", &Bundle::probe(&[])).unwrap_err().is(Code::ALREADY_EXISTS, &["c1"]);
+    shim.start_process("c1", "").unwrap_err().is(Code::FAILED_PRECONDITION, &["running"]);
+    shim.delete("c1", "").unwrap_err().is(Code::FAILED_PRECONDITION, &["running"]);
+    shim.exec("c1", "e", &["/probe", "sleep", "1000"], None).unwrap();
+    shim.exec("c1", "e", &["/probe"], None).unwrap_err().is(Code::ALREADY_EXISTS, &["\"e\""]);
+    shim.kill("c1", "e", 9, false).unwrap_err().is(Code::FAILED_PRECONDITION, &[]);
+    shim.resize("c1", "e", 80, 25).unwrap();
+    shim.start_process("c1", "e").unwrap();
+    shim.start_process("c1", "e").unwrap_err().is(Code::FAILED_PRECONDITION, &["\"e\""]);
+    shim.delete("c1", "e").unwrap_err().is(Code::FAILED_PRECONDITION, &["running"]);
+    shim.kill("c1", "e", 9, false).unwrap();
+    assert_eq!(shim.status("c1", "e"), 137);
+    shim.kill("c1", "e", 9, false).unwrap_err().is(Code::NOT_FOUND, &["finished"]);
+    shim.resize("c1", "e", 80, 25).unwrap_err().is(Code::FAILED_PRECONDITION, &["stopped"]);
+    shim.delete("c1", "e").unwrap();
+    shim.delete("c1", "e").unwrap_err().is(Code::NOT_FOUND, &["\"e\""]);
+    shim.exec("c1", "late", &["/probe"], None).unwrap();
+    shim.kill("c1", "", 9, false).unwrap();
+    assert_eq!(shim.status("c1", ""), 137);
+    shim.kill("c1", "", 9, false).unwrap_err().is(Code::NOT_FOUND, &["finished"]);
+    shim.start_process("c1", "late").unwrap_err().is(Code::FAILED_PRECONDITION, &["stopped"]);
+    shim.exec("c1", "later", &["/probe"], None).unwrap_err().is(Code::FAILED_PRECONDITION, &["stopped"]);
+    shim.delete("c1", "").unwrap();
+}
+
+#[test]
+fn signals_out_of_range() {
+    let shim = Shim::start("range");
+    shim.run("c1", &Bundle::probe(&["sleep", "1000"]));
+    for signal in [65, 1000, u32::MAX] {
+        shim.kill("c1", "", signal, false).unwrap_err().is(Code::INVALID_ARGUMENT, &[&signal.to_string()]);
+    }
+    assert_eq!(shim.phase("c1", ""), "RUNNING");
+    shim.end("c1");
+}
+
+#[test]
+fn execs_that_are_none() {
+    let shim = Shim::start("badexec");
+    shim.run("c1", &Bundle::probe(&["sleep", "1000"]));
+    shim.exec("c1", "a/b", &["/probe"], None).unwrap_err().is(Code::INVALID_ARGUMENT, &["a/b"]);
+    let mut request = exec_request("c1", "e", &process(&["/probe"]), None);
+    request.spec = Some(any::json(any::OCI_PROCESS, b"{\"cwd\":".to_vec())).into();
+    shim.exec_as(request.clone()).unwrap_err().is(Code::INVALID_ARGUMENT, &["exec spec"]);
+    request.spec = None.into();
+    shim.exec_as(request).unwrap_err().is(Code::INVALID_ARGUMENT, &["exec spec"]);
+    for (args, words) in
+        [(&["/nowhere"][..], "no such file or directory"), (&["nowhere"], "executable file not found in $PATH")]
+    {
+        shim.exec("c1", "e", args, None).unwrap();
+        let failure = shim.start_process("c1", "e").unwrap_err();
+        assert!(failure.message.starts_with("OCI runtime exec failed: exec failed: "), "{failure:?}");
+        assert!(failure.message.contains(words), "{failure:?}");
+        assert_eq!((shim.phase("c1", "e").as_str(), shim.status("c1", "e")), ("STOPPED", 255));
+        shim.delete("c1", "e").unwrap();
+    }
+    assert_eq!((shim.events.count("exec-started"), shim.events.count("exit")), (0, 0));
+    shim.end("c1");
+}
+
+#[test]
+fn a_fifo_whose_reader_never_comes() {
+    let shim = Shim::start("noreader");
+    let path = stdio::fifo(shim.work(), "lonely");
+    let mut request = shim.request("c1", &Bundle::probe(&["exit", "0"]));
+    request.stdout = path.to_str().unwrap().into();
+    let connection = shim.connection();
+    let start = Instant::now();
+    let waiting = shim.runtime().spawn({
+        let request = request.clone();
+        async move { connection.create(context::with_duration(CALL), &request).await }
+    });
+    // Meanwhile the shim is there for others, and the id is taken.
+    std::thread::sleep(Duration::from_millis(200));
+    shim.create_as(CreateTaskRequest { stdout: String::new(), ..request })
+        .unwrap_err()
+        .is(Code::ALREADY_EXISTS, &["c1"]);
+    shim.run("c2", &Bundle::probe(&["sleep", "1000"]));
+    shim.end("c2");
+    let result = shim.runtime().block_on(waiting).unwrap();
+    let failure = berth_integration::shim::failure(result.unwrap_err());
+    assert!(failure.message.contains(path.to_str().unwrap()), "{failure:?}");
+    assert!((25..40).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    shim.state("c1", "").unwrap_err().is(Code::NOT_FOUND, &["c1"]);
+    shim.assert_clean();
+}
+
+#[test]
+fn of_two_creates_and_of_two_deletes_one_wins() {
+    let shim = Shim::start("twice");
+    for round in 0..10 {
+        let id = format!("c{round}");
+        let request = shim.request(&id, &Bundle::probe(&["exit", "0"]));
+        let connections = [shim.connection(), shim.connection()];
+        let created: Vec<_> = shim.runtime().block_on(async {
+            let [a, b] = connections.each_ref().map(|c| c.create(context::with_duration(CALL), &request));
+            vec![a.await, b.await]
+        });
+        assert_eq!(created.iter().filter(|r| r.is_ok()).count(), 1, "{created:?}");
+        let start = StartRequest { id: id.clone(), ..Default::default() };
+        shim.call(CALL, async |c, ctx| c.start(ctx, &start).await).unwrap();
+        shim.wait(&id, "").unwrap();
+        let delete = berth_proto::task::DeleteRequest { id: id.clone(), ..Default::default() };
+        let deleted: Vec<_> = shim.runtime().block_on(async {
+            let tasks = connections.map(|c| {
+                let delete = delete.clone();
+                tokio::spawn(async move { c.delete(context::with_duration(CALL), &delete).await })
+            });
+            let mut results = Vec::new();
+            for task in tasks {
+                results.push(task.await.unwrap().map_err(berth_integration::shim::failure));
+            }
+            results
+        });
+        assert_eq!(deleted.iter().filter(|r| r.is_ok()).count(), 1, "{deleted:?}");
+        let loser = deleted.into_iter().find_map(Result::err).unwrap();
+        assert_eq!(loser.code, Code::NOT_FOUND);
+    }
+    shim.assert_clean();
+}
