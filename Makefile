@@ -17,12 +17,12 @@ help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
 
 build: ## static release binaries: target/release/berth and target/release/containerd-shim-berth-v2
-	RUSTFLAGS="$(STATIC)" $(CARGO) build --release $(addprefix --bin ,$(INSTALL)) --target $(HOST) --target-dir $(TARGET)
+	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --release $(addprefix --bin ,$(INSTALL)) --target $(HOST) --target-dir $(TARGET)
 	@mkdir -p $(TARGET)/release
 	@for b in $(INSTALL); do ln -f $(TARGET)/$(HOST)/release/$$b $(TARGET)/release/$$b; done
 
 tools: # what the tests and the demo run beside them; built without the release's slow last mile
-	RUSTFLAGS="$(STATIC)" $(CARGO) build --profile tools -p berth-integration --bins --target $(HOST) --target-dir $(TARGET)
+	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --profile tools -p berth-integration --bins --target $(HOST) --target-dir $(TARGET)
 	@mkdir -p $(TARGET)/release
 	@for b in $(TOOLS); do ln -f $(TARGET)/$(HOST)/tools/$$b $(TARGET)/release/$$b; done
 
