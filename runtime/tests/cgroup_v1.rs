@@ -101,16 +101,10 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// A process that holds `bytes` of memory, once its standard input is closed.
-fn eater(bytes: u64) -> Child {
-    let script = format!("read x; head -c {bytes} /dev/zero | tail -c {bytes} >/dev/null");
-    Command::new("sh")
-        .args(["-c", &script])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+/// A process that takes 64 MiB of memory, once its standard input is closed.
+fn eater() -> Child {
+    let script = "read x; dd if=/dev/zero of=/dev/null bs=64M count=1 2>/dev/null";
+    Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 #[test]
@@ -313,7 +307,7 @@ fn an_oom_kill_is_told_and_counted() {
     f.create(r#"{"memory":{"limit":8388608,"swap":8388608}}"#);
     let mut watch = f.cgroup.oom_watch().unwrap();
     assert_eq!((watch.drain().unwrap(), f.cgroup.oom_kills().unwrap()), (0, 0));
-    let mut child = eater(64 << 20);
+    let mut child = eater();
     f.cgroup.add(pid(&child)).unwrap();
     drop(child.stdin.take());
     let ten = Timespec { tv_sec: 10, tv_nsec: 0 };
