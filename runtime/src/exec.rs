@@ -11,6 +11,7 @@ use oci_spec::runtime::Process;
 use crate::{
     Context, Error, Kind, Result, Stdio,
     arena::Arena,
+    cgroup::Cgroup,
     create,
     failure::{self, Names},
     namespace, plan,
@@ -31,6 +32,8 @@ pub struct Options<'a> {
     pub preserve_fds: u32,
     /// Run even when the container is frozen; the process freezes with it.
     pub ignore_paused: bool,
+    /// Where to be instead of the container's cgroup: one [`crate::cgroup::Cgroup::below`] it.
+    pub cgroup: Option<&'a Cgroup>,
 }
 
 /// A process of a container.
@@ -72,7 +75,11 @@ pub fn exec(container: &Container, options: Options<'_>) -> Result<Execed> {
         capabilities: Capabilities { bounding, effective, permitted, inheritable, ambient },
         umask: state.process.umask,
     };
-    let (born_in, cgroups) = plan::entry(&arena, container.cgroup())?;
+    let (born_in, cgroups) = match options.cgroup {
+        None => plan::entry(&arena, container.cgroup())?,
+        Some(cgroup) => plan::entry(&arena, cgroup)
+            .context("unable to start container process: error adding pid of the new process to cgroups")?,
+    };
     let plan = Plan {
         channel: arena.name(theirs.as_fd()),
         keep: &[],

@@ -11,6 +11,7 @@
 //! Mounting a cgroup inside a container is left to the mounts, which ask [`host`].
 
 mod allowlist;
+mod below;
 mod devices;
 mod dir;
 mod entry;
@@ -129,6 +130,12 @@ impl Cgroup {
     /// How a child comes into the cgroup by itself, in every hierarchy and without the 10 ms that [`Cgroup::add`] takes.
     pub fn entry(&self) -> Result<Entry> {
         entry::entry(self)
+    }
+
+    /// The cgroup that has `subs` below it: for a controller, or for all where none is named, a path below the container's
+    /// own. Whether it is there shows when it is entered. A `..` and a controller that is not there are refused.
+    pub fn below(&self, subs: &[(Option<String>, PathBuf)]) -> Result<Self> {
+        below::below(self, subs)
     }
 
     /// Moves process `pid`, which is there already, into the cgroup in every hierarchy. For a process that is being made

@@ -1,6 +1,6 @@
 //! `exec`: one more process in a container.
 
-use std::os::fd::AsFd;
+use std::{os::fd::AsFd, path::PathBuf};
 
 use berth_runtime::{
     Error, Kind, Result,
@@ -66,12 +66,13 @@ fn run(globals: &Globals, parsed: &Parsed) -> Outcome {
 }
 
 fn try_run(globals: &Globals, parsed: &Parsed) -> Result<i32> {
-    if parsed.is_set("cgroup") {
-        return Err(Error::unsupported("--cgroup: not built yet"));
-    }
     let container = super::container(globals, parsed)?;
     check_status(&container, parsed.on("ignore-paused"))?;
     let process = exec_process::find(container.bundle(), parsed)?;
+    let cgroup = match sub_cgroups(&parsed.texts("cgroup").collect::<Vec<_>>())? {
+        subs if subs.is_empty() => None,
+        subs => Some(container.cgroup().below(&subs)?),
+    };
     let detached = parsed.on("detach");
     let extra = ExtraFds::preserved(parsed)?;
     let pidfd_socket = parsed.text("pidfd-socket").map(console::connect).transpose()?;
@@ -86,6 +87,7 @@ fn try_run(globals: &Globals, parsed: &Parsed) -> Result<i32> {
             pid_file: parsed.text("pid-file").map(std::path::Path::new),
             preserve_fds: extra.count,
             ignore_paused: parsed.on("ignore-paused"),
+            cgroup: cgroup.as_ref(),
         },
     )?;
     let hand_out = |execed: &mut Execed| -> Result<Streams> {
@@ -109,4 +111,53 @@ fn check_status(container: &Container, ignore_paused: bool) -> Result<()> {
         _ => return Ok(()),
     };
     Err(Error::new(Kind::FailedPrecondition, refusal))
+}
+
+/// Reads `path`, alone and for all controllers, or any number of `controller[,controller…]:path`.
+fn sub_cgroups(flags: &[&str]) -> Result<Vec<(Option<String>, PathBuf)>> {
+    let mut subs: Vec<(Option<String>, PathBuf)> = Vec::new();
+    for flag in flags {
+        let Some((controllers, path)) = flag.split_once(':') else {
+            if flags.len() > 1 {
+                let text = format!("invalid --cgroup argument: {flag} (missing <controller>: prefix)");
+                return Err(Error::invalid(text));
+            }
+            return Ok(vec![(None, PathBuf::from(flag))]);
+        };
+        for controller in controllers.split(',') {
+            if controller.is_empty() {
+                let text = format!("invalid --cgroup argument: {flag} (empty <controller> prefix)");
+                return Err(Error::invalid(text));
+            }
+            if subs.iter().any(|(other, _)| other.as_deref() == Some(controller)) {
+                let text = format!("invalid --cgroup argument(s): controller {controller} specified multiple times");
+                return Err(Error::invalid(text));
+            }
+            subs.push((Some(controller.to_owned()), PathBuf::from(path)));
+        }
+    }
+    Ok(subs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sub_cgroups_are_for_all_controllers_or_for_each() {
+        let some = |c: &str, p: &str| (Some(c.to_owned()), PathBuf::from(p));
+        assert_eq!(sub_cgroups(&[]).unwrap(), []);
+        assert_eq!(sub_cgroups(&["a"]).unwrap(), [(None, PathBuf::from("a"))]);
+        assert_eq!(
+            sub_cgroups(&["cpu,cpuacct:x", "memory:"]).unwrap(),
+            [some("cpu", "x"), some("cpuacct", "x"), some("memory", "")]
+        );
+        for (flags, says) in [
+            (["a", "b"], "invalid --cgroup argument: a (missing <controller>: prefix)"),
+            (["cpu:a", ":b"], "invalid --cgroup argument: :b (empty <controller> prefix)"),
+            (["cpu:a", "cpu:b"], "invalid --cgroup argument(s): controller cpu specified multiple times"),
+        ] {
+            assert_eq!(sub_cgroups(&flags).unwrap_err().to_string(), says);
+        }
+    }
 }

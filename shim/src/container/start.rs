@@ -88,6 +88,6 @@ impl Container {
 fn execute(handle: &berth_runtime::state::Container, spec: &Spec, stdio: Stdio) -> Result<Execed> {
     berth_runtime::exec::exec(
         handle,
-        Options { process: spec, stdio, pid_file: None, preserve_fds: 0, ignore_paused: false },
+        Options { process: spec, stdio, pid_file: None, preserve_fds: 0, ignore_paused: false, cgroup: None },
     )
 }
