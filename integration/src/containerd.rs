@@ -283,7 +283,7 @@ impl Containerd {
 impl Drop for Containerd {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- the end of containerd's log\n{}\n---", self.log_tail());
+            eprintln!("--- the end of containerd's log\n{}\n--- shims: {:?}\n---", self.log_tail(), self.shims());
             if let Some(dir) = std::env::var_os("BERTH_LOGS") {
                 let name = format!("{}-{:?}.log", self.slot.tag(), std::thread::current().name());
                 fs::write(Path::new(&dir).join(name.replace(|c: char| !c.is_ascii_alphanumeric(), "-")), self.log())
