@@ -29,6 +29,7 @@ mod proc;
 mod process;
 pub mod ps;
 mod rlimit;
+pub mod sealed;
 pub mod seccomp;
 mod spawn;
 pub mod spec;

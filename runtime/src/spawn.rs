@@ -13,7 +13,7 @@ use berth_init::{
 };
 use nix::sys::socket::{AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair};
 
-use crate::{Context, Error, Kind, Result, sys};
+use crate::{Context, Error, Kind, Result, sealed, sys};
 
 /// The two ends of a channel: the parent's, the child's.
 pub fn channel() -> Result<(OwnedFd, OwnedFd)> {
@@ -68,6 +68,7 @@ pub enum Outcome {
 /// # Errors
 /// As clone3(2) and, with a pid namespace, setns(2).
 pub fn spawn(plan: &Plan<'_>, how: &Clone<'_>, (channel, theirs): (OwnedFd, OwnedFd)) -> Result<Pending> {
+    sealed::check()?;
     let (pid, pidfd) = match how.pid_namespace {
         None => sys::clone_into(plan, how.flags, how.cgroup)?,
         Some(namespace) => in_pid_namespace(namespace, || sys::clone_into(plan, how.flags, how.cgroup))?,

@@ -38,6 +38,8 @@ const GRACE: Duration = Duration::from_millis(10);
 pub fn run(args: &Args) -> Result<()> {
     let listener = inherit::listener()?;
     inherit::one_arena();
+    // the kernel named us after the descriptor that we were run from
+    rustix::thread::set_name(c"containerd-shim").context("set the process' name")?;
     log::init(Path::new("."), args.debug, true);
     signals::block()?;
     // orphans of the containers come to us, so that their exits are seen and nothing stays a zombie
@@ -70,7 +72,8 @@ async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
         id: args.id.clone(),
         publisher: publisher.clone(),
         shutdown: shutdown.clone(),
-        exe: std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into()),
+        // `start` names it; our own link shows the sealed mount that we run from
+        exe: std::env::args_os().next().map_or_else(|| "/proc/self/exe".into(), PathBuf::from),
     });
     let listener = Listener::new(Admitted::new(listener).context("watch the listener")?);
     let mut server =

@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use berth_runtime::{Context, Error, Result};
+use berth_runtime::{Context, Error, Result, sealed::Program};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
@@ -111,6 +111,8 @@ fn raise_oom_score(parent: i32) -> Result<()> {
 /// process belong to containerd, which reads them until the last holder is gone), a process group of its own.
 fn spawn(args: &Args, request: &Request, group: &str, listener: &OwnedFd) -> Result<Pid> {
     let exe = executable();
+    // the server makes containers, so it runs from a file that they cannot write to
+    let sealed = Program::new()?;
     let mut line = vec!["-namespace", &args.namespace, "-id", group, "-address", &args.address];
     if request.debug {
         line.push("-debug");
@@ -150,7 +152,7 @@ fn spawn(args: &Args, request: &Request, group: &str, listener: &OwnedFd) -> Res
                 | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK
                 | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF,
         )?;
-        posix_spawn(exe.as_path(), &files, &attributes, &argv, &environment)
+        posix_spawn(sealed.path().as_path(), &files, &attributes, &argv, &environment)
     })();
     spawned.with_context(|| format!("run {}", exe.display()))
 }

@@ -139,6 +139,9 @@ fn command(globals: &Globals, argv0: &str, name: &str, words: &[String]) -> Outc
     let Some(command) = table::COMMANDS.iter().find(|command| command.name == name) else {
         return Err(no_topic(name));
     };
+    if matches!(command.name, "create" | "run" | "exec") {
+        berth_runtime::sealed::ensure()?;
+    }
     let usage = |headline: &str, complaint: String| {
         help::out(&format!("{headline}\n\n{}", help::command(globals.program, command)));
         Err(Failure { message: complaint, status: 1 })
