@@ -139,6 +139,35 @@ fn the_runtimes_program_is_never_writable_from_inside() {
     assert_eq!(digest(), before);
 }
 
+/// The same fault without luck: a descriptor of the program, taken while a container is being made, is opened for writing
+/// when nothing runs the program any more. With an ordinary program that works, which is the control.
+#[test]
+fn the_runtimes_program_is_sealed() {
+    let runtime = Runtime::new("sealed");
+    let program = runtime.work().join("program");
+    fs::copy(runtime.program(), &program).unwrap();
+    let writable = |held: &File| {
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(held));
+        let opened = fs::OpenOptions::new().write(true).open(path);
+        opened.and_then(|mut file| std::io::Write::write(&mut file, b"\x7f")).is_ok()
+    };
+    assert!(writable(&File::open(&program).unwrap()), "the control");
+
+    let bundle = Bundle::probe(&["sleep", "100"]);
+    bundle.save(&runtime.cgroup("c1"));
+    let root = runtime.root();
+    let call = |words: &[&str]| {
+        let null = std::process::Stdio::null;
+        let mut command = std::process::Command::new(&program);
+        command.arg("--root").arg(&root).args(words).stdin(null()).stdout(null()).stderr(null());
+        assert!(command.status().unwrap().success(), "{words:?}");
+    };
+    call(&["create", "--bundle", bundle.path().to_str().unwrap(), "c1"]);
+    let held = File::open(format!("/proc/{}/exe", runtime.pid("c1"))).unwrap();
+    call(&["delete", "--force", "c1"]);
+    assert!(!writable(&held), "a container's process gave away the runtime's program");
+}
+
 /// A process's name is anything, also what looks like the rest of /proc/PID/stat.
 #[test]
 fn names_of_processes_do_not_confuse() {
