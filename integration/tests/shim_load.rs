@@ -89,6 +89,7 @@ fn execs_leave_nothing_in_the_shim() {
     let (fds, _, memory) = at_rest();
     round(100, 100 + execs());
     let (fds_after, _, memory_after) = at_rest();
+    eprintln!("descriptors {fds} {fds_after}, private dirty {memory} {memory_after} kB");
     assert!(fds_after <= fds, "descriptors: {fds} and then {fds_after}");
     assert!(memory_after <= memory + 150, "private memory: {memory} kB and then {memory_after} kB");
     until_true("all exits to be told", LONG, || shim.events.count("exit") == 100 + execs());

@@ -1,8 +1,8 @@
 //! One process of a container, init or exec: its stdio, its life, its waiters. Plain data and descriptors.
 //!
 //! ```text
-//! Added ──> Starting ──> Running ──> Stopped
-//!   └────────────┴─────────────────────^        deleted before it ran, or could not be executed
+//! Added ──> Opening ──> Starting ──> Running ──> Stopped
+//!   └───────────┴───────────┴──────────────────────^        deleted before it ran, or could not be executed
 //! ```
 //! Which of these moves is allowed when is the container's decision (`container::state`).
 
@@ -24,6 +24,8 @@ pub enum Life {
         /// JSON.
         spec: Vec<u8>,
     },
+    /// Its stdio is being opened, which may wait for a client. Nobody waits for this process meanwhile.
+    Opening,
     /// Being made.
     Starting,
     /// It exists (for init: perhaps still waiting for Start).
@@ -109,7 +111,7 @@ impl Process {
     /// What State says of it when its container is neither pausing nor paused.
     pub fn status(&self) -> Status {
         match self.life {
-            Life::Added { .. } | Life::Starting => Status::CREATED,
+            Life::Added { .. } | Life::Opening | Life::Starting => Status::CREATED,
             Life::Running { .. } => Status::RUNNING,
             Life::Stopped => Status::STOPPED,
         }

@@ -36,6 +36,8 @@ impl Container {
     }
 
     async fn delete_container(self: &Arc<Self>) -> Result<DeleteResponse> {
+        // What is still being created may wait for a client for long: the answer is known without waiting.
+        self.state().status()?;
         let _turn = self.turn.write().await;
         self.state().deletable()?;
         self.end_created().await?;

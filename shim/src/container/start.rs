@@ -41,8 +41,7 @@ impl Container {
     }
 
     async fn start_exec(self: &Arc<Self>, exec: &str) -> Result<u32> {
-        let _turn = self.turn.read().await;
-        let (spec, request) = self.state().exec_starting(exec)?;
+        let (spec, request) = self.state().exec_opening(exec)?;
         match self.make_exec(exec, &spec, &request).await {
             Ok((pid, watched)) => {
                 self.watch_exec(exec, watched, pid);
@@ -65,6 +64,9 @@ impl Container {
         let mut spec = berth_runtime::bundle::parse_process(spec)?;
         spec.set_terminal(Some(request.terminal));
         let mut prepared = io::prepare(request, &self.identity(exec), &self.sandbox.pool).await?;
+        // Only now: a client that does not come must not hold up a pause or a delete.
+        let _turn = self.turn.read().await;
+        self.state().exec_starting(exec)?;
         let (stdio, handle) = (prepared.take_child(), self.handle()?);
         let flight = self.sandbox.pool.children.flight();
         let run = move || execute(&handle, &spec, stdio);

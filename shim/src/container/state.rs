@@ -216,21 +216,32 @@ impl State {
         Ok(added.into())
     }
 
-    /// Start of an exec begins; gives what was asked for.
+    /// Start of an exec begins with its stdio; gives what was asked for.
     ///
     /// # Errors
     /// No such exec, it is started already, or the container takes none.
-    pub fn exec_starting(&mut self, exec: &str) -> Result<(Vec<u8>, Request)> {
+    pub fn exec_opening(&mut self, exec: &str) -> Result<(Vec<u8>, Request)> {
         self.process(exec)?;
         self.open_for_execs()?;
         let process = self.process_mut(exec)?;
-        match mem::replace(&mut process.life, Life::Starting) {
+        match mem::replace(&mut process.life, Life::Opening) {
             Life::Added { spec } => Ok((spec, process.request.clone())),
             other => {
                 process.life = other;
                 Err(precondition(format!("process {exec:?} was started before")))
             }
         }
+    }
+
+    /// The exec is going to be made: from now on the container cannot end before it.
+    ///
+    /// # Errors
+    /// It is gone, or the container takes none any more.
+    pub fn exec_starting(&mut self, exec: &str) -> Result<()> {
+        self.process(exec)?;
+        self.open_for_execs()?;
+        self.process_mut(exec)?.life = Life::Starting;
+        Ok(())
     }
 
     /// Start of an exec has ended. `None`: it could not be executed; its waiters are released, and no exit is announced.
@@ -351,7 +362,8 @@ impl State {
     /// # Errors
     /// No such exec, or it runs.
     pub fn take_exec(&mut self, exec: &str) -> Result<Process> {
-        if self.process(exec)?.is_live() {
+        let process = self.process(exec)?;
+        if process.is_live() || matches!(process.life, Life::Opening) {
             return Err(precondition(format!("cannot delete a running process {exec:?}")));
         }
         let mut process = self.execs.remove(exec).ok_or_else(|| no_process(&self.id, exec))?;
@@ -371,7 +383,7 @@ impl State {
             Life::Running { .. } if exec.is_empty() && self.collected.is_some() => Err(finished()),
             Life::Running { pidfd } => Ok(pidfd.clone()),
             Life::Stopped => Err(finished()),
-            Life::Added { .. } | Life::Starting => Err(precondition("process not created")),
+            Life::Added { .. } | Life::Opening | Life::Starting => Err(precondition("process not created")),
         }
     }
 

@@ -24,6 +24,7 @@ fn running() -> State {
 fn with_exec(exec: &str, pid: i32) -> State {
     let mut state = running();
     state.add_exec(exec, Request::default(), b"{}".to_vec()).unwrap();
+    state.exec_opening(exec).unwrap();
     state.exec_starting(exec).unwrap();
     state.exec_started(exec, Some(born(pid)));
     state
@@ -77,6 +78,7 @@ fn init_is_the_last_exit_of_its_container() {
 fn an_exec_being_made_holds_it_back_too() {
     let mut state = running();
     state.add_exec("e", Request::default(), vec![]).unwrap();
+    state.exec_opening("e").unwrap();
     state.exec_starting("e").unwrap();
     state.init_exited(EXIT);
     assert!(state.init_settled().is_empty());
@@ -85,17 +87,34 @@ fn an_exec_being_made_holds_it_back_too() {
 }
 
 #[test]
+fn an_exec_that_waits_for_its_client_holds_nothing_up() {
+    let mut state = running();
+    state.add_exec("e", Request::default(), vec![]).unwrap();
+    state.exec_opening("e").unwrap();
+    assert_eq!(kind(state.exec_opening("e")), Kind::FailedPrecondition);
+    assert_eq!(kind(state.take_exec("e")), Kind::FailedPrecondition);
+    state.init_exited(EXIT);
+    assert_eq!(names(&state.init_settled()), ["exit c 100 7"]);
+    assert_eq!(kind(state.exec_starting("e")), Kind::FailedPrecondition);
+    assert!(state.exec_started("e", None).is_empty());
+    state.deleted();
+    assert_eq!(kind(state.exec_starting("e")), Kind::NotFound);
+    assert!(state.exec_started("e", None).is_empty());
+}
+
+#[test]
 fn an_exec_that_fails_to_start_tells_nothing_and_releases_everyone() {
     let mut state = running();
     state.add_exec("e", Request::default(), vec![]).unwrap();
     let waiter = state.process("e").unwrap().waiter();
+    state.exec_opening("e").unwrap();
     state.exec_starting("e").unwrap();
     state.init_exited(EXIT);
     state.init_settled();
     assert_eq!(names(&state.exec_started("e", None)), ["exit c 100 7"]);
     assert_eq!(crate::io::testing::runtime().block_on(waiter.exit()).status, 255);
     assert_eq!(state.process_status("e").unwrap(), Status::STOPPED);
-    assert_eq!(kind(state.exec_starting("e")), Kind::FailedPrecondition);
+    assert_eq!(kind(state.exec_opening("e")), Kind::FailedPrecondition);
 }
 
 #[test]
@@ -115,7 +134,7 @@ fn no_exec_once_init_is_collected() {
     state.add_exec("early", Request::default(), vec![]).unwrap();
     state.init_exited(EXIT);
     assert_eq!(kind(state.add_exec("late", Request::default(), vec![])), Kind::FailedPrecondition);
-    assert_eq!(kind(state.exec_starting("early")), Kind::FailedPrecondition);
+    assert_eq!(kind(state.exec_opening("early")), Kind::FailedPrecondition);
     assert_eq!(state.init_settled().len(), 1);
 }
 
@@ -144,6 +163,7 @@ fn signals_find_only_what_exists() {
     assert_eq!(kind(state.target("e")), Kind::NotFound);
     state.add_exec("e", Request::default(), vec![]).unwrap();
     assert_eq!(kind(state.target("e")), Kind::FailedPrecondition);
+    state.exec_opening("e").unwrap();
     state.exec_starting("e").unwrap();
     state.exec_started("e", Some(born(200)));
     assert!(state.target("e").is_ok());
