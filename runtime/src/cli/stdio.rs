@@ -6,12 +6,11 @@
 //! - In the foreground with one: the container's terminal, copied from and to the caller's, which is raw meanwhile.
 //! - Detached with one: the terminal is handed over the console socket.
 //!
-//! The copies are threads because a slow reader of ours must not stop signals; they move bytes by splice(2) where the
-//! kernel can.
+//! The copies are threads because a slow reader of ours must not stop signals.
 
 use std::{
     fs::File,
-    io::{PipeReader, PipeWriter, Read, Write, copy, pipe},
+    io::{ErrorKind, PipeReader, PipeWriter, Read, Write, pipe},
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
@@ -70,24 +69,24 @@ impl Front {
         let mut streams = Streams { copies: Vec::new(), terminal: None };
         match self {
             Self::Inherited => {}
-            Self::Pipes(mut stdin, mut stdout, mut stderr) => {
-                let (mut from, mut to, mut to_errors) = ours()?;
+            Self::Pipes(stdin, stdout, stderr) => {
+                let (from, to, to_errors) = ours()?;
                 // Nobody waits for this one: a caller who never closes stdin must not keep us.
-                spawn(move || drop(copy(&mut from, &mut stdin)))?;
-                streams.copies.push(spawn(move || drop(copy(&mut stdout, &mut to)))?);
-                streams.copies.push(spawn(move || drop(copy(&mut stderr, &mut to_errors)))?);
+                spawn(move || carry(from, stdin))?;
+                streams.copies.push(spawn(move || carry(stdout, to))?);
+                streams.copies.push(spawn(move || carry(stderr, to_errors))?);
             }
             Self::Terminal(host) => {
                 let master = File::from(console.ok_or_else(no_console)?);
                 console::send_bare_newlines(master.as_fd())?;
-                let (mut from, to, _) = ours()?;
-                let (mut input, output) =
+                let (from, to, _) = ours()?;
+                let (input, output) =
                     (master.try_clone().context("dup the console")?, master.try_clone().context("dup the console")?);
                 let (ending, end) = pipe().context("pipe to end the console")?;
                 // Already here, so that a container that is not started yet begins with the right size.
                 host.resize(master.as_fd());
                 host.make_raw()?;
-                spawn(move || drop(copy(&mut from, &mut input)))?;
+                spawn(move || carry(from, input))?;
                 streams.copies.push(spawn(move || show(output, &ending, to))?);
                 streams.terminal = Some(Terminal { host, master, end });
             }
@@ -153,10 +152,30 @@ fn no_console() -> Error {
     Error::new(Kind::Internal, "the process has no console")
 }
 
+/// How many bytes a copy moves at once.
+const BUFFER: usize = 32 * 1024;
+
+/// Copies until one side has no more. Not `std::io::copy`, which splices: splice(2) into a file takes the file's
+/// position, waits for the pipe, and then sets the position to where it was, so that two streams into one file (`>log
+/// 2>&1`) overwrite each other.
+fn carry(mut from: impl Read, mut to: impl Write) {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let bytes = match from.read(&mut buffer) {
+            Ok(n) => buffer.get(..n).unwrap_or_default(),
+            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+            Err(_) => return,
+        };
+        if bytes.is_empty() || to.write_all(bytes).is_err() {
+            return;
+        }
+    }
+}
+
 /// Copies the terminal to `to` until its last user is gone (EIO), or `ending` closes and nothing is left to read.
 /// When `to` takes no more, the bytes are dropped: the container goes on.
 fn show(mut master: File, ending: &PipeReader, mut to: File) {
-    let mut buffer = vec![0; 32 * 1024];
+    let mut buffer = vec![0; BUFFER];
     let mut listening = true;
     let mut last = None;
     loop {
@@ -198,6 +217,25 @@ mod tests {
         assert_eq!(refusal(false, true, Some("/x")), useless);
         assert_eq!(refusal(true, false, Some("/x")), useless);
         assert_eq!(refusal(false, false, Some("/x")), useless);
+    }
+
+    #[test]
+    fn two_streams_into_one_file_do_not_overwrite_each_other() {
+        let path = std::env::temp_dir().join(format!("berth-carry-{}", std::process::id()));
+        let file = File::create(&path).unwrap();
+        let (out, mut say) = pipe().unwrap();
+        let (err, say_nothing) = pipe().unwrap();
+        let (to, to_errors) = (file.try_clone().unwrap(), file.try_clone().unwrap());
+        let copies = [spawn(move || carry(out, to)).unwrap(), spawn(move || carry(err, to_errors)).unwrap()];
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        say.write_all(b"early ").unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        drop((say, say_nothing));
+        copies.into_iter().for_each(|copy| copy.join().unwrap());
+        (&file).write_all(b"next").unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(text, "early next");
     }
 
     #[test]
