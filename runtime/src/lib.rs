@@ -55,4 +55,7 @@ pub enum Stdio {
     Null,
     /// stdin, stdout, stderr.
     Fds([OwnedFd; 3]),
+    /// As `Null`, but a terminal will be shown on another one, which turns newlines into what it needs: so the
+    /// process' own must not.
+    Relayed,
 }

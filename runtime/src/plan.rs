@@ -279,12 +279,13 @@ pub fn stdio<'a>(arena: &'a Arena, process: &Process, stdio: &Stdio) -> Result<P
         return Ok(PlanStdio::Terminal {
             rows: cells(size.height(), "height")?,
             columns: cells(size.width(), "width")?,
+            bare_newlines: matches!(stdio, Stdio::Relayed),
         });
     }
     let keep = |fd: &OwnedFd| -> Result<BorrowedFd<'a>> { Ok(arena.fd(fd.try_clone().context("dup stdio")?)) };
     match stdio {
         Stdio::Inherit => Ok(PlanStdio::Inherit),
-        Stdio::Null => {
+        Stdio::Null | Stdio::Relayed => {
             let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
             let null = arena.fd(null.context("open /dev/null")?);
             Ok(PlanStdio::Fds([null; 3]))

@@ -9,7 +9,7 @@ use rustix::{
     mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
     process::{Gid, Uid},
     pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt},
-    termios::Winsize,
+    termios::{self, OptionalActions, OutputModes, Winsize},
 };
 
 use crate::{
@@ -31,11 +31,16 @@ pub fn open(plan: &Plan<'_>, report: &Report<'_>) -> Result<OwnedFd> {
 /// Opens a terminal of the devpts below `root`; the master goes to the parent, the slave is returned.
 pub fn open_in(root: BorrowedFd<'_>, plan: &Plan<'_>, report: &Report<'_>) -> Result<OwnedFd> {
     let (master, slave) = open_pair(root).at(Step::Console)?;
-    if let Stdio::Terminal { rows, columns } = plan.stdio
-        && (rows, columns) != (0, 0)
-    {
-        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        rustix::termios::tcsetwinsize(&slave, size).at(Step::Console)?;
+    if let Stdio::Terminal { rows, columns, bare_newlines } = plan.stdio {
+        if (rows, columns) != (0, 0) {
+            let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+            termios::tcsetwinsize(&slave, size).at(Step::Console)?;
+        }
+        if bare_newlines {
+            let mut modes = termios::tcgetattr(&slave).at(Step::Console)?;
+            modes.output_modes -= OutputModes::ONLCR;
+            termios::tcsetattr(&slave, OptionalActions::Now, &modes).at(Step::Console)?;
+        }
     }
     report.send(Message::Console, &[master.as_fd()]);
     Ok(slave)

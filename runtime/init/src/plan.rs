@@ -196,6 +196,8 @@ pub enum Stdio<'a> {
         rows: u16,
         /// Columns; 0 when none is named.
         columns: u16,
+        /// Newlines are not turned into two characters: the terminal that shows it will do that.
+        bare_newlines: bool,
     },
 }
 

@@ -43,7 +43,7 @@ impl HostTerminal {
     }
 
     /// Hands every key to the container. Output processing stays on, because the container's terminal sends bare
-    /// newlines (see [`send_bare_newlines`]).
+    /// newlines (see [`berth_runtime::Stdio::Relayed`]).
     ///
     /// # Errors
     /// Those of tcsetattr(3).
@@ -66,16 +66,6 @@ impl Drop for HostTerminal {
     fn drop(&mut self) {
         let _ = tcsetattr(&self.tty, OptionalActions::Now, &self.original);
     }
-}
-
-/// Stops the terminal behind `master` from turning newlines into two characters: the caller's terminal does it.
-///
-/// # Errors
-/// Those of tcgetattr(3) and tcsetattr(3).
-pub fn send_bare_newlines(master: BorrowedFd<'_>) -> Result<()> {
-    let mut modes = tcgetattr(master).context("read the modes of the console")?;
-    modes.output_modes -= OutputModes::ONLCR;
-    tcsetattr(master, OptionalActions::Now, &modes).context("set the modes of the console")
 }
 
 /// Connects to the socket at `path`, before anything is made that would have to be undone.

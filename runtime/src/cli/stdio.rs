@@ -49,7 +49,7 @@ impl Front {
                 Err(Error::invalid(format!("cannot use console socket if {program} will not detach or allocate tty")))
             }
             (true, true, Some(path)) => Ok((Self::Socket(console::connect(path)?), Stdio::Null)),
-            (true, false, None) => Ok((Self::Terminal(HostTerminal::find()?), Stdio::Null)),
+            (true, false, None) => Ok((Self::Terminal(HostTerminal::find()?), Stdio::Relayed)),
             (false, true, None) => Ok((Self::Inherited, Stdio::Inherit)),
             (false, false, None) => {
                 let (stdin, our_stdin) = pipe().context("pipe for stdin")?;
@@ -78,7 +78,6 @@ impl Front {
             }
             Self::Terminal(host) => {
                 let master = File::from(console.ok_or_else(no_console)?);
-                console::send_bare_newlines(master.as_fd())?;
                 let (from, to, _) = ours()?;
                 let (input, output) =
                     (master.try_clone().context("dup the console")?, master.try_clone().context("dup the console")?);
