@@ -401,7 +401,7 @@ pub fn check_id(id: &str) -> Result<()> {
         return Err(Error::invalid(format!("invalid container ID format: {id:?}")));
     }
     if id.len() > 255 {
-        return Err(Error::invalid(format!("container id {id:?} is longer than 255 bytes")));
+        return Err(Error::invalid(format!("container id {id:?} is too long, 255 bytes at most")));
     }
     Ok(())
 }
