@@ -53,6 +53,7 @@ pub async fn create(sandbox: &Arc<Sandbox>, request: CreateTaskRequest) -> Resul
         bundle,
         sandbox: sandbox.clone(),
         turn: RwLock::default(),
+        kills: RwLock::default(),
         state: Mutex::new(State::new(&request.id, stdio.clone())),
         oom: Mutex::default(),
     });

@@ -40,6 +40,8 @@ impl Container {
         self.state().status()?;
         let _turn = self.turn.write().await;
         self.state().deletable()?;
+        // containerd 1.6 hangs up as soon as this is answered; the kill that led here must have its answer before.
+        drop(self.kills.write().await);
         self.end_created().await?;
         let io = self.state().init.io.clone();
         if let Some(io) = &io

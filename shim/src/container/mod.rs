@@ -48,6 +48,8 @@ pub struct Container {
     owner: (u32, u32),
     sandbox: Arc<Sandbox>,
     turn: RwLock<()>,
+    /// Held for reading by each kill of init that is not answered yet.
+    kills: RwLock<()>,
     state: Mutex<State>,
     oom: Mutex<Option<Oom>>,
 }
@@ -177,6 +179,7 @@ impl Container {
             }
         };
         // Beside any change: a stuck create or exec is ended by this.
+        let _kill = self.kills.read().await;
         self.sandbox.pool.read(kill).await
     }
 
