@@ -18,7 +18,7 @@ pub mod sys;
 pub mod wire;
 
 use rustix::{
-    fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     io::Errno,
     net::{self, RecvFlags, SendFlags, SocketFlags},
 };
@@ -57,8 +57,11 @@ pub fn run(plan: &Plan<'_>) -> ! {
 
 /// The order of a birth, each step before those that would take away what it needs.
 fn be_born(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<core::convert::Infallible> {
-    // First of all: the fds of the pod's other containers are gone before anything of ours is visible to anybody.
-    close_other_fds(plan)?;
+    // First of all: whoever shares a pid namespace with the payload may not look into a process that still has the
+    // runtime's memory and fds (CVE-2016-9962). execve(2) makes it an ordinary process again.
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at(Step::Hide)?;
+    // And the fds of the pod's other containers are gone before anything of ours is visible to anybody.
+    close_other_fds(plan.preserve, plan.keep)?;
     // Nothing is done outside the cgroup. On v1 the child writes itself to `tasks`: to be moved by another process
     // costs a grace period of all forks of the machine, 10 ms against 0.1.
     for (n, tasks) in plan.cgroups.iter().enumerate() {
@@ -105,6 +108,8 @@ fn be_born(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<core::convert::In
     let late = process.seccomp.is_some() && !process.no_new_privs;
     let entered = payload::try_directory(process)?;
     identity::become_user(process)?;
+    // A change of ids sets it to what fs.suid_dumpable says, which may be 1 (proc_sys_fs(5)).
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at(Step::Hide)?;
     payload::change_directory(process, entered)?;
     let executable = payload::find(process)?;
     if !late {
@@ -114,6 +119,7 @@ fn be_born(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<core::convert::In
         sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).at(Step::NoNewPrivs)?;
     }
     identity::write_label(plan, host_label)?;
+    close_spent_fds(plan, report)?;
     sys::cloexec_from(plan.preserve.saturating_add(3)).at(Step::CloseFds)?;
     sys::reset_signals().at(Step::Signals)?;
     identity::verify(process, late)?;
@@ -133,10 +139,11 @@ fn be_born(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<core::convert::In
     payload::execute(process, executable)
 }
 
-/// Closes every fd that the plan does not name. The list is ascending, so each gap is one close_range(2) (Linux 5.9).
-fn close_other_fds(plan: &Plan<'_>) -> Result<()> {
-    let mut next = plan.preserve.saturating_add(3);
-    for &fd in plan.keep {
+/// Closes every fd above the streams and the `preserve`d ones but `keep`, which is ascending: each gap is one
+/// close_range(2) (Linux 5.9).
+fn close_other_fds(preserve: u32, keep: &[RawFd]) -> Result<()> {
+    let mut next = preserve.saturating_add(3);
+    for &fd in keep {
         let Ok(fd) = u32::try_from(fd) else { continue };
         if fd < next {
             continue;
@@ -147,6 +154,17 @@ fn close_other_fds(plan: &Plan<'_>) -> Result<()> {
         next = fd + 1;
     }
     sys::close_range(next, u32::MAX).at(Step::CloseFds)
+}
+
+/// What built the container is of no more use, and a process that waits for its start has no business with directories
+/// of the host: only the way back to the runtime stays.
+fn close_spent_fds(plan: &Plan<'_>, report: &Report<'_>) -> Result<()> {
+    let channel = report.channel.as_raw_fd();
+    let other = match plan.barrier {
+        Some(Barrier::Listen(socket)) => socket.as_raw_fd(),
+        Some(Barrier::Channel) | None => channel,
+    };
+    close_other_fds(plan.preserve, &[channel.min(other), channel.max(other)])
 }
 
 /// Reads the one byte that the parent says; anything else, its death included, ends the child.

@@ -55,6 +55,8 @@ macro_rules! steps {
 }
 
 steps! {
+    /// Becoming invisible to neighbours.
+    Hide,
     /// Closing what is not the container's.
     CloseFds,
     /// Reading the parent's GO.
