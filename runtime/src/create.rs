@@ -147,7 +147,11 @@ fn birth(planned: &Planned<'_>, cgroup: &Cgroup, channel: (OwnedFd, OwnedFd), pr
     if let Some(ids) = &planned.maps {
         write_maps(pending.pid(), ids)?;
     }
-    pending.go()?;
+    match pending.go() {
+        // A child that has died already has said why, or the limit that killed it shows: both are seen below.
+        Err(e) if matches!(e.errno(), Some(libc::EPIPE | libc::ECONNRESET)) => {}
+        other => other?,
+    }
     let what = "unable to start container process: error during container init";
     match pending.wait()? {
         Outcome::Ready => Ok(pending),
@@ -181,6 +185,8 @@ fn listen(dir: &Path) -> Result<OwnedFd> {
     let what = || format!("listen on {}", dir.join(state::START).display());
     let bind = || -> rustix::io::Result<OwnedFd> {
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        // The mode that bind(2) gives the file, as far as the umask allows (unix(7)): without this it is 0777.
+        rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
         let (_dir, path) = state::short_path(dir)?;
         rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
         rustix::net::listen(&socket, 1)?;
