@@ -173,7 +173,12 @@ fn rootfs<'a>(
     } else {
         Vec::new()
     };
-    let host_propagation = propagation.unwrap_or(libc::MS_SLAVE);
+    let host_propagation = match propagation {
+        None => libc::MS_SLAVE,
+        // Nothing could be bound from the tree any more while the root is being built; the root becomes it at the end.
+        Some(libc::MS_UNBINDABLE) => libc::MS_PRIVATE,
+        Some(other) => other,
+    };
     // First of all the mounts: mountinfo lists them in the order of their making, and `/` belongs at the top.
     let tree = mount::clone_tree(&path, true).with_context(|| format!("root.path: rootfs {}", path.display()))?;
     berth_init::sys::mount_setattr(tree.as_fd(), true, 0, 0, host_propagation).context("rootfs propagation")?;

@@ -132,7 +132,14 @@ fn find_target(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<Owne
             other => return other.at_index(Step::MountTarget, n),
         }
     }
-    path::open_or_make(root, mount.target, kind).at_index(Step::MountTarget, n)
+    let target = path::open_or_make(root, mount.target, kind).at_index(Step::MountTarget, n)?;
+    let stat = fs::fstat(&target).at_index(Step::MountTarget, n)?;
+    // move_mount(2) would say EINVAL, which names no fault.
+    match (kind, FileType::from_raw_mode(stat.st_mode) == FileType::Directory) {
+        (Target::Directory, false) => Err(Errno::NOTDIR).at_index(Step::MountTarget, n),
+        (Target::File, true) => Err(Errno::ISDIR).at_index(Step::MountTarget, n),
+        _ => Ok(target),
+    }
 }
 
 fn link(root: BorrowedFd<'_>, target: &CStr, to: &CStr) -> SysResult<()> {
@@ -232,6 +239,10 @@ fn enter(rootfs: &Rootfs<'_>, host_root: BorrowedFd<'_>) -> Result<()> {
     rustix::process::fchdir(rootfs.tree).at(Step::EnterRoot)?;
     match rootfs.enter {
         Enter::Pivot => {
+            // The old root is put on the new one, which must not be shared for that either; it becomes so again.
+            if rootfs.host_propagation == libc::MS_SHARED {
+                sys::mount_setattr(rootfs.tree, false, 0, 0, libc::MS_PRIVATE).at(Step::EnterRoot)?;
+            }
             // With both arguments "." the old root ends up mounted on the new one (pivot_root(2), NOTES), and goes
             // from there with all that is below it; its propagation is cut first, so that nothing goes on the host.
             rustix::process::pivot_root(c".", c".").at(Step::EnterRoot)?;
