@@ -284,7 +284,7 @@ const REFUSED: &[Refusal] = &[
     Refusal {
         name: "an rlimit whose soft value is above the hard one",
         set: |b| b.set("/process/rlimits", json!([{"type": "RLIMIT_CORE", "soft": 2, "hard": 1}])),
-        says: &["invalid argument"],
+        says: &["limit"],
     },
 ];
 

@@ -135,7 +135,7 @@ fn ids() {
         ("a b", "invalid container ID format"),
         ("ä", "invalid container ID format"),
         ("a:b", "invalid container ID format"),
-        (&long, "too long"),
+        (&long, "long"),
     ];
     for (id, word) in bad {
         for verb in ["create", "run"] {
