@@ -5,8 +5,11 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use berth_runtime::{Error, Kind, Result};
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use crate::container::Container;
 use crate::context::ServerContext;
@@ -21,12 +24,17 @@ pub struct Sandbox {
     /// Where verbs run.
     pub pool: Pool,
     containers: Mutex<HashMap<String, Arc<Container>>>,
+    /// Told at every create and every release.
+    changed: Notify,
 }
+
+/// How long a pod may be without a container: before its first, and after its last.
+const UNUSED: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
 
 impl Sandbox {
     /// A pod without containers.
     pub fn new(context: ServerContext) -> Arc<Self> {
-        Arc::new(Self { context, pool: Pool::default(), containers: Mutex::default() })
+        Arc::new(Self { context, pool: Pool::default(), containers: Mutex::default(), changed: Notify::new() })
     }
 
     /// The container, as far as it has got.
@@ -48,6 +56,7 @@ impl Sandbox {
             }
             Entry::Vacant(free) => {
                 free.insert(container);
+                self.changed.notify_one();
                 Ok(())
             }
         }
@@ -59,6 +68,21 @@ impl Sandbox {
             && Arc::ptr_eq(entry.get(), container)
         {
             entry.remove();
+            self.changed.notify_one();
+        }
+    }
+
+    /// Returns when the pod has been without a container for so long that nobody will come any more: a containerd that
+    /// was killed between the last Delete and its Shutdown does not ask again.
+    pub async fn abandoned(&self) {
+        let (mut patience, later) = UNUSED;
+        loop {
+            if !self.is_empty() {
+                self.changed.notified().await;
+            } else if timeout(patience, self.changed.notified()).await.is_err() {
+                return;
+            }
+            patience = later;
         }
     }
 

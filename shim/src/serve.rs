@@ -81,6 +81,8 @@ async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
     server.start().await.map_err(|e| Error::new(Kind::Internal, e.to_string()).context("serve"))?;
     ::log::debug!("serving group {} of namespace {}", args.id, args.namespace);
 
+    let abandoned = service.abandoned();
+    tokio::pin!(abandoned);
     loop {
         tokio::select! {
             signal = signals.next() => match signal? {
@@ -92,6 +94,10 @@ async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
                 }
             },
             () = shutdown.requested() => break,
+            () = &mut abandoned => {
+                ::log::info!("no container for a while: stopping");
+                break;
+            }
         }
     }
     // in this order: nobody finds us any more, what we have to say is said, the last answer is out

@@ -44,6 +44,11 @@ impl Service {
         self.sandbox.pool.children.sweep();
     }
 
+    /// Returns when nobody will use this pod any more.
+    pub async fn abandoned(&self) {
+        self.sandbox.abandoned().await;
+    }
+
     fn container(&self, id: &str) -> ttrpc::Result<Arc<container::Container>> {
         self.sandbox.container(id).map_err(status)
     }

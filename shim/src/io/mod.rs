@@ -30,13 +30,18 @@ use rustix::fs::{Gid, Mode, OFlags, Uid, fchown, fcntl_setfl, open};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::pool::Pool;
 use fifo::{Input, Output};
 use logger::Logger;
 use pump::{Kind, Link, Sink};
 use uri::{Request, Target};
+
+/// How long a client may take to read what it was given, when the process is deleted.
+const TAIL: Duration = Duration::from_millis(300);
+/// How often it is looked at meanwhile.
+const TAIL_STEP: Duration = Duration::from_millis(1);
 
 /// Whose stdio it is: what a logging program is told, and who shall own the pipes.
 #[derive(Clone, Debug)]
@@ -76,6 +81,8 @@ pub struct Io {
     links: Mutex<Vec<(Arc<Link>, JoinHandle<()>)>>,
     /// How many outputs are still being copied.
     outputs: watch::Sender<usize>,
+    /// Readers on the client's fifos, of outputs that have ended.
+    tails: Mutex<Vec<OwnedFd>>,
     console: Mutex<Option<Arc<OwnedFd>>>,
     logger: Option<Logger>,
 }
@@ -208,6 +215,7 @@ impl Prepared {
             writer: Mutex::new(writer),
             links: Mutex::default(),
             outputs: watch::Sender::new(count),
+            tails: Mutex::default(),
             console: Mutex::new(console.map(Arc::new)),
             logger,
         });
@@ -242,9 +250,19 @@ impl Io {
         });
     }
 
-    /// Waits until all output has been copied, at most `limit`; whether it was.
+    /// Waits until all output has been copied, at most `limit`; whether it was. Then, for a moment, until the client has
+    /// read it: some clients close their end as soon as the process is deleted, with what is still in it.
     pub async fn drained(&self, limit: Duration) -> bool {
-        timeout(limit, self.outputs.subscribe().wait_for(|&live| live == 0)).await.is_ok()
+        let copied = timeout(limit, self.outputs.subscribe().wait_for(|&live| live == 0)).await.is_ok();
+        let tails = std::mem::take(&mut *lock(&self.tails));
+        let unread = |tail: &OwnedFd| rustix::io::ioctl_fionread(tail).is_ok_and(|bytes| bytes > 0);
+        let empty = async {
+            while tails.iter().any(unread) {
+                sleep(TAIL_STEP).await;
+            }
+        };
+        let _ = timeout(limit.min(TAIL), empty).await;
+        copied
     }
 
     /// Ends all copying, closes every descriptor, ends the logger.
@@ -257,6 +275,7 @@ impl Io {
             drop(link);
         }
         self.outputs.send_replace(0);
+        lock(&self.tails).clear();
         lock(&self.console).take();
         if let Some(logger) = &self.logger {
             logger.stop().await;
@@ -277,6 +296,7 @@ impl Io {
     }
 
     fn finished(&self, link: &Arc<Link>) {
+        lock(&self.tails).extend(link.tail());
         lock(&self.links).retain(|(other, _)| !Arc::ptr_eq(other, link));
         match link.kind() {
             Kind::Input => {}

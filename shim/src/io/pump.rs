@@ -6,10 +6,11 @@
 //!
 //! An output whose far end fails is read on and thrown away: the container must not block because a disk is full.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{SpliceFlags, splice};
 use tokio::io::Interest;
@@ -83,6 +84,17 @@ impl Link {
     pub fn end(&self) {
         self.ending.store(true, Ordering::Relaxed);
         self.wake.notify_one();
+    }
+
+    /// A reader on the pipe that output went into, by which to see when the client has read it all. It holds no write
+    /// end, so the client sees the end as soon as this link is dropped.
+    pub fn tail(&self) -> Option<OwnedFd> {
+        let Sink::Pipe(to) = &self.sink else { return None };
+        if self.kind == Kind::Input {
+            return None;
+        }
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        rustix::fs::open(format!("/proc/self/fd/{}", to.as_raw_fd()), flags, Mode::empty()).ok()
     }
 
     /// Copies until the end.
