@@ -9,7 +9,7 @@ use crate::command::Output;
 use crate::containerd::Containerd;
 use crate::image;
 use crate::session::Session;
-use crate::wait::{LONG, until};
+use crate::wait::{LONG, until, until_true};
 
 /// The configuration of a pod, as `crictl runp` reads it; a test changes what it is about.
 pub fn pod_config(lab: &Containerd, name: &str) -> Value {
@@ -107,6 +107,14 @@ impl<'a> Pod<'a> {
     /// Removes the stopped pod and its containers.
     pub fn remove(&self) {
         self.lab.crictl(["rmp", &self.id]).ok();
+    }
+
+    /// Stops and removes the pod as kubelet does, which asks again: while a dead shim is being cleaned up containerd says
+    /// "ttrpc: closed", and that takes as long as whoever reaps orphans on this machine.
+    pub fn clear(&self) {
+        for verb in ["stopp", "rmp"] {
+            until_true("the pod to be cleared", LONG, || self.lab.crictl([verb, &self.id]).status.success());
+        }
     }
 
     fn name(&self) -> &str {

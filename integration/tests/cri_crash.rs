@@ -82,8 +82,7 @@ fn shim_killed(lab: &Containerd) {
         assert_ne!(status["exitCode"], 0, "{status}");
     }
     until_true("the pod to be down", LONG, || pod.inspect()["status"]["state"] == "SANDBOX_NOTREADY");
-    pod.stop();
-    pod.remove();
+    pod.clear();
     lab.excuse_runc(KILLED_GO_SHIM);
 }
 
@@ -113,7 +112,6 @@ fn shim_killed_while_containerd_is_away(lab: &Containerd) {
     lab.launch();
     until_true("the processes to go", LONG, || !procs::alive(pid));
     assert_ne!(container.exited()["exitCode"], 0);
-    pod.stop();
-    pod.remove();
+    pod.clear();
     lab.excuse_runc(KILLED_GO_SHIM);
 }
