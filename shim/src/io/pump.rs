@@ -118,7 +118,11 @@ impl Link {
                 (Step::Moved, Some(_)) => {}
                 (Step::Moved, None) => tokio::task::yield_now().await,
                 (Step::Empty, Some(guard)) => guard.clear_ready(),
-                (Step::Full, _) => self.room().await,
+                (Step::Full, _) => {
+                    self.room().await;
+                    // Whoever makes room may be a task beside this one.
+                    tokio::task::yield_now().await;
+                }
             }
         }
     }
@@ -162,10 +166,13 @@ impl Link {
         }
     }
 
+    /// There is something to read, be it the end: then it is the sink that had no room. A source that has hung up stays
+    /// ready for ever, and a wait for it would be none.
     fn has_input(&self) -> bool {
         let mut fds = [PollFd::new(&self.from, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut fds, Some(&now)).is_ok() && fds.iter().any(|fd| fd.revents().contains(PollFlags::IN))
+        let ready = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
+        poll(&mut fds, Some(&now)).is_ok() && fds.iter().any(|fd| fd.revents().intersects(ready))
     }
 }
 
@@ -247,6 +254,23 @@ mod tests {
             }
             got.extend(read_available(&r2));
             assert!(got == sent, "{} of {} bytes", got.len(), sent.len());
+        });
+    }
+
+    #[test]
+    fn a_full_sink_at_the_end_starves_nobody() {
+        let (r1, w1) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+        let (r2, w2) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+        while rustix::io::write(&w2, &[0; 4096]).is_ok() {}
+        drop(w1);
+        runtime().block_on(async {
+            let link = Arc::new(Link::new(Kind::Output, r1, Sink::Pipe(w2)));
+            let task = tokio::spawn(async move { link.run().await });
+            // A link that waited in a circle would never let this be reached.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert!(!task.is_finished());
+            while rustix::io::read(&r2, &mut [0; 4096]).is_ok_and(|n| n > 0) {}
+            timeout(SOON, task).await.unwrap().unwrap();
         });
     }
 
