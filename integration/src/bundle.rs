@@ -1,6 +1,6 @@
 //! [`Bundle`]: a directory with config.json and a root filesystem that holds only the probe, or busybox.
 
-use crate::tools;
+use crate::{executable, tools};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -55,14 +55,14 @@ impl Bundle {
         let bundle = Self { dir: Arc::new(Scratch::new("bundle")), config: default_config() }
             .args(&[&["/probe"], words].concat());
         fs::create_dir(bundle.rootfs()).unwrap();
-        fs::copy(tools::built("berth-probe"), bundle.rootfs().join("probe")).unwrap();
+        executable::copy(&tools::built("berth-probe"), &bundle.rootfs().join("probe"));
         bundle
     }
 
     /// A bundle that also has busybox, with links for these applets in /bin.
     pub fn busybox(args: &[&str], applets: &[&str]) -> Self {
         let bundle = Self::probe(&[]).args(args).dir("bin", 0o755);
-        fs::copy(tools::tool("BUSYBOX"), bundle.rootfs().join("bin/busybox")).unwrap();
+        executable::copy(tools::tool("BUSYBOX"), &bundle.rootfs().join("bin/busybox"));
         applets.iter().fold(bundle, |b, applet| b.link(&format!("bin/{applet}"), "busybox"))
     }
 
@@ -145,8 +145,7 @@ impl Bundle {
     pub fn file(self, path: &str, content: &str, mode: u32) -> Self {
         let path = self.rootfs().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, content).unwrap();
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        executable::write(&path, content, mode);
         self
     }
 

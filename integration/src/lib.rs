@@ -17,6 +17,7 @@ pub mod config;
 pub mod console;
 pub mod containerd;
 pub mod decoy;
+pub mod executable;
 pub mod image;
 pub mod leak;
 pub mod matrix;

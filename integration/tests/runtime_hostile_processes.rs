@@ -7,6 +7,7 @@ use berth_integration::{
     bundle::Bundle,
     case::{Refusal, beyond_runc, refused},
     decoy::Decoy,
+    executable,
     runtime::{Runtime, wait_until},
 };
 use serde_json::{Value, json};
@@ -145,7 +146,7 @@ fn the_runtimes_program_is_never_writable_from_inside() {
 fn the_runtimes_program_is_sealed() {
     let runtime = Runtime::new("sealed");
     let program = runtime.work().join("program");
-    fs::copy(runtime.program(), &program).unwrap();
+    executable::copy(runtime.program(), &program);
     let writable = |held: &File| {
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(held));
         let opened = fs::OpenOptions::new().write(true).open(path);

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use berth_integration::bundle::Bundle;
+use berth_integration::executable;
 use berth_integration::shim::Shim;
 use berth_integration::shim::stdio::{Stdio, Stream};
 use berth_integration::wait::{LONG, until_true};
@@ -197,8 +198,7 @@ fn a_logging_program() {
         "#!/bin/sh\nexec > {}\necho \"$CONTAINER_ID $CONTAINER_NAMESPACE $1=$2\"\nprintf r >&5\nexec 5>&-\ncat <&3\ncat <&4\n",
         log.display()
     );
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    executable::write(&program, &script, 0o755);
     for (id, scheme) in [("c1", "binary"), ("c2", "binary-v2")] {
         let mut request = shim.request(id, &shell("echo out; echo err >&2"));
         request.stdout = format!("{scheme}://{}?key=a%20b", program.display());
@@ -223,8 +223,7 @@ fn a_logging_program() {
 fn a_logging_program_that_does_not_listen_is_ended() {
     let shim = Shim::start("deaf");
     let program = shim.work().join("logger");
-    fs::write(&program, "#!/bin/sh\nexec 5>&-\nexec sleep 1000\n").unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    executable::write(&program, "#!/bin/sh\nexec 5>&-\nexec sleep 1000\n", 0o755);
     let mut request = shim.request("c1", &shell("echo out"));
     request.stdout = format!("binary://{}", program.display());
     shim.create_as(request).unwrap();

@@ -195,14 +195,13 @@ fn c_string(bytes: &[u8]) -> Result<CString> {
 mod tests {
     use super::*;
     use crate::io::testing::{Scratch, runtime};
-    use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
 
-    fn program(dir: &Scratch, script: &str, must_say_ready: bool) -> Program {
-        let path = dir.path().join("logger");
-        std::fs::write(&path, format!("#!/bin/sh\n{script}")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        Program { path, args: vec!["key".into(), "value".into()], must_say_ready }
+    /// A shell that is there already: a file that was just written may still be open for writing in a child that
+    /// another test is about to make, and then cannot be executed (ETXTBSY).
+    fn program(script: &str, must_say_ready: bool) -> Program {
+        let args = ["-c", script, "logger", "key", "value"].map(Into::into);
+        Program { path: PathBuf::from("/bin/sh"), args: args.to_vec(), must_say_ready }
     }
 
     #[test]
@@ -213,7 +212,7 @@ mod tests {
             "printf r >&5; exec 5>&-; {{ echo \"$1 $2 $CONTAINER_ID $CONTAINER_NAMESPACE ${{HOME-unset}}\"; cat <&3; cat <&4; }} > {}",
             out.display()
         );
-        let program = program(&dir, &script, true);
+        let program = program(&script, true);
         runtime().block_on(async {
             let pool = Pool::default();
             let (logger, ends) = Logger::start(&program, "c1", "ns", &pool).await.unwrap();
@@ -228,11 +227,10 @@ mod tests {
 
     #[test]
     fn one_that_ends_unready_is_an_error_only_in_v2() {
-        let dir = Scratch::new();
         runtime().block_on(async {
             let pool = Pool::default();
-            assert!(Logger::start(&program(&dir, "exit 3", false), "c", "n", &pool).await.is_ok());
-            let error = Logger::start(&program(&dir, "exit 3", true), "c", "n", &pool).await.unwrap_err();
+            assert!(Logger::start(&program("exit 3", false), "c", "n", &pool).await.is_ok());
+            let error = Logger::start(&program("exit 3", true), "c", "n", &pool).await.unwrap_err();
             assert!(error.to_string().contains("before it was ready"), "{error}");
         });
     }
@@ -247,10 +245,8 @@ mod tests {
 
     #[test]
     fn output_is_read_on_when_it_dies() {
-        let dir = Scratch::new();
         runtime().block_on(async {
-            let (logger, ends) =
-                Logger::start(&program(&dir, "exit 0", false), "c", "n", &Pool::default()).await.unwrap();
+            let (logger, ends) = Logger::start(&program("exit 0", false), "c", "n", &Pool::default()).await.unwrap();
             let mut ended = logger.ended.clone();
             timeout(GRACE, ended.wait_for(|&e| e)).await.unwrap().unwrap();
             let writer = tokio::task::spawn_blocking(move || {
@@ -264,12 +260,9 @@ mod tests {
 
     #[test]
     fn stop_ends_it() {
-        let dir = Scratch::new();
         runtime().block_on(async {
             let (logger, _ends) =
-                Logger::start(&program(&dir, "exec 5>&-; exec sleep 60", false), "c", "n", &Pool::default())
-                    .await
-                    .unwrap();
+                Logger::start(&program("exec 5>&-; exec sleep 60", false), "c", "n", &Pool::default()).await.unwrap();
             logger.stop().await;
             assert!(*logger.ended.borrow());
         });
