@@ -9,6 +9,7 @@
     reason = "test code: a failed expectation is a panic, and programs are run as a user would run them"
 )]
 
+pub mod bench;
 pub mod bundle;
 pub mod case;
 pub mod cgroup;
