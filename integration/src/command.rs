@@ -124,7 +124,7 @@ fn read_all(mut from: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
 }
 
 fn collect(from: &Receiver<Vec<u8>>) -> String {
-    let end = Instant::now() + Duration::from_secs(2);
+    let end = Instant::now() + Duration::from_secs(5);
     let mut all = Vec::new();
     while let Ok(more) = from.recv_timeout(end.saturating_duration_since(Instant::now())) {
         all.extend(more);

@@ -1,5 +1,6 @@
 //! The console socket: where a runtime sends the master end of a container's terminal.
 
+use crate::wait::LONG;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
@@ -36,7 +37,7 @@ impl ConsoleSocket {
     /// Takes the terminal that a runtime has sent (or sends within 10 s).
     #[track_caller]
     pub fn receive(&self) -> Terminal {
-        readable(&self.listener, Duration::from_secs(10)).expect("nobody sent a terminal");
+        readable(&self.listener, LONG).expect("nobody sent a terminal");
         let (stream, _) = self.listener.accept().unwrap();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -81,7 +82,7 @@ impl Terminal {
 
     /// Reads until the other end is closed, or a text has come, for at most 10 s.
     pub fn read_until(&mut self, text: &str) -> String {
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + LONG;
         let mut all = vec![];
         let mut buffer = [0; 4096];
         while readable(&self.0, end.saturating_duration_since(Instant::now())).is_some() {

@@ -3,7 +3,7 @@
 //! Every call is bounded in time. Dropping it deletes what its containers left, and fails the test when something of
 //! them is still on the host: state, mounts, cgroups, processes.
 
-use crate::{bundle::Bundle, bundle::Scratch, residue, tools};
+use crate::{bundle::Bundle, bundle::Scratch, residue, tools, wait::LONG};
 use rustix::{event, process};
 use serde_json::Value;
 use std::{
@@ -20,7 +20,7 @@ use std::{
 };
 
 /// How long a call may take unless it says otherwise.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// Whether the tests were asked to run on the real runc, which tests the tests.
 pub fn is_runc() -> bool {
@@ -217,7 +217,7 @@ impl Runtime {
 
     /// What containers left behind so far: empty when all is gone. Waits a little for processes that are just ending.
     pub fn residue(&self) -> Vec<String> {
-        let end = Instant::now() + Duration::from_secs(5);
+        let end = Instant::now() + LONG / 2;
         let bundles = self.bundles.lock().unwrap();
         let dirs: Vec<&Path> = bundles.iter().map(|b| b.path()).chain([self.work.path()]).collect();
         loop {
@@ -373,10 +373,10 @@ impl Running {
     }
 }
 
-/// Waits up to 10 s for a condition.
+/// Waits for a condition, up to [`LONG`].
 #[track_caller]
 pub fn wait_until(condition: impl Fn() -> bool, otherwise: impl FnOnce() -> String) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + LONG;
     while !condition() {
         assert!(Instant::now() < end, "{}", otherwise());
         std::thread::sleep(Duration::from_millis(5));

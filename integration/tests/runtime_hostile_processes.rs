@@ -12,7 +12,7 @@ use berth_integration::{
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::{fs, fs::File, time::Duration};
+use std::{fs, fs::File};
 
 /// CVE-2024-21626: a descriptor of the runtime as the working directory leads to the host.
 #[test]
@@ -194,7 +194,7 @@ fn monstrous_passwd_files() {
     let runtime = Runtime::new("passwd");
     type Plant = fn(&Bundle);
     let make: [(&str, Plant); 4] = [
-        ("sparse", |b| File::create(b.rootfs().join("etc/passwd")).unwrap().set_len(100 << 30).unwrap()),
+        ("sparse", |b| File::create(b.rootfs().join("etc/passwd")).unwrap().set_len(8 << 40).unwrap()),
         ("fifo", |b| {
             let path = b.rootfs().join("etc/passwd");
             rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
@@ -205,9 +205,8 @@ fn monstrous_passwd_files() {
     for (name, plant) in make {
         let bundle = Bundle::probe(&["report", "env"]).dir("etc", 0o755);
         plant(&bundle);
-        let begun = std::time::Instant::now();
-        let out = runtime.on("run", "c1", &bundle).limit(Duration::from_secs(10)).wait();
-        assert!(begun.elapsed() < Duration::from_secs(5), "{name}: {out:#?}");
+        // Whoever reads such a file to its end does not come to an end within the limit.
+        let out = runtime.on("run", "c1", &bundle).wait();
         if out.code == 0 {
             assert_eq!(out.json()["env"]["HOME"], "/", "{name}");
         }

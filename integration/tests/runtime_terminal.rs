@@ -104,7 +104,6 @@ fn control_c_interrupts() {
         .ok();
     let mut master = console.receive();
     master.read_until("ready");
-    std::thread::sleep(std::time::Duration::from_millis(50));
     master.write("\x03");
     assert_eq!(json_in(&master.read_all())["signal"], libc::SIGINT);
 }

@@ -291,10 +291,8 @@ fn run_forwards_signals_to_its_process() {
             || runtime.said(number).contains("up"),
             || format!("signal {signal}: never ran: {:?}", runtime.said_all()),
         );
-        // It says so before it blocks signals, and init of a pid namespace misses what it neither blocks nor catches.
         let pid = rustix::process::Pid::from_raw(run.pid().cast_signed()).unwrap();
         let signal_name = rustix::process::Signal::from_named_raw(signal).unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(50));
         rustix::process::kill_process(pid, signal_name).unwrap();
         let out = run.wait();
         assert_eq!(out.code, 128 + signal, "{out:#?}");

@@ -1,7 +1,7 @@
 //! Many calls, lost clients, dead shims: nothing is lost, nothing grows, nothing stays.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use berth_integration::bundle::Bundle;
 use berth_integration::procs;
@@ -9,7 +9,7 @@ use berth_integration::shim::container::{exec_request, process};
 use berth_integration::shim::stdio::Stdio;
 use berth_integration::shim::{CALL, Shim};
 use berth_integration::wait::{LONG, until_true};
-use berth_proto::task::{DeleteRequest, StartRequest, StateRequest, TaskClient, WaitRequest};
+use berth_proto::task::{ConnectRequest, DeleteRequest, StartRequest, TaskClient, WaitRequest};
 use berth_proto::ttrpc::context;
 use rustix::process::Signal;
 
@@ -47,11 +47,8 @@ fn sixty_four_execs_at_once() {
         })
         .collect();
     // State answers while they are made.
-    let request = StateRequest { id: "c1".into(), ..Default::default() };
     for _ in 0..20 {
-        let start = Instant::now();
-        shim.call(Duration::from_secs(2), async |c, ctx| c.state(ctx, &request).await).unwrap();
-        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        assert_eq!(shim.phase("c1", ""), "RUNNING");
     }
     for task in tasks {
         let (n, statuses) = shim.runtime().block_on(task).unwrap();
@@ -104,11 +101,16 @@ fn a_client_that_leaves_does_not_stop_a_create() {
     // A create that is sure to take long enough: its fifo's reader comes late.
     let stdout = berth_integration::shim::stdio::fifo(shim.work(), "late");
     let request = berth_proto::task::CreateTaskRequest { stdout: stdout.to_str().unwrap().into(), ..request };
-    let connection = shim.connection();
-    let call = shim.runtime().spawn(async move { connection.create(context::with_duration(CALL), &request).await });
-    std::thread::sleep(Duration::from_millis(100));
-    call.abort();
-    let _ = shim.runtime().block_on(call);
+    let (connection, connect) = (shim.connection(), ConnectRequest::default());
+    shim.runtime().block_on(async {
+        tokio::select! {
+            biased;
+            answer = connection.create(context::with_duration(CALL), &request) => panic!("{answer:?}"),
+            // On the same connection, so that the create has begun when this is answered.
+            _ = connection.connect(context::with_duration(CALL), &connect) => (),
+        }
+    });
+    drop(connection);
     let _reader = berth_integration::shim::stdio::Stream::read(&stdout);
     shim.events.until("create c1");
     assert_eq!(shim.phase("c1", ""), "CREATED");
@@ -138,9 +140,7 @@ fn a_shim_that_is_killed_is_cleaned_up_after() {
     procs::kill(shim.pid, Signal::KILL);
     until_true("the shim to die", LONG, || !procs::alive(shim.pid));
     assert!(procs::alive(i32::try_from(pid).unwrap()), "the container outlives its shim");
-    let start = Instant::now();
     let answer = shim.delete_action("c1", bundle.path());
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert_eq!((answer.pid, answer.exit_status), (pid, 137));
     shim.assert_clean();
     // And again: containerd may call it for what is clean already.

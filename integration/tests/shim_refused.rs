@@ -8,7 +8,7 @@ use berth_integration::bundle::Bundle;
 use berth_integration::shim::container::{exec_request, process};
 use berth_integration::shim::{CALL, Failure, Shim, stdio};
 use berth_proto::any;
-use berth_proto::task::{CreateTaskRequest, StartRequest};
+use berth_proto::task::{ConnectRequest, CreateTaskRequest, StartRequest};
 use berth_proto::ttrpc::{Code, context};
 
 #[test]
@@ -166,21 +166,25 @@ fn a_fifo_whose_reader_never_comes() {
     request.stdout = path.to_str().unwrap().into();
     let connection = shim.connection();
     let start = Instant::now();
-    let waiting = shim.runtime().spawn({
-        let request = request.clone();
-        async move { connection.create(context::with_duration(CALL), &request).await }
+    let mut waiting = Box::pin(connection.create(context::with_duration(CALL), &request));
+    let connect = ConnectRequest::default();
+    shim.runtime().block_on(async {
+        tokio::select! {
+            biased;
+            answer = &mut waiting => panic!("{answer:?}"),
+            // On the same connection, so that the create has begun when this is answered.
+            _ = connection.connect(context::with_duration(CALL), &connect) => (),
+        }
     });
     // Meanwhile the shim is there for others, and the id is taken.
-    std::thread::sleep(Duration::from_millis(200));
-    shim.create_as(CreateTaskRequest { stdout: String::new(), ..request })
+    shim.create_as(CreateTaskRequest { stdout: String::new(), ..request.clone() })
         .unwrap_err()
         .is(Code::ALREADY_EXISTS, &["c1"]);
     shim.run("c2", &Bundle::probe(&["sleep", "1000"]));
     shim.end("c2");
-    let result = shim.runtime().block_on(waiting).unwrap();
-    let failure = berth_integration::shim::failure(result.unwrap_err());
+    let failure = berth_integration::shim::failure(shim.runtime().block_on(waiting).unwrap_err());
     assert!(failure.message.contains(path.to_str().unwrap()), "{failure:?}");
-    assert!((25..40).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    assert!(start.elapsed() > Duration::from_secs(25), "{:?}", start.elapsed());
     shim.state("c1", "").unwrap_err().is(Code::NOT_FOUND, &["c1"]);
     shim.assert_clean();
 }

@@ -50,7 +50,7 @@ mod tests {
             Ok(())
         });
         assert!(timeout(Duration::from_millis(1), call).await.is_err(), "the caller gave up");
-        timeout(Duration::from_secs(5), finished).await.expect("in time").expect("the work ended");
+        timeout(Duration::from_secs(60), finished).await.expect("in time").expect("the work ended");
     }
 
     #[tokio::test]
@@ -62,7 +62,7 @@ mod tests {
             Ok(())
         });
         assert!(timeout(Duration::from_millis(1), call).await.is_err(), "the caller gave up");
-        assert_eq!(timeout(Duration::from_secs(5), finished).await.expect("in time"), Ok(7));
+        assert_eq!(timeout(Duration::from_secs(60), finished).await.expect("in time"), Ok(7));
     }
 
     #[tokio::test]

@@ -14,6 +14,10 @@ pub fn main() -> i32 {
     let fds = report::fds();
     let args: Vec<String> =
         std::env::args_os().skip(1).map(|a| String::from_utf8_lossy(a.as_encoded_bytes()).into_owned()).collect();
+    // Whoever reads what is said before it may send the signal at once.
+    if args.iter().any(|a| a == "signal") {
+        sys::block_signals();
+    }
     for action in args.split(|a| a == "+") {
         let Some((verb, rest)) = action.split_first() else { continue };
         let end = if verb == "report" { report::print(rest, &fds) } else { act::act(verb, rest) };

@@ -191,11 +191,9 @@ pub fn signals() -> [Vec<i32>; 3] {
 
 /// Waits for any signal that can be caught and gives its number. SIGCHLD only wakes it to reap.
 pub fn wait_signal() -> i32 {
-    // SAFETY: all-zero bytes are a valid signal set; sigwait writes one int.
+    let set = block_signals();
+    // SAFETY: sigwait writes one int.
     unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&mut set);
-        libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
         loop {
             let mut signal = 0;
             libc::sigwait(&set, &mut signal);
@@ -204,6 +202,17 @@ pub fn wait_signal() -> i32 {
             }
             while libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) > 0 {}
         }
+    }
+}
+
+/// Blocks all signals that can be; gives the set of them.
+pub fn block_signals() -> libc::sigset_t {
+    // SAFETY: all-zero bytes are a valid signal set; both calls read and write only it.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut set);
+        libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+        set
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use berth_proto::events::{
     Events as Service, ForwardRequest, TaskDelete, TaskExecStarted, TaskExit, TaskOOM, TaskStart,
@@ -12,7 +11,7 @@ use berth_proto::wkt::{Any, Empty};
 use berth_proto::{any, async_trait, events, ttrpc};
 use tokio::runtime::Runtime;
 
-use crate::wait::until;
+use crate::wait::{LONG, until};
 
 /// What was published so far.
 #[derive(Clone)]
@@ -54,7 +53,7 @@ impl Events {
     /// Waits until `word` is among them, and gives all.
     #[track_caller]
     pub fn until(&self, word: &str) -> Vec<String> {
-        until(&format!("{word} among {:?}", self.words()), Duration::from_secs(30), || {
+        until(&format!("{word} among {:?}", self.words()), LONG, || {
             Some(self.words()).filter(|all| all.iter().any(|w| w == word))
         })
     }

@@ -185,7 +185,7 @@ impl Shim {
     pub fn residue(&self) -> Vec<String> {
         let bundles = self.bundles.lock().unwrap();
         let dirs: Vec<&Path> = bundles.iter().map(|b| b.path()).chain([self.work.path()]).collect();
-        let end = std::time::Instant::now() + Duration::from_secs(5);
+        let end = std::time::Instant::now() + LONG / 2;
         loop {
             let mut found = residue::find(&self.cgroup, "BERTH_TEST_MARK=none", &dirs);
             let states = fs::read_dir(self.work().join("state").join(&self.namespace));

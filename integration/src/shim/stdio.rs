@@ -6,12 +6,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use crate::wait::until_true;
+use crate::wait::{LONG, until_true};
 
 /// The fifos of one process.
 pub struct Stdio {
@@ -125,9 +124,7 @@ impl Stream {
     /// Waits until `word` has come.
     #[track_caller]
     pub fn until(&self, word: &str) {
-        until_true(&format!("{word:?} in {:?}", self.so_far()), Duration::from_secs(30), || {
-            self.so_far().contains(word)
-        });
+        until_true(&format!("{word:?} in {:?}", self.so_far()), LONG, || self.so_far().contains(word));
     }
 
     /// Whether the end has come.
@@ -138,7 +135,7 @@ impl Stream {
     /// Waits for the end, and gives all.
     #[track_caller]
     pub fn end(&mut self) -> String {
-        until_true("the end of a stream", Duration::from_secs(30), || self.ended());
+        until_true("the end of a stream", LONG, || self.ended());
         if let Some(reader) = self.reader.take() {
             reader.join().unwrap();
         }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(60);
 
 fn identity() -> Identity {
     Identity { id: "c".into(), namespace: "ns".into(), owner: (0, 0) }
@@ -36,6 +36,20 @@ async fn read_to_end(fd: OwnedFd) -> Vec<u8> {
             Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
         }
     }
+}
+
+/// Reads until there are `count` bytes, from what does not block.
+async fn read_just(fd: &OwnedFd, count: usize) -> Vec<u8> {
+    let mut all = vec![0; count];
+    let mut got = 0;
+    while got < count {
+        match rustix::io::read(fd, &mut all[got..]) {
+            Ok(0) => panic!("ended after {got} bytes"),
+            Ok(n) => got += n,
+            Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    }
+    all
 }
 
 fn open_fds() -> usize {
@@ -128,10 +142,9 @@ fn stdin_ends_by_close_io_and_not_by_a_client_that_leaves() {
         for part in [&b"one "[..], b"two"] {
             let client = std::fs::OpenOptions::new().write(true).open(&stdin).unwrap();
             write(&client.into(), part);
-            tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        assert_eq!(read_just(&child, 7).await, b"one two");
         let mut buf = [0; 16];
-        assert_eq!(rustix::io::read(&child, &mut buf).unwrap(), 7);
         assert_eq!(rustix::io::read(&child, &mut buf).unwrap_err(), rustix::io::Errno::AGAIN);
         io.close_stdin();
         assert_eq!(timeout(SOON, read_to_end(child)).await.unwrap(), b"");
@@ -151,9 +164,8 @@ fn a_terminal_is_copied_both_ways_and_ends_with_its_process() {
         assert!(io.console().is_some());
         let client = std::fs::OpenOptions::new().write(true).open(&stdin).unwrap();
         write(&client.into(), b"typed");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        let mut buf = [0; 16];
-        assert_eq!(rustix::io::read(&slave, &mut buf).unwrap(), 5);
+        fcntl_setfl(&slave, OFlags::NONBLOCK).unwrap();
+        assert_eq!(read_just(&slave, 5).await, b"typed");
         write(&slave, b"shown");
         // The slave stays open: a grandchild.
         io.process_gone();
@@ -199,7 +211,9 @@ fn a_file_takes_both_outputs() {
         let [_, stdout, stderr] = fds(&mut prepared);
         let io = prepared.begin(None).unwrap();
         write(&stdout, b"1\n");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        while std::fs::read(&path).unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         write(&stderr, b"2\n");
         drop((stdout, stderr));
         assert!(io.drained(SOON).await);

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use berth_proto::ttrpc::proto::Code;
 use berth_proto::{TASK_V2, TASK_V3};
@@ -129,10 +129,8 @@ fn shutdown_is_answered_and_then_done() {
     let world = World::new();
     let socket = world.bundle("c1", "{}").start();
     let pid = server_pid(&socket);
-    let begin = Instant::now();
     call(&socket, TASK_V2, "Shutdown").unwrap();
     eventually("the server to exit", || !is_alive(pid));
-    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
     assert!(!socket.exists());
 }
 
