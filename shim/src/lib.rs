@@ -28,7 +28,6 @@ pub mod reap;
 pub mod sandbox;
 pub mod serve;
 pub mod service;
-pub mod sha256;
 pub mod shim_cgroup;
 pub mod signals;
 pub mod socket;

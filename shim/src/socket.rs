@@ -14,8 +14,7 @@ use berth_runtime::{Context, Error, Result};
 use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-
-use crate::sha256;
+use sha2::{Digest, Sha256};
 
 /// Where sockets are, unless containerd says otherwise.
 pub const DIRECTORY: &str = "/run/containerd/s";
@@ -41,7 +40,8 @@ pub enum Claim {
 /// # Errors
 /// The path is longer than the kernel takes.
 pub fn path(directory: &Path, grpc_address: &str, namespace: &str, group: &str) -> Result<PathBuf> {
-    let path = directory.join(sha256::hex(format!("{grpc_address}/{namespace}/{group}").as_bytes()));
+    let digest = Sha256::digest(format!("{grpc_address}/{namespace}/{group}"));
+    let path = directory.join(digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
     SocketAddrUnix::new(&path).with_context(|| format!("socket path {}", path.display()))?;
     Ok(path)
 }

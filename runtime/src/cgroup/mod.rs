@@ -32,10 +32,7 @@ mod v1;
 mod v2;
 mod write;
 
-use std::{
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
@@ -116,15 +113,6 @@ impl Cgroup {
     /// limit that cannot be written is named with file, value and errno.
     pub fn create(&self, resources: &LinuxResources) -> Result<()> {
         make::create(self, resources)
-    }
-
-    /// For CLONE_INTO_CGROUP: the directory in the v2 hierarchy. None on v1, where a process is put in by
-    /// [`Cgroup::add`].
-    pub fn dir_for_clone(&self) -> Result<Option<OwnedFd>> {
-        match self.hierarchy {
-            Hierarchy::V1 => Ok(None),
-            Hierarchy::V2 => Ok(Some(Dir::open(&self.main_place()?.dir)?.into_fd())),
-        }
     }
 
     /// How a child comes into the cgroup by itself, in every hierarchy and without the 10 ms that [`Cgroup::add`] takes.
