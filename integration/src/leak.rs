@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use crate::slot::Slot;
 use crate::{cgroup, procs};
 
-/// How long cleaning up may take: containerd tries a shim that does not answer for some seconds.
-const SETTLE: Duration = Duration::from_secs(30);
+/// How long cleaning up may take. containerd tries a shim that does not answer for some seconds; one that containerd
+/// started and, killed before it could say Create, does not remember, gives up by itself after a minute.
+const SETTLE: Duration = Duration::from_secs(150);
 
 /// The traces of one slot at one moment, each as one line that says what it is.
 pub struct Snapshot {
