@@ -99,6 +99,7 @@ impl Runtime {
 
     fn of(program: PathBuf, name: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
+        heed_keyboard();
         let cgroup = format!("berth-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let work = Scratch::new(name);
         fs::create_dir(work.path().join("state")).unwrap();
@@ -301,7 +302,7 @@ impl Call<'_> {
         self
     }
 
-    /// Another bound than 30 s.
+    /// Another bound than the usual one.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
@@ -380,6 +381,17 @@ pub fn wait_until(condition: impl Fn() -> bool, otherwise: impl FnOnce() -> Stri
     while !condition() {
         assert!(Instant::now() < end, "{}", otherwise());
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A shell has what it starts in the background ignore the signals of the keyboard, and that is inherited down to the
+/// container's process. Here everything starts as if from a terminal.
+#[allow(unsafe_code)]
+fn heed_keyboard() {
+    // SAFETY: the default action is no handler.
+    unsafe {
+        libc::signal(libc::SIGINT, libc::SIG_DFL);
+        libc::signal(libc::SIGQUIT, libc::SIG_DFL);
     }
 }
 
