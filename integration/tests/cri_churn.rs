@@ -133,11 +133,9 @@ fn execs(lab: &Containerd) {
                         }
                         let (name, script) = (format!("exec-{n}"), format!("echo {n}; exit {}", n % 256));
                         let out = lab.ctr(["task", "exec", "--exec-id", &name, &task.id, "sh", "-c", &script]);
-                        assert_eq!(
-                            (out.stdout.trim(), out.code()),
-                            (n.to_string().as_str(), i32::try_from(n % 256).unwrap()),
-                            "{out}"
-                        );
+                        assert_eq!(out.code(), i32::try_from(n % 256).unwrap(), "{out}");
+                        // ctr ends its reading when the process is deleted; that Delete waits for it is berth's own.
+                        assert!(lab.runtime == Runtime::Runc || out.stdout.trim() == n.to_string(), "{out}");
                     }
                 });
             }

@@ -39,7 +39,7 @@ use pump::{Kind, Link, Sink};
 use uri::{Request, Target};
 
 /// How long a client may take to read what it was given, when the process is deleted.
-const TAIL: Duration = Duration::from_millis(300);
+const TAIL: Duration = Duration::from_secs(1);
 /// How often it is looked at meanwhile.
 const TAIL_STEP: Duration = Duration::from_millis(1);
 
