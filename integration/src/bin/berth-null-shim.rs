@@ -1,0 +1,241 @@
+//! A containerd shim that answers the protocol and starts nothing: what is left of an operation's time when the shim and
+//! the runtime take none.
+//!
+//! One thread, the crates that berth's shim is made of, no logging, no mounts, no events. Each container is served by a
+//! process of its own, as containerd starts it. A process of a container has the pid of the shim itself, is running
+//! from Start on, and has ended with status 0 for whoever waits.
+#![allow(clippy::disallowed_methods, reason = "a program of the bench: it runs itself as containerd would")]
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use berth_proto::bootstrap::BootstrapParams;
+use berth_proto::task::{
+    ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse,
+    ExecProcessRequest, KillRequest, PidsRequest, PidsResponse, ProcessInfo, ShutdownRequest, StartRequest,
+    StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse, Status, Task, WaitRequest, WaitResponse,
+};
+use berth_proto::ttrpc::asynchronous::transport::Listener;
+use berth_proto::ttrpc::asynchronous::{Server, TtrpcContext};
+use berth_proto::ttrpc::{self, Code};
+use berth_proto::wkt::{Empty, Timestamp};
+use berth_proto::{Message, any, async_trait, failure, metrics, task_services};
+use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
+
+/// Where sockets are, unless containerd says otherwise.
+const SOCKETS: &str = "/run/containerd/s";
+/// How long the exit waits for the answer of Shutdown to be written.
+const GRACE: Duration = Duration::from_millis(10);
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> ExitCode {
+    let outcome = Args::parse(std::env::args().skip(1)).and_then(|args| match args.action.as_str() {
+        "start" => start(&args),
+        "delete" => delete(),
+        "" => serve(),
+        other => Err(format!("no action {other:?}").into()),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("berth-null-shim: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What containerd's command line says that matters here.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Args {
+    namespace: String,
+    id: String,
+    address: String,
+    action: String,
+}
+
+impl Args {
+    fn parse(words: impl Iterator<Item = String>) -> Result<Self> {
+        let mut args = Self::default();
+        let mut words = words;
+        while let Some(word) = words.next() {
+            let Some(name) = word.strip_prefix('-') else {
+                args.action = word;
+                continue;
+            };
+            let mut value = || words.next().ok_or_else(|| format!("{word}: no value"));
+            match name {
+                "namespace" => args.namespace = value()?,
+                "id" => args.id = value()?,
+                "address" => args.address = value()?,
+                "bundle" | "publish-binary" => drop(value()?),
+                "debug" => {}
+                _ => return Err(format!("no flag {word}").into()),
+            }
+        }
+        Ok(args)
+    }
+
+    /// The socket's path, by the rule of every shim: a digest of what makes it unique on the machine.
+    fn socket(&self, directory: &Path) -> PathBuf {
+        let digest = Sha256::digest(format!("{}/{}/{}", self.address, self.namespace, self.id));
+        directory.join(digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    }
+}
+
+/// Binds the socket, runs the server on it, and tells its address: version 2 of the task API is understood.
+fn start(args: &Args) -> Result<()> {
+    let mut input = Vec::new();
+    std::io::stdin().read_to_end(&mut input)?;
+    let params = BootstrapParams::parse_from_bytes(&input).ok().filter(|p| p.instance_id == args.id);
+    let directory = params.and_then(|p| p.socket_dir).filter(|dir| !dir.is_empty());
+    let directory = PathBuf::from(directory.unwrap_or_else(|| SOCKETS.into()));
+    std::fs::create_dir_all(&directory)?;
+    let path = args.socket(&directory);
+    let listener = UnixListener::bind(&path).map_err(|e| format!("listen on {}: {e}", path.display()))?;
+    // The listener is the server's standard input: a descriptor that is handed over without anything unsafe.
+    Command::new(std::env::current_exe()?)
+        .stdin(OwnedFd::from(listener))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()?;
+    let mut stdout = std::io::stdout().lock();
+    write!(stdout, "unix://{}", path.display())?;
+    Ok(stdout.flush()?)
+}
+
+/// Nothing was started, so nothing is to be cleaned up.
+fn delete() -> Result<()> {
+    let answer = DeleteResponse { exited_at: Some(now()).into(), ..Default::default() };
+    Ok(std::io::stdout().write_all(&answer.write_to_bytes()?)?)
+}
+
+fn serve() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    runtime.block_on(async {
+        let listener = UnixListener::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+        let path = listener.local_addr()?.as_pathname().map(Path::to_owned);
+        listener.set_nonblocking(true)?;
+        let shutdown = Arc::new(Notify::new());
+        let service = Arc::new(Null { pid: std::process::id(), shutdown: shutdown.clone(), execs: Mutex::default() });
+        let listener = Listener::from(tokio::net::UnixListener::from_std(listener)?);
+        let mut server = Server::new().add_listener(listener).register_service(task_services(service));
+        server.start().await.map_err(|e| e.to_string())?;
+        shutdown.notified().await;
+        if let Some(path) = path {
+            std::fs::remove_file(path)?;
+        }
+        tokio::time::sleep(GRACE).await;
+        Ok(())
+    })
+}
+
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let nanos = i32::try_from(since.subsec_nanos()).unwrap_or_default();
+    Timestamp { seconds: since.as_secs().cast_signed(), nanos, ..Default::default() }
+}
+
+/// The service: remembers only which execs there are.
+struct Null {
+    pid: u32,
+    shutdown: Arc<Notify>,
+    execs: Mutex<BTreeSet<String>>,
+}
+
+impl Null {
+    fn execs(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Task for Null {
+    async fn create(&self, _: &TtrpcContext, _: CreateTaskRequest) -> ttrpc::Result<CreateTaskResponse> {
+        Ok(CreateTaskResponse { pid: self.pid, ..Default::default() })
+    }
+
+    async fn start(&self, _: &TtrpcContext, _: StartRequest) -> ttrpc::Result<StartResponse> {
+        Ok(StartResponse { pid: self.pid, ..Default::default() })
+    }
+
+    async fn exec(&self, _: &TtrpcContext, request: ExecProcessRequest) -> ttrpc::Result<Empty> {
+        if self.execs().insert(request.exec_id) {
+            Ok(Empty::default())
+        } else {
+            Err(failure(Code::ALREADY_EXISTS, "the exec exists"))
+        }
+    }
+
+    async fn wait(&self, _: &TtrpcContext, _: WaitRequest) -> ttrpc::Result<WaitResponse> {
+        Ok(WaitResponse { exited_at: Some(now()).into(), ..Default::default() })
+    }
+
+    async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> ttrpc::Result<DeleteResponse> {
+        if !request.exec_id.is_empty() {
+            self.execs().remove(&request.exec_id);
+        }
+        Ok(DeleteResponse { pid: self.pid, exited_at: Some(now()).into(), ..Default::default() })
+    }
+
+    async fn state(&self, _: &TtrpcContext, request: StateRequest) -> ttrpc::Result<StateResponse> {
+        let status = Status::RUNNING.into();
+        Ok(StateResponse { id: request.id, exec_id: request.exec_id, pid: self.pid, status, ..Default::default() })
+    }
+
+    async fn kill(&self, _: &TtrpcContext, _: KillRequest) -> ttrpc::Result<Empty> {
+        Ok(Empty::default())
+    }
+
+    async fn pids(&self, _: &TtrpcContext, _: PidsRequest) -> ttrpc::Result<PidsResponse> {
+        let processes = vec![ProcessInfo { pid: self.pid, ..Default::default() }];
+        Ok(PidsResponse { processes, ..Default::default() })
+    }
+
+    async fn stats(&self, _: &TtrpcContext, _: StatsRequest) -> ttrpc::Result<StatsResponse> {
+        let stats = any::pack(&metrics::v1::Metrics::default())
+            .map_err(|e| failure(Code::INTERNAL, format!("pack metrics: {e}")))?;
+        Ok(StatsResponse { stats: Some(stats).into(), ..Default::default() })
+    }
+
+    async fn connect(&self, _: &TtrpcContext, _: ConnectRequest) -> ttrpc::Result<ConnectResponse> {
+        Ok(ConnectResponse { shim_pid: self.pid, task_pid: self.pid, ..Default::default() })
+    }
+
+    async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> ttrpc::Result<Empty> {
+        self.shutdown.notify_one();
+        Ok(Empty::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containerds_command_line() {
+        let line = "-namespace n -address /a -publish-binary /bin/false -id c -bundle /b -debug start";
+        let args = Args::parse(line.split(' ').map(str::to_owned)).unwrap();
+        let text = |s: &str| s.to_owned();
+        let wanted = Args { namespace: text("n"), id: text("c"), address: text("/a"), action: text("start") };
+        assert_eq!(args, wanted);
+        assert_eq!(args.socket(Path::new("/s")).as_os_str().len(), 3 + 64);
+    }
+
+    #[test]
+    fn what_it_does_not_know_is_an_error() {
+        for line in ["-id", "-what", "-id c -what"] {
+            Args::parse(line.split(' ').map(str::to_owned)).unwrap_err();
+        }
+    }
+}
