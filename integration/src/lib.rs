@@ -29,6 +29,7 @@ pub mod procs;
 pub mod residue;
 pub mod runtime;
 pub mod session;
+pub mod shape;
 pub mod shim;
 pub mod slot;
 pub mod tar;

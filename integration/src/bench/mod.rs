@@ -13,6 +13,7 @@
 //! Each measure file defines its [`Measure`]s as constants and has a function that puts values into [`Results`] by
 //! [`Results::add`]. Nothing here judges: the targets are in one file, the words of the table in another.
 
+pub mod bare;
 pub mod sample;
 
 pub use sample::{Contestant, Measure, Results, Series, Unit};

@@ -1,0 +1,285 @@
+//! What the child does between clone and execve: the least that makes the container the recipe describes.
+//!
+//! The process is copied from one without threads, but the rule is the product's: nothing here allocates. Targets are
+//! relative to the new root, which is the working directory; sources are the host's paths, still there until the pivot.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, RawMode, mkdirat, mknodat, symlinkat};
+use rustix::io::{Errno, Result};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change,
+    mount_remount, unmount,
+};
+use rustix::thread::{self, Gid, Uid};
+
+use super::recipe::{Process, Recipe, Rlimit};
+use super::sys;
+
+/// One system call on the new root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// mkdir(2); one that is there is fine.
+    Directory(CString),
+    /// A file system of its own.
+    Mount { source: CString, target: CString, kind: CString, flags: MountFlags, data: Option<CString> },
+    /// A bind mount, with what is mounted below it when `recursive`.
+    Bind { source: CString, target: CString, recursive: bool },
+    /// The attributes of a bind mount.
+    Remount { target: CString, flags: MountFlags },
+    /// The propagation of a mount.
+    Change { target: CString, flags: MountPropagationFlags },
+    /// A character device.
+    Node { path: CString, mode: RawMode, device: u64 },
+    /// A symbolic link.
+    Link { to: CString, path: CString },
+}
+
+impl Step {
+    fn take(&self) -> Result<()> {
+        match self {
+            Self::Directory(path) => match mkdirat(CWD, path.as_c_str(), Mode::from_raw_mode(0o755)) {
+                Err(Errno::EXIST) => Ok(()),
+                made => made,
+            },
+            Self::Mount { source, target, kind, flags, data } => {
+                mount(source.as_c_str(), target.as_c_str(), kind.as_c_str(), *flags, data.as_deref())
+            }
+            Self::Bind { source, target, recursive: true } => {
+                mount_bind_recursive(source.as_c_str(), target.as_c_str())
+            }
+            Self::Bind { source, target, recursive: false } => mount_bind(source.as_c_str(), target.as_c_str()),
+            Self::Remount { target, flags } => mount_remount(target.as_c_str(), MountFlags::BIND | *flags, c""),
+            Self::Change { target, flags } => mount_change(target.as_c_str(), *flags),
+            Self::Node { path, mode, device } => {
+                mknodat(CWD, path.as_c_str(), FileType::CharacterDevice, Mode::from_raw_mode(*mode), *device)
+            }
+            Self::Link { to, path } => symlinkat(to.as_c_str(), CWD, path.as_c_str()),
+        }
+    }
+}
+
+/// Where a child failed, for the words of the error; a step of the root adds its number to [`Place::Root`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Place {
+    /// Entering a v1 cgroup.
+    Cgroup = 1,
+    /// Joining or making a namespace.
+    Namespace,
+    /// oom_score_adj.
+    OomScore,
+    /// The session keyring.
+    Keyring,
+    /// A kernel parameter.
+    Sysctl,
+    /// Leaving the host's tree.
+    Enter,
+    /// The standard streams.
+    Streams,
+    /// Ids, limits, capabilities.
+    Identity,
+    /// The filter.
+    Seccomp,
+    /// execve(2).
+    Execute,
+    /// The step of this number, counted from here.
+    Root = 100,
+}
+
+trait At<T> {
+    fn at(self, place: Place) -> std::result::Result<T, (u32, Errno)>;
+}
+
+impl<T> At<T> for Result<T> {
+    fn at(self, place: Place) -> std::result::Result<T, (u32, Errno)> {
+        self.map_err(|e| (place as u32, e))
+    }
+}
+
+type Outcome<T> = std::result::Result<T, (u32, Errno)>;
+
+/// Which process a child becomes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The payload.
+    Payload,
+    /// One that stays, for others to join.
+    Keeper,
+}
+
+/// What a child is given beside the recipe.
+pub struct Given<'a> {
+    /// The v1 `tasks` files to write itself to.
+    pub tasks: &'a [OwnedFd],
+    /// /dev/null.
+    pub null: BorrowedFd<'a>,
+}
+
+/// Makes the container and becomes its process.
+pub fn run(recipe: &Recipe, given: &Given<'_>, role: Role, mailbox: &sys::Mailbox) {
+    match init(recipe, given, role) {
+        Ok(()) => {
+            mailbox.set_ready();
+            sys::pause()
+        }
+        Err((place, errno)) => {
+            mailbox.put(place, errno);
+        }
+    }
+}
+
+/// Joins the container of `keeper` and becomes a process of it.
+pub fn exec(recipe: &Recipe, given: &Given<'_>, keeper: BorrowedFd<'_>, mailbox: &sys::Mailbox) {
+    if let Err((place, errno)) = join(recipe, given, keeper) {
+        mailbox.put(place, errno);
+    }
+}
+
+fn init(recipe: &Recipe, given: &Given<'_>, role: Role) -> Outcome<()> {
+    if role == Role::Keeper {
+        // It is of no use without its maker.
+        sys::prctl(libc::PR_SET_PDEATHSIG, u64::from(libc::SIGKILL.unsigned_abs())).at(Place::Identity)?;
+    }
+    enter_cgroups(given)?;
+    prepare(recipe, true)?;
+    for (namespace, kind) in &recipe.joins {
+        sys::join(namespace.as_fd(), kind.flag()).at(Place::Namespace)?;
+    }
+    if recipe.cgroup_namespace {
+        // Its root is the cgroup of whoever makes it, so it comes after the cgroup.
+        sys::unshare(sys::Namespace::Cgroup).at(Place::Namespace)?;
+    }
+    rustix::process::setsid().at(Place::Namespace)?;
+    for (path, value) in &recipe.sysctls {
+        write(path, value).at(Place::Sysctl)?;
+    }
+    root(recipe)?;
+    if let Some(name) = &recipe.hostname {
+        rustix::system::sethostname(name).at(Place::Namespace)?;
+    }
+    become_payload(recipe, given, role)
+}
+
+fn join(recipe: &Recipe, given: &Given<'_>, keeper: BorrowedFd<'_>) -> Outcome<()> {
+    enter_cgroups(given)?;
+    prepare(recipe, false)?;
+    sys::join(keeper, recipe.own_namespaces).at(Place::Namespace)?;
+    rustix::process::setsid().at(Place::Namespace)?;
+    become_payload(recipe, given, Role::Payload)
+}
+
+fn enter_cgroups(given: &Given<'_>) -> Outcome<()> {
+    for tasks in given.tasks {
+        rustix::io::write(tasks, b"0").at(Place::Cgroup)?;
+    }
+    Ok(())
+}
+
+fn prepare(recipe: &Recipe, init: bool) -> Outcome<()> {
+    if let Some(score) = &recipe.process.oom_score_adj {
+        write(c"/proc/self/oom_score_adj", score).at(Place::OomScore)?;
+    }
+    sys::join_keyring(&recipe.keyring, init).at(Place::Keyring)
+}
+
+fn write(path: &CStr, value: &[u8]) -> Result<()> {
+    let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(file, value).map(drop)
+}
+
+fn root(recipe: &Recipe) -> Outcome<()> {
+    // Nodes get the modes that they ask for; everything else here asks for what 022 would leave.
+    rustix::process::umask(Mode::empty());
+    let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    mount_change(c"/", slave).at(Place::Enter)?;
+    mount_bind_recursive(recipe.rootfs.as_c_str(), recipe.rootfs.as_c_str()).at(Place::Enter)?;
+    rustix::process::chdir(recipe.rootfs.as_c_str()).at(Place::Enter)?;
+    for (number, step) in (Place::Root as u32..).zip(&recipe.steps) {
+        step.take().map_err(|e| (number, e))?;
+    }
+    // With both arguments "." the old root ends up on the new one, and goes from there (pivot_root(2), NOTES).
+    rustix::process::pivot_root(c".", c".").at(Place::Enter)?;
+    unmount(c".", UnmountFlags::DETACH).at(Place::Enter)?;
+    if recipe.readonly {
+        mount_remount(c"/", MountFlags::BIND | MountFlags::RDONLY, c"").at(Place::Enter)?;
+    }
+    Ok(())
+}
+
+/// Comes back for a keeper only.
+fn become_payload(recipe: &Recipe, given: &Given<'_>, role: Role) -> Outcome<()> {
+    let process = &recipe.process;
+    for number in 0..3 {
+        sys::dup_onto(given.null, number).at(Place::Streams)?;
+    }
+    sys::close_others_at_exec().at(Place::Streams)?;
+    sys::default_sigpipe().at(Place::Streams)?;
+    rustix::process::chdir(process.cwd.as_c_str()).at(Place::Enter)?;
+    identity(process).at(Place::Identity)?;
+    if process.no_new_privs {
+        capabilities(process).at(Place::Identity)?;
+        thread::set_no_new_privs(true).at(Place::Identity)?;
+        filter(process).at(Place::Seccomp)?;
+    } else {
+        // Without no_new_privs the filter needs CAP_SYS_ADMIN.
+        filter(process).at(Place::Seccomp)?;
+        capabilities(process).at(Place::Identity)?;
+    }
+    if role == Role::Keeper {
+        return Ok(());
+    }
+    Err(sys::execve(&process.executable, &process.args, &process.env)).at(Place::Execute)
+}
+
+fn identity(process: &Process) -> Result<()> {
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    for Rlimit { resource, limit } in &process.rlimits {
+        rustix::process::setrlimit(*resource, *limit)?;
+    }
+    for &capability in &process.drop_bounding {
+        sys::prctl(libc::PR_CAPBSET_DROP, capability)?;
+    }
+    if process.uid != 0 {
+        thread::set_keep_capabilities(true)?;
+    }
+    thread::set_thread_groups(&process.groups)?;
+    let gid = Gid::from_raw(process.gid);
+    thread::set_thread_res_gid(gid, gid, gid)?;
+    let uid = Uid::from_raw(process.uid);
+    thread::set_thread_res_uid(uid, uid, uid)
+}
+
+fn capabilities(process: &Process) -> Result<()> {
+    sys::set_capabilities(process.effective, process.permitted)
+}
+
+fn filter(process: &Process) -> Result<()> {
+    match &process.filter {
+        Some(filter) => sys::set_filter(filter.instructions(), filter.flags()),
+        None => Ok(()),
+    }
+}
+
+/// What a message of a child says, for a person.
+pub fn place(recipe: &Recipe, place: u32) -> String {
+    let names = [
+        "",
+        "enter a cgroup",
+        "namespaces",
+        "oom_score_adj",
+        "session keyring",
+        "sysctl",
+        "enter the root",
+        "standard streams",
+        "identity",
+        "seccomp",
+        "execve",
+    ];
+    let index = usize::try_from(place).unwrap_or(usize::MAX);
+    match names.get(index) {
+        Some(name) => (*name).to_owned(),
+        None => format!("{:?}", recipe.steps.get(index - Place::Root as usize)),
+    }
+}

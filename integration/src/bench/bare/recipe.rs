@@ -1,0 +1,333 @@
+//! From a bundle to the [`Recipe`]: everything that can be decided once, before the first container is timed.
+//!
+//! It knows what the configurations of containerd's CRI and of `runc spec` hold, and refuses what it does not know:
+//! a floor that left something out would be no floor.
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use berth_runtime::seccomp::{self, Filter};
+use rustix::process::{Resource, Rlimit as Limit};
+use rustix::thread::Gid;
+use serde_json::Value;
+
+use super::child::Step;
+use super::sys::{Namespace, Pointers};
+use super::{cgroups, mounts};
+
+/// Why a bundle cannot be used, or a system call that failed.
+pub type Failure = Box<dyn std::error::Error>;
+
+/// A container, decided.
+pub struct Recipe {
+    /// The root file system, absolute.
+    pub rootfs: CString,
+    /// Whether its mount is read-only.
+    pub readonly: bool,
+    /// What is done on it before it is entered.
+    pub steps: Vec<Step>,
+    /// `CLONE_NEW*` for the clone.
+    pub new_namespaces: u32,
+    /// Namespaces of others, open.
+    pub joins: Vec<(OwnedFd, Namespace)>,
+    /// A cgroup namespace is made once the process is in its cgroup.
+    pub cgroup_namespace: bool,
+    /// `CLONE_NEW*` of what an exec joins, but for the pid namespace.
+    pub own_namespaces: u32,
+    /// Kernel parameters: the file below /proc/sys, the value.
+    pub sysctls: Vec<(CString, Vec<u8>)>,
+    /// The host name, in a UTS namespace of its own.
+    pub hostname: Option<Vec<u8>>,
+    /// The session keyring's name.
+    pub keyring: CString,
+    /// Limits, as files of the cgroup and what is written to them.
+    pub limits: Vec<cgroups::Write>,
+    /// What runs in it.
+    pub process: Process,
+}
+
+/// Who the payload is.
+pub struct Process {
+    /// Absolute, inside the root.
+    pub executable: CString,
+    /// For execve(2).
+    pub args: Pointers,
+    /// For execve(2).
+    pub env: Pointers,
+    /// Working directory.
+    pub cwd: CString,
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<Gid>,
+    /// Resource limits.
+    pub rlimits: Vec<Rlimit>,
+    /// Capabilities that go from the bounding set, by number.
+    pub drop_bounding: Vec<u64>,
+    /// The effective set, as a mask.
+    pub effective: u64,
+    /// The permitted set, as a mask.
+    pub permitted: u64,
+    /// Whether no_new_privs is set.
+    pub no_new_privs: bool,
+    /// What is written to oom_score_adj.
+    pub oom_score_adj: Option<Vec<u8>>,
+    /// The compiled filter.
+    pub filter: Option<std::sync::Arc<Filter>>,
+}
+
+/// One resource limit.
+pub struct Rlimit {
+    /// Which.
+    pub resource: Resource,
+    /// How much.
+    pub limit: Limit,
+}
+
+impl Recipe {
+    /// Reads the bundle's config.json. `cgroup` is the container's path below every hierarchy's root.
+    ///
+    /// # Errors
+    /// The file, or a field that is missing or that a floor does not know.
+    pub fn read(bundle: &Path, cgroup: &str) -> Result<Self, Failure> {
+        let file = bundle.join("config.json");
+        let text = std::fs::read(&file).map_err(|e| format!("{}: {e}", file.display()))?;
+        let config: Value = serde_json::from_slice(&text).map_err(|e| format!("{}: {e}", file.display()))?;
+        let linux = &config["linux"];
+        known(&config, &["ociVersion", "process", "root", "hostname", "mounts", "annotations", "linux"])?;
+        known(linux, LINUX)?;
+        let rootfs = bundle.join(word(&config["root"]["path"]).ok_or("root.path: must be a path")?).canonicalize()?;
+        let mut recipe = Self {
+            readonly: config["root"]["readonly"] == true,
+            steps: Vec::new(),
+            new_namespaces: 0,
+            joins: Vec::new(),
+            cgroup_namespace: false,
+            own_namespaces: 0,
+            sysctls: Vec::new(),
+            hostname: None,
+            keyring: c"_ses.bare".to_owned(),
+            limits: cgroups::limits(&linux["resources"])?,
+            process: process(&config["process"], &linux["seccomp"])?,
+            rootfs: c_string(&rootfs.to_string_lossy())?,
+        };
+        for namespace in list(&linux["namespaces"]) {
+            recipe.namespace(namespace)?;
+        }
+        if recipe.new_namespaces & Namespace::Mount.flag() == 0 {
+            return Err("linux.namespaces: a mount namespace of its own is needed".into());
+        }
+        for (key, value) in linux["sysctl"].as_object().into_iter().flatten() {
+            let path = format!("/proc/sys/{}", key.replace('.', "/"));
+            recipe.sysctls.push((c_string(&path)?, word(value).unwrap_or_default().into()));
+        }
+        if let Some(name) = word(&config["hostname"]).filter(|name| !name.is_empty()) {
+            recipe.hostname = Some(name.into());
+        }
+        recipe.steps = mounts::steps(&config, &rootfs, cgroup, recipe.cgroup_namespace)?;
+        Ok(recipe)
+    }
+
+    fn namespace(&mut self, namespace: &Value) -> Result<(), Failure> {
+        let kind = word(&namespace["type"]).and_then(Namespace::of_name);
+        let kind = kind.ok_or_else(|| format!("linux.namespaces: {namespace} is not known here"))?;
+        let path = word(&namespace["path"]).filter(|path| !path.is_empty());
+        match (path, kind) {
+            (Some(path), Namespace::Network | Namespace::Ipc | Namespace::Uts | Namespace::Cgroup) => {
+                let file = File::open(path).map_err(|e| format!("linux.namespaces: {path}: {e}"))?;
+                self.joins.push((file.into(), kind));
+            }
+            (Some(_), Namespace::Pid | Namespace::Mount) => {
+                return Err(format!("linux.namespaces: {namespace}: joined, which is not known here").into());
+            }
+            (None, Namespace::Cgroup) => self.cgroup_namespace = true,
+            (None, kind) => self.new_namespaces |= kind.flag(),
+        }
+        if kind != Namespace::Pid {
+            self.own_namespaces |= kind.flag();
+        }
+        Ok(())
+    }
+}
+
+/// What may be below `linux`.
+const LINUX: &[&str] = &["sysctl", "resources", "cgroupsPath", "namespaces", "seccomp", "maskedPaths", "readonlyPaths"];
+
+fn process(process: &Value, profile: &Value) -> Result<Process, Failure> {
+    let known_fields =
+        ["terminal", "user", "args", "env", "cwd", "capabilities", "rlimits", "noNewPrivileges", "oomScoreAdj"];
+    known(process, &known_fields)?;
+    if process["terminal"] == true {
+        return Err("process.terminal: not known here".into());
+    }
+    let user = &process["user"];
+    let id = |value: &Value| u32::try_from(value.as_u64().unwrap_or_default());
+    let sets = &process["capabilities"];
+    for set in ["ambient", "inheritable"] {
+        if list(&sets[set]).next().is_some() {
+            return Err(format!("process.capabilities.{set}: not known here").into());
+        }
+    }
+    let (bounding, effective) = (mask(&sets["bounding"])?, mask(&sets["effective"])?);
+    let args = strings(&process["args"])?;
+    let executable = args.first().cloned().filter(|path| path.to_bytes().starts_with(b"/"));
+    let filter = match profile {
+        Value::Null => None,
+        profile => Some(seccomp::compile(&serde_json::from_value(profile.clone())?)?),
+    };
+    Ok(Process {
+        executable: executable.ok_or("process.args: the program must be an absolute path")?,
+        args: Pointers::new(args),
+        env: Pointers::new(strings(&process["env"])?),
+        cwd: c_string(word(&process["cwd"]).unwrap_or("/"))?,
+        uid: id(&user["uid"])?,
+        gid: id(&user["gid"])?,
+        groups: list(&user["additionalGids"]).map(|gid| Ok(Gid::from_raw(id(gid)?))).collect::<Result<_, Failure>>()?,
+        rlimits: list(&process["rlimits"]).map(rlimit).collect::<Result<_, Failure>>()?,
+        drop_bounding: (0..=last_capability()?).filter(|n| bounding & (1 << n) == 0).collect(),
+        effective,
+        permitted: mask(&sets["permitted"])?,
+        no_new_privs: process["noNewPrivileges"] == true,
+        oom_score_adj: process["oomScoreAdj"].as_i64().map(|score| score.to_string().into_bytes()),
+        filter,
+    })
+}
+
+fn rlimit(limit: &Value) -> Result<Rlimit, Failure> {
+    let resource = match word(&limit["type"]) {
+        Some("RLIMIT_NOFILE") => Resource::Nofile,
+        Some("RLIMIT_CORE") => Resource::Core,
+        Some("RLIMIT_NPROC") => Resource::Nproc,
+        _ => return Err(format!("process.rlimits: {limit} is not known here").into()),
+    };
+    Ok(Rlimit { resource, limit: Limit { current: limit["soft"].as_u64(), maximum: limit["hard"].as_u64() } })
+}
+
+/// The capabilities by number, capabilities(7).
+const CAPABILITIES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+fn mask(set: &Value) -> Result<u64, Failure> {
+    list(set).try_fold(0, |mask, name| {
+        let short = word(name).and_then(|name| name.strip_prefix("CAP_"));
+        let number = CAPABILITIES.iter().position(|known| Some(*known) == short);
+        Ok(mask | 1 << number.ok_or_else(|| format!("process.capabilities: {name} is not known here"))?)
+    })
+}
+
+/// The highest capability of this kernel.
+fn last_capability() -> Result<u64, Failure> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")?.trim().parse()?)
+}
+
+/// A string of the document.
+pub fn word(value: &Value) -> Option<&str> {
+    value.as_str()
+}
+
+/// The elements of a list; none when there is none.
+pub fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+/// The strings of a list.
+///
+/// # Errors
+/// One that is no string, or has a NUL in it.
+pub fn strings(value: &Value) -> Result<Vec<CString>, Failure> {
+    list(value).map(|item| c_string(word(item).ok_or_else(|| format!("{item} is no string"))?)).collect()
+}
+
+/// A string for the kernel.
+///
+/// # Errors
+/// A NUL in it.
+pub fn c_string(text: &str) -> Result<CString, Failure> {
+    Ok(CString::new(text)?)
+}
+
+/// The text of a string for the kernel, for messages and comparisons.
+pub fn text(string: &CStr) -> String {
+    string.to_string_lossy().into_owned()
+}
+
+/// Refuses members that are not among those.
+fn known(object: &Value, names: &[&str]) -> Result<(), Failure> {
+    let mut members = object.as_object().into_iter().flatten();
+    match members.find(|(name, _)| !names.contains(&name.as_str())) {
+        Some((name, _)) => Err(format!("config.json: {name}: not known here").into()),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn capabilities_have_their_numbers() {
+        assert_eq!(
+            mask(&json!(["CAP_CHOWN", "CAP_SYS_ADMIN", "CAP_CHECKPOINT_RESTORE"])).unwrap(),
+            1 | 1 << 21 | 1 << 40
+        );
+        mask(&json!(["CAP_WHAT"])).unwrap_err();
+        mask(&json!(["CHOWN"])).unwrap_err();
+    }
+
+    #[test]
+    fn what_a_floor_does_not_know_is_refused() {
+        let plain = || crate::bundle::default_config()["process"].clone();
+        process(&plain(), &Value::Null).unwrap();
+        for (field, value) in [("terminal", json!(true)), ("scheduler", json!({})), ("apparmorProfile", json!("x"))] {
+            let mut with = plain();
+            with[field] = value;
+            assert!(process(&with, &Value::Null).is_err(), "{field}");
+        }
+    }
+}

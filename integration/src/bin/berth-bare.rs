@@ -1,0 +1,42 @@
+//! The floor of the core, as a program: `berth-bare BUNDLE CGROUP` reads words on standard input, a line each, and
+//! answers each with `WALL CPU` in nanoseconds.
+//!
+//! `run` makes a container of the bundle, waits for its process and takes it away; `exec` runs one more process in a
+//! container that is made at the first of them. One program does either the one or the other. CGROUP is made in every
+//! hierarchy, and gone at the end. What is timed is in `berth_integration::bench::bare`.
+
+use std::io::{BufRead, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use berth_integration::bench::bare::{Bare, Failure};
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [bundle, cgroup] = words.as_slice() else {
+        eprintln!("usage: berth-bare BUNDLE CGROUP");
+        return ExitCode::from(2);
+    };
+    match serve(Path::new(bundle), cgroup) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("berth-bare: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(bundle: &Path, cgroup: &str) -> Result<(), Failure> {
+    let mut bare = Bare::new(bundle, cgroup)?;
+    let mut stdout = std::io::stdout().lock();
+    for line in std::io::stdin().lock().lines() {
+        let cost = match line?.trim() {
+            "run" => bare.run()?,
+            "exec" => bare.exec()?,
+            other => return Err(format!("{other:?}: say run or exec").into()),
+        };
+        writeln!(stdout, "{} {}", cost.wall, cost.cpu)?;
+        stdout.flush()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! The floor is honest: the container that the bare system calls make is the one that berth makes of the same bundle.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![allow(clippy::disallowed_methods, reason = "the program is run as the bench runs it")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use berth_integration::bundle::Bundle;
+use berth_integration::runtime::{Runtime, is_runc};
+use berth_integration::{cgroup, procs, residue, shape, tools};
+
+/// berth-bare, under way.
+struct Bare {
+    child: Child,
+    answers: BufReader<ChildStdout>,
+    cgroup: String,
+}
+
+impl Bare {
+    fn start(bundle: &Bundle, name: &str) -> Self {
+        let cgroup = format!("berth-test-{}-{name}", std::process::id());
+        bundle.save("/unused");
+        let mut command = Command::new(tools::built("berth-bare"));
+        command.arg(bundle.path()).arg(&cgroup).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let answers = BufReader::new(child.stdout.take().unwrap());
+        Self { child, answers, cgroup }
+    }
+
+    /// Has one operation done; gives wall and CPU time in ns.
+    fn ask(&mut self, word: &str) -> (u64, u64) {
+        writeln!(self.child.stdin.as_ref().unwrap(), "{word}").unwrap();
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        let (wall, cpu) = line.trim().split_once(' ').unwrap_or_else(|| panic!("{word}: {line:?}"));
+        (wall.parse().unwrap(), cpu.parse().unwrap())
+    }
+
+    /// The process of the container that stays.
+    fn keeper(&self) -> i32 {
+        let me = self.child.id().cast_signed();
+        procs::all().into_iter().find(|process| process.parent == me).unwrap().pid
+    }
+
+    fn end(mut self, bundle: &Bundle) {
+        drop(self.child.stdin.take());
+        assert!(self.child.wait().unwrap().success());
+        let left = residue::find(&self.cgroup, "BERTH_TEST_MARK=none", &[bundle.path()]);
+        assert!(left.is_empty(), "{left:#?}");
+    }
+}
+
+/// What the kernel shows of a process and its container, with the names of the bundle and of the cgroup cut out.
+fn seen(pid: i32, bundle: &Bundle, cgroup: &str) -> BTreeMap<String, String> {
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+    let same = |text: &str| text.replace(bundle.path().to_str().unwrap(), "BUNDLE").replace(cgroup, "CGROUP");
+    let mut seen = BTreeMap::new();
+    // Ids of mounts, peer groups and devices are each one's own.
+    for line in read("mountinfo").lines() {
+        let fields: Vec<_> = line.split(' ').collect();
+        let dash = fields.iter().position(|field| *field == "-").unwrap();
+        let shared: Vec<_> = fields[6..dash].iter().map(|tag| tag.split(':').next().unwrap()).collect();
+        let what = format!("{} {} {} {}", fields[3], fields[5], shared.join(" "), fields[dash + 1..].join(" "));
+        seen.insert(format!("mount {}", fields[4]), same(&what));
+    }
+    let words = ["Uid", "Gid", "Groups", "Umask", "Cap", "NoNewPrivs", "Seccomp:", "Seccomp_filters", "Sig", "Shd"];
+    for line in read("status").lines().filter(|line| words.iter().any(|word| line.starts_with(word))) {
+        let (name, value) = line.split_once(':').unwrap();
+        // Who waits for what differs: the keeper waits in pause(2).
+        if name != "SigQ" {
+            seen.insert(format!("status {name}"), value.trim().to_owned());
+        }
+    }
+    seen.insert("cgroup".into(), same(&read("cgroup")));
+    seen.insert("limits".into(), read("limits"));
+    seen.insert("oom_score_adj".into(), read("oom_score_adj"));
+    let dev = fs::read_dir(format!("/proc/{pid}/root/dev")).unwrap().flatten();
+    for entry in dev {
+        use std::os::unix::fs::MetadataExt;
+        let meta = entry.path().symlink_metadata().unwrap();
+        let what = format!("{:o} {}:{} {:x}", meta.mode(), meta.uid(), meta.gid(), meta.rdev());
+        seen.insert(format!("dev {}", entry.file_name().display()), what);
+    }
+    let own = |kind: &str| fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+    for kind in ["pid", "mnt", "uts", "ipc", "net", "cgroup", "user", "time"] {
+        let namespace = fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+        seen.insert(format!("namespace {kind}"), (namespace != own(kind)).to_string());
+    }
+    let path = read("cgroup").lines().next().unwrap().rsplit(':').next().unwrap().to_owned();
+    for (v1, v2) in [
+        ("memory/memory.limit_in_bytes", "memory.max"),
+        ("cpu/cpu.cfs_quota_us", "cpu.max"),
+        ("cpu/cpu.shares", "cpu.weight"),
+        ("pids/pids.max", "pids.max"),
+    ] {
+        seen.insert(v1.into(), cgroup::value(&path, v1, v2));
+    }
+    if !cgroup::unified() {
+        seen.insert("devices".into(), cgroup::value(&path, "devices/devices.list", ""));
+        seen.insert("cpuset".into(), cgroup::value(&path, "cpuset/cpuset.cpus", ""));
+    }
+    seen
+}
+
+#[test]
+fn the_same_container_as_berths() {
+    if is_runc() {
+        eprintln!("the floor is held against berth alone");
+        return;
+    }
+    let (ours, theirs) = (shape::pod_container(&["/bin/sleep", "1000"]), shape::pod_container(&["/bin/true"]));
+    let runtime = Runtime::new("bare");
+    runtime.start("c1", &ours);
+    let mut bare = Bare::start(&theirs, "same");
+    bare.ask("exec");
+    let berth = seen(runtime.pid("c1").cast_signed(), &ours, &runtime.cgroup("c1"));
+    let floor = seen(bare.keeper(), &theirs, &format!("/{}/bare", bare.cgroup));
+    bare.end(&theirs);
+    let names: std::collections::BTreeSet<_> = berth.keys().chain(floor.keys()).collect();
+    let differ: Vec<_> = names
+        .into_iter()
+        .filter(|name| berth.get(*name) != floor.get(*name))
+        .map(|name| format!("{name}\n  berth: {:?}\n  floor: {:?}", berth.get(name), floor.get(name)))
+        .collect();
+    assert!(differ.is_empty(), "{}", differ.join("\n"));
+    runtime.cmd(&["delete", "--force", "c1"]).ok();
+}
+
+#[test]
+fn operations_leave_nothing() {
+    if is_runc() {
+        return;
+    }
+    for word in ["run", "exec"] {
+        let bundle = shape::pod_container(&["/bin/true"]);
+        let mut bare = Bare::start(&bundle, word);
+        for _ in 0..3 {
+            let (wall, cpu) = bare.ask(word);
+            assert!(wall > 0 && cpu > 0, "{word}: {wall} {cpu}");
+        }
+        bare.end(&bundle);
+    }
+}
+
+#[test]
+fn a_payload_that_fails_is_an_error() {
+    if is_runc() {
+        return;
+    }
+    let bundle = shape::pod_container(&["/bin/none"]);
+    bundle.save("/unused");
+    let cgroup = format!("berth-test-{}-fails", std::process::id());
+    let mut command = Command::new(tools::built("berth-bare"));
+    command.arg(bundle.path()).arg(&cgroup);
+    let output = berth_integration::command::feed(&mut command, b"run\n", berth_integration::wait::LONG);
+    assert!(output.stderr.contains("execve: No such file"), "{output}");
+    assert_eq!(output.code(), 1);
+    assert!(residue::hierarchies().iter().all(|root: &std::path::PathBuf| !Path::new(root).join(&cgroup).exists()));
+}
