@@ -1,7 +1,7 @@
 //! Device nodes and the default links of `/dev`: made in the image's own `/dev`, or by the parent in a detached tmpfs.
 
 use rustix::{
-    fd::BorrowedFd,
+    fd::{AsFd, BorrowedFd},
     fs::{self, AtFlags, FileType, Mode, OFlags},
     io::{Errno, Result},
     process::{Gid, Uid},
@@ -17,14 +17,15 @@ use crate::{
 pub fn make(root: BorrowedFd<'_>, device: &Device<'_>) -> Result<()> {
     let mut buffer = [0u8; path::SPLIT];
     let (dir, name) = path::split(device.path, &mut buffer)?;
-    let dir = path::open_or_make(root, dir, Target::Directory)?;
+    let opened = if dir == c"/" { None } else { Some(path::open_or_make(root, dir, Target::Directory)?) };
+    let dir = opened.as_ref().map_or(root, AsFd::as_fd);
     let kind = FileType::from_raw_mode(device.mode);
     let mode = Mode::from_raw_mode(device.mode & 0o7777);
     let number = fs::makedev(device.major, device.minor);
-    match fs::mknodat(&dir, name, kind, mode, number) {
+    match fs::mknodat(dir, name, kind, mode, number) {
         Ok(()) => {}
         Err(Errno::EXIST) => {
-            let there = fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let there = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
             let same_kind = FileType::from_raw_mode(there.st_mode) == kind;
             if !same_kind || (kind != FileType::Fifo && there.st_rdev != number) {
                 return Err(Errno::EXIST);
@@ -33,15 +34,18 @@ pub fn make(root: BorrowedFd<'_>, device: &Device<'_>) -> Result<()> {
         Err(e) => return Err(e),
     }
     // By fd, not by name: the directory is the image's, and nothing but the node that was just seen may be changed.
-    let node = fs::openat(&dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let node = fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     let seen = fs::fstat(&node)?;
     if FileType::from_raw_mode(seen.st_mode) != kind {
         return Err(Errno::EXIST);
     }
-    fs::chownat(&node, c"", Some(Uid::from_raw(device.uid)), Some(Gid::from_raw(device.gid)), AtFlags::EMPTY_PATH)?;
+    if (seen.st_uid, seen.st_gid) != (device.uid, device.gid) {
+        let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
+        fs::chownat(&node, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
+    }
     if seen.st_mode & 0o7777 != device.mode & 0o7777 {
         // O_PATH fds cannot be fchmod-ed before fchmodat2 (Linux 6.6); the directory entry was made by us above.
-        fs::chmodat(&dir, name, mode, AtFlags::empty())?;
+        fs::chmodat(dir, name, mode, AtFlags::empty())?;
     }
     Ok(())
 }

@@ -130,18 +130,14 @@ const RESOURCES: [Resource; 16] = [
     Resource::Rttime,
 ];
 
-/// `EINVAL` marks the end of what this kernel knows.
+/// `EINVAL` marks the end of what this kernel knows. Without CAP_SETPCAP nothing can be dropped, which is no fault for
+/// what is not there.
 fn drop_bounding(keep: u64) -> Result<()> {
-    for cap in 0..=CAP_MAX {
-        if keep & 1 << cap != 0 {
-            continue;
-        }
-        match sys::prctl(libc::PR_CAPBSET_READ, cap, 0) {
-            Ok(0) => {}
-            Ok(_) => {
-                sys::prctl(libc::PR_CAPBSET_DROP, cap, 0).at(Step::BoundingSet)?;
-            }
+    for cap in (0..=CAP_MAX).filter(|cap| keep & 1 << cap == 0) {
+        match sys::prctl(libc::PR_CAPBSET_DROP, cap, 0) {
+            Ok(_) => {}
             Err(Errno::INVAL) => break,
+            Err(Errno::PERM) if sys::prctl(libc::PR_CAPBSET_READ, cap, 0) == Ok(0) => {}
             Err(e) => return Err(e).at(Step::BoundingSet),
         }
     }
@@ -199,17 +195,25 @@ pub fn verify(process: &Process<'_>, late: bool) -> Result<()> {
         }
     }
     let wanted = &process.capabilities;
-    for cap in 0..=CAP_MAX {
-        let Ok(bounded) = sys::prctl(libc::PR_CAPBSET_READ, cap, 0) else { break };
-        let ambient = matches!(sys::prctl(libc::PR_CAP_AMBIENT, AMBIENT_IS_SET, cap), Ok(1));
-        if bounded == 1 && wanted.bounding & 1 << cap == 0 || ambient && wanted.ambient & 1 << cap == 0 {
+    for cap in (0..=CAP_MAX).filter(|cap| wanted.bounding & 1 << cap == 0) {
+        match sys::prctl(libc::PR_CAPBSET_READ, cap, 0) {
+            Ok(0) => {}
+            Ok(_) => return weaker(Restriction::CapabilityBounds),
+            Err(_) => break,
+        }
+    }
+    // What is not both permitted and inheritable is not ambient (capabilities(7)): mostly that leaves none to ask for.
+    let held = sys::get_capabilities().at(Step::Weaker)?;
+    let suspects = held.permitted & held.inheritable & !wanted.ambient;
+    for cap in (0..=CAP_MAX).filter(|cap| suspects & 1 << cap != 0) {
+        if matches!(sys::prctl(libc::PR_CAP_AMBIENT, AMBIENT_IS_SET, cap), Ok(1)) {
             return weaker(Restriction::CapabilityBounds);
         }
     }
     if process.no_new_privs && sys::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0).at(Step::Weaker)? != 1 {
         return weaker(Restriction::NoNewPrivs);
     }
-    if late { Ok(()) } else { verify_capabilities(wanted, sys::get_capabilities().at(Step::Weaker)?) }
+    if late { Ok(()) } else { verify_capabilities(wanted, held) }
 }
 
 /// The last look, under the filter. Where the filter denies the question, the denial shows that it is there; where

@@ -51,8 +51,26 @@ fn resolve(root: BorrowedFd<'_>, path: &CStr, flags: OFlags, how: ResolveFlags) 
 /// As openat2(2) and mkdirat(2); `EEXIST` turns into `ENOENT` where a dangling link stands in the way.
 pub fn open_or_make(root: BorrowedFd<'_>, path: &CStr, target: Target) -> Result<OwnedFd> {
     match open(root, path, OFlags::PATH) {
-        Err(Errno::NOENT) => make(root, path, target),
+        Err(Errno::NOENT) => match make_last(root, path, target) {
+            Err(Errno::NOENT) => make(root, path, target),
+            other => other,
+        },
         other => other,
+    }
+}
+
+/// Makes the last component where only that is missing, as nearly always; `ENOENT` when more is, or when it has no
+/// plain name.
+fn make_last(root: BorrowedFd<'_>, path: &CStr, target: Target) -> Result<OwnedFd> {
+    let mut buffer = [0u8; SPLIT];
+    let (dir, name) = split(path, &mut buffer).map_err(|_| Errno::NOENT)?;
+    if matches!(name.to_bytes(), b"." | b"..") {
+        return Err(Errno::NOENT);
+    }
+    let dir = open(root, dir, OFlags::PATH | OFlags::DIRECTORY)?;
+    match make_one(dir.as_fd(), name, target) {
+        Ok(()) | Err(Errno::EXIST) => open(root, path, OFlags::PATH),
+        Err(e) => Err(e),
     }
 }
 

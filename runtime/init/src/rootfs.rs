@@ -240,14 +240,19 @@ fn enter(rootfs: &Rootfs<'_>, host_root: BorrowedFd<'_>) -> Result<()> {
     match rootfs.enter {
         Enter::Pivot => {
             // The old root is put on the new one, which must not be shared for that either; it becomes so again.
-            if rootfs.host_propagation == libc::MS_SHARED {
+            let shared = rootfs.host_propagation == libc::MS_SHARED;
+            if shared {
                 sys::mount_setattr(rootfs.tree, false, 0, 0, libc::MS_PRIVATE).at(Step::EnterRoot)?;
             }
             // With both arguments "." the old root ends up mounted on the new one (pivot_root(2), NOTES), and goes
-            // from there with all that is below it; its propagation is cut first, so that nothing goes on the host.
+            // from there with all that is below it; its propagation is cut before, so that nothing goes on the host.
+            // Unless it is to be shared, `attach_rootfs` has done that, and every mount of the host need not be seen
+            // again.
             rustix::process::pivot_root(c".", c".").at(Step::EnterRoot)?;
             rustix::process::fchdir(host_root).at(Step::EnterRoot)?;
-            sys::mount_setattr(host_root, true, 0, 0, libc::MS_SLAVE).at(Step::EnterRoot)?;
+            if shared {
+                sys::mount_setattr(host_root, true, 0, 0, libc::MS_SLAVE).at(Step::EnterRoot)?;
+            }
             unmount(c".", UnmountFlags::DETACH).at(Step::EnterRoot)?;
         }
         Enter::MoveAndChroot | Enter::Chroot => {
