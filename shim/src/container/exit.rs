@@ -4,13 +4,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use berth_proto::wkt::Any;
 use berth_runtime::Result;
 
 use super::{Container, missing_is_fine};
 use crate::oom::Oom;
 use crate::reap::{self, Exit};
-use crate::{stats, sys};
+use crate::sys;
 
 impl Container {
     /// Watches init.
@@ -44,15 +43,16 @@ impl Container {
         });
     }
 
-    /// Between init's end and its announcement: what is left of the container is killed, the metrics are taken, OOM
-    /// kills are told. This is not bounded by the pool's limit on changes: it must not wait for what waits for it.
+    /// Between init's end and its announcement: what is left of the container is killed, OOM kills are told. This is
+    /// not bounded by the pool's limit on changes: it must not wait for what waits for it.
     async fn init_gone(&self, exit: Exit) {
         let frozen = self.state().init_exited(exit);
-        if let Ok(handle) = self.handle() {
-            match self.sandbox.pool.read(move || wind_up(&handle, frozen)).await {
-                Ok(metrics) => self.state().final_metrics = metrics,
-                Err(e) => log::warn!("container {}: after the end of init: {e}", self.id),
-            }
+        // The kernel kills a pid namespace with its init, so mostly there is nothing to do.
+        if let Ok(handle) = self.handle()
+            && (frozen || !handle.private_pid_namespace())
+            && let Err(e) = self.sandbox.pool.read(move || wind_up(&handle, frozen)).await
+        {
+            log::warn!("container {}: after the end of init: {e}", self.id);
         }
         self.report_oom();
         let _ = self.change(|state| Ok(state.init_settled()));
@@ -70,15 +70,14 @@ impl Container {
     }
 }
 
-fn wind_up(handle: &berth_runtime::state::Container, frozen: bool) -> Result<Option<Any>> {
+fn wind_up(handle: &berth_runtime::state::Container, frozen: bool) -> Result<()> {
     if frozen {
         // On v1 a frozen process cannot even die.
         missing_is_fine(handle.cgroup().thaw()).unwrap_or_else(|e| log::warn!("thaw {}: {e}", handle.id()));
     }
-    let metrics = stats::metrics(handle).map_err(|e| log::info!("last metrics of {}: {e}", handle.id())).ok();
     if !handle.private_pid_namespace() {
-        // The kernel kills a pid namespace with its init; without one of its own, nothing ends the others.
+        // Nothing else ends the others.
         missing_is_fine(berth_runtime::kill::kill_all(handle, libc::SIGKILL))?;
     }
-    Ok(metrics)
+    Ok(())
 }

@@ -132,14 +132,11 @@ impl Container {
         Ok(response)
     }
 
-    /// Stats: now, or as they were when init ended.
+    /// Stats: now. The cgroup stays until Delete, and in it what an init that has ended has used.
     ///
     /// # Errors
     /// The container or its cgroup is gone.
     pub async fn metrics(&self) -> Result<Any> {
-        if let Some(last) = self.state().final_metrics.clone() {
-            return Ok(last);
-        }
         let handle = self.handle()?;
         self.sandbox.pool.read(move || stats::metrics(&handle)).await
     }

@@ -17,7 +17,6 @@ use std::sync::Arc;
 
 use berth_proto::events::{TaskExecAdded, TaskExecStarted, TaskExit, TaskPaused, TaskResumed, TaskStart};
 use berth_proto::task::Status;
-use berth_proto::wkt::Any;
 use berth_runtime::{Error, Kind, Result, state};
 
 use crate::error::{finished, no_container, no_process, precondition};
@@ -78,8 +77,6 @@ pub struct State {
     pub handle: Option<Arc<state::Container>>,
     /// The rootfs mounts are ours to undo.
     pub mounted: bool,
-    /// The metrics at init's end.
-    pub final_metrics: Option<Any>,
 }
 
 impl State {
@@ -94,7 +91,6 @@ impl State {
             settled: false,
             handle: None,
             mounted: false,
-            final_metrics: None,
         }
     }
 
