@@ -60,8 +60,27 @@ pub fn mount_all(rootfs: &Path, mounts: &[Mount]) -> Result<()> {
 /// busy rootfs must be seen, not hidden.
 pub fn unmount_recursive(path: &Path) -> Result<()> {
     let path = real_path(path)?;
+    if unmount_plain(&path) {
+        return Ok(());
+    }
     let points = table::below(&table::read()?, &path);
     points.iter().rev().try_for_each(|point| unmount(point))
+}
+
+/// Unmounts what is mounted at `path` itself; whether that was all. The table of mounts is as long as the node has pods,
+/// and nearly always there is one mount with nothing below it: what has something below it is busy, and where no mount
+/// is left an empty directory has no mount points.
+fn unmount_plain(path: &Path) -> bool {
+    loop {
+        match umount2(path, MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => {}
+            Err(nix::errno::Errno::EINVAL) => {
+                return std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+            }
+            Err(nix::errno::Errno::ENOENT) => return true,
+            Err(_) => return false,
+        }
+    }
 }
 
 fn unmount(point: &Path) -> Result<()> {
