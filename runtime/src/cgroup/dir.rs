@@ -47,12 +47,6 @@ impl Dir {
             .map_err(|e| Error::from(e).context(format!("open {}", self.path.display())))
     }
 
-    /// Opens `file` for somebody who writes later.
-    pub(super) fn opened_for_writing(&self, file: &str) -> Result<OwnedFd> {
-        self.open_file(file, OFlags::WRONLY)
-            .map_err(|e| Error::from(e).context(format!("open {}", self.path.join(file).display())))
-    }
-
     /// Writes `value` to `file` and gives the file back for more of it. cgroup files are never made by an open, so
     /// there is no O_CREAT.
     pub(super) fn write_first(&self, file: &str, value: &str) -> Result<File<'_>> {
@@ -129,6 +123,13 @@ impl File<'_> {
             Err(e) => Err(self.dir.unwritten(&self.name, value, e)),
         }
     }
+}
+
+/// Opens one file of a cgroup by its path, for somebody who writes later.
+pub(super) fn opened_for_writing(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    retry(|| rustix::fs::openat(CWD, path, flags, Mode::empty()))
+        .map_err(|e| Error::from(e).context(format!("open {}", path.display())))
 }
 
 /// True when an error says that the cgroup or the file is not there (any more).

@@ -7,7 +7,10 @@
 
 use std::os::fd::OwnedFd;
 
-use super::{Cgroup, dir::Dir};
+use super::{
+    Cgroup,
+    dir::{Dir, opened_for_writing},
+};
 use crate::error::Result;
 
 /// The two ways in. A child uses both: it is cloned into `born_in`, and its first act is to write `"0"` to each of
@@ -24,11 +27,10 @@ pub struct Entry {
 pub(super) fn entry(cgroup: &Cgroup) -> Result<Entry> {
     let mut entry = Entry { born_in: None, join: Vec::with_capacity(cgroup.places.len()) };
     for place in &cgroup.places {
-        let dir = Dir::open(&place.dir)?;
         if place.controllers.is_empty() {
-            entry.born_in = Some(dir.into_fd());
+            entry.born_in = Some(Dir::open(&place.dir)?.into_fd());
         } else {
-            entry.join.push(dir.opened_for_writing("tasks")?);
+            entry.join.push(opened_for_writing(&place.dir.join("tasks"))?);
         }
     }
     Ok(entry)

@@ -1,6 +1,8 @@
 //! Which cgroup hierarchies this machine has and where they are mounted.
 //!
-//! Read once from `/proc/self/mountinfo` and `/proc/self/cgroup` and kept: cgroup mounts do not move while a shim lives.
+//! Looked up once and kept: cgroup mounts do not move while a shim lives. `/proc/self/cgroup` names the hierarchies; where
+//! they are is tried at the usual places, since `/proc/self/mountinfo` is as long as the node has mounts, milliseconds
+//! with some hundred pods on it. Only when something is unusual is it read.
 //! What is done inside a hierarchy is left to the siblings.
 
 use std::{
@@ -13,6 +15,12 @@ use crate::error::{Context, Error, Kind, Result};
 
 /// Where distributions, systemd and every runtime expect the hierarchies.
 const USUAL: &str = "/sys/fs/cgroup";
+
+/// statfs(2) `CGROUP_SUPER_MAGIC` and `CGROUP2_SUPER_MAGIC`.
+const CGROUP_MAGIC: i64 = 0x0027_e0eb;
+const CGROUP2_MAGIC: i64 = 0x6367_7270;
+/// The inode of a hierarchy's root directory; a mount that shows only a part of one has another.
+const ROOT_INODE: u64 = 1;
 
 /// The cgroup world of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +51,26 @@ impl Host {
     /// The hierarchies. On a unified host exactly one; else the v1 ones, and in hybrid mode the v2 one last.
     pub fn mounts(&self) -> &[Mount] {
         &self.mounts
+    }
+
+    /// The hierarchies at their usual places, each mounted whole; `None` when one is not.
+    fn usual(cgroup: &str) -> Option<Self> {
+        let lines: Vec<(Vec<&str>, &str)> = cgroup.lines().filter_map(own_line).collect();
+        let usual = Path::new(USUAL);
+        let unified = is_root_of(usual, CGROUP2_MAGIC);
+        let v2_point = if unified { usual.to_owned() } else { usual.join("unified") };
+        let mut mounts = Vec::new();
+        for (names, own) in lines.iter().filter(|(names, _)| !unified && !names.is_empty()) {
+            let joined = names.join(",");
+            let point = usual.join(joined.strip_prefix("name=").unwrap_or(&joined));
+            mounts.push(Mount::whole(point, names, own));
+        }
+        if !mounts.iter().all(|m| is_root_of(&m.point, CGROUP_MAGIC)) || mounts.is_empty() != unified {
+            return None;
+        }
+        let (_, own) = lines.iter().find(|(names, _)| names.is_empty())?;
+        mounts.push(Mount::whole(v2_point, &[], own));
+        mounts.last().is_some_and(|m| is_root_of(&m.point, CGROUP2_MAGIC)).then_some(Self { unified, mounts })
     }
 
     /// What the two files say; pure, so that it is tested on texts.
@@ -77,6 +105,11 @@ impl Host {
 }
 
 impl Mount {
+    fn whole(point: PathBuf, names: &[&str], own: &str) -> Self {
+        let controllers = names.iter().map(|n| (*n).to_owned()).collect();
+        Self { point, controllers, root: "/".into(), own: own.into() }
+    }
+
     /// True for the v2 hierarchy, alone or beside v1 ones.
     pub fn is_v2(&self) -> bool {
         self.controllers.is_empty()
@@ -96,10 +129,21 @@ pub fn host() -> Result<&'static Host> {
     if let Some(host) = HOST.get() {
         return Ok(host);
     }
-    let mountinfo = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
     let cgroup = fs::read_to_string("/proc/self/cgroup").context("read /proc/self/cgroup")?;
-    let host = Host::parse(&mountinfo, &cgroup)?;
+    let host = match Host::usual(&cgroup) {
+        Some(host) => host,
+        None => {
+            let mountinfo = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+            Host::parse(&mountinfo, &cgroup)?
+        }
+    };
     Ok(HOST.get_or_init(|| host))
+}
+
+/// Whether a file system of this kind is mounted at `point`, from its root on.
+fn is_root_of(point: &Path, magic: i64) -> bool {
+    rustix::fs::statfs(point).is_ok_and(|fs| fs.f_type == magic)
+        && rustix::fs::lstat(point).is_ok_and(|stat| stat.st_ino == ROOT_INODE)
 }
 
 /// What of a mountinfo line matters here.
@@ -178,6 +222,18 @@ mod tests {
             ("", "/sys/fs/cgroup/unified/u"),
         ];
         assert_eq!(rows, want.map(|(c, p)| (c.to_owned(), PathBuf::from(p))));
+    }
+
+    #[test]
+    fn the_usual_places_say_what_mountinfo_says() {
+        let cgroup = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        if let Some(host) = Host::usual(&cgroup) {
+            assert_eq!(host, Host::parse(&mountinfo, &cgroup).unwrap());
+        }
+        // A hierarchy that is at no usual place is looked for, not left out.
+        assert_eq!(Host::usual(&format!("77:berth-test:/\n{cgroup}")).filter(|host| !host.unified()), None);
+        assert_eq!(Host::usual(""), None);
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl Drop for Made {
     }
 }
 
-/// A place that was made or found, and its directory.
+/// A place that was found, or made and is to be written in, and its directory.
 struct Ready<'a> {
     place: &'a Place,
     dir: Dir,
@@ -83,7 +83,10 @@ pub(super) fn create(cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> 
     let mut ready = Vec::with_capacity(cgroup.places.len());
     for place in &cgroup.places {
         let fresh = made.make(&place.dir)?;
-        ready.push(Ready { place, dir: Dir::open(&place.dir)?, fresh });
+        // A new one in which nothing is written need not be opened.
+        if !fresh || is_written(place, &writes) {
+            ready.push(Ready { place, dir: Dir::open(&place.dir)?, fresh });
+        }
     }
     for r in ready.iter().filter(|r| !r.fresh) {
         refuse_used(r)?;
@@ -94,6 +97,12 @@ pub(super) fn create(cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> 
     }
     made.keep();
     Ok(())
+}
+
+/// Whether anything is written in a new cgroup of this hierarchy: limits, what it has to inherit, device rules.
+fn is_written(place: &Place, writes: &[Write]) -> bool {
+    let always = place.controllers.is_empty() || place.has("cpuset") || place.has("devices");
+    always || writes.iter().any(|w| place.has(w.controller))
 }
 
 /// A cgroup that exists is taken over only when nobody is in it: the limits and the final kill would hit them, too.
