@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
 
 use crate::{
     Context, Error, Kind, Result, Stdio,
@@ -102,8 +102,10 @@ pub fn create(options: Options<'_>) -> Result<Created> {
         Barrier::Inherited => None,
         Barrier::Listening => Some(listen(draft.dir())?),
     };
-    let resources = linux.and_then(|l| l.resources().clone()).unwrap_or_default();
-    cgroup.create(&resources)?;
+    match linux.and_then(|l| l.resources().as_ref()) {
+        Some(resources) => cgroup.create(resources)?,
+        None => cgroup.create(&LinuxResources::default())?,
+    }
     let undo = MadeCgroup(Some(&cgroup));
 
     let arena = Arena::default();
@@ -117,8 +119,10 @@ pub fn create(options: Options<'_>) -> Result<Created> {
         preserve_fds: options.preserve_fds,
     };
     let planned = plan::init(&arena, &bundle, &cgroup, filter.as_deref(), theirs.as_fd(), &choices)?;
-    let pending =
-        birth(&planned, &cgroup, (ours, theirs), process.args().iter().flatten().next().map_or("", String::as_str))?;
+    // What it says is in the plan by now. After the clone every page that giving it back writes to would be copied
+    // first: the child has them, too, until its execve.
+    drop(bundle);
+    let pending = birth(&planned, &cgroup, (ours, theirs), &record.process.program)?;
 
     record.pid = pending.pid();
     record.start_time = proc::stat(record.pid).map_or(0, |s| s.start_time);
@@ -136,7 +140,7 @@ pub fn create(options: Options<'_>) -> Result<Created> {
         Barrier::Inherited => Some(child.channel),
         Barrier::Listening => None,
     };
-    Ok(Created { container: draft.keep(record), pidfd: child.pidfd, barrier, console: child.console, warnings })
+    Ok(Created { container: draft.keep(record, filter), pidfd: child.pidfd, barrier, console: child.console, warnings })
 }
 
 /// From the clone to the barrier.

@@ -12,6 +12,7 @@ use std::{
         unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
@@ -114,6 +115,8 @@ pub struct Inherited {
 pub struct Container {
     dir: PathBuf,
     state: State,
+    /// The filter, as far as it is known without reading the file.
+    filter: Option<Arc<Filter>>,
 }
 
 impl Container {
@@ -141,7 +144,7 @@ impl Container {
             let text = format!("{}: version {version} of the state is not understood, only {VERSION}", path.display());
             return Err(Error::new(Kind::Internal, text));
         }
-        Ok(Self { state: serde_json::from_slice(&json).map_err(bad)?, dir })
+        Ok(Self { state: serde_json::from_slice(&json).map_err(bad)?, dir, filter: None })
     }
 
     /// The container's id.
@@ -209,10 +212,15 @@ impl Container {
     ///
     /// # Errors
     /// A file that is not as it was written.
-    pub fn filter(&self) -> Result<Option<Filter>> {
+    pub fn filter(&self) -> Result<Option<Arc<Filter>>> {
+        if let Some(known) = &self.filter {
+            return Ok(Some(known.clone()));
+        }
         let path = self.dir.join(FILTER);
         match fs::read(&path) {
-            Ok(bytes) => Filter::from_bytes(&bytes).map(Some).with_context(|| path.display().to_string()),
+            Ok(bytes) => {
+                Filter::from_bytes(&bytes).map(|f| Some(Arc::new(f))).with_context(|| path.display().to_string())
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::from(e).context(format!("read {}", path.display()))),
         }
@@ -306,9 +314,9 @@ impl Draft {
     }
 
     /// The container is there.
-    pub fn keep(mut self, state: State) -> Container {
+    pub fn keep(mut self, state: State, filter: Option<Arc<Filter>>) -> Container {
         self.kept = true;
-        Container { dir: self.dir.clone(), state }
+        Container { dir: self.dir.clone(), state, filter }
     }
 }
 
