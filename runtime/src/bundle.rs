@@ -63,13 +63,15 @@ pub fn parse_process(json: &[u8]) -> Result<Process> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    let mut json = Vec::new();
     let file = File::open(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound if path.ends_with("config.json") => {
             Error::new(Kind::NotFound, "JSON specification file config.json not found")
         }
         _ => Error::from(e).context(format!("open {}", path.display())),
     })?;
+    // One read for all of it, and one that finds the end.
+    let size = file.metadata().map_or(0, |meta| meta.len().min(MAX));
+    let mut json = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
     file.take(MAX + 1).read_to_end(&mut json).with_context(|| format!("read {}", path.display()))?;
     match u64::try_from(json.len()) {
         Ok(len) if len <= MAX => Ok(json),

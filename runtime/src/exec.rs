@@ -63,8 +63,8 @@ pub fn exec(container: &Container, options: Options<'_>) -> Result<Execed> {
     let init = container.pidfd()?;
     let state = container.state();
     let filter = container.filter()?;
-    let process = with_labels(options.process, container);
-    let program = process.args().iter().flatten().next().cloned().unwrap_or_default();
+    let process = options.process;
+    let program = process.args().iter().flatten().next().map_or("", String::as_str);
 
     let arena = Arena::default();
     let (ours, theirs) = spawn::channel()?;
@@ -74,6 +74,9 @@ pub fn exec(container: &Container, options: Options<'_>) -> Result<Execed> {
     let defaults = Defaults {
         capabilities: Capabilities { bounding, effective, permitted, inheritable, ambient },
         umask: state.process.umask,
+        // Labels of the container hold for an exec that names none.
+        apparmor: state.process.apparmor.as_deref(),
+        selinux: state.process.selinux.as_deref(),
     };
     let (born_in, cgroups) = match options.cgroup {
         None => plan::entry(&arena, container.cgroup())?,
@@ -95,8 +98,8 @@ pub fn exec(container: &Container, options: Options<'_>) -> Result<Execed> {
         oom_score_adj: plan::oom_score_adj(&arena, state.process.oom_score_adj),
         keyring: plan::keyring(&arena, &state.id, !state.process.keyring)?,
         container: None,
-        stdio: plan::stdio(&arena, &process, &options.stdio)?,
-        process: process::plan(&arena, &process, defaults, filter.as_ref())?,
+        stdio: plan::stdio(&arena, process, &options.stdio)?,
+        process: process::plan(&arena, process, defaults, filter.as_deref())?,
         barrier: None,
     };
     let plan = Plan { keep: arena.fd_numbers(), ..plan };
@@ -111,7 +114,7 @@ pub fn exec(container: &Container, options: Options<'_>) -> Result<Execed> {
     match pending.wait()? {
         Outcome::Closed | Outcome::Ready => {}
         Outcome::Failed(failure) => {
-            let names = Names { mounts: &[], program: &program };
+            let names = Names { mounts: &[], program };
             return Err(failure::word(failure, Some(&plan), &names).context("unable to start container process"));
         }
     }
@@ -120,18 +123,4 @@ pub fn exec(container: &Container, options: Options<'_>) -> Result<Execed> {
     }
     let child = pending.keep()?;
     Ok(Execed { pid: child.pid, pidfd: child.pidfd, console: child.console })
-}
-
-/// Labels of the container hold for an exec that names none.
-fn with_labels(process: &Process, container: &Container) -> Process {
-    let mut process = process.clone();
-    let inherited = &container.state().process;
-    let absent = |text: &Option<String>| text.as_ref().is_none_or(String::is_empty);
-    if absent(process.apparmor_profile()) {
-        process.set_apparmor_profile(inherited.apparmor.clone());
-    }
-    if absent(process.selinux_label()) {
-        process.set_selinux_label(inherited.selinux.clone());
-    }
-    process
 }

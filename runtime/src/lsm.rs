@@ -7,14 +7,18 @@ use oci_spec::runtime::Process;
 
 use crate::{Error, Result, arena::Arena};
 
-/// The label that execve takes on, if the process names one.
+/// The label that execve takes on: the process's own, else the container's given ones.
 ///
 /// # Errors
 /// [`crate::Kind::InvalidArgument`] naming the profile or label that this kernel cannot enforce.
-pub fn plan<'a>(arena: &'a Arena, process: &Process) -> Result<Option<Label<'a>>> {
-    let set = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
-    let selinux = set(process.selinux_label());
-    let apparmor = set(process.apparmor_profile()).filter(|p| p != "unconfined" || apparmor_enabled());
+pub fn plan<'a>(
+    arena: &'a Arena,
+    process: &Process,
+    apparmor: Option<&str>,
+    selinux: Option<&str>,
+) -> Result<Option<Label<'a>>> {
+    let selinux = set(process.selinux_label()).or(selinux);
+    let apparmor = set(process.apparmor_profile()).or(apparmor).filter(|p| *p != "unconfined" || apparmor_enabled());
     if let Some(label) = &selinux
         && !selinux_enabled()
     {
@@ -39,6 +43,10 @@ pub fn plan<'a>(arena: &'a Arena, process: &Process) -> Result<Option<Label<'a>>
         }
         (None, None) => None,
     })
+}
+
+fn set(text: &Option<String>) -> Option<&str> {
+    text.as_deref().filter(|t| !t.is_empty())
 }
 
 /// A label on mounts needs SELinux as much as one on the process.

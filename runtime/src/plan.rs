@@ -106,7 +106,8 @@ pub fn init<'a>(
         sysctls: arena.list(sysctls),
     };
     let (born_in, cgroups) = entry(arena, cgroup)?;
-    let defaults = Defaults { capabilities: crate::caps::plan(None), umask: Some(0o022) };
+    let defaults =
+        Defaults { capabilities: crate::caps::plan(None), umask: Some(0o022), apparmor: None, selinux: None };
     let plan = Plan {
         channel: arena.name(channel),
         keep: &[],

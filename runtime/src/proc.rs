@@ -1,6 +1,6 @@
 //! Reading /proc/<pid>. Everything in it that a process can choose, its name first of all, is hostile.
 
-use std::fs;
+use std::{fs::File, io::Read};
 
 /// What proc_pid_stat(5) says of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,12 +13,11 @@ pub struct Stat {
 
 /// The state and start time of a process; `None` when it is gone.
 pub fn stat(pid: i32) -> Option<Stat> {
-    parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok().or_else(|| lossy(pid))?)
-}
-
-/// A name need not be UTF-8.
-fn lossy(pid: i32) -> Option<String> {
-    fs::read(format!("/proc/{pid}/stat")).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    // One read: the file is shown whole to a buffer that holds it, 52 numbers and a name of 64 bytes at most.
+    let mut buffer = [0u8; 2048];
+    let len = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut buffer)).ok()?;
+    // A name need not be UTF-8.
+    parse(&String::from_utf8_lossy(buffer.get(..len)?))
 }
 
 /// The name stands in parentheses and may hold any of them: fields count from the last one.

@@ -9,11 +9,15 @@ use crate::{Result, arena::Arena, lsm, rlimit, seccomp::Filter, user};
 
 /// What the container decides when the process itself does not: init decides everything, an exec inherits.
 #[derive(Clone, Copy)]
-pub struct Defaults {
+pub struct Defaults<'d> {
     /// Capability masks.
     pub capabilities: Capabilities,
     /// Umask; `None` leaves the runtime's.
     pub umask: Option<u32>,
+    /// AppArmor profile.
+    pub apparmor: Option<&'d str>,
+    /// SELinux label.
+    pub selinux: Option<&'d str>,
 }
 
 /// Translates a checked process.
@@ -23,7 +27,7 @@ pub struct Defaults {
 pub fn plan<'a>(
     arena: &'a Arena,
     process: &Process,
-    defaults: Defaults,
+    defaults: Defaults<'_>,
     filter: Option<&'a Filter>,
 ) -> Result<Plan<'a>> {
     let args = process.args().as_deref().unwrap_or_default();
@@ -47,7 +51,7 @@ pub fn plan<'a>(
         },
         rlimits: arena.list(rlimit::plan(process.rlimits().as_deref().unwrap_or_default())),
         no_new_privs: process.no_new_privileges() == Some(true),
-        label: lsm::plan(arena, process)?,
+        label: lsm::plan(arena, process, defaults.apparmor, defaults.selinux)?,
         seccomp: filter.map(|f| Seccomp { filter: f.instructions(), flags: f.flags(), readable: readable(f) }),
         own_stdio: true,
     })
