@@ -14,6 +14,9 @@
 //! [`Results::add`]. Nothing here judges: the targets are in one file, the words of the table in another.
 
 pub mod bare;
+pub mod direct;
+pub mod footprint;
+pub mod order;
 pub mod sample;
 
 pub use sample::{Contestant, Measure, Results, Series, Unit};

@@ -1,5 +1,5 @@
-//! [`Shim`]: our shim without containerd. The test starts it as containerd would, calls its task service, and receives
-//! its events.
+//! [`Shim`]: a shim without containerd, ours unless the benchmark asks for another. The test starts it as containerd
+//! would, calls its task service, and receives its events.
 //!
 //! State, sockets, bundles and cgroups are the test's own. Dropping it ends what is left, and fails the test when
 //! something of the containers is still on the host.
@@ -50,8 +50,38 @@ impl Failure {
     }
 }
 
+/// Whose shim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// berth's.
+    Berth,
+    /// containerd's own, with runc.
+    Runc,
+    /// The one that starts nothing.
+    Null,
+}
+
+impl Kind {
+    /// Whether it may end on Shutdown before the answer is out.
+    pub fn may_leave_unanswered(self) -> bool {
+        self == Self::Runc
+    }
+
+    fn program(self) -> PathBuf {
+        match self {
+            Self::Berth => tools::built("containerd-shim-berth-v2"),
+            Self::Runc => tools::tool("SHIM_RUNC_2").to_owned(),
+            Self::Null => tools::built("berth-null-shim"),
+        }
+    }
+}
+
 /// A running shim, as containerd sees it.
 pub struct Shim {
+    /// Whose it is.
+    pub kind: Kind,
+    /// How long `start` took.
+    pub launched: Duration,
     /// What it published.
     pub events: Events,
     /// The group it serves.
@@ -70,28 +100,23 @@ pub struct Shim {
 }
 
 impl Shim {
-    /// Starts one; `name` shows in the names of its files.
+    /// Starts ours; `name` shows in the names of its files.
     pub fn start(name: &str) -> Self {
+        Self::start_as(Kind::Berth, name)
+    }
+
+    /// Starts one; `name` shows in the names of its files.
+    pub fn start_as(kind: Kind, name: &str) -> Self {
         let work = Scratch::new(name);
         let namespace = work.path().file_name().unwrap().to_str().unwrap().to_owned();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let events = Events::serve(&runtime, &work.path().join("e.sock"));
-        let bundle = work.path().join("pod");
-        fs::create_dir_all(bundle.join("rootfs")).unwrap();
-        fs::write(bundle.join("config.json"), "{}").unwrap();
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            bundle.join("log"),
-            rustix::fs::FileType::Fifo,
-            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
-            0,
-        )
-        .unwrap();
-        let log =
-            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(bundle.join("log")).unwrap();
-        let socket = launch(work.path(), &namespace);
+        let log = make_pod(&work.path().join("pod"));
+        let (socket, launched) = launch(kind, work.path(), &namespace, "pod");
         let client = runtime.block_on(connect(&socket));
         let mut shim = Self {
+            kind,
+            launched,
             events,
             id: "pod".into(),
             pid: 0,
@@ -107,6 +132,16 @@ impl Shim {
         let answer = shim.call(CALL, async |c, ctx| c.connect(ctx, &ConnectRequest::default()).await).unwrap();
         shim.pid = i32::try_from(answer.shim_pid).unwrap();
         shim
+    }
+
+    /// Starts another shim of its kind beside it, for a pod of its own, with the same namespace, directories and events.
+    pub fn sibling(&self, id: &str) -> Sibling {
+        let log = make_pod(&self.work.path().join(id));
+        let (socket, _) = launch(self.kind, self.work.path(), &self.namespace, id);
+        let client = self.runtime.block_on(connect(&socket));
+        let request = ConnectRequest::default();
+        let answer = self.runtime.block_on(client.connect(context::with_duration(CALL), &request)).unwrap();
+        Sibling { pid: i32::try_from(answer.shim_pid).unwrap(), client, _log: log }
     }
 
     /// A directory for the test's own files.
@@ -127,7 +162,11 @@ impl Shim {
     /// The options of a Create request: state in the test's own directory.
     pub fn options(&self) -> Any {
         let root = self.work().join("state").to_str().unwrap().to_owned();
-        any::pack(&runc::Options { root, ..Default::default() }).unwrap()
+        let binary_name = match self.kind {
+            Kind::Runc => tools::tool("RUNC").to_str().unwrap().to_owned(),
+            Kind::Berth | Kind::Null => String::new(),
+        };
+        any::pack(&runc::Options { root, binary_name, ..Default::default() }).unwrap()
     }
 
     /// Makes a call of the task service, with a deadline.
@@ -172,11 +211,12 @@ impl Shim {
 
     /// Runs `delete` as containerd does when a shim has died, for a container in `bundle`.
     pub fn delete_action(&self, id: &str, bundle: &Path) -> berth_proto::task::DeleteResponse {
-        let output = command(self.work(), &self.namespace, id, &["-bundle", bundle.to_str().unwrap(), "delete"])
-            .current_dir(bundle)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+        let output =
+            command(self.kind, self.work(), &self.namespace, id, &["-bundle", bundle.to_str().unwrap(), "delete"])
+                .current_dir(bundle)
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
         assert!(output.status.success(), "{output:?}");
         berth_proto::task::DeleteResponse::parse_from_bytes(&output.stdout).unwrap()
     }
@@ -208,7 +248,8 @@ impl Shim {
     /// Asks it to end, as containerd does after the last container, and waits until it has.
     #[track_caller]
     pub fn shut_down(&self) {
-        self.call(CALL, async |c, ctx| c.shutdown(ctx, &ShutdownRequest::default()).await).unwrap();
+        let answer = self.call(CALL, async |c, ctx| c.shutdown(ctx, &ShutdownRequest::default()).await);
+        assert!(self.kind.may_leave_unanswered() || answer.is_ok(), "{answer:?}");
         crate::wait::until_true("the shim to end", LONG, || !procs::alive(self.pid));
         assert!(!self.socket.exists(), "the socket is left");
     }
@@ -239,30 +280,62 @@ pub fn failure(error: ttrpc::Error) -> Failure {
     }
 }
 
-/// `start` as containerd 2.3 runs it; gives the socket.
-fn launch(work: &Path, namespace: &str) -> PathBuf {
+/// A shim beside another one; its pod is ended by its maker, and looked after by the other's checks.
+pub struct Sibling {
+    /// Its process.
+    pub pid: i32,
+    /// Its task service.
+    pub client: TaskClient,
+    _log: File,
+}
+
+/// The bundle of a pod, in which a shim is started; gives the reader's end of its log.
+fn make_pod(bundle: &Path) -> File {
+    fs::create_dir_all(bundle.join("rootfs")).unwrap();
+    fs::write(bundle.join("config.json"), "{}").unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        bundle.join("log"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(bundle.join("log")).unwrap()
+}
+
+/// `start` as containerd 2.3 runs it; gives the socket, and how long it took.
+fn launch(kind: Kind, work: &Path, namespace: &str, id: &str) -> (PathBuf, Duration) {
     let params = BootstrapParams {
-        instance_id: "pod".into(),
+        instance_id: id.to_owned(),
         namespace: namespace.to_owned(),
         socket_dir: Some(work.join("s").to_str().unwrap().to_owned()),
         ..Default::default()
     };
-    let mut child = command(work, namespace, "pod", &["start"])
-        .current_dir(work.join("pod"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(&params.write_to_bytes().unwrap()).unwrap();
+    let params = params.write_to_bytes().unwrap();
+    let mut command = command(kind, work, namespace, id, &["start"]);
+    command.current_dir(work.join(id)).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let begin = std::time::Instant::now();
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&params).unwrap();
     let output = child.wait_with_output().unwrap();
+    let took = begin.elapsed();
     assert!(output.status.success(), "{output:?}");
-    let result = BootstrapResult::parse_from_bytes(&output.stdout).unwrap();
-    result.address.strip_prefix("unix://").unwrap().into()
+    (address(&output.stdout).into(), took)
 }
 
-fn command(work: &Path, namespace: &str, id: &str, words: &[&str]) -> Command {
-    let mut command = Command::new(tools::built("containerd-shim-berth-v2"));
+/// The socket in an answer to `start`: a message, or the address alone.
+fn address(answer: &[u8]) -> String {
+    let message = || BootstrapResult::parse_from_bytes(answer).map(|result| result.address);
+    let text = match std::str::from_utf8(answer) {
+        Ok(text) if text.starts_with("unix://") => text.to_owned(),
+        _ => message().unwrap(),
+    };
+    text.trim_start_matches("unix://").to_owned()
+}
+
+fn command(kind: Kind, work: &Path, namespace: &str, id: &str, words: &[&str]) -> Command {
+    let mut command = Command::new(kind.program());
     command.args(["-namespace", namespace, "-publish-binary", "/bin/false", "-id", id]);
     command.arg("-address").arg(work.join("c.sock")).args(words);
     command.env("TTRPC_ADDRESS", work.join("e.sock"));

@@ -1,0 +1,179 @@
+//! The shims without containerd: the same calls, straight to the shim's socket, so that a shim's own share is seen apart
+//! from containerd's.
+
+use std::time::Instant;
+
+use berth_proto::task::{DeleteRequest, ExecProcessRequest, StartRequest, TaskClient, WaitRequest};
+use berth_proto::ttrpc::context;
+
+use super::order::Order;
+use super::{Contestant, Measure, Results};
+use crate::bundle::Bundle;
+use crate::shape;
+use crate::shim::container::exec_request;
+use crate::shim::{CALL, Kind, Shim};
+
+/// `start`, the process that finds or makes the server: from its spawn to its end.
+pub const LAUNCH: Measure = Measure::time("direct.launch", "shim alone: the program `start`");
+/// A container's life.
+pub const RUN: Measure = Measure::time("direct.run", "shim alone: create + start + wait + delete");
+/// Its parts.
+pub const CREATE: Measure = Measure::time("direct.run.create", "  create");
+/// From the request to the answer.
+pub const START: Measure = Measure::time("direct.run.start", "  start");
+/// From Start's answer.
+pub const WAIT: Measure = Measure::time("direct.run.wait", "  wait (from start's answer)");
+/// From the request to the answer.
+pub const DELETE: Measure = Measure::time("direct.run.delete", "  delete");
+/// Exec, start, wait and delete of a process.
+pub const EXEC: Measure = Measure::time("direct.exec", "shim alone: exec /bin/true");
+
+/// Operations of one contestant in a row, of which the first is not counted.
+const BATCH: usize = 4;
+
+/// The shims that [`measure`] knows how to start, of these contestants.
+fn kind(who: Contestant) -> Option<Kind> {
+    match who {
+        Contestant::Berth => Some(Kind::Berth),
+        Contestant::Runc => Some(Kind::Runc),
+        Contestant::Null => Some(Kind::Null),
+        Contestant::Crun | Contestant::Bare => None,
+    }
+}
+
+/// Measures those of `contestants` that are shims; each has a shim of its own for the whole time.
+pub fn measure(contestants: &[Contestant], rounds: u32, order: &mut Order, results: &mut Results) {
+    let known: Vec<Contestant> = contestants.iter().copied().filter(|who| kind(*who).is_some()).collect();
+    let mut lanes: Vec<(Contestant, Lane)> =
+        known.iter().filter_map(|who| Some((*who, Lane::start(kind(*who)?)))).collect();
+    for _ in 0..rounds {
+        for who in order.shuffled(&known) {
+            if let Some((_, lane)) = lanes.iter_mut().find(|(owner, _)| *owner == who) {
+                lane.round(who, results);
+            }
+        }
+        for who in order.shuffled(&known) {
+            if let Some(kind) = kind(who) {
+                let shim = Shim::start_as(kind, "launch");
+                results.add(&LAUNCH, who, nanos(shim.launched));
+                shim.shut_down();
+            }
+        }
+    }
+    lanes.into_iter().for_each(|(_, lane)| lane.end());
+}
+
+/// A shim with one container that stays, for execs.
+struct Lane {
+    shim: Shim,
+    client: TaskClient,
+    bundle: Bundle,
+    exec: ExecProcessRequest,
+    next: u32,
+}
+
+const HOST: &str = "host";
+
+impl Lane {
+    fn start(kind: Kind) -> Self {
+        let shim = Shim::start_as(kind, "direct");
+        let host = shape::pod_container(&["/bin/sleep", "100000"]);
+        shim.run(HOST, &host);
+        let mut process = host.config["process"].clone();
+        process["args"] = serde_json::json!(["/bin/true"]);
+        let exec = exec_request(HOST, "", &process, None);
+        let client = shim.connection();
+        Self { shim, client, bundle: shape::pod_container(&["/bin/true"]), exec, next: 0 }
+    }
+
+    fn round(&mut self, who: Contestant, results: &mut Results) {
+        for n in 0..BATCH {
+            let life = self.run();
+            if n > 0 {
+                let sum = life.iter().sum();
+                for (measure, value) in [RUN, CREATE, START, WAIT, DELETE].iter().zip([sum].into_iter().chain(life)) {
+                    results.add(measure, who, value);
+                }
+            }
+        }
+        for n in 0..BATCH {
+            let took = self.exec();
+            if n > 0 {
+                results.add(&EXEC, who, took);
+            }
+        }
+    }
+
+    fn fresh(&mut self, word: &str) -> String {
+        self.next += 1;
+        format!("{word}{}", self.next)
+    }
+
+    /// Create, start, wait (from start's answer), delete, in ns.
+    fn run(&mut self) -> [u64; 4] {
+        let id = self.fresh("c");
+        let request = self.shim.request(&id, &self.bundle);
+        let client = &self.client;
+        let ctx = || context::with_duration(CALL);
+        self.shim.runtime().block_on(async {
+            let begin = Instant::now();
+            client.create(ctx(), &request).await.expect("create");
+            let created = Instant::now();
+            let wait = wait_ahead(client, &id, "");
+            let start = StartRequest { id: id.clone(), ..Default::default() };
+            client.start(ctx(), &start).await.expect("start");
+            let started = Instant::now();
+            assert_eq!(wait.await.expect("wait"), 0, "the payload's status");
+            let exited = Instant::now();
+            let delete = DeleteRequest { id: id.clone(), ..Default::default() };
+            client.delete(ctx(), &delete).await.expect("delete");
+            [created - begin, started - created, exited - started, exited.elapsed()].map(nanos)
+        })
+    }
+
+    /// Exec, start, wait, delete, in ns.
+    fn exec(&mut self) -> u64 {
+        let exec = self.fresh("e");
+        let request = ExecProcessRequest { exec_id: exec.clone(), ..self.exec.clone() };
+        let client = &self.client;
+        let ctx = || context::with_duration(CALL);
+        self.shim.runtime().block_on(async {
+            let begin = Instant::now();
+            client.exec(ctx(), &request).await.expect("exec");
+            let wait = wait_ahead(client, HOST, &exec);
+            let start = StartRequest { id: HOST.into(), exec_id: exec.clone(), ..Default::default() };
+            client.start(ctx(), &start).await.expect("start the exec");
+            assert_eq!(wait.await.expect("wait"), 0, "the exec's status");
+            let delete = DeleteRequest { id: HOST.into(), exec_id: exec.clone(), ..Default::default() };
+            client.delete(ctx(), &delete).await.expect("delete the exec");
+            nanos(begin.elapsed())
+        })
+    }
+
+    fn end(self) {
+        self.shim.end(HOST);
+        self.shim.shut_down();
+    }
+}
+
+/// Asks before the start, as clients do; gives the status.
+fn wait_ahead(client: &TaskClient, id: &str, exec: &str) -> tokio::task::JoinHandle<u32> {
+    let client = client.clone();
+    let request = WaitRequest { id: id.into(), exec_id: exec.into(), ..Default::default() };
+    tokio::spawn(async move { client.wait(context::with_duration(CALL), &request).await.expect("wait").exit_status })
+}
+
+fn nanos(took: std::time::Duration) -> u64 {
+    u64::try_from(took.as_nanos()).expect("less than five centuries")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_shim_of_its_own_is_left_out() {
+        let shims: Vec<_> = Contestant::ALL.into_iter().filter(|who| kind(*who).is_some()).collect();
+        assert_eq!(shims, [Contestant::Berth, Contestant::Runc, Contestant::Null]);
+    }
+}

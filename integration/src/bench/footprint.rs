@@ -1,0 +1,235 @@
+//! What shims keep: memory and threads of each, with more and more pods on the node, at rest and after many execs.
+//!
+//! A pod here is a shim of its own with one container in it. Read from smaps_rollup and status of /proc/PID (proc(5)).
+
+use std::fs;
+
+use super::{Contestant, Measure, Results};
+use crate::bundle::Bundle;
+use crate::shape;
+use crate::shim::container::exec_request;
+use crate::shim::{CALL, Kind, Shim, Sibling};
+use crate::wait::{LONG, until_true};
+use berth_proto::task::{
+    DeleteRequest, ExecProcessRequest, KillRequest, ShutdownRequest, StartRequest, TaskClient, WaitRequest,
+};
+use berth_proto::ttrpc::context;
+
+/// Pages that are this shim's alone and written to.
+pub const PRIVATE_DIRTY: Measure = Measure::bytes("memory.private_dirty", "private dirty memory per shim");
+/// Its share of all that it maps.
+pub const PSS: Measure = Measure::bytes("memory.pss", "PSS per shim");
+/// All that it maps and is in memory.
+pub const RSS: Measure = Measure::bytes("memory.rss", "RSS per shim");
+/// Threads.
+pub const THREADS: Measure = Measure::count("threads", "threads per shim");
+/// The same after execs.
+pub const AFTER_EXECS: Measure = Measure::bytes("memory.private_dirty.execs", "private dirty memory after execs");
+/// The same after execs.
+pub const PSS_AFTER_EXECS: Measure = Measure::bytes("memory.pss.execs", "PSS after execs");
+/// The same after execs.
+pub const THREADS_AFTER_EXECS: Measure = Measure::count("threads.execs", "threads after execs");
+
+/// How many pods there are when shims are looked at.
+pub const PODS: [usize; 4] = [1, 20, 200, 500];
+/// With how many pods nothing else is tried when a shim has several threads: the pids and the memory of a small machine.
+const MANY_THREADS: usize = 200;
+
+/// What one shim keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// Bytes.
+    pub private_dirty: u64,
+    /// Bytes.
+    pub pss: u64,
+    /// Bytes.
+    pub rss: u64,
+    /// Threads.
+    pub threads: u64,
+}
+
+impl Footprint {
+    /// Of a process that runs.
+    pub fn of(pid: i32) -> Self {
+        let read = |file: &str| {
+            fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_else(|e| panic!("{file} of {pid}: {e}"))
+        };
+        let rollup = read("smaps_rollup");
+        let bytes = |name: &str| field(&rollup, name).unwrap_or_else(|| panic!("no {name} in {rollup}")) * 1024;
+        Self {
+            private_dirty: bytes("Private_Dirty"),
+            pss: bytes("Pss"),
+            rss: bytes("Rss"),
+            threads: field(&read("status"), "Threads").expect("a number of threads"),
+        }
+    }
+}
+
+/// The number of a line `Name:  123 kB`.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// The shims that are looked at, of these contestants.
+fn kinds(contestants: &[Contestant]) -> Vec<(Contestant, Kind)> {
+    let all = [(Contestant::Berth, Kind::Berth), (Contestant::Runc, Kind::Runc), (Contestant::Null, Kind::Null)];
+    all.into_iter().filter(|(who, _)| contestants.contains(who)).collect()
+}
+
+/// Starts pods until there are `most`, one contestant after the other, and looks at the shims at each of [`PODS`].
+/// Gives a line for each number that a contestant was spared, and why.
+pub fn measure(contestants: &[Contestant], most: usize, results: &mut Results) -> Vec<String> {
+    let mut spared = Vec::new();
+    for (who, kind) in kinds(contestants) {
+        let mut node = Node::start(kind);
+        for number in PODS.into_iter().filter(|number| *number <= most) {
+            let threads = Footprint::of(node.first.pid).threads;
+            if number > MANY_THREADS && threads > 1 {
+                spared.push(format!("{}: not with {number} pods of {threads} threads each", who.name()));
+                continue;
+            }
+            node.grow(number);
+            for pid in node.pids() {
+                let kept = at_rest(kind, pid);
+                let at = number as u64;
+                results.add_at(&PRIVATE_DIRTY, who, at, kept.private_dirty);
+                results.add_at(&PSS, who, at, kept.pss);
+                results.add_at(&RSS, who, at, kept.rss);
+                results.add_at(&THREADS, who, at, kept.threads);
+            }
+        }
+        node.end();
+    }
+    spared
+}
+
+/// Makes `execs` execs in one pod of each contestant, and looks at its shim before and after; the first hundred come
+/// before the first look, since a heap that has never been used is no measure of what grows.
+pub fn measure_execs(contestants: &[Contestant], execs: usize, results: &mut Results) {
+    for (who, kind) in kinds(contestants) {
+        let node = Node::start(kind);
+        let mut done = 0;
+        for until in [100, execs] {
+            node.exec(done..until);
+            done = until;
+            let kept = at_rest(kind, node.first.pid);
+            let at = until as u64;
+            results.add_at(&AFTER_EXECS, who, at, kept.private_dirty);
+            results.add_at(&PSS_AFTER_EXECS, who, at, kept.pss);
+            results.add_at(&THREADS_AFTER_EXECS, who, at, kept.threads);
+        }
+        node.end();
+    }
+}
+
+/// What a shim keeps when nothing is asked of it: berth's threads that wait for more work have gone.
+fn at_rest(kind: Kind, pid: i32) -> Footprint {
+    if kind == Kind::Berth {
+        until_true("the shim to come to rest", LONG, || Footprint::of(pid).threads == 1);
+    }
+    Footprint::of(pid)
+}
+
+/// Pods of one contestant: the first shim, and those beside it.
+struct Node {
+    first: Shim,
+    others: Vec<Sibling>,
+    bundle: Bundle,
+}
+
+impl Node {
+    fn start(kind: Kind) -> Self {
+        let bundle = shape::pod_container(&["/bin/sleep", "100000"]);
+        let first = Shim::start_as(kind, "pods");
+        first.run(&container(0), &bundle);
+        Self { first, others: Vec::new(), bundle }
+    }
+
+    fn grow(&mut self, number: usize) {
+        for n in self.others.len() + 1..number {
+            let sibling = self.first.sibling(&format!("pod{n}"));
+            let create = self.first.request(&container(n), &self.bundle);
+            let start = StartRequest { id: container(n), ..Default::default() };
+            self.first.runtime().block_on(async {
+                sibling.client.create(context::with_duration(CALL), &create).await.expect("create");
+                sibling.client.start(context::with_duration(CALL), &start).await.expect("start");
+            });
+            self.others.push(sibling);
+        }
+    }
+
+    fn pids(&self) -> Vec<i32> {
+        std::iter::once(self.first.pid).chain(self.others.iter().map(|pod| pod.pid)).collect()
+    }
+
+    fn exec(&self, numbers: std::ops::Range<usize>) {
+        let mut process = self.bundle.config["process"].clone();
+        process["args"] = serde_json::json!(["/bin/true"]);
+        let exec = exec_request(&container(0), "", &process, None);
+        let client = self.first.connection();
+        self.first.runtime().block_on(async {
+            for number in numbers {
+                one_exec(&client, &exec, format!("e{number}")).await;
+            }
+        });
+    }
+
+    fn end(self) {
+        for (n, pod) in self.others.iter().enumerate() {
+            let id = container(n + 1);
+            self.first.runtime().block_on(async {
+                let ctx = || context::with_duration(CALL);
+                let kill = KillRequest { id: id.clone(), signal: 9, ..Default::default() };
+                pod.client.kill(ctx(), &kill).await.expect("kill");
+                let wait = WaitRequest { id: id.clone(), ..Default::default() };
+                pod.client.wait(ctx(), &wait).await.expect("wait");
+                let delete = DeleteRequest { id, ..Default::default() };
+                pod.client.delete(ctx(), &delete).await.expect("delete");
+                let answer = pod.client.shutdown(ctx(), &ShutdownRequest::default()).await;
+                assert!(self.first.kind.may_leave_unanswered() || answer.is_ok(), "{answer:?}");
+            });
+        }
+        for pod in &self.others {
+            until_true("a shim to end", LONG, || !crate::procs::alive(pod.pid));
+        }
+        self.first.end(&container(0));
+        self.first.shut_down();
+    }
+}
+
+/// The id of the container of the `n`th pod.
+fn container(n: usize) -> String {
+    format!("c{n}")
+}
+
+async fn one_exec(client: &TaskClient, exec: &ExecProcessRequest, exec_id: String) {
+    let ctx = || context::with_duration(CALL);
+    let id = exec.id.clone();
+    let request = ExecProcessRequest { exec_id: exec_id.clone(), ..exec.clone() };
+    client.exec(ctx(), &request).await.expect("exec");
+    let start = StartRequest { id: id.clone(), exec_id: exec_id.clone(), ..Default::default() };
+    client.start(ctx(), &start).await.expect("start the exec");
+    let wait = WaitRequest { id: id.clone(), exec_id: exec_id.clone(), ..Default::default() };
+    assert_eq!(client.wait(ctx(), &wait).await.expect("wait").exit_status, 0, "the exec's status");
+    let delete = DeleteRequest { id, exec_id, ..Default::default() };
+    client.delete(ctx(), &delete).await.expect("delete the exec");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_those_of_the_name() {
+        let rollup = "Rss:  1844 kB\nPss:   512 kB\nPss_Dirty:  99 kB\nPrivate_Dirty:   88 kB\n";
+        assert_eq!((field(rollup, "Pss"), field(rollup, "Private_Dirty")), (Some(512), Some(88)));
+        assert_eq!(field(rollup, "Swap"), None);
+    }
+
+    #[test]
+    fn a_process_has_pages_and_a_thread() {
+        let own = Footprint::of(std::process::id().cast_signed());
+        assert!(own.rss >= own.pss && own.pss > 0 && own.threads > 0, "{own:?}");
+    }
+}

@@ -1,0 +1,60 @@
+//! The order of contestants in each round: a fresh one, so that none always comes after the same neighbour.
+
+use super::Contestant;
+
+/// A sequence of pseudo-random numbers (SplitMix64), which a seed repeats.
+pub struct Order(u64);
+
+impl Order {
+    /// The sequence of a seed.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// `contestants` in an order of its own (Fisher and Yates).
+    pub fn shuffled(&mut self, contestants: &[Contestant]) -> Vec<Contestant> {
+        let mut all = contestants.to_vec();
+        for last in (1..all.len()).rev() {
+            let other = usize::try_from(self.next() % (last as u64 + 1)).expect("less than the length");
+            all.swap(last, other);
+        }
+        all
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_round_has_everyone_and_all_orders_come() {
+        let mut order = Order::new(1);
+        let three = &Contestant::ALL[..3];
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            let round = order.shuffled(three);
+            let mut sorted = round.clone();
+            sorted.sort();
+            assert_eq!(sorted, three);
+            seen.insert(round);
+        }
+        assert_eq!(seen.len(), 6);
+    }
+
+    #[test]
+    fn a_seed_repeats_its_sequence() {
+        let run =
+            |seed| (0..5).map(|_| seed).scan(Order::new(seed), |o, _| Some(o.shuffled(&Contestant::ALL))).collect();
+        let (one, again, other): (Vec<_>, Vec<_>, Vec<_>) = (run(7), run(7), run(8));
+        assert_eq!(one, again);
+        assert_ne!(one, other);
+    }
+}
