@@ -10,7 +10,7 @@ INSTALL := berth containerd-shim-berth-v2
 TOOLS    = $(notdir $(basename $(wildcard integration/src/bin/*.rs)))
 RUNTIMES := berth runc
 
-.PHONY: help build tools demo check test test-unit test-integration install clean
+.PHONY: help build tools demo check test test-unit test-integration budget install clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -45,6 +45,9 @@ test-unit: ## unit tests alone; no root needed
 test-integration: ## integration tests alone, after a build; RUNTIME=runc tests the tests
 	BERTH_TOOLS="$$(integration/tools/setup test)" BERTH_BIN_DIR=$(abspath $(TARGET))/release RUNTIME=$(or $(RUNTIME),berth) \
 		$(CARGO) test -p berth-integration $(TESTS)
+
+budget: build tools ## write integration/budget.toml anew: what an operation may cost, as measured now
+	BERTH_BUDGET=write $(MAKE) --no-print-directory test-integration TESTS="--test budget"
 
 install: ## install both binaries into PREFIX (default /usr/local), after a build
 	install -d $(DESTDIR)$(PREFIX)/bin

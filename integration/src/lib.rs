@@ -10,6 +10,7 @@
 )]
 
 pub mod bench;
+pub mod budget;
 pub mod bundle;
 pub mod case;
 pub mod cgroup;

@@ -107,12 +107,17 @@ impl Shim {
 
     /// Starts one; `name` shows in the names of its files.
     pub fn start_as(kind: Kind, name: &str) -> Self {
+        Self::start_under(&[], kind, name)
+    }
+
+    /// Starts one, with these words before `start`'s command line: a program that runs it.
+    pub fn start_under(before: &[String], kind: Kind, name: &str) -> Self {
         let work = Scratch::new(name);
         let namespace = work.path().file_name().unwrap().to_str().unwrap().to_owned();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let events = Events::serve(&runtime, &work.path().join("e.sock"));
         let log = make_pod(&work.path().join("pod"));
-        let (socket, launched) = launch(kind, work.path(), &namespace, "pod");
+        let (socket, launched) = launch(before, kind, work.path(), &namespace, "pod");
         let client = runtime.block_on(connect(&socket));
         let mut shim = Self {
             kind,
@@ -137,7 +142,7 @@ impl Shim {
     /// Starts another shim of its kind beside it, for a pod of its own, with the same namespace, directories and events.
     pub fn sibling(&self, id: &str) -> Sibling {
         let log = make_pod(&self.work.path().join(id));
-        let (socket, _) = launch(self.kind, self.work.path(), &self.namespace, id);
+        let (socket, _) = launch(&[], self.kind, self.work.path(), &self.namespace, id);
         let client = self.runtime.block_on(connect(&socket));
         let request = ConnectRequest::default();
         let answer = self.runtime.block_on(client.connect(context::with_duration(CALL), &request)).unwrap();
@@ -211,12 +216,14 @@ impl Shim {
 
     /// Runs `delete` as containerd does when a shim has died, for a container in `bundle`.
     pub fn delete_action(&self, id: &str, bundle: &Path) -> berth_proto::task::DeleteResponse {
-        let output =
-            command(self.kind, self.work(), &self.namespace, id, &["-bundle", bundle.to_str().unwrap(), "delete"])
-                .current_dir(bundle)
-                .stdin(Stdio::null())
-                .output()
-                .unwrap();
+        self.delete_action_under(&[], id, bundle)
+    }
+
+    /// The same, with these words before its command line.
+    pub fn delete_action_under(&self, before: &[String], id: &str, bundle: &Path) -> berth_proto::task::DeleteResponse {
+        let words = ["-bundle", bundle.to_str().unwrap(), "delete"];
+        let mut command = command(before, self.kind, self.work(), &self.namespace, id, &words);
+        let output = command.current_dir(bundle).stdin(Stdio::null()).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         berth_proto::task::DeleteResponse::parse_from_bytes(&output.stdout).unwrap()
     }
@@ -305,7 +312,7 @@ fn make_pod(bundle: &Path) -> File {
 }
 
 /// `start` as containerd 2.3 runs it; gives the socket, and how long it took.
-fn launch(kind: Kind, work: &Path, namespace: &str, id: &str) -> (PathBuf, Duration) {
+fn launch(before: &[String], kind: Kind, work: &Path, namespace: &str, id: &str) -> (PathBuf, Duration) {
     let params = BootstrapParams {
         instance_id: id.to_owned(),
         namespace: namespace.to_owned(),
@@ -313,7 +320,7 @@ fn launch(kind: Kind, work: &Path, namespace: &str, id: &str) -> (PathBuf, Durat
         ..Default::default()
     };
     let params = params.write_to_bytes().unwrap();
-    let mut command = command(kind, work, namespace, id, &["start"]);
+    let mut command = command(before, kind, work, namespace, id, &["start"]);
     command.current_dir(work.join(id)).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let begin = std::time::Instant::now();
     let mut child = command.spawn().unwrap();
@@ -334,8 +341,15 @@ fn address(answer: &[u8]) -> String {
     text.trim_start_matches("unix://").to_owned()
 }
 
-fn command(kind: Kind, work: &Path, namespace: &str, id: &str, words: &[&str]) -> Command {
-    let mut command = Command::new(kind.program());
+fn command(before: &[String], kind: Kind, work: &Path, namespace: &str, id: &str, words: &[&str]) -> Command {
+    let mut command = match before.split_first() {
+        None => Command::new(kind.program()),
+        Some((program, rest)) => {
+            let mut command = Command::new(program);
+            command.args(rest).arg(kind.program());
+            command
+        }
+    };
     command.args(["-namespace", namespace, "-publish-binary", "/bin/false", "-id", id]);
     command.arg("-address").arg(work.join("c.sock")).args(words);
     command.env("TTRPC_ADDRESS", work.join("e.sock"));

@@ -1,0 +1,240 @@
+//! What an operation may cost, in counts that do not depend on how fast the machine is: system calls, clones, execs,
+//! threads, pages. The committed numbers are in `integration/budget.toml`; what is measured is held against them.
+//!
+//! The counts depend on how many cgroup hierarchies there are, so each layout has a section of its own.
+
+pub mod trace;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use crate::cgroup;
+
+/// A budget or a measurement: by operation and line, a number and its unit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lines(BTreeMap<(String, String), Amount>);
+
+/// A number of something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Amount {
+    /// How many.
+    pub number: u64,
+    /// Of what: `calls`, `kB`, …
+    pub unit: String,
+}
+
+/// What a comparison found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Lines that grew, or that no budget knows.
+    pub over: Vec<String>,
+    /// Lines that are so far below that the budget could be tightened.
+    pub under: Vec<String>,
+}
+
+const THREADS: &str = "the end of a thread, which the end of its process may forestall";
+
+/// How much a line may be above its budget without having grown, and why.
+const SLACK: [(&str, u64, &str); 7] = [
+    ("all calls", 12, "the slack of the lines that it sums up"),
+    ("munmap", 3, THREADS),
+    ("rt_sigprocmask", 3, THREADS),
+    ("sigaltstack", 3, THREADS),
+    ("read", 8, "the mount table and the list of cgroups are read to their ends, and both are the machine's"),
+    ("private dirty memory", 24, "six pages: where the heap's edges fall"),
+    ("page faults", 12, "where the heap's edges fall, and what the kernel maps around a fault"),
+];
+
+impl Lines {
+    /// Puts a line.
+    pub fn put(&mut self, operation: &str, line: &str, number: u64, unit: &str) {
+        let amount = Amount { number, unit: unit.to_owned() };
+        self.0.insert((operation.to_owned(), line.to_owned()), amount);
+    }
+
+    /// With the sum of an operation's calls as a line of its own.
+    pub fn with_sum(mut self, operation: &str) -> Self {
+        let calls = self.0.iter().filter(|((of, _), amount)| of == operation && amount.unit == "calls");
+        let sum = calls.map(|(_, amount)| amount.number).sum();
+        self.put(operation, "all calls", sum, "calls");
+        self
+    }
+
+    /// Takes in other lines.
+    pub fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    /// Keeps the smaller number of each line: what comes on top of that is a matter of timing. Lines that only one of
+    /// the two has are such matters, too.
+    pub fn least(self, other: &Self) -> Self {
+        let both = self.0.into_iter().filter_map(|(key, amount)| {
+            let number = amount.number.min(other.0.get(&key)?.number);
+            Some((key, Amount { number, ..amount }))
+        });
+        Self(both.collect())
+    }
+
+    /// Holds measured lines against this budget. A budgeted line that was not seen is one of zero.
+    pub fn judge(&self, seen: &Self) -> Verdict {
+        let mut verdict = Verdict::default();
+        for (key, amount) in &seen.0 {
+            let (operation, line) = key;
+            let Amount { number, unit } = amount;
+            match self.0.get(key) {
+                None if *number > slack(line) => {
+                    verdict.over.push(format!("{operation}: {line}: no budget, seen {number} {unit}"));
+                }
+                Some(budget) if *number > budget.number + slack(line) => {
+                    verdict.over.push(format!("{operation}: {line}: budget {} {unit}, seen {number}", budget.number));
+                }
+                _ => {}
+            }
+        }
+        for ((operation, line), budget) in &self.0 {
+            let number = seen.0.get(&(operation.clone(), line.clone())).map_or(0, |amount| amount.number);
+            if number + slack(line) < budget.number && number * 10 < budget.number * 9 {
+                let Amount { number: old, unit } = budget;
+                verdict.under.push(format!("{operation}: {line}: budget {old} {unit}, seen {number}"));
+            }
+        }
+        verdict
+    }
+
+    /// Reads the budget of a layout; `None` when the file has none for it.
+    ///
+    /// # Errors
+    /// The file is no budget.
+    pub fn of_layout(text: &str, layout: &str) -> Result<Option<Self>, String> {
+        let table: toml::Table = text.parse().map_err(|e| format!("{e}"))?;
+        let Some(section) = table.get(layout) else { return Ok(None) };
+        let mut lines = Self::default();
+        for (operation, fields) in section.as_table().ok_or("a layout is no table")? {
+            for (line, value) in fields.as_table().ok_or("an operation is no table")? {
+                let bad = || format!("{layout}: {operation}: {line}: not a number and a unit");
+                let (number, unit) = value.as_str().and_then(|text| text.split_once(' ')).ok_or_else(bad)?;
+                lines.put(operation, line, number.parse().map_err(|_| bad())?, unit);
+            }
+        }
+        Ok(Some(lines))
+    }
+
+    /// The file's text with the section of `layout` replaced by these lines; the others stay.
+    ///
+    /// # Errors
+    /// The file is no budget.
+    pub fn rewrite(&self, text: &str, layout: &str) -> Result<String, String> {
+        let table: toml::Table = text.parse().map_err(|e| format!("{e}"))?;
+        let mut sections = BTreeMap::new();
+        for name in table.keys() {
+            sections.insert(name.clone(), Self::of_layout(text, name)?.unwrap_or_default());
+        }
+        sections.insert(layout.to_owned(), self.clone());
+        let mut out = HEADER.to_owned();
+        for (layout, lines) in sections {
+            let mut last = "";
+            for ((operation, line), Amount { number, unit }) in &lines.0 {
+                if operation != last {
+                    writeln!(out, "\n[{}.{}]", quoted(&layout), quoted(operation)).map_err(|e| e.to_string())?;
+                    last = operation;
+                }
+                writeln!(out, "{} = \"{number} {unit}\"", quoted(line)).map_err(|e| e.to_string())?;
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// What the file begins with.
+const HEADER: &str = "\
+# What an operation may cost, counted on the machine's cgroup layout; `make budget` writes it anew from what it measures.
+# integration/tests/budget.rs compares: growth of any line is a failure.
+#
+# Calls are those of the runtime and of the container's process up to its execve, on the second run and later, the
+# least of several runs. Left out is what is a matter of timing: calls that only say that there is nothing yet (EAGAIN),
+# waiting and waking (futex, epoll, eventfd), and the end of a thread.
+";
+
+fn slack(line: &str) -> u64 {
+    SLACK.iter().find(|(name, ..)| *name == line).map_or(0, |(_, slack, _)| *slack)
+}
+
+fn quoted(name: &str) -> String {
+    let bare = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    if bare { name.to_owned() } else { format!("\"{name}\"") }
+}
+
+/// The cgroup layout of this machine: `v2`, or how many v1 hierarchies there are and whether v2 is beside them.
+pub fn layout() -> String {
+    if cgroup::unified() {
+        return "v2".into();
+    }
+    let hierarchies = cgroup::hierarchies();
+    let v2 = hierarchies.iter().filter(|root| root.join("cgroup.controllers").exists()).count();
+    format!("v1x{}{}", hierarchies.len() - v2, if v2 > 0 { "+v2" } else { "" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(all: &[(&str, u64)]) -> Lines {
+        let mut lines = Lines::default();
+        all.iter().for_each(|(line, number)| lines.put("exec", line, *number, "calls"));
+        lines
+    }
+
+    #[test]
+    fn growth_is_named_with_budget_and_seen() {
+        let verdict = lines(&[("openat", 10), ("mkdir", 2)]).judge(&lines(&[("openat", 11), ("mkdir", 2)]));
+        assert_eq!(verdict.over, ["exec: openat: budget 10 calls, seen 11"]);
+        assert!(verdict.under.is_empty());
+    }
+
+    #[test]
+    fn a_call_that_nobody_budgeted_is_growth() {
+        let verdict = lines(&[]).judge(&lines(&[("mount", 1)]));
+        assert_eq!(verdict.over, ["exec: mount: no budget, seen 1 calls"]);
+    }
+
+    #[test]
+    fn well_below_is_said_and_no_fault() {
+        let verdict =
+            lines(&[("openat", 100), ("mkdir", 20), ("close", 5)]).judge(&lines(&[("openat", 91), ("mkdir", 17)]));
+        assert!(verdict.over.is_empty());
+        assert_eq!(verdict.under, ["exec: close: budget 5 calls, seen 0", "exec: mkdir: budget 20 calls, seen 17"]);
+    }
+
+    #[test]
+    fn what_varies_is_bounded() {
+        assert!(lines(&[("read", 10)]).judge(&lines(&[("read", 18)])).over.is_empty());
+        assert_eq!(lines(&[("read", 10)]).judge(&lines(&[("read", 19)])).over.len(), 1);
+    }
+
+    #[test]
+    fn the_sum_is_of_calls_alone() {
+        let mut all = lines(&[("openat", 3), ("mkdir", 2)]);
+        all.put("exec", "threads made", 7, "clones");
+        all.put("run", "openat", 9, "calls");
+        let sum = ("exec".to_owned(), "all calls".to_owned());
+        assert_eq!(all.with_sum("exec").0[&sum].number, 5);
+    }
+
+    #[test]
+    fn the_least_of_two_runs() {
+        let least =
+            lines(&[("openat", 5), ("clone3", 2), ("munmap", 1)]).least(&lines(&[("openat", 6), ("clone3", 1)]));
+        assert_eq!(least, lines(&[("openat", 5), ("clone3", 1)]));
+    }
+
+    #[test]
+    fn a_file_keeps_other_layouts_and_reads_back() {
+        let first = lines(&[("openat", 5), ("private dirty memory", 7)]).rewrite("", "v2").unwrap();
+        let both = lines(&[("mkdir", 1)]).rewrite(&first, "v1x9+v2").unwrap();
+        assert!(both.contains("\n[\"v1x9+v2\".exec]\nmkdir = \"1 calls\"\n"), "{both}");
+        assert!(both.contains("\n[v2.exec]\nopenat = \"5 calls\"\n"), "{both}");
+        assert_eq!(Lines::of_layout(&both, "v2").unwrap(), Some(lines(&[("openat", 5), ("private dirty memory", 7)])));
+        assert_eq!(Lines::of_layout(&both, "other").unwrap(), None);
+        Lines::of_layout("[v2.exec]\nopenat = 5\n", "v2").unwrap_err();
+    }
+}

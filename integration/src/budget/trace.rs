@@ -1,0 +1,187 @@
+//! System calls counted by strace(1): of a program that it starts, or of one that it joins.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::Signal;
+
+use super::Lines;
+use crate::bundle::Scratch;
+use crate::command;
+use crate::procs;
+use crate::wait::{LONG, until_true};
+
+/// Calls whose number is a matter of timing: waiting and being woken, and the end of a thread, which the end of its
+/// process may forestall.
+const TIMING: [&str; 9] =
+    ["epoll_pwait", "epoll_wait", "exit", "futex", "madvise", "poll", "restart_syscall", "rt_sigreturn", "sched_yield"];
+
+/// How a thread wakes another one by an eventfd(2), which is a matter of timing, too.
+const WAKE: &str = "\"\\1\\0\\0\\0\\0\\0\\0\\0\", 8)";
+
+/// strace's options: children too, no strings, no signals, no messages of its own.
+const OPTIONS: [&str; 6] = ["-f", "-qq", "-s", "64", "-e", "signal=none"];
+
+/// strace, joined to a process.
+pub struct Joined {
+    strace: Child,
+    file: PathBuf,
+    _work: Scratch,
+}
+
+impl Joined {
+    /// Joins a process and its threads; it is counted from now on.
+    pub fn to(pid: i32) -> Self {
+        let work = Scratch::new("trace");
+        let file = work.path().join("calls");
+        let mut command = Command::new("strace");
+        command.args(OPTIONS).arg("-o").arg(&file).args(["-p", &pid.to_string()]);
+        let strace = command.stdin(Stdio::null()).stderr(Stdio::inherit()).spawn().expect("start strace");
+        until_true("strace to join", LONG, || {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status of the traced process");
+            !status.contains("TracerPid:\t0\n")
+        });
+        Self { strace, file, _work: work }
+    }
+
+    /// Leaves the process, and gives what it called.
+    pub fn leave(mut self) -> Calls {
+        procs::kill(self.strace.id().cast_signed(), Signal::INT);
+        command::wait(&mut self.strace, LONG).expect("strace to leave");
+        Calls::read(&self.file)
+    }
+}
+
+/// Where the calls of a program go that is started with [`words`].
+pub fn words(file: &Path, children: bool) -> Vec<String> {
+    let options = OPTIONS.iter().skip(usize::from(!children));
+    let mut words: Vec<String> = std::iter::once(&"strace").chain(options).map(|word| (*word).to_owned()).collect();
+    words.extend(["-o".to_owned(), file.display().to_string()]);
+    words
+}
+
+/// What was called, by name; the payload's own calls are not among them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    by_name: BTreeMap<String, u64>,
+    /// Processes made.
+    processes: u64,
+    /// Threads made.
+    threads: u64,
+    /// Programs executed, the payload among them.
+    execs: u64,
+}
+
+/// The payload of whatever is counted.
+const PAYLOAD: &str = "\"/bin/true\"";
+
+impl Calls {
+    /// Reads strace's output.
+    pub fn read(file: &Path) -> Self {
+        let text = fs::read(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        Self::parse(&String::from_utf8_lossy(&text))
+    }
+
+    /// Of lines `PID name(arguments) = result`, or without the pid when children are not followed; a call that another
+    /// process' line interrupts is taken up again by `PID <... name resumed>`.
+    fn parse(text: &str) -> Self {
+        let mut calls = Self::default();
+        let mut payloads = BTreeSet::new();
+        for line in text.lines() {
+            let pid =
+                line.split(' ').next().filter(|word| word.bytes().all(|b| b.is_ascii_digit())).unwrap_or_default();
+            let call = line[pid.len()..].trim_start();
+            if payloads.contains(pid) {
+                continue;
+            }
+            let nothing_yet = call.contains(" = -1 EAGAIN") || call.contains(" = ? ERESTART");
+            if let Some(resumed) = call.strip_prefix("<... ") {
+                let name = resumed.split(' ').next().unwrap_or_default();
+                if nothing_yet && let Some(count) = calls.by_name.get_mut(name) {
+                    *count = count.saturating_sub(1);
+                }
+                continue;
+            }
+            let Some((name, arguments)) = call.split_once('(') else { continue };
+            let timing = TIMING.contains(&name) || name == "write" && arguments.contains(WAKE);
+            if nothing_yet || timing || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+                continue;
+            }
+            *calls.by_name.entry(name.to_owned()).or_default() += 1;
+            match name {
+                "clone" | "clone3" | "vfork" | "fork" if arguments.contains("CLONE_THREAD") => calls.threads += 1,
+                "clone" | "clone3" | "vfork" | "fork" => calls.processes += 1,
+                "execve" | "execveat" => {
+                    calls.execs += 1;
+                    if arguments.starts_with(PAYLOAD) {
+                        payloads.insert(pid);
+                    }
+                }
+                _ => {}
+            }
+        }
+        calls.by_name.retain(|_, count| *count > 0);
+        calls
+    }
+
+    /// As lines of a budget.
+    pub fn put(&self, operation: &str, lines: &mut Lines) {
+        lines.put(operation, "processes made", self.processes, "clones");
+        lines.put(operation, "threads made", self.threads, "clones");
+        lines.put(operation, "programs executed", self.execs, "execs");
+        for (name, count) in &self.by_name {
+            lines.put(operation, name, *count, "calls");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "\
+10 execve(\"/x/berth\", [\"berth\"], 0x7 /* 3 vars */) = 0
+10 openat(AT_FDCWD, \"/a\", O_RDONLY) = 3
+10 read(3, 0x1, 10) = -1 EAGAIN (Resource temporarily unavailable)
+10 clone3({flags=CLONE_VM|CLONE_THREAD}, 88) = 11
+11 futex(0x1, FUTEX_WAIT) = 0
+10 clone3({flags=CLONE_PIDFD|CLONE_NEWNS}, 88 <unfinished ...>
+12 close(3) = 0
+10 <... clone3 resumed> => {pidfd=[9]}) = 12
+11 recvmsg(5, <unfinished ...>
+12 execve(\"/bin/true\", [\"/bin/true\"], 0x7) = 0
+11 <... recvmsg resumed>0x7, 0) = -1 EAGAIN (Resource temporarily unavailable)
+12 brk(NULL) = 0x1
+11 write(4, \"\\1\\0\\0\\0\\0\\0\\0\\0\", 8) = 8
+12 exit_group(0) = ?
+12 +++ exited with 0 +++
+";
+
+    #[test]
+    fn counts_until_the_payload() {
+        let calls = Calls::parse(TEXT);
+        let names: Vec<_> = calls.by_name.iter().map(|(name, count)| (name.as_str(), *count)).collect();
+        assert_eq!(names, [("clone3", 2), ("close", 1), ("execve", 2), ("openat", 1)]);
+        assert_eq!((calls.processes, calls.threads, calls.execs), (1, 1, 2));
+    }
+
+    #[test]
+    fn lines_without_a_pid_count_too() {
+        let calls = Calls::parse("mkdir(\"/a\", 0700) = 0\nmkdir(\"/b\", 0700) = 0\n");
+        assert_eq!(calls.by_name["mkdir"], 2);
+    }
+
+    #[test]
+    fn a_program_that_strace_starts_is_counted() {
+        let work = Scratch::new("strace");
+        let file = work.path().join("calls");
+        let words = words(&file, true);
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg("mkdir").arg(work.path().join("made"));
+        assert!(command.status().unwrap().success());
+        let calls = Calls::read(&file);
+        assert_eq!((calls.execs, calls.by_name["mkdir"]), (1, 1));
+    }
+}
