@@ -1,6 +1,6 @@
 //! start: releases a created container's init and waits for its execve.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use berth_init::wire::{self, Message};
 
@@ -22,8 +22,24 @@ pub fn start(container: &Container, barrier: Option<OwnedFd>) -> Result<()> {
         Some(channel) => channel,
         None => connect(container)?,
     };
-    spawn::say(channel.as_fd(), wire::START).map_err(|_| stopped())?;
-    match spawn::receive(channel.as_fd())? {
+    release(channel.as_fd())?;
+    outcome(container, channel.as_fd())
+}
+
+/// Releases init by what `create` gave back; what becomes of it, [`outcome`] tells.
+///
+/// # Errors
+/// [`Kind::FailedPrecondition`] when it has ended.
+pub fn release(barrier: BorrowedFd<'_>) -> Result<()> {
+    spawn::say(barrier, wire::START).map_err(|_| stopped())
+}
+
+/// Waits for a released init's execve. Does not block once `channel` is readable.
+///
+/// # Errors
+/// The payload's own failure.
+pub fn outcome(container: &Container, channel: BorrowedFd<'_>) -> Result<()> {
+    match spawn::receive(channel)? {
         (Some(Message::Failure(failure)), _) => {
             let names = Names { program: &container.state().process.program, ..Names::default() };
             Err(failure::word(failure, None, &names))

@@ -1,18 +1,21 @@
 //! Start: of init (the barrier is released) and of an exec (the process is made). The verb returns when execve has
 //! happened, so a program that cannot be executed is an error here and never an exit.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use berth_runtime::exec::{Execed, Options};
-use berth_runtime::{Result, Stdio};
+use berth_runtime::{Context, Result, Stdio, start};
 use oci_spec::runtime::Process as Spec;
+use tokio::io::Interest;
 use tokio::time::timeout;
 
 use super::Container;
 use super::state::Born;
 use crate::error::{exec_failed, start_failed};
 use crate::io::{self, uri::Request};
+use crate::watch::watch;
 
 /// How long an init that could not be started may take to be collected.
 const DIE: Duration = Duration::from_secs(2);
@@ -29,7 +32,7 @@ impl Container {
     async fn start_init(&self) -> Result<u32> {
         let _turn = self.turn.write().await;
         let barrier = self.state().starting()?;
-        let result = self.verb(move |handle| berth_runtime::start::start(handle, barrier)).await;
+        let result = self.release(barrier).await;
         self.change(|state| Ok(state.started(result.is_ok())))?;
         if let Err(e) = result {
             // Init is on its way out, and a client deletes what it could not start: let it find that stopped.
@@ -38,6 +41,16 @@ impl Container {
             return Err(start_failed(e));
         }
         self.pid("")
+    }
+
+    /// Releases init and waits on the loop for what becomes of it: nothing here can block.
+    async fn release(&self, barrier: OwnedFd) -> Result<()> {
+        let handle = self.handle()?;
+        start::release(barrier.as_fd())?;
+        let watch = watch(barrier.as_fd(), Interest::READABLE).context("watch init's channel")?;
+        // Only what init says, or its end, makes it readable.
+        let _ready = watch.readable().await.context("poll init's channel")?;
+        start::outcome(&handle, barrier.as_fd())
     }
 
     async fn start_exec(self: &Arc<Self>, exec: &str) -> Result<u32> {

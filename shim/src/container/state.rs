@@ -172,15 +172,14 @@ impl State {
     ///
     /// # Errors
     /// It is started already, or over.
-    pub fn starting(&mut self) -> Result<Option<OwnedFd>> {
-        match &mut self.phase {
-            Phase::Created { barrier } if barrier.is_some() && self.collected.is_none() => {
-                let barrier = barrier.take();
-                self.phase = Phase::Starting;
-                Ok(barrier)
-            }
-            _ => Err(self.refuse("start")),
-        }
+    pub fn starting(&mut self) -> Result<OwnedFd> {
+        let barrier = match &mut self.phase {
+            Phase::Created { barrier } if self.collected.is_none() => barrier.take(),
+            _ => None,
+        };
+        let barrier = barrier.ok_or_else(|| self.refuse("start"))?;
+        self.phase = Phase::Starting;
+        Ok(barrier)
     }
 
     /// Start of init has ended.
