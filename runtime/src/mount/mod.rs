@@ -227,8 +227,12 @@ pub fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
 /// the child gives to everything that it copies; without that, a mount made in the container would appear outside.
 fn set_attributes(tree: &OwnedFd, options: &Options, host_propagation: u64) -> rustix::io::Result<()> {
     use berth_init::sys::mount_setattr;
-    mount_setattr(tree.as_fd(), true, 0, 0, host_propagation)?;
     let (set, clear) = options.bind_attributes();
+    if options.bind == Some(false) && options.set_all | options.clear_all == 0 {
+        // One mount: all in one call.
+        return mount_setattr(tree.as_fd(), false, set, clear, host_propagation);
+    }
+    mount_setattr(tree.as_fd(), true, 0, 0, host_propagation)?;
     if set | clear != 0 {
         mount_setattr(tree.as_fd(), false, set, clear, 0)?;
     }
