@@ -122,6 +122,7 @@ pub fn create(options: Options<'_>) -> Result<Created> {
     // What it says is in the plan by now. After the clone every page that giving it back writes to would be copied
     // first: the child has them, too, until its execve.
     drop(bundle);
+    settle();
     let pending = birth(&planned, &cgroup, (ours, theirs), &record.process.program)?;
 
     record.pid = pending.pid();
@@ -141,6 +142,12 @@ pub fn create(options: Options<'_>) -> Result<Created> {
         Barrier::Listening => None,
     };
     Ok(Created { container: draft.keep(record, filter), pidfd: child.pidfd, barrier, console: child.console, warnings })
+}
+
+/// Has the C library sort what was freed, which it puts off until somebody asks for more than it has at hand (malloc's
+/// fast and unsorted bins), and which writes to every freed block.
+fn settle() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(1 << 16)));
 }
 
 /// From the clone to the barrier.
