@@ -37,10 +37,3 @@ pub fn listener() -> Result<OwnedFd> {
         _ => Err(Error::invalid("descriptor 3 is no listening socket: the server is run by the action start")),
     }
 }
-
-/// Keeps the heap in one arena. Threads of the blocking pool come and go; an arena for each would keep its pages.
-pub fn one_arena() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: mallopt(3) sets a number inside the allocator; called before there are other threads.
-    let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
-}

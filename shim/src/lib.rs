@@ -18,6 +18,7 @@ pub mod inherit;
 pub mod io;
 pub mod listener;
 pub mod log;
+pub mod memory;
 pub mod mount;
 pub mod oom;
 pub mod options;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use berth_runtime::Result;
 use tokio::sync::Semaphore;
 
+use crate::memory::Rest;
 use crate::reap::{Children, Flight, cut_off};
 
 /// How many changes may run at once, over all containers of the shim.
@@ -19,11 +20,13 @@ pub struct Pool {
     changes: Semaphore,
     /// The shim's children.
     pub children: Arc<Children>,
+    /// Told of every change. Reads use little, and containerd asks for the metrics of all containers every second.
+    pub rest: Rest,
 }
 
 impl Default for Pool {
     fn default() -> Self {
-        Self { changes: Semaphore::new(CHANGES), children: Arc::default() }
+        Self { changes: Semaphore::new(CHANGES), children: Arc::default(), rest: Rest::default() }
     }
 }
 
@@ -38,6 +41,7 @@ impl Pool {
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let _permit = self.changes.acquire().await.map_err(|_| cut_off())?;
+        self.rest.disturb();
         tokio::task::spawn_blocking(work).await.map_err(|_| cut_off())?
     }
 

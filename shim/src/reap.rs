@@ -5,7 +5,7 @@
 //! a pid namespace whose parent died. [`Children::sweep`] collects those and nothing else: it peeks, and a child that is
 //! known, or that a verb may just be making, is left alone.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -92,7 +92,7 @@ pub struct Children {
 
 #[derive(Debug, Default)]
 struct Ledger {
-    known: HashSet<i32>,
+    known: BTreeSet<i32>,
     /// Numbers the flights.
     next: u64,
     flights: BTreeSet<u64>,

@@ -1,8 +1,8 @@
 //! The pod: the containers that one group's calls are about. Everything that belongs to the pod and not to the process
 //! hangs here (namespace, publisher, containers), so that a process may come to serve several.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub struct Sandbox {
     pub context: ServerContext,
     /// Where verbs run.
     pub pool: Pool,
-    containers: Mutex<HashMap<String, Arc<Container>>>,
+    containers: Mutex<BTreeMap<String, Arc<Container>>>,
     /// Told at every create and every release.
     changed: Notify,
 }
@@ -107,7 +107,7 @@ impl Sandbox {
         text
     }
 
-    fn containers(&self) -> MutexGuard<'_, HashMap<String, Arc<Container>>> {
+    fn containers(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Container>>> {
         self.containers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

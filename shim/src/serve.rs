@@ -20,10 +20,12 @@ use crate::publish::Publisher;
 use crate::service::Service;
 use crate::signals::{Signal, Signals};
 use crate::socket::{self, Identity};
-use crate::{inherit, log, signals};
+use crate::{inherit, log, memory, signals};
 
 /// Threads for calls that block. More wait their turn; none is there at rest.
 const BLOCKING_THREADS: usize = 40;
+/// How many readiness events are fetched at a time, 12 bytes each.
+const EVENTS: usize = 128;
 /// How long an idle thread stays.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// How long the exit waits for events to be delivered: containerd's own patience for a shutdown is 3 s.
@@ -37,7 +39,7 @@ const GRACE: Duration = Duration::from_millis(10);
 /// Descriptor 3 is no listener, or the process cannot be set up. Once it serves, nothing ends it but a request.
 pub fn run(args: &Args) -> Result<()> {
     let listener = inherit::listener()?;
-    inherit::one_arena();
+    memory::one_arena();
     // the kernel named us after the descriptor that we were run from
     rustix::thread::set_name(c"containerd-shim").context("set the process' name")?;
     log::init(Path::new("."), args.debug, true);
@@ -49,8 +51,11 @@ pub fn run(args: &Args) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
+        .max_io_events_per_tick(EVENTS)
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_keep_alive(KEEP_ALIVE)
+        // the C library holds the last one's stack until the next one ends
+        .on_thread_stop(memory::give_back_stack)
         .build()
         .context("make the runtime")?;
     let outcome = runtime.block_on(serve(args, listener));
@@ -83,6 +88,8 @@ async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
 
     let abandoned = service.abandoned();
     tokio::pin!(abandoned);
+    let rest = service.rest();
+    tokio::pin!(rest);
     loop {
         tokio::select! {
             signal = signals.next() => match signal? {
@@ -94,6 +101,7 @@ async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
                 }
             },
             () = shutdown.requested() => break,
+            () = &mut rest => break,
             () = &mut abandoned => {
                 ::log::info!("no container for a while: stopping");
                 break;

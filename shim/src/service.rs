@@ -49,6 +49,11 @@ impl Service {
         self.sandbox.abandoned().await;
     }
 
+    /// Gives memory back after work, for ever.
+    pub async fn rest(&self) {
+        self.sandbox.pool.rest.keep().await;
+    }
+
     fn container(&self, id: &str) -> ttrpc::Result<Arc<container::Container>> {
         self.sandbox.container(id).map_err(status)
     }

@@ -271,6 +271,7 @@ impl Container {
         for event in step(&mut state)? {
             self.sandbox.context.publisher.send(event);
         }
+        self.sandbox.pool.rest.disturb();
         Ok(())
     }
 

@@ -10,7 +10,7 @@
 //! begins after `exec_started`, and init's end waits for `started`. Init's end is the last of its container: it waits
 //! until no exec is being made or exists, and none may be started once init is collected.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::mem;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -67,8 +67,8 @@ pub struct State {
     phase: Phase,
     /// The first process.
     pub init: Process,
-    /// The others, by exec id.
-    execs: HashMap<String, Process>,
+    /// The others, by exec id; a tree, since a table keeps the size that it once had.
+    execs: BTreeMap<String, Process>,
     /// Init was collected: how it ended, kept back until it may be announced.
     collected: Option<Exit>,
     /// What has to happen between init's end and its announcement has happened.
@@ -86,7 +86,7 @@ impl State {
             id: id.to_owned(),
             phase: Phase::Creating,
             init: Process::new(request, Vec::new()),
-            execs: HashMap::new(),
+            execs: BTreeMap::new(),
             collected: None,
             settled: false,
             handle: None,
@@ -349,7 +349,7 @@ impl State {
     /// Nothing is left of it; gives the execs that nobody deleted.
     pub fn deleted(&mut self) -> Vec<Process> {
         self.phase = Phase::Deleted;
-        self.execs.drain().map(|(_, process)| process).collect()
+        mem::take(&mut self.execs).into_values().collect()
     }
 
     /// Takes an exec out of the record.
