@@ -13,10 +13,25 @@ use crate::command;
 use crate::procs;
 use crate::wait::{LONG, until_true};
 
-/// Calls whose number is a matter of timing: waiting and being woken, and the end of a thread, which the end of its
-/// process may forestall.
-const TIMING: [&str; 9] =
-    ["epoll_pwait", "epoll_wait", "exit", "futex", "madvise", "poll", "restart_syscall", "rt_sigreturn", "sched_yield"];
+/// Calls whose number is a matter of timing: waiting and being woken.
+const TIMING: [&str; 7] =
+    ["epoll_pwait", "epoll_wait", "futex", "poll", "restart_syscall", "rt_sigreturn", "sched_yield"];
+
+/// What a thread does for itself when it begins and ends, both of which the end of its process may forestall.
+const OF_A_THREAD: [&str; 12] = [
+    "exit",
+    "gettid",
+    "madvise",
+    "mmap",
+    "mprotect",
+    "munmap",
+    "prctl",
+    "rseq",
+    "rt_sigprocmask",
+    "sched_getaffinity",
+    "set_robust_list",
+    "sigaltstack",
+];
 
 /// How a thread wakes another one by an eventfd(2), which is a matter of timing, too.
 const WAKE: &str = "\"\\1\\0\\0\\0\\0\\0\\0\\0\", 8)";
@@ -89,10 +104,9 @@ impl Calls {
     fn parse(text: &str) -> Self {
         let mut calls = Self::default();
         let mut payloads = BTreeSet::new();
+        let threads = threads(text);
         for line in text.lines() {
-            let pid =
-                line.split(' ').next().filter(|word| word.bytes().all(|b| b.is_ascii_digit())).unwrap_or_default();
-            let call = line[pid.len()..].trim_start();
+            let (pid, call) = split(line);
             if payloads.contains(pid) {
                 continue;
             }
@@ -106,12 +120,14 @@ impl Calls {
             }
             let Some((name, arguments)) = call.split_once('(') else { continue };
             let timing = TIMING.contains(&name) || name == "write" && arguments.contains(WAKE);
-            if nothing_yet || timing || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            let of_a_thread = threads.contains(pid) && OF_A_THREAD.contains(&name);
+            let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+            if nothing_yet || timing || of_a_thread || !is_name {
                 continue;
             }
             *calls.by_name.entry(name.to_owned()).or_default() += 1;
             match name {
-                "clone" | "clone3" | "vfork" | "fork" if arguments.contains("CLONE_THREAD") => calls.threads += 1,
+                "clone" | "clone3" | "vfork" | "fork" if arguments.contains(THREAD) => calls.threads += 1,
                 "clone" | "clone3" | "vfork" | "fork" => calls.processes += 1,
                 "execve" | "execveat" => {
                     calls.execs += 1;
@@ -137,6 +153,30 @@ impl Calls {
     }
 }
 
+/// The flag of a clone that makes a thread.
+const THREAD: &str = "CLONE_THREAD";
+
+/// A line's pid, which is empty when children are not followed, and the rest.
+fn split(line: &str) -> (&str, &str) {
+    let pid = line.split(' ').next().filter(|word| word.bytes().all(|b| b.is_ascii_digit())).unwrap_or_default();
+    (pid, line[pid.len()..].trim_start())
+}
+
+/// The ids of the threads that were made while strace looked. A thread's own lines may come before the one that says it.
+fn threads(text: &str) -> BTreeSet<&str> {
+    let mut threads = BTreeSet::new();
+    let mut making = BTreeSet::new();
+    for (pid, call) in text.lines().map(split) {
+        let resumed = call.starts_with("<... clone") && making.remove(pid);
+        if call.starts_with("clone") && call.contains(THREAD) && call.ends_with("<unfinished ...>") {
+            making.insert(pid);
+        } else if resumed || call.starts_with("clone") && call.contains(THREAD) {
+            threads.extend(call.rsplit_once("= ").map(|(_, id)| id.trim()));
+        }
+    }
+    threads
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,7 +185,9 @@ mod tests {
 10 execve(\"/x/berth\", [\"berth\"], 0x7 /* 3 vars */) = 0
 10 openat(AT_FDCWD, \"/a\", O_RDONLY) = 3
 10 read(3, 0x1, 10) = -1 EAGAIN (Resource temporarily unavailable)
+11 rseq(0x1, 32) = 0
 10 clone3({flags=CLONE_VM|CLONE_THREAD}, 88) = 11
+11 mmap(NULL, 16048) = 0x1
 11 futex(0x1, FUTEX_WAIT) = 0
 10 clone3({flags=CLONE_PIDFD|CLONE_NEWNS}, 88 <unfinished ...>
 12 close(3) = 0
@@ -165,6 +207,13 @@ mod tests {
         let names: Vec<_> = calls.by_name.iter().map(|(name, count)| (name.as_str(), *count)).collect();
         assert_eq!(names, [("clone3", 2), ("close", 1), ("execve", 2), ("openat", 1)]);
         assert_eq!((calls.processes, calls.threads, calls.execs), (1, 1, 2));
+    }
+
+    #[test]
+    fn threads_are_known_by_who_made_them() {
+        let text = "7 clone3({flags=CLONE_THREAD}, 88 <unfinished ...>\n8 rseq(1) = 0\n7 <... clone3 resumed>) = 8\n";
+        assert_eq!(threads(text).into_iter().collect::<Vec<_>>(), ["8"]);
+        assert_eq!(Calls::parse(text).by_name.keys().collect::<Vec<_>>(), ["clone3"]);
     }
 
     #[test]
