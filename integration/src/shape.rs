@@ -11,7 +11,7 @@ use crate::bundle::Bundle;
 #[allow(dead_code, missing_docs, reason = "of the profiles of the seccomp tests one is used here")]
 mod profiles;
 
-/// A bundle whose process is the static program `/bin/true`, or, with `args`, `/bin/busybox` under another name.
+/// A bundle that runs `args`, with busybox as `/bin/true`, `/bin/sleep` and `/bin/sh`.
 ///
 /// The namespaces are the container's own; hosts, hostname, resolv.conf and shm come from the bundle's directory.
 pub fn pod_container(args: &[&str]) -> Bundle {
