@@ -7,17 +7,21 @@ TARGET  := $(or $(CARGO_TARGET_DIR),target)
 # Static binaries: the glibc target links statically only when --target is given.
 STATIC  := -C target-feature=+crt-static -C relocation-model=static
 INSTALL := berth containerd-shim-berth-v2
+# Their packages by name: what the tests' programs ask of a shared crate must not change what is installed.
+SHIPPED := -p berth-runtime -p containerd-shim-berth-v2
 TOOLS    = $(notdir $(basename $(wildcard integration/src/bin/*.rs)))
 RUNTIMES := berth runc
+FLOORS   := berth-null-shim berth-bare
+BENCH    ?=
 
-.PHONY: help build tools demo check test test-unit test-integration budget install clean
+.PHONY: help build tools floors demo bench check test test-unit test-integration budget install clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
 
 build: ## static release binaries: target/release/berth and target/release/containerd-shim-berth-v2
-	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --release $(addprefix --bin ,$(INSTALL)) --target $(HOST) --target-dir $(TARGET)
+	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --release $(SHIPPED) $(addprefix --bin ,$(INSTALL)) --target $(HOST) --target-dir $(TARGET)
 	@mkdir -p $(TARGET)/release
 	@for b in $(INSTALL); do ln -f $(TARGET)/$(HOST)/release/$$b $(TARGET)/release/$$b; done
 
@@ -25,6 +29,16 @@ tools: # what the tests and the demo run beside them; built without the release'
 	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --profile tools -p berth-integration --bins --target $(HOST) --target-dir $(TARGET)
 	@mkdir -p $(TARGET)/release
 	@for b in $(TOOLS); do ln -f $(TARGET)/$(HOST)/tools/$$b $(TARGET)/release/$$b; done
+
+floors: tools # what the benchmark holds berth against is built as berth is
+	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --release -p berth-integration $(addprefix --bin ,$(FLOORS)) --target $(HOST) --target-dir $(TARGET)
+	@for b in $(FLOORS); do ln -f $(TARGET)/$(HOST)/release/$$b $(TARGET)/release/$$b; done
+
+bench: ## berth beside its peers and the floors, in one run: table, results and plots in target/bench (as root)
+	@integration/tools/setup bench > /dev/null
+	@$(MAKE) --no-print-directory build tools floors
+	@BERTH_TOOLS="$$(integration/tools/setup bench)" BERTH_BIN_DIR=$(abspath $(TARGET))/release \
+		$(TARGET)/release/berth-bench --out $(TARGET)/bench $(BENCH)
 
 demo: ## run a pod through containerd and crictl, look inside, take it all down
 	@integration/tools/setup demo > /dev/null

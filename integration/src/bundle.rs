@@ -1,6 +1,6 @@
 //! [`Bundle`]: a directory with config.json and a root filesystem that holds only the probe, or busybox.
 
-use crate::{executable, tools};
+use crate::{cgroup, executable, procs, tools};
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -29,6 +29,27 @@ impl Scratch {
     /// Where it is, without links on the way.
     pub fn path(&self) -> &Path {
         &self.0
+    }
+}
+
+/// Takes away what a process that was killed has left under names of its own: the [`Scratch`] directories of `pid`, the
+/// processes that name them, and the cgroups `berth-test-PID-…`.
+pub fn clear_of(pid: i32) {
+    let mark = format!("berth-test-{pid}-");
+    let marked = |dir: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&mark)).map(|e| e.path()).collect()
+    };
+    let scratches = marked(&std::env::temp_dir());
+    scratches.iter().for_each(|dir| procs::kill_mentioning(dir));
+    for hierarchy in cgroup::hierarchies() {
+        let names =
+            marked(&hierarchy).into_iter().filter_map(|dir| Some(dir.file_name()?.to_string_lossy().into_owned()));
+        names.for_each(|name| cgroup::kill_and_remove(&name));
+    }
+    for dir in scratches {
+        procs::unmount_below(&dir);
+        fs::remove_dir_all(&dir).unwrap_or_else(|e| panic!("remove {}: {e}", dir.display()));
     }
 }
 

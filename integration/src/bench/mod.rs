@@ -14,9 +14,30 @@
 //! [`Results::add`]. Nothing here judges: the targets are in one file, the words of the table in another.
 
 pub mod bare;
+pub mod bare_process;
+pub mod cli;
+pub mod counts;
+pub mod cpu;
+pub mod cri_api;
+pub mod density;
 pub mod direct;
 pub mod footprint;
+pub mod growth;
+pub mod grpc;
+pub mod machine;
+pub mod node;
+pub mod operation;
 pub mod order;
+pub mod plot;
+pub mod pods;
+pub mod run;
 pub mod sample;
+pub mod seccomp;
+pub mod size;
+pub mod table;
+pub mod targets;
+pub mod tasks_api;
+pub mod template;
+pub mod through_containerd;
 
 pub use sample::{Contestant, Measure, Results, Series, Unit};

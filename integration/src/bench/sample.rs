@@ -2,7 +2,7 @@
 //!
 //! Values are integers in the least unit that was read: nanoseconds, bytes, or plain counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -142,6 +142,8 @@ type Key = (&'static str, Contestant, Option<u64>);
 /// Everything that one run measured.
 #[derive(Debug, Default)]
 pub struct Results {
+    /// How busy the machine was while nothing of ours ran, in thousandths of one CPU: what machine-wide figures are worth.
+    pub neighbours: u64,
     measures: Vec<Measure>,
     series: BTreeMap<Key, Series>,
 }
@@ -165,6 +167,16 @@ impl Results {
     /// The median of [`Results::series`].
     pub fn median(&self, measure: &Measure, contestant: Contestant) -> Option<u64> {
         self.series(measure, contestant)?.median()
+    }
+
+    /// The series at one size of what grows, or where nothing does.
+    pub fn series_at(&self, measure: &Measure, contestant: Contestant, at: Option<u64>) -> Option<&Series> {
+        self.series.get(&(measure.id, contestant, at))
+    }
+
+    /// The sizes for which a measure has values, the smallest first; `None` is where nothing grows.
+    pub fn sizes(&self, measure: &Measure) -> BTreeSet<Option<u64>> {
+        self.series.keys().filter(|(id, ..)| *id == measure.id).map(|(_, _, at)| *at).collect()
     }
 
     /// The median at one size of what grows.

@@ -1,0 +1,51 @@
+//! The program that makes the bare system calls, and answers how long they took.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use crate::tools::built;
+
+/// `berth-bare`, running. It ends with its standard input.
+pub struct Bare {
+    child: Child,
+    ask: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+    word: &'static str,
+}
+
+impl Bare {
+    /// Starts it for the bundle in `bundle` and the cgroup `cgroup`, to do `word` (`run` or `exec`).
+    pub fn start(bundle: &Path, cgroup: &str, word: &'static str) -> Self {
+        let mut child = Command::new(built("berth-bare"))
+            .arg(bundle)
+            .arg(cgroup)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start berth-bare");
+        let (ask, answers) = (child.stdin.take(), BufReader::new(child.stdout.take().expect("piped")));
+        Self { child, ask, answers, word }
+    }
+
+    /// Does it once: the time it took on the wall and of the CPU (ns).
+    pub fn measure(&mut self) -> (u64, u64) {
+        let word = self.word;
+        let ask = self.ask.as_mut().expect("it runs");
+        ask.write_all(format!("{word}\n").as_bytes()).expect("ask berth-bare");
+        let mut line = String::new();
+        self.answers.read_line(&mut line).expect("berth-bare's answer");
+        let mut numbers = line.split_whitespace().map(|number| number.parse::<u64>());
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(wall)), Some(Ok(cpu))) => (wall, cpu),
+            _ => panic!("berth-bare answered {line:?} to {word}"),
+        }
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        drop(self.ask.take());
+        self.child.wait().ok();
+    }
+}

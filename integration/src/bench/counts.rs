@@ -1,0 +1,139 @@
+//! What operations cost in system calls and page faults. These counts hold on any machine; they are taken in passes of
+//! their own, in which nothing is timed, since counting slows down what is counted.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+
+use super::node::{Node, TRUE};
+use super::{Contestant, Measure, Results, operation};
+use crate::cgroup;
+use crate::procs;
+use crate::wait::{LONG, until, until_true};
+
+/// System calls of a container's life, of the shim and all its children.
+pub const RUN_CALLS: Measure =
+    Measure::count("calls.run", "system calls per container in a running pod: shim, runtime, payload");
+/// System calls of an exec, of the shim and all its children.
+pub const EXEC_CALLS: Measure = Measure::count("calls.exec", "system calls per exec: shim, runtime, payload");
+/// Page faults of a container's life.
+pub const RUN_FAULTS: Measure = Measure::count("faults.run", "page faults per run: containerd, shim, runtime, payload");
+/// Page faults of an exec.
+pub const EXEC_FAULTS: Measure =
+    Measure::count("faults.exec", "page faults per exec: containerd, shim, runtime, payload");
+
+/// Operations in a pass.
+const MANY: u64 = 20;
+
+/// Counts for `contestants`.
+pub async fn measure(node: &Node, contestants: &[Contestant], results: &mut Results) {
+    for who in contestants {
+        let pod = node.launch(*who, None).await;
+        // Everything once, so that what happens only once is not counted.
+        live(node, *who, Some(&pod), 1).await;
+        exec(node, &pod, 1).await;
+        let before = faults(node);
+        live(node, *who, None, MANY).await;
+        let between = faults(node);
+        exec(node, &pod, MANY).await;
+        results.add(&RUN_FAULTS, *who, (between - before) / MANY);
+        results.add(&EXEC_FAULTS, *who, (faults(node) - between) / MANY);
+        // The null shim ends processes at once: there is nothing to attach to that would tell more.
+        if *who != Contestant::Null {
+            let shim = node.shim(&pod);
+            let trace = Trace::attach(node, shim);
+            live(node, *who, Some(&pod), MANY).await;
+            results.add(&RUN_CALLS, *who, trace.end() / MANY);
+            let trace = Trace::attach(node, shim);
+            exec(node, &pod, MANY).await;
+            results.add(&EXEC_CALLS, *who, trace.end() / MANY);
+        }
+        node.end(&pod).await;
+    }
+}
+
+async fn live(node: &Node, who: Contestant, pod: Option<&str>, many: u64) {
+    for _ in 0..many {
+        let prepared = node.prepare(who, pod, &TRUE).await;
+        operation::run(&node.tasks, &prepared).await;
+        node.discard(&prepared.id).await;
+    }
+}
+
+async fn exec(node: &Node, id: &str, many: u64) {
+    let process = node.process(&TRUE);
+    for _ in 0..many {
+        operation::exec(&node.tasks, id, &node.fresh("exec"), &process).await;
+    }
+}
+
+/// Page faults of everything in the node's cgroup so far: what has gone is counted in its parent.
+fn faults(node: &Node) -> u64 {
+    let text = cgroup::value(&node.cgroup(), "memory/memory.stat", "memory.stat");
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+    field("total_pgfault").or_else(|| field("pgfault")).expect("page faults in memory.stat")
+}
+
+/// strace, which counts the system calls of a process and of all that come of it.
+struct Trace {
+    strace: std::process::Child,
+    file: std::path::PathBuf,
+}
+
+impl Trace {
+    fn attach(node: &Node, pid: i32) -> Self {
+        let file = node.dir().join("strace");
+        fs::write(&file, "").expect("make strace's file");
+        let mut command = Command::new("strace");
+        command.args(["-f", "-c", "-qq", "-o"]).arg(&file).args(["-p", &pid.to_string()]);
+        let strace = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("start strace");
+        until_true("strace to attach", LONG, || tracers(pid).iter().all(|tracer| *tracer != 0));
+        Self { strace, file }
+    }
+
+    /// Detaches; gives how many calls there were.
+    fn end(mut self) -> u64 {
+        // SIGTERM has it detach. A shell that runs this in the background has SIGINT ignored, for children as well.
+        procs::kill(self.strace.id().cast_signed(), Signal::TERM);
+        self.strace.wait().expect("wait for strace");
+        let text =
+            until("strace's table", LONG, || fs::read_to_string(&self.file).ok().filter(|t| t.contains("total")));
+        total(&text).unwrap_or_else(|| panic!("no total in {text}"))
+    }
+}
+
+/// The calls in the last line of strace's table: share, seconds, µs a call, calls, errors if any, "total".
+fn total(table: &str) -> Option<u64> {
+    let line = table.lines().find(|line| line.trim_end().ends_with("total"))?;
+    line.split_whitespace().nth(3)?.parse().ok()
+}
+
+/// Who traces the threads of a process (proc_pid_status(5)), 0 where nobody does.
+fn tracers(pid: i32) -> Vec<i32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let tracer = |status: String| status.lines().find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok());
+    threads.filter_map(|thread| tracer(fs::read_to_string(thread.path().join("status")).ok()?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_total_of_a_table() {
+        let table = "% time     seconds  usecs/call     calls    errors syscall\n\
+                     ------ ----------- ----------- --------- --------- ----------------\n\
+                     100.00    0.000001           0         9         2 read\n\
+                     ------ ----------- ----------- --------- --------- ----------------\n\
+                     100.00    0.000001           0       123         2 total\n";
+        assert_eq!(total(table), Some(123));
+        assert_eq!(total("nothing"), None);
+    }
+
+    #[test]
+    fn nobody_traces_this_process() {
+        let me = tracers(std::process::id().cast_signed());
+        assert!(!me.is_empty());
+    }
+}

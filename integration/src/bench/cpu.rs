@@ -1,0 +1,121 @@
+//! How much CPU time was used, machine-wide and by what the benchmark itself started.
+//!
+//! Machine-wide is what `/proc/stat` says, less what the idle machine uses in the same time; it has everything (kernel
+//! threads, interrupts, and neighbours if there are any). Our own is what the kernel charged to the cgroup that containerd,
+//! its shims and all containers are in: exact to the nanosecond, and blind for what kernel threads do on our behalf.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crate::cgroup;
+
+/// One look at the clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    at: Instant,
+    machine: u64,
+    own: u64,
+}
+
+/// What was used between two looks (ns).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Used {
+    /// On the wall.
+    pub wall: u64,
+    /// By all CPUs of the machine, in the steps of /proc/stat (10 ms).
+    pub machine: u64,
+    /// By the cgroup.
+    pub own: u64,
+}
+
+impl Used {
+    /// Adds `other` to it.
+    pub fn add(&mut self, other: Self) {
+        self.wall += other.wall;
+        self.machine += other.machine;
+        self.own += other.own;
+    }
+
+    /// What the machine used more than it would have used anyway, if it was as busy as in `idle`.
+    pub fn above(&self, idle: &Self) -> u64 {
+        let anyway = u128::from(idle.machine) * u128::from(self.wall) / u128::from(idle.wall.max(1));
+        self.machine.saturating_sub(u64::try_from(anyway).unwrap_or(u64::MAX))
+    }
+}
+
+impl Reading {
+    /// Reads the machine's clocks, and those of `cgroup` (a path in the hierarchies) and what is below it.
+    pub fn take(cgroup: &str) -> Self {
+        Self { at: Instant::now(), machine: machine(), own: of_cgroup(cgroup) }
+    }
+
+    /// What was used since.
+    pub fn used(&self, cgroup: &str) -> Used {
+        let now = Self::take(cgroup);
+        Used { wall: nanos(now.at - self.at), machine: now.machine - self.machine, own: now.own - self.own }
+    }
+}
+
+/// A duration in nanoseconds.
+pub fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).expect("less than 584 years")
+}
+
+/// The CPU time of a process and of its children that it waited for (proc_pid_stat(5), in steps of 10 ms).
+pub fn of_process(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    // utime, stime, cutime and cstime are fields 14 to 17; the state is field 3.
+    after_name.split(' ').skip(11).take(4).filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>() * tick()
+}
+
+/// All CPUs' time but for idling, waiting for disks, and what a hypervisor took (proc_stat(5)).
+fn machine() -> u64 {
+    let stat = fs::read_to_string("/proc/stat").expect("read /proc/stat");
+    busy(&stat) * tick()
+}
+
+fn busy(stat: &str) -> u64 {
+    let line = stat.lines().next().unwrap_or_default();
+    let fields: Vec<u64> = line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    // user nice system idle iowait irq softirq
+    [0, 1, 2, 5, 6].into_iter().filter_map(|index| fields.get(index)).sum()
+}
+
+fn of_cgroup(path: &str) -> u64 {
+    let text = cgroup::value(path, "cpuacct/cpuacct.usage", "cpu.stat");
+    match text.lines().find_map(|line| line.strip_prefix("usage_usec ")) {
+        Some(micros) => micros.parse::<u64>().expect("a number") * 1000,
+        None => text.parse().expect("a number"),
+    }
+}
+
+/// The unit of the kernel's tables (ns).
+fn tick() -> u64 {
+    1_000_000_000 / rustix::param::clock_ticks_per_second()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_and_stolen_time_is_not_counted() {
+        assert_eq!(busy("cpu  1 20 300 9999 8888 4000 50000 7777 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n"), 54_321);
+    }
+
+    #[test]
+    fn what_the_machine_uses_anyway_is_taken_off() {
+        let idle = Used { wall: 1000, machine: 100, own: 0 };
+        assert_eq!(Used { wall: 5000, machine: 700, own: 0 }.above(&idle), 200);
+        assert_eq!(Used { wall: 5000, machine: 300, own: 0 }.above(&idle), 0);
+        assert_eq!(Used { wall: 5000, machine: 300, own: 0 }.above(&Used::default()), 300);
+    }
+
+    #[test]
+    fn this_process_has_used_time() {
+        let end = Instant::now() + Duration::from_millis(60);
+        while Instant::now() < end {}
+        assert!(of_process(std::process::id().cast_signed()) > 0);
+    }
+}

@@ -1,0 +1,61 @@
+//! What the run was made on: processor, memory, kernel, and the versions of all programs that took part.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::command::run;
+use crate::tools::{find, workspace};
+use crate::wait::LONG;
+
+/// All of it, for the results.
+pub fn describe() -> Value {
+    let first = |text: String, key: &str| -> Option<String> {
+        let line = text.lines().find(|line| line.starts_with(key))?.split_once(':')?.1.trim().to_owned();
+        Some(line)
+    };
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    json!({
+        "processor": first(read("/proc/cpuinfo"), "model name"),
+        "processors": std::thread::available_parallelism().map_or(1, usize::from),
+        "memory": first(read("/proc/meminfo"), "MemTotal"),
+        "kernel": read("/proc/sys/kernel/osrelease").trim(),
+        "cgroups": if crate::cgroup::unified() { "v2" } else { "v1" },
+        "system": read("/etc/os-release").lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).map(|name| name.trim_matches('"').to_owned()),
+        "berth": revision(),
+        "containerd": find("CONTAINERD_2").and_then(|path| said(path, 2)),
+        "runc": find("RUNC").and_then(|path| said(path, 2)),
+        "crun": find("CRUN").and_then(|path| said(path, 2)),
+    })
+}
+
+/// One line of it, for people.
+pub fn line(machine: &Value) -> String {
+    let word = |key: &str| machine[key].as_str().unwrap_or("unknown").to_owned();
+    format!(
+        "{}, {} CPUs, {}, Linux {}, cgroup {}; containerd {}, runc {}, crun {}; berth {}",
+        word("processor"),
+        machine["processors"],
+        word("system"),
+        word("kernel"),
+        word("cgroups"),
+        word("containerd"),
+        word("runc"),
+        word("crun"),
+        word("berth"),
+    )
+}
+
+/// The word at `index` of what a program says to `--version`.
+fn said(program: &Path, index: usize) -> Option<String> {
+    let output = run(Command::new(program).arg("--version"), LONG);
+    output.stdout.lines().next()?.split_whitespace().nth(index).map(str::to_owned)
+}
+
+/// The commit that is checked out, where this is a checkout.
+fn revision() -> Option<String> {
+    let output = run(Command::new("git").arg("-C").arg(workspace()).args(["rev-parse", "--short", "HEAD"]), LONG);
+    output.status.success().then(|| output.stdout.trim().to_owned())
+}

@@ -1,0 +1,48 @@
+//! What containerd's default seccomp profile costs berth: compiled for the first time in a process, and found compiled.
+//!
+//! What it costs the peers is the difference between two runs on the command line, with and without it.
+
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use oci_spec::runtime::LinuxSeccomp;
+
+use super::cpu::nanos;
+use super::node::{Node, TRUE};
+use super::{Contestant, Measure, Results};
+use crate::command::feed;
+use crate::wait::LONG;
+
+/// From the profile to the program, first in its process.
+pub const COLD: Measure = Measure::time("seccomp.cold", "default seccomp profile: compiled");
+/// Found in memory.
+pub const CACHED: Measure = Measure::time("seccomp.cached", "default seccomp profile: found compiled");
+
+/// The word with which this program compiles a profile from standard input, and says how long that took.
+pub const WORD: &str = "compile-seccomp";
+
+/// Compiles the profile in a process of its own, once a round.
+pub fn measure(node: &Node, rounds: u32, results: &mut Results) {
+    let profile = node.config("seccomp", "none", &TRUE)["linux"]["seccomp"].to_string();
+    let me = std::env::current_exe().expect("the path of this program");
+    for _ in 0..rounds {
+        let said = feed(Command::new(&me).arg(WORD).stderr(Stdio::inherit()), profile.as_bytes(), LONG).ok();
+        let mut numbers = said.split_whitespace().map(|number| number.parse().expect("a number"));
+        for measure in [&COLD, &CACHED] {
+            results.add(measure, Contestant::Berth, numbers.next().expect("two numbers"));
+        }
+    }
+}
+
+/// What the process does that [`measure`] starts: tells the time of the first and the second compilation (ns).
+pub fn compile() {
+    let profile: LinuxSeccomp = serde_json::from_reader(std::io::stdin()).expect("a profile");
+    let [cold, cached] = [(); 2].map(|()| {
+        let begin = Instant::now();
+        let filter = berth_runtime::seccomp::compile(&profile).expect("a profile that compiles");
+        let took = nanos(begin.elapsed());
+        drop(filter);
+        took
+    });
+    println!("{cold} {cached}");
+}

@@ -1,0 +1,108 @@
+//! The config.json that all contestants get: what containerd itself writes for a pod's container with the kubelet's
+//! requests and the default seccomp profile, made independent of that pod.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::containerd::Containerd;
+use crate::pod::{Pod, container_config};
+
+/// Runs such a pod, takes its container's config.json, and removes the pod.
+pub fn take(lab: &Containerd) -> Value {
+    let pod = Pod::run(lab, "template");
+    let mut wanted = container_config("main", &["sleep", "100000"]);
+    // With 64 MiB the first processes of runc's execs, which are Go programs in the container's cgroup until they become
+    // the payload, are killed for lack of memory when 64 of them begin at a time.
+    wanted["linux"]["resources"] = json!({
+        "cpu_period": 100_000, "cpu_quota": 50_000, "cpu_shares": 512, "memory_limit_in_bytes": 1 << 30,
+    });
+    wanted["linux"]["security_context"] = json!({
+        "namespace_options": {"pid": 1}, "no_new_privs": true, "seccomp": {"profile_type": 0},
+        "masked_paths": MASKED, "readonly_paths": READ_ONLY,
+    });
+    let main = pod.start_config(&wanted);
+    let file = lab.dir().join("state/io.containerd.runtime.v2.task/k8s.io").join(&main.id).join("config.json");
+    let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("read {}: {e}", file.display()));
+    let mut config: Value = serde_json::from_str(&text).expect("JSON");
+    assert!(config["linux"]["seccomp"]["syscalls"].is_array(), "containerd's default profile is in {text}");
+    keep_sources(&mut config, &lab.dir().join("volumes"));
+    pod.stop();
+    pod.remove();
+    settle(&mut config);
+    config
+}
+
+/// What Kubernetes masks by default.
+pub const MASKED: [&str; 9] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+];
+
+/// What Kubernetes makes read-only by default.
+pub const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Copies what is bound from the pod's directories (hosts, resolv.conf, hostname, shm), and binds the copies.
+fn keep_sources(config: &mut Value, volumes: &Path) {
+    fs::create_dir_all(volumes).expect("make the directory of the volumes");
+    for mount in config["mounts"].as_array_mut().expect("mounts") {
+        let source = mount["source"].as_str().unwrap_or_default().to_owned();
+        let source = Path::new(&source);
+        if mount["type"] != "bind" || !source.is_absolute() {
+            continue;
+        }
+        let copy = volumes.join(source.file_name().expect("a name"));
+        if source.is_dir() {
+            fs::create_dir_all(&copy).expect("make a directory");
+        } else {
+            fs::copy(source, &copy).unwrap_or_else(|e| panic!("copy {}: {e}", source.display()));
+        }
+        mount["source"] = json!(copy);
+    }
+}
+
+/// Has every namespace made new, and leaves out what names the pod.
+fn settle(config: &mut Value) {
+    for namespace in config["linux"]["namespaces"].as_array_mut().expect("namespaces") {
+        namespace.as_object_mut().expect("an object").remove("path");
+    }
+    // Debian 12's crun knows no later version.
+    config["ociVersion"] = json!("1.0.2");
+    config["annotations"] = json!({"io.kubernetes.cri.container-type": "container"});
+}
+
+/// The template for one container: its cgroup, its words, and the pod it belongs to.
+pub fn container(template: &Value, cgroup: &str, pod: &str, args: &[&str]) -> Value {
+    let mut config = template.clone();
+    config["linux"]["cgroupsPath"] = json!(cgroup);
+    config["process"]["args"] = json!(args);
+    config["annotations"]["io.kubernetes.cri.sandbox-id"] = json!(pod);
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_the_pod_stays() {
+        let mut config = json!({
+            "ociVersion": "1.3.0", "process": {"args": ["sleep"]}, "annotations": {"io.kubernetes.cri.sandbox-id": "old"},
+            "linux": {"cgroupsPath": "/old", "namespaces": [{"type": "pid"}, {"type": "network", "path": "/run/netns/x"}]},
+        });
+        settle(&mut config);
+        assert_eq!(config["linux"]["namespaces"], json!([{"type": "pid"}, {"type": "network"}]));
+        let one = container(&config, "/lab/a", "pod", &["true"]);
+        assert_eq!(one["linux"]["cgroupsPath"], "/lab/a");
+        assert_eq!((&one["process"]["args"], &one["ociVersion"]), (&json!(["true"]), &json!("1.0.2")));
+        assert_eq!(one["annotations"]["io.kubernetes.cri.sandbox-id"], "pod");
+    }
+}

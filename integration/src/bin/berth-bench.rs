@@ -1,0 +1,124 @@
+//! `make bench`: berth beside its peers and beside the floors, in one run, as `berth_integration::bench` describes.
+//!
+//! ```text
+//! berth-bench [--only GROUP]… [--without GROUP]… [--rounds N] [--out DIR]
+//! ```
+//!
+//! A first process holds the names and cleans up whatever happens; a second one measures, in a mount namespace of its own.
+#![allow(
+    clippy::panic,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "the harness of the tests"
+)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::thread;
+
+use berth_integration::bench::run::{self, GROUPS, Plan};
+use berth_integration::bench::seccomp;
+use berth_integration::slot::Slot;
+use berth_integration::{bundle, procs};
+use nix::sys::signal::{SigSet, Signal};
+
+/// The word with which the first process starts the second.
+const MEASURE: &str = "measure";
+
+fn main() -> ExitCode {
+    let mut words: Vec<String> = std::env::args().skip(1).collect();
+    if words.first().is_some_and(|word| word == seccomp::WORD) {
+        seccomp::compile();
+        return ExitCode::SUCCESS;
+    }
+    let second = words.first().is_some_and(|word| word == MEASURE);
+    if second {
+        words.remove(0);
+    }
+    let plan = match parse(&words) {
+        Ok(plan) => plan,
+        Err(message) => {
+            eprintln!(
+                "berth-bench: {message}\nusage: berth-bench [--only GROUP]… [--without GROUP]… [--rounds N] [--out DIR]"
+            );
+            eprintln!("groups: {}", GROUPS.join(" "));
+            return ExitCode::from(2);
+        }
+    };
+    if second {
+        // The first process has these blocked; nothing that is measured shall inherit that.
+        interrupts().thread_unblock().expect("unblock signals");
+        run::run(&plan);
+        return ExitCode::SUCCESS;
+    }
+    hold(&words)
+}
+
+/// Holds the slot, runs the second process, and clears away what it left.
+fn hold(words: &[String]) -> ExitCode {
+    let interrupts = interrupts();
+    interrupts.thread_block().expect("block signals");
+    let slot = Slot::take();
+    let sockets = shim_sockets();
+    let (name, value) = slot.lend();
+    let me = std::env::current_exe().expect("the path of this program");
+    // Thousands of mounts are made on the way, which are nobody else's. `unshare` becomes this program.
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "slave"]).arg(me).arg(MEASURE).args(words).env(name, value);
+    let mut child = command.spawn().expect("start unshare");
+    let pid = child.id().cast_signed();
+    thread::spawn(move || {
+        interrupts.wait().expect("wait for a signal");
+        procs::kill(pid, rustix::process::Signal::KILL);
+    });
+    let measured = child.wait().expect("wait for the benchmark");
+    drop(slot);
+    bundle::clear_of(pid);
+    if measured.success() {
+        return ExitCode::SUCCESS;
+    }
+    // Which shims there were is known to the second process alone: theirs are the new sockets that nobody listens on.
+    for socket in shim_sockets().difference(&sockets) {
+        if UnixStream::connect(socket).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused) {
+            fs::remove_file(socket).ok();
+        }
+    }
+    ExitCode::FAILURE
+}
+
+/// What ends a run before its time.
+fn interrupts() -> SigSet {
+    SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM])
+}
+
+/// The sockets of all shims of the machine.
+fn shim_sockets() -> BTreeSet<PathBuf> {
+    let entries = fs::read_dir("/run/containerd/s").into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+fn parse(words: &[String]) -> Result<Plan, String> {
+    let (mut only, mut without) = (Vec::new(), Vec::new());
+    let (mut rounds, mut out) = (20, PathBuf::from("target/bench"));
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let mut value = || words.next().cloned().ok_or_else(|| format!("{word}: no value"));
+        let group = |name: String| {
+            GROUPS.iter().find(|group| **group == name).copied().ok_or_else(|| format!("no group {name:?}"))
+        };
+        match word.as_str() {
+            "--only" => only.push(group(value()?)?),
+            "--without" => without.push(group(value()?)?),
+            "--rounds" => rounds = value()?.parse().map_err(|e| format!("--rounds: {e}"))?,
+            "--out" => out = value()?.into(),
+            _ => return Err(format!("unknown word {word:?}")),
+        }
+    }
+    let wanted = |group: &&str| (only.is_empty() || only.contains(group)) && !without.contains(group);
+    Ok(Plan { groups: GROUPS.into_iter().filter(wanted).collect(), rounds, out })
+}
