@@ -1,7 +1,7 @@
 //! Where the runtime's blocking verbs run: tokio's blocking pool, with a bound on those that change something.
 //!
 //! A change can hang (a dead network filesystem, a stuck hook). Bounding the changes leaves threads for the reads, so
-//! State, Stats and Pids answer whatever else hangs.
+//! Pids answers whatever else hangs; State and Stats need no thread.
 
 use std::sync::Arc;
 

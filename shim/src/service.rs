@@ -139,7 +139,7 @@ impl Task for Service {
     }
 
     async fn stats(&self, _: &TtrpcContext, r: StatsRequest) -> ttrpc::Result<StatsResponse> {
-        let stats = self.container(&r.id)?.metrics().await.map_err(status)?;
+        let stats = self.container(&r.id)?.metrics().map_err(status)?;
         Ok(StatsResponse { stats: Some(stats).into(), ..Default::default() })
     }
 

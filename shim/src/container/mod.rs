@@ -134,11 +134,14 @@ impl Container {
 
     /// Stats: now. The cgroup stays until Delete, and in it what an init that has ended has used.
     ///
+    /// Read on the loop: the files of a cgroup never block, and containerd asks for every container's each second, which
+    /// would keep a thread of the pool in every shim for ever.
+    ///
     /// # Errors
     /// The container or its cgroup is gone.
-    pub async fn metrics(&self) -> Result<Any> {
+    pub fn metrics(&self) -> Result<Any> {
         let handle = self.handle()?;
-        self.sandbox.pool.read(move || stats::metrics(&handle)).await
+        stats::metrics(&handle)
     }
 
     /// Exec: reserves the id and keeps what to run.
