@@ -8,7 +8,7 @@ use super::{Contestant, Measure, Results};
 
 /// Width of a picture, and what its parts take (SVG's user units).
 const WIDTH: u64 = 760;
-const LEFT: u64 = 210;
+const LEFT: u64 = 80;
 const RIGHT: u64 = 120;
 const BAR: u64 = 16;
 const GAP: u64 = 14;
@@ -22,8 +22,8 @@ pub fn bars(title: &str, measures: &[&Measure], results: &Results) -> String {
         let values: Vec<(Contestant, u64)> =
             Contestant::ALL.into_iter().filter_map(|who| Some((who, results.median(measure, who)?))).collect();
         let most = values.iter().map(|(_, value)| *value).max().unwrap_or(1).max(1);
-        let middle = y + values.len() as u64 * BAR / 2 + 4;
-        body += &text(LEFT - 70, middle, "end", measure.title.trim());
+        body += &text(16, y + BAR - 4, "start", measure.title.trim());
+        y += BAR + 2;
         for (who, value) in values {
             let length = (WIDTH - LEFT - RIGHT) * value / most;
             let (base, colour) = (y + BAR - 4, colour(who));
@@ -174,7 +174,7 @@ mod tests {
             assert!(svg.contains(word), "{word} in {svg}");
         }
         // The longest bar has all the room, the others their share of it.
-        assert!(svg.contains("width=\"430\"") && svg.contains("width=\"53\""), "{svg}");
+        assert!(svg.contains("width=\"560\"") && svg.contains("width=\"70\""), "{svg}");
     }
 
     #[test]

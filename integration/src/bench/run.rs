@@ -86,8 +86,9 @@ pub fn run(plan: &Plan) {
     let file = plan.out.join("results.json");
     fs::write(&file, serde_json::to_string_pretty(&all).expect("JSON")).expect("write the results");
     let judged = targets::table(&targets::judge(&results));
-    let (one, busy) = (machine::line(&machine), results.neighbours / 10);
-    let note = format!("{} rounds; beside the benchmark, {busy} % of one CPU was in use", plan.rounds);
+    let one = machine::line(&machine);
+    let busy = results.neighbours.map_or("was not watched".into(), |busy| format!("used {} % of one CPU", busy / 10));
+    let note = format!("{} rounds; what ran beside the benchmark {busy}", plan.rounds);
     let report = format!("{one}\n{note}\n\n{}\n{judged}", table::table(&results));
     println!("{report}");
     println!("written: {}", file.display());
@@ -115,6 +116,8 @@ fn plots(results: &Results) -> Vec<(&'static str, String)> {
         ("cpu.svg", bars("CPU time per operation, medians", &cpu)),
         ("pods.svg", lines("Exec with pods on the node", "pods on the node", &growth::EXEC_PODS)),
         ("pods-run.svg", lines("create + … + delete with pods on the node", "pods on the node", &growth::CREATE_PODS)),
+        ("memory.svg", lines("Private dirty memory per shim", "pods on the node", &footprint::PRIVATE_DIRTY)),
+        ("pss.svg", lines("PSS per shim", "pods on the node", &footprint::PSS)),
         (
             "mounts.svg",
             lines("create + … + delete with mounts on the host", "mounts on the host", &growth::CREATE_MOUNTS),

@@ -143,7 +143,8 @@ type Key = (&'static str, Contestant, Option<u64>);
 #[derive(Debug, Default)]
 pub struct Results {
     /// How busy the machine was while nothing of ours ran, in thousandths of one CPU: what machine-wide figures are worth.
-    pub neighbours: u64,
+    /// Nothing where no measure looked at it.
+    pub neighbours: Option<u64>,
     measures: Vec<Measure>,
     series: BTreeMap<Key, Series>,
 }

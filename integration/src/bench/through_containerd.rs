@@ -262,6 +262,6 @@ impl Account {
         for (who, used, operations) in &self.of {
             results.add(measure, *who, used.above(&self.idle) / operations);
         }
-        results.neighbours = results.neighbours.max(self.idle.machine * 1000 / self.idle.wall.max(1));
+        results.neighbours = results.neighbours.max(Some(self.idle.machine * 1000 / self.idle.wall.max(1)));
     }
 }
