@@ -67,6 +67,9 @@ pub fn measure(contestants: &[Contestant], rounds: u32, order: &mut Order, resul
 struct Lane {
     shim: Shim,
     client: TaskClient,
+    /// For Wait alone: calls that two threads make on one connection may be sent out of the order of their numbers, which
+    /// the Go shim refuses (ttrpc 0.10: "StreamID cannot be re-used and must increment").
+    waits: TaskClient,
     bundle: Bundle,
     exec: ExecProcessRequest,
     next: u32,
@@ -82,8 +85,8 @@ impl Lane {
         let mut process = host.config["process"].clone();
         process["args"] = serde_json::json!(["/bin/true"]);
         let exec = exec_request(HOST, "", &process, None);
-        let client = shim.connection();
-        Self { shim, client, bundle: shape::pod_container(&["/bin/true"]), exec, next: 0 }
+        let (client, waits) = (shim.connection(), shim.connection());
+        Self { shim, client, waits, bundle: shape::pod_container(&["/bin/true"]), exec, next: 0 }
     }
 
     fn round(&mut self, who: Contestant, results: &mut Results) {
@@ -119,7 +122,7 @@ impl Lane {
             let begin = Instant::now();
             client.create(ctx(), &request).await.expect("create");
             let created = Instant::now();
-            let wait = wait_ahead(client, &id, "");
+            let wait = wait_ahead(&self.waits, &id, "");
             let start = StartRequest { id: id.clone(), ..Default::default() };
             client.start(ctx(), &start).await.expect("start");
             let started = Instant::now();
@@ -140,7 +143,7 @@ impl Lane {
         self.shim.runtime().block_on(async {
             let begin = Instant::now();
             client.exec(ctx(), &request).await.expect("exec");
-            let wait = wait_ahead(client, HOST, &exec);
+            let wait = wait_ahead(&self.waits, HOST, &exec);
             let start = StartRequest { id: HOST.into(), exec_id: exec.clone(), ..Default::default() };
             client.start(ctx(), &start).await.expect("start the exec");
             assert_eq!(wait.await.expect("wait"), 0, "the exec's status");
