@@ -68,9 +68,13 @@ impl Host {
         if !mounts.iter().all(|m| is_root_of(&m.point, CGROUP_MAGIC)) || mounts.is_empty() != unified {
             return None;
         }
-        let (_, own) = lines.iter().find(|(names, _)| names.is_empty())?;
-        mounts.push(Mount::whole(v2_point, &[], own));
-        mounts.last().is_some_and(|m| is_root_of(&m.point, CGROUP2_MAGIC)).then_some(Self { unified, mounts })
+        // The kernel names a v2 hierarchy always. Beside v1 ones it counts only where systemd mounts it, as for runc; on
+        // many such machines nobody has.
+        if unified || is_root_of(&v2_point, CGROUP2_MAGIC) {
+            let (_, own) = lines.iter().find(|(names, _)| names.is_empty())?;
+            mounts.push(Mount::whole(v2_point, &[], own));
+        }
+        Some(Self { unified, mounts })
     }
 
     /// What the two files say; pure, so that it is tested on texts.
