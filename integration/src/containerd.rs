@@ -247,6 +247,18 @@ impl Containerd {
         }
     }
 
+    /// Removes the network namespaces of pods that a killed containerd has no memory of: it makes them before it notes
+    /// the pod down, and 1.6 does not look for them afterwards. For when no pod is left that could own one.
+    pub fn clear_forgotten_netns(&self) {
+        for dir in ["io.containerd.grpc.v1.cri/netns", "netns"].map(|dir| self.dir().join("state").join(dir)) {
+            procs::unmount_below(&dir);
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                eprintln!("containerd forgot a network namespace when it was killed: {}", entry.path().display());
+                fs::remove_file(entry.path()).expect("remove a network namespace");
+            }
+        }
+    }
+
     /// The last lines of containerd's log, with the shims' words in it and without the story of its start.
     pub fn log_tail(&self) -> String {
         let log = self.log();

@@ -61,6 +61,7 @@ fn churn(lab: &Containerd) {
         left.lines().for_each(|id| drop(lab.crictl(["rmp", "--force", id])));
         left.is_empty()
     });
+    lab.clear_forgotten_netns();
     lab.excuse_runc("sockets and cgroups of killed shims");
 }
 
