@@ -99,7 +99,7 @@ impl Runtime {
 
     fn of(program: PathBuf, name: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        heed_keyboard();
+        heed_terminal();
         let cgroup = format!("berth-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let work = Scratch::new(name);
         fs::create_dir(work.path().join("state")).unwrap();
@@ -384,14 +384,13 @@ pub fn wait_until(condition: impl Fn() -> bool, otherwise: impl FnOnce() -> Stri
     }
 }
 
-/// A shell has what it starts in the background ignore the signals of the keyboard, and that is inherited down to the
-/// container's process. Here everything starts as if from a terminal.
+/// A shell has what it starts in the background ignore the signals of the keyboard, nohup(1) that of a lost terminal, and
+/// that is inherited down to the container's process. Here everything starts as if from a terminal.
 #[allow(unsafe_code)]
-fn heed_keyboard() {
-    // SAFETY: the default action is no handler.
-    unsafe {
-        libc::signal(libc::SIGINT, libc::SIG_DFL);
-        libc::signal(libc::SIGQUIT, libc::SIG_DFL);
+fn heed_terminal() {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+        // SAFETY: the default action is no handler.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
 }
 
