@@ -1,7 +1,7 @@
 //! `ctr task`: exec, pause, resume, kill, metrics, the list of processes, and the errors of each at the wrong time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use berth_integration::containerd::Containerd;
+use berth_integration::containerd::{Containerd, Runtime};
 use berth_integration::pod::parse;
 use berth_integration::task::{Task, run};
 use berth_integration::wait::{LONG, until_true};
@@ -154,6 +154,8 @@ fn logs_to_a_file(lab: &Containerd) {
     assert_eq!(task.reap(), 9);
     let mut lines: Vec<_> = std::fs::read_to_string(&file).unwrap().lines().map(String::from).collect();
     lines.sort();
-    assert_eq!(lines, ["one", "two"]);
+    // That all is there once Delete has answered is berth's own promise.
+    let all = lab.runtime != Runtime::Runc;
+    assert!(lines == ["one", "two"] || !all && lines.iter().all(|line| line == "one" || line == "two"), "{lines:?}");
     task.remove();
 }
