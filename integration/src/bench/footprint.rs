@@ -3,6 +3,8 @@
 //! A pod here is a shim of its own with one container in it. Read from smaps_rollup and status of /proc/PID (proc(5)).
 
 use std::fs;
+use std::thread::sleep;
+use std::time::Duration;
 
 use super::{Contestant, Measure, Results};
 use crate::bundle::Bundle;
@@ -34,6 +36,9 @@ pub const THREADS_AFTER_EXECS: Measure = Measure::count("threads.execs", "thread
 pub const PODS: [usize; 4] = [1, 20, 200, 500];
 /// With how many pods nothing else is tried when a shim has several threads: the pids and the memory of a small machine.
 const MANY_THREADS: usize = 200;
+
+/// How long nothing is asked of a shim before it is looked at: berth's gives memory back three seconds after work.
+const REST: Duration = Duration::from_secs(5);
 
 /// What one shim keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +95,7 @@ pub fn measure(contestants: &[Contestant], most: usize, results: &mut Results) -
                 continue;
             }
             node.grow(number);
+            sleep(REST);
             for pid in node.pids() {
                 let kept = at_rest(kind, pid);
                 let at = number as u64;
@@ -113,6 +119,7 @@ pub fn measure_execs(contestants: &[Contestant], execs: usize, results: &mut Res
         for until in [100, execs] {
             node.exec(done..until);
             done = until;
+            sleep(REST);
             let kept = at_rest(kind, node.first.pid);
             let at = until as u64;
             results.add_at(&AFTER_EXECS, who, at, kept.private_dirty);
