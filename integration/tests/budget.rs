@@ -29,9 +29,7 @@ fn nothing_costs_more_than_its_budget() {
         eprintln!("the budget is berth's");
         return;
     }
-    let mut seen = Lines::default();
-    command_line(&mut seen);
-    shim(&mut seen);
+    let mut seen = measure();
     let file = tools::workspace().join("integration/budget.toml");
     let text = std::fs::read_to_string(&file).unwrap_or_default();
     let layout = layout();
@@ -44,11 +42,27 @@ fn nothing_costs_more_than_its_budget() {
         eprintln!("no budget for the cgroup layout {layout}: make budget writes one");
         return;
     };
+    // A cost is there each time; what the timing of one run adds is not.
+    for _ in 0..2 {
+        let over = budget.judge(&seen).over;
+        if over.is_empty() {
+            break;
+        }
+        eprintln!("measured again for:\n{}", over.join("\n"));
+        seen = seen.least(&measure());
+    }
     let verdict = budget.judge(&seen);
     if !verdict.under.is_empty() {
         eprintln!("well below the budget, which `make budget` would tighten:\n{}", verdict.under.join("\n"));
     }
     assert!(verdict.over.is_empty(), "costs more than its budget:\n{}", verdict.over.join("\n"));
+}
+
+fn measure() -> Lines {
+    let mut seen = Lines::default();
+    command_line(&mut seen);
+    shim(&mut seen);
+    seen
 }
 
 /// The least of [`RUNS`] measurements of an operation, after one that is not counted.
