@@ -33,6 +33,7 @@ pub mod session;
 pub mod shape;
 pub mod shim;
 pub mod slot;
+pub mod strace;
 pub mod tar;
 pub mod task;
 pub mod tools;

@@ -67,6 +67,19 @@ pub fn kill(pid: i32, signal: Signal) {
     }
 }
 
+/// The number in a line `Name:  123` or `Name:  123 kB` of a file in /proc/PID (status, smaps_rollup).
+pub fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// What must not grow in a process: open files, threads, and private memory in kB.
+pub fn size(pid: i32) -> (usize, usize, u64) {
+    let count = |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).expect("a process").count();
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("read smaps_rollup");
+    (count("fd"), count("task"), field(&rollup, "Private_Dirty").expect("private dirty memory"))
+}
+
 /// What is mounted at `dir` or below it, in the order of mounting.
 pub fn mounts_below(dir: &Path) -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").expect("read the mount table");
@@ -98,6 +111,13 @@ mod tests {
     fn sees_itself() {
         let me = one(std::process::id().cast_signed()).unwrap();
         assert!(alive(me.pid) && me.parent > 0 && !me.line.is_empty(), "{me:?}");
+    }
+
+    #[test]
+    fn fields_are_those_of_the_name() {
+        let rollup = "Rss:  1844 kB\nPss:   512 kB\nPss_Dirty:  99 kB\nPrivate_Dirty:   88 kB\n";
+        assert_eq!((field(rollup, "Pss"), field(rollup, "Private_Dirty")), (Some(512), Some(88)));
+        assert_eq!(field(rollup, "Swap"), None);
     }
 
     #[test]

@@ -11,6 +11,22 @@ use crate::bundle::Bundle;
 #[allow(dead_code, missing_docs, reason = "of the profiles of the seccomp tests one is used here")]
 mod profiles;
 
+/// What Kubernetes masks by default.
+pub const MASKED: [&str; 9] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+];
+
+/// What Kubernetes makes read-only by default.
+pub const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
 /// A bundle that runs `args`, with busybox as `/bin/true`, `/bin/sleep` and `/bin/sh`.
 ///
 /// The namespaces are the container's own; hosts, hostname, resolv.conf and shm come from the bundle's directory.
@@ -43,20 +59,7 @@ pub fn pod_container(args: &[&str]) -> Bundle {
         .set("/annotations", json!({"io.kubernetes.cri.container-type": "container"}))
         .set("/linux/seccomp", profiles::containerd())
         .set("/linux/resources", resources())
-        .set(
-            "/linux/maskedPaths",
-            json!([
-                "/proc/asound",
-                "/proc/acpi",
-                "/proc/kcore",
-                "/proc/keys",
-                "/proc/latency_stats",
-                "/proc/timer_list",
-                "/proc/sched_debug",
-                "/proc/scsi",
-                "/sys/firmware"
-            ]),
-        )
+        .set("/linux/maskedPaths", json!(MASKED))
 }
 
 fn mounts() -> Vec<Value> {

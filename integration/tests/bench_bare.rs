@@ -4,53 +4,30 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::Command;
 
+use berth_integration::bench::bare_process::Bare;
 use berth_integration::bundle::Bundle;
 use berth_integration::runtime::{Runtime, is_runc};
 use berth_integration::{cgroup, procs, residue, shape, tools};
 
-/// berth-bare, under way.
-struct Bare {
-    child: Child,
-    answers: BufReader<ChildStdout>,
-    cgroup: String,
+/// berth-bare, under way, and the cgroup that it works in.
+fn start(bundle: &Bundle, name: &str) -> (Bare, String) {
+    let cgroup = format!("berth-test-{}-{name}", std::process::id());
+    bundle.save("/unused");
+    (Bare::start(bundle.path(), &cgroup), cgroup)
 }
 
-impl Bare {
-    fn start(bundle: &Bundle, name: &str) -> Self {
-        let cgroup = format!("berth-test-{}-{name}", std::process::id());
-        bundle.save("/unused");
-        let mut command = Command::new(tools::built("berth-bare"));
-        command.arg(bundle.path()).arg(&cgroup).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let answers = BufReader::new(child.stdout.take().unwrap());
-        Self { child, answers, cgroup }
-    }
+/// The process of the container that stays.
+fn keeper(bare: &Bare) -> i32 {
+    procs::all().into_iter().find(|process| process.parent == bare.pid()).unwrap().pid
+}
 
-    /// Has one operation done; gives wall and CPU time in ns.
-    fn ask(&mut self, word: &str) -> (u64, u64) {
-        writeln!(self.child.stdin.as_ref().unwrap(), "{word}").unwrap();
-        let mut line = String::new();
-        self.answers.read_line(&mut line).unwrap();
-        let (wall, cpu) = line.trim().split_once(' ').unwrap_or_else(|| panic!("{word}: {line:?}"));
-        (wall.parse().unwrap(), cpu.parse().unwrap())
-    }
-
-    /// The process of the container that stays.
-    fn keeper(&self) -> i32 {
-        let me = self.child.id().cast_signed();
-        procs::all().into_iter().find(|process| process.parent == me).unwrap().pid
-    }
-
-    fn end(mut self, bundle: &Bundle) {
-        drop(self.child.stdin.take());
-        assert!(self.child.wait().unwrap().success());
-        let left = residue::find(&self.cgroup, "BERTH_TEST_MARK=none", &[bundle.path()]);
-        assert!(left.is_empty(), "{left:#?}");
-    }
+fn end(bare: Bare, bundle: &Bundle, cgroup: &str) {
+    assert!(bare.end().success());
+    let left = residue::find(cgroup, "BERTH_TEST_MARK=none", &[bundle.path()]);
+    assert!(left.is_empty(), "{left:#?}");
 }
 
 /// What the kernel shows of a process and its container, with the names of the bundle and of the cgroup cut out.
@@ -114,11 +91,11 @@ fn the_same_container_as_berths() {
     let (ours, theirs) = (shape::pod_container(&["/bin/sleep", "1000"]), shape::pod_container(&["/bin/true"]));
     let runtime = Runtime::new("bare");
     runtime.start("c1", &ours);
-    let mut bare = Bare::start(&theirs, "same");
-    bare.ask("exec");
+    let (mut bare, cgroup) = start(&theirs, "same");
+    bare.measure("exec");
     let berth = seen(runtime.pid("c1").cast_signed(), &ours, &runtime.cgroup("c1"));
-    let floor = seen(bare.keeper(), &theirs, &format!("/{}/bare", bare.cgroup));
-    bare.end(&theirs);
+    let floor = seen(keeper(&bare), &theirs, &format!("/{cgroup}/bare"));
+    end(bare, &theirs, &cgroup);
     let names: std::collections::BTreeSet<_> = berth.keys().chain(floor.keys()).collect();
     let differ: Vec<_> = names
         .into_iter()
@@ -136,12 +113,12 @@ fn operations_leave_nothing() {
     }
     for word in ["run", "exec"] {
         let bundle = shape::pod_container(&["/bin/true"]);
-        let mut bare = Bare::start(&bundle, word);
+        let (mut bare, cgroup) = start(&bundle, word);
         for _ in 0..3 {
-            let (wall, cpu) = bare.ask(word);
+            let (wall, cpu) = bare.measure(word);
             assert!(wall > 0 && cpu > 0, "{word}: {wall} {cpu}");
         }
-        bare.end(&bundle);
+        end(bare, &bundle, &cgroup);
     }
 }
 

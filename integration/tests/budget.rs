@@ -6,14 +6,15 @@
 
 use std::process::{Command, Stdio};
 
-use berth_integration::bench::footprint::Footprint;
-use berth_integration::budget::trace::{self, Calls, Joined};
+use berth_integration::bench::footprint::{self, Footprint};
+use berth_integration::budget::trace::{self, Calls};
 use berth_integration::budget::{Lines, layout};
 use berth_integration::bundle::{Bundle, Scratch};
 use berth_integration::command;
 use berth_integration::runtime::{Runtime, is_runc};
 use berth_integration::shim::container::exec_request;
 use berth_integration::shim::{Kind, Shim};
+use berth_integration::strace::Joined;
 use berth_integration::wait::{LONG, until_true};
 use berth_integration::{shape, tools};
 use serde_json::json;
@@ -141,10 +142,10 @@ impl Host {
     /// The calls of an operation, and the pages that the shim touched for it.
     fn cost(&mut self, operation: &str, act: fn(&mut Self)) -> Lines {
         let mut lines = Lines::default();
-        let joined = Joined::to(self.shim.pid);
+        let joined = Joined::to(self.shim.pid, &trace::OPTIONS);
         act(self);
         self.rest();
-        joined.leave().put(operation, &mut lines);
+        Calls::parse(&joined.leave()).put(operation, &mut lines);
         let before = faults(self.shim.pid);
         act(self);
         self.rest();
@@ -168,6 +169,7 @@ fn shim(seen: &mut Lines) {
     process["args"] = json!(["/bin/true"]);
     let mut host = Host { shim, bundle: shape::pod_container(&["/bin/true"]), process, next: 0 };
 
+    footprint::rest();
     host.rest();
     let first = Footprint::of(host.shim.pid);
     seen.put("shim at rest", "private dirty memory", first.private_dirty / 1024, "kB");
@@ -176,6 +178,7 @@ fn shim(seen: &mut Lines) {
     seen.extend(least("shim run", |operation| host.cost(operation, Host::run)));
     seen.extend(least("shim exec", |operation| host.cost(operation, Host::exec)));
     (0..EXECS).for_each(|_| host.exec());
+    footprint::rest();
     host.rest();
     let last = Footprint::of(host.shim.pid);
     let operation = format!("shim at rest after {EXECS} execs");

@@ -109,14 +109,6 @@ fn kill_some(lab: &Containerd, id: &str, n: usize) {
     }
 }
 
-/// What must not grow in a process: open files, threads, and private memory (KiB).
-fn measure(pid: i32) -> (usize, usize, u64) {
-    let count = |what: &str| std::fs::read_dir(format!("/proc/{pid}/{what}")).unwrap().count();
-    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let dirty = rollup.lines().find(|line| line.starts_with("Private_Dirty:")).unwrap();
-    (count("fd"), count("task"), dirty.split_whitespace().nth(1).unwrap().parse().unwrap())
-}
-
 fn execs(lab: &Containerd) {
     lab.import_for_ctr();
     let execs = number("BERTH_EXECS", 300);
@@ -149,13 +141,13 @@ fn execs(lab: &Containerd) {
     if lab.runtime != Runtime::Runc {
         settled(1);
     }
-    let before = measure(shim);
+    let before = procs::size(shim);
     round(50, 50 + execs);
     if lab.runtime == Runtime::Runc {
-        eprintln!("runc's shim: {before:?}, then {:?}", measure(shim));
+        eprintln!("runc's shim: {before:?}, then {:?}", procs::size(shim));
     } else {
         settled(before.1);
-        let after = measure(shim);
+        let after = procs::size(shim);
         assert_eq!(after.0, before.0, "open files: {before:?}, then {after:?}");
         assert!(after.2 <= before.2 + 256, "private memory: {before:?}, then {after:?}");
     }

@@ -1,14 +1,10 @@
 //! What the shim does to make a process: one clone, one exec, as strace sees it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use std::process::Command;
-
 use berth_integration::by_path;
 use berth_integration::containerd::{Containerd, Runtime};
 use berth_integration::pod::{Pod, container_config};
-use berth_integration::procs;
-use berth_integration::session::Session;
-use rustix::process::Signal;
+use berth_integration::strace::Joined;
 
 by_path!(one_clone_and_one_exec);
 
@@ -34,12 +30,9 @@ fn one_clone_and_one_exec(lab: &Containerd) {
 /// What strace says of the process-making calls of `pid` and its threads while `work` runs.
 fn traced<T>(pid: i32, work: impl FnOnce() -> T) -> String {
     let calls = "trace=clone,clone3,fork,vfork,execve,execveat";
-    let mut strace = Session::start(Command::new("strace").args(["-f", "-p", &pid.to_string(), "-e", calls]));
-    strace.expect("attached");
+    let strace = Joined::to(pid, &["-f", "-e", calls]);
     work();
-    procs::kill(strace.pid().cast_signed(), Signal::TERM);
-    strace.finish();
-    strace.heard()
+    strace.leave()
 }
 
 /// New processes (threads do not count) and programs.

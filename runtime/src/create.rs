@@ -102,10 +102,8 @@ pub fn create(options: Options<'_>) -> Result<Created> {
         Barrier::Inherited => None,
         Barrier::Listening => Some(listen(draft.dir())?),
     };
-    match linux.and_then(|l| l.resources().as_ref()) {
-        Some(resources) => cgroup.create(resources)?,
-        None => cgroup.create(&LinuxResources::default())?,
-    }
+    let unlimited = LinuxResources::default();
+    cgroup.create(linux.and_then(|l| l.resources().as_ref()).unwrap_or(&unlimited))?;
     let undo = MadeCgroup(Some(&cgroup));
 
     let arena = Arena::default();

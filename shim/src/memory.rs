@@ -5,6 +5,7 @@
 //! [`Rest`] hands it back a moment after the work.
 #![allow(unsafe_code)]
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -32,7 +33,7 @@ impl Rest {
     }
 
     /// Gives memory back whenever there was work; never returns. The stack that is meant is the awaiting thread's.
-    pub async fn keep(&self) {
+    pub async fn keep(&self) -> Infallible {
         loop {
             self.worked.notified().await;
             tokio::time::sleep(AFTER).await;

@@ -16,6 +16,9 @@ use crate::context::ServerContext;
 use crate::error::no_container;
 use crate::pool::Pool;
 
+/// How long a pod may be without a container: before its first, and after its last.
+const UNUSED: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
+
 /// A pod.
 #[derive(Debug)]
 pub struct Sandbox {
@@ -27,9 +30,6 @@ pub struct Sandbox {
     /// Told at every create and every release.
     changed: Notify,
 }
-
-/// How long a pod may be without a container: before its first, and after its last.
-const UNUSED: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
 
 impl Sandbox {
     /// A pod without containers.

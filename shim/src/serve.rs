@@ -102,7 +102,7 @@ async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
                 }
             },
             () = shutdown.requested() => break,
-            () = &mut rest => break,
+            never = &mut rest => match never {},
             () = &mut abandoned => {
                 ::log::info!("no container for a while: stopping");
                 break;

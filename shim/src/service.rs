@@ -3,6 +3,7 @@
 //! A call that changes something runs as a task of its own (`detach`): a client's timeout or disconnect never cancels a
 //! change. Calls that only ask are answered where they arrive.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use berth_proto::task::{
@@ -50,8 +51,8 @@ impl Service {
     }
 
     /// Gives memory back after work, for ever.
-    pub async fn rest(&self) {
-        self.sandbox.pool.rest.keep().await;
+    pub async fn rest(&self) -> Infallible {
+        self.sandbox.pool.rest.keep().await
     }
 
     fn container(&self, id: &str) -> ttrpc::Result<Arc<container::Container>> {

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
 use crate::tools::built;
 
@@ -11,12 +11,11 @@ pub struct Bare {
     child: Child,
     ask: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
-    word: &'static str,
 }
 
 impl Bare {
-    /// Starts it for the bundle in `bundle` and the cgroup `cgroup`, to do `word` (`run` or `exec`).
-    pub fn start(bundle: &Path, cgroup: &str, word: &'static str) -> Self {
+    /// Starts it for the bundle in `bundle` and the cgroup `cgroup`.
+    pub fn start(bundle: &Path, cgroup: &str) -> Self {
         let mut child = Command::new(built("berth-bare"))
             .arg(bundle)
             .arg(cgroup)
@@ -25,12 +24,11 @@ impl Bare {
             .spawn()
             .expect("start berth-bare");
         let (ask, answers) = (child.stdin.take(), BufReader::new(child.stdout.take().expect("piped")));
-        Self { child, ask, answers, word }
+        Self { child, ask, answers }
     }
 
-    /// Does it once: the time it took on the wall and of the CPU (ns).
-    pub fn measure(&mut self) -> (u64, u64) {
-        let word = self.word;
+    /// Has `word` (`run` or `exec`) done once: the time it took on the wall and of the CPU (ns).
+    pub fn measure(&mut self, word: &str) -> (u64, u64) {
         let ask = self.ask.as_mut().expect("it runs");
         ask.write_all(format!("{word}\n").as_bytes()).expect("ask berth-bare");
         let mut line = String::new();
@@ -40,6 +38,17 @@ impl Bare {
             (Some(Ok(wall)), Some(Ok(cpu))) => (wall, cpu),
             _ => panic!("berth-bare answered {line:?} to {word}"),
         }
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    /// Has it end.
+    pub fn end(mut self) -> ExitStatus {
+        drop(self.ask.take());
+        self.child.wait().expect("wait for berth-bare")
     }
 }
 

@@ -31,13 +31,13 @@ pub fn measure(node: &Node, contestants: &[Contestant], rounds: u32, order: &mut
     let mut bare = contestants.contains(&Contestant::Bare).then(|| {
         let bundle = Line::new(node, Contestant::Bare).bundle(&TRUE, true);
         // One process makes containers, one makes execs.
-        ["run", "exec"].map(|word| Bare::start(&bundle, &format!("{}/bare-{word}", node.lab.slot.tag()), word))
+        ["run", "exec"].map(|word| (word, Bare::start(&bundle, &format!("{}/bare-{word}", node.lab.slot.tag()))))
     });
     let lines: Vec<Line> = contestants.iter().filter(|who| has_line(**who)).map(|who| Line::new(node, *who)).collect();
     lines.iter().for_each(Line::start);
     // Everybody once, for nothing.
-    for bare in bare.iter_mut().flatten() {
-        bare.measure();
+    for (word, bare) in bare.iter_mut().flatten() {
+        bare.measure(word);
     }
     for line in &lines {
         line.run(true);
@@ -46,8 +46,8 @@ pub fn measure(node: &Node, contestants: &[Contestant], rounds: u32, order: &mut
     for _ in 0..rounds {
         for who in order.shuffled(contestants) {
             if let (Contestant::Bare, Some(bare)) = (who, &mut bare) {
-                for (bare, (time, cpu)) in bare.iter_mut().zip([(&RUN, &RUN_CPU), (&EXEC, &EXEC_CPU)]) {
-                    let took = bare.measure();
+                for ((word, bare), (time, cpu)) in bare.iter_mut().zip([(&RUN, &RUN_CPU), (&EXEC, &EXEC_CPU)]) {
+                    let took = bare.measure(word);
                     results.add(time, who, took.0);
                     results.add(cpu, who, took.1);
                 }

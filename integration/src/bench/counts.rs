@@ -1,16 +1,10 @@
 //! What operations cost in system calls and page faults. These counts hold on any machine; they are taken in passes of
 //! their own, in which nothing is timed, since counting slows down what is counted.
 
-use std::fs;
-use std::process::{Command, Stdio};
-
-use rustix::process::Signal;
-
 use super::node::{Node, TRUE};
 use super::{Contestant, Measure, Results, operation};
 use crate::cgroup;
-use crate::procs;
-use crate::wait::{LONG, until, until_true};
+use crate::strace::Joined;
 
 /// System calls of a container's life, of the shim and all its children.
 pub const RUN_CALLS: Measure =
@@ -22,6 +16,9 @@ pub const RUN_FAULTS: Measure = Measure::count("faults.run", "page faults per ru
 /// Page faults of an exec.
 pub const EXEC_FAULTS: Measure =
     Measure::count("faults.exec", "page faults per exec: containerd, shim, runtime, payload");
+
+/// strace's options: the calls of a process and of all that come of it, as a table.
+const COUNTED: [&str; 3] = ["-f", "-c", "-qq"];
 
 /// Operations in a pass.
 const MANY: u64 = 20;
@@ -42,12 +39,12 @@ pub async fn measure(node: &Node, contestants: &[Contestant], results: &mut Resu
         // The null shim ends processes at once: there is nothing to attach to that would tell more.
         if *who != Contestant::Null {
             let shim = node.shim(&pod);
-            let trace = Trace::attach(node, shim);
+            let trace = Joined::to(shim, &COUNTED);
             live(node, *who, Some(&pod), MANY).await;
-            results.add(&RUN_CALLS, *who, trace.end() / MANY);
-            let trace = Trace::attach(node, shim);
+            results.add(&RUN_CALLS, *who, calls(trace) / MANY);
+            let trace = Joined::to(shim, &COUNTED);
             exec(node, &pod, MANY).await;
-            results.add(&EXEC_CALLS, *who, trace.end() / MANY);
+            results.add(&EXEC_CALLS, *who, calls(trace) / MANY);
         }
         node.end(&pod).await;
     }
@@ -75,45 +72,16 @@ fn faults(node: &Node) -> u64 {
     field("total_pgfault").or_else(|| field("pgfault")).expect("page faults in memory.stat")
 }
 
-/// strace, which counts the system calls of a process and of all that come of it.
-struct Trace {
-    strace: std::process::Child,
-    file: std::path::PathBuf,
-}
-
-impl Trace {
-    fn attach(node: &Node, pid: i32) -> Self {
-        let file = node.dir().join("strace");
-        fs::write(&file, "").expect("make strace's file");
-        let mut command = Command::new("strace");
-        command.args(["-f", "-c", "-qq", "-o"]).arg(&file).args(["-p", &pid.to_string()]);
-        let strace = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("start strace");
-        until_true("strace to attach", LONG, || tracers(pid).iter().all(|tracer| *tracer != 0));
-        Self { strace, file }
-    }
-
-    /// Detaches; gives how many calls there were.
-    fn end(mut self) -> u64 {
-        // SIGTERM has it detach. A shell that runs this in the background has SIGINT ignored, for children as well.
-        procs::kill(self.strace.id().cast_signed(), Signal::TERM);
-        self.strace.wait().expect("wait for strace");
-        let text =
-            until("strace's table", LONG, || fs::read_to_string(&self.file).ok().filter(|t| t.contains("total")));
-        total(&text).unwrap_or_else(|| panic!("no total in {text}"))
-    }
+/// How many calls strace has counted.
+fn calls(trace: Joined) -> u64 {
+    let table = trace.leave();
+    total(&table).unwrap_or_else(|| panic!("no total in {table}"))
 }
 
 /// The calls in the last line of strace's table: share, seconds, µs a call, calls, errors if any, "total".
 fn total(table: &str) -> Option<u64> {
     let line = table.lines().find(|line| line.trim_end().ends_with("total"))?;
     line.split_whitespace().nth(3)?.parse().ok()
-}
-
-/// Who traces the threads of a process (proc_pid_status(5)), 0 where nobody does.
-fn tracers(pid: i32) -> Vec<i32> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let tracer = |status: String| status.lines().find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok());
-    threads.filter_map(|thread| tracer(fs::read_to_string(thread.path().join("status")).ok()?)).collect()
 }
 
 #[cfg(test)]
@@ -129,11 +97,5 @@ mod tests {
                      100.00    0.000001           0       123         2 total\n";
         assert_eq!(total(table), Some(123));
         assert_eq!(total("nothing"), None);
-    }
-
-    #[test]
-    fn nobody_traces_this_process() {
-        let me = tracers(std::process::id().cast_signed());
-        assert!(!me.is_empty());
     }
 }

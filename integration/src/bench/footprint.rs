@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{Contestant, Measure, Results};
 use crate::bundle::Bundle;
+use crate::procs::{self, field};
 use crate::shape;
 use crate::shim::container::exec_request;
 use crate::shim::{CALL, Kind, Shim, Sibling};
@@ -70,12 +71,6 @@ impl Footprint {
     }
 }
 
-/// The number of a line `Name:  123 kB`.
-fn field(text: &str, name: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    line.split_whitespace().next()?.parse().ok()
-}
-
 /// The shims that are looked at, of these contestants.
 fn kinds(contestants: &[Contestant]) -> Vec<(Contestant, Kind)> {
     let all = [(Contestant::Berth, Kind::Berth), (Contestant::Runc, Kind::Runc), (Contestant::Null, Kind::Null)];
@@ -95,7 +90,7 @@ pub fn measure(contestants: &[Contestant], most: usize, results: &mut Results) -
                 continue;
             }
             node.grow(number);
-            sleep(REST);
+            rest();
             for pid in node.pids() {
                 let kept = at_rest(kind, pid);
                 let at = number as u64;
@@ -119,7 +114,7 @@ pub fn measure_execs(contestants: &[Contestant], execs: usize, results: &mut Res
         for until in [100, execs] {
             node.exec(done..until);
             done = until;
-            sleep(REST);
+            rest();
             let kept = at_rest(kind, node.first.pid);
             let at = until as u64;
             results.add_at(&AFTER_EXECS, who, at, kept.private_dirty);
@@ -128,6 +123,11 @@ pub fn measure_execs(contestants: &[Contestant], execs: usize, results: &mut Res
         }
         node.end();
     }
+}
+
+/// Lets shims come to rest: nothing outside of them tells that they have.
+pub fn rest() {
+    sleep(REST);
 }
 
 /// What a shim keeps when nothing is asked of it: berth's threads that wait for more work have gone.
@@ -198,7 +198,7 @@ impl Node {
             });
         }
         for pod in &self.others {
-            until_true("a shim to end", LONG, || !crate::procs::alive(pod.pid));
+            until_true("a shim to end", LONG, || !procs::alive(pod.pid));
         }
         self.first.end(&container(0));
         self.first.shut_down();
@@ -226,13 +226,6 @@ async fn one_exec(client: &TaskClient, exec: &ExecProcessRequest, exec_id: Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn fields_are_those_of_the_name() {
-        let rollup = "Rss:  1844 kB\nPss:   512 kB\nPss_Dirty:  99 kB\nPrivate_Dirty:   88 kB\n";
-        assert_eq!((field(rollup, "Pss"), field(rollup, "Private_Dirty")), (Some(512), Some(88)));
-        assert_eq!(field(rollup, "Swap"), None);
-    }
 
     #[test]
     fn a_process_has_pages_and_a_thread() {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::containerd::Containerd;
 use crate::pod::{Pod, container_config};
+use crate::shape::{MASKED, READ_ONLY};
 
 /// Runs such a pod, takes its container's config.json, and removes the pod.
 pub fn take(lab: &Containerd) -> Value {
@@ -33,22 +34,6 @@ pub fn take(lab: &Containerd) -> Value {
     settle(&mut config);
     config
 }
-
-/// What Kubernetes masks by default.
-pub const MASKED: [&str; 9] = [
-    "/proc/asound",
-    "/proc/acpi",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-];
-
-/// What Kubernetes makes read-only by default.
-pub const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Copies what is bound from the pod's directories (hosts, resolv.conf, hostname, shm), and binds the copies.
 fn keep_sources(config: &mut Value, volumes: &Path) {

@@ -1,17 +1,10 @@
-//! System calls counted by strace(1): of a program that it starts, or of one that it joins.
+//! System calls counted by strace(1).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-
-use rustix::process::Signal;
+use std::path::Path;
 
 use super::Lines;
-use crate::bundle::Scratch;
-use crate::command;
-use crate::procs;
-use crate::wait::{LONG, until_true};
 
 /// Calls whose number is a matter of timing: waiting and being woken.
 const TIMING: [&str; 7] =
@@ -37,37 +30,7 @@ const OF_A_THREAD: [&str; 12] = [
 const WAKE: &str = "\"\\1\\0\\0\\0\\0\\0\\0\\0\", 8)";
 
 /// strace's options: children too, no strings, no signals, no messages of its own.
-const OPTIONS: [&str; 6] = ["-f", "-qq", "-s", "64", "-e", "signal=none"];
-
-/// strace, joined to a process.
-pub struct Joined {
-    strace: Child,
-    file: PathBuf,
-    _work: Scratch,
-}
-
-impl Joined {
-    /// Joins a process and its threads; it is counted from now on.
-    pub fn to(pid: i32) -> Self {
-        let work = Scratch::new("trace");
-        let file = work.path().join("calls");
-        let mut command = Command::new("strace");
-        command.args(OPTIONS).arg("-o").arg(&file).args(["-p", &pid.to_string()]);
-        let strace = command.stdin(Stdio::null()).stderr(Stdio::inherit()).spawn().expect("start strace");
-        until_true("strace to join", LONG, || {
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status of the traced process");
-            !status.contains("TracerPid:\t0\n")
-        });
-        Self { strace, file, _work: work }
-    }
-
-    /// Leaves the process, and gives what it called.
-    pub fn leave(mut self) -> Calls {
-        procs::kill(self.strace.id().cast_signed(), Signal::INT);
-        command::wait(&mut self.strace, LONG).expect("strace to leave");
-        Calls::read(&self.file)
-    }
-}
+pub const OPTIONS: [&str; 6] = ["-f", "-qq", "-s", "64", "-e", "signal=none"];
 
 /// Where the calls of a program go that is started with [`words`].
 pub fn words(file: &Path, children: bool) -> Vec<String> {
@@ -101,7 +64,7 @@ impl Calls {
 
     /// Of lines `PID name(arguments) = result`, or without the pid when children are not followed; a call that another
     /// process' line interrupts is taken up again by `PID <... name resumed>`.
-    fn parse(text: &str) -> Self {
+    pub fn parse(text: &str) -> Self {
         let mut calls = Self::default();
         let mut payloads = BTreeSet::new();
         let threads = threads(text);
@@ -179,7 +142,10 @@ fn threads(text: &str) -> BTreeSet<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
+    use crate::bundle::Scratch;
 
     const TEXT: &str = "\
 10 execve(\"/x/berth\", [\"berth\"], 0x7 /* 3 vars */) = 0

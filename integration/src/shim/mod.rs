@@ -208,10 +208,7 @@ impl Shim {
 
     /// Descriptors, threads, and private memory in kB.
     pub fn size(&self) -> (usize, usize, u64) {
-        let count = |what: &str| fs::read_dir(format!("/proc/{}/{what}", self.pid)).unwrap().count();
-        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid)).unwrap();
-        let private = |line: &str| line.strip_prefix("Private_Dirty:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok();
-        (count("fd"), count("task"), rollup.lines().find_map(private).unwrap())
+        procs::size(self.pid)
     }
 
     /// Runs `delete` as containerd does when a shim has died, for a container in `bundle`.

@@ -1,0 +1,57 @@
+//! strace(1), joined to a process that runs.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::Signal;
+
+use crate::bundle::Scratch;
+use crate::wait::{LONG, until_true};
+use crate::{command, procs};
+
+/// strace, following a process.
+pub struct Joined {
+    strace: Child,
+    file: PathBuf,
+    _work: Scratch,
+}
+
+impl Joined {
+    /// Joins a process and its threads with these options of strace; what they call from now on is seen.
+    pub fn to(pid: i32, options: &[&str]) -> Self {
+        let work = Scratch::new("trace");
+        let file = work.path().join("calls");
+        let mut command = Command::new("strace");
+        command.args(options).arg("-o").arg(&file).args(["-p", &pid.to_string()]);
+        let strace = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("start strace");
+        until_true("strace to join", LONG, || tracers(pid).iter().all(|tracer| *tracer != 0));
+        Self { strace, file, _work: work }
+    }
+
+    /// Leaves the process, and gives what strace wrote.
+    pub fn leave(mut self) -> String {
+        // SIGTERM has it detach. A shell that runs this in the background has SIGINT ignored, for children as well.
+        procs::kill(self.strace.id().cast_signed(), Signal::TERM);
+        command::wait(&mut self.strace, LONG).expect("strace to leave");
+        let text = fs::read(&self.file).unwrap_or_else(|e| panic!("{}: {e}", self.file.display()));
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+/// Who traces the threads of a process (proc_pid_status(5)), 0 where nobody does.
+fn tracers(pid: i32) -> Vec<u64> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let status = threads.filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok());
+    status.filter_map(|status| procs::field(&status, "TracerPid")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_traces_this_process() {
+        assert!(!tracers(std::process::id().cast_signed()).is_empty());
+    }
+}
