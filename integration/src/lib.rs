@@ -20,6 +20,7 @@ pub mod console;
 pub mod containerd;
 pub mod decoy;
 pub mod executable;
+pub mod fake_bus;
 pub mod image;
 pub mod leak;
 pub mod matrix;

@@ -216,8 +216,8 @@ const PATHS: &[Refusal] = &[
         says: &["cgroupsPath", ".."],
     },
     Refusal {
-        name: "the systemd form",
-        set: |b| b.set("/linux/cgroupsPath", json!("user.slice:berth:x")),
-        says: &["systemd"],
+        name: "the systemd form without a name",
+        set: |b| b.set("/linux/cgroupsPath", json!("user.slice:berth:")),
+        says: &["cgroupsPath", "names no unit"],
     },
 ];

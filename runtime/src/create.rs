@@ -16,7 +16,7 @@ use crate::{
     arena::Arena,
     bundle::Bundle,
     caps,
-    cgroup::Cgroup,
+    cgroup::{Cgroup, Making, Request},
     failure::{self, Names},
     plan::{self, Choices, Planned},
     proc,
@@ -102,9 +102,10 @@ pub fn create(options: Options<'_>) -> Result<Created> {
         Barrier::Inherited => None,
         Barrier::Listening => Some(listen(draft.dir())?),
     };
-    let unlimited = LinuxResources::default();
-    cgroup.create(linux.and_then(|l| l.resources().as_ref()).unwrap_or(&unlimited))?;
-    let undo = MadeCgroup(Some(&cgroup));
+    let none = LinuxResources::default();
+    let resources = linux.and_then(|l| l.resources().as_ref()).unwrap_or(&none);
+    let request = Request { id: options.id, resources, annotations: bundle.spec.annotations().as_ref() };
+    let mut making = cgroup.begin(&request)?;
 
     let arena = Arena::default();
     let (ours, theirs) = spawn::channel()?;
@@ -121,7 +122,7 @@ pub fn create(options: Options<'_>) -> Result<Created> {
     // first: the child has them, too, until its execve.
     drop(bundle);
     settle();
-    let pending = birth(&planned, &cgroup, (ours, theirs), &record.process.program)?;
+    let pending = birth(&planned, &cgroup, &mut making, (ours, theirs), &record.process.program)?;
 
     record.pid = pending.pid();
     record.start_time = proc::stat(record.pid).map_or(0, |s| s.start_time);
@@ -134,7 +135,7 @@ pub fn create(options: Options<'_>) -> Result<Created> {
         write_pid_file(path, record.pid)?;
     }
     let child = pending.keep()?;
-    undo.keep();
+    making.keep();
     let barrier = match options.barrier {
         Barrier::Inherited => Some(child.channel),
         Barrier::Listening => None,
@@ -149,13 +150,20 @@ fn settle() {
 }
 
 /// From the clone to the barrier.
-fn birth(planned: &Planned<'_>, cgroup: &Cgroup, channel: (OwnedFd, OwnedFd), program: &str) -> Result<Pending> {
+fn birth(
+    planned: &Planned<'_>,
+    cgroup: &Cgroup,
+    making: &mut Making<'_>,
+    channel: (OwnedFd, OwnedFd),
+    program: &str,
+) -> Result<Pending> {
     let how =
         spawn::Clone { flags: planned.placement_clone, cgroup: planned.born_in, pid_namespace: planned.pid_namespace };
     let mut pending = spawn::spawn(&planned.plan, &how, channel)?;
     if let Some(ids) = &planned.maps {
         write_maps(pending.pid(), ids)?;
     }
+    making.adopt(pending.pid())?;
     match pending.go() {
         // A child that has died already has said why, or the limit that killed it shows: both are seen below.
         Err(e) if matches!(e.errno(), Some(libc::EPIPE | libc::ECONNRESET)) => {}
@@ -218,21 +226,4 @@ pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
         fs::rename(&beside, path)
     };
     write().with_context(what)
-}
-
-/// Removes the cgroup unless it is kept.
-struct MadeCgroup<'c>(Option<&'c Cgroup>);
-
-impl MadeCgroup<'_> {
-    fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for MadeCgroup<'_> {
-    fn drop(&mut self) {
-        if let Some(cgroup) = self.0 {
-            let _ = cgroup.delete();
-        }
-    }
 }

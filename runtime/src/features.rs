@@ -38,7 +38,7 @@ pub fn features() -> Value {
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
             "capabilities": words(CAPABILITIES),
-            "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true },
+            "cgroup": { "v1": true, "v2": true, "systemd": true, "systemdUser": false, "rdma": true },
             "seccomp": {
                 "enabled": true,
                 "actions": words(SECCOMP_ACTIONS),
@@ -73,7 +73,7 @@ mod tests {
         assert_eq!(features.oci_version_max(), OCI_VERSION);
         let linux = features.linux().as_ref().unwrap();
         assert_eq!(linux.capabilities().as_ref().unwrap().len(), 41);
-        assert_eq!(linux.cgroup().as_ref().unwrap().systemd(), &Some(false));
+        assert_eq!(linux.cgroup().as_ref().unwrap().systemd(), &Some(true));
         assert_eq!(features.hooks().as_ref().unwrap().len(), 0);
     }
 

@@ -105,7 +105,7 @@ pub fn init<'a>(
         rootfs,
         sysctls: arena.list(sysctls),
     };
-    let (born_in, cgroups) = entry(arena, cgroup)?;
+    let (born_in, cgroups) = if cgroup.comes_first() { entry(arena, cgroup)? } else { (None, &[][..]) };
     let defaults =
         Defaults { capabilities: crate::caps::plan(None), umask: Some(0o022), apparmor: None, selinux: None };
     let plan = Plan {

@@ -42,6 +42,16 @@ impl Allowlist {
         Ok(list)
     }
 
+    /// What holds where there is no exception.
+    pub(super) fn allows_by_default(&self) -> bool {
+        self.allow
+    }
+
+    /// The exceptions, in a fixed order.
+    pub(super) fn exceptions(&self) -> impl Iterator<Item = (&Which, &Access)> {
+        self.exceptions.iter()
+    }
+
     /// What `devices.list` says. Where all is allowed the file does not show the exceptions.
     fn parse(text: &str) -> Result<Self> {
         let mut list = Self::default();

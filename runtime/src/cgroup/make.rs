@@ -6,10 +6,12 @@ use oci_spec::runtime::LinuxResources;
 use rustix::{fs::Mode, io::Errno};
 
 use super::{
-    Cgroup, Hierarchy, Place, allowlist,
+    Cgroup, Driver, Hierarchy, Place, allowlist,
     devices::{self, Rule},
     dir::{Dir, gone},
-    freeze, program, tree, unified, v1, v2,
+    freeze,
+    program::{self, Replaced},
+    systemd, tree, unified, v1, v2,
     write::{Write, apply},
 };
 use crate::error::{Context, Error, Kind, Result};
@@ -105,6 +107,53 @@ fn is_written(place: &Place, writes: &[Write]) -> bool {
     always || writes.iter().any(|w| place.has(w.controller))
 }
 
+/// As [`create`] refuses, before anybody else is asked to make the cgroup.
+pub(super) fn refuse_existing(cgroup: &Cgroup) -> Result<()> {
+    for place in &cgroup.places {
+        match Dir::open(&place.dir) {
+            Ok(dir) => refuse_used(&Ready { place, dir, fresh: false })?,
+            Err(e) if gone(&e) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// The rest of a cgroup that systemd has made for `scope` and put `init` into.
+pub(super) fn settle(
+    cgroup: &Cgroup,
+    resources: &LinuxResources,
+    scope: &systemd::Scope<'_>,
+    rules: &[Rule],
+    init: i32,
+) -> Result<()> {
+    let mut ready = Vec::with_capacity(cgroup.places.len());
+    for place in &cgroup.places {
+        let dir = Dir::open(&place.dir).with_context(|| format!("cgroup of unit {}", scope.name()))?;
+        let inside = dir.read("cgroup.procs")?.lines().any(|pid| pid.parse() == Ok(init));
+        match cgroup.hierarchy {
+            _ if inside => {}
+            // systemd does not know this controller, and init itself has not come to it yet.
+            Hierarchy::V1 => super::add(&dir, init)?,
+            Hierarchy::V2 => {
+                let text = format!("unit {} has not put process {init} into {}", scope.name(), place.dir.display());
+                return Err(Error::new(Kind::Internal, text));
+            }
+        }
+        ready.push(Ready { place, dir, fresh: false });
+    }
+    match (cgroup.hierarchy, ready.first()) {
+        (Hierarchy::V1, _) => fill_v1(&ready, &scope.writes, rules),
+        (Hierarchy::V2, Some(r)) => {
+            unified::enable_controllers(&r.dir, resources)?;
+            unified::apply(&r.dir, &scope.writes)?;
+            // Beside systemd's own, which is not touched.
+            program::install(&r.dir, rules, Replaced::Own)
+        }
+        (Hierarchy::V2, None) => Err(Error::new(Kind::Internal, "cgroup without a directory")),
+    }
+}
+
 /// A cgroup that exists is taken over only when nobody is in it: the limits and the final kill would hit them, too.
 fn refuse_used(r: &Ready<'_>) -> Result<()> {
     let found = tree::pids(&r.place.dir)?.unwrap_or_default().len();
@@ -181,14 +230,22 @@ fn fill_v2(ready: &[Ready<'_>], writes: &[Write], resources: &LinuxResources, ru
     let default = |w: &Write| r.fresh && v2::DEFAULTS.contains(&(w.file.as_ref(), w.value.as_str()));
     let writes: Vec<Write> = writes.iter().filter(|w| !default(w)).cloned().collect();
     unified::apply(&r.dir, &writes)?;
-    program::install(&r.dir, rules, r.fresh)
+    program::install(&r.dir, rules, if r.fresh { Replaced::None } else { Replaced::All })
 }
 
 /// New limits for a cgroup that is there; see [`Cgroup::update`].
 pub(super) fn update(cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
+    set(cgroup, resources).context("update cgroup")
+}
+
+fn set(cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
     match cgroup.hierarchy {
         Hierarchy::V1 => {
-            let writes = v1::writes(resources)?;
+            let mut writes = v1::writes(resources)?;
+            if let Driver::Systemd(unit) = &cgroup.driver {
+                complete_v1(cgroup, &mut writes)?;
+                systemd::update(unit, cgroup, &mut writes)?;
+            }
             let used = |p: &&Place| writes.iter().any(|w| p.has(w.controller));
             let dirs: Vec<_> = cgroup.places.iter().filter(used).map(|p| Ok((p, open(p)?))).collect::<Result<_>>()?;
             apply(&writes, |controller| dirs.iter().find(|(p, _)| p.has(controller)).map(|(_, dir)| dir))
@@ -196,21 +253,41 @@ pub(super) fn update(cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> 
         Hierarchy::V2 => {
             let dir = open(cgroup.main_place()?)?;
             let resources = unified::complete(&dir, resources)?;
-            let writes = v2::writes(&resources)?;
+            let mut writes = v2::writes(&resources)?;
             unified::check_before_update(&dir, &resources)?;
+            if let Driver::Systemd(unit) = &cgroup.driver {
+                systemd::update(unit, cgroup, &mut writes)?;
+            }
             unified::apply(&dir, &writes)
         }
     }
-    .context("update cgroup")
+}
+
+/// systemd has one property for quota and period: the half that is not named is what the kernel has.
+fn complete_v1(cgroup: &Cgroup, writes: &mut Vec<Write>) -> Result<()> {
+    const FILES: [&str; 2] = ["cpu.cfs_period_us", "cpu.cfs_quota_us"];
+    let missing: Vec<&str> = FILES.into_iter().filter(|file| !writes.iter().any(|w| w.file == *file)).collect();
+    if let (&[file], Some(place)) = (missing.as_slice(), cgroup.places.iter().find(|p| p.has("cpu"))) {
+        let now = open(place)?.read(file)?;
+        writes.push(Write::new("cpu", file, now.trim()));
+    }
+    Ok(())
 }
 
 /// New device rules for a cgroup that is there; see [`Cgroup::update_devices`].
 pub(super) fn update_devices(cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
     let rules = devices::rules(resources)?;
     let dir = open(cgroup.main_place()?)?;
+    // First, so that at no moment more is open than was or will be: both sides have to allow a device.
+    if let Driver::Systemd(unit) = &cgroup.driver {
+        systemd::update_devices(unit, cgroup, &rules)?;
+    }
     match cgroup.hierarchy {
         Hierarchy::V1 => allowlist::apply(&dir, &rules, false),
-        Hierarchy::V2 => program::install(&dir, &rules, false),
+        Hierarchy::V2 => {
+            let systemd = matches!(cgroup.driver, Driver::Systemd(_));
+            program::install(&dir, &rules, if systemd { Replaced::Own } else { Replaced::All })
+        }
     }
     .context("update device rules")
 }

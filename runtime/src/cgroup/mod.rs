@@ -2,7 +2,7 @@
 //! to all of its processes at once.
 //!
 //! ```text
-//! resolve -> create -> entry / add -> update, freeze, thaw, pids, stats, oom_watch … -> signal_all -> delete
+//! resolve -> begin (-> adopt) -> entry / add -> update, freeze, thaw, pids, stats, oom_watch … -> signal_all -> delete
 //! ```
 //!
 //! Two closed enums: [`Driver`] is who owns the path, [`Hierarchy`] how a limit is written. Both and the directories are
@@ -21,11 +21,13 @@ mod host;
 mod kill;
 mod limits;
 mod make;
+mod making;
 mod oom;
 mod path;
 mod program;
 mod stats;
 mod sys;
+mod systemd;
 mod tree;
 mod unified;
 mod v1;
@@ -41,6 +43,7 @@ pub use self::{
     devices::default_device_rules,
     entry::Entry,
     host::{Host, Mount, host},
+    making::{Making, Request},
     oom::OomWatch,
     stats::{
         Blkio, BlkioEntry, Counters, IoEntry, MemoryEntry, MemoryEvents, Pids, Psi, PsiLine, Rdma, RdmaEntry, Stats,
@@ -64,11 +67,13 @@ pub enum Hierarchy {
 }
 
 /// Who makes the directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Driver {
+enum Driver {
     /// We do.
     Cgroupfs,
+    /// systemd, for this unit.
+    Systemd(systemd::Unit),
 }
 
 /// A container's cgroup: where it is, whether or not it is there.
@@ -96,19 +101,38 @@ impl Place {
 impl Cgroup {
     /// Where the container `id` with `linux.cgroupsPath` belongs on this machine. An absolute path counts from the root
     /// of the hierarchy, a relative one from the caller's own cgroup (on v2 from the one above it, which may hold no
-    /// processes), none means `id`. A `..` is refused.
+    /// processes), none means `id`. A `..` is refused. With `systemd`, or when the path says so by its form
+    /// `slice:prefix:name`, it is that of a scope.
     pub fn resolve(cgroups_path: Option<&Path>, id: &str, systemd: bool) -> Result<Self> {
-        if systemd || cgroups_path.is_some_and(path::is_systemd_form) {
-            let what = cgroups_path.map_or_else(String::new, |p| format!("cgroupsPath {p:?}: "));
-            return Err(Error::unsupported(format!("{what}systemd driver not built yet")));
-        }
+        let (driver, inner) = if systemd || cgroups_path.is_some_and(path::is_systemd_form) {
+            let unit = systemd::Unit::new(cgroups_path, id)?;
+            if !rustix::process::geteuid().is_root() {
+                let text = "systemd cgroup driver: only the system manager is used, and only by root";
+                return Err(Error::unsupported(text));
+            }
+            let inner = path::Inner::from_root(unit.path());
+            (Driver::Systemd(unit), inner)
+        } else {
+            (Driver::Cgroupfs, path::Inner::new(cgroups_path, id)?)
+        };
         let host = host()?;
-        let places = path::places(host, &path::Inner::new(cgroups_path, id)?)?;
+        let places = path::places(host, &inner)?;
         let hierarchy = if host.unified() { Hierarchy::V2 } else { Hierarchy::V1 };
-        Ok(Self { hierarchy, driver: Driver::Cgroupfs, places })
+        Ok(Self { hierarchy, driver, places })
     }
 
-    /// Makes the cgroup in every hierarchy, with its limits and device rules, before anybody is in it. Refuses one that
+    /// Begins to make a container's cgroup. What of it needs the container's init follows in [`Making::adopt`]; that has
+    /// to be called before init does anything. Errors as [`Cgroup::create`] has them, and systemd's.
+    pub fn begin<'c>(&'c self, request: &Request<'_>) -> Result<Making<'c>> {
+        making::begin(self, request)
+    }
+
+    /// False when there is no directory before there is an init: a systemd scope on v2 is never without a process.
+    pub fn comes_first(&self) -> bool {
+        !(matches!(self.driver, Driver::Systemd(_)) && self.hierarchy == Hierarchy::V2)
+    }
+
+    /// Makes the directories in every hierarchy, with limits and device rules, before anybody is in it. Refuses one that
     /// exists and has processes or is frozen ([`Kind::FailedPrecondition`]). On error removes what it made, no more. A
     /// limit that cannot be written is named with file, value and errno.
     pub fn create(&self, resources: &LinuxResources) -> Result<()> {
@@ -200,19 +224,20 @@ impl Cgroup {
         oom::kills(self)
     }
 
-    /// Removes the cgroup and those below it in every hierarchy. Processes on their way out are waited for, about a
-    /// second in all. What is not there is fine; all errors are told.
+    /// Removes the cgroup and those below it in every hierarchy, and the unit. Processes on their way out are waited for,
+    /// about a second in all. What is not there is fine; all errors are told.
     pub fn delete(&self) -> Result<()> {
+        let stopped = match &self.driver {
+            Driver::Cgroupfs => Ok(()),
+            Driver::Systemd(unit) => systemd::stop(unit),
+        };
+        all(stopped.err().into_iter().chain(self.remove_directories()).collect())
+    }
+
+    /// Removes the directories, and returns what went wrong.
+    fn remove_directories(&self) -> Vec<Error> {
         let until = Deadline::new();
-        let errors: Vec<Error> = self.places.iter().filter_map(|p| tree::remove(&p.dir, &until).err()).collect();
-        match errors.len() {
-            0 => Ok(()),
-            1 => errors.into_iter().next().map_or(Ok(()), Err),
-            _ => {
-                let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
-                Err(Error::new(Kind::Internal, all.join("; ")))
-            }
-        }
+        self.places.iter().filter_map(|p| tree::remove(&p.dir, &until).err()).collect()
     }
 
     /// Whether the directory is there (v1: in the devices hierarchy, as runc asks).
@@ -247,6 +272,18 @@ impl Cgroup {
     fn freezer(&self) -> Result<Dir> {
         let path = self.path_in("freezer").ok_or_else(|| Error::unsupported("freezer controller is not mounted"))?;
         Dir::open(path)
+    }
+}
+
+/// One error that tells of all.
+fn all(errors: Vec<Error>) -> Result<()> {
+    match errors.len() {
+        0 => Ok(()),
+        1 => errors.into_iter().next().map_or(Ok(()), Err),
+        _ => {
+            let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            Err(Error::new(Kind::Internal, all.join("; ")))
+        }
     }
 }
 
@@ -294,12 +331,12 @@ mod tests {
     }
 
     #[test]
-    fn the_systemd_driver_is_refused_clearly() {
-        let by_path = Cgroup::resolve(Some(Path::new("system.slice:runc:c1")), "c1", false).unwrap_err();
-        let by_flag = Cgroup::resolve(None, "c1", true).unwrap_err();
-        for e in [by_path, by_flag] {
-            assert_eq!(e.kind(), Kind::Unsupported);
-            assert!(e.to_string().ends_with("systemd driver not built yet"), "{e}");
-        }
+    fn a_unit_is_kept_in_state_json_and_names_its_directories() {
+        let path = Path::new("a-b.slice:p:n");
+        let unit = systemd::Unit::new(Some(path), "c1").unwrap();
+        let cgroup = Cgroup { driver: Driver::Systemd(unit), ..hybrid() };
+        let json = serde_json::to_string(&cgroup).unwrap();
+        assert!(json.contains(r#""driver":{"systemd":{"name":"p-n.scope","slice":"a-b.slice"}}"#), "{json}");
+        assert_eq!(serde_json::from_str::<Cgroup>(&json).unwrap(), cgroup);
     }
 }

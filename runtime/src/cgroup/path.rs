@@ -65,6 +65,11 @@ impl Inner {
         }
         Ok(Self { absolute: path.is_absolute(), path: clean })
     }
+
+    /// A path from the root of the hierarchy that was checked otherwise.
+    pub(super) fn from_root(path: PathBuf) -> Self {
+        Self { absolute: true, path }
+    }
 }
 
 /// The systemd driver's form, `slice:prefix:name`.

@@ -10,21 +10,35 @@ use rustix::io::Errno;
 use super::{devices::Rule, dir::Dir, filter, sys};
 use crate::error::{Context, Error, Kind, Result};
 
-/// Makes `rules` the device rules of the cgroup `dir`. `fresh`: it has none yet.
-pub(super) fn install(dir: &Dir, rules: &[Rule], fresh: bool) -> Result<()> {
+/// Which of the programs that a cgroup has are replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replaced {
+    /// It has none.
+    None,
+    /// All: those of a runtime that was asked before, or of a device plug-in, too.
+    All,
+    /// Those that berth has attached: systemd looks after its own.
+    Own,
+}
+
+/// Makes `rules` the device rules of the cgroup `dir`.
+pub(super) fn install(dir: &Dir, rules: &[Rule], replaced: Replaced) -> Result<()> {
     let reopened = dir.for_bpf()?;
-    let old = if fresh { Vec::new() } else { attached(&reopened)? };
+    let mut old = if replaced == Replaced::None { Vec::new() } else { attached(&reopened)? };
+    if replaced == Replaced::Own {
+        old.retain(|program| sys::is_own_program(program).unwrap_or(false));
+    }
     if let Some(program) = filter::compile(rules)? {
         let new = sys::load_device_program(&program)
             .with_context(|| format!("load device program of {} instructions", program.len()))?;
         // One old program is replaced in place (5.6). With more, the new one first: both restrict until the old go.
-        let replaced = match old.as_slice() {
+        let one = match old.as_slice() {
             [one] => Some(one),
             _ => None,
         };
-        sys::attach_device_program(&reopened, &new, replaced)
+        sys::attach_device_program(&reopened, &new, one)
             .with_context(|| format!("attach device program to {}", dir.path().display()))?;
-        if replaced.is_some() {
+        if one.is_some() {
             return Ok(());
         }
     }

@@ -13,11 +13,15 @@ const BPF_PROG_LOAD: i32 = 5;
 const BPF_PROG_ATTACH: i32 = 8;
 const BPF_PROG_DETACH: i32 = 9;
 const BPF_PROG_GET_FD_BY_ID: i32 = 13;
+const BPF_OBJ_GET_INFO_BY_FD: i32 = 15;
 const BPF_PROG_QUERY: i32 = 16;
 const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const BPF_CGROUP_DEVICE: u32 = 6;
 const BPF_F_ALLOW_MULTI: u32 = 1 << 1;
 const BPF_F_REPLACE: u32 = 1 << 2;
+
+/// What our programs are called (BPF_OBJ_NAME_LEN); bpftool(8) shows it.
+const NAME: [u8; 16] = *b"berth_devices\0\0\0";
 
 /// How often a load is tried again after EAGAIN: the verifier gives up when a signal is pending.
 const LOAD_TRIES: usize = 30;
@@ -35,6 +39,7 @@ struct Load {
     log_buf: u64,
     kern_version: u32,
     prog_flags: u32,
+    prog_name: [u8; 16],
 }
 
 /// The part that BPF_PROG_ATTACH and BPF_PROG_DETACH read.
@@ -75,6 +80,24 @@ struct ById {
     open_flags: u32,
 }
 
+/// The part that BPF_OBJ_GET_INFO_BY_FD reads.
+#[repr(C)]
+#[derive(Default)]
+struct InfoOf {
+    fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// The beginning of `struct bpf_prog_info`, up to the name.
+#[repr(C)]
+#[derive(Default)]
+struct Info {
+    /// type, id, tag, four lengths and addresses of code, load time, user, maps.
+    before: [u64; 8],
+    name: [u8; 16],
+}
+
 /// Loads `program` as one that decides about devices. The verifier says EINVAL to one that is not well formed.
 pub(super) fn load_device_program(program: &[Insn]) -> Result<OwnedFd, Errno> {
     let license = c"Apache-2.0";
@@ -83,6 +106,7 @@ pub(super) fn load_device_program(program: &[Insn]) -> Result<OwnedFd, Errno> {
         insn_cnt: u32::try_from(program.len()).map_err(|_| Errno::TOOBIG)?,
         insns: program.as_ptr().expose_provenance() as u64,
         license: license.as_ptr().expose_provenance() as u64,
+        prog_name: NAME,
         ..Load::default()
     };
     let mut tries = 0;
@@ -133,6 +157,20 @@ pub(super) fn query_device_programs(dir: &OwnedFd, ids: &mut [u32]) -> Result<us
 pub(super) fn program_by_id(id: u32) -> Result<OwnedFd, Errno> {
     // SAFETY: the attr holds only a number.
     unsafe { bpf_fd(BPF_PROG_GET_FD_BY_ID, &mut ById { id, ..ById::default() }) }
+}
+
+/// Whether `program` is one of ours, by its name.
+pub(super) fn is_own_program(program: &OwnedFd) -> Result<bool, Errno> {
+    let mut info = Info::default();
+    let mut attr = InfoOf {
+        fd: raw(program)?,
+        info_len: u32::try_from(size_of::<Info>()).map_err(|_| Errno::TOOBIG)?,
+        info: std::ptr::from_mut(&mut info).expose_provenance() as u64,
+    };
+    // SAFETY: `info` points to `info_len` writable bytes that outlive the call; the kernel writes no more than that, and
+    // reads of it only addresses and lengths, which are zero here: nothing is copied to them.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    Ok(info.name == NAME)
 }
 
 /// pidfd_send_signal(2) with any signal number: rustix's takes only named signals, a container may be sent a realtime

@@ -1,0 +1,163 @@
+//! The systemd cgroup driver on a bus that is not there, does not answer, refuses or goes away: a clear error in bounded
+//! time, nothing left behind. On every host: the bus is the test's own.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test: what does not hold ends it")]
+
+use std::path::Path;
+
+use berth_integration::{
+    bundle::Bundle,
+    case::beyond_runc,
+    cgroup,
+    fake_bus::{self, FakeBus, Manner},
+    residue,
+    runtime::{Call, Runtime},
+};
+use serde_json::json;
+
+const BUS: &str = "DBUS_SYSTEM_BUS_ADDRESS";
+/// runc asks for systemd's directory before anything else, and has words of its own.
+const OWN_WORDS: &str = "the words are berth's";
+
+/// A slice that only this test uses, whose directories go with it: nobody else looks after them here.
+struct Slice(String);
+
+impl Slice {
+    fn new(name: &str) -> Self {
+        Self(format!("berth_bus_{}_{name}.slice", std::process::id()))
+    }
+
+    fn bundle(&self) -> Bundle {
+        Bundle::busybox(&["/bin/sleep", "1000"], &["sleep"])
+            .set("/linux/cgroupsPath", json!(format!("{}:berth:c1", self.0)))
+            .set("/linux/resources", json!({ "pids": { "limit": 50 } }))
+    }
+
+    /// The directories of the container's scope.
+    fn directories(&self) -> Vec<std::path::PathBuf> {
+        cgroup::directories(&format!("/{}/berth-c1.scope", self.0))
+    }
+}
+
+impl Drop for Slice {
+    fn drop(&mut self) {
+        residue::remove_cgroup(&self.0);
+    }
+}
+
+fn create<'a>(runtime: &'a Runtime, slice: &Slice, address: &str) -> Call<'a> {
+    runtime.on("create", "c1", &slice.bundle()).global(&["--systemd-cgroup"]).env(BUS, address)
+}
+
+#[track_caller]
+fn assert_nothing_left(runtime: &Runtime, slice: &Slice) {
+    runtime.assert_clean("a refused create");
+    let left = slice.directories();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_bus_that_is_not_there() {
+    if beyond_runc("a_bus_that_is_not_there", OWN_WORDS) {
+        return;
+    }
+    let (runtime, slice) = (Runtime::new("bus-absent"), Slice::new("absent"));
+    let socket = runtime.work().join("nobody");
+    let says = format!("connect to the system bus at {}: no such file or directory", socket.display());
+    create(&runtime, &slice, &fake_bus::address(&socket)).wait().fails(1, &["systemd cgroup driver", &says]);
+    create(&runtime, &slice, "tcp:host=localhost").wait().fails(1, &[BUS, "tcp:host=localhost", "unix:path"]);
+    assert_nothing_left(&runtime, &slice);
+}
+
+#[test]
+fn a_bus_that_never_answers() {
+    if beyond_runc("a_bus_that_never_answers", OWN_WORDS) {
+        return;
+    }
+    let (runtime, slice) = (Runtime::new("bus-silent"), Slice::new("silent"));
+    let bus = FakeBus::start(runtime.work(), &slice.0, Manner::Silent);
+    create(&runtime, &slice, &bus.address()).wait().fails(1, &["connect to the system bus at", "no answer within"]);
+    assert_nothing_left(&runtime, &slice);
+}
+
+#[test]
+fn what_systemd_refuses_is_named() {
+    if beyond_runc("what_systemd_refuses_is_named", OWN_WORDS) {
+        return;
+    }
+    let (runtime, slice) = (Runtime::new("bus-refuses"), Slice::new("refuses"));
+    let text = "Cannot set property TasksMax, or unknown property.";
+    let bus = FakeBus::start(runtime.work(), &slice.0, Manner::Refuses("StartTransientUnit", text));
+    create(&runtime, &slice, &bus.address()).wait().fails(1, &["start unit berth-c1.scope", text]);
+    assert_nothing_left(&runtime, &slice);
+    // Where systemd does not say which, all that were asked are named.
+    bus.becomes(Manner::Refuses("StartTransientUnit", "Invalid argument"));
+    create(&runtime, &slice, &bus.address()).wait().fails(1, &["start unit berth-c1.scope", "one of ", "TasksMax"]);
+    assert_nothing_left(&runtime, &slice);
+    bus.becomes(Manner::Ends("failed"));
+    create(&runtime, &slice, &bus.address()).wait().fails(1, &["start unit berth-c1.scope", "the job ended as"]);
+    assert_nothing_left(&runtime, &slice);
+}
+
+/// A host whose cgroups berth makes itself before systemd has a unit for them, which the bus of this test never makes.
+fn directories_come_first(test: &str) -> bool {
+    if cgroup::unified() {
+        eprintln!("{test}: skipped, on cgroup v2 a scope's directory is made by systemd, and this bus makes none");
+    }
+    !cgroup::unified()
+}
+
+#[test]
+fn one_unit_from_create_to_delete() {
+    let name = "one_unit_from_create_to_delete";
+    if beyond_runc(name, OWN_WORDS) || !directories_come_first(name) {
+        return;
+    }
+    let (runtime, slice) = (Runtime::new("bus-obeys"), Slice::new("obeys"));
+    let bus = FakeBus::start(runtime.work(), &slice.0, Manner::Obeys);
+    create(&runtime, &slice, &bus.address()).wait().ok();
+    let own = format!("/{}/berth-c1.scope", slice.0);
+    assert_eq!(cgroup::value(&own, "pids/pids.max", "pids.max"), "50");
+    runtime.call(&["update", "--pids-limit", "60", "c1"]).env(BUS, &bus.address()).wait().ok();
+    assert_eq!(cgroup::value(&own, "pids/pids.max", "pids.max"), "60");
+    runtime.call(&["delete", "--force", "c1"]).env(BUS, &bus.address()).wait().ok();
+    let calls: Vec<String> = bus.calls().into_iter().filter(|call| call != "Get").collect();
+    let want = ["StartTransientUnit", "SetUnitProperties", "GetUnit", "StopUnit", "ResetFailedUnit"];
+    assert_eq!(calls, want);
+    assert_nothing_left(&runtime, &slice);
+}
+
+#[test]
+fn a_bus_that_is_gone_or_silent_at_the_end_keeps_nothing() {
+    let name = "a_bus_that_is_gone_or_silent_at_the_end_keeps_nothing";
+    if beyond_runc(name, OWN_WORDS) || !directories_come_first(name) {
+        return;
+    }
+    let (runtime, slice) = (Runtime::new("bus-end"), Slice::new("end"));
+    for gone in [true, false] {
+        let bus = FakeBus::start(runtime.work(), &slice.0, Manner::Obeys);
+        let address = bus.address();
+        create(&runtime, &slice, &address).wait().ok();
+        bus.becomes(Manner::Silent);
+        let kept = (!gone).then_some(bus);
+        let says = if gone { "no such file or directory" } else { "no answer within" };
+        let update = runtime.call(&["update", "--pids-limit", "70", "c1"]).env(BUS, &address);
+        update.wait().fails(1, &["update cgroup", "connect to the system bus at", says]);
+        let delete = runtime.call(&["delete", "--force", "c1"]).env(BUS, &address);
+        delete.wait().fails(1, &["connect to the system bus at", says]);
+        assert_nothing_left(&runtime, &slice);
+        drop(kept);
+    }
+}
+
+#[test]
+fn a_host_without_systemd_says_so() {
+    let name = "a_host_without_systemd_says_so";
+    if Path::new("/run/systemd/system").is_dir() {
+        eprintln!("{name}: skipped, this host is run by systemd");
+        return;
+    }
+    let (runtime, slice) = (Runtime::new("bus-none"), Slice::new("none"));
+    let create = runtime.on("create", "c1", &slice.bundle()).global(&["--systemd-cgroup"]);
+    create.wait().fails(1, &["systemd", "host"]);
+    assert_nothing_left(&runtime, &slice);
+}

@@ -1,0 +1,94 @@
+//! A cgroup on its way to being a container's: everything before the container's first step, taken back unless it is kept.
+
+use std::collections::HashMap;
+
+use oci_spec::runtime::LinuxResources;
+
+use super::{Cgroup, Driver, Hierarchy, devices, make, systemd, v1, v2};
+use crate::error::Result;
+
+/// What a container's cgroup is made with.
+pub struct Request<'a> {
+    /// The container's id.
+    pub id: &'a str,
+    /// `linux.resources`.
+    pub resources: &'a LinuxResources,
+    /// Of config.json; systemd's properties may be among them.
+    pub annotations: Option<&'a HashMap<String, String>>,
+}
+
+/// A cgroup that is removed again unless it is kept.
+pub struct Making<'c> {
+    cgroup: &'c Cgroup,
+    scope: Option<Wanted<'c>>,
+    progress: Progress,
+}
+
+/// A scope, and what has to be done in its cgroup.
+struct Wanted<'c> {
+    scope: systemd::Scope<'c>,
+    resources: LinuxResources,
+    rules: Vec<devices::Rule>,
+}
+
+/// What has to be taken back.
+#[derive(PartialEq, Eq)]
+enum Progress {
+    Nothing,
+    Directories,
+    Unit,
+    Kept,
+}
+
+/// See [`Cgroup::begin`].
+pub(super) fn begin<'c>(cgroup: &'c Cgroup, request: &Request<'_>) -> Result<Making<'c>> {
+    let Driver::Systemd(unit) = &cgroup.driver else {
+        make::create(cgroup, request.resources)?;
+        return Ok(Making { cgroup, scope: None, progress: Progress::Directories });
+    };
+    let resources = request.resources;
+    let rules = devices::rules(resources)?;
+    let writes = match cgroup.hierarchy {
+        Hierarchy::V1 => v1::writes(resources)?,
+        Hierarchy::V2 => v2::writes(resources)?,
+    };
+    make::refuse_existing(cgroup)?;
+    let scope = systemd::prepare(unit, request.id, cgroup.hierarchy, writes, &rules, request.annotations)?;
+    let scope = Some(Wanted { scope, resources: resources.clone(), rules });
+    if cgroup.comes_first() {
+        // The container's mounts may bind these directories before there is a unit, and init puts itself into them far
+        // cheaper than systemd could; systemd takes directories that are there.
+        make::create(cgroup, resources)?;
+        return Ok(Making { cgroup, scope, progress: Progress::Directories });
+    }
+    Ok(Making { cgroup, scope, progress: Progress::Nothing })
+}
+
+impl Making<'_> {
+    /// Takes in the container's init, which is there and has not begun. Nothing to do where it was born inside.
+    pub fn adopt(&mut self, init: i32) -> Result<()> {
+        let Some(wanted) = &mut self.scope else { return Ok(()) };
+        wanted.scope.start(init)?;
+        self.progress = Progress::Unit;
+        make::settle(self.cgroup, &wanted.resources, &wanted.scope, &wanted.rules, init)
+    }
+
+    /// The container has it now.
+    pub fn keep(mut self) {
+        self.progress = Progress::Kept;
+    }
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        match self.progress {
+            Progress::Nothing | Progress::Kept => {}
+            Progress::Directories => {
+                let _ = self.cgroup.remove_directories();
+            }
+            Progress::Unit => {
+                let _ = self.cgroup.delete();
+            }
+        }
+    }
+}

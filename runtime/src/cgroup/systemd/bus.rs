@@ -1,0 +1,266 @@
+//! A connection to a D-Bus: to the system bus, or to systemd itself where there is no bus.
+//!
+//! ```text
+//! connect -> AUTH EXTERNAL <uid> -> OK -> BEGIN -> Hello (bus only) -> call … call -> kept for the next operation
+//! ```
+//!
+//! The socket never blocks: every step waits by poll(2) until a deadline that the caller sets, from connect(2) on. What is
+//! said on the connection is left to [`super::manager`].
+
+use std::{
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::{self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType},
+};
+
+use super::{
+    message::{Kind, Message},
+    value::Value,
+};
+use crate::error::Error;
+
+/// The longest answer to AUTH; the specification's limit.
+const LINE: usize = 16 * 1024;
+
+/// How often a listener with a full backlog is tried again.
+const AGAIN: Duration = Duration::from_millis(10);
+
+/// Why a call has no answer.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The other side refused.
+    Refused {
+        /// `org.freedesktop.systemd1.NoSuchUnit`.
+        name: String,
+        /// For a person.
+        text: String,
+    },
+    /// The deadline passed.
+    Late,
+    /// The connection cannot be used any more.
+    Lost(Error),
+}
+
+impl From<Errno> for Failure {
+    fn from(e: Errno) -> Self {
+        Self::Lost(e.into())
+    }
+}
+
+/// A connection.
+pub(super) struct Bus {
+    socket: OwnedFd,
+    /// To systemd itself, without a bus in between.
+    direct: bool,
+    serial: u32,
+    inbox: Vec<u8>,
+    signals: Vec<Message>,
+}
+
+impl Bus {
+    /// Connects to the socket at `address`. `direct`: the other end is no bus.
+    pub(super) fn connect(address: &SocketAddrUnix, direct: bool, until: Instant) -> Result<Self, Failure> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        loop {
+            match net::connect(&socket, address) {
+                Ok(()) => break,
+                Err(Errno::INTR) => {}
+                // A full backlog (unix(7)): poll(2) does not tell when there is room.
+                Err(Errno::AGAIN) if Instant::now() < until => std::thread::sleep(AGAIN),
+                Err(Errno::AGAIN) => return Err(Failure::Late),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Self::begin(socket, direct, until)
+    }
+
+    /// Introduces itself on a connected socket that does not block.
+    pub(super) fn begin(socket: OwnedFd, direct: bool, until: Instant) -> Result<Self, Failure> {
+        let mut bus = Self { socket, direct, serial: 0, inbox: Vec::new(), signals: Vec::new() };
+        let uid = rustix::process::geteuid().as_raw().to_string();
+        let hex: String = uid.bytes().map(|b| format!("{b:02x}")).collect();
+        bus.send_bytes(format!("\0AUTH EXTERNAL {hex}\r\n").as_bytes(), until)?;
+        let line = bus.line(until)?;
+        if !line.starts_with("OK ") {
+            return Err(Failure::Lost(Error::new(
+                crate::Kind::Internal,
+                format!("D-Bus authentication refused: {}", line.trim()),
+            )));
+        }
+        bus.send_bytes(b"BEGIN\r\n", until)?;
+        if !direct {
+            bus.call_bus("Hello", vec![], until)?;
+        }
+        Ok(bus)
+    }
+
+    /// True without a bus in between: then there is nobody to filter signals.
+    pub(super) fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Calls `member` of the bus itself.
+    pub(super) fn call_bus(&mut self, member: &str, body: Vec<Value>, until: Instant) -> Result<Vec<Value>, Failure> {
+        const NAME: &str = "org.freedesktop.DBus";
+        self.call(Message::call(NAME, "/org/freedesktop/DBus", NAME, member, body), until)
+    }
+
+    /// Sends a call and waits for its answer. Signals that come meanwhile are kept for [`Bus::signal`].
+    pub(super) fn call(&mut self, call: Message, until: Instant) -> Result<Vec<Value>, Failure> {
+        let serial = self.send(call, until)?;
+        loop {
+            let message = self.receive(until)?;
+            match message.kind {
+                Kind::Signal => self.signals.push(message),
+                Kind::Return if message.answers == Some(serial) => return Ok(message.body),
+                Kind::Error if message.answers == Some(serial) => {
+                    let text = match message.body.into_iter().next() {
+                        Some(Value::Text(text)) => text,
+                        _ => String::new(),
+                    };
+                    return Err(Failure::Refused { name: message.error.unwrap_or_default(), text });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Sends a call that nobody waits for.
+    pub(super) fn tell(&mut self, call: Message, until: Instant) -> Result<(), Failure> {
+        self.send(Message { no_reply: true, ..call }, until).map(|_| ())
+    }
+
+    /// The next signal.
+    pub(super) fn signal(&mut self, until: Instant) -> Result<Message, Failure> {
+        if !self.signals.is_empty() {
+            return Ok(self.signals.remove(0));
+        }
+        loop {
+            let message = self.receive(until)?;
+            if message.kind == Kind::Signal {
+                return Ok(message);
+            }
+        }
+    }
+
+    /// Throws away what has come and was not asked for, and tells whether the other side is still there.
+    pub(super) fn is_alive(&mut self) -> bool {
+        self.signals = Vec::new();
+        loop {
+            match self.fill() {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(_) => return false,
+            }
+        }
+        loop {
+            match self.take() {
+                Ok(Some(_)) => {}
+                Ok(None) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+
+    fn send(&mut self, message: Message, until: Instant) -> Result<u32, Failure> {
+        self.serial = self.serial.checked_add(1).unwrap_or(1);
+        let serial = self.serial;
+        self.send_bytes(&Message { serial, ..message }.encode(), until)?;
+        Ok(serial)
+    }
+
+    fn send_bytes(&mut self, mut bytes: &[u8], until: Instant) -> Result<(), Failure> {
+        while !bytes.is_empty() {
+            match net::send(&self.socket, bytes, SendFlags::NOSIGNAL) {
+                Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.wait(PollFlags::OUT, until)?,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, until: Instant) -> Result<Message, Failure> {
+        loop {
+            if let Some(message) = self.take()? {
+                return Ok(message);
+            }
+            if !self.fill()? {
+                self.wait(PollFlags::IN, until)?;
+            }
+        }
+    }
+
+    /// A line of the authentication.
+    fn line(&mut self, until: Instant) -> Result<String, Failure> {
+        loop {
+            if let Some(end) = self.inbox.windows(2).position(|pair| pair == b"\r\n") {
+                let line: Vec<u8> = self.inbox.drain(..end + 2).collect();
+                return Ok(String::from_utf8_lossy(&line).into_owned());
+            }
+            if self.inbox.len() > LINE {
+                return Err(foreign("a line without an end"));
+            }
+            if !self.fill()? {
+                self.wait(PollFlags::IN, until)?;
+            }
+        }
+    }
+
+    /// The first whole message in the inbox.
+    fn take(&mut self) -> Result<Option<Message>, Failure> {
+        let Some(size) = Message::size(&self.inbox).map_err(foreign)? else { return Ok(None) };
+        let Some(bytes) = self.inbox.get(..size) else { return Ok(None) };
+        let message = Message::decode(bytes).map_err(foreign)?;
+        self.inbox.drain(..size);
+        if self.inbox.is_empty() {
+            // Kept connections outlive the busy moment.
+            self.inbox = Vec::new();
+        }
+        Ok(Some(message))
+    }
+
+    /// Takes in what is there; false when nothing is.
+    fn fill(&mut self) -> Result<bool, Failure> {
+        let mut bytes = [0_u8; 4096];
+        loop {
+            match net::recv(&self.socket, &mut bytes[..], RecvFlags::empty()) {
+                Ok((0, _)) => return Err(Errno::CONNRESET.into()),
+                Ok((n, _)) => {
+                    self.inbox.extend(bytes.get(..n).unwrap_or_default());
+                    return Ok(true);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(false),
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    fn wait(&self, what: PollFlags, until: Instant) -> Result<(), Failure> {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Failure::Late);
+            }
+            let left = Timespec::try_from(left).map_err(|_| Failure::Late)?;
+            match poll(&mut [PollFd::new(&self.socket, what)], Some(&left)) {
+                Ok(0) => return Err(Failure::Late),
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+}
+
+fn foreign(what: &str) -> Failure {
+    Failure::Lost(Error::new(crate::Kind::Internal, format!("D-Bus: the other side sent {what}")))
+}

@@ -1,0 +1,128 @@
+//! The systemd driver: the container's cgroup is that of a transient scope, which systemd makes and keeps on record.
+//!
+//! ```text
+//! prepare: connect, translate        nothing is made yet, all that can be wrong in the request is said
+//!    clone: init waits for its go
+//! adopt:   StartTransientUnit(PIDs=[init], every property) -> job done -> the files, device rules
+//!    go
+//! update:  SetUnitProperties -> the files      stop: StopUnit -> ResetFailedUnit
+//! ```
+//!
+//! A scope has no process of its own and is refused without one, so init is cloned outside and moved; its cgroup namespace
+//! is made after that. Translation is in `unit`, `properties`, `devices`, `text`; the bus in `value`, `message`, `bus`,
+//! `manager`. Everything that works on directories is left to the siblings: they find the scope's where they would find
+//! their own.
+
+mod bus;
+mod devices;
+mod manager;
+mod message;
+mod properties;
+mod text;
+mod unit;
+mod value;
+
+use std::collections::HashMap;
+
+use self::manager::{Manager, PATIENCE, Property, STOP};
+pub(super) use self::unit::Unit;
+use super::{Cgroup, Hierarchy, devices::Rule, write::Write};
+use crate::error::{Context, Error, Result};
+
+/// A unit that is about to be started.
+pub(super) struct Scope<'a> {
+    unit: &'a Unit,
+    id: String,
+    hierarchy: Hierarchy,
+    manager: Option<Manager>,
+    properties: Vec<Property>,
+    /// What the unit has no property for, and what it has, written to the files once more.
+    pub writes: Vec<Write>,
+}
+
+/// Connects, and translates all of the request.
+pub(super) fn prepare<'a>(
+    unit: &'a Unit,
+    id: &str,
+    hierarchy: Hierarchy,
+    mut writes: Vec<Write>,
+    rules: &[Rule],
+    annotations: Option<&HashMap<String, String>>,
+) -> Result<Scope<'a>> {
+    let mut properties = properties::annotated(annotations)?;
+    // After the annotations: linux.resources has the last word.
+    let devices = devices::properties(hierarchy, rules)?;
+    let mut manager = Manager::connect(PATIENCE)?;
+    let version = supported(&mut manager)?;
+    properties.extend(properties::limits(hierarchy, &mut writes, version)?);
+    properties.extend(devices);
+    Ok(Scope { unit, id: id.to_owned(), hierarchy, manager: Some(manager), properties, writes })
+}
+
+impl Scope<'_> {
+    /// Starts the unit with the process `init` in it, and returns when it is there.
+    pub(super) fn start(&mut self, init: i32) -> Result<()> {
+        let Some(mut manager) = self.manager.take() else { return Ok(()) };
+        let mut properties = properties::identity(self.unit, &self.id, init, self.hierarchy);
+        properties.append(&mut self.properties);
+        manager.start(&self.unit.name, &properties).context("unable to apply cgroup configuration")?;
+        manager.done();
+        Ok(())
+    }
+
+    /// The unit's name.
+    pub(super) fn name(&self) -> &str {
+        &self.unit.name
+    }
+}
+
+/// Gives the unit the limits that `writes` are, which may be rounded by it.
+pub(super) fn update(unit: &Unit, cgroup: &Cgroup, writes: &mut [Write]) -> Result<()> {
+    let mut manager = Manager::connect(PATIENCE)?;
+    let version = supported(&mut manager)?;
+    let properties = properties::limits(cgroup.hierarchy(), writes, version)?;
+    if !properties.is_empty() {
+        set(&mut manager, unit, cgroup, &properties)?;
+    }
+    manager.done();
+    Ok(())
+}
+
+/// Gives the unit other device rules.
+pub(super) fn update_devices(unit: &Unit, cgroup: &Cgroup, rules: &[Rule]) -> Result<()> {
+    let properties = devices::properties(cgroup.hierarchy(), rules)?;
+    let mut manager = Manager::connect(PATIENCE)?;
+    set(&mut manager, unit, cgroup, &properties)?;
+    manager.done();
+    Ok(())
+}
+
+/// On v1 systemd writes the whole list of devices anew whatever changes, "nothing is allowed" first: nobody may run
+/// meanwhile.
+fn set(manager: &mut Manager, unit: &Unit, cgroup: &Cgroup, properties: &[Property]) -> Result<()> {
+    let freeze = cgroup.hierarchy() == Hierarchy::V1 && cgroup.path_in("freezer").is_some() && !cgroup.is_frozen()?;
+    if freeze {
+        cgroup.freeze()?;
+    }
+    let set = manager.set_properties(&unit.name, properties);
+    let thawed = if freeze { cgroup.thaw() } else { Ok(()) };
+    set.and(thawed)
+}
+
+/// Ends the unit, if there is one, and makes systemd forget it.
+pub(super) fn stop(unit: &Unit) -> Result<()> {
+    let mut manager = Manager::connect(STOP)?;
+    manager.stop(&unit.name, &unit.slice)?;
+    manager.done();
+    Ok(())
+}
+
+fn supported(manager: &mut Manager) -> Result<u32> {
+    match manager.version()? {
+        old if old < properties::OLDEST => Err(Error::unsupported(format!(
+            "systemd cgroup driver: systemd {old} is too old, {} is needed",
+            properties::OLDEST
+        ))),
+        version => Ok(version),
+    }
+}
