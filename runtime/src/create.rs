@@ -157,8 +157,12 @@ fn birth(
     channel: (OwnedFd, OwnedFd),
     program: &str,
 ) -> Result<Pending> {
-    let how =
-        spawn::Clone { flags: planned.placement_clone, cgroup: planned.born_in, pid_namespace: planned.pid_namespace };
+    let how = spawn::Clone {
+        flags: planned.placement_clone,
+        cgroup: planned.born_in,
+        instead: None,
+        pid_namespace: planned.pid_namespace,
+    };
     let mut pending = spawn::spawn(&planned.plan, &how, channel)?;
     if let Some(ids) = &planned.maps {
         write_maps(pending.pid(), ids)?;

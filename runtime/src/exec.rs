@@ -104,9 +104,12 @@ pub fn exec(container: &Container, options: Options<'_>) -> Result<Execed> {
     };
     let plan = Plan { keep: arena.fd_numbers(), ..plan };
 
+    let init_cgroup = || Cgroup::of_process(state.pid);
     let how = spawn::Clone {
         flags: 0,
         cgroup: born_in,
+        // A container that manages cgroups has moved itself below its own, which then takes no more processes.
+        instead: options.cgroup.is_none().then_some(&init_cgroup),
         pid_namespace: (state.namespaces & namespace::flag::PID != 0).then(|| init.as_fd()),
     };
     let mut pending = spawn::spawn(&plan, &how, (ours, theirs))?;

@@ -27,6 +27,8 @@ pub struct Clone<'a> {
     pub flags: u32,
     /// A v2 cgroup to be born in.
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// The cgroup to be born in when that one takes no process of its own any more.
+    pub instead: Option<&'a dyn Fn() -> Result<OwnedFd>>,
     /// A pid namespace for the child: a namespace file or a pidfd.
     pub pid_namespace: Option<BorrowedFd<'a>>,
 }
@@ -69,9 +71,17 @@ pub enum Outcome {
 /// As clone3(2) and, with a pid namespace, setns(2).
 pub fn spawn(plan: &Plan<'_>, how: &Clone<'_>, (channel, theirs): (OwnedFd, OwnedFd)) -> Result<Pending> {
     sealed::check()?;
-    let (pid, pidfd) = match how.pid_namespace {
-        None => sys::clone_into(plan, how.flags, how.cgroup)?,
-        Some(namespace) => in_pid_namespace(namespace, || sys::clone_into(plan, how.flags, how.cgroup))?,
+    let clone = |cgroup| match how.pid_namespace {
+        None => sys::clone_into(plan, how.flags, cgroup),
+        Some(namespace) => in_pid_namespace(namespace, || sys::clone_into(plan, how.flags, cgroup)),
+    };
+    let (pid, pidfd) = match (clone(how.cgroup), how.instead) {
+        // What the kernel says of a v2 cgroup that has controllers on for those below it, or that is threaded.
+        (Err(e), Some(instead)) if matches!(e.errno(), Some(libc::EBUSY | libc::EOPNOTSUPP)) => {
+            let cgroup = instead()?;
+            clone(Some(cgroup.as_fd()))?
+        }
+        (made, _) => made?,
     };
     drop(theirs);
     Ok(Pending { channel, pid, pidfd, console: None, kept: false })

@@ -237,12 +237,14 @@ fn an_update_keeps_what_it_does_not_name() {
 fn a_limit_that_cannot_be_set_is_named_and_leaves_nothing() {
     let f = Fixture::new();
     let e = f.cgroup.create(&resources(r#"{"unified":{"nosuch.max":"7"}}"#)).unwrap_err().to_string();
-    assert_eq!(e, "unified resource \"nosuch.max\" can't be set: controller \"nosuch\" not available");
+    let why = "controller \"nosuch\" not available: this host has no controller \"nosuch\" on cgroup v2";
+    assert_eq!(e, format!("unified resource \"nosuch.max\" can't be set: {why}"));
     let e = f.cgroup.create(&resources(r#"{"unified":{"cgroup.max.depth":"many"}}"#)).unwrap_err().to_string();
     assert!(e.starts_with("unable to set unified resource \"cgroup.max.depth\": write \"many\" to "), "{e}");
     if !available("memory") {
         let e = f.cgroup.create(&resources(r#"{"memory":{"limit":4194304}}"#)).unwrap_err().to_string();
-        assert_eq!(e, format!("write \"4194304\" to {}/memory.max: no such file or directory", f.dir.display()));
+        let why = "no such file or directory: this host has no controller \"memory\" on cgroup v2";
+        assert_eq!(e, format!("write \"4194304\" to {}/memory.max: {why}", f.dir.display()));
     }
     assert!(!f.parent.exists());
     f.create(r#"{"unified":{"cgroup.max.depth":"5"}}"#);

@@ -5,13 +5,18 @@
 //! do not wait: to be born there (CLONE_INTO_CGROUP, 5.7, the v2 hierarchy only), and on v1 to write oneself, one's own
 //! thread alone, to `tasks` (5.5): 0.1 ms for all hierarchies together.
 
-use std::os::fd::OwnedFd;
+use std::{
+    fs,
+    os::fd::OwnedFd,
+    path::{Component, Path},
+};
 
 use super::{
     Cgroup,
     dir::{Dir, opened_for_writing},
+    host::{host, own_line},
 };
-use crate::error::Result;
+use crate::error::{Context, Error, Kind, Result};
 
 /// The two ways in. A child uses both: it is cloned into `born_in`, and its first act is to write `"0"` to each of
 /// `join`, while it has one thread and before it makes a cgroup namespace, whose root would else be its parent's cgroup.
@@ -34,4 +39,20 @@ pub(super) fn entry(cgroup: &Cgroup) -> Result<Entry> {
         }
     }
     Ok(entry)
+}
+
+/// See [`Cgroup::of_process`].
+pub(super) fn of_process(pid: i32) -> Result<OwnedFd> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).context("read the cgroup of the container's init")?;
+    let v2 = text.lines().filter_map(own_line).find(|(names, _)| names.is_empty());
+    let mount = host()?.mounts().iter().find(|m| m.is_v2());
+    let (Some((_, path)), Some(mount)) = (v2, mount) else {
+        return Err(Error::unsupported("the container's init is in no cgroup of the v2 hierarchy"));
+    };
+    // Seen from a cgroup namespace of ours, one outside of it begins like this.
+    if Path::new(path).components().any(|part| part == Component::ParentDir) {
+        let text = format!("the cgroup of the container's init, {path}, is not in ours");
+        return Err(Error::new(Kind::FailedPrecondition, text));
+    }
+    Ok(Dir::open(&mount.dir_of(Path::new(path)))?.into_fd())
 }

@@ -119,10 +119,15 @@ impl Mount {
         self.controllers.is_empty()
     }
 
-    /// The directory of this process's cgroup. In a container without a cgroup namespace `/proc/self/cgroup` counts
-    /// from the host's root while the mount shows only a part, so the part is taken off.
+    /// The directory of this process's cgroup.
     pub fn own_dir(&self) -> PathBuf {
-        let below = self.own.strip_prefix(&self.root).or_else(|_| self.own.strip_prefix("/")).unwrap_or(Path::new(""));
+        self.dir_of(&self.own)
+    }
+
+    /// The directory of the cgroup that `/proc/<pid>/cgroup` calls `path`. In a container without a cgroup namespace that
+    /// counts from the host's root while the mount shows only a part, so the part is taken off.
+    pub(super) fn dir_of(&self, path: &Path) -> PathBuf {
+        let below = path.strip_prefix(&self.root).or_else(|_| path.strip_prefix("/")).unwrap_or(Path::new(""));
         self.point.join(below)
     }
 }
@@ -186,7 +191,7 @@ impl<'a> Entry<'a> {
 }
 
 /// `4:cpu,cpuacct:/path` (cgroups(7)): the names, none for v2, and the path.
-fn own_line(line: &str) -> Option<(Vec<&str>, &str)> {
+pub(super) fn own_line(line: &str) -> Option<(Vec<&str>, &str)> {
     let mut parts = line.splitn(3, ':');
     let (_, names, path) = (parts.next()?, parts.next()?, parts.next()?);
     Some((names.split(',').filter(|n| !n.is_empty()).collect(), path))

@@ -34,7 +34,10 @@ mod v1;
 mod v2;
 mod write;
 
-use std::path::{Path, PathBuf};
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
 
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
@@ -142,6 +145,11 @@ impl Cgroup {
     /// How a child comes into the cgroup by itself, in every hierarchy and without the 10 ms that [`Cgroup::add`] takes.
     pub fn entry(&self) -> Result<Entry> {
         entry::entry(self)
+    }
+
+    /// The v2 cgroup that process `pid` is in now, for CLONE_INTO_CGROUP.
+    pub fn of_process(pid: i32) -> Result<OwnedFd> {
+        entry::of_process(pid)
     }
 
     /// The cgroup that has `subs` below it: for a controller, or for all where none is named, a path below the container's

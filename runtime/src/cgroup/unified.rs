@@ -127,11 +127,37 @@ fn complete_memory(m: &mut LinuxMemory, limit: &str, swap: &str) {
 /// Writes all rows; those of `unified` are explained in its own words.
 pub(super) fn apply(dir: &Dir, writes: &[Write]) -> Result<()> {
     let (own, named): (Vec<Write>, Vec<Write>) = writes.iter().cloned().partition(|w| w.controller != UNIFIED);
-    write::apply(&own, |_| Some(dir))?;
+    write::apply(&own, |_| Some(dir)).map_err(|e| {
+        let lacking = if gone(&e) { own.iter().find_map(|w| lacking(dir, w.controller)) } else { None };
+        match lacking {
+            Some(why) => Error::unsupported(format!("{e}: {why}")),
+            None => e,
+        }
+    })?;
     for w in &named {
         dir.write(&w.file, &w.value).map_err(|e| explain(dir, &w.file, e))?;
     }
     Ok(())
+}
+
+/// Why `dir` does not have `controller`; None when it has.
+fn lacking(dir: &Dir, controller: &str) -> Option<String> {
+    let lists = |at: &Dir, file: &str| at.read(file).is_ok_and(|t| t.split_whitespace().any(|c| c == controller));
+    if lists(dir, "cgroup.controllers") {
+        return None;
+    }
+    let above = dir.path().ancestors().skip(1).map(Dir::open).take_while(Result::is_ok).flatten();
+    for at in above.take_while(|at| at.read("cgroup.controllers").is_ok()) {
+        if !lists(&at, "cgroup.controllers") {
+            continue;
+        }
+        let path = at.path().display();
+        // The root of all, which has no type, may hold processes beside those below it.
+        let held = at.read("cgroup.type").is_ok() && at.read("cgroup.procs").is_ok_and(|pids| !pids.is_empty());
+        let why = if held { ", since it holds processes itself (cgroups(7), no internal processes)" } else { "" };
+        return Some(format!("{path} does not give {controller} on{why}"));
+    }
+    Some(format!("this host has no controller {controller:?} on cgroup v2"))
 }
 
 fn explain(dir: &Dir, key: &str, e: Error) -> Error {
@@ -139,7 +165,8 @@ fn explain(dir: &Dir, key: &str, e: Error) -> Error {
     let denied = matches!(e.errno(), Some(libc::EPERM | libc::EACCES)) || gone(&e);
     let has = dir.read("cgroup.controllers").unwrap_or_default();
     if denied && controller != "cgroup" && !has.split_whitespace().any(|c| c == controller) {
-        let text = format!("unified resource {key:?} can't be set: controller {controller:?} not available");
+        let why = lacking(dir, controller).unwrap_or_default();
+        let text = format!("unified resource {key:?} can't be set: controller {controller:?} not available: {why}");
         return Error::unsupported(text);
     }
     e.context(format!("unable to set unified resource {key:?}"))
