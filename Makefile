@@ -13,8 +13,18 @@ TOOLS    = $(notdir $(basename $(wildcard integration/src/bin/*.rs)))
 RUNTIMES := berth runc
 FLOORS   := berth-null-shim berth-bare
 BENCH    ?=
+# The integration tests are built as the programs that they use, and with them: so one build serves the native run and the
+# test machines, which have a libc of their own. (Under emulation a debug build is slow.)
+TEST     = RUSTFLAGS="$(STATIC)" $(CARGO) test --profile tools -p berth-integration --target $(HOST) --target-dir $(TARGET)
+# Test machines: their suites, where logs of failures go, and the runner that has cargo's test programs run in one.
+VM      ?= sid bookworm
+VM_LOGS  = $(abspath $(TARGET))/vm
+VM_RUN   = $(abspath $(TARGET))/release/berth-vm
+VM_TEST  = $(TEST) --no-fail-fast --config "target.'cfg(all())'.runner=['$(VM_RUN)', 'guest']"
+# All but what measures; without FULL=1 and TESTS a machine runs what integration/vm/tests lists.
+VM_FULL  = $(addprefix --test ,$(filter-out bench_% budget,$(notdir $(basename $(wildcard integration/tests/*.rs)))))
 
-.PHONY: help build tools floors demo bench check test test-unit test-integration budget install clean
+.PHONY: help build tools floors demo bench check test test-unit test-integration test-vm vm-shell budget install clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -58,10 +68,19 @@ test-unit: ## unit tests alone; no root needed
 
 test-integration: ## integration tests alone, after a build; RUNTIME=runc tests the tests
 	BERTH_TOOLS="$$(integration/tools/setup test)" BERTH_BIN_DIR=$(abspath $(TARGET))/release RUNTIME=$(or $(RUNTIME),berth) \
-		$(CARGO) test -p berth-integration $(TESTS)
+		$(TEST) $(TESTS)
 
 budget: build tools ## write integration/budget.toml anew: what an operation may cost, as measured now
 	BERTH_BUDGET=write $(MAKE) --no-print-directory test-integration TESTS="--test budget"
+
+test-vm: build tools ## integration tests in machines with systemd, cgroup v2 and AppArmor; VM=sid or bookworm, TESTS=, FULL=1
+	@$(TEST) --no-run --quiet
+	@failed=; export BERTH_BIN_DIR=$(abspath $(TARGET))/release; $(foreach m,$(VM),$(VM_RUN) run $m $(VM_LOGS)/$m -- \
+		env $(if $(TESTS)$(FULL),$(VM_TEST) $(or $(TESTS),$(VM_FULL)),integration/vm/tests $m env $(VM_TEST)) \
+		|| failed="$$failed $m"; )test -z "$$failed" || { echo "failed in:$$failed" >&2; exit 1; }
+
+vm-shell: build tools ## a shell in a test machine (VM=sid unless told), or one COMMAND
+	@BERTH_BIN_DIR=$(abspath $(TARGET))/release $(VM_RUN) shell $(firstword $(VM)) $(VM_LOGS)/shell $(if $(COMMAND),-- '$(COMMAND)')
 
 install: ## install both binaries into PREFIX (default /usr/local), after a build
 	install -d $(DESTDIR)$(PREFIX)/bin

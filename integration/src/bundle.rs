@@ -191,6 +191,11 @@ impl Bundle {
 /// What `runc spec` writes (1.5), but for the terminal and the args.
 pub fn default_config() -> Value {
     let caps = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
+    let mut namespaces = vec!["pid", "network", "ipc", "uts", "mount"];
+    if cgroup::unified() {
+        namespaces.push("cgroup");
+    }
+    let namespaces: Vec<_> = namespaces.iter().map(|kind| json!({"type": kind})).collect();
     json!({
         "ociVersion": "1.3.0",
         "process": {
@@ -220,7 +225,7 @@ pub fn default_config() -> Value {
         ],
         "linux": {
             "resources": {"devices": [{"allow": false, "access": "rwm"}]},
-            "namespaces": [{"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}],
+            "namespaces": namespaces,
             "maskedPaths": ["/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
                 "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi"],
             "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]

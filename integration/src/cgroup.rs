@@ -65,6 +65,12 @@ pub fn value(path: &str, v1: &str, v2: &str) -> String {
     fs::read_to_string(&file).unwrap_or_else(|e| panic!("read {}: {e}", file.display())).trim().to_owned()
 }
 
+/// Whether `path` is frozen: all that is in it, not only told to be.
+pub fn frozen(path: &str) -> bool {
+    let state = value(path, "freezer/freezer.state", "cgroup.events");
+    state == "FROZEN" || state.lines().any(|line| line == "frozen 1")
+}
+
 /// Kills what is in `path` and below it (frozen or not), and removes the directories.
 pub fn kill_and_remove(path: &str) {
     until_true(&format!("cgroup {path} to go"), LONG, || {

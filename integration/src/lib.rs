@@ -38,4 +38,5 @@ pub mod strace;
 pub mod tar;
 pub mod task;
 pub mod tools;
+pub mod vm;
 pub mod wait;

@@ -3,7 +3,7 @@
 //! Every call is bounded in time. Dropping it deletes what its containers left, and fails the test when something of
 //! them is still on the host: state, mounts, cgroups, processes.
 
-use crate::{bundle::Bundle, bundle::Scratch, residue, tools, wait::LONG};
+use crate::{bundle::Bundle, bundle::Scratch, cgroup, residue, tools, wait::LONG};
 use rustix::{event, process};
 use serde_json::Value;
 use std::{
@@ -135,10 +135,9 @@ impl Runtime {
         format!("/{}/{id}", self.cgroup)
     }
 
-    /// A file of a container's cgroup in a v1 hierarchy, trimmed.
-    pub fn cgroup_file(&self, id: &str, controller: &str, file: &str) -> String {
-        let path = format!("/sys/fs/cgroup/{controller}{}/{file}", self.cgroup(id));
-        fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}")).trim().to_owned()
+    /// Whether a container is frozen, as the kernel has it.
+    pub fn frozen(&self, id: &str) -> bool {
+        cgroup::frozen(&self.cgroup(id))
     }
 
     /// A call that is still to be made: `call(&["state", "c1"])`.

@@ -29,9 +29,13 @@ pub fn built_dir() -> PathBuf {
     std::env::var_os("BERTH_BIN_DIR").map_or_else(|| workspace().join("target/release"), PathBuf::from)
 }
 
-/// The root of the workspace.
+/// The root of the workspace, or what `BERTH_WORKSPACE` names on a machine where the workspace is not.
 pub fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is inside the workspace")
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        let here = || Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is inside the workspace");
+        std::env::var_os("BERTH_WORKSPACE").map_or_else(|| here().to_owned(), PathBuf::from)
+    })
 }
 
 fn read() -> BTreeMap<String, PathBuf> {

@@ -48,8 +48,7 @@ fn pause_and_resume(lab: &Containerd) {
     until_true("ticks", LONG, || size() > 0);
     task.verb("pause", &[]).ok();
     assert_eq!(task.find().unwrap().1, "PAUSED");
-    let frozen = cgroup::value(&task.cgroup(), "freezer/freezer.state", "cgroup.freeze");
-    assert!(frozen == "FROZEN" || frozen == "1", "{frozen}");
+    assert!(cgroup::frozen(&task.cgroup()));
     let said = task.exec(&["true"]).failed();
     assert!(said.contains("paus"), "exec in a paused container: {said}");
     task.verb("resume", &[]).ok();

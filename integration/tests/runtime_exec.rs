@@ -4,6 +4,7 @@
 use berth_integration::{
     bundle::Bundle,
     case::beyond_runc,
+    cgroup,
     runtime::{Runtime, wait_until},
 };
 use serde_json::{Value, json};
@@ -186,9 +187,11 @@ fn users_are_exact_or_refused() {
 #[test]
 fn a_process_with_a_limit_on_the_container_is_in_its_groups() {
     let runtime = Runtime::new("exec-cgroup");
-    runtime.start("c1", &restricted(&["sleep", "100"]));
+    // In a cgroup namespace of its own it would see itself at the top.
+    runtime.start("c1", &restricted(&["sleep", "100"]).host_namespace("cgroup"));
     let report = runtime.exec("c1", &["/probe", "report", "cgroup"]).ok().json();
-    let pids = report["cgroup"].as_array().unwrap().iter().find(|l| l.as_str().unwrap().contains(":pids:")).unwrap();
+    let limited = if cgroup::unified() { "0::" } else { ":pids:" };
+    let pids = report["cgroup"].as_array().unwrap().iter().find(|l| l.as_str().unwrap().contains(limited)).unwrap();
     assert!(pids.as_str().unwrap().ends_with(&runtime.cgroup("c1")), "{report}");
 }
 

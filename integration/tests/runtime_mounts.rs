@@ -1,7 +1,7 @@
 //! Mounts: every type and option that containerd's CRI plugin, ctr and `runc spec` write, as the kernel then shows them.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
-use berth_integration::{bundle::Bundle, mounts, runtime::Runtime};
+use berth_integration::{bundle::Bundle, cgroup, mounts, runtime::Runtime};
 use serde_json::json;
 
 /// One mount, made in a container of its own; the mount table inside must show it so.
@@ -368,8 +368,27 @@ impl Drop for Source {
     }
 }
 
-/// The v1 hierarchies inside: each at the container's own cgroup, readonly when asked.
+/// The hierarchy inside: the container's own cgroup at its top, readonly when asked.
 #[test]
+fn cgroup_mount() {
+    if !cgroup::unified() {
+        return cgroup_v1();
+    }
+    let runtime = Runtime::new("cgroup-mount");
+    let out = runtime.run("c1", &Bundle::probe(&["report", "mountinfo", "list=/sys/fs/cgroup"])).ok();
+    let table = mounts::reported(&out.json());
+    let mount = mounts::at(&table, "/sys/fs/cgroup").unwrap();
+    assert_eq!((mount.fs.as_str(), mount.root.as_str()), ("cgroup2", "/"));
+    for option in ["ro", "nosuid", "nodev", "noexec"] {
+        assert!(mount.has(option), "{option}: {mount:?}");
+    }
+    // The root of the host's hierarchy has no such file.
+    let report = out.json();
+    let names = report["list"]["/sys/fs/cgroup"].as_array().unwrap();
+    assert!(names.iter().any(|name| name == "pids.max"), "{report}");
+}
+
+/// The same with v1 hierarchies: each at the container's own cgroup.
 fn cgroup_v1() {
     let runtime = Runtime::new("cgroup-mount");
     let out = runtime.run("c1", &Bundle::probe(&["report", "mountinfo", "list=/sys/fs/cgroup"])).ok();

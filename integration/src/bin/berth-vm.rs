@@ -1,0 +1,46 @@
+//! Test machines: `make test-vm` and `make vm-shell`. What it is made of is in `berth_integration::vm`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use berth_integration::vm::lane::Lane;
+use berth_integration::vm::{Result, agent, runner, terminal};
+
+const USAGE: &str = "\
+usage: berth-vm run SUITE LOGS -- COMMAND...   run COMMAND here, with a machine for its runners
+       berth-vm shell SUITE LOGS [-- COMMAND...]  a shell in a machine, or a command
+       berth-vm guest PROGRAM [ARGUMENT...]    run PROGRAM in the machine of `berth-vm run`: cargo's runner
+       berth-vm agent                          in the machine: serve the port on standard input";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let verb = args.next();
+    let rest: Vec<String> = args.collect();
+    let done = match (verb.as_deref(), rest.as_slice()) {
+        (Some("agent"), []) => return agent::main(),
+        (Some("guest"), [_, ..]) => return runner::main(rest),
+        (Some("run"), [suite, logs, dashes, command @ ..]) if dashes == "--" => run(suite, logs, command),
+        (Some("shell"), [suite, logs]) => shell(suite, logs, &[]),
+        (Some("shell"), [suite, logs, dashes, command @ ..]) if dashes == "--" => shell(suite, logs, command),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)),
+        Err(fault) => {
+            eprintln!("vm: {fault}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(suite: &str, logs: &str, command: &[String]) -> Result<i32> {
+    Lane::open(suite, Path::new(logs))?.run(command)
+}
+
+fn shell(suite: &str, logs: &str, command: &[String]) -> Result<i32> {
+    let mut lane = Lane::open(suite, Path::new(logs))?;
+    terminal::talk(&mut lane.machine().guest, command)
+}

@@ -1,0 +1,81 @@
+//! The disk of a machine, as `integration/vm/image` makes it.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::{Result, fault};
+use crate::tools::workspace;
+
+/// A made disk with its kernel.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// The Debian suite.
+    pub suite: String,
+    dir: PathBuf,
+}
+
+impl Image {
+    /// Makes the disk unless it is there; that takes minutes and tells its steps on standard error.
+    ///
+    /// # Errors
+    /// What the script says is then on standard error.
+    pub fn get(suite: &str) -> Result<Self> {
+        let script = workspace().join("integration/vm/image");
+        let output = Command::new(&script)
+            .arg(suite)
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()
+            .map_err(fault(&format!("run {}", script.display())))?;
+        let dir = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        if !output.status.success() || !dir.join("disk").exists() {
+            return Err(format!("{} {suite}: {}", script.display(), output.status));
+        }
+        Ok(Self { suite: suite.to_owned(), dir })
+    }
+
+    /// The disk: ext4, sparse.
+    pub fn disk(&self) -> PathBuf {
+        self.dir.join("disk")
+    }
+
+    /// The kernel.
+    pub fn kernel(&self) -> PathBuf {
+        self.dir.join("kernel")
+    }
+
+    /// The initrd.
+    pub fn initrd(&self) -> PathBuf {
+        self.dir.join("initrd")
+    }
+
+    /// The kernel's command line.
+    ///
+    /// # Errors
+    /// Those of reading it.
+    pub fn words(&self) -> Result<String> {
+        let text = fs::read_to_string(self.dir.join("words")).map_err(fault("read the kernel's words"))?;
+        Ok(text.split_whitespace().collect::<Vec<_>>().join(" "))
+    }
+
+    /// A file or directory for what comes of the image on this host.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// The directory of the cache, for what holds for every image.
+    pub fn cache(&self) -> &Path {
+        self.dir.parent().unwrap_or(&self.dir)
+    }
+
+    /// Waits for the right to make states of this image; it goes with the file.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn lock(&self) -> Result<File> {
+        let file = File::create(self.dir.join("lock")).map_err(fault("make the lock of the image"))?;
+        file.lock().map_err(fault("lock the image"))?;
+        Ok(file)
+    }
+}

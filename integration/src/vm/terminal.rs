@@ -1,0 +1,88 @@
+//! A person's shell in the machine, or one command there.
+
+use std::io::{self, Read, Write, stderr, stdin, stdout};
+use std::os::fd::AsFd;
+
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+
+use super::Result;
+use super::guest::{End, Guest, Stream};
+use super::wire::Command;
+
+/// Runs a shell, or `words` through one, with this program's streams; gives the exit status as a shell has it. On a
+/// terminal the shell has one, too, of the same size.
+///
+/// # Errors
+/// When the machine ended.
+pub fn talk(guest: &mut Guest, words: &[String]) -> Result<i32> {
+    let terminal = Raw::of_stdin();
+    let line = if words.is_empty() { "exec bash -l".to_owned() } else { words.join(" ") };
+    let mut command = match &terminal {
+        Some(raw) => {
+            let line = format!("stty rows {} cols {}; {line}", raw.rows, raw.columns);
+            Command::new(["script", "--quiet", "--return", "--flush", "--command", &line, "/dev/null"])
+        }
+        None => Command::new(["bash", "-c", &line]),
+    };
+    let env = [
+        ("PATH", "/opt/berth/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        ("BERTH_TOOLS", "/opt/berth/tools.env"),
+        ("SHELL", "/bin/bash"),
+    ];
+    command.env.extend(env.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    command.env.insert("TERM".to_owned(), std::env::var("TERM").unwrap_or_else(|_| "dumb".to_owned()));
+    let end = guest.talk(&command, pieces(), |stream, bytes| match stream {
+        Stream::Output => stdout().write_all(bytes).and_then(|()| stdout().flush()),
+        Stream::Errors => stderr().write_all(bytes),
+    });
+    drop(terminal);
+    match end? {
+        End::Exit(code) => Ok(code),
+        End::Failed(reason) => Err(reason),
+    }
+}
+
+/// What comes on standard input, as it comes.
+fn pieces() -> impl Iterator<Item = Vec<u8>> + Send {
+    std::iter::from_fn(|| {
+        let mut buffer = vec![0; 4096];
+        loop {
+            match stdin().read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(n) => {
+                    buffer.truncate(n);
+                    return Some(buffer);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return None,
+            }
+        }
+    })
+}
+
+/// Standard input as a terminal that hands over every key; as before when dropped.
+struct Raw {
+    before: Termios,
+    rows: u16,
+    columns: u16,
+}
+
+impl Raw {
+    fn of_stdin() -> Option<Self> {
+        let input = stdin();
+        let before = tcgetattr(input.as_fd()).ok()?;
+        let size = tcgetwinsize(input.as_fd()).ok()?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(input.as_fd(), OptionalActions::Flush, &raw).ok()?;
+        Some(Self { before, rows: size.ws_row, columns: size.ws_col })
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if let Err(e) = tcsetattr(stdin().as_fd(), OptionalActions::Flush, &self.before) {
+            eprintln!("vm: the terminal stays as it is: {e}");
+        }
+    }
+}
