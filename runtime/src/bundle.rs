@@ -1,7 +1,8 @@
 //! A bundle: config.json, read once, checked before anything is made.
 //!
 //! The spec's types are oci-spec's. The usual config.json is parsed straight into them; only one that does not fit is
-//! looked at again, to name the field, and to let unknown capabilities pass with a warning as the spec asks.
+//! looked at again, to name the field, to let unknown capabilities pass with a warning as the spec asks, and to read
+//! `null` and an absent `process.user` as Go programs do, which wrote most of the files that there are.
 
 use std::{
     fs::File,
@@ -84,14 +85,30 @@ fn parse<T: DeserializeOwned>(json: &[u8], process: &str, warnings: &mut Vec<Str
         return Ok(value);
     }
     let mut value: Value = serde_json::from_slice(json).map_err(|e| Error::invalid(e.to_string()))?;
+    drop_nulls(&mut value);
     let object = if process.is_empty() { Some(&mut value) } else { value.get_mut(process) };
-    if let Some(Value::Object(sets)) = object.and_then(|p| p.get_mut("capabilities")) {
-        drop_unknown_capabilities(sets, warnings);
+    if let Some(Value::Object(object)) = object {
+        object.entry("user").or_insert_with(|| Value::Object(serde_json::Map::new()));
+        if let Some(Value::Object(sets)) = object.get_mut("capabilities") {
+            drop_unknown_capabilities(sets, warnings);
+        }
     }
     serde_path_to_error::deserialize(value).map_err(|e| {
         let path = e.path().to_string();
         Error::invalid(if path == "." { e.inner().to_string() } else { format!("{path}: {}", e.inner()) })
     })
+}
+
+/// Takes out members that are `null`: absent, to Go. In an array a `null` stays, and is a mistake.
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            object.retain(|_, member| !member.is_null());
+            object.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(array) => array.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
 }
 
 fn drop_unknown_capabilities(sets: &mut serde_json::Map<String, Value>, warnings: &mut Vec<String>) {
@@ -150,6 +167,20 @@ mod tests {
         }
         assert!(spec("{\"ociVersion\":").0.unwrap_err().to_string().contains("line 1"));
         assert!(spec("").0.is_err() && spec("null").0.is_err() && spec("7").0.is_err());
+    }
+
+    #[test]
+    fn what_go_reads_as_absent_is_absent() {
+        for json in [
+            r#"{"ociVersion":"1","process":{"cwd":"/","args":["a"]}}"#,
+            r#"{"ociVersion":"1","process":{"cwd":"/","args":["a"],"user":null,"env":null}}"#,
+            r#"{"ociVersion":"1","process":{"cwd":"/","args":["a"],"user":{"uid":null}},"hooks":null}"#,
+        ] {
+            let process = spec(json).0.unwrap().process().clone().unwrap();
+            assert_eq!((process.user().uid(), process.user().gid()), (0, 0), "{json}");
+        }
+        assert!(spec(r#"{"ociVersion":"1","process":{"cwd":"/","args":[null]}}"#).0.is_err());
+        assert!(parse_process(br#"{"cwd":"/","args":["a"]}"#).is_ok());
     }
 
     #[test]

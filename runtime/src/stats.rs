@@ -1,6 +1,6 @@
 //! stats: what a container's cgroup counts.
 
-pub use crate::cgroup::Stats;
+pub use crate::cgroup::{Placement, Stats};
 use crate::{Result, state::Container};
 
 /// Reads all counters.
@@ -9,4 +9,12 @@ use crate::{Result, state::Container};
 /// [`crate::Kind::NotFound`] when the cgroup is gone.
 pub fn stats(container: &Container) -> Result<Stats> {
     container.cgroup().stats()
+}
+
+/// Reads what v1 says about CPUs and memory nodes beyond [`stats`].
+///
+/// # Errors
+/// As [`stats`].
+pub fn placement(container: &Container) -> Result<Placement> {
+    container.cgroup().placement()
 }

@@ -49,8 +49,8 @@ pub use self::{
     making::{Making, Request},
     oom::OomWatch,
     stats::{
-        Blkio, BlkioEntry, Counters, IoEntry, MemoryEntry, MemoryEvents, Pids, Psi, PsiLine, Rdma, RdmaEntry, Stats,
-        V1Cpu, V1Hugetlb, V1Memory, V1Stats, V2Cpu, V2Hugetlb, V2Io, V2Memory, V2Stats,
+        Blkio, BlkioEntry, Counters, IoEntry, MemoryEntry, MemoryEvents, Pids, Placement, Psi, PsiLine, Rdma,
+        RdmaEntry, Stats, V1Cpu, V1Hugetlb, V1Memory, V1Stats, V2Cpu, V2Hugetlb, V2Io, V2Memory, V2Stats,
     },
 };
 use self::{
@@ -220,6 +220,11 @@ impl Cgroup {
     /// What it has used. Gone: [`Kind::NotFound`].
     pub fn stats(&self) -> Result<Stats> {
         stats::read(self)
+    }
+
+    /// Which CPUs and memory nodes it has, and what each CPU did: what v1 says beyond [`Cgroup::stats`].
+    pub fn placement(&self) -> Result<Placement> {
+        stats::read_placement(self)
     }
 
     /// An fd that tells of OOM kills, and their count. Without a memory controller: [`Kind::Unsupported`].

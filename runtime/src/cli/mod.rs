@@ -15,9 +15,11 @@ mod signals;
 mod stdio;
 mod sys;
 mod table;
+mod usage;
 
 mod create;
 mod delete;
+mod events;
 mod exec;
 mod features;
 mod kill;

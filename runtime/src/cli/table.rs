@@ -22,7 +22,7 @@ pub static COMMANDS: &[&Command] = &[
     &super::unbuilt::CHECKPOINT,
     &super::create::COMMAND,
     &super::delete::COMMAND,
-    &super::unbuilt::EVENTS,
+    &super::events::COMMAND,
     &super::exec::COMMAND,
     &super::kill::COMMAND,
     &super::list::COMMAND,

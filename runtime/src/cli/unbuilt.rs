@@ -69,18 +69,6 @@ pub static RESTORE: Command = Command {
     run: |_, _| refuse("restore"),
 };
 
-/// Statistics and out-of-memory notices.
-pub static EVENTS: Command = Command {
-    name: "events",
-    summary: "display container events and statistics (not built yet)",
-    operands: "<container-id>",
-    about: "",
-    flags: &[Flag::value(&["interval"], Takes::Duration, ""), switch(&["stats"])],
-    count: Count::Exactly(1),
-    operands_last: false,
-    run: |_, _| refuse("events"),
-};
-
 /// Hidden from --help, which must not promise anything.
 const fn text(names: &'static [&'static str]) -> Flag {
     Flag::value(names, Takes::Text, "")

@@ -3,11 +3,14 @@
 //!
 //! A file that the kernel or the controller does not have reads as zero; a cgroup that is gone is [`Kind::NotFound`].
 
+mod placement;
 mod v1;
 mod v2;
 
 use std::{fs, sync::OnceLock};
 
+pub use placement::Placement;
+pub(super) use placement::read as read_placement;
 pub use v1::{Blkio, BlkioEntry, MemoryEntry, V1Cpu, V1Hugetlb, V1Memory, V1Stats};
 pub use v2::{IoEntry, MemoryEvents, Psi, PsiLine, V2Cpu, V2Hugetlb, V2Io, V2Memory, V2Stats};
 

@@ -1,0 +1,115 @@
+//! Which CPUs and memory nodes a v1 cgroup has, and what each CPU did for it: numbers that only the command line's
+//! `events` shows, read apart so that containerd's metrics do not pay for them.
+
+use super::{number, text};
+use crate::{
+    cgroup::{Cgroup, Hierarchy, dir::Dir},
+    error::{Error, Result},
+};
+
+/// The files of the v1 cpuset controller (cpusets.rst), and `cpuacct.usage_all`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// Numbers of the CPUs.
+    pub cpus: Vec<u16>,
+    /// Numbers of the memory nodes.
+    pub mems: Vec<u16>,
+    /// 1 when no sibling may have these CPUs.
+    pub cpu_exclusive: u64,
+    /// 1 when the kernel's own memory is bound as well.
+    pub mem_hardwall: u64,
+    /// 1 when no sibling may have these nodes.
+    pub mem_exclusive: u64,
+    /// 1 when pages move with a change of nodes.
+    pub memory_migrate: u64,
+    /// 1 when the page cache is spread over the nodes.
+    pub memory_spread_page: u64,
+    /// 1 when slabs are spread over the nodes.
+    pub memory_spread_slab: u64,
+    /// How often memory had to be reclaimed, per second and times 1000.
+    pub memory_pressure: u64,
+    /// 1 when the scheduler balances over these CPUs.
+    pub sched_load_balance: u64,
+    /// How far it searches; -1 is the kernel's default.
+    pub sched_relax_domain_level: i64,
+    /// ns in the kernel, by CPU.
+    pub kernel_ns: Vec<u64>,
+    /// ns in user space, by CPU.
+    pub user_ns: Vec<u64>,
+}
+
+/// See [`Cgroup::placement`]. All zero on v2, which has no such files.
+pub(in crate::cgroup) fn read(cgroup: &Cgroup) -> Result<Placement> {
+    let mut placement = Placement::default();
+    if cgroup.hierarchy() == Hierarchy::V2 {
+        return Ok(placement);
+    }
+    if let Some(dir) = cgroup.path_in("cpuset").map(Dir::open).transpose()? {
+        let list = |name: &str| -> Result<Vec<u16>> {
+            let file = format!("cpuset.{name}");
+            let text = text(&dir, &file)?;
+            numbers(text.trim())
+                .ok_or_else(|| Error::invalid(format!("{file}: {:?} is no list of numbers", text.trim())))
+        };
+        let flag = |name: &str| number(&dir, &format!("cpuset.{name}"));
+        placement.cpus = list("cpus")?;
+        placement.mems = list("mems")?;
+        placement.cpu_exclusive = flag("cpu_exclusive")?;
+        placement.mem_hardwall = flag("mem_hardwall")?;
+        placement.mem_exclusive = flag("mem_exclusive")?;
+        placement.memory_migrate = flag("memory_migrate")?;
+        placement.memory_spread_page = flag("memory_spread_page")?;
+        placement.memory_spread_slab = flag("memory_spread_slab")?;
+        placement.memory_pressure = flag("memory_pressure")?;
+        placement.sched_load_balance = flag("sched_load_balance")?;
+        let level = text(&dir, "cpuset.sched_relax_domain_level")?;
+        placement.sched_relax_domain_level = level.trim().parse().unwrap_or(0);
+    }
+    if let Some(dir) = cgroup.path_in("cpuacct").map(Dir::open).transpose()? {
+        (placement.user_ns, placement.kernel_ns) = modes(&text(&dir, "cpuacct.usage_all")?);
+    }
+    Ok(placement)
+}
+
+/// `0-2,7`: 0, 1, 2 and 7. Nothing is no list, which the kernel never says of a cgroup that can hold processes.
+fn numbers(text: &str) -> Option<Vec<u16>> {
+    let mut all = Vec::new();
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        let (from, to): (u16, u16) = (from.parse().ok()?, to.parse().ok()?);
+        if from > to {
+            return None;
+        }
+        all.extend(from..=to);
+    }
+    Some(all)
+}
+
+/// `cpu user system` and a line for each CPU, in ns.
+fn modes(text: &str) -> (Vec<u64>, Vec<u64>) {
+    let line = |line: &str| -> Option<(u64, u64)> {
+        let mut words = line.split_whitespace().skip(1);
+        Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+    };
+    text.lines().skip(1).filter_map(line).unzip()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_numbers() {
+        assert_eq!(numbers("0-2,7"), Some(vec![0, 1, 2, 7]));
+        assert_eq!(numbers(""), Some(vec![]));
+        for bad in ["2-1", "x", "1-", "70000"] {
+            assert_eq!(numbers(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn modes_are_by_cpu() {
+        assert_eq!(modes("cpu user system\n0 5 6\n1 7 8\n"), (vec![5, 7], vec![6, 8]));
+        assert_eq!(modes(""), (vec![], vec![]));
+    }
+}

@@ -1,0 +1,268 @@
+//! What a container has used, in the JSON of runc's `events` (its package types): one shape for v1 and v2, in the
+//! units of v1 (ns, bytes). Go leaves zeroes out where the field says so; callers have learnt to expect that.
+
+use std::collections::BTreeMap;
+
+use berth_runtime::cgroup::{
+    Blkio, BlkioEntry, Counters, MemoryEntry, Pids, Placement, Psi, Stats, V1Stats, V2Hugetlb, V2Io, V2Memory, V2Stats,
+};
+use serde_json::{Map, Value, json};
+
+/// The `data` of a `stats` event.
+pub fn usage(stats: &Stats, placement: &Placement) -> Value {
+    let mut usage = match stats {
+        Stats::V1(stats) => v1(stats, placement),
+        Stats::V2(stats) => v2(stats),
+    };
+    usage.insert("cpuset".to_owned(), cpuset(placement));
+    usage.insert("intel_rdt".to_owned(), json!({}));
+    usage.insert("network_interfaces".to_owned(), Value::Null);
+    Value::Object(usage)
+}
+
+fn v1(stats: &V1Stats, placement: &Placement) -> Map<String, Value> {
+    let cpu = &stats.cpu;
+    let mut spent = times(cpu.total_ns, cpu.kernel_ns, cpu.user_ns);
+    put_list(&mut spent, "percpu", &cpu.per_cpu_ns);
+    put_list(&mut spent, "percpu_kernel", &placement.kernel_ns);
+    put_list(&mut spent, "percpu_user", &placement.user_ns);
+    let memory = stats.memory.as_ref().map(|m| {
+        let mut memory = raw(&m.stat, "cache");
+        put_entry(&mut memory, "usage", m.usage);
+        put_entry(&mut memory, "swap", m.swap);
+        put_entry(&mut memory, "kernel", m.kernel);
+        put_entry(&mut memory, "kernelTCP", m.kernel_tcp);
+        memory
+    });
+    let hugetlb = stats.hugetlb.iter().map(|h| (h.page_size.clone(), huge(h.usage, h.max, h.failcnt)));
+    sections(
+        cpu_section(spent, [cpu.periods, cpu.throttled_periods, cpu.throttled_ns], None),
+        memory.unwrap_or_default(),
+        stats.pids.unwrap_or_default(),
+        blkio(&stats.blkio),
+        hugetlb.collect(),
+    )
+}
+
+fn v2(stats: &V2Stats) -> Map<String, Value> {
+    let ns = |name: &str| stats.cpu.stat.get(name).saturating_mul(1000);
+    let throttled = [stats.cpu.stat.get("nr_periods"), stats.cpu.stat.get("nr_throttled"), ns("throttled_usec")];
+    sections(
+        cpu_section(times(ns("usage_usec"), ns("system_usec"), ns("user_usec")), throttled, stats.cpu.psi),
+        v2_memory(&stats.memory),
+        stats.pids,
+        v2_io(&stats.io),
+        stats.hugetlb.iter().map(|h: &V2Hugetlb| (h.page_size.clone(), huge(h.current, 0, h.failcnt))).collect(),
+    )
+}
+
+fn sections(
+    cpu: Value,
+    memory: Map<String, Value>,
+    pids: Pids,
+    blkio: Map<String, Value>,
+    hugetlb: BTreeMap<String, Value>,
+) -> Map<String, Value> {
+    let mut count = Map::new();
+    put(&mut count, "current", pids.current);
+    put(&mut count, "limit", if pids.limit == u64::MAX { 0 } else { pids.limit });
+    let pairs = [
+        ("cpu", cpu),
+        ("memory", memory.into()),
+        ("pids", count.into()),
+        ("blkio", blkio.into()),
+        ("hugetlb", json!(hugetlb)),
+    ];
+    pairs.into_iter().map(|(name, section)| (name.to_owned(), section)).collect()
+}
+
+/// ns. `kernel` and `user` are always there.
+fn times(total: u64, kernel: u64, user: u64) -> Map<String, Value> {
+    let mut times = Map::new();
+    put(&mut times, "total", total);
+    times.insert("kernel".to_owned(), kernel.into());
+    times.insert("user".to_owned(), user.into());
+    times
+}
+
+/// `throttled`: periods, throttled periods, ns of throttling.
+fn cpu_section(spent: Map<String, Value>, throttled: [u64; 3], psi: Option<Psi>) -> Value {
+    let mut throttling = Map::new();
+    for (name, value) in ["periods", "throttledPeriods", "throttledTime"].into_iter().zip(throttled) {
+        put(&mut throttling, name, value);
+    }
+    let mut cpu = Map::new();
+    cpu.insert("usage".to_owned(), spent.into());
+    cpu.insert("throttling".to_owned(), throttling.into());
+    put_psi(&mut cpu, psi);
+    cpu.into()
+}
+
+/// v2 counts swap alone; v1, and so every reader, memory and swap together.
+fn v2_memory(memory: &V2Memory) -> Map<String, Value> {
+    let mut section = raw(&memory.stat, "file");
+    let usage = MemoryEntry { limit: memory.usage_limit, usage: memory.usage, max: memory.max_usage, failcnt: 0 };
+    let with_memory = |swap: u64, memory: u64| if swap == u64::MAX { swap } else { swap.saturating_add(memory) };
+    let swap = MemoryEntry {
+        limit: with_memory(memory.swap_limit, memory.usage_limit),
+        usage: memory.swap_usage.saturating_add(memory.usage),
+        max: 0,
+        failcnt: 0,
+    };
+    put_entry(&mut section, "usage", usage);
+    put_entry(&mut section, "swap", swap);
+    put_entry(&mut section, "kernel", MemoryEntry::default());
+    put_entry(&mut section, "kernelTCP", MemoryEntry::default());
+    put_psi(&mut section, memory.psi);
+    section
+}
+
+fn v2_io(io: &V2Io) -> Map<String, Value> {
+    let table = |counts: fn(&berth_runtime::cgroup::IoEntry) -> [(&'static str, u64); 2]| {
+        let rows = io.usage.iter().flat_map(|device| {
+            counts(device).map(|(op, value)| BlkioEntry {
+                op: op.to_owned(),
+                device: String::new(),
+                major: device.major,
+                minor: device.minor,
+                value,
+            })
+        });
+        rows.collect::<Vec<_>>()
+    };
+    let mut section = blkio(&Blkio {
+        service_bytes: table(|io| [("Read", io.rbytes), ("Write", io.wbytes)]),
+        serviced: table(|io| [("Read", io.rios), ("Write", io.wios)]),
+        ..Blkio::default()
+    });
+    put_psi(&mut section, io.psi);
+    section
+}
+
+fn blkio(blkio: &Blkio) -> Map<String, Value> {
+    let tables = [
+        ("ioServiceBytesRecursive", &blkio.service_bytes),
+        ("ioServicedRecursive", &blkio.serviced),
+        ("ioQueueRecursive", &blkio.queued),
+        ("ioServiceTimeRecursive", &blkio.service_time),
+        ("ioWaitTimeRecursive", &blkio.wait_time),
+        ("ioMergedRecursive", &blkio.merged),
+        ("ioTimeRecursive", &blkio.time),
+        ("sectorsRecursive", &blkio.sectors),
+    ];
+    let given = tables.into_iter().filter(|(_, rows)| !rows.is_empty());
+    given.map(|(name, rows)| (name.to_owned(), rows.iter().map(row).collect())).collect()
+}
+
+fn row(entry: &BlkioEntry) -> Value {
+    let mut row = Map::new();
+    put(&mut row, "major", entry.major);
+    put(&mut row, "minor", entry.minor);
+    if !entry.op.is_empty() {
+        row.insert("op".to_owned(), entry.op.as_str().into());
+    }
+    put(&mut row, "value", entry.value);
+    row.into()
+}
+
+/// `memory.stat` as it is, and the counter in it that is the page cache.
+fn raw(stat: &Counters, cache: &str) -> Map<String, Value> {
+    let mut section = Map::new();
+    put(&mut section, "cache", stat.get(cache));
+    let all: BTreeMap<&str, u64> = stat.iter().collect();
+    if !all.is_empty() {
+        section.insert("raw".to_owned(), json!(all));
+    }
+    section
+}
+
+fn put_entry(section: &mut Map<String, Value>, name: &str, entry: MemoryEntry) {
+    let mut value = Map::new();
+    value.insert("limit".to_owned(), entry.limit.into());
+    put(&mut value, "usage", entry.usage);
+    put(&mut value, "max", entry.max);
+    value.insert("failcnt".to_owned(), entry.failcnt.into());
+    section.insert(name.to_owned(), value.into());
+}
+
+fn huge(usage: u64, max: u64, failcnt: u64) -> Value {
+    let mut value = Map::new();
+    put(&mut value, "usage", usage);
+    put(&mut value, "max", max);
+    value.insert("failcnt".to_owned(), failcnt.into());
+    value.into()
+}
+
+fn put_psi(section: &mut Map<String, Value>, psi: Option<Psi>) {
+    let Some(psi) = psi else { return };
+    let line = |line: berth_runtime::cgroup::PsiLine| json!({ "avg10": line.avg10, "avg60": line.avg60, "avg300": line.avg300, "total": line.total });
+    section.insert("psi".to_owned(), json!({ "some": line(psi.some), "full": line(psi.full) }));
+}
+
+fn cpuset(placement: &Placement) -> Value {
+    let mut section = Map::new();
+    put_list(&mut section, "cpus", &placement.cpus);
+    put_list(&mut section, "mems", &placement.mems);
+    for (name, value) in [
+        ("cpu_exclusive", placement.cpu_exclusive),
+        ("mem_hardwall", placement.mem_hardwall),
+        ("mem_exclusive", placement.mem_exclusive),
+        ("memory_migrate", placement.memory_migrate),
+        ("memory_spread_page", placement.memory_spread_page),
+        ("memory_spread_slab", placement.memory_spread_slab),
+        ("memory_pressure", placement.memory_pressure),
+        ("sched_load_balance", placement.sched_load_balance),
+    ] {
+        section.insert(name.to_owned(), value.into());
+    }
+    section.insert("sched_relax_domain_level".to_owned(), placement.sched_relax_domain_level.into());
+    section.into()
+}
+
+/// Go's `omitempty`.
+fn put(section: &mut Map<String, Value>, name: &str, value: u64) {
+    if value != 0 {
+        section.insert(name.to_owned(), value.into());
+    }
+}
+
+fn put_list<T: Copy + Into<Value>>(section: &mut Map<String, Value>, name: &str, list: &[T]) {
+    if !list.is_empty() {
+        section.insert(name.to_owned(), list.iter().map(|n| (*n).into()).collect());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_runtime::cgroup::{IoEntry, PsiLine};
+
+    use super::*;
+
+    #[test]
+    fn zeroes_are_left_out_where_go_does() {
+        let usage = usage(&Stats::V1(Box::default()), &Placement::default());
+        assert_eq!(usage["cpu"], json!({ "usage": { "kernel": 0, "user": 0 }, "throttling": {} }));
+        assert_eq!((&usage["pids"], &usage["blkio"], &usage["hugetlb"]), (&json!({}), &json!({}), &json!({})));
+        assert_eq!(usage["network_interfaces"], Value::Null);
+        assert_eq!(usage["cpuset"]["cpu_exclusive"], json!(0));
+    }
+
+    #[test]
+    fn swap_of_v2_has_memory_in_it_as_v1_counts() {
+        let memory = V2Memory { usage: 10, usage_limit: 100, swap_usage: 5, swap_limit: 50, ..V2Memory::default() };
+        let stats = V2Stats {
+            memory,
+            pids: Pids { current: 1, limit: u64::MAX },
+            io: V2Io {
+                usage: vec![IoEntry { major: 8, minor: 0, rbytes: 7, wbytes: 0, rios: 1, wios: 0 }],
+                psi: Some(Psi { some: PsiLine { avg10: 0.5, ..PsiLine::default() }, ..Psi::default() }),
+            },
+            ..V2Stats::default()
+        };
+        let usage = usage(&Stats::V2(Box::new(stats)), &Placement::default());
+        assert_eq!(usage["memory"]["swap"], json!({ "limit": 150, "usage": 15, "failcnt": 0 }));
+        assert_eq!(usage["pids"], json!({ "current": 1 }));
+        assert_eq!(usage["blkio"]["ioServiceBytesRecursive"][0], json!({ "major": 8, "op": "Read", "value": 7 }));
+        assert_eq!(usage["blkio"]["psi"]["some"]["avg10"], json!(0.5));
+    }
+}
