@@ -93,7 +93,7 @@ pub fn build_dev<'a>(
         fs.push(owner(arena, "gid", ids.host_gid(0, "linux.gidMappings")?)?);
     }
     let attributes = u32::try_from(options.set & !attr::RDONLY).map_err(|_| Error::invalid("mounts: /dev"))?;
-    let tree = berth_init::rootfs::create(c"tmpfs", &fs, attributes)
+    let tree = berth_init::rootfs::create(c"tmpfs", &fs, attributes, None)
         .context("error mounting \"tmpfs\" to rootfs at \"/dev\"")?;
 
     // A device below another mount inside /dev must wait for that mount.

@@ -124,6 +124,7 @@ pub fn exec(container: &Container, options: Options<'_>) -> Result<Execed> {
     if let Some(path) = options.pid_file {
         create::write_pid_file(path, pending.pid()).context("exec")?;
     }
+    log::debug!("setns_init: about to exec {program}");
     let child = pending.keep()?;
     Ok(Execed { pid: child.pid, pidfd: child.pidfd, console: child.console })
 }

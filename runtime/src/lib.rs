@@ -22,6 +22,7 @@ pub mod features;
 pub mod kill;
 mod lsm;
 mod mount;
+pub mod mountinfo;
 mod namespace;
 pub mod pause;
 mod plan;

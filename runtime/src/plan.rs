@@ -15,7 +15,7 @@ use crate::{
     arena::Arena,
     bundle::Bundle,
     cgroup::Cgroup,
-    device, lsm, mount, namespace,
+    device, lsm, mount, mountinfo, namespace,
     process::{self, Defaults},
     seccomp::{self, Filter},
     sysctl,
@@ -201,7 +201,11 @@ fn rootfs<'a>(
     let rootfs = Rootfs {
         tree: arena.fd(tree),
         host_propagation,
-        enter: if choices.no_pivot { Enter::MoveAndChroot } else { Enter::Pivot },
+        enter: if choices.no_pivot {
+            Enter::MoveAndChroot { hide: mountinfo::whole_mounts(arena, &path)? }
+        } else {
+            Enter::Pivot
+        },
         mounts: mounts.list,
         devices: arena.list(devices),
         dev_links,

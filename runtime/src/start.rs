@@ -45,7 +45,10 @@ pub fn outcome(container: &Container, channel: BorrowedFd<'_>) -> Result<()> {
             Err(failure::word(failure, None, &names))
         }
         (Some(_), _) => Err(Error::new(Kind::Internal, "the container's init said something else than how it went")),
-        (None, _) => Ok(()),
+        (None, _) => {
+            log::debug!("init: closing the pipe to signal completion");
+            Ok(())
+        }
     }
 }
 

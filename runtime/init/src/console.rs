@@ -1,7 +1,5 @@
 //! The container's terminal and its standard streams.
 
-use core::ffi::CStr;
-
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
     fs::{self, AtFlags, Mode, OFlags},
@@ -62,11 +60,8 @@ fn open_pair(root: BorrowedFd<'_>) -> SysResult<(OwnedFd, OwnedFd)> {
 
 /// Binds the slave over `/dev/console` of the container.
 pub fn bind(root: BorrowedFd<'_>, slave: &OwnedFd) -> SysResult<()> {
-    const CONSOLE: &CStr = c"/dev/console";
-    let target = path::open_or_make(root, CONSOLE, Target::File)?;
-    if fs::FileType::from_raw_mode(fs::fstat(&target)?.st_mode).is_symlink() {
-        return Err(Errno::LOOP);
-    }
+    let dev = path::open_or_make(root, c"/dev", Target::Directory)?;
+    let target = path::open_or_make_file(dev.as_fd(), c"console")?;
     let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = open_tree(slave, c"", clone)?;
     let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;

@@ -7,7 +7,7 @@ use core::ffi::CStr;
 
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
-    fs::{self, Mode, OFlags, ResolveFlags},
+    fs::{self, FileType, Mode, OFlags, ResolveFlags},
     io::{Errno, Result},
 };
 
@@ -48,12 +48,38 @@ fn resolve(root: BorrowedFd<'_>, path: &CStr, flags: OFlags, how: ResolveFlags) 
 /// Opens `path` (`O_PATH`) below `root`, making it and its parents when missing: directories 0755, or an empty file.
 ///
 /// # Errors
-/// As openat2(2) and mkdirat(2); `EEXIST` turns into `ENOENT` where a dangling link stands in the way.
+/// As openat2(2) and mkdirat(2).
 pub fn open_or_make(root: BorrowedFd<'_>, path: &CStr, target: Target) -> Result<OwnedFd> {
+    find_or_make(root, path, target).map(|(fd, _)| fd)
+}
+
+/// As [`open_or_make`], and whether it had to be made.
+///
+/// # Errors
+/// As [`open_or_make`].
+pub fn find_or_make(root: BorrowedFd<'_>, path: &CStr, target: Target) -> Result<(OwnedFd, bool)> {
     match open(root, path, OFlags::PATH) {
-        Err(Errno::NOENT) => match make_last(root, path, target) {
-            Err(Errno::NOENT) => make(root, path, target),
-            other => other,
+        Err(Errno::NOENT) => {
+            let made = match make_last(root, path, target) {
+                Err(Errno::NOENT) => make(root, path, target),
+                other => other,
+            };
+            made.map(|fd| (fd, true))
+        }
+        other => other.map(|fd| (fd, false)),
+    }
+}
+
+/// Opens the file `name` (`O_PATH`) of the directory `dir`, making it when missing; never through a link.
+///
+/// # Errors
+/// `ELOOP` when it is a link; as openat2(2) and open(2).
+pub fn open_or_make_file(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
+    let find = || resolve(dir, name, OFlags::PATH, IN_ROOT | ResolveFlags::NO_SYMLINKS);
+    match find() {
+        Err(Errno::NOENT) => match make_one(dir, name, Target::File) {
+            Ok(()) | Err(Errno::EXIST) => find(),
+            Err(e) => Err(e),
         },
         other => other,
     }
@@ -74,40 +100,129 @@ fn make_last(root: BorrowedFd<'_>, path: &CStr, target: Target) -> Result<OwnedF
     }
 }
 
-/// Makes what is missing, a component at a time: each is resolved from the root again, so that a link among them is
-/// followed inside the root just as the kernel would.
+/// Links in a path that are followed at most, as many as the kernel follows.
+const LINKS: usize = 40;
+
+/// Makes what is missing, a component at a time, also where dangling links lead to: `done` is the way so far, free of
+/// links, and `rest` what is still to be walked. A link's text is put before the rest, one that is absolute starts from
+/// the root again, and `..` takes back a name; what is opened is always opened from the root and inside it.
 fn make(root: BorrowedFd<'_>, path: &CStr, target: Target) -> Result<OwnedFd> {
-    let bytes = path.to_bytes();
-    let mut buffer = [0u8; MAX];
-    let mut parent: Option<OwnedFd> = None;
-    let mut start = 0;
-    while start < bytes.len() {
-        let rest = bytes.get(start..).unwrap_or_default();
-        let len = rest.iter().position(|&b| b == b'/').unwrap_or(rest.len());
-        let end = start + len;
-        let name = rest.get(..len).unwrap_or_default();
-        if !name.is_empty() && name != b"." {
-            let last = bytes.get(end..).unwrap_or_default().iter().all(|&b| b == b'/');
-            let prefix = c_path(&mut buffer, bytes.get(..end).unwrap_or_default())?;
-            let flags = if last { OFlags::PATH } else { OFlags::PATH | OFlags::DIRECTORY };
-            let next = match open(root, prefix, flags) {
-                Err(Errno::NOENT) => {
-                    let mut name_buffer = [0u8; 256];
-                    let name = c_path(&mut name_buffer, name)?;
-                    let dir = parent.as_ref().map_or(root, AsFd::as_fd);
-                    match make_one(dir, name, if last { target } else { Target::Directory }) {
-                        Ok(()) | Err(Errno::EXIST) => {}
-                        Err(e) => return Err(e),
-                    }
-                    open(root, prefix, flags)?
-                }
-                other => other?,
-            };
-            parent = Some(next);
+    let (mut done, mut rest) = (Text::new(b"")?, Text::new(path.to_bytes())?);
+    let mut links = 0;
+    while let Some(name) = rest.take_name()? {
+        match name.bytes() {
+            b"" | b"." => continue,
+            b".." => {
+                done.pop();
+                continue;
+            }
+            _ => {}
         }
-        start = end + 1;
+        let parent_len = done.len;
+        done.push(name.bytes())?;
+        match open(root, done.c_str()?, OFlags::PATH | OFlags::NOFOLLOW) {
+            Ok(found) if FileType::from_raw_mode(fs::fstat(&found)?.st_mode) == FileType::Symlink => {
+                links += 1;
+                if links > LINKS {
+                    return Err(Errno::LOOP);
+                }
+                let mut buffer = [core::mem::MaybeUninit::uninit(); MAX];
+                let (to, _) = fs::readlinkat_raw(&found, c"", &mut buffer)?;
+                done.len = if to.first() == Some(&b'/') { 0 } else { parent_len };
+                rest.put_before(to)?;
+            }
+            Ok(_) => {}
+            Err(Errno::NOENT) => {
+                let mut parent = Text::new(done.bytes().get(..parent_len).unwrap_or_default())?;
+                let dir = if parent_len == 0 { None } else { Some(open(root, parent.c_str()?, OFlags::PATH)?) };
+                let kind = if rest.has_name() { Target::Directory } else { target };
+                let mut name = name;
+                match make_one(dir.as_ref().map_or(root, AsFd::as_fd), name.c_str()?, kind) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            Err(e) => return Err(e),
+        }
     }
-    parent.ok_or(Errno::NOENT)
+    if done.len == 0 { Err(Errno::NOENT) } else { open(root, done.c_str()?, OFlags::PATH) }
+}
+
+/// A path of at most `PATH_MAX` bytes, its end included.
+struct Text {
+    buffer: [u8; MAX],
+    len: usize,
+}
+
+impl Text {
+    fn new(bytes: &[u8]) -> Result<Self> {
+        let mut text = Self { buffer: [0; MAX], len: 0 };
+        text.append(bytes)?;
+        Ok(text)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.buffer.get(..self.len).unwrap_or_default()
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        let end = self.len + bytes.len();
+        if end >= MAX {
+            return Err(Errno::NAMETOOLONG);
+        }
+        self.buffer.get_mut(self.len..end).ok_or(Errno::NAMETOOLONG)?.copy_from_slice(bytes);
+        self.len = end;
+        Ok(())
+    }
+
+    /// With a slash before the name.
+    fn push(&mut self, name: &[u8]) -> Result<()> {
+        self.append(b"/")?;
+        self.append(name)
+    }
+
+    /// Without its last name; the root stays what it is.
+    fn pop(&mut self) {
+        self.len = self.bytes().iter().rposition(|&b| b == b'/').unwrap_or(0);
+    }
+
+    /// Takes the first component away; it is empty where slashes are doubled. Nothing left: none.
+    fn take_name(&mut self) -> Result<Option<Self>> {
+        if self.len == 0 {
+            return Ok(None);
+        }
+        let end = self.bytes().iter().position(|&b| b == b'/').unwrap_or(self.len);
+        let name = Self::new(self.bytes().get(..end).unwrap_or_default())?;
+        let next = (end + 1).min(self.len);
+        self.buffer.copy_within(next..self.len, 0);
+        self.len -= next;
+        Ok(Some(name))
+    }
+
+    /// Whether anything but slashes and dots is left.
+    fn has_name(&self) -> bool {
+        self.bytes().split(|&b| b == b'/').any(|name| !matches!(name, b"" | b"."))
+    }
+
+    /// `bytes` and a slash come before it.
+    fn put_before(&mut self, bytes: &[u8]) -> Result<()> {
+        let shift = bytes.len() + 1;
+        if self.len + shift >= MAX {
+            return Err(Errno::NAMETOOLONG);
+        }
+        self.buffer.copy_within(..self.len, shift);
+        let (head, _) = self.buffer.split_at_mut_checked(shift).ok_or(Errno::NAMETOOLONG)?;
+        let (text, slash) = head.split_at_mut_checked(bytes.len()).ok_or(Errno::NAMETOOLONG)?;
+        text.copy_from_slice(bytes);
+        slash.fill(b'/');
+        self.len += shift;
+        Ok(())
+    }
+
+    fn c_str(&mut self) -> Result<&CStr> {
+        *self.buffer.get_mut(self.len).ok_or(Errno::NAMETOOLONG)? = 0;
+        CStr::from_bytes_with_nul(self.buffer.get(..=self.len).unwrap_or_default()).map_err(|_| Errno::INVAL)
+    }
 }
 
 fn make_one(dir: BorrowedFd<'_>, name: &CStr, target: Target) -> Result<()> {
@@ -115,7 +230,7 @@ fn make_one(dir: BorrowedFd<'_>, name: &CStr, target: Target) -> Result<()> {
         Target::Directory => fs::mkdirat(dir, name, Mode::from_raw_mode(0o755)),
         Target::File => {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
-            fs::openat(dir, name, flags, Mode::from_raw_mode(0o755)).map(drop)
+            fs::openat(dir, name, flags, Mode::from_raw_mode(0o644)).map(drop)
         }
     }
 }

@@ -81,11 +81,15 @@ pub struct Sysctl<'a> {
 
 /// How the root is entered.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Enter {
+pub enum Enter<'a> {
     /// pivot_root(2) in a mount namespace of its own.
     Pivot,
-    /// Mount over `/` and chroot (`--no-pivot`, for a host whose root is the initial ramfs).
-    MoveAndChroot,
+    /// Mount over `/` and chroot (`--no-pivot`, for a host whose root is the initial ramfs). The host's mounts stay
+    /// below it; those of `hide` go, since whoever sees a whole procfs or sysfs may mount one of his own.
+    MoveAndChroot {
+        /// Mountpoints, relative to the host's root, the deepest first.
+        hide: &'a [&'a CStr],
+    },
     /// chroot only: the mount namespace is the host's or somebody else's.
     Chroot,
 }
@@ -97,7 +101,7 @@ pub struct Rootfs<'a> {
     /// `MS_*` propagation put recursively on the copied host tree first.
     pub host_propagation: u64,
     /// How the root is entered.
-    pub enter: Enter,
+    pub enter: Enter<'a>,
     /// In order.
     pub mounts: &'a [Mount<'a>],
     /// Nodes outside a `/dev` that the parent built.

@@ -31,7 +31,7 @@ const MOUNT_ATTR_NOEXEC: u64 = 0x8;
 /// Builds the root and enters it. Returns the terminal's slave when the plan asks for a terminal.
 pub fn build(container: &Container<'_>, plan: &Plan<'_>, report: &Report<'_>) -> Result<Option<OwnedFd>> {
     let rootfs = &container.rootfs;
-    if rootfs.enter == Enter::Chroot {
+    if matches!(rootfs.enter, Enter::Chroot) {
         rustix::process::fchdir(rootfs.tree).at(Step::EnterRoot)?;
         rustix::process::chroot(c".").at(Step::EnterRoot)?;
         return Ok(None);
@@ -40,7 +40,7 @@ pub fn build(container: &Container<'_>, plan: &Plan<'_>, report: &Report<'_>) ->
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let host_root = attach_rootfs(rootfs)?;
     let root = rootfs.tree;
-    for (n, mount) in rootfs.mounts.iter().enumerate() {
+    for (n, mount) in rootfs.mounts.iter().enumerate().filter(|(_, mount)| !closes_dev(mount)) {
         attach(root, mount, n)?;
     }
     for (n, node) in rootfs.devices.iter().enumerate() {
@@ -57,6 +57,9 @@ pub fn build(container: &Container<'_>, plan: &Plan<'_>, report: &Report<'_>) ->
             console::bind(root, &slave).at(Step::ConsoleBind)?;
         }
         terminal = Some(slave);
+    }
+    for (n, mount) in rootfs.mounts.iter().enumerate().filter(|(_, mount)| closes_dev(mount)) {
+        attach(root, mount, n)?;
     }
     path::open_or_make(root, rootfs.cwd, Target::Directory).at(Step::MakeCwd)?;
     for (n, &path) in rootfs.readonly_paths.iter().enumerate() {
@@ -87,15 +90,20 @@ fn attach_rootfs(rootfs: &Rootfs<'_>) -> Result<OwnedFd> {
     Ok(host_root)
 }
 
+/// A read-only `/dev` becomes so when nothing has to be made in it any more.
+fn closes_dev(mount: &Mount<'_>) -> bool {
+    matches!(mount.source, Source::Attributes { .. }) && mount.target == c"/dev"
+}
+
 fn attach(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
     if let Source::Link { to } = mount.source {
         return link(root, mount.target, to).at_index(Step::MountTarget, n);
     }
-    let target = find_target(root, mount, n)?;
+    let (target, mode) = find_target(root, mount, n)?;
     match &mount.source {
         Source::Tree { fd, .. } => move_onto(*fd, target.as_fd()).at_index(Step::MountAttach, n)?,
         Source::Fs { fstype, options, attributes } => {
-            let tree = create(fstype, options, *attributes).at_index(Step::MountCreate, n)?;
+            let tree = create(fstype, options, *attributes, mode).at_index(Step::MountCreate, n)?;
             move_onto(tree.as_fd(), target.as_fd()).at_index(Step::MountAttach, n)?;
             return propagate(tree.as_fd(), mount, n);
         }
@@ -118,7 +126,8 @@ fn propagate(tree: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
     Ok(())
 }
 
-fn find_target(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<OwnedFd> {
+/// Also the mode that a tmpfs takes over from a directory that was there.
+fn find_target(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<(OwnedFd, Option<u32>)> {
     let kind = match mount.source {
         Source::Tree { directory: false, .. } => Target::File,
         _ => Target::Directory,
@@ -129,16 +138,16 @@ fn find_target(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<Owne
                 return Err(Failure { step: Step::NotOrdinary, index: u32::try_from(n).unwrap_or(u32::MAX), errno: 0 });
             }
             Err(Errno::NOENT) => {}
-            other => return other.at_index(Step::MountTarget, n),
+            other => return other.map(|fd| (fd, None)).at_index(Step::MountTarget, n),
         }
     }
-    let target = path::open_or_make(root, mount.target, kind).at_index(Step::MountTarget, n)?;
+    let (target, made) = path::find_or_make(root, mount.target, kind).at_index(Step::MountTarget, n)?;
     let stat = fs::fstat(&target).at_index(Step::MountTarget, n)?;
     // move_mount(2) would say EINVAL, which names no fault.
     match (kind, FileType::from_raw_mode(stat.st_mode) == FileType::Directory) {
         (Target::Directory, false) => Err(Errno::NOTDIR).at_index(Step::MountTarget, n),
         (Target::File, true) => Err(Errno::ISDIR).at_index(Step::MountTarget, n),
-        _ => Ok(target),
+        _ => Ok((target, (!made).then_some(stat.st_mode & 0o7777))),
     }
 }
 
@@ -152,9 +161,19 @@ fn link(root: BorrowedFd<'_>, target: &CStr, to: &CStr) -> SysResult<()> {
     }
 }
 
-/// Creates a file system of one of this process' namespaces, detached.
-pub fn create(fstype: &CStr, options: &[FsOption<'_>], attributes: u32) -> SysResult<OwnedFd> {
+/// Creates a file system of one of this process' namespaces, detached. `mode` is that of a tmpfs' root unless the
+/// options say another.
+pub fn create(fstype: &CStr, options: &[FsOption<'_>], attributes: u32, mode: Option<u32>) -> SysResult<OwnedFd> {
     let context = fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if let Some(mode) = mode
+        && fstype == c"tmpfs"
+        && !options.iter().any(|option| matches!(option, FsOption::Pair(key, _) if *key == c"mode"))
+    {
+        let octal = [9, 6, 3, 0].map(|shift| b'0' + u8::try_from(mode >> shift & 7).unwrap_or(0));
+        let [a, b, c, d] = octal;
+        let text = [a, b, c, d, 0];
+        fsconfig_set_string(&context, c"mode", CStr::from_bytes_with_nul(&text).map_err(|_| Errno::INVAL)?)?;
+    }
     for option in options {
         match option {
             FsOption::Flag(key) => fsconfig_set_flag(&context, *key)?,
@@ -226,11 +245,24 @@ fn mask(root: BorrowedFd<'_>, path: &CStr, null: BorrowedFd<'_>, empty: &mut Opt
             let attributes = u32::try_from(RO).map_err(|_| Errno::INVAL)?;
             let options =
                 [FsOption::Flag(c"ro"), FsOption::Pair(c"nr_blocks", c"1"), FsOption::Pair(c"nr_inodes", c"1")];
-            let tree = create(c"tmpfs", &options, attributes)?;
+            let tree = create(c"tmpfs", &options, attributes, None)?;
             move_onto(tree.as_fd(), target.as_fd())?;
             *empty = Some(tree);
             Ok(())
         }
+    }
+}
+
+/// Takes a mount of the host's away, or covers it where a user namespace holds on to it.
+fn hide_mount(host_root: BorrowedFd<'_>, path: &CStr) -> SysResult<()> {
+    match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Err(Errno::INVAL | Errno::PERM) => {
+            let target = path::open_ordinary(host_root, path)?;
+            move_onto(create(c"tmpfs", &[FsOption::Flag(c"ro")], 0, None)?.as_fd(), target.as_fd())
+        }
+        // It went with the mount that it was in.
+        Err(Errno::NOENT) => Ok(()),
+        other => other,
     }
 }
 
@@ -255,9 +287,16 @@ fn enter(rootfs: &Rootfs<'_>, host_root: BorrowedFd<'_>) -> Result<()> {
             }
             unmount(c".", UnmountFlags::DETACH).at(Step::EnterRoot)?;
         }
-        Enter::MoveAndChroot | Enter::Chroot => {
+        Enter::MoveAndChroot { hide } => {
+            rustix::process::fchdir(host_root).at(Step::EnterRoot)?;
+            sys::mount_setattr(host_root, true, 0, 0, libc::MS_SLAVE).at(Step::EnterRoot)?;
+            for path in hide {
+                hide_mount(host_root, path).at(Step::EnterRoot)?;
+            }
+            rustix::process::fchdir(rootfs.tree).at(Step::EnterRoot)?;
             rustix::process::chroot(c".").at(Step::EnterRoot)?;
         }
+        Enter::Chroot => rustix::process::chroot(c".").at(Step::EnterRoot)?,
     }
     rustix::process::chdir(c"/").at(Step::EnterRoot)
 }

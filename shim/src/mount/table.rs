@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use berth_runtime::{Context, Result};
+use berth_runtime::{Context, Result, mountinfo::unescape};
 
 /// This process's mount table (proc_pid_mountinfo(5)).
 ///
@@ -24,25 +24,6 @@ pub fn below(table: &[u8], path: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Space, tab, newline and backslash stand in the table as three octal digits behind a backslash.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, tail)) = rest.split_first() {
-        match (byte, tail) {
-            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', tail @ ..]) => {
-                out.push(((a - b'0') << 6) | ((b - b'0') << 3) | (c - b'0'));
-                rest = tail;
-            }
-            _ => {
-                out.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,10 +39,5 @@ mod tests {
         let points = below(TABLE, Path::new("/run/b/rootfs"));
         let points: Vec<_> = points.iter().map(|p| p.to_str().unwrap()).collect();
         assert_eq!(points, ["/run/b/rootfs", "/run/b/rootfs/etc x", "/run/b/rootfs"]);
-    }
-
-    #[test]
-    fn octal_is_read_back() {
-        assert_eq!(unescape(b"a\\134b\\011\\9"), b"a\\b\t\\9");
     }
 }

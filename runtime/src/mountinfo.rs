@@ -1,0 +1,75 @@
+//! What the kernel's table of mounts says (proc_pid_mountinfo(5)). On a node with many mounts it is milliseconds long:
+//! read only where nothing else tells.
+
+use std::{ffi::CStr, os::unix::ffi::OsStrExt, path::Path};
+
+use crate::{Context, Result, arena::Arena};
+
+/// Whole procfs and sysfs mounts of the host, relative to `/`, the deepest first: the kernel lets a user namespace mount
+/// one of its own only while it sees one without covers (mount_namespaces(7)), and with `--no-pivot` a container goes on
+/// seeing the host's. Not those inside `rootfs`, which are the image's or will go.
+///
+/// # Errors
+/// /proc/self/mountinfo cannot be read.
+pub(crate) fn whole_mounts<'a>(arena: &'a Arena, rootfs: &Path) -> Result<&'a [&'a CStr]> {
+    let mountinfo = std::fs::read("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+    let mut found: Vec<Vec<u8>> = mountinfo.split(|b| *b == b'\n').filter_map(whole).collect();
+    found.retain(|at| !Path::new(std::ffi::OsStr::from_bytes(at)).starts_with(rootfs));
+    found.reverse();
+    let relative = found
+        .iter()
+        .map(|at| arena.path(Path::new(std::ffi::OsStr::from_bytes(at.get(1..).unwrap_or(at))), "mountinfo"));
+    Ok(arena.list(relative.collect::<Result<Vec<_>>>()?))
+}
+
+/// The mountpoint of a line (proc_pid_mountinfo(5)) that is a whole procfs or sysfs.
+fn whole(line: &[u8]) -> Option<Vec<u8>> {
+    let mut words = line.split(|b| *b == b' ');
+    let (root, at) = (words.nth(3)?, words.next()?);
+    let fstype = words.skip_while(|word| *word != b"-").nth(1)?;
+    (root == b"/" && matches!(fstype, b"proc" | b"sysfs")).then(|| unescape(at))
+}
+
+/// A field of mountinfo as it was: space, tab, newline and backslash stand there as three octal digits behind a
+/// backslash (proc_pid_mountinfo(5)).
+pub fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, tail)) = rest.split_first() {
+        match (byte, tail) {
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', tail @ ..]) => {
+                out.push(((a - b'0') << 6) | ((b - b'0') << 3) | (c - b'0'));
+                rest = tail;
+            }
+            _ => {
+                out.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_ones_of_the_two_kinds() {
+        let rows: [(&[u8], Option<&[u8]>); 5] = [
+            (b"22 27 0:21 / /proc rw,nosuid shared:12 - proc proc rw", Some(b"/proc")),
+            (b"23 27 0:22 / /a\\040b\\134 rw - sysfs sysfs rw", Some(b"/a b\\")),
+            (b"24 27 0:21 /sys /proc/sys ro - proc proc rw", None),
+            (b"25 27 0:23 / /dev rw - devtmpfs udev rw", None),
+            (b"", None),
+        ];
+        for (line, at) in rows {
+            assert_eq!(whole(line).as_deref(), at);
+        }
+    }
+
+    #[test]
+    fn octal_is_read_back() {
+        assert_eq!(unescape(b"a\\134b\\011\\9"), b"a\\b\t\\9");
+    }
+}
