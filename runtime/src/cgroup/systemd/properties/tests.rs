@@ -172,7 +172,7 @@ fn the_unit_is_what_runc_makes() {
         "IOAccounting=Bool(true)",
         "TasksAccounting=Bool(true)",
         "DefaultDependencies=Bool(false)",
-        "CollectMode=Text(\"inactive-or-failed\")",
+        "CollectMode=inactive-or-failed",
     ];
     assert_eq!(lines(Hierarchy::V2), want);
     assert_eq!(lines(Hierarchy::V1)[6], "BlockIOAccounting=Bool(true)");
