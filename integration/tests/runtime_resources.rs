@@ -403,7 +403,7 @@ fn a_parent_that_holds_processes_gives_nothing_on() {
     let runtime = Runtime::new("busy");
     runtime.create("c0", &sleeper()).ok();
     let below = json!(format!("{}/c1", runtime.cgroup("c0")));
-    runtime.create("c1", &limited_in(below)).fails(1, &["memory", "holds processes itself"]);
+    runtime.create("c1", &limited_in(below)).fails(1, &["cannot enter cgroupv2", "holds processes itself"]);
     assert_eq!(runtime.ids(), ["c0"]);
     runtime.cmd(&["delete", "--force", "c0"]).ok();
     runtime.assert_clean(name);

@@ -31,10 +31,34 @@ pub(super) fn enable_controllers(dir: &Dir, resources: &LinuxResources) -> Resul
         let level = Dir::open(at)?;
         check_type(&level, resources)?;
         if !path.is_empty() {
+            // Enabling those controllers that it takes all the same would make it threaded.
+            if needs_domain(resources) && holds_processes(&level) {
+                return Err(refuse(dir, &format!("{} above it {HOLDS}", level.path().display())));
+            }
             enable(&level, &available);
         }
     }
     Ok(())
+}
+
+/// Why a cgroup gives no controller on.
+const HOLDS: &str = "holds processes itself (cgroups(7), no internal processes)";
+
+/// The root of all, which has no type, may hold processes beside those below it.
+fn holds_processes(dir: &Dir) -> bool {
+    dir.read("cgroup.type").is_ok() && dir.read("cgroup.procs").is_ok_and(|pids| !pids.is_empty())
+}
+
+/// Whether one of the limits is by a controller that works on whole processes.
+fn needs_domain(resources: &LinuxResources) -> bool {
+    resources.memory().is_some()
+        || resources.block_io().is_some()
+        || resources.hugepage_limits().as_ref().is_some_and(|h| !h.is_empty())
+}
+
+fn refuse(dir: &Dir, why: &str) -> Error {
+    let path = dir.path().display();
+    Error::unsupported(format!("cannot enter cgroupv2 \"{path}\" with domain controllers -- {why}"))
 }
 
 /// All at once, or else each that will.
@@ -50,18 +74,12 @@ fn enable(dir: &Dir, available: &str) {
 /// A cgroup below one with processes, or in a threaded subtree, takes no domain controller (cgroups(7), thread mode).
 fn check_type(dir: &Dir, resources: &LinuxResources) -> Result<()> {
     let kind = dir.read_if_there("cgroup.type")?.unwrap_or_default();
-    let needs_domain = resources.memory().is_some()
-        || resources.block_io().is_some()
-        || resources.hugepage_limits().as_ref().is_some_and(|h| !h.is_empty());
-    let refuse = |why: &str| {
-        let path = dir.path().display();
-        Err(Error::unsupported(format!("cannot enter cgroupv2 \"{path}\" with domain controllers -- it is in {why}")))
-    };
+    let needs_domain = needs_domain(resources);
     match kind.trim() {
-        "domain invalid" if needs_domain => refuse("an invalid state"),
+        "domain invalid" if needs_domain => Err(refuse(dir, "it is in an invalid state")),
         // Threaded is the one way to use such a cgroup at all.
         "domain invalid" => dir.write("cgroup.type", "threaded"),
-        kind @ ("threaded" | "domain threaded") if needs_domain => refuse(&format!("{kind} mode")),
+        kind @ ("threaded" | "domain threaded") if needs_domain => Err(refuse(dir, &format!("it is in {kind} mode"))),
         _ => Ok(()),
     }
 }
@@ -152,9 +170,7 @@ fn lacking(dir: &Dir, controller: &str) -> Option<String> {
             continue;
         }
         let path = at.path().display();
-        // The root of all, which has no type, may hold processes beside those below it.
-        let held = at.read("cgroup.type").is_ok() && at.read("cgroup.procs").is_ok_and(|pids| !pids.is_empty());
-        let why = if held { ", since it holds processes itself (cgroups(7), no internal processes)" } else { "" };
+        let why = if holds_processes(&at) { format!(": it {HOLDS}") } else { String::new() };
         return Some(format!("{path} does not give {controller} on{why}"));
     }
     Some(format!("this host has no controller {controller:?} on cgroup v2"))
