@@ -5,9 +5,9 @@
 
 use std::{collections::HashSet, path::Path};
 
-use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Process, Spec};
 
-use crate::{Error, Result};
+use crate::{Error, Result, user::Ids};
 
 /// A whole config.json.
 pub fn spec(spec: &Spec) -> Result<()> {
@@ -25,12 +25,10 @@ pub fn spec(spec: &Spec) -> Result<()> {
         if mount.destination().as_os_str().is_empty() {
             return Err(Error::invalid(format!("mounts[{n}].destination: must not be empty")));
         }
-        if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-            return Err(refused(&format!("mounts[{n}].uidMappings")));
-        }
     }
     let linux = spec.linux().as_ref().ok_or_else(|| Error::invalid("linux: must be specified"))?;
     namespaces(spec, linux)?;
+    id_mappings(spec, linux)?;
     refuse_unbuilt(spec, linux)
 }
 
@@ -133,6 +131,40 @@ fn namespaces(spec: &Spec, linux: &Linux) -> Result<()> {
                 return Err(Error::invalid(format!("{field}: cannot be applied without a private mount namespace")));
             }
         }
+    }
+    Ok(())
+}
+
+/// Mappings of a new user namespace, and of mounts; those of one that is joined are known only when it is opened.
+fn id_mappings(spec: &Spec, linux: &Linux) -> Result<()> {
+    let given = |list: &'_ Option<Vec<LinuxIdMapping>>| list.clone().unwrap_or_default();
+    let users = linux.namespaces().iter().flatten().find(|n| n.typ() == LinuxNamespaceType::User);
+    let ids = Ids::new(&given(linux.uid_mappings()), &given(linux.gid_mappings()), "linux.")?;
+    if users.is_some_and(|n| n.path().is_none()) {
+        ids.check_complete()?;
+    }
+    for (n, mount) in spec.mounts().iter().flatten().enumerate() {
+        let words = mount.options().as_deref().unwrap_or_default();
+        let (uids, gids) = (mount.uid_mappings(), mount.gid_mappings());
+        if uids.is_none() && gids.is_none() && !words.iter().any(|w| w == "idmap" || w == "ridmap") {
+            continue;
+        }
+        let field = format!("mounts[{n}].");
+        if mount.typ().as_deref() != Some("bind") && !words.iter().any(|w| w == "bind" || w == "rbind") {
+            return Err(Error::invalid(format!(
+                "{field}uidMappings: id-mapped mounts are only supported for bind-mounts"
+            )));
+        }
+        if uids.is_none() && gids.is_none() && users.is_some() {
+            continue;
+        }
+        for (list, what) in [(uids, "uid"), (gids, "gid")] {
+            if list.as_ref().is_none_or(Vec::is_empty) {
+                let why = "id-mapped mounts must have both uid and gid mappings specified";
+                return Err(Error::invalid(format!("{field}{what}Mappings: {why}")));
+            }
+        }
+        Ids::new(&given(uids), &given(gids), &field)?;
     }
     Ok(())
 }

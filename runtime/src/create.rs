@@ -19,10 +19,10 @@ use crate::{
     cgroup::{Cgroup, Making, Request},
     failure::{self, Names},
     plan::{self, Choices, Planned},
-    proc,
+    proc, rlimit,
     spawn::{self, Outcome, Pending},
     state::{self, Container, Draft},
-    user::Ids,
+    userns,
 };
 
 /// What to create and how.
@@ -165,7 +165,13 @@ fn birth(
     };
     let mut pending = spawn::spawn(&planned.plan, &how, channel)?;
     if let Some(ids) = &planned.maps {
-        write_maps(pending.pid(), ids)?;
+        userns::write_maps(pending.pid(), ids).context("linux")?;
+    }
+    if let Some(value) = planned.oom_score_adj {
+        proc::write_oom_score_adj(pending.pid(), value).context("process.oomScoreAdj")?;
+    }
+    if planned.user_namespace {
+        rlimit::raise(pending.pid(), planned.plan.process.rlimits);
     }
     making.adopt(pending.pid())?;
     match pending.go() {
@@ -188,15 +194,6 @@ fn birth(
             Err(Error::new(Kind::Internal, text).context("unable to start container process"))
         }
     }
-}
-
-/// user_namespaces(7): setgroups stays allowed, since the writer has CAP_SETGID in the parent namespace.
-fn write_maps(pid: i32, ids: &Ids) -> Result<()> {
-    for (file, text) in [("uid_map", ids.uid_map()), ("gid_map", ids.gid_map())] {
-        let path = format!("/proc/{pid}/{file}");
-        fs::write(&path, text).with_context(|| format!("linux.uidMappings: write {file}"))?;
-    }
-    Ok(())
 }
 
 /// Where the init of a container waits for another process to start it. The state directory may lie deeper than a

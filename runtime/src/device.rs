@@ -25,7 +25,8 @@ const DEFAULT: [(&str, u32, u32); 6] = [
     ("/dev/urandom", 1, 9),
 ];
 
-/// All devices of a container: config.json's override the default ones of the same path.
+/// All devices of a container, with owners as the container sees them: config.json's override the default ones of the
+/// same path.
 ///
 /// # Errors
 /// Names the field that is out of range or maps to nobody.
@@ -36,8 +37,7 @@ pub fn plan<'a>(arena: &'a Arena, devices: &[LinuxDevice], ids: &Ids) -> Result<
             continue;
         }
         let path = arena.text(path, "linux.devices")?;
-        let (uid, gid) = (ids.host_uid(0, "linux.devices.uid")?, ids.host_gid(0, "linux.devices.gid")?);
-        out.push(Device { path, mode: libc::S_IFCHR | 0o666, major, minor, uid, gid });
+        out.push(Device { path, mode: libc::S_IFCHR | 0o666, major, minor, uid: 0, gid: 0 });
     }
     for (n, device) in devices.iter().enumerate() {
         out.push(one(arena, device, ids).with_context(|| format!("linux.devices[{n}]"))?);
@@ -69,8 +69,8 @@ fn one<'a>(arena: &'a Arena, device: &LinuxDevice, ids: &Ids) -> Result<Device<'
         mode: kind | device.file_mode().unwrap_or(0o666) & 0o7777,
         major: if fifo { 0 } else { number(device.major(), "major", (1 << 12) - 1)? },
         minor: if fifo { 0 } else { number(device.minor(), "minor", (1 << 20) - 1)? },
-        uid: ids.host_uid(device.uid().unwrap_or(0), "uid")?,
-        gid: ids.host_gid(device.gid().unwrap_or(0), "gid")?,
+        uid: ids.host_uid(device.uid().unwrap_or(0), "uid").map(|_| device.uid().unwrap_or(0))?,
+        gid: ids.host_gid(device.gid().unwrap_or(0), "gid").map(|_| device.gid().unwrap_or(0))?,
     })
 }
 
@@ -108,7 +108,8 @@ pub fn build_dev<'a>(
         match path.strip_prefix("/dev") {
             Ok(inside) if !covered.iter().any(|c| path.starts_with(c)) => {
                 let inside = arena.path(&Path::new("/").join(inside), "linux.devices.path")?;
-                let node = Device { path: inside, ..device };
+                let (uid, gid) = (ids.host_uid(device.uid, "uid")?, ids.host_gid(device.gid, "gid")?);
+                let node = Device { path: inside, uid, gid, ..device };
                 berth_init::device::make(tree.as_fd(), &node)
                     .with_context(|| format!("error creating device node {}", path.display()))?;
             }

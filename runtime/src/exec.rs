@@ -16,6 +16,7 @@ use crate::{
     failure::{self, Names},
     namespace, plan,
     process::{self, Defaults},
+    rlimit,
     spawn::{self, Outcome},
     state::{Container, Status},
 };
@@ -113,6 +114,9 @@ pub fn exec(container: &Container, options: Options<'_>) -> Result<Execed> {
         pid_namespace: (state.namespaces & namespace::flag::PID != 0).then(|| init.as_fd()),
     };
     let mut pending = spawn::spawn(&plan, &how, (ours, theirs))?;
+    if plan.namespaces.become_root {
+        rlimit::raise(pending.pid(), plan.process.rlimits);
+    }
     pending.go()?;
     match pending.wait()? {
         Outcome::Closed | Outcome::Ready => {}

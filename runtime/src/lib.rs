@@ -3,8 +3,8 @@
 //! Floor 2, the verbs, each named as the OCI operation: [`create`], [`start`], [`exec`], [`kill`], [`delete`],
 //! [`pause`], [`update`], [`ps`], [`stats`], [`events`], and [`state`] for `state` and `list`. They call [`plan`], which
 //! calls every leaf once, and [`spawn`], which makes the process.
-//! Floor 1, the leaves, pure translation from the spec to a part of the plan: mount, device, namespace, user, caps,
-//! seccomp, lsm, sysctl, rlimit, process, [`cgroup`]. Floor 0 is the crate `berth-init`, which runs in the child.
+//! Floor 1, the leaves, pure translation from the spec to a part of the plan: mount, device, namespace, user,
+//! userns, caps, seccomp, lsm, sysctl, rlimit, process, [`cgroup`]. Floor 0 is the crate `berth-init`, which runs in the child.
 
 mod arena;
 pub mod bundle;
@@ -42,10 +42,12 @@ mod sysctl;
 pub mod time;
 pub mod update;
 mod user;
+pub mod userns;
 
 use std::os::fd::OwnedFd;
 
 pub use error::{Context, Error, Kind, Result};
+pub use mount::clone_mapped;
 
 /// Where a process gets its standard streams. One with a terminal gets that, and its master comes back.
 #[derive(Debug)]

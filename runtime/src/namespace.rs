@@ -9,7 +9,7 @@ use berth_init::plan::{Join, Namespaces};
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType as Kind};
 use rustix::fs::{Mode, OFlags};
 
-use crate::{Context, Error, Result, arena::Arena};
+use crate::{Context, Error, Result, arena::Arena, user::Ids, userns};
 
 /// `CLONE_NEW*` bits.
 pub mod flag {
@@ -29,16 +29,16 @@ pub mod flag {
     pub const NETWORK: u32 = libc::CLONE_NEWNET.cast_unsigned();
 }
 
-/// Bit and file below /proc/<pid>/ns; the order in which they are joined: user first, since it gives the right to join
-/// the others; mount last, since it changes what paths mean.
+/// Bit and file below /proc/<pid>/ns; the order in which they are joined: user last, since those that belong to the host
+/// cannot be joined from inside; mount last but for that, since it changes what paths mean.
 const ALL: [(Kind, u32, &str); 7] = [
-    (Kind::User, flag::USER, "user"),
     (Kind::Ipc, flag::IPC, "ipc"),
     (Kind::Uts, flag::UTS, "uts"),
     (Kind::Network, flag::NETWORK, "net"),
     (Kind::Pid, flag::PID, "pid"),
     (Kind::Cgroup, flag::CGROUP, "cgroup"),
     (Kind::Mount, flag::MOUNT, "mnt"),
+    (Kind::User, flag::USER, "user"),
 ];
 
 /// How a container gets its namespaces.
@@ -49,64 +49,113 @@ pub struct Placement<'a> {
     pub pid: Option<BorrowedFd<'a>>,
     /// For the child.
     pub child: Namespaces<'a>,
-    /// All that are not the runtime's own: what an exec has to join.
+    /// Made or joined by path: not the host's, and what an exec has to join.
     pub own: u32,
-    /// Made or joined by path: not the host's.
-    pub private: u32,
+    /// Made; the others of `own` are joined.
+    pub made: u32,
+    /// The container's user namespace.
+    pub users: Users<'a>,
+}
+
+/// The container's user namespace, if it has one of its own.
+#[derive(Default)]
+pub struct Users<'a> {
+    /// Its mappings; none without one.
+    pub ids: Ids,
+    /// The namespace, unless clone3 will make it.
+    pub fd: Option<BorrowedFd<'a>>,
+    /// setgroups(2) is denied in it.
+    pub no_groups: bool,
 }
 
 impl Placement<'_> {
     /// True when the container has one of its own, or another container's.
     pub fn is_private(&self, kind: Kind) -> bool {
-        ALL.iter().any(|(k, bit, _)| *k == kind && self.private & bit != 0)
+        ALL.iter().any(|(k, bit, _)| *k == kind && self.own & bit != 0)
     }
 }
 
-/// Sorts the namespaces of a config.json.
+/// Sorts the namespaces of a config.json. `ids` are its mappings, for a user namespace that is new, and to be compared
+/// with those of one that is joined.
 ///
 /// # Errors
-/// A path that is no namespace, or one of another kind, is named.
-pub fn plan<'a>(arena: &'a Arena, namespaces: &[LinuxNamespace]) -> Result<Placement<'a>> {
+/// A path that is no namespace, or one of another kind, is named; mappings that are not those of the user namespace.
+pub fn plan<'a>(arena: &'a Arena, namespaces: &[LinuxNamespace], ids: &Ids) -> Result<Placement<'a>> {
     let mut made = 0;
     let mut joins = Vec::new();
     let mut joined = 0;
     let mut pid = None;
+    let mut users = Users::default();
     for (kind, bit, name) in ALL {
         let Some(spec) = namespaces.iter().find(|n| n.typ() == kind) else { continue };
-        match spec.path().as_deref().filter(|p| !p.as_os_str().is_empty()) {
-            None => made |= bit,
-            Some(path) => {
-                let fd = open(path, bit)
-                    .with_context(|| format!("linux.namespaces: {kind} namespace path {}", path.display()))?;
-                if same(&fd, name)? {
-                    // The runtime's own: joining a user namespace that one is in is an error (setns(2)).
-                    continue;
-                }
-                joined |= bit;
-                match kind {
-                    Kind::Pid => pid = Some(arena.fd(fd)),
-                    _ => joins.push(Join { fd: arena.fd(fd), flags: bit }),
-                }
+        let Some(path) = spec.path().as_deref().filter(|p| !p.as_os_str().is_empty()) else {
+            made |= bit;
+            continue;
+        };
+        let what = || format!("linux.namespaces: {kind} namespace path {}", path.display());
+        let fd = open(path, bit).with_context(what)?;
+        if same(&fd, name)? {
+            // The runtime's own: joining a user namespace that one is in is an error (setns(2)).
+            if kind == Kind::User {
+                agree(ids, &userns::own()?.ids)?;
             }
+            continue;
+        }
+        joined |= bit;
+        let fd = arena.fd(fd);
+        match kind {
+            Kind::Pid => pid = Some(fd),
+            _ => joins.push(Join { fd, flags: bit }),
+        }
+        if kind == Kind::User {
+            let found = userns::read(fd).with_context(what)?;
+            agree(ids, &found.ids)?;
+            found.ids.check_complete().with_context(what)?;
+            users = Users { ids: found.ids, fd: Some(fd), no_groups: !found.setgroups };
         }
     }
-    let user_joined = joined & flag::USER != 0;
-    // New namespaces must belong to the joined user namespace, so they are made after it is entered.
-    let (clone, unshare) = if user_joined { (0, made & !flag::CGROUP) } else { (made & !flag::CGROUP, 0) };
-    let second_clone = unshare & flag::PID != 0;
+    if made & flag::USER != 0 {
+        ids.check_complete()?;
+        users.ids = ids.clone();
+        if !joins.is_empty() {
+            // Those that belong to the host can be joined from outside only, so it must be there before the child is.
+            let fd = arena.fd(userns::make(ids).context("linux")?);
+            joins.push(Join { fd, flags: flag::USER });
+            users.fd = Some(fd);
+        }
+    }
+    // New namespaces must belong to the joined user namespace, so they are made after it is entered. And whoever makes an
+    // ipc namespace owns the root of its mqueue file system: the container's root, not the host's.
+    let unshare = match (users.fd, made & flag::USER != 0) {
+        (Some(_), _) => made & !(flag::CGROUP | flag::USER),
+        (None, true) => made & flag::IPC,
+        (None, false) => 0,
+    };
+    let clone = if users.fd.is_some() { 0 } else { made & !(flag::CGROUP | unshare) };
     Ok(Placement {
         clone,
         pid,
         child: Namespaces {
             joins: arena.list(joins),
             unshare,
-            second_clone,
+            second_clone: unshare & flag::PID != 0,
             unshare_cgroup: made & flag::CGROUP != 0,
             become_root: (made | joined) & flag::USER != 0,
         },
         own: made | joined,
-        private: made | joined,
+        made,
+        users,
     })
+}
+
+/// containerd and CRI-O give both the path and the mappings, which must then be the same.
+fn agree(given: &Ids, actual: &Ids) -> Result<()> {
+    if !given.mapped() || given.same_as(actual) {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "linux.uidMappings: user namespaces enabled, but both namespace path and non-matching mapping specified -- you may only provide one",
+    ))
 }
 
 /// Opens a namespace file and makes sure that it is one, of the right kind, before anything is made.

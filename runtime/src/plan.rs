@@ -1,7 +1,7 @@
 //! The plan of a container: every leaf called once, in order.
 
 use std::{
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,7 +15,8 @@ use crate::{
     arena::Arena,
     bundle::Bundle,
     cgroup::Cgroup,
-    device, lsm, mount, mountinfo, namespace,
+    device, lsm, mount, mountinfo,
+    namespace::{self, Users},
     process::{self, Defaults},
     seccomp::{self, Filter},
     sysctl,
@@ -50,8 +51,12 @@ pub struct Planned<'a> {
     pub pid_namespace: Option<BorrowedFd<'a>>,
     /// What an exec has to join.
     pub own_namespaces: u32,
+    /// There is a user namespace among them.
+    pub user_namespace: bool,
     /// The maps to write for a user namespace that clone3 makes.
     pub maps: Option<Ids>,
+    /// What to write for the child, which in such a namespace has no right to lower it any more.
+    pub oom_score_adj: Option<i32>,
     /// Words for mounts that fail.
     pub mount_names: Vec<String>,
 }
@@ -87,14 +92,15 @@ pub fn init<'a>(
     let payload = spec.process().as_ref().ok_or_else(|| Error::invalid("process: must be specified"))?;
     lsm::check_mount_label(linux.mount_label().as_deref())?;
 
-    let placement = namespace::plan(arena, linux.namespaces().as_deref().unwrap_or_default())?;
-    let ids = Ids::new(
+    let given = Ids::new(
         linux.uid_mappings().as_deref().unwrap_or_default(),
         linux.gid_mappings().as_deref().unwrap_or_default(),
+        "linux.",
     )?;
-    check_identity(payload, &ids, placement.clone & namespace::flag::USER != 0)?;
+    let placement = namespace::plan(arena, linux.namespaces().as_deref().unwrap_or_default(), &given)?;
+    check_identity(payload, &placement.users)?;
 
-    let (rootfs, mount_names) = rootfs(arena, bundle, linux, payload, cgroup, &placement, &ids, choices)?;
+    let (rootfs, mount_names) = rootfs(arena, bundle, linux, payload, cgroup, &placement, choices)?;
     let sysctls = sysctl::plan(arena, linux.sysctl().as_ref().unwrap_or(&std::collections::HashMap::new()), |kind| {
         placement.is_private(kind)
     })?;
@@ -106,6 +112,9 @@ pub fn init<'a>(
         sysctls: arena.list(sysctls),
     };
     let (born_in, cgroups) = if cgroup.comes_first() { entry(arena, cgroup)? } else { (None, &[][..]) };
+    let new_users = placement.clone & namespace::flag::USER != 0;
+    let user_namespace = placement.is_private(LinuxNamespaceType::User);
+    let adj = payload.oom_score_adj();
     let defaults =
         Defaults { capabilities: crate::caps::plan(None), umask: Some(0o022), apparmor: None, selinux: None };
     let plan = Plan {
@@ -114,7 +123,7 @@ pub fn init<'a>(
         preserve: choices.preserve_fds,
         cgroups,
         namespaces: placement.child,
-        oom_score_adj: oom_score_adj(arena, payload.oom_score_adj()),
+        oom_score_adj: oom_score_adj(arena, adj.filter(|_| !new_users)),
         keyring: keyring(arena, choices.id, choices.no_new_keyring)?,
         container: Some(container),
         stdio: stdio(arena, payload, choices.stdio)?,
@@ -127,7 +136,9 @@ pub fn init<'a>(
         born_in,
         pid_namespace: placement.pid,
         own_namespaces: placement.own,
-        maps: (placement.clone & namespace::flag::USER != 0).then_some(ids),
+        user_namespace,
+        maps: new_users.then_some(placement.users.ids),
+        oom_score_adj: adj.filter(|_| new_users),
         mount_names,
     })
 }
@@ -140,13 +151,13 @@ fn rootfs<'a>(
     payload: &Process,
     cgroup: &Cgroup,
     placement: &namespace::Placement<'_>,
-    ids: &Ids,
     choices: &Choices<'_>,
 ) -> Result<(Rootfs<'a>, Vec<String>)> {
     let spec = &bundle.spec;
     let path = rootfs_path(bundle);
-    let own_tree =
-        placement.clone & namespace::flag::MOUNT != 0 || placement.child.unshare & namespace::flag::MOUNT != 0;
+    let ids = &placement.users.ids;
+    let user_namespace = placement.is_private(LinuxNamespaceType::User);
+    let own_tree = placement.made & namespace::flag::MOUNT != 0;
     let cwd = arena.path(payload.cwd(), "process.cwd")?;
     let propagation = propagation(linux.rootfs_propagation().as_deref())?;
     let empty = Rootfs {
@@ -182,17 +193,25 @@ fn rootfs<'a>(
     };
     // First of all the mounts: mountinfo lists them in the order of their making, and `/` belongs at the top.
     let tree = mount::clone_tree(&path, true).with_context(|| format!("root.path: rootfs {}", path.display()))?;
-    berth_init::sys::mount_setattr(tree.as_fd(), true, 0, 0, host_propagation).context("rootfs propagation")?;
+    mount::set_propagation(&tree, host_propagation, user_namespace).context("rootfs propagation")?;
     let (dev, devices) = if needs_devices { device::build_dev(arena, mounts, devices, ids)? } else { (None, devices) };
+    let (bound, devices) = if user_namespace {
+        // A fifo is no device: anybody may make one.
+        devices.into_iter().partition(|d| d.mode & libc::S_IFMT != libc::S_IFIFO)
+    } else {
+        (Vec::new(), devices)
+    };
     let dev_links = needs_devices && dev.is_none();
     let scene = mount::Scene {
         bundle: &bundle.dir,
         host_propagation,
         cgroup,
         cgroup_namespace: placement.is_private(LinuxNamespaceType::Cgroup),
+        users: &placement.users,
+        user_namespace,
         dev,
     };
-    let mounts = mount::plan(arena, mounts, scene)?;
+    let mounts = mount::plan(arena, mounts, &bound, scene)?;
     let paths = |list: &Option<Vec<String>>, field: &str| -> Result<&'a [&'a std::ffi::CStr]> {
         let texts: Result<Vec<_>> =
             list.iter().flatten().map(|p| arena.path(&mount::clean(Path::new(p)), field)).collect();
@@ -240,10 +259,11 @@ fn propagation(word: Option<&str>) -> Result<Option<u64>> {
     }
 }
 
-fn check_identity(process: &Process, ids: &Ids, new_user_namespace: bool) -> Result<()> {
+fn check_identity(process: &Process, users: &Users<'_>) -> Result<()> {
     let user = process.user();
-    if new_user_namespace && !ids.mapped() {
-        return Err(Error::invalid("linux.uidMappings: user namespaces enabled, but no uid mappings found"));
+    let ids = &users.ids;
+    if users.no_groups && user.additional_gids().as_ref().is_some_and(|gids| !gids.is_empty()) {
+        return Err(Error::invalid("process.user.additionalGids: the user namespace denies setgroups"));
     }
     if ids.mapped() {
         ids.host_uid(user.uid(), "process.user.uid")?;

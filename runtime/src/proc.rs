@@ -1,4 +1,4 @@
-//! Reading /proc/<pid>. Everything in it that a process can choose, its name first of all, is hostile.
+//! /proc/<pid>. Everything in it that a process can choose, its name first of all, is hostile.
 
 use std::{fs::File, io::Read};
 
@@ -18,6 +18,14 @@ pub fn stat(pid: i32) -> Option<Stat> {
     let len = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut buffer)).ok()?;
     // A name need not be UTF-8.
     parse(&String::from_utf8_lossy(buffer.get(..len)?))
+}
+
+/// Writes a process' OOM score adjustment.
+///
+/// # Errors
+/// `EACCES` for one that is lower than the process' least, without CAP_SYS_RESOURCE.
+pub fn write_oom_score_adj(pid: i32, value: i32) -> std::io::Result<()> {
+    std::fs::write(format!("/proc/{pid}/oom_score_adj"), value.to_string())
 }
 
 /// The name stands in parentheses and may hold any of them: fields count from the last one.

@@ -43,7 +43,7 @@ pub fn plan<'a>(
         cwd: arena.path(process.cwd(), "process.cwd")?,
         uid: process.user().uid(),
         gid: process.user().gid(),
-        groups: Some(user::groups(arena, process.user())),
+        groups: user::groups(arena, process.user()),
         umask: process.user().umask().or(defaults.umask),
         capabilities: match process.capabilities() {
             Some(sets) => crate::caps::plan(Some(sets)),

@@ -1,11 +1,25 @@
-//! Resource limits: names to numbers. Pure.
+//! Resource limits: names to numbers, and those that only the parent can raise.
 
 use berth_init::plan::Rlimit;
 use oci_spec::runtime::{PosixRlimit, PosixRlimitType};
 
+use crate::sys;
+
 /// Translates the limits of a process.
 pub fn plan(limits: &[PosixRlimit]) -> Vec<Rlimit> {
     limits.iter().map(|l| Rlimit { resource: number(l.typ()), soft: l.soft(), hard: l.hard() }).collect()
+}
+
+/// Raises the hard limits of a process that will be in a user namespace, where it has no right to do so; the soft ones
+/// stay for the process itself to set. What cannot be raised the process will find so.
+pub fn raise(pid: i32, limits: &[Rlimit]) {
+    for limit in limits {
+        let resource = limit.resource;
+        let Ok((soft, hard)) = sys::limit(pid, resource, None) else { continue };
+        if limit.hard > hard {
+            let _ = sys::limit(pid, resource, Some((soft, limit.hard)));
+        }
+    }
 }
 
 /// getrlimit(2).

@@ -133,7 +133,7 @@ impl Pending {
                 (Some(Message::Moved(pid)), Some(pidfd)) => {
                     let intermediate = std::mem::replace(&mut self.pidfd, pidfd);
                     self.pid = pid;
-                    reap(intermediate.as_fd());
+                    sys::reap(intermediate.as_fd());
                 }
                 (Some(_), None) => return Err(foreign()),
             }
@@ -154,15 +154,8 @@ impl Drop for Pending {
         if self.kept {
             return;
         }
-        let _ = rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL);
-        reap(self.pidfd.as_fd());
+        sys::kill_and_reap(self.pidfd.as_fd());
     }
-}
-
-/// Waits for the end of a child that is as good as dead.
-fn reap(pidfd: BorrowedFd<'_>) {
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
-    while let Err(rustix::io::Errno::INTR) = waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {}
 }
 
 /// Says one byte to the other end.

@@ -1,4 +1,4 @@
-//! The few kernel calls of the parent that neither nix nor rustix wraps, and the clone.
+//! The few kernel calls of the parent that neither nix nor rustix wraps, and the clone with the end of what it made.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -24,11 +24,44 @@ pub fn clone_into(plan: &Plan<'_>, flags: u32, cgroup: Option<BorrowedFd<'_>>) -
     }
 }
 
+/// Clones a process that stands for a user namespace ([`berth_init::namespace::hold`]). Returns its pid and pidfd.
+pub fn clone_and_hold(flags: u32, channel: BorrowedFd<'_>, join: Option<BorrowedFd<'_>>) -> Result<(i32, OwnedFd)> {
+    // SAFETY: the child runs berth_init::namespace::hold, which is no_std without alloc and never returns.
+    match unsafe { berth_init::sys::clone_process(u64::from(flags), None) }.context("clone3")? {
+        Side::Child => berth_init::namespace::hold(channel, join),
+        Side::Parent(pid, pidfd) => Ok((pid, pidfd)),
+    }
+}
+
+/// Ends a child that is not wanted any more, and waits until it is gone.
+pub fn kill_and_reap(pidfd: BorrowedFd<'_>) {
+    let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
+    reap(pidfd);
+}
+
+/// Waits for the end of a child that is as good as dead.
+pub fn reap(pidfd: BorrowedFd<'_>) {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    while let Err(rustix::io::Errno::INTR) = waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {}
+}
+
 /// Owns an fd that recvmsg(2) just installed.
 pub fn own(fd: std::os::fd::RawFd) -> OwnedFd {
     use std::os::fd::FromRawFd;
     // SAFETY: called on the numbers of an SCM_RIGHTS message only, which are new and nobody else's.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// prlimit(2): the soft and hard limit that a process had, and with `new` has now.
+pub fn limit(pid: i32, resource: u32, new: Option<(u64, u64)>) -> Result<(u64, u64)> {
+    let pair = |(soft, hard)| libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    let new = new.map(pair);
+    let mut old = pair((0, 0));
+    let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: both structures live until the call returns; no new limits are a null pointer.
+    let ret = unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, new, &raw mut old) };
+    nix::errno::Errno::result(ret)?;
+    Ok((old.rlim_cur, old.rlim_max))
 }
 
 /// pidfd_send_signal(2), Linux 5.1, with any number: real-time signals and 0 have no name in the wrappers.

@@ -1,10 +1,10 @@
 //! Users: id mappings of a user namespace, and supplementary groups. Pure.
 
-use oci_spec::runtime::{LinuxIdMapping, User};
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, User};
 
 use crate::{Error, Result, arena::Arena};
 
-/// The id mappings of a container; empty without a user namespace of its own.
+/// The id mappings of a user namespace; empty where there is none of the container's own.
 #[derive(Clone, Debug, Default)]
 pub struct Ids {
     uids: Vec<LinuxIdMapping>,
@@ -13,21 +13,57 @@ pub struct Ids {
 
 /// user_namespaces(7): lines a map may have since Linux 4.15.
 const MAX_LINES: usize = 340;
+/// user_namespaces(7): a map is written at once and is less than a page, bytes.
+const MAX_TEXT: usize = 4096;
 
 impl Ids {
-    /// Takes the mappings of config.json.
+    /// Takes the mappings of config.json; `field` is where they stand: `linux.`, `mounts[3].`.
     ///
     /// # Errors
-    /// Too many lines, lengths of zero, ranges that overflow or overlap, naming the line.
-    pub fn new(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<Self> {
-        check(uids, "linux.uidMappings")?;
-        check(gids, "linux.gidMappings")?;
+    /// Too many lines, or more text than the kernel takes; lengths of zero, ranges that overflow or overlap, naming
+    /// the line.
+    pub fn new(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping], field: &str) -> Result<Self> {
+        check(uids, &format!("{field}uidMappings"))?;
+        check(gids, &format!("{field}gidMappings"))?;
         Ok(Self { uids: uids.to_vec(), gids: gids.to_vec() })
+    }
+
+    /// Takes the text of /proc/<pid>/uid_map and gid_map; `None` when it is no such text.
+    pub fn parse(uid_map: &str, gid_map: &str) -> Option<Self> {
+        Some(Self { uids: parse(uid_map)?, gids: parse(gid_map)? })
     }
 
     /// There is a mapping at all.
     pub fn mapped(&self) -> bool {
-        !self.uids.is_empty()
+        !self.uids.is_empty() || !self.gids.is_empty()
+    }
+
+    /// Maps the same ids to the same ids, in whatever order the lines are.
+    pub fn same_as(&self, other: &Self) -> bool {
+        sorted(&self.uids) == sorted(&other.uids) && sorted(&self.gids) == sorted(&other.gids)
+    }
+
+    /// Maps every id to itself, as the initial user namespace does.
+    pub fn identity(&self) -> bool {
+        [&self.uids, &self.gids].into_iter().all(|map| sorted(map) == [(0, 0, u32::MAX)])
+    }
+
+    /// What a user namespace needs: uids and gids are mapped, root among them.
+    ///
+    /// # Errors
+    /// Names the mapping that is missing.
+    pub fn check_complete(&self) -> Result<()> {
+        for (map, what) in [(&self.uids, "uid"), (&self.gids, "gid")] {
+            let missing =
+                |why: &str| Error::invalid(format!("linux.{what}Mappings: user namespaces enabled, but {why}"));
+            if map.is_empty() {
+                return Err(missing(&format!("no {what} mappings found")));
+            }
+            if !map.iter().any(|m| m.container_id() == 0) {
+                return Err(missing("the root user is not mapped"));
+            }
+        }
+        Ok(())
     }
 
     /// The host's uid of a uid inside; itself without a mapping.
@@ -51,6 +87,22 @@ impl Ids {
     }
 }
 
+fn parse(text: &str) -> Option<Vec<LinuxIdMapping>> {
+    let line = |line: &str| {
+        let mut numbers = line.split_ascii_whitespace().map(|word| word.parse().ok());
+        let mut next = || -> Option<u32> { numbers.next().flatten() };
+        let (inside, host, size) = (next()?, next()?, next()?);
+        LinuxIdMappingBuilder::default().container_id(inside).host_id(host).size(size).build().ok()
+    };
+    text.lines().map(line).collect()
+}
+
+fn sorted(map: &[LinuxIdMapping]) -> Vec<(u32, u32, u32)> {
+    let mut lines: Vec<_> = map.iter().map(|m| (m.container_id(), m.host_id(), m.size())).collect();
+    lines.sort_unstable();
+    lines
+}
+
 fn lines(map: &[LinuxIdMapping]) -> String {
     map.iter().map(|m| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size())).collect()
 }
@@ -70,6 +122,10 @@ fn translate(map: &[LinuxIdMapping], id: u32, field: &str) -> Result<u32> {
 fn check(map: &[LinuxIdMapping], field: &str) -> Result<()> {
     if map.len() > MAX_LINES {
         return Err(Error::invalid(format!("{field}: more than {MAX_LINES} mappings")));
+    }
+    let text = lines(map).len();
+    if text >= MAX_TEXT {
+        return Err(Error::invalid(format!("{field}: {text} bytes as a map, the kernel takes less than {MAX_TEXT}")));
     }
     let overlap = |a: u32, b: u32, n: u32, m: u32| a < b.saturating_add(m) && b < a.saturating_add(n);
     for (n, line) in map.iter().enumerate() {
@@ -100,7 +156,6 @@ pub fn groups<'a>(arena: &'a Arena, user: &User) -> &'a [u32] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci_spec::runtime::LinuxIdMappingBuilder;
 
     fn line(inside: u32, host: u32, size: u32) -> LinuxIdMapping {
         LinuxIdMappingBuilder::default().container_id(inside).host_id(host).size(size).build().unwrap()
@@ -108,7 +163,7 @@ mod tests {
 
     #[test]
     fn ids_translate_or_are_refused() {
-        let ids = Ids::new(&[line(0, 100_000, 10), line(10, 5, 1)], &[line(0, 0, 1)]).unwrap();
+        let ids = Ids::new(&[line(0, 100_000, 10), line(10, 5, 1)], &[line(0, 0, 1)], "linux.").unwrap();
         assert_eq!(ids.host_uid(9, "x").unwrap(), 100_009);
         assert_eq!(ids.host_uid(10, "x").unwrap(), 5);
         assert_eq!(
@@ -121,10 +176,43 @@ mod tests {
 
     #[test]
     fn bad_maps_are_refused() {
-        assert!(Ids::new(&[line(0, 0, 0)], &[]).is_err());
-        assert!(Ids::new(&[line(0, 0, 5), line(4, 10, 5)], &[]).is_err());
-        assert!(Ids::new(&[line(0, 0, 5), line(5, 4, 5)], &[]).is_err());
-        assert!(Ids::new(&[line(1, 0, u32::MAX)], &[]).is_err());
-        assert!(Ids::new(&vec![line(0, 0, 1); 341], &[]).is_err());
+        let long: Vec<_> = (0..300).map(|n| line(4_000_000 + n, 4_000_000 + n, 1)).collect();
+        for (map, says) in [
+            (vec![line(0, 0, 0)], "[0]: size"),
+            (vec![line(0, 0, 5), line(4, 10, 5)], "[1]: overlaps"),
+            (vec![line(0, 0, 5), line(5, 4, 5)], "[1]: overlaps"),
+            (vec![line(1, 0, u32::MAX)], "[0]: range"),
+            (vec![line(0, 0, 1); 341], "more than 340"),
+            (long, "bytes as a map"),
+        ] {
+            let uids = Ids::new(&map, &[], "linux.").unwrap_err().to_string();
+            assert!(uids.starts_with("linux.uidMappings") && uids.contains(says), "{uids}");
+            let gids = Ids::new(&[], &map, "mounts[1].").unwrap_err().to_string();
+            assert!(gids.starts_with("mounts[1].gidMappings") && gids.contains(says), "{gids}");
+        }
+    }
+
+    #[test]
+    fn the_kernels_text_is_read_back() {
+        let text = "         0     100000      65536\n     65536          7          1\n";
+        let ids = Ids::parse(text, "0 0 4294967295\n").unwrap();
+        let given = Ids::new(&[line(65536, 7, 1), line(0, 100_000, 65536)], &[line(0, 0, u32::MAX)], "").unwrap();
+        assert!(ids.same_as(&given) && !ids.identity());
+        assert!(!ids.same_as(&Ids::default()));
+        assert!(Ids::parse("0 0 4294967295\n", "0 0 4294967295\n").unwrap().identity());
+        assert!(Ids::parse("0 0\n", "").is_none());
+    }
+
+    #[test]
+    fn a_user_namespace_maps_root() {
+        let map = |uids: &[_], gids: &[_]| Ids::new(uids, gids, "linux.").unwrap().check_complete();
+        assert!(map(&[line(0, 7, 1)], &[line(0, 7, 1)]).is_ok());
+        for (ids, says) in [
+            (map(&[], &[line(0, 7, 1)]), "linux.uidMappings: user namespaces enabled, but no uid mappings found"),
+            (map(&[line(0, 7, 1)], &[]), "linux.gidMappings: user namespaces enabled, but no gid mappings found"),
+            (map(&[line(1, 7, 1)], &[line(0, 7, 1)]), "linux.uidMappings: user namespaces enabled, but the root user"),
+        ] {
+            assert!(ids.unwrap_err().to_string().starts_with(says), "{says}");
+        }
     }
 }

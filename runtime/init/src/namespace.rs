@@ -1,34 +1,44 @@
 //! Entering namespaces, making those that clone3 could not, and the rare second clone.
 
 use rustix::{
-    fd::AsFd,
+    fd::{AsFd, AsRawFd, BorrowedFd},
     fs::{Mode, OFlags},
     io::{self, Errno},
 };
 
 use crate::{
-    At, Report, Result,
+    At, Report, Result, close_other_fds,
     plan::{Plan, Sysctl},
     sys::{self, Side},
-    wire::{Message, Step},
+    wait_for,
+    wire::{GO, Message, Step},
 };
 
 /// Joins, then makes, in the order in which each is allowed by the one before it.
+///
+/// The user namespace is the last of the joins, since a namespace that belongs to the host can be joined only from
+/// there (setns(2)); what belongs to a user namespace alone, and was refused before, follows it.
 ///
 /// Returns in the process that becomes the payload. With a second clone the first child tells the parent who that is
 /// and exits.
 pub fn enter(plan: &Plan<'_>, report: &Report<'_>) -> Result<()> {
     let namespaces = &plan.namespaces;
-    let mut root_due = namespaces.become_root;
+    if namespaces.become_root {
+        shed_groups()?;
+    }
+    let user = namespaces.joins.iter().position(|join| join.flags & CLONE_NEWUSER != 0);
+    let mut refused = 0u32;
     for (n, join) in namespaces.joins.iter().enumerate() {
-        sys::setns(join.fd, join.flags).at_index(Step::JoinNamespace, n)?;
-        if root_due && join.flags & CLONE_NEWUSER != 0 {
-            become_root()?;
-            root_due = false;
+        match sys::setns(join.fd, join.flags) {
+            Err(Errno::PERM) if user.is_some_and(|user| n < user) => refused |= 1 << n,
+            other => other.at_index(Step::JoinNamespace, n)?,
         }
     }
-    if root_due {
+    if namespaces.become_root {
         become_root()?;
+    }
+    for (n, join) in namespaces.joins.iter().enumerate().filter(|(n, _)| refused & 1 << n != 0) {
+        sys::setns(join.fd, join.flags).at_index(Step::JoinNamespace, n)?;
     }
     if namespaces.unshare != 0 {
         sys::unshare(namespaces.unshare).at(Step::Unshare)?;
@@ -45,13 +55,46 @@ pub fn enter(plan: &Plan<'_>, report: &Report<'_>) -> Result<()> {
 const CLONE_NEWUSER: u32 = libc::CLONE_NEWUSER.cast_unsigned();
 const CLONE_NEWCGROUP: u32 = libc::CLONE_NEWCGROUP.cast_unsigned();
 
-/// uid 0 of the namespace. Groups of the host are shed where that is allowed; the payload's own come later.
-fn become_root() -> Result<()> {
+/// Groups of the host go before a user namespace is joined, which may deny setgroups(2); the payload's own come later,
+/// and none too many is held then ([`crate::identity::verify`]).
+fn shed_groups() -> Result<()> {
     match sys::set_groups(&[]) {
-        Ok(()) | Err(Errno::PERM) => {}
-        Err(e) => return Err(e).at(Step::BecomeRoot),
+        Ok(()) | Err(Errno::PERM) => Ok(()),
+        Err(e) => Err(e).at(Step::BecomeRoot),
     }
-    sys::set_ids(0, 0).at(Step::BecomeRoot)
+}
+
+/// uid 0 of the namespace.
+fn become_root() -> Result<()> {
+    sys::set_ids(0, 0).at(Step::BecomeRoot)?;
+    // A change of ids sets it to what fs.suid_dumpable says, and others may live in that namespace.
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at(Step::Hide)?;
+    Ok(())
+}
+
+/// A process that is there for its user namespace alone: born in one that is new, or entering `join`. It says
+/// `Ready` and lives until the other end of the channel is closed.
+pub fn hold(channel: BorrowedFd<'_>, join: Option<BorrowedFd<'_>>) -> ! {
+    let report = Report { channel, accepted: None };
+    match enter_and_hide(channel, join) {
+        Ok(()) => report.send(Message::Ready, &[]),
+        Err(failure) => report.send(Message::Failure(failure), &[]),
+    }
+    let _ = wait_for(channel, GO);
+    sys::exit(0)
+}
+
+fn enter_and_hide(channel: BorrowedFd<'_>, join: Option<BorrowedFd<'_>>) -> Result<()> {
+    // Root of the namespace may not look into it.
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at(Step::Hide)?;
+    let number = channel.as_raw_fd();
+    let other = join.map_or(number, |fd| fd.as_raw_fd());
+    close_other_fds(0, &[number.min(other), number.max(other)])?;
+    if let Some(fd) = join {
+        sys::setns(fd, CLONE_NEWUSER).at(Step::JoinNamespace)?;
+        sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at(Step::Hide)?;
+    }
+    Ok(())
 }
 
 /// A pid namespace made by unshare is entered by the next child only (pid_namespaces(7)). `CLONE_PARENT` makes that

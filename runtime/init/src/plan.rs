@@ -39,7 +39,7 @@ pub struct Plan<'a> {
 
 /// Namespaces to enter and to make, beyond those that clone3 itself made.
 pub struct Namespaces<'a> {
-    /// Entered in this order.
+    /// Entered in this order, a user namespace last; at most 32.
     pub joins: &'a [Join<'a>],
     /// Made after the joins: needed when they must belong to a joined user namespace.
     pub unshare: u32,
@@ -232,8 +232,8 @@ pub struct Process<'a> {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Supplementary groups, all of them; `None` leaves them (a user namespace where setgroups is denied).
-    pub groups: Option<&'a [u32]>,
+    /// Supplementary groups, all of them.
+    pub groups: &'a [u32],
     /// File mode creation mask.
     pub umask: Option<u32>,
     /// The five sets.

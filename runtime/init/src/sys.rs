@@ -116,10 +116,22 @@ pub fn dup_onto(fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
 
 /// mount_setattr(2), Linux 5.12, on the mount that `fd` refers to.
 pub fn mount_setattr(fd: BorrowedFd<'_>, recursive: bool, set: u64, clear: u64, propagation: u64) -> Result<()> {
-    let attr = libc::mount_attr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 };
+    set_attributes(fd, recursive, &libc::mount_attr { attr_set: set, attr_clr: clear, propagation, userns_fd: 0 })
+}
+
+/// mount_setattr(2) `MOUNT_ATTR_IDMAP`, Linux 5.12: ids of the mount that `tree` refers to, and with `recursive` of
+/// those below it, are mapped as `users`, a user namespace, maps them.
+pub fn map_ids(tree: BorrowedFd<'_>, recursive: bool, users: BorrowedFd<'_>) -> Result<()> {
+    const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
+    let userns_fd = u64::from(users.as_raw_fd().unsigned_abs());
+    let attr = libc::mount_attr { attr_set: MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd };
+    set_attributes(tree, recursive, &attr)
+}
+
+fn set_attributes(fd: BorrowedFd<'_>, recursive: bool, attr: &libc::mount_attr) -> Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     let size = size_of::<libc::mount_attr>();
-    call!(libc::SYS_mount_setattr, fd.as_raw_fd(), c"".as_ptr(), flags, &raw const attr, size).map(drop)
+    call!(libc::SYS_mount_setattr, fd.as_raw_fd(), c"".as_ptr(), flags, &raw const *attr, size).map(drop)
 }
 
 /// setns(2) with `CLONE_NEW*` flags.

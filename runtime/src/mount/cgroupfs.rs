@@ -12,23 +12,46 @@ const FLAGS: u64 = attr::NOSUID | attr::NODEV | attr::NOEXEC;
 
 /// Adds what shows the container its cgroups at `target`.
 pub(super) fn plan(
-    builder: &mut Builder<'_>,
+    builder: &mut Builder<'_, '_>,
     target: &CStr,
     name: &str,
     options: &Options,
     scene: &Scene<'_>,
 ) -> Result<()> {
     let host = cgroup::host()?;
+    // Without a cgroup namespace it is the host's hierarchy that shows, and files of it that root of a user namespace
+    // might own (CVE-2023-25809).
+    let readonly = if scene.user_namespace && !scene.cgroup_namespace { attr::RDONLY } else { 0 };
     let target = target.to_str().map_err(|_| crate::Error::invalid("destination: not UTF-8"))?;
     if host.unified() {
-        unified(builder, target, name, options)
+        unified(builder, target, name, options, scene, readonly)
     } else {
-        hierarchies(builder, host, target, name, options, scene)
+        let readonly = readonly | options.set & attr::RDONLY;
+        hierarchies(builder, host, target, name, options, scene, readonly)
     }
 }
 
-fn unified(builder: &mut Builder<'_>, target: &str, name: &str, options: &Options) -> Result<()> {
+fn unified(
+    builder: &mut Builder<'_, '_>,
+    target: &str,
+    name: &str,
+    options: &Options,
+    scene: &Scene<'_>,
+    readonly: u64,
+) -> Result<()> {
     let arena = builder.arena;
+    if readonly != 0
+        && let Some(path) = scene.cgroup.path_in("")
+    {
+        // A user namespace cannot mount what belongs to the host's cgroup namespace.
+        let tree = clone_tree(path, false)?;
+        let bind = Options { bind: Some(false), set: FLAGS | readonly, ..Options::default() };
+        set_attributes(&tree, &bind, scene).context("mount_setattr")?;
+        let source = Source::Tree { fd: arena.fd(tree), directory: true };
+        let propagation = arena.list(options.propagation.clone());
+        builder.push(arena.text(target, "mounts.destination")?, source, propagation, name);
+        return Ok(());
+    }
     let mut fs = vec![FsOption::Pair(c"source", c"cgroup")];
     for word in &options.data {
         fs.push(FsOption::Flag(arena.text(word, "mounts.options")?));
@@ -42,15 +65,15 @@ fn unified(builder: &mut Builder<'_>, target: &str, name: &str, options: &Option
 /// A small tmpfs with a directory a hierarchy: mounted anew below a cgroup namespace, which roots it at the
 /// container's cgroup, else a bind mount of that cgroup; and links for the names of merged controllers.
 fn hierarchies(
-    builder: &mut Builder<'_>,
+    builder: &mut Builder<'_, '_>,
     host: &cgroup::Host,
     target: &str,
     name: &str,
     options: &Options,
     scene: &Scene<'_>,
+    readonly: u64,
 ) -> Result<()> {
     let arena = builder.arena;
-    let readonly = options.set & attr::RDONLY;
     let place =
         |below: &str| arena.text(Path::new(target).join(below).as_os_str().as_encoded_bytes(), "mounts.destination");
     let narrow = |bits: u64| u32::try_from(bits).map_err(|_| crate::Error::invalid("options: out of range"));
@@ -82,7 +105,7 @@ fn hierarchies(
             let Some(path) = scene.cgroup.path_in(controller) else { continue };
             let tree = clone_tree(path, false)?;
             let bind = Options { bind: Some(false), set: FLAGS | readonly, ..Options::default() };
-            set_attributes(&tree, &bind, scene.host_propagation).context("mount_setattr")?;
+            set_attributes(&tree, &bind, scene).context("mount_setattr")?;
             Source::Tree { fd: arena.fd(tree), directory: true }
         };
         builder.push(place(dir)?, source, &[], name);

@@ -5,11 +5,16 @@
 //! namespaces (proc, sysfs, mqueue, devpts, cgroup) are the child's to create.
 
 mod cgroupfs;
+mod idmap;
 mod options;
 
-use std::path::{Component, Path, PathBuf};
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
+    path::{Component, Path, PathBuf},
+};
 
-use berth_init::plan::{FsOption, Mount, Source};
+use berth_init::plan::{Device, FsOption, Mount, Source};
 use oci_spec::runtime::Mount as Spec;
 use rustix::{
     fd::{AsFd, OwnedFd},
@@ -17,9 +22,11 @@ use rustix::{
     mount::{OpenTreeFlags, open_tree},
 };
 
+pub use idmap::clone_mapped;
 pub use options::{Options, attr, known as known_options};
 
-use crate::{Context, Error, Result, arena::Arena, cgroup::Cgroup};
+use crate::{Context, Error, Result, arena::Arena, cgroup::Cgroup, namespace::Users};
+use idmap::IdMaps;
 
 /// What the mounts of one container have in common.
 pub struct Scene<'s> {
@@ -31,6 +38,10 @@ pub struct Scene<'s> {
     pub cgroup: &'s Cgroup,
     /// There is a cgroup namespace, so that a cgroup file system shows the container's part only.
     pub cgroup_namespace: bool,
+    /// The container's user namespace.
+    pub users: &'s Users<'s>,
+    /// It has one of its own.
+    pub user_namespace: bool,
     /// A detached tmpfs with the devices, to stand for the mount of a tmpfs at /dev.
     pub dev: Option<OwnedFd>,
 }
@@ -43,12 +54,13 @@ pub struct Mounts<'a> {
     pub names: Vec<String>,
 }
 
-/// Translates the mounts of a config.json.
+/// Translates the mounts of a config.json, and `devices` that have to be bound from the host.
 ///
 /// # Errors
 /// Names the mount as runc does: `error mounting "src" to rootfs at "/dst": …`.
-pub fn plan<'a>(arena: &'a Arena, mounts: &[Spec], mut scene: Scene<'_>) -> Result<Mounts<'a>> {
-    let mut builder = Builder { arena, list: Vec::with_capacity(mounts.len()), names: Vec::new() };
+pub fn plan<'a>(arena: &'a Arena, mounts: &[Spec], devices: &[Device<'a>], mut scene: Scene<'_>) -> Result<Mounts<'a>> {
+    let list = Vec::with_capacity(mounts.len());
+    let mut builder = Builder { arena, list, names: Vec::new(), idmaps: IdMaps::new(scene.users) };
     let mut readonly_dev = false;
     for mount in mounts {
         let target = clean(mount.destination());
@@ -59,6 +71,11 @@ pub fn plan<'a>(arena: &'a Arena, mounts: &[Spec], mut scene: Scene<'_>) -> Resu
         let dev = if is_dev { scene.dev.take() } else { None };
         readonly_dev |= dev.is_some() && options.set & attr::RDONLY != 0;
         builder.one(mount, &target, &name, options, dev, &scene).with_context(|| format!("error mounting {name}"))?;
+    }
+    for device in devices {
+        builder
+            .device(device)
+            .with_context(|| format!("error creating device node {}", device.path.to_string_lossy()))?;
     }
     if readonly_dev {
         // Only now: other mounts had their targets made in it.
@@ -129,13 +146,14 @@ pub fn fs_options<'a>(arena: &'a Arena, options: &Options, source: &str) -> Resu
     Ok(out)
 }
 
-struct Builder<'a> {
+struct Builder<'a, 's> {
     arena: &'a Arena,
     list: Vec<Mount<'a>>,
     names: Vec<String>,
+    idmaps: IdMaps<'s>,
 }
 
-impl<'a> Builder<'a> {
+impl<'a> Builder<'a, '_> {
     fn push(&mut self, target: &'a std::ffi::CStr, source: Source<'a>, propagation: &'a [u64], name: &str) {
         self.list.push(Mount { target, source, ordinary: false, propagation });
         self.names.push(name.to_owned());
@@ -198,12 +216,28 @@ impl<'a> Builder<'a> {
         let stat = rustix::fs::fstat(&tree).with_context(|| format!("stat {}", source.display()))?;
         let procfs = rustix::fs::fstatfs(&tree).is_ok_and(|s| s.f_type == PROC_SUPER_MAGIC);
         inside_proc(target, procfs)?;
-        set_attributes(&tree, options, scene.host_propagation)
-            .with_context(|| format!("mount_setattr {}", source.display()))?;
+        set_attributes(&tree, options, scene).with_context(|| format!("mount_setattr {}", source.display()))?;
+        self.idmaps.apply(mount, options, &tree, &source)?;
         let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         let c_target = arena.path(target, "mounts.destination")?;
         let source = Source::Tree { fd: arena.fd(tree), directory };
         self.push(c_target, source, arena.list(options.propagation.clone()), name);
+        Ok(())
+    }
+}
+
+impl<'a> Builder<'a, '_> {
+    /// The host's device of that path and number: mknod(2) is not for a user namespace.
+    fn device(&mut self, device: &Device<'a>) -> Result<()> {
+        let path = Path::new(OsStr::from_bytes(device.path.to_bytes()));
+        let tree = clone_tree(path, false)?;
+        let there = rustix::fs::fstat(&tree)?;
+        let number = rustix::fs::makedev(device.major, device.minor);
+        if FileType::from_raw_mode(there.st_mode) != FileType::from_raw_mode(device.mode) || there.st_rdev != number {
+            return Err(Error::invalid("the host's is another one, and a user namespace may not make any"));
+        }
+        let name = format!("\"{0}\" to rootfs at \"{0}\"", path.display());
+        self.push(device.path, Source::Tree { fd: self.arena.fd(tree), directory: false }, &[], &name);
         Ok(())
     }
 }
@@ -225,14 +259,15 @@ pub fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
 
 /// The clone has the source's propagation, in the host's peer groups. It gets that of the tree it will hang in, which
 /// the child gives to everything that it copies; without that, a mount made in the container would appear outside.
-fn set_attributes(tree: &OwnedFd, options: &Options, host_propagation: u64) -> rustix::io::Result<()> {
+fn set_attributes(tree: &OwnedFd, options: &Options, scene: &Scene<'_>) -> rustix::io::Result<()> {
     use berth_init::sys::mount_setattr;
     let (set, clear) = options.bind_attributes();
-    if options.bind == Some(false) && options.set_all | options.clear_all == 0 {
+    let shared = scene.user_namespace && scene.host_propagation == libc::MS_SHARED;
+    if options.bind == Some(false) && options.set_all | options.clear_all == 0 && !shared {
         // One mount: all in one call.
-        return mount_setattr(tree.as_fd(), false, set, clear, host_propagation);
+        return mount_setattr(tree.as_fd(), false, set, clear, scene.host_propagation);
     }
-    mount_setattr(tree.as_fd(), true, 0, 0, host_propagation)?;
+    set_propagation(tree, scene.host_propagation, scene.user_namespace)?;
     if set | clear != 0 {
         mount_setattr(tree.as_fd(), false, set, clear, 0)?;
     }
@@ -241,6 +276,16 @@ fn set_attributes(tree: &OwnedFd, options: &Options, host_propagation: u64) -> r
         mount_setattr(tree.as_fd(), true, options.set_all, options.clear_all & !options.set_all | atime, 0)?;
     }
     Ok(())
+}
+
+/// The propagation of a clone of the host's. In a user namespace it is a slave of the host's at most, as the kernel makes
+/// it for what it copies there itself (mount_namespaces(7)).
+pub fn set_propagation(tree: &OwnedFd, propagation: u64, user_namespace: bool) -> rustix::io::Result<()> {
+    use berth_init::sys::mount_setattr;
+    if user_namespace && propagation == libc::MS_SHARED {
+        mount_setattr(tree.as_fd(), true, 0, 0, libc::MS_SLAVE)?;
+    }
+    mount_setattr(tree.as_fd(), true, 0, 0, propagation)
 }
 
 /// Files of /proc that lxcfs and its kind may cover.

@@ -39,6 +39,8 @@ pub struct Options {
     pub set_all: u64,
     /// See `set_all`.
     pub clear_all: u64,
+    /// `idmap` is `Some(false)`, `ridmap` is `Some(true)`: the whole tree.
+    pub idmap: Option<bool>,
     /// `MS_SHARED`…, with `MS_REC`.
     pub propagation: Vec<u64>,
     /// Words that the file system's superblock takes from every kind of file system.
@@ -65,7 +67,9 @@ impl Options {
             "bind" => self.bind = Some(self.bind.unwrap_or(false)),
             "rbind" => self.bind = Some(true),
             "defaults" | "" => {}
-            "tmpcopyup" | "idmap" | "ridmap" | "remount" => {
+            "idmap" => self.idmap = Some(false),
+            "ridmap" => self.idmap = Some(true),
+            "tmpcopyup" | "remount" => {
                 return Err(Error::unsupported(format!("mount option {word}: not built yet")));
             }
             _ => {
@@ -114,7 +118,8 @@ fn recursive(word: &str) -> Option<(u64, u64)> {
 pub fn known() -> Vec<String> {
     let attributes = ATTRIBUTES.iter().flat_map(|(name, ..)| [(*name).to_owned(), format!("r{name}")]);
     let others = PROPAGATION.iter().map(|(name, _)| *name).chain(SUPERBLOCK.iter().map(|(name, _)| *name));
-    let mut words: Vec<_> = attributes.chain(others.chain(["bind", "rbind", "defaults"]).map(str::to_owned)).collect();
+    let mut words: Vec<_> =
+        attributes.chain(others.chain(["bind", "rbind", "idmap", "ridmap", "defaults"]).map(str::to_owned)).collect();
     words.sort_unstable();
     words
 }
@@ -179,7 +184,7 @@ mod tests {
         for word in &words {
             assert!(parse(&[word]).data.is_empty(), "{word}");
         }
-        for (word, there) in [("rro", true), ("rbind", true), ("sync", true), ("tmpcopyup", false), ("idmap", false)] {
+        for (word, there) in [("rro", true), ("rbind", true), ("sync", true), ("tmpcopyup", false), ("idmap", true)] {
             assert_eq!(words.iter().any(|known| known == word), there, "{word}");
         }
     }
@@ -207,6 +212,14 @@ mod tests {
     }
 
     #[test]
+    fn the_last_of_the_idmap_words_counts() {
+        assert_eq!(parse(&["bind"]).idmap, None);
+        assert_eq!(parse(&["rbind", "idmap"]).idmap, Some(false));
+        assert_eq!(parse(&["idmap", "ridmap"]).idmap, Some(true));
+        assert_eq!(parse(&["ridmap", "idmap"]).idmap, Some(false));
+    }
+
+    #[test]
     fn recursive_words_reach_the_tree() {
         let o = parse(&["rbind", "rro"]);
         assert_eq!((o.set, o.set_all), (0, attr::RDONLY));
@@ -226,7 +239,7 @@ mod tests {
 
     #[test]
     fn what_would_be_ignored_is_refused() {
-        for word in ["tmpcopyup", "idmap", "remount"] {
+        for word in ["tmpcopyup", "remount"] {
             assert_eq!(Options::parse(&[word.into()]).unwrap_err().kind(), crate::Kind::Unsupported);
         }
     }

@@ -14,6 +14,8 @@ pub struct Options {
     pub propagation: MsFlags,
     /// What the kernel does not know as a flag, in order: the filesystem's own options.
     pub data: Vec<String>,
+    /// Mappings of ids, `container:host:size,…`: uids and gids.
+    pub ids: [Option<String>; 2],
     /// The source is a file to be put behind a loop device.
     pub loop_device: bool,
     /// The loop device shall bypass the page cache of the backing file.
@@ -24,13 +26,14 @@ impl Options {
     /// Reads the words in order; a later word wins over an earlier one.
     ///
     /// # Errors
-    /// `uidmap=`/`gidmap=` (idmapped rootfs, not built yet) and containerd's own `X-containerd.…` words, which its
-    /// mount manager resolves and which mean a bug or a skew when they get here.
+    /// containerd's own `X-containerd.…` words, which its mount manager resolves and which mean a bug or a skew when they
+    /// get here.
     pub fn parse(words: &[String]) -> Result<Self> {
         let mut options = Self {
             flags: MsFlags::empty(),
             propagation: MsFlags::empty(),
             data: Vec::new(),
+            ids: [None, None],
             loop_device: false,
             direct_io: false,
         };
@@ -56,8 +59,10 @@ impl Options {
             self.direct_io = true;
         } else if word.starts_with("X-containerd.") {
             return Err(Error::invalid(format!("option {word:?} is for containerd's mount manager")));
-        } else if word.starts_with("uidmap=") || word.starts_with("gidmap=") {
-            return Err(Error::unsupported(format!("option {word:?}: id-mapped rootfs mounts are not supported")));
+        } else if let Some(map) = word.strip_prefix("uidmap=") {
+            self.ids[0] = Some(map.to_owned());
+        } else if let Some(map) = word.strip_prefix("gidmap=") {
+            self.ids[1] = Some(map.to_owned());
         } else if word != "defaults" && !word.is_empty() {
             self.data.push(word.to_owned());
         }
@@ -159,8 +164,14 @@ mod tests {
 
     #[test]
     fn words_that_must_not_be_ignored_are_refused_by_name() {
-        for word in ["X-containerd.mkdir.path=/x", "uidmap=0:1000:1", "gidmap=0:1000:1"] {
-            assert!(parse(&[word]).unwrap_err().to_string().contains(word), "{word}");
-        }
+        let word = "X-containerd.mkdir.path=/x";
+        assert!(parse(&[word]).unwrap_err().to_string().contains(word), "{word}");
+    }
+
+    #[test]
+    fn mappings_are_not_the_filesystems() {
+        let o = parse(&["uidmap=0:1000:1", "gidmap=0:2000:1,1:3000:1", "lowerdir=/a"]).unwrap();
+        assert_eq!(o.ids, [Some("0:1000:1".to_owned()), Some("0:2000:1,1:3000:1".to_owned())]);
+        assert_eq!(o.joined(), "lowerdir=/a");
     }
 }

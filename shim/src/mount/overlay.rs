@@ -49,7 +49,7 @@ pub fn shorten(data: &[String]) -> Result<(String, Vec<OwnedFd>)> {
 }
 
 /// Lower directories are separated by colons; a colon or backslash in a name stands behind a backslash.
-fn split(lower: &str) -> Vec<String> {
+pub fn split(lower: &str) -> Vec<String> {
     let mut paths = vec![String::new()];
     let mut chars = lower.chars();
     while let Some(c) = chars.next() {
@@ -68,13 +68,20 @@ fn split(lower: &str) -> Vec<String> {
     paths
 }
 
+/// A name as it stands between the colons.
+pub fn escape(name: &str) -> String {
+    name.replace('\\', r"\\").replace(':', r"\:")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn escaped_colons_belong_to_the_name() {
-        assert_eq!(split(r"/a:/b\:c:/d\\e"), ["/a", "/b:c", r"/d\e"]);
+        let names = ["/a", "/b:c", r"/d\e"];
+        assert_eq!(split(r"/a:/b\:c:/d\\e"), names);
+        assert_eq!(split(&names.map(escape).join(":")), names);
     }
 
     #[test]

@@ -1,0 +1,163 @@
+//! A pod with a user namespace of its own, as kubelet asks for it (`hostUsers: false`).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+
+use berth_integration::containerd::{Containerd, Form, Version};
+use berth_integration::matrix;
+use berth_integration::pod::{Pod, container_config, parse, pod_config};
+use berth_integration::procs;
+use berth_integration::wait::{LONG, until_true};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+/// The first host id of the pod, and how many it has.
+const HOST: u32 = 1_000_000;
+const SIZE: u32 = 65536;
+
+/// containerd 2.x alone knows user namespaces, and passes all that they need only to the runtime type of runc.
+fn run(test: fn(&Containerd)) {
+    matrix::run(Version::V2_3, Form::ByPath, test);
+}
+
+fn options() -> Value {
+    let ids = json!([{"host_id": HOST, "container_id": 0, "length": SIZE}]);
+    json!({"mode": 0, "uids": ids, "gids": ids})
+}
+
+fn pod<'a>(lab: &'a Containerd, name: &str) -> Pod<'a> {
+    let mut config = pod_config(lab, name);
+    config["linux"]["security_context"]["namespace_options"] = json!({"pid": 1, "userns_options": options()});
+    Pod::run_config(lab, config)
+}
+
+fn container(name: &str, args: &[&str]) -> Value {
+    let mut config = container_config(name, args);
+    config["linux"]["security_context"]["namespace_options"] = json!({"pid": 1, "userns_options": options()});
+    config
+}
+
+/// kubelet lets such pods run only where containerd says that the handler can.
+#[test]
+fn containerd_knows_that_it_can() {
+    run(|lab| {
+        let info = parse(&lab.crictl(["info"]).ok());
+        let handlers = info["runtimeHandlers"].as_array().expect("handlers");
+        let ours = handlers.iter().find(|h| h["name"] == lab.runtime.handler()).expect("our handler");
+        assert_eq!(ours["features"]["user_namespaces"], true, "{ours}");
+        assert_eq!(ours["features"]["recursive_read_only_mounts"], true, "{ours}");
+    });
+}
+
+#[test]
+fn two_containers_a_volume_and_an_exec() {
+    run(|lab| {
+        let volume = lab.dir().join("volume");
+        std::fs::create_dir(&volume).unwrap();
+        std::fs::write(volume.join("there"), "from the host").unwrap();
+        for (path, id) in [(&volume, 1000), (&volume.join("there"), 1000)] {
+            chown(path, Some(id), Some(id)).unwrap();
+        }
+        let pod = pod(lab, "users");
+        let [one, two] = ["one", "two"].map(|name| {
+            let mut config = container(name, &["sh", "-c", "echo up; exec sleep 1000"]);
+            config["linux"]["security_context"]["run_as_user"] = json!({"value": 1000});
+            config["linux"]["security_context"]["run_as_group"] = json!({"value": 1000});
+            let map = json!([{"host_id": HOST, "container_id": 0, "length": SIZE}]);
+            config["mounts"] =
+                json!([{"container_path": "/vol", "host_path": volume, "uidMappings": map, "gidMappings": map}]);
+            pod.start_config(&config)
+        });
+        for it in [&one, &two] {
+            // It could write to the pipe of its output, which is its own.
+            it.expect_log(" stdout F up\n");
+            let map = it.exec(&["cat", "/proc/self/uid_map", "/proc/1/gid_map"]).ok();
+            let words: Vec<_> = map.split_whitespace().collect();
+            assert_eq!(words, ["0", "1000000", "65536", "0", "1000000", "65536"]);
+            // Outside it is another user; inside, the image belongs to root and the volume to its owner.
+            let status = std::fs::metadata(format!("/proc/{}", it.pid())).unwrap();
+            assert_eq!((status.uid(), status.gid()), (HOST + 1000, HOST + 1000));
+            assert_eq!(it.exec(&["stat", "-c", "%u:%g", "/", "/bin/busybox", "/etc/hosts"]).ok(), "0:0\n0:0\n0:0");
+            assert_eq!(it.exec(&["stat", "-c", "%u:%g", "/vol", "/vol/there"]).ok(), "1000:1000\n1000:1000");
+            assert_eq!(it.exec(&["sh", "-c", "echo again > /dev/stdout"]).ok(), "again");
+            assert_eq!(it.exec(&["sh", "-c", "echo x > /dev/null && cat /dev/null && echo fine"]).ok(), "fine");
+            let mounts = it.exec(&["cat", "/proc/mounts"]).ok();
+            for kind in ["proc", "sysfs", "mqueue", "devpts"] {
+                assert!(mounts.lines().any(|l| l.split(' ').nth(2) == Some(kind)), "{kind}: {mounts}");
+            }
+        }
+        one.exec(&["sh", "-c", "echo new > /vol/new"]).ok();
+        assert_eq!(two.exec(&["cat", "/vol/new"]).ok(), "new");
+        let new = std::fs::metadata(volume.join("new")).unwrap();
+        assert_eq!((new.uid(), new.gid()), (1000, 1000));
+        for kind in ["user", "net", "ipc", "uts", "mnt"] {
+            let [a, b] = [&one, &two].map(|it| std::fs::read_link(format!("/proc/{}/ns/{kind}", it.pid())).unwrap());
+            assert_eq!(a == b, kind != "mnt", "{kind}");
+        }
+        one.stop(0);
+        one.remove();
+        pod.stop();
+        pod.remove();
+    });
+}
+
+/// As root, with a terminal, and what that root may not do.
+#[test]
+fn root_of_the_pod_is_nobody_outside() {
+    run(|lab| {
+        let secret = lab.dir().join("secret");
+        std::fs::write(&secret, "of the host").unwrap();
+        std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
+        let pod = pod(lab, "root");
+        let mut config = container("main", &["sh", "-c", "test -t 0 && echo terminal; exec sleep 1000"]);
+        config["tty"] = json!(true);
+        config["stdin"] = json!(true);
+        // Without mappings it stays the host's.
+        config["mounts"] = json!([{"container_path": "/secret", "host_path": secret}]);
+        let main = pod.start_config(&config);
+        main.expect_log("terminal");
+        assert_eq!(main.exec(&["id", "-u"]).ok(), "0");
+        assert_ne!(main.exec(&["cat", "/secret"]).code(), 0);
+        assert_eq!(main.exec(&["stat", "-c", "%u", "/secret"]).ok(), "65534");
+        assert_eq!(main.exec(&["sh", "-c", "touch /made && stat -c %u:%g /made"]).ok(), "0:0");
+        pod.stop();
+        pod.remove();
+    });
+}
+
+/// Host network: the network namespace is the host's, and /sys is bound.
+#[test]
+fn with_the_hosts_network() {
+    run(|lab| {
+        let mut config = pod_config(lab, "hostnet");
+        config.as_object_mut().unwrap().remove("hostname");
+        config["linux"]["security_context"]["namespace_options"] =
+            json!({"network": 2, "pid": 1, "userns_options": options()});
+        let pod = Pod::run_config(lab, config);
+        let mut config = container("main", &["sleep", "1000"]);
+        config["linux"]["security_context"]["namespace_options"] =
+            json!({"network": 2, "pid": 1, "userns_options": options()});
+        let main = pod.start_config(&config);
+        let [ours, theirs] = ["self".to_owned(), main.pid().to_string()]
+            .map(|pid| std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap());
+        assert_eq!(ours, theirs);
+        assert_eq!(main.exec(&["test", "-d", "/sys/class/net/lo"]).code(), 0);
+        assert_ne!(main.exec(&["sh", "-c", "mkdir /sys/fs/cgroup/x"]).code(), 0);
+        pod.stop();
+        pod.remove();
+    });
+}
+
+/// Neither the mounts for the layers nor anything else outlives a shim that was killed.
+#[test]
+fn a_killed_shim_leaves_nothing() {
+    run(|lab| {
+        let pod = pod(lab, "killed");
+        pod.start_config(&container("main", &["sleep", "1000"]));
+        let shim = lab.shims().first().expect("a shim").pid;
+        procs::kill(shim, Signal::KILL);
+        until_true("the shim to be gone", LONG, || !procs::alive(shim));
+        pod.clear();
+        lab.excuse_runc("the cgroups of a pod's containers outlive a killed shim");
+    });
+}

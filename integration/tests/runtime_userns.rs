@@ -1,0 +1,519 @@
+//! User namespaces: the mappings, what is joined with them, devices, and mounts whose ids are mapped.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
+
+use berth_integration::{
+    bundle::Bundle,
+    case::{self, Case, Refusal, beyond_runc, refused},
+    mounts,
+    runtime::Runtime,
+};
+use serde_json::{Value, json};
+use std::{
+    os::unix::fs::{MetadataExt, chown},
+    path::Path,
+};
+
+/// The first host id of a container's.
+const HOST: u32 = 100_000;
+
+fn map(inside: u32, host: u32, size: u32) -> Value {
+    json!([{"containerID": inside, "hostID": host, "size": size}])
+}
+
+/// With the root filesystem given to the container's root, as a snapshotter does.
+fn owned(bundle: Bundle) -> Bundle {
+    give(&bundle.rootfs());
+    bundle
+}
+
+fn give(path: &Path) {
+    std::os::unix::fs::lchown(path, Some(HOST), Some(HOST)).unwrap();
+    if path.is_dir() && !path.is_symlink() {
+        std::fs::read_dir(path).unwrap().for_each(|entry| give(&entry.unwrap().path()));
+    }
+}
+
+/// In a new user namespace.
+fn mapped(bundle: Bundle) -> Bundle {
+    owned(bundle)
+        .namespace("user", "")
+        .set("/linux/uidMappings", map(0, HOST, 65536))
+        .set("/linux/gidMappings", map(0, HOST, 65536))
+}
+
+/// A directory `source` in the bundle, 0755 of the host's root, with the files `root` and `five` of uids and gids 0 and 5.
+fn source(bundle: &Bundle) -> String {
+    let dir = bundle.path().join("source");
+    std::fs::create_dir(&dir).unwrap();
+    for (name, id) in [("root", 0), ("five", 5)] {
+        std::fs::write(dir.join(name), name).unwrap();
+        chown(dir.join(name), Some(id), Some(id)).unwrap();
+    }
+    dir.to_str().unwrap().to_owned()
+}
+
+/// The source at /mnt, with these options and mappings of its own.
+fn volume(bundle: Bundle, options: &[&str], mapping: Option<Value>) -> Bundle {
+    let source = source(&bundle);
+    let mut mount = json!({"destination": "/mnt", "type": "bind", "source": source, "options": options});
+    if let Some(mapping) = mapping {
+        mount["uidMappings"] = mapping.clone();
+        mount["gidMappings"] = mapping;
+    }
+    bundle.set("/mounts/-", mount).args(&["/probe", "report", "stat=/mnt/root", "stat=/mnt/five"])
+}
+
+#[test]
+fn what_is_seen_inside() {
+    case::all("userns", CASES);
+}
+
+const CASES: &[Case] = &[
+    Case {
+        name: "ids and the right to set groups",
+        set: |b| {
+            mapped(b)
+                .args(&["/probe", "report", "ids", "read=/proc/self/setgroups"])
+                .set("/process/user", json!({"uid": 7, "gid": 8, "additionalGids": [9]}))
+        },
+        sees: &[
+            ("/ids", r#"{"uid": [7, 7, 7], "gid": [8, 8, 8], "groups": [9], "fsuid": 7, "fsgid": 8}"#),
+            ("/read/~1proc~1self~1setgroups", r#""allow""#),
+        ],
+    },
+    Case {
+        name: "a volume of the host's is nobody's",
+        set: |b| volume(mapped(b), &["bind"], None),
+        sees: &[("/stat/~1mnt~1root/uid", "65534"), ("/stat/~1mnt~1root/gid", "65534")],
+    },
+    Case {
+        name: "a volume with the container's mapping",
+        set: |b| volume(mapped(b), &["bind"], Some(map(0, HOST, 65536))),
+        sees: &[
+            ("/stat/~1mnt~1root/uid", "0"),
+            ("/stat/~1mnt~1root/gid", "0"),
+            ("/stat/~1mnt~1five/uid", "5"),
+            ("/stat/~1mnt~1five/gid", "5"),
+        ],
+    },
+    Case {
+        name: "a volume with a mapping of its own",
+        set: |b| volume(mapped(b), &["bind"], Some(map(5, HOST + 70, 1))),
+        sees: &[("/stat/~1mnt~1root/uid", "65534"), ("/stat/~1mnt~1five/uid", "70"), ("/stat/~1mnt~1five/gid", "70")],
+    },
+    Case {
+        name: "several mappings of one volume",
+        set: |b| {
+            let two = json!([{"containerID": 0, "hostID": HOST + 1, "size": 1},
+                {"containerID": 5, "hostID": HOST + 10, "size": 1}]);
+            volume(mapped(b), &["rbind"], Some(two))
+        },
+        sees: &[("/stat/~1mnt~1root/uid", "1"), ("/stat/~1mnt~1five/uid", "10")],
+    },
+    Case {
+        name: "idmap alone takes the container's",
+        set: |b| volume(mapped(b), &["bind", "idmap"], None),
+        sees: &[("/stat/~1mnt~1root/uid", "0"), ("/stat/~1mnt~1five/gid", "5")],
+    },
+    Case {
+        name: "ridmap alone takes the container's",
+        set: |b| volume(mapped(b), &["rbind", "ridmap"], None),
+        sees: &[("/stat/~1mnt~1root/uid", "0"), ("/stat/~1mnt~1five/gid", "5")],
+    },
+    Case {
+        name: "without a user namespace the mapping's ids show",
+        set: |b| volume(b, &["bind", "idmap"], Some(map(0, HOST, 65536))),
+        sees: &[("/stat/~1mnt~1root/uid", "100000"), ("/stat/~1mnt~1five/gid", "100005")],
+    },
+    Case {
+        name: "a mapping without a word about it",
+        set: |b| volume(b, &["bind"], Some(map(0, 7, 10))),
+        sees: &[("/stat/~1mnt~1root/uid", "7"), ("/stat/~1mnt~1five/gid", "12")],
+    },
+    Case {
+        name: "kernel filesystems",
+        set: |b| {
+            mapped(b).args(&[
+                "/probe",
+                "report",
+                "stat=/dev/mqueue",
+                "stat=/dev/pts/ptmx",
+                "stat=/sys/class",
+                "stat=/dev/shm",
+            ])
+        },
+        sees: &[
+            ("/stat/~1dev~1mqueue/uid", "0"),
+            ("/stat/~1dev~1pts~1ptmx/gid", "0"),
+            ("/stat/~1sys~1class/type", r#""d""#),
+            ("/stat/~1dev~1shm/uid", "0"),
+        ],
+    },
+    Case {
+        name: "kernel parameters of its namespaces",
+        set: |b| {
+            mapped(b).set("/linux/sysctl", json!({"net.ipv4.ip_unprivileged_port_start": "0"})).args(&[
+                "/probe",
+                "report",
+                "read=/proc/sys/net/ipv4/ip_unprivileged_port_start",
+            ])
+        },
+        sees: &[("/read/~1proc~1sys~1net~1ipv4~1ip_unprivileged_port_start", r#""0""#)],
+    },
+    Case {
+        name: "an OOM score",
+        set: |b| mapped(b).set("/process/oomScoreAdj", json!(321)).args(&["/probe", "report", "oom"]),
+        sees: &[("/oom", r#""321""#)],
+    },
+    Case {
+        name: "capabilities that the host's root may lack",
+        set: |b| {
+            let caps = json!(["CAP_SYS_RESOURCE", "CAP_SYS_ADMIN"]);
+            mapped(b)
+                .set("/process/capabilities", json!({"bounding": caps, "effective": caps, "permitted": caps}))
+                .args(&["/probe", "report", "caps"])
+        },
+        sees: &[("/caps/effective", "18874368"), ("/caps/bounding", "18874368")],
+    },
+];
+
+#[test]
+fn a_device_can_be_used_wherever_it_is() {
+    let runtime = Runtime::new("userns-devices");
+    let device =
+        json!([{"path": "/dev/full", "type": "c", "major": 1, "minor": 7, "fileMode": 0o600, "uid": 5, "gid": 6}]);
+    let words = ["report", "dev", "+", "open", "rw", "/dev/null", "/dev/full", "/dev/zero"];
+    // With a tmpfs at /dev, and in the image's own directory.
+    let tmpfs = mapped(Bundle::probe(&words)).set("/linux/devices", device.clone());
+    let image = ["/dev/mqueue", "/dev/shm", "/dev/pts", "/dev"].iter().fold(tmpfs, |b, at| b.unmount(at));
+    let tmpfs = mapped(Bundle::probe(&words)).set("/linux/devices", device);
+    for (bundle, own) in [(tmpfs, true), (image.set("/root/readonly", json!(false)), false)] {
+        let out = runtime.run("c1", &bundle).ok();
+        let lines: Vec<Value> = out.stdout.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        for (path, rdev) in [("/dev/null", [1, 3]), ("/dev/full", [1, 7]), ("/dev/urandom", [1, 9])] {
+            assert_eq!(lines[0]["dev"][path]["rdev"], json!(rdev), "{path}");
+            assert_eq!(lines[0]["dev"][path]["type"], "c", "{path}");
+        }
+        assert_eq!(lines[1]["open"]["/dev/null"], 0);
+        assert_eq!(lines[1]["open"]["/dev/zero"], 0);
+        if own && !beyond_runc("owners of devices", "it binds the host's nodes, which are nobody's there") {
+            let full = &lines[0]["dev"]["/dev/full"];
+            assert_eq!((&full["uid"], &full["gid"], &full["mode"]), (&json!(5), &json!(6), &json!(0o600)), "{full}");
+            assert_eq!(lines[0]["dev"]["/dev/null"]["uid"], 0);
+        }
+        runtime.assert_clean("devices");
+    }
+}
+
+/// What is written through a mapped mount belongs on the host to whom the mapping says.
+#[test]
+fn a_volume_is_written_with_the_hosts_ids() {
+    let runtime = Runtime::new("userns-write");
+    let bundle =
+        volume(mapped(Bundle::probe(&[])), &["rbind", "idmap"], None).set("/process/user", json!({"uid": 5, "gid": 6}));
+    std::fs::set_permissions(bundle.path().join("source"), std::os::unix::fs::PermissionsExt::from_mode(0o777))
+        .unwrap();
+    let new = bundle.path().join("source/new");
+    runtime.run("c1", &bundle.args(&["/probe", "write", "/mnt/new", "x"])).ok();
+    let new = std::fs::metadata(new).unwrap();
+    assert_eq!((new.uid(), new.gid()), (5, 6));
+}
+
+/// `idmap` is about the mount alone, `ridmap` about all below it as well.
+#[test]
+fn submounts() {
+    let runtime = Runtime::new("userns-submounts");
+    for (word, inner) in [("idmap", 65534), ("ridmap", 0)] {
+        let bundle = volume(mapped(Bundle::probe(&[])), &["rbind", word], None);
+        let sub = Submount::new(&bundle.path().join("source"));
+        let report =
+            runtime.run("c1", &bundle.args(&["/probe", "report", "stat=/mnt/root", "stat=/mnt/sub/root"])).ok().json();
+        drop(sub);
+        assert_eq!(report["stat"]["/mnt/root"]["uid"], 0, "{word}");
+        assert_eq!(report["stat"]["/mnt/sub/root"]["uid"], inner, "{word}");
+        runtime.assert_clean(word);
+    }
+}
+
+/// A tmpfs at `sub`, with the file `root`.
+struct Submount(std::path::PathBuf);
+
+impl Submount {
+    fn new(dir: &Path) -> Self {
+        let path = dir.join("sub");
+        std::fs::create_dir(&path).unwrap();
+        rustix::mount::mount("none", &path, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+        std::fs::write(path.join("root"), "").unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Submount {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+fn of(pid: u32, link: &str) -> String {
+    std::fs::read_link(format!("/proc/{pid}/ns/{link}")).unwrap().to_str().unwrap().to_owned()
+}
+
+/// A pod: the sandbox's user namespace is joined together with the others, with and without its mappings in words.
+#[test]
+fn joined_by_path() {
+    let runtime = Runtime::new("userns-pod");
+    runtime.start("sandbox", &mapped(Bundle::probe(&["sleep", "100"])));
+    let pid = runtime.pid("sandbox");
+    for with_mappings in [true, false] {
+        for kinds in [&["user", "network", "ipc", "uts"][..], &["user", "network", "ipc", "uts", "pid"]] {
+            let words = [
+                "report",
+                "namespaces",
+                "ids",
+                "process",
+                "read=/proc/self/uid_map",
+                "stat=/mnt/root",
+                "stat=/sys/class",
+            ];
+            let bundle = volume(owned(Bundle::probe(&[])), &["bind", "idmap"], None).unset("/hostname");
+            let bundle = kinds.iter().fold(bundle, |b, kind| {
+                let link = if *kind == "network" { "net" } else { kind };
+                b.namespace(kind, &format!("/proc/{pid}/ns/{link}"))
+            });
+            let bundle = if with_mappings {
+                bundle.set("/linux/uidMappings", map(0, HOST, 65536)).set("/linux/gidMappings", map(0, HOST, 65536))
+            } else {
+                bundle
+            };
+            let report = runtime.run("c1", &bundle.args(&[&["/probe"], &words[..]].concat())).ok().json();
+            for kind in ["user", "net", "ipc", "uts", "pid"] {
+                let shared = kind != "pid" || kinds.contains(&"pid");
+                assert_eq!(report["namespaces"][kind] == of(pid, kind), shared, "{kind} of {kinds:?}");
+            }
+            let numbers: Vec<_> = report["read"]["/proc/self/uid_map"].as_str().unwrap().split_whitespace().collect();
+            assert_eq!(numbers, ["0", "100000", "65536"]);
+            assert_eq!(report["ids"]["uid"], json!([0, 0, 0]));
+            assert_eq!(report["stat"]["/mnt/root"]["uid"], 0);
+            assert_eq!(report["stat"]["/sys/class"]["type"], "d");
+            assert_eq!(report["process"]["pid"] == 1, !kinds.contains(&"pid"), "{report}");
+        }
+    }
+    let other = owned(Bundle::probe(&["report"])).namespace("user", &format!("/proc/{pid}/ns/user"));
+    let other = other.set("/linux/uidMappings", map(0, HOST, 9)).set("/linux/gidMappings", map(0, HOST, 65536));
+    runtime.run("c1", &other).fails(1, &["both namespace path and non-matching mapping specified"]);
+    assert_eq!(runtime.state("sandbox")["status"], "running");
+}
+
+/// A network namespace that belongs to the host, and a user namespace that is new: the first is joined from outside.
+#[test]
+fn a_new_one_beside_the_hosts() {
+    let runtime = Runtime::new("userns-mixed");
+    runtime.start("holder", &Bundle::probe(&["sleep", "100"]));
+    let pid = runtime.pid("holder");
+    // sysfs belongs to the owner of the network namespace.
+    let bundle = mapped(Bundle::probe(&["report", "namespaces", "ids"])).unmount("/sys").unmount("/sys/fs/cgroup");
+    let bundle = bundle.namespace("network", &format!("/proc/{pid}/ns/net"));
+    let report = runtime.run("c1", &bundle).ok().json();
+    assert_eq!(report["namespaces"]["net"], of(pid, "net"));
+    assert_ne!(report["namespaces"]["user"], of(pid, "user"));
+    assert_eq!(report["ids"]["uid"], json!([0, 0, 0]));
+}
+
+#[test]
+fn an_exec_is_in_it_too() {
+    let runtime = Runtime::new("userns-exec");
+    runtime.start("c1", &mapped(Bundle::probe(&["sleep", "100"])));
+    let words = ["/probe", "report", "namespaces", "ids", "caps", "read=/proc/self/gid_map"];
+    let report = runtime.exec("c1", &words).ok().json();
+    assert_eq!(report["namespaces"]["user"], of(runtime.pid("c1"), "user"));
+    assert_eq!(report["ids"]["gid"], json!([0, 0, 0]));
+    assert_eq!(report["caps"]["effective"], 536871968);
+    let report =
+        runtime.cmd(&[&["exec", "--user", "7:8", "--additional-gids", "9", "c1"], &words[..]].concat()).ok().json();
+    assert_eq!(report["ids"]["uid"], json!([7, 7, 7]));
+    assert!(report["ids"]["groups"].as_array().unwrap().iter().all(|group| *group == 9), "{report}");
+    let out = runtime.cmd(&[&["exec", "--user", "70000", "c1"], &words[..]].concat());
+    assert_ne!(out.code, 0, "{out:#?}");
+}
+
+/// CVE-2023-25809.
+#[test]
+fn cgroups_are_read_only_without_a_cgroup_namespace() {
+    if beyond_runc("cgroups in a user namespace", "it leaves them as the mount's options say") {
+        return;
+    }
+    let runtime = Runtime::new("userns-cgroup");
+    let writable = |b: Bundle| {
+        b.edit(|c| {
+            for mount in c["mounts"].as_array_mut().unwrap() {
+                if mount["type"] == "cgroup" {
+                    mount["options"].as_array_mut().unwrap().retain(|o| o != "ro");
+                }
+            }
+        })
+    };
+    let bundle = writable(mapped(Bundle::probe(&["report", "mountinfo"]))).host_namespace("cgroup");
+    let table = mounts::reported(&runtime.run("c1", &bundle).ok().json());
+    let cgroups: Vec<_> = table.iter().filter(|m| m.point.starts_with("/sys/fs/cgroup")).collect();
+    assert!(cgroups.len() > 1);
+    for mount in cgroups {
+        assert!(mount.has("ro"), "{mount:?}");
+    }
+}
+
+#[test]
+fn bad_mappings() {
+    refused("userns-refused", REFUSED);
+    if !beyond_runc("userns", "it lets the kernel refuse what it is given, or does without it, and names no field") {
+        refused("userns-named", NAMED);
+    }
+}
+
+/// The maps of a new user namespace.
+fn maps(bundle: Bundle, uids: Value, gids: Value) -> Bundle {
+    mapped(bundle).set("/linux/uidMappings", uids).set("/linux/gidMappings", gids)
+}
+
+fn lines(count: u32, host: u32) -> Value {
+    (0..count).map(|n| json!({"containerID": n, "hostID": host + n, "size": 1})).collect()
+}
+
+const REFUSED: &[Refusal] = &[
+    Refusal {
+        name: "no mappings",
+        set: |b| mapped(b).unset("/linux/uidMappings").unset("/linux/gidMappings"),
+        says: &["user namespaces enabled, but no"],
+    },
+    Refusal {
+        name: "no gid mappings",
+        set: |b| mapped(b).unset("/linux/gidMappings"),
+        says: &["user namespaces enabled, but no gid mappings found"],
+    },
+    Refusal { name: "root is not mapped", set: |b| maps(b, map(1, HOST, 9), map(0, HOST, 9)), says: &[] },
+    Refusal { name: "a length of zero", set: |b| maps(b, map(0, HOST, 0), map(0, HOST, 9)), says: &[] },
+    Refusal {
+        name: "ids inside that overlap",
+        set: |b| {
+            let two =
+                json!([{"containerID": 0, "hostID": HOST, "size": 9}, {"containerID": 5, "hostID": 7, "size": 1}]);
+            maps(b, two, map(0, HOST, 9))
+        },
+        says: &[],
+    },
+    Refusal { name: "341 lines", set: |b| maps(b, lines(341, HOST), map(0, HOST, 9)), says: &[] },
+    Refusal { name: "a user that is not mapped", set: |b| mapped(b).set("/process/user/uid", json!(70000)), says: &[] },
+    Refusal {
+        name: "a mapped mount that is no bind mount",
+        set: |b| {
+            b.mount("/mnt", "tmpfs", "tmpfs", &["idmap"]).edit(|c| {
+                let mount = c["mounts"].as_array_mut().unwrap().last_mut().unwrap();
+                mount["uidMappings"] = map(0, HOST, 1);
+                mount["gidMappings"] = map(0, HOST, 1);
+            })
+        },
+        says: &["id-mapped mounts are only supported for bind-mounts"],
+    },
+    Refusal {
+        name: "idmap with no mapping to take",
+        set: |b| volume(b, &["bind", "idmap"], None),
+        says: &["id-mapped mounts must have both uid and gid mappings specified"],
+    },
+    Refusal {
+        name: "a mount with uids alone",
+        set: |b| {
+            volume(b, &["bind"], Some(map(0, HOST, 1))).edit(|c| {
+                c["mounts"].as_array_mut().unwrap().last_mut().unwrap().as_object_mut().unwrap().remove("gidMappings");
+            })
+        },
+        says: &["id-mapped mounts must have both uid and gid mappings specified"],
+    },
+    Refusal {
+        name: "a filesystem that cannot be idmapped",
+        set: |b| mapped(b).mount("/mnt", "bind", "/sys/kernel", &["bind", "idmap"]),
+        says: &["MOUNT_ATTR_IDMAP", "/sys/kernel", "invalid argument"],
+    },
+];
+
+const NAMED: &[Refusal] = &[
+    Refusal {
+        name: "mappings without a user namespace",
+        set: |b| mapped(b).host_namespace("user"),
+        says: &["user namespace mappings specified, but user namespace"],
+    },
+    Refusal {
+        name: "a path, and mappings that are not the namespace's",
+        set: |b| mapped(b).namespace("user", "/proc/self/ns/user"),
+        says: &["both namespace path and non-matching mapping specified"],
+    },
+    Refusal {
+        name: "root is not mapped",
+        set: |b| maps(b, map(1, HOST, 9), map(0, HOST, 9)),
+        says: &["linux.uidMappings", "root"],
+    },
+    Refusal {
+        name: "a length of zero",
+        set: |b| maps(b, map(0, HOST, 9), map(0, HOST, 0)),
+        says: &["linux.gidMappings[0]: size"],
+    },
+    Refusal {
+        name: "ids inside that overlap",
+        set: |b| {
+            let two =
+                json!([{"containerID": 0, "hostID": HOST, "size": 9}, {"containerID": 5, "hostID": 7, "size": 1}]);
+            maps(b, two, map(0, HOST, 9))
+        },
+        says: &["linux.uidMappings[1]: overlaps"],
+    },
+    Refusal {
+        name: "ids of the host that overlap",
+        set: |b| {
+            let two =
+                json!([{"containerID": 0, "hostID": HOST, "size": 9}, {"containerID": 9, "hostID": HOST, "size": 1}]);
+            maps(b, map(0, HOST, 9), two)
+        },
+        says: &["linux.gidMappings[1]: overlaps"],
+    },
+    Refusal {
+        name: "341 lines",
+        set: |b| maps(b, lines(341, HOST), map(0, HOST, 9)),
+        says: &["linux.uidMappings: more than 340"],
+    },
+    Refusal {
+        name: "a hundred thousand lines",
+        set: |b| maps(b, map(0, HOST, 9), lines(100_000, HOST)),
+        says: &["linux.gidMappings: more than 340"],
+    },
+    Refusal {
+        name: "more text than a page",
+        set: |b| maps(b, lines(339, 4_000_000), map(0, HOST, 9)),
+        says: &["linux.uidMappings", "bytes as a map"],
+    },
+    Refusal {
+        name: "a range that overflows",
+        set: |b| maps(b, map(0, u32::MAX, 2), map(0, HOST, 9)),
+        says: &["linux.uidMappings[0]: range"],
+    },
+    Refusal {
+        name: "a mapping of a mount",
+        set: |b| volume(b, &["bind"], Some(map(0, HOST, 0))),
+        says: &["mounts[7].uidMappings[0]: size"],
+    },
+    Refusal {
+        name: "a filesystem that cannot be idmapped",
+        set: |b| mapped(b).mount("/mnt", "bind", "/sys/kernel", &["bind", "idmap"]),
+        says: &["/sys/kernel", "/mnt", "sysfs cannot be idmapped"],
+    },
+    Refusal {
+        name: "a filesystem below that cannot be idmapped",
+        set: |b| mapped(b).mount("/mnt", "bind", "/proc", &["rbind", "ridmap"]).unmount("/proc"),
+        says: &["/proc", "cannot be idmapped"],
+    },
+    Refusal {
+        name: "a device that the host has not",
+        set: |b| {
+            let device = json!([{"path": "/srv/dev", "type": "c", "major": 1, "minor": 3}]);
+            mapped(b.dir("srv", 0o755)).set("/linux/devices", device)
+        },
+        says: &["/srv/dev"],
+    },
+];

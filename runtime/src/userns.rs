@@ -1,0 +1,120 @@
+//! User namespaces as fds: one made for a mapping, and the mapping of one that is there.
+//!
+//! The kernel tells and takes the mapping only by /proc/<pid>/uid_map of a process inside (user_namespaces(7)); such a
+//! process lives for as long as that takes.
+
+use std::{
+    fs,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use berth_init::wire::{LEN, Message};
+use rustix::{
+    fs::{Mode, OFlags},
+    net::{AddressFamily, RecvFlags, SocketFlags, SocketType},
+};
+
+pub use crate::user::Ids;
+use crate::{Context, Error, Kind, Result, namespace::flag, sys};
+
+/// What a user namespace that is there is like.
+pub struct Found {
+    /// Its mappings, as this process' user namespace sees them.
+    pub ids: Ids,
+    /// setgroups(2) is allowed in it.
+    pub setgroups: bool,
+}
+
+/// Makes a user namespace with these mappings.
+///
+/// # Errors
+/// As clone3(2), among them `ENOSPC` beyond user.max_user_namespaces, and what the kernel says to the mappings.
+pub fn make(ids: &Ids) -> Result<OwnedFd> {
+    let holder = Holder::new(flag::USER, None).context("make a user namespace")?;
+    write_maps(holder.pid, ids)?;
+    let path = format!("/proc/{}/ns/user", holder.pid);
+    rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).with_context(|| path)
+}
+
+/// Asks a user namespace what it is like.
+///
+/// # Errors
+/// As setns(2): `EPERM` without the right to enter it.
+pub fn read(namespace: BorrowedFd<'_>) -> Result<Found> {
+    Holder::new(0, Some(namespace)).context("enter the user namespace")?.found()
+}
+
+/// The user namespace of this process.
+///
+/// # Errors
+/// /proc is not there.
+pub fn own() -> Result<Found> {
+    found("self")
+}
+
+/// Writes the mappings of a process that has a new user namespace. setgroups(2) stays allowed, since the writer has
+/// CAP_SETGID in the parent namespace (user_namespaces(7)).
+///
+/// # Errors
+/// What the kernel says, by field.
+pub fn write_maps(pid: i32, ids: &Ids) -> Result<()> {
+    for (file, field, text) in [("uid_map", "uidMappings", ids.uid_map()), ("gid_map", "gidMappings", ids.gid_map())] {
+        let path = format!("/proc/{pid}/{file}");
+        fs::write(&path, text).with_context(|| format!("{field}: write {file}"))?;
+    }
+    Ok(())
+}
+
+fn found(process: &str) -> Result<Found> {
+    let read = |file: &str| {
+        let path = format!("/proc/{process}/{file}");
+        fs::read_to_string(&path).with_context(|| path)
+    };
+    let ids = Ids::parse(&read("uid_map")?, &read("gid_map")?);
+    let ids = ids.ok_or_else(|| Error::new(Kind::Internal, format!("/proc/{process}/uid_map is not understood")))?;
+    Ok(Found { ids, setgroups: read("setgroups")?.trim_end() != "deny" })
+}
+
+/// A process in a user namespace. Dropped, it is killed and reaped.
+struct Holder {
+    pid: i32,
+    pidfd: OwnedFd,
+    channel: OwnedFd,
+}
+
+impl Holder {
+    fn new(flags: u32, join: Option<BorrowedFd<'_>>) -> Result<Self> {
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        let (pid, pidfd) = sys::clone_and_hold(flags, theirs.as_fd(), join)?;
+        drop(theirs);
+        let holder = Self { pid, pidfd, channel: ours };
+        holder.wait()?;
+        Ok(holder)
+    }
+
+    fn wait(&self) -> Result<()> {
+        let mut buffer = [0u8; LEN];
+        let len = loop {
+            match rustix::net::recv(&self.channel, &mut buffer[..], RecvFlags::empty()) {
+                Err(rustix::io::Errno::INTR) => {}
+                other => break other?.0,
+            }
+        };
+        match Message::decode(buffer.get(..len).unwrap_or_default()) {
+            Some(Message::Ready) => Ok(()),
+            Some(Message::Failure(failure)) => Err(Error::from_errno(failure.errno)),
+            _ => Err(Error::new(Kind::Internal, "a process ended before its time")),
+        }
+    }
+
+    fn found(&self) -> Result<Found> {
+        found(&self.pid.to_string())
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        sys::kill_and_reap(self.pidfd.as_fd());
+    }
+}

@@ -1,0 +1,134 @@
+//! Rootfs mounts whose ids are mapped for a user namespace: the options `uidmap=` and `gidmap=` of containerd's snapshots.
+//!
+//! An overlay is not mapped itself; its lower layers are. It takes them from a clone of the directory that they have in
+//! common, which is read-only, mapped, and mounted in the bundle for no longer than the overlay's own mount takes: an
+//! overlay keeps clones of its layers.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use berth_runtime::userns::{self, Ids};
+use berth_runtime::{Context, Error, Result, clone_mapped};
+use nix::mount::{MntFlags, umount2};
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder};
+use rustix::fs::{CWD, Mode, mkdir, rmdir};
+use rustix::mount::{MoveMountFlags, move_mount};
+
+use super::overlay;
+
+/// The user namespace for a mount's mappings; `None` when it has none.
+///
+/// # Errors
+/// One without the other, and what is no list of `container:host:size`, by option.
+pub fn namespace(uids: Option<&str>, gids: Option<&str>) -> Result<Option<OwnedFd>> {
+    match (uids, gids) {
+        (None, None) => Ok(None),
+        (Some(uids), Some(gids)) => {
+            let ids = Ids::new(&parse(uids, "uidmap")?, &parse(gids, "gidmap")?, "rootfs ")?;
+            userns::make(&ids).map(Some)
+        }
+        (Some(_), None) => Err(Error::invalid("option uidmap without gidmap")),
+        (None, Some(_)) => Err(Error::invalid("option gidmap without uidmap")),
+    }
+}
+
+fn parse(list: &str, option: &str) -> Result<Vec<LinuxIdMapping>> {
+    let one = |text: &str| {
+        let mut numbers = text.split(':').map(|n| n.parse::<u32>().ok());
+        let mut next = || numbers.next().flatten();
+        let (inside, host, size) = (next()?, next()?, next()?);
+        let mapping = LinuxIdMappingBuilder::default().container_id(inside).host_id(host).size(size).build().ok()?;
+        numbers.next().is_none().then_some(mapping)
+    };
+    let bad = |text: &str| Error::invalid(format!("option {option}: {text:?} is not of the form container:host:size"));
+    list.split(',').map(|text| one(text).ok_or_else(|| bad(text))).collect()
+}
+
+/// Where the layers are while an overlay is being mounted. Dropped, it is gone.
+pub struct Layers(PathBuf);
+
+impl Layers {
+    /// Mounts the mapped layers at `place`, which is made, and names them there in the overlay's options.
+    ///
+    /// # Errors
+    /// Layers with no directory in common, or whose file system cannot be idmapped.
+    pub fn mount(data: &[String], users: BorrowedFd<'_>, place: &Path) -> Result<(Self, Vec<String>)> {
+        let lower = data.iter().find_map(|option| option.strip_prefix("lowerdir="));
+        let lower = overlay::split(lower.ok_or_else(|| Error::invalid("option lowerdir is missing"))?);
+        let common =
+            common(&lower).ok_or_else(|| Error::invalid("the lower directories have no directory in common"))?;
+        let tree = clone_mapped(&common, users, true)?;
+        let moved = |path: &String| match Path::new(path).strip_prefix(&common) {
+            Ok(below) => overlay::escape(&place.join(below).to_string_lossy()),
+            // The empty name that makes what follows it a layer of data only.
+            Err(_) => String::new(),
+        };
+        let lower = lower.iter().map(moved).collect::<Vec<_>>().join(":");
+        let data = data.iter().map(|option| match option.strip_prefix("lowerdir=") {
+            Some(_) => format!("lowerdir={lower}"),
+            None => option.clone(),
+        });
+        let what = || format!("mount layers at {}", place.display());
+        mkdir(place, Mode::RWXU).with_context(what)?;
+        let layers = Self(place.to_owned());
+        move_mount(&tree, c"", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).with_context(what)?;
+        Ok((layers, data.collect()))
+    }
+}
+
+impl Drop for Layers {
+    fn drop(&mut self) {
+        // Lazily: nobody but us has been here, and what is still open of it is closed soon.
+        match umount2(&self.0, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) | Err(nix::errno::Errno::EINVAL) => {}
+            Err(e) => log::warn!("unmount {}: {e}", self.0.display()),
+        }
+        if let Err(e) = rmdir(&self.0) {
+            log::warn!("rmdir {}: {e}", self.0.display());
+        }
+    }
+}
+
+/// The directory that all of the paths are below.
+fn common(paths: &[String]) -> Option<PathBuf> {
+    let mut parents = paths.iter().filter(|path| !path.is_empty()).map(|path| Path::new(path).parent());
+    let mut common = parents.next()??.to_owned();
+    for parent in parents {
+        let parent = parent?;
+        while !parent.starts_with(&common) {
+            common = common.parent()?.to_owned();
+        }
+    }
+    (common.is_absolute() && common != Path::new("/")).then_some(common)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mappings_are_read_or_named() {
+        let map = parse("0:65536:65536,65536:7:1", "uidmap").unwrap();
+        let numbers: Vec<_> = map.iter().map(|m| (m.container_id(), m.host_id(), m.size())).collect();
+        assert_eq!(numbers, [(0, 65536, 65536), (65536, 7, 1)]);
+        for bad in ["", "0:1", "0:1:2:3", "0:-1:2", "0:1:4294967296", "0:1:2,", "a:b:c"] {
+            let error = parse(bad, "gidmap").unwrap_err().to_string();
+            assert!(error.contains("option gidmap"), "{bad}: {error}");
+        }
+        assert!(namespace(None, None).unwrap().is_none());
+        for (uids, gids) in [(Some("0:1:1"), None), (None, Some("0:1:1")), (Some("0:1:0"), Some("0:1:1"))] {
+            assert!(namespace(uids, gids).is_err());
+        }
+    }
+
+    #[test]
+    fn what_layers_have_in_common() {
+        let of = |paths: &[&str]| common(&paths.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(of(&["/s/snapshots/1/fs", "/s/snapshots/12/fs"]), Some("/s/snapshots".into()));
+        assert_eq!(of(&["/s/1/fs"]), Some("/s/1".into()));
+        assert_eq!(of(&["/s/a", "", "", "/s/b"]), Some("/s".into()));
+        for none in [&["/a", "/b"][..], &["/a/b", "/c/d"], &["a/b"], &[]] {
+            assert_eq!(of(none), None, "{none:?}");
+        }
+    }
+}
