@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
 
 use berth_integration::containerd::{Containerd, Form, Version};
 use berth_integration::matrix;
@@ -96,6 +97,74 @@ fn two_containers_a_volume_and_an_exec() {
         }
         one.stop(0);
         one.remove();
+        pod.stop();
+        pod.remove();
+    });
+}
+
+/// containerd leaves the image as it is on disk and asks the shim to map it: the lower layers belong to the host's root,
+/// and the mount has the pod's mappings in its options.
+#[test]
+fn the_image_is_mapped_not_copied() {
+    run(|lab| {
+        let pod = pod(lab, "mapped");
+        let main = pod.start_config(&container("main", &["sleep", "1000"]));
+        for id in [&pod.id, &main.id] {
+            let mount = lab.ctr_in("k8s.io", ["snapshots", "mounts", "/nowhere", id]).ok();
+            let options = mount.split(" -o ").nth(1).expect("options").trim();
+            let option = |name: &str| {
+                let found = options.split(',').find_map(|option| option.strip_prefix(name));
+                found.unwrap_or_else(|| panic!("no {name} in {mount}")).to_owned()
+            };
+            assert_eq!([option("uidmap="), option("gidmap=")], ["0:1000000:65536"; 2]);
+            for layer in option("lowerdir=").split(':') {
+                let file = ["bin/busybox", "pause", "."].map(|name| Path::new(layer).join(name));
+                let file = std::fs::metadata(file.iter().find(|file| file.exists()).unwrap()).unwrap();
+                assert_eq!((file.uid(), file.gid()), (0, 0), "{layer}");
+            }
+            assert_eq!(std::fs::metadata(option("upperdir=")).unwrap().uid(), HOST);
+        }
+        // Seen from the host, its root file system is the pod's root's.
+        let root = PathBuf::from(format!("/proc/{}/root", main.pid()));
+        for name in ["", "bin", "bin/busybox"] {
+            let there = std::fs::metadata(root.join(name)).unwrap();
+            assert_eq!((there.uid(), there.gid()), (HOST, HOST), "{name}");
+        }
+        assert_eq!(main.exec(&["stat", "-c", "%u:%g", "/", "/bin", "/bin/busybox"]).ok(), "0:0\n0:0\n0:0");
+        // A change is a copy that belongs to it, too.
+        main.exec(&["chown", "5:6", "/bin/busybox"]).ok();
+        assert_eq!(main.exec(&["stat", "-c", "%u:%g", "/bin/busybox"]).ok(), "5:6");
+        let there = std::fs::metadata(root.join("bin/busybox")).unwrap();
+        assert_eq!((there.uid(), there.gid()), (HOST + 5, HOST + 6));
+        pod.stop();
+        pod.remove();
+    });
+}
+
+/// The streams belong to whom the process is, inside and outside, so that it can open them anew.
+#[test]
+fn streams_belong_to_the_user() {
+    run(|lab| {
+        let pod = pod(lab, "streams");
+        for (name, tty) in [("pipes", false), ("terminal", true)] {
+            let mut config = container(name, &["sleep", "1000"]);
+            config["tty"] = json!(tty);
+            config["stdin"] = json!(tty);
+            config["linux"]["security_context"]["run_as_user"] = json!({"value": 1000});
+            let it = pod.start_config(&config);
+            for fd in [0, 1, 2] {
+                let there = std::fs::metadata(format!("/proc/{}/fd/{fd}", it.pid())).unwrap();
+                // /dev/null stays what it is.
+                if there.rdev() != rustix::fs::makedev(1, 3) {
+                    assert_eq!(there.uid(), HOST + 1000, "{name}: {fd}");
+                }
+            }
+            it.exec(&["sh", "-c", "echo anew > /proc/1/fd/1"]).ok();
+            it.expect_log("anew");
+            if tty {
+                assert_eq!(it.exec(&["stat", "-c", "%u", "/dev/console"]).ok(), "1000");
+            }
+        }
         pod.stop();
         pod.remove();
     });

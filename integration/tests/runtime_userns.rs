@@ -4,7 +4,7 @@
 use berth_integration::{
     bundle::Bundle,
     case::{self, Case, Refusal, beyond_runc, refused},
-    mounts,
+    cgroup, mounts,
     runtime::Runtime,
 };
 use serde_json::{Value, json};
@@ -343,22 +343,61 @@ fn cgroups_are_read_only_without_a_cgroup_namespace() {
         return;
     }
     let runtime = Runtime::new("userns-cgroup");
-    let writable = |b: Bundle| {
-        b.edit(|c| {
-            for mount in c["mounts"].as_array_mut().unwrap() {
-                if mount["type"] == "cgroup" {
-                    mount["options"].as_array_mut().unwrap().retain(|o| o != "ro");
-                }
-            }
-        })
-    };
-    let bundle = writable(mapped(Bundle::probe(&["report", "mountinfo"]))).host_namespace("cgroup");
+    let bundle = with_writable_cgroups(mapped(Bundle::probe(&["report", "mountinfo"]))).host_namespace("cgroup");
     let table = mounts::reported(&runtime.run("c1", &bundle).ok().json());
     let cgroups: Vec<_> = table.iter().filter(|m| m.point.starts_with("/sys/fs/cgroup")).collect();
     assert!(cgroups.len() > 1);
     for mount in cgroups {
         assert!(mount.has("ro"), "{mount:?}");
     }
+}
+
+/// The mount of the cgroups, writable.
+fn with_writable_cgroups(bundle: Bundle) -> Bundle {
+    bundle.edit(|c| {
+        for mount in c["mounts"].as_array_mut().unwrap() {
+            if mount["type"] == "cgroup" {
+                mount["options"].as_array_mut().unwrap().retain(|o| o != "ro");
+            }
+        }
+    })
+}
+
+/// What shows the container its own cgroup alone, and can be written to, is the payload's user's to divide; everything
+/// else stays the host's.
+#[test]
+fn a_cgroup_is_delegated_only_with_its_namespace() {
+    if !cgroup::unified() {
+        eprintln!("delegation: skipped: this machine has v1 hierarchies, of which nothing is delegated");
+        return;
+    }
+    if beyond_runc("delegation", "it does it with the systemd driver alone") {
+        return;
+    }
+    let runtime = Runtime::new("userns-delegate");
+    let files = ["", "/cgroup.procs", "/cgroup.subtree_control", "/cgroup.threads", "/pids.max"];
+    let paths = files.map(|file| format!("stat=/sys/fs/cgroup{file}"));
+    let mut words = vec!["report"];
+    words.extend(paths.iter().map(String::as_str));
+    words.extend(["+", "write", "/sys/fs/cgroup/cgroup.procs", "0"]);
+    let inside = |bundle: Bundle| {
+        let out = runtime.run("c1", &bundle).ok();
+        let lines: Vec<Value> = out.stdout.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let owners = files.map(|file| lines[0]["stat"][format!("/sys/fs/cgroup{file}")]["uid"].as_u64());
+        (owners, lines[1]["write"]["/sys/fs/cgroup/cgroup.procs"].as_i64())
+    };
+    let probe = || mapped(Bundle::probe(&words));
+    let nobody = Some(65534);
+    let expected = ([Some(0), Some(0), Some(0), Some(0), nobody], Some(0));
+    assert_eq!(inside(with_writable_cgroups(probe())), expected);
+    let user = with_writable_cgroups(probe()).set("/process/user", json!({"uid": 7, "gid": 8}));
+    assert_eq!(inside(user).0, [Some(7), Some(7), Some(7), Some(7), nobody]);
+    for bundle in [probe(), with_writable_cgroups(probe()).host_namespace("cgroup")] {
+        let (owners, errno) = inside(bundle);
+        assert!(owners.iter().all(|owner| *owner == nobody), "{owners:?}");
+        assert_ne!(errno, Some(0));
+    }
+    runtime.assert_clean("delegation");
 }
 
 #[test]

@@ -123,6 +123,9 @@ pub fn create(options: Options<'_>) -> Result<Created> {
     drop(bundle);
     settle();
     let pending = birth(&planned, &cgroup, &mut making, (ours, theirs), &record.process.program)?;
+    if let Some(uid) = planned.cgroup_owner {
+        cgroup.delegate(uid).context("linux.cgroupsPath")?;
+    }
 
     record.pid = pending.pid();
     record.start_time = proc::stat(record.pid).map_or(0, |s| s.start_time);

@@ -57,6 +57,8 @@ pub struct Planned<'a> {
     pub maps: Option<Ids>,
     /// What to write for the child, which in such a namespace has no right to lower it any more.
     pub oom_score_adj: Option<i32>,
+    /// Who on the host gets the container's cgroup.
+    pub cgroup_owner: Option<u32>,
     /// Words for mounts that fail.
     pub mount_names: Vec<String>,
 }
@@ -115,6 +117,7 @@ pub fn init<'a>(
     let new_users = placement.clone & namespace::flag::USER != 0;
     let user_namespace = placement.is_private(LinuxNamespaceType::User);
     let adj = payload.oom_score_adj();
+    let cgroup_owner = cgroup_owner(spec, payload, &placement);
     let defaults =
         Defaults { capabilities: crate::caps::plan(None), umask: Some(0o022), apparmor: None, selinux: None };
     let plan = Plan {
@@ -137,6 +140,7 @@ pub fn init<'a>(
         pid_namespace: placement.pid,
         own_namespaces: placement.own,
         user_namespace,
+        cgroup_owner,
         maps: new_users.then_some(placement.users.ids),
         oom_score_adj: adj.filter(|_| new_users),
         mount_names,
@@ -279,6 +283,18 @@ fn check_identity(process: &Process, users: &Users<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The payload's user, where the container can write to a cgroup file system that shows no more than its own
+/// (config-linux.md, "Cgroup ownership").
+fn cgroup_owner(spec: &Spec, process: &Process, placement: &namespace::Placement<'_>) -> Option<u32> {
+    let writable = |m: &oci_spec::runtime::Mount| {
+        mount::is_cgroup(m) && !m.options().iter().flatten().any(|word| word == "ro" || word == "rro")
+    };
+    let shown = spec.mounts().iter().flatten().filter(|m| mount::clean(m.destination()) == Path::new("/sys/fs/cgroup"));
+    let ids = &placement.users.ids;
+    (placement.made & namespace::flag::CGROUP != 0 && ids.mapped() && shown.last().is_some_and(writable))
+        .then(|| ids.host_uid(process.user().uid(), "").ok())?
 }
 
 /// The ways into the container's cgroup: the v2 directory to be born in, the v1 files to write oneself to.

@@ -12,6 +12,7 @@
 
 mod allowlist;
 mod below;
+mod delegate;
 mod devices;
 mod dir;
 mod entry;
@@ -178,6 +179,15 @@ impl Cgroup {
     /// which neither is, and without taking away what both have.
     pub fn update_devices(&self, resources: &LinuxResources) -> Result<()> {
         make::update_devices(self, resources)
+    }
+
+    /// Lets user `uid` of the host divide the cgroup further and move processes within it. v1 knows nothing like it that is
+    /// safe: there nothing is done.
+    pub fn delegate(&self, uid: u32) -> Result<()> {
+        match self.hierarchy {
+            Hierarchy::V1 => Ok(()),
+            Hierarchy::V2 => delegate::delegate(&Dir::open(&self.main_place()?.dir)?, uid),
+        }
     }
 
     /// The processes in the cgroup and in those below it, in ascending order. Gone: [`Kind::NotFound`].

@@ -56,7 +56,8 @@ fn unified(
     for word in &options.data {
         fs.push(FsOption::Flag(arena.text(word, "mounts.options")?));
     }
-    let source = Source::Fs { fstype: c"cgroup2", options: arena.list(fs), attributes: super::attributes(options)? };
+    let attributes = super::attributes(options)? | u32::try_from(readonly).unwrap_or_default();
+    let source = Source::Fs { fstype: c"cgroup2", options: arena.list(fs), attributes };
     let propagation = arena.list(options.propagation.clone());
     builder.push(arena.text(target, "mounts.destination")?, source, propagation, name);
     Ok(())

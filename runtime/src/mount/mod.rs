@@ -123,6 +123,11 @@ fn fstype(mount: &Spec) -> &str {
     mount.typ().as_deref().unwrap_or_default()
 }
 
+/// A cgroup file system.
+pub fn is_cgroup(mount: &Spec) -> bool {
+    matches!(fstype(mount), "cgroup" | "cgroup2")
+}
+
 fn name(mount: &Spec, target: &Path) -> String {
     let source = mount.source().as_deref().map_or_else(|| fstype(mount).into(), Path::to_string_lossy);
     format!("\"{source}\" to rootfs at \"{}\"", target.display())
