@@ -40,7 +40,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// Every step whatever became of the one before: processes, cgroup and state; then the rootfs that they kept busy; then
 /// the socket of a server that was killed.
-fn clean(args: &Args, bundle: &Path) -> (Option<u32>, [Result<()>; 4]) {
+fn clean(args: &Args, bundle: &Path) -> (Option<u32>, [Result<()>; 3]) {
     let options = TaskOptions::load(bundle).unwrap_or_else(|e| {
         eprintln!("clean up {}: {e}: the usual state root is taken", args.id);
         TaskOptions::default()
@@ -51,10 +51,8 @@ fn clean(args: &Args, bundle: &Path) -> (Option<u32>, [Result<()>; 4]) {
         Err(e) => (noted, Err(e)),
     };
     let rootfs = mount::unmount_recursive(&bundle.join("rootfs"));
-    // The server was killed while it mounted an overlay.
-    let layers = mount::unmount_recursive(&bundle.join(mount::LAYERS));
     let socket = bundle::socket(bundle).map_or(Ok(()), |path| socket::remove_dead(&path));
-    (pid, [container, rootfs, layers, socket])
+    (pid, [container, rootfs, socket])
 }
 
 /// The bundle: as said, else the directory of that id beside the one we run in, which is a bundle itself.

@@ -1,8 +1,8 @@
 //! Rootfs mounts whose ids are mapped for a user namespace: the options `uidmap=` and `gidmap=` of containerd's snapshots.
 //!
 //! An overlay is not mapped itself; its lower layers are. It takes them from a clone of the directory that they have in
-//! common, which is read-only, mapped, and mounted in the bundle for no longer than the overlay's own mount takes: an
-//! overlay keeps clones of its layers.
+//! common, which is read-only and mapped. While the overlay is being mounted the clone is mounted below it, at the rootfs,
+//! so that whoever cleans up after a crash finds it there; an overlay keeps clones of its layers.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -11,10 +11,12 @@ use berth_runtime::userns::{self, Ids};
 use berth_runtime::{Context, Error, Result, clone_mapped};
 use nix::mount::{MntFlags, umount2};
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder};
-use rustix::fs::{CWD, Mode, mkdir, rmdir};
-use rustix::mount::{MoveMountFlags, move_mount};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
-use super::overlay;
+use super::{overlay, proc_path};
+
+/// From one fd to another.
+pub const ONTO: MoveMountFlags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH.union(MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH);
 
 /// The user namespace for a mount's mappings; `None` when it has none.
 ///
@@ -44,22 +46,27 @@ fn parse(list: &str, option: &str) -> Result<Vec<LinuxIdMapping>> {
     list.split(',').map(|text| one(text).ok_or_else(|| bad(text))).collect()
 }
 
-/// Where the layers are while an overlay is being mounted. Dropped, it is gone.
-pub struct Layers(PathBuf);
+/// The layers, mounted where the overlay will be, while it is being mounted over them.
+pub struct Layers {
+    tree: OwnedFd,
+    /// The overlay's options, with the layers named below `tree`.
+    pub data: Vec<String>,
+}
 
 impl Layers {
-    /// Mounts the mapped layers at `place`, which is made, and names them there in the overlay's options.
+    /// Mounts the mapped layers at `place`, since an overlay takes no layers from a detached tree.
     ///
     /// # Errors
     /// Layers with no directory in common, or whose file system cannot be idmapped.
-    pub fn mount(data: &[String], users: BorrowedFd<'_>, place: &Path) -> Result<(Self, Vec<String>)> {
+    pub fn mount(data: &[String], users: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<Self> {
         let lower = data.iter().find_map(|option| option.strip_prefix("lowerdir="));
         let lower = overlay::split(lower.ok_or_else(|| Error::invalid("option lowerdir is missing"))?);
         let common =
             common(&lower).ok_or_else(|| Error::invalid("the lower directories have no directory in common"))?;
         let tree = clone_mapped(&common, users, true)?;
+        let there = proc_path(&tree);
         let moved = |path: &String| match Path::new(path).strip_prefix(&common) {
-            Ok(below) => overlay::escape(&place.join(below).to_string_lossy()),
+            Ok(below) => overlay::escape(&there.join(below).to_string_lossy()),
             // The empty name that makes what follows it a layer of data only.
             Err(_) => String::new(),
         };
@@ -68,24 +75,24 @@ impl Layers {
             Some(_) => format!("lowerdir={lower}"),
             None => option.clone(),
         });
-        let what = || format!("mount layers at {}", place.display());
-        mkdir(place, Mode::RWXU).with_context(what)?;
-        let layers = Self(place.to_owned());
-        move_mount(&tree, c"", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).with_context(what)?;
-        Ok((layers, data.collect()))
+        let data = data.collect();
+        move_mount(&tree, c"", place, c"", ONTO).context("mount the layers")?;
+        Ok(Self { tree, data })
     }
-}
 
-impl Drop for Layers {
-    fn drop(&mut self) {
-        // Lazily: nobody but us has been here, and what is still open of it is closed soon.
-        match umount2(&self.0, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-            Ok(()) | Err(nix::errno::Errno::EINVAL) => {}
-            Err(e) => log::warn!("unmount {}: {e}", self.0.display()),
+    /// Takes the layers away from under the overlay `top`, of which a clone comes back, detached: the kernel takes a mount
+    /// away only with all that is on it.
+    ///
+    /// # Errors
+    /// As open_tree(2) and umount(2).
+    pub fn unmount(self, top: OwnedFd) -> Result<OwnedFd> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        let overlay = open_tree(&top, c"", flags).context("open_tree")?;
+        for fd in [&top, &self.tree] {
+            // Lazily, since it is by these that we name them.
+            umount2(&proc_path(fd), MntFlags::MNT_DETACH).context("unmount the layers")?;
         }
-        if let Err(e) = rmdir(&self.0) {
-            log::warn!("rmdir {}: {e}", self.0.display());
-        }
+        Ok(overlay)
     }
 }
 

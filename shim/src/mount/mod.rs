@@ -1,8 +1,8 @@
 //! The rootfs mounts of a Create request: made below `<bundle>/rootfs` before the container is, and undone after it.
 //!
 //! Translation of the option words is `options`; overlays whose layers do not fit in a page are `overlay`; ids that are
-//! mapped for a user namespace are `idmap`; files that are filesystems are `loopback`. The mounts of config.json are the runtime's business, made in the container's own
-//! mount namespace. Everything here blocks and is called on the pool.
+//! mapped for a user namespace are `idmap`; files that are filesystems are `loopback`. The mounts of config.json are the
+//! runtime's business, made in the container's own mount namespace. Everything here blocks and is called on the pool.
 
 mod idmap;
 mod loopback;
@@ -18,16 +18,14 @@ use berth_proto::task::Mount;
 use berth_runtime::{Context, Error, Result, clone_mapped};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::{Mode, OFlags, ResolveFlags, mkdir, open, openat2};
-use rustix::mount::{MoveMountFlags, move_mount};
+use rustix::mount::move_mount;
 
-use idmap::Layers;
+use idmap::{Layers, ONTO};
 use options::Options;
 
 /// How often an unmount that is answered EBUSY is tried again, as containerd does: a scanner or an exiting process
 /// may hold the tree for a moment.
 const BUSY_TRIES: u32 = 20;
-/// The directory in a bundle that holds an overlay's layers while it is being mounted with mapped ids. A crash can leave it.
-pub const LAYERS: &str = "layers";
 /// The pause between two of these tries.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -118,12 +116,17 @@ fn mount_one(rootfs: &Path, m: &Mount) -> Result<()> {
             let device = loopback::attach(Path::new(&m.source), &options)?;
             mount_at(&device.path, &at, &m.type_, options.flags, &options.joined())?;
         } else if m.type_ == "overlay" {
-            let place = rootfs.with_file_name(LAYERS);
-            let mapped = users.as_ref().map(|users| Layers::mount(&options.data, users.as_fd(), &place)).transpose()?;
-            let data = mapped.as_ref().map_or(&options.data, |(_, data)| data);
-            let (data, _lower) =
+            let users = users.as_ref().map(AsFd::as_fd);
+            let layers = users.map(|users| Layers::mount(&options.data, users, fd.as_fd())).transpose()?;
+            let data = layers.as_ref().map_or(&options.data, |layers| &layers.data);
+            let (data, lower) =
                 if overlay::too_long(data) { overlay::shorten(data)? } else { (data.join(","), Vec::new()) };
             mount_at(Path::new(&m.source), &at, &m.type_, options.flags, &data)?;
+            drop(lower);
+            if let Some(layers) = layers {
+                let overlay = layers.unmount(target(rootfs, &m.target)?)?;
+                move_mount(&overlay, c"", &fd, c"", ONTO).context("mount without the layers")?;
+            }
         } else {
             mount_at(Path::new(&m.source), &at, &m.type_, options.flags, &options.joined())?;
         }
@@ -142,8 +145,7 @@ fn mount_one(rootfs: &Path, m: &Mount) -> Result<()> {
     }
     if let Some(users) = users.filter(|_| m.type_ != "overlay") {
         let tree = clone_mapped(&at, users.as_fd(), false)?;
-        let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        move_mount(&tree, c"", &fd, c"", empty).context("mount with mapped ids")?;
+        move_mount(&tree, c"", &fd, c"", ONTO).context("mount with mapped ids")?;
     }
     Ok(())
 }
