@@ -1,6 +1,7 @@
 //! Devices: the list that every container has, those of config.json, and the tmpfs that holds them.
 
 use std::{
+    ffi::CStr,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -81,13 +82,14 @@ pub fn build_dev<'a>(
     mounts: &[Mount],
     devices: Vec<Device<'a>>,
     ids: &Ids,
+    label: Option<&'a CStr>,
 ) -> Result<(Option<OwnedFd>, Vec<Device<'a>>)> {
     let Some(spec) = mount::dev_tmpfs(mounts) else { return Ok((None, devices)) };
     let mut options = Options::parse(spec.options().as_deref().unwrap_or_default())?;
     // Read-only comes at the very end, when targets of other mounts have been made in it.
     options.superblock.retain(|word| *word != "ro");
     let source = spec.source().as_deref().map_or("tmpfs".into(), Path::to_string_lossy);
-    let mut fs = mount::fs_options(arena, &options, &source)?;
+    let mut fs = mount::fs_options(arena, &options, &source, label)?;
     if ids.mapped() {
         fs.push(owner(arena, "uid", ids.host_uid(0, "linux.uidMappings")?)?);
         fs.push(owner(arena, "gid", ids.host_gid(0, "linux.gidMappings")?)?);

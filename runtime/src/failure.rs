@@ -2,7 +2,7 @@
 
 use berth_init::{
     payload,
-    plan::Plan,
+    plan::{Module, Plan},
     wire::{Failure, Step},
 };
 
@@ -74,12 +74,14 @@ pub fn word(failure: Failure, plan: Option<&Plan<'_>>, names: &Names<'_>) -> Err
             why(format!("error setting rlimit type {resource}"))
         }
         Step::JoinNamespace => why(format!("linux.namespaces: join namespace {index}")),
-        Step::Label => {
-            let label =
-                plan.and_then(|p| p.process.label.as_ref()).map(|l| String::from_utf8_lossy(l.value).into_owned());
-            why(format!("unable to apply label {:?}", label.unwrap_or_default()))
+        Step::MountLabel => why(format!("error mounting {}: linux.mountLabel: set security.selinux", mount())),
+        Step::Label => why(label(plan, n, "write")),
+        Step::LabelReadBack if errno == 0 => why(label(plan, n, "another label is read back from")),
+        Step::LabelReadBack => why(label(plan, n, "read")),
+        Step::KeyLabel => {
+            let name = plan.and_then(|p| p.key_label).map(String::from_utf8_lossy).unwrap_or_default();
+            why(format!("process.selinuxLabel: {name:?}: can't set the keyring's label in attr/keycreate"))
         }
-        Step::LabelReadBack => why("the security label reads back as another one".into()),
         Step::Weaker => why(format!("refusing to run: {} weaker than planned", restriction(index))),
         Step::Cgroup => why("linux.cgroupsPath: enter the cgroup".into()),
         Step::OomScoreAdj => why("process.oomScoreAdj: write oom_score_adj".into()),
@@ -94,6 +96,19 @@ pub fn word(failure: Failure, plan: Option<&Plan<'_>>, names: &Names<'_>) -> Err
         Step::MakeCwd => why("process.cwd: mkdir".into()),
         other => why(format!("{other:?}").to_lowercase()),
     }
+}
+
+/// What did not work with the `n`th label: field, label, runc's words, file.
+fn label(plan: Option<&Plan<'_>>, n: usize, verb: &str) -> String {
+    let Some(label) = plan.and_then(|p| p.process.labels.get(n)) else { return "open /proc".into() };
+    let (field, what) = match label.module {
+        Module::AppArmor => {
+            ("process.apparmorProfile", "unable to apply apparmor profile: apparmor failed to apply profile")
+        }
+        Module::Selinux => ("process.selinuxLabel", "can't set process label"),
+    };
+    let (name, file) = (String::from_utf8_lossy(label.name), label.attribute.to_string_lossy());
+    format!("{field}: {name:?}: {what}: {verb} /proc/{file}")
 }
 
 fn restriction(index: u32) -> &'static str {

@@ -1,13 +1,18 @@
 //! Security module labels: refused where the kernel lacks the module, never dropped.
 
-use std::path::Path;
+use std::{ffi::CStr, fs, io::Read, io::Write, path::Path};
 
-use berth_init::plan::Label;
+use berth_init::plan::{Label, Module};
 use oci_spec::runtime::Process;
+use rustix::fs::StatVfsMountFlags;
 
-use crate::{Error, Result, arena::Arena};
+use crate::{Context, Error, Result, arena::Arena};
 
-/// The label that execve takes on: the process's own, else the container's given ones.
+/// Where selinuxfs is, and its magic number (statfs(2)).
+const SELINUX: &str = "/sys/fs/selinux";
+const SELINUX_MAGIC: i64 = 0xf97c_ff8c;
+
+/// The labels that execve takes on: the process's own, else the container's given ones.
 ///
 /// # Errors
 /// [`crate::Kind::InvalidArgument`] naming the profile or label that this kernel cannot enforce.
@@ -16,54 +21,84 @@ pub fn plan<'a>(
     process: &Process,
     apparmor: Option<&str>,
     selinux: Option<&str>,
-) -> Result<Option<Label<'a>>> {
-    let selinux = set(process.selinux_label()).or(selinux);
-    let apparmor = set(process.apparmor_profile()).or(apparmor).filter(|p| *p != "unconfined" || apparmor_enabled());
-    if let Some(label) = &selinux
-        && !selinux_enabled()
-    {
-        return Err(Error::invalid(format!("process.selinuxLabel: {label:?}: selinux is not enabled on this host")));
+) -> Result<&'a [Label<'a>]> {
+    let mut labels = Vec::new();
+    if let Some(context) = context(process, selinux)? {
+        let name = arena.bytes(context.as_bytes());
+        labels.push(Label { module: Module::Selinux, attribute: c"thread-self/attr/exec", command: name, name });
     }
-    if let Some(profile) = &apparmor
-        && !apparmor_enabled()
-    {
-        return Err(Error::invalid(format!(
-            "process.apparmorProfile: {profile:?}: apparmor is not enabled on this host"
-        )));
-    }
-    Ok(match (selinux, apparmor) {
-        (Some(label), _) => {
-            Some(Label { attribute: c"/proc/thread-self/attr/exec", value: arena.bytes(label.as_bytes()) })
-        }
-        (None, Some(profile)) => {
+    if let Some(profile) = set(process.apparmor_profile()).or(apparmor) {
+        if apparmor_enabled() {
             // Since Linux 5.8 each module has files of its own; the common one belongs to whichever came first.
             let own = Path::new("/proc/self/attr/apparmor/exec").exists();
-            let attribute = if own { c"/proc/thread-self/attr/apparmor/exec" } else { c"/proc/thread-self/attr/exec" };
-            Some(Label { attribute, value: arena.bytes(format!("exec {profile}").as_bytes()) })
+            labels.push(Label {
+                module: Module::AppArmor,
+                attribute: if own { c"thread-self/attr/apparmor/exec" } else { c"thread-self/attr/exec" },
+                command: arena.bytes(format!("exec {profile}").as_bytes()),
+                name: arena.bytes(profile.as_bytes()),
+            });
+        } else if profile != "unconfined" {
+            return Err(Error::invalid(format!(
+                "process.apparmorProfile: {profile:?}: apparmor is not enabled on this host"
+            )));
         }
-        (None, None) => None,
-    })
+    }
+    Ok(arena.list(labels))
+}
+
+/// The context of the session keyring: that of the process (runc's rule).
+///
+/// # Errors
+/// As [`plan`].
+pub fn key_label<'a>(arena: &'a Arena, process: &Process, selinux: Option<&str>) -> Result<Option<&'a [u8]>> {
+    Ok(context(process, selinux)?.map(|context| arena.bytes(context.as_bytes())))
+}
+
+/// `linux.mountLabel`, for the file systems that the container gets of its own.
+///
+/// # Errors
+/// As [`plan`].
+pub fn mount_label<'a>(arena: &'a Arena, label: Option<&str>) -> Result<Option<&'a CStr>> {
+    match label.filter(|l| !l.is_empty()) {
+        Some(label) => arena.text(checked(label, "linux.mountLabel")?, "linux.mountLabel").map(Some),
+        None => Ok(None),
+    }
+}
+
+fn context(process: &Process, selinux: Option<&str>) -> Result<Option<String>> {
+    set(process.selinux_label()).or(selinux).map(|label| checked(label, "process.selinuxLabel")).transpose()
 }
 
 fn set(text: &Option<String>) -> Option<&str> {
     text.as_deref().filter(|t| !t.is_empty())
 }
 
-/// A label on mounts needs SELinux as much as one on the process.
-pub fn check_mount_label(label: Option<&str>) -> Result<()> {
-    match label.filter(|l| !l.is_empty()) {
-        Some(label) if !selinux_enabled() => {
-            Err(Error::invalid(format!("linux.mountLabel: {label:?}: selinux is not enabled on this host")))
-        }
-        Some(_) => Err(Error::unsupported("linux.mountLabel: not built yet")),
-        None => Ok(()),
+/// A context as the policy in force writes it: `s0:c2,c1` is `s0:c1,c2`.
+fn checked(label: &str, field: &str) -> Result<String> {
+    if !selinux_enabled() {
+        return Err(Error::invalid(format!("{field}: {label:?}: selinux is not enabled on this host")));
     }
+    canonical(label).with_context(|| format!("{field}: {label:?}: no valid context"))
+}
+
+/// selinuxfs answers a write to `context` with what the next read on the same file gives, or with `EINVAL`.
+fn canonical(label: &str) -> std::io::Result<String> {
+    let mut file = fs::OpenOptions::new().read(true).write(true).open(Path::new(SELINUX).join("context"))?;
+    file.write_all(label.as_bytes())?;
+    let mut bytes = Vec::new();
+    file.take(4096).read_to_end(&mut bytes)?;
+    let text = String::from_utf8(bytes).map_err(|_| std::io::ErrorKind::InvalidData)?;
+    Ok(text.trim_end_matches(['\0', '\n']).to_owned())
 }
 
 fn apparmor_enabled() -> bool {
-    std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|v| v.first() == Some(&b'Y'))
+    fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|v| v.first() == Some(&b'Y'))
 }
 
+/// As libselinux sees it: its file system can be written to, and a policy is loaded, since before that everything has
+/// the context `kernel`.
 fn selinux_enabled() -> bool {
-    Path::new("/sys/fs/selinux/enforce").exists()
+    let mounted = rustix::fs::statfs(SELINUX).is_ok_and(|s| s.f_type == SELINUX_MAGIC)
+        && rustix::fs::statvfs(SELINUX).is_ok_and(|s| !s.f_flag.contains(StatVfsMountFlags::RDONLY));
+    mounted && fs::read("/proc/self/attr/current").is_ok_and(|own| own.split(|&b| b == 0).next() != Some(b"kernel"))
 }

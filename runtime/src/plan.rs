@@ -92,8 +92,6 @@ pub fn init<'a>(
     let spec = &bundle.spec;
     let linux = spec.linux().as_ref().ok_or_else(|| Error::invalid("linux: must be specified"))?;
     let payload = spec.process().as_ref().ok_or_else(|| Error::invalid("process: must be specified"))?;
-    lsm::check_mount_label(linux.mount_label().as_deref())?;
-
     let given = Ids::new(
         linux.uid_mappings().as_deref().unwrap_or_default(),
         linux.gid_mappings().as_deref().unwrap_or_default(),
@@ -128,6 +126,7 @@ pub fn init<'a>(
         namespaces: placement.child,
         oom_score_adj: oom_score_adj(arena, adj.filter(|_| !new_users)),
         keyring: keyring(arena, choices.id, choices.no_new_keyring)?,
+        key_label: lsm::key_label(arena, payload, None)?,
         container: Some(container),
         stdio: stdio(arena, payload, choices.stdio)?,
         process: process::plan(arena, payload, defaults, filter)?,
@@ -164,6 +163,7 @@ fn rootfs<'a>(
     let own_tree = placement.made & namespace::flag::MOUNT != 0;
     let cwd = arena.path(payload.cwd(), "process.cwd")?;
     let propagation = propagation(linux.rootfs_propagation().as_deref())?;
+    let label = lsm::mount_label(arena, linux.mount_label().as_deref())?;
     let empty = Rootfs {
         tree: arena.fd(open_rootfs(&path)?),
         host_propagation: 0,
@@ -175,6 +175,7 @@ fn rootfs<'a>(
         cwd,
         readonly_paths: &[],
         masked_paths: &[],
+        mask_options: &[],
         readonly: false,
         propagation: 0,
     };
@@ -198,7 +199,8 @@ fn rootfs<'a>(
     // First of all the mounts: mountinfo lists them in the order of their making, and `/` belongs at the top.
     let tree = mount::clone_tree(&path, true).with_context(|| format!("root.path: rootfs {}", path.display()))?;
     mount::set_propagation(&tree, host_propagation, user_namespace).context("rootfs propagation")?;
-    let (dev, devices) = if needs_devices { device::build_dev(arena, mounts, devices, ids)? } else { (None, devices) };
+    let (dev, devices) =
+        if needs_devices { device::build_dev(arena, mounts, devices, ids, label)? } else { (None, devices) };
     let (bound, devices) = if user_namespace {
         // A fifo is no device: anybody may make one.
         devices.into_iter().partition(|d| d.mode & libc::S_IFMT != libc::S_IFIFO)
@@ -213,6 +215,7 @@ fn rootfs<'a>(
         cgroup_namespace: placement.is_private(LinuxNamespaceType::Cgroup),
         users: &placement.users,
         user_namespace,
+        label,
         dev,
     };
     let mounts = mount::plan(arena, mounts, &bound, scene)?;
@@ -235,6 +238,7 @@ fn rootfs<'a>(
         console: payload.terminal() == Some(true),
         readonly_paths: paths(linux.readonly_paths(), "linux.readonlyPaths")?,
         masked_paths: paths(linux.masked_paths(), "linux.maskedPaths")?,
+        mask_options: mount::mask_options(arena, label),
         readonly: spec.root().as_ref().is_some_and(|r| r.readonly() == Some(true)),
         propagation: propagation.unwrap_or(0),
         ..empty
@@ -291,9 +295,10 @@ fn cgroup_owner(spec: &Spec, process: &Process, placement: &namespace::Placement
     let writable = |m: &oci_spec::runtime::Mount| {
         mount::is_cgroup(m) && !m.options().iter().flatten().any(|word| word == "ro" || word == "rro")
     };
-    let shown = spec.mounts().iter().flatten().filter(|m| mount::clean(m.destination()) == Path::new("/sys/fs/cgroup"));
+    let mut shown =
+        spec.mounts().iter().flatten().filter(|m| mount::clean(m.destination()) == Path::new("/sys/fs/cgroup"));
     let ids = &placement.users.ids;
-    (placement.made & namespace::flag::CGROUP != 0 && ids.mapped() && shown.last().is_some_and(writable))
+    (placement.made & namespace::flag::CGROUP != 0 && ids.mapped() && shown.next_back().is_some_and(writable))
         .then(|| ids.host_uid(process.user().uid(), "").ok())?
 }
 

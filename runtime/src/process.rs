@@ -51,7 +51,7 @@ pub fn plan<'a>(
         },
         rlimits: arena.list(rlimit::plan(process.rlimits().as_deref().unwrap_or_default())),
         no_new_privs: process.no_new_privileges() == Some(true),
-        label: lsm::plan(arena, process, defaults.apparmor, defaults.selinux)?,
+        labels: lsm::plan(arena, process, defaults.apparmor, defaults.selinux)?,
         seccomp: filter.map(|f| Seccomp { filter: f.instructions(), flags: f.flags(), readable: readable(f) }),
         own_stdio: true,
     })

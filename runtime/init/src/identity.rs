@@ -1,9 +1,8 @@
-//! What the payload may do: ids, groups, capabilities, label; and the proof, read back from the kernel.
+//! What the payload may do: ids, groups, capabilities; and the proof, read back from the kernel.
 
 use core::ffi::CStr;
 
 use rustix::{
-    fd::OwnedFd,
     fs::{self, Mode, OFlags},
     io::{self, Errno},
     process::{Resource, Rlimit},
@@ -51,25 +50,6 @@ pub fn set_oom_score_adj(plan: &Plan<'_>) -> Result<()> {
 fn write(path: &CStr, value: &[u8]) -> io::Result<()> {
     let file = fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     io::write(file, value).map(drop)
-}
-
-/// The label's attribute file, of the host's /proc: a volume over the container's /proc cannot redirect the write
-/// (CVE-2019-16884).
-pub fn open_label(plan: &Plan<'_>) -> Result<Option<OwnedFd>> {
-    let Some(label) = &plan.process.label else { return Ok(None) };
-    fs::open(label.attribute, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map(Some).at(Step::Label)
-}
-
-/// Sets the label that execve will take on, and reads it back.
-pub fn write_label(plan: &Plan<'_>, attribute: Option<OwnedFd>) -> Result<()> {
-    let (Some(label), Some(file)) = (&plan.process.label, attribute) else { return Ok(()) };
-    io::write(&file, label.value).at(Step::Label)?;
-    let mut buffer = [0u8; 512];
-    let len = io::pread(&file, &mut buffer[..], 0).at(Step::LabelReadBack)?;
-    let got = buffer.get(..len).unwrap_or_default().trim_ascii_end();
-    let got = got.split(|&b| b == 0 || b == b' ').next().unwrap_or_default();
-    let wanted = label.value.strip_prefix(b"exec ").unwrap_or(label.value);
-    if got == wanted { Ok(()) } else { Err(Failure { step: Step::LabelReadBack, index: 0, errno: 0 }) }
 }
 
 /// A session keyring of the container's own, so that the host's keys are not searched. init lets the execs to come

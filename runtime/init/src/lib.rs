@@ -9,6 +9,7 @@
 pub mod console;
 pub mod device;
 pub mod identity;
+pub mod label;
 pub mod namespace;
 pub mod path;
 pub mod payload;
@@ -71,11 +72,12 @@ fn be_born(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<core::convert::In
     wait_for(report.channel, wire::GO).at(Step::Channel)?;
     // While the host's /proc is still in sight.
     identity::set_oom_score_adj(plan)?;
-    let host_label = identity::open_label(plan)?;
+    let proc = label::host_proc(plan)?;
 
     // A process of a joined user namespace must be its root before it can make or enter anything else there.
     namespace::enter(plan, report)?;
     if let Some(name) = plan.keyring {
+        label::set_key_label(plan, proc.as_ref().map(AsFd::as_fd))?;
         identity::join_keyring(name, plan.container.is_some())?;
     }
     rustix::process::setsid().at(Step::Session)?;
@@ -107,6 +109,7 @@ fn be_born(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<core::convert::In
     // capabilities go after it; otherwise the filter is the very last thing, and need allow no more than execve.
     let late = process.seccomp.is_some() && !process.no_new_privs;
     let entered = payload::try_directory(process)?;
+    let labels = label::Labels::set(plan, proc.as_ref().map(AsFd::as_fd))?;
     identity::become_user(process)?;
     // A change of ids sets it to what fs.suid_dumpable says, which may be 1 (proc_sys_fs(5)).
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at(Step::Hide)?;
@@ -118,7 +121,7 @@ fn be_born(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<core::convert::In
     if process.no_new_privs {
         sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).at(Step::NoNewPrivs)?;
     }
-    identity::write_label(plan, host_label)?;
+    labels.verify()?;
     close_spent_fds(plan, report)?;
     sys::cloexec_from(plan.preserve.saturating_add(3)).at(Step::CloseFds)?;
     sys::reset_signals().at(Step::Signals)?;

@@ -27,6 +27,8 @@ pub struct Plan<'a> {
     pub oom_score_adj: Option<&'a [u8]>,
     /// Session keyring to create or join, by name; `keyrings(7)`.
     pub keyring: Option<&'a CStr>,
+    /// SELinux context that it is made with.
+    pub key_label: Option<&'a [u8]>,
     /// The container to build; absent for an exec, which finds it built.
     pub container: Option<Container<'a>>,
     /// Where stdin, stdout and stderr come from.
@@ -116,6 +118,8 @@ pub struct Rootfs<'a> {
     pub readonly_paths: &'a [&'a CStr],
     /// Hidden.
     pub masked_paths: &'a [&'a CStr],
+    /// Options of the tmpfs that hides directories.
+    pub mask_options: &'a [FsOption<'a>],
     /// The root mount is read-only.
     pub readonly: bool,
     /// `MS_SHARED`… put on the new root at the end; 0 leaves it.
@@ -151,6 +155,8 @@ pub enum Source<'a> {
         options: &'a [FsOption<'a>],
         /// `MOUNT_ATTR_*`.
         attributes: u32,
+        /// SELinux context for its root, where the file system takes none as an option.
+        relabel: Option<&'a CStr>,
     },
     /// A symbolic link, not a mount: the names of merged v1 controllers.
     Link {
@@ -242,8 +248,8 @@ pub struct Process<'a> {
     pub rlimits: &'a [Rlimit],
     /// `PR_SET_NO_NEW_PRIVS`.
     pub no_new_privs: bool,
-    /// Security module label for execve.
-    pub label: Option<Label<'a>>,
+    /// Security module labels for execve, one a module.
+    pub labels: &'a [Label<'a>],
     /// Filter, loaded last.
     pub seccomp: Option<Seccomp<'a>>,
     /// The user may not own the streams that it is given (stdio is chowned to it, as runc does).
@@ -277,10 +283,23 @@ pub struct Rlimit {
 
 /// A label that takes effect at execve.
 pub struct Label<'a> {
-    /// Below `/proc/thread-self/`: `attr/apparmor/exec` or `attr/exec`.
+    /// Whose it is.
+    pub module: Module,
+    /// Below /proc: `thread-self/attr/apparmor/exec` or `thread-self/attr/exec`.
     pub attribute: &'a CStr,
-    /// What to write.
-    pub value: &'a [u8],
+    /// What to write there.
+    pub command: &'a [u8],
+    /// What must then be read.
+    pub name: &'a [u8],
+}
+
+/// A security module that labels processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Module {
+    /// Labels are profiles, or stacks of them.
+    AppArmor,
+    /// Labels are contexts.
+    Selinux,
 }
 
 /// A compiled filter, seccomp(2).

@@ -65,7 +65,7 @@ pub fn build(container: &Container<'_>, plan: &Plan<'_>, report: &Report<'_>) ->
     for (n, &path) in rootfs.readonly_paths.iter().enumerate() {
         make_readonly(root, path).at_index(Step::ReadonlyPath, n)?;
     }
-    mask_all(root, host_root.as_fd(), rootfs.masked_paths)?;
+    mask_all(root, host_root.as_fd(), rootfs)?;
     if rootfs.readonly {
         sys::mount_setattr(root, false, MOUNT_ATTR_RDONLY, 0, 0).at(Step::RootReadonly)?;
     }
@@ -102,8 +102,11 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
     let (target, mode) = find_target(root, mount, n)?;
     match &mount.source {
         Source::Tree { fd, .. } => move_onto(*fd, target.as_fd()).at_index(Step::MountAttach, n)?,
-        Source::Fs { fstype, options, attributes } => {
+        Source::Fs { fstype, options, attributes, relabel } => {
             let tree = create(fstype, options, *attributes, mode).at_index(Step::MountCreate, n)?;
+            if let Some(label) = relabel {
+                set_label(tree.as_fd(), label).at_index(Step::MountLabel, n)?;
+            }
             move_onto(tree.as_fd(), target.as_fd()).at_index(Step::MountAttach, n)?;
             return propagate(tree.as_fd(), mount, n);
         }
@@ -184,6 +187,12 @@ pub fn create(fstype: &CStr, options: &[FsOption<'_>], attributes: u32, mode: Op
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::from_bits_retain(attributes))
 }
 
+/// The SELinux context of a detached mount's root. An fd of a mount is no open file, which this takes.
+fn set_label(tree: BorrowedFd<'_>, label: &CStr) -> SysResult<()> {
+    let root = fs::openat(tree, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    fs::fsetxattr(&root, c"security.selinux", label.to_bytes_with_nul(), fs::XattrFlags::empty())
+}
+
 fn move_onto(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> SysResult<()> {
     let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(tree, c"", target, c"", empty)
@@ -211,7 +220,8 @@ fn make_readonly(root: BorrowedFd<'_>, path: &CStr) -> SysResult<()> {
 
 /// Hides files behind the host's own null device, never one that the image brought (CVE-2025-31133), and directories
 /// behind one empty read-only tmpfs for all.
-fn mask_all(root: BorrowedFd<'_>, host_root: BorrowedFd<'_>, paths: &[&CStr]) -> Result<()> {
+fn mask_all(root: BorrowedFd<'_>, host_root: BorrowedFd<'_>, rootfs: &Rootfs<'_>) -> Result<()> {
+    let paths = rootfs.masked_paths;
     if paths.is_empty() {
         return Ok(());
     }
@@ -223,14 +233,20 @@ fn mask_all(root: BorrowedFd<'_>, host_root: BorrowedFd<'_>, paths: &[&CStr]) ->
     }
     let mut empty: Option<OwnedFd> = None;
     for (n, &path) in paths.iter().enumerate() {
-        mask(root, path, null.as_fd(), &mut empty).at_index(Step::MaskedPath, n)?;
+        mask(root, path, null.as_fd(), &mut empty, rootfs.mask_options).at_index(Step::MaskedPath, n)?;
     }
     Ok(())
 }
 
 /// The first masked directory gets the tmpfs itself and the others clones of it: a mount can be cloned once it is
 /// attached (detached ones only since Linux 6.15).
-fn mask(root: BorrowedFd<'_>, path: &CStr, null: BorrowedFd<'_>, empty: &mut Option<OwnedFd>) -> SysResult<()> {
+fn mask(
+    root: BorrowedFd<'_>,
+    path: &CStr,
+    null: BorrowedFd<'_>,
+    empty: &mut Option<OwnedFd>,
+    options: &[FsOption<'_>],
+) -> SysResult<()> {
     let target = match path::open(root, path, OFlags::PATH) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
         other => other?,
@@ -243,9 +259,7 @@ fn mask(root: BorrowedFd<'_>, path: &CStr, null: BorrowedFd<'_>, empty: &mut Opt
         None => {
             const RO: u64 = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
             let attributes = u32::try_from(RO).map_err(|_| Errno::INVAL)?;
-            let options =
-                [FsOption::Flag(c"ro"), FsOption::Pair(c"nr_blocks", c"1"), FsOption::Pair(c"nr_inodes", c"1")];
-            let tree = create(c"tmpfs", &options, attributes, None)?;
+            let tree = create(c"tmpfs", options, attributes, None)?;
             move_onto(tree.as_fd(), target.as_fd())?;
             *empty = Some(tree);
             Ok(())

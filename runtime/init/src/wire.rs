@@ -87,6 +87,8 @@ steps! {
     NotOrdinary,
     /// Creating the file system of mount `index`.
     MountCreate,
+    /// Labelling the root of mount `index`.
+    MountLabel,
     /// Attaching mount `index`.
     MountAttach,
     /// Propagation of mount `index`.
@@ -123,10 +125,12 @@ steps! {
     Stdio,
     /// Resource limit `index`.
     Rlimit,
-    /// Label.
+    /// Label `index`.
     Label,
-    /// The label reads back as another.
+    /// Label `index` reads back as another.
     LabelReadBack,
+    /// The session keyring's label.
+    KeyLabel,
     /// Bounding set.
     BoundingSet,
     /// Supplementary groups.

@@ -11,12 +11,12 @@ use crate::{Context, Result, cgroup};
 const FLAGS: u64 = attr::NOSUID | attr::NODEV | attr::NOEXEC;
 
 /// Adds what shows the container its cgroups at `target`.
-pub(super) fn plan(
-    builder: &mut Builder<'_, '_>,
+pub(super) fn plan<'a>(
+    builder: &mut Builder<'a, '_>,
     target: &CStr,
     name: &str,
     options: &Options,
-    scene: &Scene<'_>,
+    scene: &Scene<'_, 'a>,
 ) -> Result<()> {
     let host = cgroup::host()?;
     // Without a cgroup namespace it is the host's hierarchy that shows, and files of it that root of a user namespace
@@ -24,24 +24,28 @@ pub(super) fn plan(
     let readonly = if scene.user_namespace && !scene.cgroup_namespace { attr::RDONLY } else { 0 };
     let target = target.to_str().map_err(|_| crate::Error::invalid("destination: not UTF-8"))?;
     if host.unified() {
-        unified(builder, target, name, options, scene, readonly)
+        unified(builder, host, target, name, options, scene, readonly)
     } else {
         let readonly = readonly | options.set & attr::RDONLY;
         hierarchies(builder, host, target, name, options, scene, readonly)
     }
 }
 
-fn unified(
-    builder: &mut Builder<'_, '_>,
+fn unified<'a>(
+    builder: &mut Builder<'a, '_>,
+    host: &cgroup::Host,
     target: &str,
     name: &str,
     options: &Options,
-    scene: &Scene<'_>,
+    scene: &Scene<'_, 'a>,
     readonly: u64,
 ) -> Result<()> {
     let arena = builder.arena;
+    // A cgroup that systemd makes is not there yet; then it is the whole hierarchy, which a new mount would show as well.
+    let own = scene.cgroup.path_in("").filter(|_| scene.cgroup.comes_first());
+    let whole = host.mounts().iter().find(|m| m.is_v2()).map(|m| m.point.as_path());
     if readonly != 0
-        && let Some(path) = scene.cgroup.path_in("")
+        && let Some(path) = own.or(whole)
     {
         // A user namespace cannot mount what belongs to the host's cgroup namespace.
         let tree = clone_tree(path, false)?;
@@ -57,7 +61,7 @@ fn unified(
         fs.push(FsOption::Flag(arena.text(word, "mounts.options")?));
     }
     let attributes = super::attributes(options)? | u32::try_from(readonly).unwrap_or_default();
-    let source = Source::Fs { fstype: c"cgroup2", options: arena.list(fs), attributes };
+    let source = Source::Fs { fstype: c"cgroup2", options: arena.list(fs), attributes, relabel: None };
     let propagation = arena.list(options.propagation.clone());
     builder.push(arena.text(target, "mounts.destination")?, source, propagation, name);
     Ok(())
@@ -65,13 +69,13 @@ fn unified(
 
 /// A small tmpfs with a directory a hierarchy: mounted anew below a cgroup namespace, which roots it at the
 /// container's cgroup, else a bind mount of that cgroup; and links for the names of merged controllers.
-fn hierarchies(
-    builder: &mut Builder<'_, '_>,
+fn hierarchies<'a>(
+    builder: &mut Builder<'a, '_>,
     host: &cgroup::Host,
     target: &str,
     name: &str,
     options: &Options,
-    scene: &Scene<'_>,
+    scene: &Scene<'_, 'a>,
     readonly: u64,
 ) -> Result<()> {
     let arena = builder.arena;
@@ -79,11 +83,9 @@ fn hierarchies(
         |below: &str| arena.text(Path::new(target).join(below).as_os_str().as_encoded_bytes(), "mounts.destination");
     let narrow = |bits: u64| u32::try_from(bits).map_err(|_| crate::Error::invalid("options: out of range"));
 
-    let tmpfs = Source::Fs {
-        fstype: c"tmpfs",
-        options: arena.list(vec![FsOption::Pair(c"mode", c"755"), FsOption::Pair(c"source", c"tmpfs")]),
-        attributes: narrow(FLAGS)?,
-    };
+    let mut fs = vec![FsOption::Pair(c"mode", c"755"), FsOption::Pair(c"source", c"tmpfs")];
+    fs.extend(scene.label.map(|label| FsOption::Pair(c"context", label)));
+    let tmpfs = Source::Fs { fstype: c"tmpfs", options: arena.list(fs), attributes: narrow(FLAGS)?, relabel: None };
     builder.push(place("")?, tmpfs, arena.list(options.propagation.clone()), name);
     for mount in host.mounts().iter().filter(|m| !m.is_v2()) {
         let Some(dir) = mount.point.file_name().and_then(|n| n.to_str()) else { continue };
@@ -100,7 +102,12 @@ fn hierarchies(
                 }
             }
             fs.push(FsOption::Pair(c"source", c"cgroup"));
-            Source::Fs { fstype: c"cgroup", options: arena.list(fs), attributes: narrow(FLAGS | readonly)? }
+            Source::Fs {
+                fstype: c"cgroup",
+                options: arena.list(fs),
+                attributes: narrow(FLAGS | readonly)?,
+                relabel: None,
+            }
         } else {
             let controller = mount.controllers.first().map_or("", String::as_str);
             let Some(path) = scene.cgroup.path_in(controller) else { continue };

@@ -9,7 +9,7 @@ mod idmap;
 mod options;
 
 use std::{
-    ffi::OsStr,
+    ffi::{CStr, OsStr},
     os::unix::ffi::OsStrExt,
     path::{Component, Path, PathBuf},
 };
@@ -29,7 +29,7 @@ use crate::{Context, Error, Result, arena::Arena, cgroup::Cgroup, namespace::Use
 use idmap::IdMaps;
 
 /// What the mounts of one container have in common.
-pub struct Scene<'s> {
+pub struct Scene<'s, 'a> {
     /// The bundle: relative sources start here.
     pub bundle: &'s Path,
     /// `MS_*` of the whole tree; bind mounts start with it, as they would in a tree that has it.
@@ -42,6 +42,8 @@ pub struct Scene<'s> {
     pub users: &'s Users<'s>,
     /// It has one of its own.
     pub user_namespace: bool,
+    /// SELinux context of the file systems that are the container's own.
+    pub label: Option<&'a CStr>,
     /// A detached tmpfs with the devices, to stand for the mount of a tmpfs at /dev.
     pub dev: Option<OwnedFd>,
 }
@@ -58,7 +60,12 @@ pub struct Mounts<'a> {
 ///
 /// # Errors
 /// Names the mount as runc does: `error mounting "src" to rootfs at "/dst": …`.
-pub fn plan<'a>(arena: &'a Arena, mounts: &[Spec], devices: &[Device<'a>], mut scene: Scene<'_>) -> Result<Mounts<'a>> {
+pub fn plan<'a>(
+    arena: &'a Arena,
+    mounts: &[Spec],
+    devices: &[Device<'a>],
+    mut scene: Scene<'_, 'a>,
+) -> Result<Mounts<'a>> {
     let list = Vec::with_capacity(mounts.len());
     let mut builder = Builder { arena, list, names: Vec::new(), idmaps: IdMaps::new(scene.users) };
     let mut readonly_dev = false;
@@ -133,22 +140,58 @@ fn name(mount: &Spec, target: &Path) -> String {
     format!("\"{source}\" to rootfs at \"{}\"", target.display())
 }
 
-/// Options of a file system, for fsconfig(2): superblock words, then data, then the name that mountinfo shows.
-pub fn fs_options<'a>(arena: &'a Arena, options: &Options, source: &str) -> Result<Vec<FsOption<'a>>> {
+/// Options of a file system, for fsconfig(2): superblock words, then data, then the SELinux context of all that is in it
+/// and the name that mountinfo shows.
+pub fn fs_options<'a>(
+    arena: &'a Arena,
+    options: &Options,
+    source: &str,
+    label: Option<&'a CStr>,
+) -> Result<Vec<FsOption<'a>>> {
     let mut out = Vec::new();
     for word in &options.superblock {
         out.push(FsOption::Flag(arena.text(word, "mounts.options")?));
     }
-    for word in options.data.iter().flat_map(|w| w.split(',')).filter(|w| !w.is_empty()) {
+    // A context has commas of its own, for which mount(8) wants it in quotes.
+    let is_context = |word: &&String| CONTEXTS.iter().any(|key| word.starts_with(key));
+    let (contexts, words): (Vec<_>, Vec<_>) = options.data.iter().partition(is_context);
+    for word in
+        contexts.iter().map(|w| w.as_str()).chain(words.iter().flat_map(|w| w.split(','))).filter(|w| !w.is_empty())
+    {
         out.push(match word.split_once('=') {
             Some((key, value)) => {
+                let value = if CONTEXTS.iter().any(|c| c.trim_end_matches('=') == key) {
+                    value.trim_matches('"')
+                } else {
+                    value
+                };
                 FsOption::Pair(arena.text(key, "mounts.options")?, arena.text(value, "mounts.options")?)
             }
             None => FsOption::Flag(arena.text(word, "mounts.options")?),
         });
     }
+    if let Some(label) = label.filter(|_| contexts.is_empty()) {
+        out.push(FsOption::Pair(c"context", label));
+    }
     out.push(FsOption::Pair(c"source", arena.text(source, "mounts.source")?));
     Ok(out)
+}
+
+/// SELinux contexts among the options of a file system (mount(8)).
+const CONTEXTS: [&str; 4] = ["context=", "fscontext=", "defcontext=", "rootcontext="];
+
+/// The file system takes a context for what is in it. There is one proc, one sysfs, one cgroup file system for all who
+/// see the same of it, with the context that the first mount gave it; mqueue has it from the kernel itself.
+fn takes_label(fstype: &str) -> bool {
+    !matches!(fstype, "proc" | "sysfs" | "mqueue" | "cgroup" | "cgroup2")
+}
+
+/// Options of the tmpfs that hides directories.
+pub fn mask_options<'a>(arena: &'a Arena, label: Option<&'a CStr>) -> &'a [FsOption<'a>] {
+    let mut options =
+        vec![FsOption::Flag(c"ro"), FsOption::Pair(c"nr_blocks", c"1"), FsOption::Pair(c"nr_inodes", c"1")];
+    options.extend(label.map(|label| FsOption::Pair(c"context", label)));
+    arena.list(options)
 }
 
 struct Builder<'a, 's> {
@@ -159,7 +202,7 @@ struct Builder<'a, 's> {
 }
 
 impl<'a> Builder<'a, '_> {
-    fn push(&mut self, target: &'a std::ffi::CStr, source: Source<'a>, propagation: &'a [u64], name: &str) {
+    fn push(&mut self, target: &'a CStr, source: Source<'a>, propagation: &'a [u64], name: &str) {
         self.list.push(Mount { target, source, ordinary: false, propagation });
         self.names.push(name.to_owned());
     }
@@ -171,7 +214,7 @@ impl<'a> Builder<'a, '_> {
         name: &str,
         options: Options,
         dev: Option<OwnedFd>,
-        scene: &Scene<'_>,
+        scene: &Scene<'_, 'a>,
     ) -> Result<()> {
         if target == Path::new("/") {
             return Err(Error::invalid("mounting into / is prohibited"));
@@ -196,8 +239,9 @@ impl<'a> Builder<'a, '_> {
         let source = mount.source().as_deref().map_or(kind.into(), Path::to_string_lossy);
         let source = Source::Fs {
             fstype: arena.text(kind, "mounts.type")?,
-            options: arena.list(fs_options(arena, &options, &source)?),
+            options: arena.list(fs_options(arena, &options, &source, scene.label.filter(|_| takes_label(kind)))?),
             attributes: attributes(&options)?,
+            relabel: scene.label.filter(|_| kind == "mqueue"),
         };
         self.push(c_target, source, propagation, name);
         if let Some(last) = self.list.last_mut() {
@@ -206,7 +250,14 @@ impl<'a> Builder<'a, '_> {
         Ok(())
     }
 
-    fn bind(&mut self, mount: &Spec, target: &Path, name: &str, options: &Options, scene: &Scene<'_>) -> Result<()> {
+    fn bind(
+        &mut self,
+        mount: &Spec,
+        target: &Path,
+        name: &str,
+        options: &Options,
+        scene: &Scene<'_, 'a>,
+    ) -> Result<()> {
         let arena = self.arena;
         let source = mount.source().as_deref().filter(|s| !s.as_os_str().is_empty());
         let source = source.ok_or_else(|| Error::invalid("source: must be specified for a bind mount"))?;
@@ -264,7 +315,7 @@ pub fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
 
 /// The clone has the source's propagation, in the host's peer groups. It gets that of the tree it will hang in, which
 /// the child gives to everything that it copies; without that, a mount made in the container would appear outside.
-fn set_attributes(tree: &OwnedFd, options: &Options, scene: &Scene<'_>) -> rustix::io::Result<()> {
+fn set_attributes(tree: &OwnedFd, options: &Options, scene: &Scene<'_, '_>) -> rustix::io::Result<()> {
     use berth_init::sys::mount_setattr;
     let (set, clear) = options.bind_attributes();
     let shared = scene.user_namespace && scene.host_propagation == libc::MS_SHARED;

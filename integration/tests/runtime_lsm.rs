@@ -1,0 +1,264 @@
+//! Labels of security modules: AppArmor profiles and SELinux contexts. Each test says why it does nothing where the
+//! kernel has not the module, or the machine nothing to load a policy with; the test machines have AppArmor.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
+
+use berth_integration::{
+    bundle::Bundle,
+    case::{Refusal, beyond_runc, refused},
+    command, mounts,
+    runtime::Runtime,
+    wait::LONG,
+};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    io::{Read, Write},
+    path::Path,
+    process::Command,
+    sync::OnceLock,
+};
+
+/// Two profiles under which everything is allowed but the file `/denied-NAME`.
+const PROFILES: [&str; 2] = ["berth-test-one", "berth-test-two"];
+
+/// Whether AppArmor is on; with the two profiles loaded. They stay: other tests may be under them, and they confine
+/// nobody who does not ask for them.
+fn apparmor(test: &str) -> bool {
+    static LOADED: OnceLock<bool> = OnceLock::new();
+    if !fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|v| v.starts_with(b"Y")) {
+        eprintln!("{test}: skipped: this kernel runs without AppArmor");
+        return false;
+    }
+    if command::run(Command::new("sh").args(["-c", "command -v apparmor_parser"]), LONG).status.code() != Some(0) {
+        eprintln!("{test}: skipped: there is no apparmor_parser to load a profile with");
+        return false;
+    }
+    *LOADED.get_or_init(|| {
+        let allowed = "file, capability, network, signal, ptrace, unix, mount, umount, pivot_root,";
+        for name in PROFILES {
+            let profile = format!(
+                "profile {name} flags=(attach_disconnected) {{ {allowed} change_profile, deny /denied-{name} rwklx, }}\n"
+            );
+            let mut parser = Command::new("apparmor_parser");
+            command::feed(parser.args(["--replace", "--skip-cache"]), profile.as_bytes(), LONG).ok();
+        }
+        true
+    })
+}
+
+fn confined(words: &[&str], profile: &str) -> Bundle {
+    let bundle = Bundle::probe(words).set("/process/apparmorProfile", json!(profile));
+    PROFILES.iter().fold(bundle, |b, name| b.file(&format!("denied-{name}"), "secret", 0o644))
+}
+
+/// What a process is under, as the host sees it: the profiles in alphabetical order, without their mode.
+fn profiles(pid: u32) -> Vec<String> {
+    split(&fs::read_to_string(format!("/proc/{pid}/attr/current")).unwrap())
+}
+
+fn split(label: &str) -> Vec<String> {
+    let names = label.trim_end().rsplit_once(" (").map_or(label.trim_end(), |(names, _)| names);
+    let mut names: Vec<_> = names.split("//&").map(str::to_owned).collect();
+    names.sort_unstable();
+    names
+}
+
+/// The report's own label, and the errno (0 for none) of reading what each of the profiles denies.
+fn seen(report: &Value) -> (Vec<String>, Vec<i64>) {
+    let label = report["process"]["apparmor"].as_str().unwrap();
+    let errno = |name: &&str| {
+        let read = &report["read"][format!("/denied-{name}")];
+        read["errno"].as_i64().unwrap_or(0)
+    };
+    (split(label), PROFILES.iter().map(errno).collect())
+}
+
+const WORDS: [&str; 4] = ["report", "process", "read=/denied-berth-test-one", "read=/denied-berth-test-two"];
+const EACCES: i64 = 13;
+
+#[test]
+fn one_profile_and_a_stack() {
+    if !apparmor("profiles") {
+        return;
+    }
+    let runtime = Runtime::new("lsm-profile");
+    let [one, two] = PROFILES;
+    let both = format!("{two}//&{one}");
+    for (profile, names, errnos) in [
+        (one, vec![one], [EACCES, 0]),
+        (two, vec![two], [0, EACCES]),
+        (both.as_str(), vec![one, two], [EACCES, EACCES]),
+    ] {
+        for no_new_privs in [true, false] {
+            let bundle = confined(&WORDS, profile).set("/process/noNewPrivileges", json!(no_new_privs));
+            let report = runtime.run("c1", &bundle).ok().json();
+            let (label, denied) = seen(&report);
+            assert_eq!(
+                (label, denied),
+                (names.iter().map(ToString::to_string).collect(), errnos.to_vec()),
+                "{profile}"
+            );
+        }
+    }
+    let report = runtime.run("c1", &confined(&WORDS, "unconfined")).ok().json();
+    assert_eq!(seen(&report), (vec!["unconfined".to_owned()], vec![0, 0]));
+    runtime.assert_clean("profiles");
+}
+
+/// The label holds from the first instruction of the payload on; an exec has the container's unless it asks for another.
+#[test]
+fn an_exec_has_the_containers_profile() {
+    if !apparmor("exec") {
+        return;
+    }
+    let runtime = Runtime::new("lsm-exec");
+    let [one, two] = PROFILES;
+    runtime.start("c1", &confined(&["sleep", "100"], one).set("/process/user", json!({"uid": 7, "gid": 7})));
+    assert_eq!(profiles(runtime.pid("c1")), [one]);
+    let words = [&["/probe"], &WORDS[..]].concat();
+    assert_eq!(seen(&runtime.exec("c1", &words).ok().json()), (vec![one.to_owned()], vec![EACCES, 0]));
+    let exec = |profile: &str| runtime.cmd(&[&["exec", "--apparmor", profile, "c1"], &words[..]].concat());
+    assert_eq!(seen(&exec(two).ok().json()), (vec![two.to_owned()], vec![0, EACCES]));
+    let missing = exec("berth-test-none");
+    assert_ne!(missing.code, 0, "{missing:#?}");
+    assert!(missing.stderr.contains("apparmor failed to apply profile"), "{missing:#?}");
+    assert_eq!(runtime.state("c1")["status"], "running");
+}
+
+/// In a user namespace that is joined the payload is made by a second clone: the label is its own all the same.
+#[test]
+fn in_user_namespaces() {
+    if !apparmor("user namespaces") {
+        return;
+    }
+    let runtime = Runtime::new("lsm-userns");
+    let [one, _] = PROFILES;
+    let map = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+    let mapped = |b: Bundle| b.set("/linux/uidMappings", map.clone()).set("/linux/gidMappings", map.clone());
+    runtime.start("sandbox", &mapped(confined(&["sleep", "100"], one)).namespace("user", ""));
+    let pid = runtime.pid("sandbox");
+    assert!(profiles(pid).contains(&one.to_owned()), "{:?}", profiles(pid));
+    let joined = mapped(confined(&WORDS, one)).namespace("user", &format!("/proc/{pid}/ns/user"));
+    let (label, denied) = seen(&runtime.run("c1", &joined).ok().json());
+    assert!(label.contains(&one.to_owned()), "{label:?}");
+    assert_eq!(denied, [EACCES, 0]);
+    let words = [&["/probe"], &WORDS[..]].concat();
+    assert_eq!(seen(&runtime.exec("sandbox", &words).ok().json()).1, [EACCES, 0]);
+}
+
+/// CVE-2019-16884: a volume over /proc does not take the label in the container's stead.
+#[test]
+fn a_volume_over_proc_changes_nothing() {
+    if !apparmor("a volume over /proc") {
+        return;
+    }
+    let runtime = Runtime::new("lsm-proc");
+    let [one, _] = PROFILES;
+    let bundle = confined(&["sleep", "100"], one);
+    let decoy = bundle.path().join("decoy");
+    fs::create_dir_all(decoy.join("self/attr/apparmor")).unwrap();
+    for file in ["self/attr/exec", "self/attr/apparmor/exec"] {
+        fs::write(decoy.join(file), "").unwrap();
+    }
+    std::os::unix::fs::symlink("self", decoy.join("thread-self")).unwrap();
+    let bundle = bundle.unmount("/proc").mount("/proc", "bind", decoy.to_str().unwrap(), &["bind"]);
+    let out = runtime.create("c1", &bundle.unset("/linux/maskedPaths").unset("/linux/readonlyPaths"));
+    if out.code == 0 {
+        runtime.cmd(&["start", "c1"]).ok();
+        assert_eq!(profiles(runtime.pid("c1")), [one]);
+    }
+}
+
+#[test]
+fn a_profile_that_is_not_loaded() {
+    if !apparmor("missing profiles") {
+        return;
+    }
+    refused("lsm-missing", MISSING);
+    if !beyond_runc("names of profiles", "it does not say which profile it was") {
+        refused("lsm-named", NAMED);
+    }
+}
+
+const MISSING: &[Refusal] = &[
+    Refusal {
+        name: "a profile",
+        set: |b| b.set("/process/apparmorProfile", json!("berth-test-none")),
+        says: &[
+            "unable to apply apparmor profile: apparmor failed to apply profile",
+            "attr/apparmor/exec",
+            "no such file",
+        ],
+    },
+    Refusal {
+        name: "half of a stack",
+        set: |b| b.set("/process/apparmorProfile", json!("berth-test-one//&berth-test-none")),
+        says: &["unable to apply apparmor profile: apparmor failed to apply profile"],
+    },
+];
+
+const NAMED: &[Refusal] = &[Refusal {
+    name: "a profile",
+    set: |b| b.set("/process/apparmorProfile", json!("berth-test-none")),
+    says: &["process.apparmorProfile: \"berth-test-none\""],
+}];
+
+/// A context that the policy in force knows: `Some` of it, where SELinux is on.
+fn selinux(test: &str, context: &str) -> Option<String> {
+    if !Path::new("/sys/fs/selinux/enforce").exists() {
+        eprintln!("{test}: skipped: this kernel runs without SELinux");
+        return None;
+    }
+    let mut file = fs::OpenOptions::new().read(true).write(true).open("/sys/fs/selinux/context").unwrap();
+    if let Err(e) = file.write_all(context.as_bytes()) {
+        eprintln!("{test}: skipped: the policy in force does not know {context}: {e}");
+        return None;
+    }
+    let mut canonical = String::new();
+    file.read_to_string(&mut canonical).unwrap();
+    Some(canonical.trim_end_matches('\0').to_owned())
+}
+
+const PROCESS: &str = "system_u:system_r:container_t:s0:c1,c2";
+const FILES: &str = "system_u:object_r:container_file_t:s0:c1,c2";
+
+#[test]
+fn processes_keys_and_mounts_have_contexts() {
+    let (Some(process), Some(files)) = (selinux("contexts", PROCESS), selinux("contexts", FILES)) else { return };
+    let runtime = Runtime::new("lsm-selinux");
+    let bundle = Bundle::probe(&["sleep", "100"]).set("/process/selinuxLabel", json!(PROCESS));
+    runtime.start("c1", &bundle.set("/linux/mountLabel", json!(FILES)));
+    let pid = runtime.pid("c1");
+    let label =
+        |pid: u32| fs::read_to_string(format!("/proc/{pid}/attr/current")).unwrap().trim_end_matches('\0').to_owned();
+    assert_eq!(label(pid), process);
+    let report = runtime.exec("c1", &["/probe", "report", "read=/proc/self/attr/current", "mountinfo"]).ok().json();
+    assert_eq!(report["read"]["/proc/self/attr/current"].as_str().unwrap().trim_end_matches('\0'), process);
+    for mount in mounts::reported(&report) {
+        let labelled = mount.superblock.join(",").contains(&files);
+        let wanted = ["/dev", "/dev/pts", "/dev/shm"].contains(&mount.point.as_str());
+        let never = ["/proc", "/sys"].contains(&mount.point.as_str());
+        assert!(labelled || !wanted, "{mount:?}");
+        assert!(!labelled || !never, "{mount:?}");
+    }
+}
+
+#[test]
+fn a_context_that_is_not_valid() {
+    if selinux("invalid contexts", PROCESS).is_some() {
+        refused("lsm-invalid", INVALID);
+    }
+}
+
+const INVALID: &[Refusal] = &[
+    Refusal {
+        name: "of the process",
+        set: |b| b.set("/process/selinuxLabel", json!("system_u:system_r:berth_none_t:s0")),
+        says: &["invalid argument"],
+    },
+    Refusal {
+        name: "of the mounts",
+        set: |b| b.set("/linux/mountLabel", json!("system_u:object_r:berth_none_t:s0")),
+        says: &["invalid argument"],
+    },
+];
