@@ -38,5 +38,6 @@ pub mod strace;
 pub mod tar;
 pub mod task;
 pub mod tools;
+pub mod twin;
 pub mod vm;
 pub mod wait;

@@ -85,6 +85,11 @@ impl Runtime {
         Self::of(program, name)
     }
 
+    /// The runtime that berth is held against: the runc of the tools, or else the machine's.
+    pub fn peer(name: &str) -> Self {
+        Self::of(tools::tool("RUNC").to_owned(), name)
+    }
+
     /// Debian's old runc with its published faults: the positive control of a security test. `None` (and a line that says
     /// so) where there is none.
     pub fn faulty(name: &str) -> Option<Self> {

@@ -1,0 +1,220 @@
+//! One config.json on two runtimes, and all that the kernel shows of the container: what its process sees, what an exec
+//! sees, which devices open, and what the cgroup's files, maps, labels and namespaces say from outside. Numbers that
+//! differ between any two containers are taken out; what is left has to be equal, or stricter.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use serde_json::Value;
+
+use crate::{
+    bundle::Bundle,
+    cgroup, mounts,
+    runtime::{Runtime, wait_until},
+};
+
+/// What the probe tells; `fds` and `dev` hold numbers of this one container, which [`flatten`] leaves out.
+const KEYS: [&str; 17] = [
+    "ids",
+    "umask",
+    "caps",
+    "nnp",
+    "seccomp",
+    "rlimits",
+    "cwd",
+    "env",
+    "uts",
+    "mountinfo",
+    "oom",
+    "dev",
+    "cgroup",
+    "process",
+    "signals",
+    "tty",
+    "fds",
+];
+
+/// Where rows that want devices tried mount a tmpfs.
+pub const NODES: &str = "/nodes";
+
+/// Kind for mknod(2), major, minor.
+const DEVICES: [(&str, u32, u32, u32); 12] = [
+    ("null", libc::S_IFCHR, 1, 3),
+    ("zero", libc::S_IFCHR, 1, 5),
+    ("full", libc::S_IFCHR, 1, 7),
+    ("random", libc::S_IFCHR, 1, 8),
+    ("urandom", libc::S_IFCHR, 1, 9),
+    ("mem", libc::S_IFCHR, 1, 1),
+    ("kmsg", libc::S_IFCHR, 1, 11),
+    ("tty", libc::S_IFCHR, 5, 0),
+    ("ptmx", libc::S_IFCHR, 5, 2),
+    ("fuse", libc::S_IFCHR, 10, 229),
+    ("tun", libc::S_IFCHR, 10, 200),
+    ("loop0", libc::S_IFBLK, 7, 0),
+];
+
+/// A name for each thing that was looked at, and what was there.
+pub type Seen = BTreeMap<String, String>;
+
+/// Makes the container, looks, and takes it away. A runtime that refuses it has the one entry `refused`, its words.
+pub fn observe(runtime: &Runtime, bundle: Bundle) -> Seen {
+    let mut words = vec!["/probe", "report"];
+    words.extend(KEYS);
+    words.extend(["+", "sleep", "1000"]);
+    let bundle = bundle.args(&words);
+    let call = runtime.on("create", "c1", &bundle).spawn();
+    let number = call.number;
+    let created = call.wait();
+    let mut seen = Seen::new();
+    if created.code != 0 {
+        seen.insert("refused".into(), created.stderr.trim().to_owned());
+        return seen;
+    }
+    outside(runtime, &mut seen);
+    runtime.cmd(&["start", "c1"]).ok();
+    wait_until(|| runtime.said(number).contains('\n'), || format!("no report: {}", runtime.said_all()));
+    report("init", &runtime.said(number), &mut seen);
+    let mut words = vec!["/probe", "report"];
+    words.extend(KEYS);
+    report("exec", &runtime.exec("c1", &words).ok().stdout, &mut seen);
+    if bundle_has_nodes(&bundle) {
+        devices(runtime, &mut seen);
+    }
+    runtime.cmd(&["delete", "--force", "c1"]).ok();
+    let (place, group) = (bundle.path().display().to_string(), runtime.cgroup("c1"));
+    seen.into_iter()
+        .map(|(k, v)| (k.replace(&place, "BUNDLE"), v.replace(&place, "BUNDLE").replace(&group, "CGROUP")))
+        .collect()
+}
+
+/// What differs, one line each; `stricter` says of a difference whether it is one that berth may have.
+pub fn differences(ours: &Seen, theirs: &Seen, stricter: impl Fn(&str, &str, &str) -> bool) -> Vec<String> {
+    let keys: std::collections::BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+    let absent = "(nothing)".to_owned();
+    let differs = |key: &&String| {
+        let (a, b) = (ours.get(*key).unwrap_or(&absent), theirs.get(*key).unwrap_or(&absent));
+        (a != b && !stricter(key, a, b)).then(|| format!("{key}: {a} instead of {b}"))
+    };
+    keys.iter().filter_map(differs).collect()
+}
+
+fn bundle_has_nodes(bundle: &Bundle) -> bool {
+    bundle.config()["mounts"].as_array().is_some_and(|list| list.iter().any(|m| m["destination"] == NODES))
+}
+
+/// Made and opened by an exec, to which the container's device rules apply as well.
+fn devices(runtime: &Runtime, seen: &mut Seen) {
+    let mut make = vec!["/probe".to_owned(), "syscall".to_owned()];
+    let mut open = vec!["+".to_owned(), "open".to_owned(), "rw".to_owned()];
+    for (name, kind, major, minor) in DEVICES {
+        make.push(format!("133:@{NODES}/{name},{},{}", kind | 0o666, major << 8 | minor));
+        open.push(format!("{NODES}/{name}"));
+    }
+    make.extend(open);
+    let words: Vec<&str> = make.iter().map(String::as_str).collect();
+    for line in runtime.exec("c1", &words).ok().stdout.lines() {
+        flatten("device", &serde_json::from_str(line).unwrap(), seen);
+    }
+}
+
+fn report(who: &str, said: &str, seen: &mut Seen) {
+    let report: Value = serde_json::from_str(said.lines().next().unwrap_or_default()).unwrap();
+    // In the order of their making, for each point: what lies on what.
+    for mount in mounts::reported(&report) {
+        let mut superblock = mount.superblock.clone();
+        superblock.sort();
+        let line = format!(
+            "{} {} {} {} {}",
+            mount.fs,
+            mount.root,
+            mount.options.join(","),
+            mount.propagation(),
+            superblock.join(",")
+        );
+        let at = format!("{who}/mount {}", mount.point);
+        seen.entry(at).and_modify(|all| *all = format!("{all}; {line}")).or_insert(line);
+    }
+    flatten(who, &report, seen);
+}
+
+/// One entry for each leaf. Left out: the mount table, which is looked at line by line, and names of one container's own
+/// objects: inodes, pids of execs, pipes.
+fn flatten(at: &str, value: &Value, seen: &mut Seen) {
+    let last = at.rsplit('/').next().unwrap_or_default();
+    let of_inode = last == "ino" || last == "dev" && value.is_number() || last == "target" && at.contains("/fds/");
+    if last == "mountinfo" || of_inode {
+        return;
+    }
+    // An exec's pid says how often the runtime forked; the host's numbers say nothing.
+    let of_process = matches!(last, "pid" | "ppid" | "sid" | "pgid") && at.contains("/process/");
+    if of_process && (at.starts_with("exec/") || value.as_i64().is_some_and(|pid| pid > 1)) {
+        return;
+    }
+    match value {
+        Value::Object(members) => members.iter().for_each(|(name, v)| flatten(&format!("{at}/{name}"), v, seen)),
+        other => {
+            seen.insert(at.to_owned(), other.to_string());
+        }
+    }
+}
+
+/// Of a created container.
+fn outside(runtime: &Runtime, seen: &mut Seen) {
+    let pid = runtime.pid("c1");
+    for file in ["uid_map", "gid_map", "setgroups", "oom_score_adj", "attr/current", "timens_offsets", "loginuid"] {
+        let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_else(|e| e.to_string());
+        let words: Vec<&str> = text.split_whitespace().collect();
+        seen.insert(format!("outside/{file}"), words.join(" "));
+    }
+    for kind in ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"] {
+        let link = |who: &str| fs::read_link(format!("/proc/{who}/ns/{kind}")).ok();
+        let whose = if link(&pid.to_string()) == link("self") { "the host's" } else { "its own" };
+        seen.insert(format!("outside/ns/{kind}"), whose.into());
+    }
+    let path = runtime.cgroup("c1");
+    for hierarchy in cgroup::hierarchies() {
+        let name = hierarchy.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Ok(entries) = fs::read_dir(hierarchy.join(path.trim_start_matches('/'))) else { continue };
+        for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_file())) {
+            let file = entry.file_name().to_string_lossy().into_owned();
+            if counts(&file) {
+                continue;
+            }
+            let Ok(text) = fs::read_to_string(entry.path()) else { continue };
+            let mut lines: Vec<&str> = text.lines().collect();
+            lines.sort_unstable();
+            let owner = entry.metadata().map(|m| std::os::unix::fs::MetadataExt::uid(&m)).unwrap_or_default();
+            seen.insert(format!("cgroup/{name}/{file}"), format!("{} (owner {owner})", lines.join("; ")));
+        }
+    }
+}
+
+/// Files that say what is so at this moment, and not what was set.
+fn counts(file: &str) -> bool {
+    const WORDS: [&str; 22] = [
+        "stat",
+        "usage",
+        "current",
+        "events",
+        "pressure",
+        "peak",
+        "failcnt",
+        "procs",
+        "threads",
+        "tasks",
+        "numa",
+        "io_",
+        "sectors",
+        "time",
+        "effective",
+        "force_empty",
+        "reclaim",
+        "kill",
+        "control",
+        "local",
+        "clone_children",
+        "notify_on_release",
+    ];
+    let oom = file == "memory.oom_control";
+    !oom && WORDS.iter().any(|word| file.contains(word)) && file != "cgroup.subtree_control"
+}
