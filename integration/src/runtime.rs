@@ -223,16 +223,21 @@ impl Runtime {
     /// What containers left behind so far: empty when all is gone. Waits a little for processes that are just ending.
     pub fn residue(&self) -> Vec<String> {
         let end = Instant::now() + LONG / 2;
-        let bundles = self.bundles.lock().unwrap();
-        let dirs: Vec<&Path> = bundles.iter().map(|b| b.path()).chain([self.work.path()]).collect();
         loop {
-            let mut found = residue::find(&self.cgroup, &self.mark, &dirs);
-            found.extend(self.ids().iter().map(|id| format!("state {id}")));
+            let found = self.residue_now();
             if found.is_empty() || Instant::now() > end {
                 return found;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// The same at this moment.
+    pub fn residue_now(&self) -> Vec<String> {
+        let bundles = self.bundles.lock().unwrap();
+        let dirs: Vec<&Path> = bundles.iter().map(|b| b.path()).chain([self.work.path()]).collect();
+        let states = self.ids().into_iter().map(|id| format!("state {id}"));
+        residue::find(&self.cgroup, &self.mark, &dirs).into_iter().chain(states).collect()
     }
 
     /// Fails the test when anything is left behind.

@@ -25,7 +25,7 @@ pub struct Bundle {
     pub dir: PathBuf,
     /// config.json.
     pub spec: Spec,
-    /// What was let pass: unknown capabilities.
+    /// What was let pass: unknown capabilities, flags of the personality.
     pub warnings: Vec<String>,
 }
 
@@ -41,6 +41,10 @@ impl Bundle {
         let mut warnings = Vec::new();
         let spec: Spec = parse(&json, "process", &mut warnings).context("config.json")?;
         check::spec(&spec).context("config.json")?;
+        let personality = spec.linux().as_ref().and_then(|l| l.personality().as_ref());
+        if let Some(flags) = personality.and_then(|p| p.flags().as_ref()).filter(|f| !f.is_empty()) {
+            warnings.push(format!("linux.personality.flags: ignoring unsupported personality flags: {flags:?}"));
+        }
         Ok(Self { dir, spec, warnings })
     }
 }
@@ -92,6 +96,7 @@ fn parse<T: DeserializeOwned>(json: &[u8], process: &str, warnings: &mut Vec<Str
         if let Some(Value::Object(sets)) = object.get_mut("capabilities") {
             drop_unknown_capabilities(sets, warnings);
         }
+        respell(object);
     }
     serde_path_to_error::deserialize(value).map_err(|e| {
         let path = e.path().to_string();
@@ -108,6 +113,27 @@ fn drop_nulls(value: &mut Value) {
         }
         Value::Array(array) => array.iter_mut().for_each(drop_nulls),
         _ => {}
+    }
+}
+
+/// What the specification allows and oci-spec 0.10 reads in another spelling, or not at all.
+fn respell(process: &mut serde_json::Map<String, Value>) {
+    let flags = process.get_mut("scheduler").and_then(|s| s.get_mut("flags")).and_then(Value::as_array_mut);
+    for flag in flags.into_iter().flatten() {
+        match flag.as_str() {
+            Some("SCHED_FLAG_RESET_ON_FORK") => *flag = "SCHED_RESET_ON_FORK".into(),
+            Some("SCHED_FLAG_DL_OVERRUN") => *flag = "SCHED_FLAG_D_L_OVERRUN".into(),
+            _ => {}
+        }
+    }
+    if let Some(affinity) = process.get_mut("execCPUAffinity").and_then(Value::as_object_mut) {
+        // An empty list is none; spaces and empty members are nothing.
+        affinity.retain(|_, text| text.as_str() != Some(""));
+        for text in affinity.values_mut() {
+            let Some(list) = text.as_str() else { continue };
+            let members: Vec<_> = list.split(',').map(str::trim).filter(|member| !member.is_empty()).collect();
+            *text = members.join(",").into();
+        }
     }
 }
 
@@ -181,6 +207,17 @@ mod tests {
         }
         assert!(spec(r#"{"ociVersion":"1","process":{"cwd":"/","args":[null]}}"#).0.is_err());
         assert!(parse_process(br#"{"cwd":"/","args":["a"]}"#).is_ok());
+    }
+
+    #[test]
+    fn spellings_of_the_specification_are_read() {
+        let json = r#"{"ociVersion":"1","process":{"cwd":"/","user":{"uid":0,"gid":0},
+            "scheduler":{"policy":"SCHED_OTHER","flags":["SCHED_FLAG_RESET_ON_FORK","SCHED_FLAG_DL_OVERRUN"]},
+            "execCPUAffinity":{"initial":"","final":" 0-1 ,, 3"}}}"#;
+        let process = spec(json).0.unwrap().process().clone().unwrap();
+        assert_eq!(process.scheduler().as_ref().unwrap().flags().as_ref().unwrap().len(), 2);
+        let affinity = process.exec_cpu_affinity().clone().unwrap();
+        assert_eq!((affinity.initial().as_deref(), affinity.cpu_affinity_final().as_deref()), (None, Some("0-1,3")));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{collections::HashSet, path::Path};
 
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Process, Spec};
 
-use crate::{Error, Result, user::Ids};
+use crate::{Error, Result, hooks, scheduling, user::Ids};
 
 /// A whole config.json.
 pub fn spec(spec: &Spec) -> Result<()> {
@@ -26,10 +26,12 @@ pub fn spec(spec: &Spec) -> Result<()> {
             return Err(Error::invalid(format!("mounts[{n}].destination: must not be empty")));
         }
     }
+    spec.hooks().as_ref().map_or(Ok(()), hooks::check)?;
     let linux = spec.linux().as_ref().ok_or_else(|| Error::invalid("linux: must be specified"))?;
     namespaces(spec, linux)?;
     id_mappings(spec, linux)?;
-    refuse_unbuilt(spec, linux)
+    scheduling::check_container(linux.memory_policy().as_ref())?;
+    refuse_unbuilt(linux)
 }
 
 /// A process, of a config.json or an exec.
@@ -61,16 +63,7 @@ pub fn process(process: &Process) -> Result<()> {
     if process.user().umask().is_some_and(|mask| mask > 0o7777) {
         return Err(Error::invalid("process.user.umask: out of range"));
     }
-    for (field, present) in [
-        ("process.scheduler", process.scheduler().is_some()),
-        ("process.ioPriority", process.io_priority().is_some()),
-        ("process.execCPUAffinity", process.exec_cpu_affinity().is_some()),
-    ] {
-        if present {
-            return Err(refused(field));
-        }
-    }
-    Ok(())
+    scheduling::check(process)
 }
 
 fn absolute(path: &Path, field: &str) -> Result<()> {
@@ -170,22 +163,13 @@ fn id_mappings(spec: &Spec, linux: &Linux) -> Result<()> {
 }
 
 /// Fields that a later build will honour. Ignoring them would be worse than an error.
-fn refuse_unbuilt(spec: &Spec, linux: &Linux) -> Result<()> {
-    let hooks = spec.hooks().as_ref().is_some_and(|h| {
-        #[allow(deprecated, reason = "prestart is deprecated in the spec and still written by callers")]
-        let kinds =
-            [h.prestart(), h.create_runtime(), h.create_container(), h.start_container(), h.poststart(), h.poststop()];
-        kinds.into_iter().any(|list| list.as_ref().is_some_and(|l| !l.is_empty()))
-    });
+fn refuse_unbuilt(linux: &Linux) -> Result<()> {
     let time = linux.namespaces().iter().flatten().any(|n| n.typ() == LinuxNamespaceType::Time);
     for (field, present) in [
-        ("hooks", hooks),
         ("linux.namespaces: time", time),
         ("linux.timeOffsets", linux.time_offsets().as_ref().is_some_and(|t| !t.is_empty())),
-        ("linux.personality", linux.personality().is_some()),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|d| !d.is_empty())),
-        ("linux.memoryPolicy", linux.memory_policy().is_some()),
     ] {
         if present {
             return Err(refused(field));

@@ -18,10 +18,11 @@ use crate::{
     caps,
     cgroup::{Cgroup, Making, Request},
     failure::{self, Names},
+    hooks::{self, AtCreate},
     plan::{self, Choices, Planned},
     proc, rlimit,
     spawn::{self, Outcome, Pending},
-    state::{self, Container, Draft},
+    state::{self, Container, Draft, State},
     userns,
 };
 
@@ -93,6 +94,8 @@ pub fn create(options: Options<'_>) -> Result<Created> {
     let cgroup = Cgroup::resolve(cgroups_path, options.id, options.systemd_cgroup)?;
     let filter = plan::filter(&bundle.spec)?;
 
+    // Dropped after all that follows: poststop hooks run when nothing is left.
+    let mut last_rites = LastRites::default();
     let draft = Draft::new(options.root, options.id)?;
     let mut record = state::record(options.id, &bundle.spec, &bundle.dir, &plan::rootfs_path(&bundle), &cgroup)?;
     record.process.keyring = !options.no_new_keyring;
@@ -110,19 +113,20 @@ pub fn create(options: Options<'_>) -> Result<Created> {
     let arena = Arena::default();
     let (ours, theirs) = spawn::channel()?;
     let choices = Choices {
-        id: options.id,
         stdio: &options.stdio,
         listener: listener.as_ref().map(AsFd::as_fd),
         no_pivot: options.no_pivot,
         no_new_keyring: options.no_new_keyring,
         preserve_fds: options.preserve_fds,
     };
-    let planned = plan::init(&arena, &bundle, &cgroup, filter.as_deref(), theirs.as_fd(), &choices)?;
+    let planned = plan::init(&arena, &bundle, &record, &cgroup, filter.as_deref(), theirs.as_fd(), &choices)?;
+    let hooks = AtCreate::of(&bundle.spec);
     // What it says is in the plan by now. After the clone every page that giving it back writes to would be copied
     // first: the child has them, too, until its execve.
     drop(bundle);
     settle();
-    let pending = birth(&planned, &cgroup, &mut making, (ours, theirs), &record.process.program)?;
+    last_rites.owe(&record);
+    let pending = birth(&planned, &cgroup, &mut making, (ours, theirs), &record, &hooks)?;
     if let Some(uid) = planned.cgroup_owner {
         cgroup.delegate(uid).context("linux.cgroupsPath")?;
     }
@@ -139,11 +143,35 @@ pub fn create(options: Options<'_>) -> Result<Created> {
     }
     let child = pending.keep()?;
     making.keep();
+    last_rites.keep();
     let barrier = match options.barrier {
         Barrier::Inherited => Some(child.channel),
         Barrier::Listening => None,
     };
     Ok(Created { container: draft.keep(record, filter), pidfd: child.pidfd, barrier, console: child.console, warnings })
+}
+
+/// Runs the poststop hooks of a container that is not kept, when everything else of it has been undone.
+#[derive(Default)]
+struct LastRites(Option<State>);
+
+impl LastRites {
+    /// From now on there is a container to be undone.
+    fn owe(&mut self, state: &State) {
+        self.0 = (!state.hooks.poststop.is_empty()).then(|| state.clone());
+    }
+
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for LastRites {
+    fn drop(&mut self) {
+        if let Some(state) = &self.0 {
+            hooks::poststop(&state.hooks, state.told());
+        }
+    }
 }
 
 /// Has the C library sort what was freed, which it puts off until somebody asks for more than it has at hand (malloc's
@@ -158,13 +186,15 @@ fn birth(
     cgroup: &Cgroup,
     making: &mut Making<'_>,
     channel: (OwnedFd, OwnedFd),
-    program: &str,
+    record: &State,
+    hooks: &AtCreate,
 ) -> Result<Pending> {
     let how = spawn::Clone {
         flags: planned.placement_clone,
         cgroup: planned.born_in,
         instead: None,
         pid_namespace: planned.pid_namespace,
+        cpus: None,
     };
     let mut pending = spawn::spawn(&planned.plan, &how, channel)?;
     if let Some(ids) = &planned.maps {
@@ -183,10 +213,20 @@ fn birth(
         other => other?,
     }
     let what = "unable to start container process: error during container init";
-    match pending.wait()? {
+    let mut outcome = pending.wait()?;
+    if let Outcome::Hooks = outcome {
+        hooks.run(record.told(), pending.pid()).context(what)?;
+        pending.hooked()?;
+        outcome = pending.wait()?;
+    }
+    match outcome {
+        Outcome::Hooks => Err(spawn::foreign()),
         Outcome::Ready => Ok(pending),
-        Outcome::Failed(failure) => {
-            let names = Names { mounts: &planned.mount_names, program };
+        Outcome::Failed(failure, output) if hooks::is_hook(failure) => {
+            Err(hooks::word("createContainer", &hooks.create_container, failure, output).context(what))
+        }
+        Outcome::Failed(failure, _) => {
+            let names = Names { mounts: &planned.mount_names, program: &record.process.program };
             Err(failure::word(failure, Some(&planned.plan), &names).context(what))
         }
         Outcome::Closed => {

@@ -10,7 +10,7 @@ use std::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{
-    Context, Error, Kind, Result, kill,
+    Context, Error, Kind, Result, hooks, kill,
     state::{self, Container, Status},
 };
 
@@ -92,8 +92,13 @@ fn destroy(container: &Container) -> Result<()> {
         // Nobody else ends what init left behind.
         end(container)?;
     }
+    // poststop runs once: not for whoever finds the container gone already.
+    let hooked = !container.state().hooks.poststop.is_empty() && container.dir().exists();
     let cgroup = container.cgroup().delete();
     let dir = remove_dir(container.dir());
+    if hooked {
+        hooks::poststop(&container.state().hooks, container.state().told());
+    }
     cgroup.and(dir)
 }
 

@@ -16,7 +16,7 @@ use crate::{
     failure::{self, Names},
     lsm, namespace, plan,
     process::{self, Defaults},
-    rlimit,
+    rlimit, scheduling,
     spawn::{self, Outcome},
     state::{Container, Status},
 };
@@ -79,6 +79,7 @@ pub fn exec(container: &Container, options: Options<'_>) -> Result<Execed> {
         apparmor: state.process.apparmor.as_deref(),
         selinux: state.process.selinux.as_deref(),
     };
+    let wanted = state.process.scheduling.overridden_by(process);
     let (born_in, cgroups) = match options.cgroup {
         None => plan::entry(&arena, container.cgroup())?,
         Some(cgroup) => plan::entry(&arena, cgroup)
@@ -101,7 +102,10 @@ pub fn exec(container: &Container, options: Options<'_>) -> Result<Execed> {
         key_label: lsm::key_label(&arena, process, defaults.selinux)?,
         container: None,
         stdio: plan::stdio(&arena, process, &options.stdio)?,
-        process: process::plan(&arena, process, defaults, filter.as_deref())?,
+        process: berth_init::plan::Process {
+            scheduling: scheduling::plan(&arena, &wanted, true)?,
+            ..process::plan(&arena, process, defaults, filter.as_deref())?
+        },
         barrier: None,
     };
     let plan = Plan { keep: arena.fd_numbers(), ..plan };
@@ -112,6 +116,7 @@ pub fn exec(container: &Container, options: Options<'_>) -> Result<Execed> {
         cgroup: born_in,
         // A container that manages cgroups has moved itself below its own, which then takes no more processes.
         instead: options.cgroup.is_none().then_some(&init_cgroup),
+        cpus: wanted.initial_cpus()?,
         pid_namespace: (state.namespaces & namespace::flag::PID != 0).then(|| init.as_fd()),
     };
     let mut pending = spawn::spawn(&plan, &how, (ours, theirs))?;
@@ -120,8 +125,8 @@ pub fn exec(container: &Container, options: Options<'_>) -> Result<Execed> {
     }
     pending.go()?;
     match pending.wait()? {
-        Outcome::Closed | Outcome::Ready => {}
-        Outcome::Failed(failure) => {
+        Outcome::Closed | Outcome::Ready | Outcome::Hooks => {}
+        Outcome::Failed(failure, _) => {
             let names = Names { mounts: &[], program };
             return Err(failure::word(failure, Some(&plan), &names).context("unable to start container process"));
         }

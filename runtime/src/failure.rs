@@ -69,6 +69,11 @@ pub fn word(failure: Failure, plan: Option<&Plan<'_>>, names: &Names<'_>) -> Err
             let path = text(container.and_then(|c| c.sysctls.get(n)).map(|s| s.path));
             why(format!("linux.sysctl: write {path}"))
         }
+        Step::Affinity => why("process.execCPUAffinity.final: error setting final CPU affinity".into()),
+        Step::Scheduler => why("process.scheduler: error setting scheduler".into()),
+        Step::IoPriority => why("process.ioPriority: failed to set io priority".into()),
+        Step::Personality => why("linux.personality: personality".into()),
+        Step::MemoryPolicy => why("linux.memoryPolicy: set_mempolicy".into()),
         Step::Rlimit => {
             let resource = plan.and_then(|p| p.process.rlimits.get(n)).map_or(0, |l| l.resource);
             why(format!("error setting rlimit type {resource}"))

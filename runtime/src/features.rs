@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{mount, spec::OCI_VERSION};
+use crate::{hooks, mount, spec::OCI_VERSION};
 
 /// The capabilities of Linux in the order of their numbers (capability.h, 6.18).
 const CAPABILITIES: &str = "\
@@ -25,6 +25,11 @@ const SECCOMP_OPERATORS: &str = "\
     SCMP_CMP_EQ SCMP_CMP_GE SCMP_CMP_GT SCMP_CMP_LE SCMP_CMP_LT SCMP_CMP_MASKED_EQ \
     SCMP_CMP_NE";
 
+/// The modes of a memory policy, and their flags; what of them the kernel has, it says when it is asked.
+const MEMORY_MODES: &str = "\
+    MPOL_BIND MPOL_DEFAULT MPOL_INTERLEAVE MPOL_LOCAL MPOL_PREFERRED MPOL_PREFERRED_MANY MPOL_WEIGHTED_INTERLEAVE";
+const MEMORY_FLAGS: &str = "MPOL_F_NUMA_BALANCING MPOL_F_RELATIVE_NODES MPOL_F_STATIC_NODES";
+
 /// The flags of seccomp(2) that a profile may ask for.
 const SECCOMP_FLAGS: &str = "SECCOMP_FILTER_FLAG_TSYNC SECCOMP_FILTER_FLAG_SPEC_ALLOW SECCOMP_FILTER_FLAG_LOG";
 
@@ -33,7 +38,7 @@ pub fn features() -> Value {
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": OCI_VERSION,
-        "hooks": [],
+        "hooks": hooks::KINDS,
         "mountOptions": mount::known_options(),
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
@@ -50,7 +55,7 @@ pub fn features() -> Value {
             "apparmor": { "enabled": true },
             "selinux": { "enabled": true },
             "intelRdt": { "enabled": false },
-            "memoryPolicy": { "modes": [], "flags": [] },
+            "memoryPolicy": { "modes": words(MEMORY_MODES), "flags": words(MEMORY_FLAGS) },
             "mountExtensions": { "idmap": { "enabled": true } },
             "netDevices": { "enabled": false },
         },
@@ -74,12 +79,12 @@ mod tests {
         let linux = features.linux().as_ref().unwrap();
         assert_eq!(linux.capabilities().as_ref().unwrap().len(), 41);
         assert_eq!(linux.cgroup().as_ref().unwrap().systemd(), &Some(true));
-        assert_eq!(features.hooks().as_ref().unwrap().len(), 0);
+        assert_eq!(features.hooks().as_ref().unwrap().len(), 6);
     }
 
     #[test]
     fn lists_are_sorted_and_without_repeats() {
-        for list in [SECCOMP_ACTIONS, SECCOMP_OPERATORS] {
+        for list in [SECCOMP_ACTIONS, SECCOMP_OPERATORS, MEMORY_MODES, MEMORY_FLAGS] {
             assert!(words(list).is_sorted_by(|a, b| a < b));
         }
     }

@@ -15,18 +15,18 @@ use crate::{
     arena::Arena,
     bundle::Bundle,
     cgroup::Cgroup,
-    device, lsm, mount, mountinfo,
+    device, hooks, lsm, mount, mountinfo,
     namespace::{self, Users},
     process::{self, Defaults},
+    scheduling,
     seccomp::{self, Filter},
+    state::State,
     sysctl,
     user::Ids,
 };
 
 /// What the front door chose.
 pub struct Choices<'c> {
-    /// The container's id.
-    pub id: &'c str,
     /// Standard streams.
     pub stdio: &'c Stdio,
     /// The listening socket, when a later process starts the container.
@@ -84,6 +84,7 @@ pub fn filter(spec: &Spec) -> Result<Option<Arc<Filter>>> {
 pub fn init<'a>(
     arena: &'a Arena,
     bundle: &Bundle,
+    state: &State,
     cgroup: &Cgroup,
     filter: Option<&'a Filter>,
     channel: BorrowedFd<'_>,
@@ -100,7 +101,17 @@ pub fn init<'a>(
     let placement = namespace::plan(arena, linux.namespaces().as_deref().unwrap_or_default(), &given)?;
     check_identity(payload, &placement.users)?;
 
-    let (rootfs, mount_names) = rootfs(arena, bundle, linux, payload, cgroup, &placement, choices)?;
+    let defaults =
+        Defaults { capabilities: crate::caps::plan(None), umask: Some(0o022), apparmor: None, selinux: None };
+    let scheduling = scheduling::plan(arena, &state.process.scheduling, false)?;
+    let process = berth_init::plan::Process { scheduling, ..process::plan(arena, payload, defaults, filter)? };
+    let root = rootfs_path(bundle);
+    let hooks = hooks::plan(arena, spec, state.told(), &root, process.env)?;
+    let (mut rootfs, mount_names) = rootfs(arena, bundle, linux, payload, cgroup, &placement, choices)?;
+    if hooks.in_bundle() {
+        let root = root.canonicalize().with_context(|| format!("root.path: rootfs {}", root.display()))?;
+        rootfs.at = Some(arena.path(&root, "root.path")?);
+    }
     let sysctls = sysctl::plan(arena, linux.sysctl().as_ref().unwrap_or(&std::collections::HashMap::new()), |kind| {
         placement.is_private(kind)
     })?;
@@ -110,14 +121,15 @@ pub fn init<'a>(
         domainname: bytes(spec.domainname()),
         rootfs,
         sysctls: arena.list(sysctls),
+        runtime_hooks: hooks.runtime,
+        create_container: hooks.create_container,
+        start_container: hooks.start_container,
     };
     let (born_in, cgroups) = if cgroup.comes_first() { entry(arena, cgroup)? } else { (None, &[][..]) };
     let new_users = placement.clone & namespace::flag::USER != 0;
     let user_namespace = placement.is_private(LinuxNamespaceType::User);
     let adj = payload.oom_score_adj();
     let cgroup_owner = cgroup_owner(spec, payload, &placement);
-    let defaults =
-        Defaults { capabilities: crate::caps::plan(None), umask: Some(0o022), apparmor: None, selinux: None };
     let plan = Plan {
         channel: arena.name(channel),
         keep: &[],
@@ -125,11 +137,11 @@ pub fn init<'a>(
         cgroups,
         namespaces: placement.child,
         oom_score_adj: oom_score_adj(arena, adj.filter(|_| !new_users)),
-        keyring: keyring(arena, choices.id, choices.no_new_keyring)?,
+        keyring: keyring(arena, &state.id, choices.no_new_keyring)?,
         key_label: lsm::key_label(arena, payload, None)?,
         container: Some(container),
         stdio: stdio(arena, payload, choices.stdio)?,
-        process: process::plan(arena, payload, defaults, filter)?,
+        process,
         barrier: Some(choices.listener.map_or(Barrier::Channel, |socket| Barrier::Listen(arena.lend(socket)))),
     };
     Ok(Planned {
@@ -166,6 +178,7 @@ fn rootfs<'a>(
     let label = lsm::mount_label(arena, linux.mount_label().as_deref())?;
     let empty = Rootfs {
         tree: arena.fd(open_rootfs(&path)?),
+        at: None,
         host_propagation: 0,
         enter: Enter::Chroot,
         mounts: &[],

@@ -4,8 +4,9 @@ use std::{cell::Cell, os::unix::ffi::OsStrExt, path::Path};
 
 use berth_init::plan::{Capabilities, Process as Plan, Ptr, Seccomp};
 use oci_spec::runtime::Process;
+use serde::{Deserialize, Serialize};
 
-use crate::{Result, arena::Arena, lsm, rlimit, seccomp::Filter, user};
+use crate::{Result, arena::Arena, lsm, rlimit, scheduling::Inherited as Scheduling, seccomp::Filter, user};
 
 /// What the container decides when the process itself does not: init decides everything, an exec inherits.
 #[derive(Clone, Copy)]
@@ -20,7 +21,29 @@ pub struct Defaults<'d> {
     pub selinux: Option<&'d str>,
 }
 
-/// Translates a checked process.
+/// What an exec takes from the container unless it says otherwise.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Inherited {
+    /// `process.args[0]` of init.
+    pub program: String,
+    /// Bounding, effective, permitted, inheritable, ambient.
+    pub capabilities: [u64; 5],
+    /// File mode creation mask.
+    pub umask: Option<u32>,
+    /// OOM score adjustment.
+    pub oom_score_adj: Option<i32>,
+    /// AppArmor profile.
+    pub apparmor: Option<String>,
+    /// SELinux label.
+    pub selinux: Option<String>,
+    /// There is a session keyring to join.
+    pub keyring: bool,
+    /// Scheduler, I/O priority, CPU affinity, memory policy, execution domain.
+    #[serde(default, skip_serializing_if = "Scheduling::is_empty")]
+    pub scheduling: Scheduling,
+}
+
+/// Translates a checked process; its scheduling is left to the caller, who knows what an exec inherits.
 ///
 /// # Errors
 /// Names the field that the kernel or this host cannot honour.
@@ -53,6 +76,7 @@ pub fn plan<'a>(
         no_new_privs: process.no_new_privileges() == Some(true),
         labels: lsm::plan(arena, process, defaults.apparmor, defaults.selinux)?,
         seccomp: filter.map(|f| Seccomp { filter: f.instructions(), flags: f.flags(), readable: readable(f) }),
+        scheduling: None,
         own_stdio: true,
     })
 }

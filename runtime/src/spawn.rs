@@ -13,7 +13,7 @@ use berth_init::{
 };
 use nix::sys::socket::{AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair};
 
-use crate::{Context, Error, Kind, Result, sealed, sys};
+use crate::{Context, Error, Kind, Result, scheduling, sealed, sys};
 
 /// The two ends of a channel: the parent's, the child's.
 pub fn channel() -> Result<(OwnedFd, OwnedFd)> {
@@ -31,6 +31,8 @@ pub struct Clone<'a> {
     pub instead: Option<&'a dyn Fn() -> Result<OwnedFd>>,
     /// A pid namespace for the child: a namespace file or a pidfd.
     pub pid_namespace: Option<BorrowedFd<'a>>,
+    /// CPUs to be born on.
+    pub cpus: Option<scheduling::Set>,
 }
 
 /// A child that has been made and not yet kept.
@@ -56,12 +58,14 @@ pub struct Child {
 
 /// How a conversation ended.
 pub enum Outcome {
+    /// The runtime's hooks are due.
+    Hooks,
     /// At the barrier.
     Ready,
     /// The channel closed: execve happened, or the child is dead.
     Closed,
-    /// It went wrong.
-    Failed(Failure),
+    /// It went wrong; with what a hook has written.
+    Failed(Failure, Vec<OwnedFd>),
 }
 
 /// Makes a child that carries out `plan`. `channel` holds both ends of the plan's channel; the child's end is
@@ -71,9 +75,13 @@ pub enum Outcome {
 /// As clone3(2) and, with a pid namespace, setns(2).
 pub fn spawn(plan: &Plan<'_>, how: &Clone<'_>, (channel, theirs): (OwnedFd, OwnedFd)) -> Result<Pending> {
     sealed::check()?;
+    let on_cpus = |cgroup| {
+        let clone = || sys::clone_into(plan, how.flags, cgroup);
+        how.cpus.as_ref().map_or_else(clone, |cpus| on_cpus(cpus, clone))
+    };
     let clone = |cgroup| match how.pid_namespace {
-        None => sys::clone_into(plan, how.flags, cgroup),
-        Some(namespace) => in_pid_namespace(namespace, || sys::clone_into(plan, how.flags, cgroup)),
+        None => on_cpus(cgroup),
+        Some(namespace) => in_pid_namespace(namespace, || on_cpus(cgroup)),
     };
     let (pid, pidfd) = match (clone(how.cgroup), how.instead) {
         // What the kernel says of a v2 cgroup that has controllers on for those below it, or that is threaded.
@@ -102,6 +110,17 @@ fn in_pid_namespace<T>(namespace: BorrowedFd<'_>, make: impl FnOnce() -> Result<
     made
 }
 
+/// The CPU affinity is inherited, so this thread has the child's for as long as the clone takes.
+fn on_cpus<T>(cpus: &scheduling::Set, make: impl FnOnce() -> Result<T>) -> Result<T> {
+    let mut own = scheduling::Set::default();
+    berth_init::sys::get_affinity(&mut own).context("sched_getaffinity")?;
+    berth_init::sys::set_affinity(cpus)
+        .context("process.execCPUAffinity.initial: error setting initial CPU affinity")?;
+    let made = make();
+    berth_init::sys::set_affinity(&own).context("restore the CPU affinity")?;
+    made
+}
+
 impl Pending {
     /// The child's pid.
     pub fn pid(&self) -> i32 {
@@ -113,10 +132,15 @@ impl Pending {
         say(self.channel.as_fd(), wire::GO).context("release the container's init")
     }
 
-    /// Listens until the child is at the barrier, has executed the payload, or has failed.
+    /// The runtime's hooks have run.
+    pub fn hooked(&self) -> Result<()> {
+        say(self.channel.as_fd(), wire::HOOKED).context("release the container's init after the hooks")
+    }
+
+    /// Listens until the child waits for hooks, is at the barrier, has executed the payload, or has failed.
     pub fn wait(&mut self) -> Result<Outcome> {
         let outcome = self.listen()?;
-        if !matches!(outcome, Outcome::Failed(_)) {
+        if !matches!(outcome, Outcome::Failed(..) | Outcome::Hooks) {
             log::debug!("child process in init(): {} is ready", self.pid);
         }
         Ok(outcome)
@@ -124,11 +148,13 @@ impl Pending {
 
     fn listen(&mut self) -> Result<Outcome> {
         loop {
-            let (message, fd) = receive(self.channel.as_fd())?;
+            let (message, mut fds) = receive(self.channel.as_fd())?;
+            let fd = if let Some(Message::Failure(_)) = message { None } else { fds.pop() };
             match (message, fd) {
+                (Some(Message::Failure(failure)), _) => return Ok(Outcome::Failed(failure, fds)),
                 (None, _) => return Ok(Outcome::Closed),
                 (Some(Message::Ready), _) => return Ok(Outcome::Ready),
-                (Some(Message::Failure(failure)), _) => return Ok(Outcome::Failed(failure)),
+                (Some(Message::Hooks), _) => return Ok(Outcome::Hooks),
                 (Some(Message::Console), Some(master)) => self.console = Some(master),
                 (Some(Message::Moved(pid)), Some(pidfd)) => {
                     let intermediate = std::mem::replace(&mut self.pidfd, pidfd);
@@ -164,21 +190,22 @@ pub fn say(channel: BorrowedFd<'_>, word: u8) -> Result<()> {
     Ok(())
 }
 
-fn foreign() -> Error {
+/// Something that no init of ours says.
+pub fn foreign() -> Error {
     Error::new(Kind::Internal, "the container's init sent a message that is not berth's")
 }
 
-/// One message of the child, with the fd that came along; `None` at the end.
-pub fn receive(channel: BorrowedFd<'_>) -> Result<(Option<Message>, Option<OwnedFd>)> {
+/// One message of the child, with the fds that came along; `None` at the end.
+pub fn receive(channel: BorrowedFd<'_>) -> Result<(Option<Message>, Vec<OwnedFd>)> {
     let mut buffer = [0u8; wire::LEN + 1];
-    let mut control = nix::cmsg_space!([RawFd; 1]);
-    let (len, fd) = loop {
+    let mut control = nix::cmsg_space!([RawFd; 2]);
+    let (len, fds) = loop {
         let mut iov = [IoSliceMut::new(&mut buffer)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
         match recvmsg::<()>(channel.as_raw_fd(), &mut iov, Some(&mut control), flags) {
             Err(nix::errno::Errno::EINTR) => {}
             // The child died with something of ours unread.
-            Err(nix::errno::Errno::ECONNRESET) => return Ok((None, None)),
+            Err(nix::errno::Errno::ECONNRESET) => return Ok((None, Vec::new())),
             Err(e) => return Err(Error::from(e).context("receive from the container's init")),
             Ok(got) => {
                 let mut fds = Vec::new();
@@ -187,15 +214,15 @@ pub fn receive(channel: BorrowedFd<'_>) -> Result<(Option<Message>, Option<Owned
                         fds.extend(list.into_iter().map(crate::sys::own));
                     }
                 }
-                break (got.bytes, fds.pop());
+                break (got.bytes, fds);
             }
         }
     };
     if len == 0 {
-        return Ok((None, None));
+        return Ok((None, Vec::new()));
     }
     match Message::decode(buffer.get(..len).unwrap_or_default()) {
-        Some(message) => Ok((Some(message), fd)),
+        Some(message) => Ok((Some(message), fds)),
         None => Err(foreign()),
     }
 }

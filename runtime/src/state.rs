@@ -17,7 +17,15 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Context, Error, Kind, Result, cgroup::Cgroup, proc, seccomp::Filter};
+use crate::{
+    Context, Error, Kind, Result,
+    cgroup::Cgroup,
+    hooks::{Later, Told},
+    proc,
+    process::Inherited,
+    scheduling::Inherited as Scheduling,
+    seccomp::Filter,
+};
 
 /// The format that this build writes and reads.
 const VERSION: u32 = 1;
@@ -89,25 +97,17 @@ pub struct State {
     pub runtime: (u64, u64),
     /// What execs take over.
     pub process: Inherited,
+    /// Hooks that are still to come.
+    #[serde(default, skip_serializing_if = "Later::is_empty")]
+    pub hooks: Later,
 }
 
-/// What an exec takes from the container unless it says otherwise.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Inherited {
-    /// `process.args[0]` of init.
-    pub program: String,
-    /// Bounding, effective, permitted, inheritable, ambient.
-    pub capabilities: [u64; 5],
-    /// File mode creation mask.
-    pub umask: Option<u32>,
-    /// OOM score adjustment.
-    pub oom_score_adj: Option<i32>,
-    /// AppArmor profile.
-    pub apparmor: Option<String>,
-    /// SELinux label.
-    pub selinux: Option<String>,
-    /// There is a session keyring to join.
-    pub keyring: bool,
+impl State {
+    /// What hooks are told.
+    pub fn told(&self) -> Told<'_> {
+        let Self { oci_version, id, bundle, annotations, .. } = self;
+        Told { oci_version, id, bundle, annotations }
+    }
 }
 
 /// A container on record.
@@ -367,7 +367,9 @@ pub fn record(
             apparmor: text(process.map(|p| p.apparmor_profile())),
             selinux: text(process.map(|p| p.selinux_label())),
             keyring: false,
+            scheduling: Scheduling::of(spec),
         },
+        hooks: Later::of(spec),
     })
 }
 

@@ -8,6 +8,7 @@
 
 pub mod console;
 pub mod device;
+pub mod hook;
 pub mod identity;
 pub mod label;
 pub mod namespace;
@@ -15,6 +16,7 @@ pub mod path;
 pub mod payload;
 pub mod plan;
 pub mod rootfs;
+pub mod scheduling;
 pub mod sys;
 pub mod wire;
 
@@ -24,7 +26,8 @@ use rustix::{
     net::{self, RecvFlags, SendFlags, SocketFlags},
 };
 
-use plan::{Barrier, Plan};
+use hook::Ward;
+use plan::{Barrier, Container, Hooks, Plan, Process};
 use wire::{Failure, Message, Step};
 
 /// The child's result: what went wrong, for the parent to word.
@@ -84,12 +87,16 @@ fn be_born(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<core::convert::In
 
     let mut terminal = None;
     if let Some(container) = &plan.container {
+        let host_root = rootfs::build(container, &mut terminal, plan, report)?;
+        // While the host's tree is still there, beside the container's.
+        run_create_hooks(container, report)?;
         // Kernel parameters go through the host's /proc, which no image and no volume can have tampered with
-        // (CVE-2025-52881); those of the network are looked up by the opener's namespace.
+        // (CVE-2025-52881); those of the network are looked up by the opener's namespace, and may be those of an
+        // interface that a hook has made.
         for (n, sysctl) in container.sysctls.iter().enumerate() {
             namespace::write_sysctl(sysctl).at_index(Step::Sysctl, n)?;
         }
-        terminal = rootfs::build(container, plan, report)?;
+        rootfs::enter(&container.rootfs, host_root)?;
         if let Some(name) = container.hostname {
             rustix::system::sethostname(name).at(Step::Hostname)?;
         }
@@ -108,6 +115,9 @@ fn be_born(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<core::convert::In
     // From here on rights only shrink. A filter without no_new_privs needs CAP_SYS_ADMIN, so in that case the
     // capabilities go after it; otherwise the filter is the very last thing, and need allow no more than execve.
     let late = process.seccomp.is_some() && !process.no_new_privs;
+    if let Some(wanted) = &process.scheduling {
+        scheduling::apply(wanted)?;
+    }
     let entered = payload::try_directory(process)?;
     let labels = label::Labels::set(plan, proc.as_ref().map(AsFd::as_fd))?;
     identity::become_user(process)?;
@@ -129,17 +139,55 @@ fn be_born(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<core::convert::In
 
     report.wait_at_barrier(plan)?;
 
-    if let Some(filter) = &process.seccomp {
-        if late {
-            identity::raise_permitted(process)?;
-        }
-        sys::set_filter(filter.filter, filter.flags).at(Step::Seccomp)?;
-        if late {
-            identity::drop_capabilities(process)?;
-        }
-        identity::verify_filter(process, late)?;
+    if let Some(container) = &plan.container {
+        // With the rights of the payload, and under its filter, which init itself could not wait for a child under.
+        run_hooks(&container.start_container, Some(process), None, report)?;
     }
+    confine(process)?;
     payload::execute(process, executable)
+}
+
+/// The last restriction: the filter, and the capabilities that were needed for it.
+fn confine(process: &Process<'_>) -> Result<()> {
+    let Some(filter) = &process.seccomp else { return Ok(()) };
+    let late = !process.no_new_privs;
+    if late {
+        identity::raise_permitted(process)?;
+    }
+    sys::set_filter(filter.filter, filter.flags).at(Step::Seccomp)?;
+    if late {
+        identity::drop_capabilities(process)?;
+    }
+    identity::verify_filter(process, late)
+}
+
+/// The parent's hooks, then those of the container's own namespaces. Neither outlives a parent that is gone: there would
+/// be nobody to take the container.
+fn run_create_hooks(container: &Container<'_>, report: &Report<'_>) -> Result<()> {
+    if container.runtime_hooks {
+        report.send(Message::Hooks, &[]);
+        wait_for(report.channel, wire::HOOKED).at(Step::RuntimeHooks)?;
+    }
+    run_hooks(&container.create_container, None, Some(report.channel), report)
+}
+
+/// Runs init's hooks of one point; of one that fails, the output goes with the failure, which ends init.
+fn run_hooks(
+    hooks: &Hooks<'_>,
+    confined: Option<&Process<'_>>,
+    watch: Option<BorrowedFd<'_>>,
+    report: &Report<'_>,
+) -> Result<()> {
+    if hooks.list.is_empty() {
+        return Ok(());
+    }
+    let pid = rustix::process::getpid().as_raw_nonzero().get();
+    hook::run_all(hooks, &Ward { pid, watch, confined }).map_err(|fault| {
+        if let Some([stdout, stderr]) = &fault.output {
+            report.send(Message::Failure(fault.failure), &[stdout.as_fd(), stderr.as_fd()]);
+        }
+        fault.failure
+    })
 }
 
 /// Closes every fd above the streams and the `preserve`d ones but `keep`, which is ascending: each gap is one
@@ -198,7 +246,7 @@ impl Report<'_> {
             let _ = net::send(to, &bytes, SendFlags::NOSIGNAL);
             return;
         }
-        let mut space = [core::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [core::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut control = net::SendAncillaryBuffer::new(&mut space);
         control.push(net::SendAncillaryMessage::ScmRights(fds));
         let iov = [rustix::io::IoSlice::new(&bytes)];

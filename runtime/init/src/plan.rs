@@ -71,6 +71,40 @@ pub struct Container<'a> {
     pub rootfs: Rootfs<'a>,
     /// Paths below /proc/sys and the values to write.
     pub sysctls: &'a [Sysctl<'a>],
+    /// The parent has hooks to run between the mounts and the way into the root.
+    pub runtime_hooks: bool,
+    /// Run by init, right after those.
+    pub create_container: Hooks<'a>,
+    /// Run by init, right before execve.
+    pub start_container: Hooks<'a>,
+}
+
+/// The hooks of one point of the container's life.
+#[derive(Clone, Copy)]
+pub struct Hooks<'a> {
+    /// In order.
+    pub list: &'a [Hook<'a>],
+    /// The state as JSON, before and after the pid, which the maker of a hook fills in.
+    pub state: [&'a [u8]; 2],
+    /// Working directory; absent: that of the maker.
+    pub directory: Option<&'a CStr>,
+}
+
+impl Hooks<'_> {
+    /// No hooks.
+    pub const NONE: Hooks<'static> = Hooks { list: &[], state: [&[], &[]], directory: None };
+}
+
+/// One hook.
+pub struct Hook<'a> {
+    /// Absolute.
+    pub path: &'a CStr,
+    /// Ends in null.
+    pub args: &'a [Ptr],
+    /// Ends in null.
+    pub env: &'a [Cell<Ptr>],
+    /// Seconds after which it is killed.
+    pub timeout: Option<u32>,
 }
 
 /// One kernel parameter of a namespace.
@@ -100,6 +134,8 @@ pub enum Enter<'a> {
 pub struct Rootfs<'a> {
     /// A detached clone of the rootfs (or, with [`Enter::Chroot`], the directory itself).
     pub tree: BorrowedFd<'a>,
+    /// Where in the copied host tree it is hung, for hooks that look for it in the bundle; absent: over `/`.
+    pub at: Option<&'a CStr>,
     /// `MS_*` propagation put recursively on the copied host tree first.
     pub host_propagation: u64,
     /// How the root is entered.
@@ -252,8 +288,67 @@ pub struct Process<'a> {
     pub labels: &'a [Label<'a>],
     /// Filter, loaded last.
     pub seccomp: Option<Seccomp<'a>>,
+    /// CPUs, priorities and the like; absent: as they come.
+    pub scheduling: Option<Scheduling<'a>>,
     /// The user may not own the streams that it is given (stdio is chowned to it, as runc does).
     pub own_stdio: bool,
+}
+
+/// How the kernel treats the payload; what is absent stays as it comes.
+pub struct Scheduling<'a> {
+    /// CPUs to run on, a bit each.
+    pub cpus: Option<&'a [u64]>,
+    /// Policy and its parameters.
+    pub policy: Option<SchedulerAttributes>,
+    /// Of the process group: class and priority, ioprio_set(2).
+    pub io_priority: Option<u32>,
+    /// Execution domain, personality(2).
+    pub personality: Option<u32>,
+    /// Mode with its flags, and a bit for each node, set_mempolicy(2).
+    pub memory: Option<(u32, &'a [u64])>,
+}
+
+/// `struct sched_attr` of sched_setattr(2).
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct SchedulerAttributes {
+    /// Of this structure, bytes.
+    pub size: u32,
+    /// `SCHED_*`.
+    pub policy: u32,
+    /// `SCHED_FLAG_*`.
+    pub flags: u64,
+    /// For SCHED_OTHER and SCHED_BATCH.
+    pub nice: i32,
+    /// For SCHED_FIFO and SCHED_RR.
+    pub priority: u32,
+    /// For SCHED_DEADLINE, ns.
+    pub runtime: u64,
+    /// For SCHED_DEADLINE, ns.
+    pub deadline: u64,
+    /// For SCHED_DEADLINE, ns.
+    pub period: u64,
+    /// Utilisation at least (Linux 5.3).
+    pub util_min: u32,
+    /// Utilisation at most (Linux 5.3).
+    pub util_max: u32,
+}
+
+impl Default for SchedulerAttributes {
+    fn default() -> Self {
+        Self {
+            size: 56,
+            policy: 0,
+            flags: 0,
+            nice: 0,
+            priority: 0,
+            runtime: 0,
+            deadline: 0,
+            period: 0,
+            util_min: 0,
+            util_max: 0,
+        }
+    }
 }
 
 /// Capability sets as bit masks, capabilities(7).

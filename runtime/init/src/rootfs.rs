@@ -28,12 +28,16 @@ const MOUNT_ATTR_NOSUID: u64 = 0x2;
 const MOUNT_ATTR_NODEV: u64 = 0x4;
 const MOUNT_ATTR_NOEXEC: u64 = 0x8;
 
-/// Builds the root and enters it. Returns the terminal's slave when the plan asks for a terminal.
-pub fn build(container: &Container<'_>, plan: &Plan<'_>, report: &Report<'_>) -> Result<Option<OwnedFd>> {
+/// Builds the root, with all that is mounted in it. `terminal` becomes the terminal's slave when the plan asks for a
+/// terminal. Returns the root of the host's tree, which [`enter`] leaves behind.
+pub fn build(
+    container: &Container<'_>,
+    terminal: &mut Option<OwnedFd>,
+    plan: &Plan<'_>,
+    report: &Report<'_>,
+) -> Result<Option<OwnedFd>> {
     let rootfs = &container.rootfs;
     if matches!(rootfs.enter, Enter::Chroot) {
-        rustix::process::fchdir(rootfs.tree).at(Step::EnterRoot)?;
-        rustix::process::chroot(c".").at(Step::EnterRoot)?;
         return Ok(None);
     }
     // Mount targets and directories are made with the modes that they ask for, as far as 022 allows (runc's rule).
@@ -50,14 +54,23 @@ pub fn build(container: &Container<'_>, plan: &Plan<'_>, report: &Report<'_>) ->
         let dev = path::open_or_make(root, c"/dev", Target::Directory).at(Step::DevLink)?;
         device::make_links(dev.as_fd()).at(Step::DevLink)?;
     }
-    let mut terminal = None;
     if let Stdio::Terminal { .. } = plan.stdio {
         let slave = console::open_in(root, plan, report)?;
         if rootfs.console {
             console::bind(root, &slave).at(Step::ConsoleBind)?;
         }
-        terminal = Some(slave);
+        *terminal = Some(slave);
     }
+    Ok(Some(host_root))
+}
+
+/// Hides and seals what the plan says, and makes the tree the root of this process.
+pub fn enter(rootfs: &Rootfs<'_>, host_root: Option<OwnedFd>) -> Result<()> {
+    let Some(host_root) = host_root else {
+        rustix::process::fchdir(rootfs.tree).at(Step::EnterRoot)?;
+        return rustix::process::chroot(c".").at(Step::EnterRoot);
+    };
+    let root = rootfs.tree;
     for (n, mount) in rootfs.mounts.iter().enumerate().filter(|(_, mount)| closes_dev(mount)) {
         attach(root, mount, n)?;
     }
@@ -69,16 +82,17 @@ pub fn build(container: &Container<'_>, plan: &Plan<'_>, report: &Report<'_>) ->
     if rootfs.readonly {
         sys::mount_setattr(root, false, MOUNT_ATTR_RDONLY, 0, 0).at(Step::RootReadonly)?;
     }
-    enter(rootfs, host_root.as_fd())?;
+    leave_host(rootfs, host_root.as_fd())?;
     if rootfs.propagation != 0 {
         // The root is now ".", and the process' own root.
         sys::mount_setattr(root, false, 0, 0, rootfs.propagation).at(Step::RootPropagation)?;
     }
-    Ok(terminal)
+    Ok(())
 }
 
 /// Hangs the detached clone of the rootfs over `/` of the copied tree: the one place that needs no path of the host,
-/// so nothing on the way to the bundle has to be traversable for a mapped user.
+/// so nothing on the way to the bundle has to be traversable for a mapped user. Hooks of the mount namespace look for it
+/// in the bundle; for them it is hung there.
 fn attach_rootfs(rootfs: &Rootfs<'_>) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let host_root = fs::open(c"/", flags, Mode::empty()).at(Step::HostPropagation)?;
@@ -86,13 +100,34 @@ fn attach_rootfs(rootfs: &Rootfs<'_>) -> Result<OwnedFd> {
     // pivot_root(2) and the move need a parent that is not shared, whatever the tree's propagation is.
     sys::mount_setattr(host_root.as_fd(), false, 0, 0, libc::MS_PRIVATE).at(Step::HostPropagation)?;
     let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(rootfs.tree, c"", &host_root, c"", empty).at(Step::AttachRootfs)?;
+    match rootfs.at {
+        None => move_mount(rootfs.tree, c"", &host_root, c"", empty).at(Step::AttachRootfs)?,
+        Some(path) => {
+            let place = fs::open(path, flags, Mode::empty()).at(Step::AttachRootfs)?;
+            unshare_mount_of(path).at(Step::AttachRootfs)?;
+            move_mount(rootfs.tree, c"", &place, c"", empty).at(Step::AttachRootfs)?;
+        }
+    }
     Ok(host_root)
 }
 
 /// A read-only `/dev` becomes so when nothing has to be made in it any more.
 fn closes_dev(mount: &Mount<'_>) -> bool {
     matches!(mount.source, Source::Attributes { .. }) && mount.target == c"/dev"
+}
+
+/// Makes the mount that `path` is on private. Only its root can be named, which is one of the directories above.
+fn unshare_mount_of(path: &CStr) -> SysResult<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut directory = fs::open(path, flags, Mode::empty())?;
+    // Each turn goes up one directory; the last is `/`, whose mount is private already.
+    for _ in path.to_bytes() {
+        match sys::mount_setattr(directory.as_fd(), false, 0, 0, libc::MS_PRIVATE) {
+            Err(Errno::INVAL) => directory = fs::openat(&directory, c"..", flags, Mode::empty())?,
+            other => return other,
+        }
+    }
+    Ok(())
 }
 
 fn attach(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
@@ -281,7 +316,7 @@ fn hide_mount(host_root: BorrowedFd<'_>, path: &CStr) -> SysResult<()> {
 }
 
 /// Leaves the host's tree behind.
-fn enter(rootfs: &Rootfs<'_>, host_root: BorrowedFd<'_>) -> Result<()> {
+fn leave_host(rootfs: &Rootfs<'_>, host_root: BorrowedFd<'_>) -> Result<()> {
     rustix::process::fchdir(rootfs.tree).at(Step::EnterRoot)?;
     match rootfs.enter {
         Enter::Pivot => {
@@ -308,6 +343,9 @@ fn enter(rootfs: &Rootfs<'_>, host_root: BorrowedFd<'_>) -> Result<()> {
                 hide_mount(host_root, path).at(Step::EnterRoot)?;
             }
             rustix::process::fchdir(rootfs.tree).at(Step::EnterRoot)?;
+            if rootfs.at.is_some() {
+                move_onto(rootfs.tree, host_root).at(Step::EnterRoot)?;
+            }
             rustix::process::chroot(c".").at(Step::EnterRoot)?;
         }
         Enter::Chroot => rustix::process::chroot(c".").at(Step::EnterRoot)?,

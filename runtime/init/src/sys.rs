@@ -11,7 +11,7 @@ use rustix::{
     io::{Errno, Result},
 };
 
-use crate::plan::{Capabilities, Plan, Ptr};
+use crate::plan::{Capabilities, Plan, Ptr, SchedulerAttributes};
 
 fn check(ret: libc::c_long) -> Result<libc::c_long> {
     if ret >= 0 {
@@ -94,6 +94,36 @@ pub unsafe fn clone_process(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Resul
 pub(crate) fn clone_again() -> Result<Side> {
     // SAFETY: only this crate calls it, after the first clone: nothing here allocates or takes a lock.
     unsafe { clone_process(u64::from(libc::CLONE_PARENT.cast_unsigned()), None) }
+}
+
+/// A clone that becomes a hook: a child of its own, of the runtime or of a container's init.
+pub(crate) fn clone_hook() -> Result<Side> {
+    // SAFETY: only `hook` calls it, and its child runs that file's code up to execve: nothing there allocates, takes a
+    // lock or returns.
+    unsafe { clone_process(0, None) }
+}
+
+/// ppoll(2) for the end of the process of `pidfd`: true when it has come; false once `watch` is hung up or `seconds`
+/// have passed.
+pub(crate) fn wait_readable(
+    pidfd: BorrowedFd<'_>,
+    watch: Option<BorrowedFd<'_>>,
+    seconds: Option<u32>,
+) -> Result<bool> {
+    let entry = |fd: RawFd, events| libc::pollfd { fd, events, revents: 0 };
+    // A negative number is passed over; a hang-up is always reported.
+    let mut fds = [entry(pidfd.as_raw_fd(), libc::POLLIN), entry(watch.map_or(-1, |fd| fd.as_raw_fd()), 0)];
+    // Linux writes back what is left of it, so an interruption does not begin anew.
+    let mut left = libc::timespec { tv_sec: i64::from(seconds.unwrap_or(0)), tv_nsec: 0 };
+    let timeout = if seconds.is_some() { &raw mut left } else { core::ptr::null_mut() };
+    let mask = core::ptr::null::<u64>();
+    loop {
+        match call!(libc::SYS_ppoll, fds.as_mut_ptr(), fds.len(), timeout, mask, 8usize) {
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+            Ok(_) => return Ok(fds.first().is_some_and(|f| f.revents != 0)),
+        }
+    }
 }
 
 /// close_range(2): closes the fds from `first` to `last`, both included.
@@ -202,6 +232,39 @@ pub fn get_groups(buffer: &mut [u32]) -> Result<usize> {
 /// prctl(2) with plain integers.
 pub fn prctl(option: libc::c_int, arg2: u64, arg3: u64) -> Result<i64> {
     call!(libc::SYS_prctl, option, arg2, arg3, 0u64, 0u64)
+}
+
+/// sched_setaffinity(2) of the calling thread, a bit for each CPU.
+pub fn set_affinity(cpus: &[u64]) -> Result<()> {
+    call!(libc::SYS_sched_setaffinity, 0, size_of_val(cpus), cpus.as_ptr()).map(drop)
+}
+
+/// sched_getaffinity(2) of the calling thread, into as many words as the kernel has CPUs for.
+pub fn get_affinity(cpus: &mut [u64]) -> Result<()> {
+    call!(libc::SYS_sched_getaffinity, 0, size_of_val(cpus), cpus.as_mut_ptr()).map(drop)
+}
+
+/// sched_setattr(2) of the calling thread.
+pub(crate) fn set_scheduler(attributes: &SchedulerAttributes) -> Result<()> {
+    call!(libc::SYS_sched_setattr, 0, core::ptr::from_ref(attributes), 0).map(drop)
+}
+
+/// ioprio_set(2) of the caller's process group.
+pub(crate) fn set_io_priority(priority: u32) -> Result<()> {
+    const IOPRIO_WHO_PGRP: u32 = 2;
+    call!(libc::SYS_ioprio_set, IOPRIO_WHO_PGRP, 0, priority).map(drop)
+}
+
+/// personality(2).
+pub(crate) fn set_personality(domain: u32) -> Result<()> {
+    call!(libc::SYS_personality, u64::from(domain)).map(drop)
+}
+
+/// set_mempolicy(2). The number of bits is one more than there are, or the last would not count; no nodes are no mask.
+pub(crate) fn set_memory_policy(mode: u32, nodes: &[u64]) -> Result<()> {
+    let (mask, bits) =
+        if nodes.is_empty() { (core::ptr::null(), 0) } else { (nodes.as_ptr(), size_of_val(nodes) * 8 + 1) };
+    call!(libc::SYS_set_mempolicy, mode, mask, bits).map(drop)
 }
 
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;

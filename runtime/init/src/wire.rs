@@ -5,6 +5,8 @@
 //!   GO  ------------------------>        in its cgroup, ids mapped
 //!        <------------- Moved(pidfd)     only when a second clone was needed
 //!        <----------- Console(master)    only with a terminal
+//!        <-------------------- Hooks     only when the parent has hooks to run before the root is entered
+//!   HOOKED --------------------->
 //!        <-------------------- Ready     everything but execve is done (not for an exec)
 //!   START ---------------------->
 //!        <---------- end of file         execve happened (the channel closes on exec)
@@ -13,6 +15,8 @@
 
 /// The byte that lets the child begin.
 pub const GO: u8 = b'g';
+/// The byte that says that the parent's hooks have run.
+pub const HOOKED: u8 = b'h';
 /// The byte that lets the payload begin.
 pub const START: u8 = b's';
 /// Size of a child's message, bytes.
@@ -25,9 +29,11 @@ pub enum Message {
     Console,
     /// The container's real process is this pid; its pidfd comes with it.
     Moved(i32),
+    /// The mounts are there: it is time for the parent's hooks.
+    Hooks,
     /// At the barrier.
     Ready,
-    /// It went wrong.
+    /// It went wrong. What a hook wrote comes with it, in two files.
     Failure(Failure),
 }
 
@@ -123,6 +129,16 @@ steps! {
     Passwd,
     /// Standard streams.
     Stdio,
+    /// CPU affinity.
+    Affinity,
+    /// Scheduling policy.
+    Scheduler,
+    /// I/O priority.
+    IoPriority,
+    /// Execution domain.
+    Personality,
+    /// Memory policy.
+    MemoryPolicy,
     /// Resource limit `index`.
     Rlimit,
     /// Label `index`.
@@ -155,6 +171,14 @@ steps! {
     Seccomp,
     /// A restriction reads back weaker than planned: `index` says which ([`crate::identity::Restriction`]).
     Weaker,
+    /// Waiting for the parent's hooks.
+    RuntimeHooks,
+    /// Hook `index` cannot be executed.
+    HookStart,
+    /// Hook `index` ended with this status, of wait(2), in place of an errno.
+    HookStatus,
+    /// Hook `index` took too long.
+    HookTimeout,
     /// Waiting for start.
     Barrier,
     /// execve.
@@ -169,6 +193,7 @@ impl Message {
             Self::Moved(pid) => (2, 0, 0, pid),
             Self::Ready => (3, 0, 0, 0),
             Self::Failure(f) => (4, f.step as u32, f.index, f.errno),
+            Self::Hooks => (5, 0, 0, 0),
         };
         let mut out = [0; LEN];
         let words = [kind.to_ne_bytes(), a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes()];
@@ -197,6 +222,7 @@ impl Message {
                 let step = *Step::ALL.get(usize::try_from(a).ok()?)?;
                 Some(Self::Failure(Failure { step, index: b, errno: c }))
             }
+            5 => Some(Self::Hooks),
             _ => None,
         }
     }
@@ -212,7 +238,7 @@ mod tests {
             let m = Message::Failure(Failure { step, index: 7, errno: 13 });
             assert_eq!(Message::decode(&m.encode()), Some(m));
         }
-        for m in [Message::Console, Message::Moved(-1), Message::Moved(4_194_304), Message::Ready] {
+        for m in [Message::Console, Message::Moved(-1), Message::Moved(4_194_304), Message::Hooks, Message::Ready] {
             assert_eq!(Message::decode(&m.encode()), Some(m));
         }
     }

@@ -12,7 +12,7 @@ use std::{
     time::Instant,
 };
 
-use berth_runtime::{Context, Result};
+use berth_runtime::{Context, Result, hooks};
 use log::{Level, LevelFilter};
 
 /// How a line is written.
@@ -92,7 +92,9 @@ impl Logger {
 
 impl log::Log for Logger {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() <= log::max_level()
+        // People know the command line to keep to itself what hooks say.
+        let quiet = metadata.target() == hooks::SAID && log::max_level() < LevelFilter::Debug;
+        metadata.level() <= log::max_level() && !quiet
     }
 
     fn log(&self, record: &log::Record<'_>) {

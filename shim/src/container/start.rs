@@ -43,14 +43,19 @@ impl Container {
         self.pid("")
     }
 
-    /// Releases init and waits on the loop for what becomes of it: nothing here can block.
+    /// Releases init and waits on the loop for what becomes of it: nothing here can block. Then come poststart hooks.
     async fn release(&self, barrier: OwnedFd) -> Result<()> {
         let handle = self.handle()?;
         start::release(barrier.as_fd())?;
         let watch = watch(barrier.as_fd(), Interest::READABLE).context("watch init's channel")?;
         // Only what init says, or its end, makes it readable.
         let _ready = watch.readable().await.context("poll init's channel")?;
-        start::outcome(&handle, barrier.as_fd())
+        start::outcome(&handle, barrier.as_fd())?;
+        if !start::has_poststart(&handle) {
+            return Ok(());
+        }
+        let flight = self.sandbox.pool.children.flight();
+        self.sandbox.pool.change(&flight, move || start::poststart(&handle)).await
     }
 
     async fn start_exec(self: &Arc<Self>, exec: &str) -> Result<u32> {
