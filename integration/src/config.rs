@@ -11,18 +11,19 @@ use crate::tools::{built_dir, find, tool, workspace};
 /// Where the snippets in `deploy/` say that berth is installed.
 const INSTALLED: &str = "/usr/local/bin";
 
-/// Writes containerd's configuration, the CNI network and crictl's configuration into the directory of `slot`.
-pub fn write(slot: &Slot, version: Version) {
+/// Writes containerd's configuration, the CNI network and crictl's configuration into the directory of `slot`. `systemd`:
+/// the handlers have `SystemdCgroup`.
+pub fn write(slot: &Slot, version: Version, systemd: bool) {
     let dir = slot.dir();
     fs::create_dir_all(dir.join("cni")).expect("make the CNI directory");
     fs::write(dir.join("cni/10-berth.conflist"), network(slot)).expect("write the CNI network");
-    fs::write(dir.join("config.toml"), containerd(dir, version)).expect("write containerd's configuration");
+    fs::write(dir.join("config.toml"), containerd(dir, version, systemd)).expect("write containerd's configuration");
     let socket = format!("unix://{}/c.sock", dir.display());
     let crictl = format!("runtime-endpoint: {socket}\nimage-endpoint: {socket}\ntimeout: 60\n");
     fs::write(dir.join("crictl.yaml"), crictl).expect("write crictl's configuration");
 }
 
-fn containerd(dir: &Path, version: Version) -> String {
+fn containerd(dir: &Path, version: Version, systemd: bool) -> String {
     let (text, snippet) = match version {
         Version::V1_6 => (V2, "config-v2.toml"),
         Version::V2_3 => (V3, "config-v3.toml"),
@@ -42,7 +43,15 @@ fn containerd(dir: &Path, version: Version) -> String {
         .replace("@CNI@", &tool("CNI_BIN_DIR").to_string_lossy())
         .replace("@RUNC@", &runc.unwrap_or(Path::new("/nonexistent/runc")).to_string_lossy())
         .replace("@PAUSE@", image::PAUSE);
-    format!("{text}\n{}\n", ours.join("\n"))
+    let mut all = format!("{text}\n{}\n", ours.join("\n"));
+    if systemd {
+        all = all.replace("BinaryName = ", "SystemdCgroup = true\nBinaryName = ");
+        // 1.6 has no options for a handler of another type than runc's; there the form of the path says it.
+        if version == Version::V2_3 {
+            all.push_str(SYSTEMD);
+        }
+    }
+    all
 }
 
 fn network(slot: &Slot) -> String {
@@ -94,6 +103,14 @@ runtime_type = 'io.containerd.runc.v2'
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
 BinaryName = '@RUNC@'
 Root = '@DIR@/runc'
+";
+
+/// In containerd 2.x, for the handlers of the snippet.
+const SYSTEMD: &str = r"
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.berth.options]
+SystemdCgroup = true
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.berth-own.options]
+SystemdCgroup = true
 ";
 
 /// containerd 1.6 and 1.7.

@@ -95,11 +95,20 @@ impl Containerd {
 
     /// Like [`Containerd::start`], with a runtime that is not up to the environment.
     pub fn start_with(version: Version, runtime: Runtime) -> Self {
+        Self::start_configured(version, runtime, false)
+    }
+
+    /// Like [`Containerd::start`], with systemd as the owner of the containers' cgroups.
+    pub fn start_under_systemd(version: Version, form: Form) -> Self {
+        Self::start_configured(version, Runtime::under_test(form), true)
+    }
+
+    fn start_configured(version: Version, runtime: Runtime, systemd: bool) -> Self {
         if matches!(runtime, Runtime::Berth(_)) {
             built(runtime.shim());
         }
         let slot = Slot::take();
-        config::write(&slot, version);
+        config::write(&slot, version, systemd);
         fs::write(slot.dir().join("pause.tar"), image::pause()).expect("write an image");
         fs::write(slot.dir().join("busybox.tar"), image::busybox()).expect("write an image");
         let this = Self { runtime, version, slot, before: Mutex::default(), daemon: Mutex::default() };

@@ -35,6 +35,7 @@ pub mod shape;
 pub mod shim;
 pub mod slot;
 pub mod strace;
+pub mod systemd;
 pub mod tar;
 pub mod task;
 pub mod tools;

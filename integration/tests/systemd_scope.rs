@@ -1,82 +1,51 @@
-//! The systemd driver on a host that systemd runs with cgroup v2: what `systemctl` shows, the files, devices, the end.
+//! The systemd driver on a host that systemd runs: what `systemctl` shows, the files, devices, the end.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
-#![allow(clippy::disallowed_methods, reason = "systemctl is asked as an administrator would")]
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::fs;
 
 use berth_integration::{
     bundle::Bundle,
+    case::beyond_runc,
     cgroup,
     runtime::{Call, Runtime, is_runc},
+    systemd::{self, Slice, show, systemctl},
+    tools,
 };
 use serde_json::json;
 
-/// False on a host without systemd, or with cgroup v1; says so.
-fn here(test: &str) -> bool {
-    let here = Path::new("/run/systemd/system").is_dir() && cgroup::unified();
-    if !here {
-        eprintln!("{test}: skipped, this host is not run by systemd with cgroup v2");
-    }
-    here
+/// The unit of the container `id`.
+fn unit(slice: &Slice, id: &str) -> String {
+    format!("{}-{id}.scope", prefix(slice))
 }
 
-/// A slice of this test program's own, removed with what is in it.
-struct Slice(String);
-
-impl Slice {
-    fn new(name: &str) -> Self {
-        Self(format!("berth_test_{}_{name}.slice", std::process::id()))
-    }
-
-    fn path_for(&self, id: &str) -> String {
-        format!("{}:berth:{id}", self.0)
-    }
-
-    fn dir(&self, id: &str) -> PathBuf {
-        Path::new("/sys/fs/cgroup").join(&self.0).join(unit(id))
-    }
-
-    fn file(&self, id: &str, name: &str) -> String {
-        fs::read_to_string(self.dir(id).join(name)).unwrap().trim().to_owned()
-    }
-}
-
-impl Drop for Slice {
-    fn drop(&mut self) {
-        systemctl(&["stop", &self.0]);
-    }
-}
-
-fn unit(id: &str) -> String {
-    format!("berth-{id}.scope")
-}
-
-fn systemctl(words: &[&str]) -> String {
-    let out = Command::new("systemctl").args(words).output().unwrap();
-    String::from_utf8(out.stdout).unwrap()
-}
-
-/// The properties of a container's unit, as `NAME=VALUE`.
-fn shown(id: &str, names: &[&str]) -> Vec<String> {
-    let mut lines: Vec<String> =
-        systemctl(&["show", &unit(id), "--property", &names.join(",")]).lines().map(str::to_owned).collect();
-    lines.sort();
-    lines
+/// Names of units are one space: each test has its own.
+fn prefix(slice: &Slice) -> String {
+    slice.name().trim_end_matches(".slice").to_owned()
 }
 
 fn bundle(slice: &Slice, id: &str) -> Bundle {
     // A device that is there and not allowed, beside the usual ones.
     Bundle::busybox(&["/bin/sleep", "1000"], &["sh", "sleep"])
-        .set("/linux/cgroupsPath", json!(slice.path_for(id)))
+        .set("/linux/cgroupsPath", json!(format!("{}:{}:{id}", slice.name(), prefix(slice))))
         .set("/linux/resources", json!({ "devices": [{ "allow": false, "access": "rwm" }] }))
         .set(
             "/linux/devices",
             json!([{ "path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11, "fileMode": 0o666 }]),
         )
+}
+
+/// The same with limits of all kinds.
+fn limited(slice: &Slice, id: &str) -> Bundle {
+    bundle(slice, id)
+        .edit(|c| {
+            c["linux"]["resources"]["memory"] = json!({ "limit": 64 << 20, "reservation": 32 << 20 });
+            if cgroup::unified() {
+                c["linux"]["resources"]["memory"]["swap"] = json!(96 << 20);
+            }
+            c["linux"]["resources"]["cpu"] = json!({ "shares": 512, "quota": 25_555, "period": 50_000, "cpus": "0" });
+            c["linux"]["resources"]["pids"] = json!({ "limit": 50 });
+        })
+        .set("/annotations", json!({ "org.systemd.property.TimeoutStopSec": "uint64 7" }))
 }
 
 fn start<'a>(runtime: &'a Runtime, id: &str, bundle: &Bundle) -> Call<'a> {
@@ -85,76 +54,132 @@ fn start<'a>(runtime: &'a Runtime, id: &str, bundle: &Bundle) -> Call<'a> {
 
 #[test]
 fn a_scope_has_what_was_asked_on_both_sides() {
-    if !here("a_scope_has_what_was_asked_on_both_sides") {
+    if !systemd::here("a_scope_has_what_was_asked_on_both_sides") {
         return;
     }
-    let slice = Slice::new("limits");
-    let runtime = Runtime::new("limits");
-    let bundle = bundle(&slice, "c1")
-        .edit(|c| {
-            c["linux"]["resources"]["memory"] = json!({ "limit": 64 << 20, "swap": 96 << 20, "reservation": 32 << 20 });
-            c["linux"]["resources"]["cpu"] = json!({ "shares": 512, "quota": 25_555, "period": 50_000, "cpus": "0" });
-            c["linux"]["resources"]["pids"] = json!({ "limit": 50 });
-        })
-        .set("/annotations", json!({ "org.systemd.property.TimeoutStopSec": "uint64 7" }));
-    start(&runtime, "c1", &bundle).wait().ok();
-    let want = [
-        "AllowedCPUs=0",
+    let (slice, runtime) = (Slice::new("limits"), Runtime::new("limits"));
+    let scope = unit(&slice, "c1");
+    start(&runtime, "c1", &limited(&slice, "c1")).wait().ok();
+    let description = "Description=libcontainer container c1".to_owned();
+    let same = [
         "CPUQuotaPerSecUSec=520ms",
         "CPUQuotaPeriodUSec=50ms",
         "DefaultDependencies=no",
         "Delegate=yes",
-        "Description=libcontainer container c1",
+        &description,
         "DevicePolicy=strict",
-        "IOAccounting=yes",
-        "MemoryLow=33554432",
-        "MemoryMax=67108864",
-        "MemorySwapMax=33554432",
-        &format!("Slice={}", slice.0),
+        &format!("Slice={}", slice.name()),
         "TasksMax=50",
         "TimeoutStopUSec=7s",
     ];
+    let of_hierarchy: &[&str] = if cgroup::unified() {
+        &["AllowedCPUs=0", "IOAccounting=yes", "MemoryLow=33554432", "MemoryMax=67108864", "MemorySwapMax=33554432"]
+    } else {
+        &["BlockIOAccounting=yes", "CPUShares=512", "MemoryLimit=67108864"]
+    };
+    let mut want: Vec<&str> = same.iter().chain(of_hierarchy).copied().collect();
+    want.sort_unstable();
     let names: Vec<&str> = want.iter().filter_map(|line| line.split('=').next()).collect();
-    assert_eq!(shown("c1", &names), want);
-    for (file, value) in [
-        ("memory.max", "67108864"),
-        ("memory.swap.max", "33554432"),
-        ("memory.low", "33554432"),
-        ("cpu.max", "26000 50000"),
-        ("cpuset.cpus", "0"),
-        ("pids.max", "50"),
+    assert_eq!(show(&scope, &names), want);
+    for (v1, v2, values) in [
+        ("memory/memory.limit_in_bytes", "memory.max", ["67108864", "67108864"]),
+        ("memory/memory.soft_limit_in_bytes", "memory.low", ["33554432", "33554432"]),
+        ("cpu/cpu.cfs_quota_us", "cpu.max", ["26000", "26000 50000"]),
+        ("cpuset/cpuset.cpus", "cpuset.cpus", ["0", "0"]),
+        ("pids/pids.max", "pids.max", ["50", "50"]),
     ] {
-        assert_eq!(slice.file("c1", file), value, "{file}");
+        assert_eq!(slice.value(&scope, v1, v2), values[usize::from(cgroup::unified())], "{v2}");
     }
-    let own = format!("0::/{}/{}", slice.0, unit("c1"));
-    assert_eq!(fs::read_to_string(format!("/proc/{}/cgroup", runtime.pid("c1"))).unwrap().trim(), own);
+    let own = format!(":{}", slice.path(&scope));
+    let shown = fs::read_to_string(format!("/proc/{}/cgroup", runtime.pid("c1"))).unwrap();
+    assert!(shown.lines().filter(|l| !l.contains(":misc:")).all(|line| line.ends_with(&own)), "{shown}");
+    // An exec is there, too.
+    assert_eq!(runtime.exec("c1", &["/bin/sh", "-c", "exit 3"]).code, 3);
 
-    runtime.cmd(&["update", "--memory", "128m", "--memory-swap", "128m", "--pids-limit", "77", "c1"]).ok();
-    let now = shown("c1", &["MemoryMax", "MemorySwapMax", "TasksMax", "CPUQuotaPerSecUSec"]);
-    assert_eq!(now, ["CPUQuotaPerSecUSec=520ms", "MemoryMax=134217728", "MemorySwapMax=0", "TasksMax=77"]);
-    assert_eq!((slice.file("c1", "memory.max"), slice.file("c1", "pids.max")), ("134217728".into(), "77".into()));
-    assert_eq!(slice.file("c1", "cpu.max"), "26000 50000");
+    runtime.cmd(&["update", "--memory", "80m", "--pids-limit", "77", "c1"]).ok();
+    let memory = if cgroup::unified() { "MemoryMax" } else { "MemoryLimit" };
+    let now = show(&scope, &[memory, "TasksMax", "CPUQuotaPerSecUSec"]);
+    assert_eq!(now, ["CPUQuotaPerSecUSec=520ms", &format!("{memory}=83886080"), "TasksMax=77"]);
+    assert_eq!(slice.value(&scope, "memory/memory.limit_in_bytes", "memory.max"), "83886080");
+    assert_eq!(slice.value(&scope, "pids/pids.max", "pids.max"), "77");
+    let quota = slice.value(&scope, "cpu/cpu.cfs_quota_us", "cpu.max");
+    assert!(["26000", "26000 50000"].contains(&quota.as_str()), "{quota}");
 
+    runtime.cmd(&["pause", "c1"]).ok();
+    runtime.until("c1", "paused");
+    runtime.cmd(&["resume", "c1"]).ok();
+    runtime.until("c1", "running");
     runtime.cmd(&["delete", "--force", "c1"]).ok();
-    assert_eq!(shown("c1", &["LoadState"]), ["LoadState=not-found"]);
-    assert!(!slice.dir("c1").exists());
+    assert!(!systemd::is_known(&scope) && !slice.has(&scope));
+}
+
+#[test]
+fn systemctl_shows_what_it_shows_of_runc() {
+    let name = "systemctl_shows_what_it_shows_of_runc";
+    if !systemd::here(name) || beyond_runc(name, "it is what berth is compared with") {
+        return;
+    }
+    let (slice, runtime) = (Slice::new("alike"), Runtime::new("alike"));
+    let scope = unit(&slice, "c1");
+    let shown = || -> Vec<String> {
+        let all = systemctl(&["show", &scope]);
+        all.lines().filter(|line| is_of_the_unit(line)).map(str::to_owned).collect()
+    };
+    start(&runtime, "c1", &limited(&slice, "c1")).wait().ok();
+    let own = shown();
+    runtime.cmd(&["delete", "--force", "c1"]).ok();
+    let bundle = limited(&slice, "c1");
+    bundle.save("");
+    let runc = |words: &[&str]| {
+        let root = runtime.work().join("runc");
+        let mut command = std::process::Command::new(tools::tool("RUNC"));
+        command.arg("--root").arg(root).arg("--systemd-cgroup").args(words).stdin(std::process::Stdio::null());
+        // It would hold this test's pipes open.
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        assert!(command.status().unwrap().success(), "runc {words:?}");
+    };
+    runc(&["run", "--detach", "--bundle", &bundle.path().to_string_lossy(), "c1"]);
+    let theirs = shown();
+    runc(&["delete", "--force", "c1"]);
+    let only = |a: &[String], b: &[String]| a.iter().filter(|l| !b.contains(l)).cloned().collect::<Vec<_>>();
+    assert!(own.len() > 80, "{own:?}");
+    assert_eq!((only(&own, &theirs), only(&theirs, &own)), (vec![], vec![]), "berth's, runc's");
+}
+
+/// Not what differs from one unit to the next of the same runtime: names of this one time, times, what was used.
+fn is_of_the_unit(line: &str) -> bool {
+    let (name, _) = line.split_once('=').unwrap();
+    let differs = [
+        "InvocationID",
+        "ControlGroupId",
+        "TasksCurrent",
+        "CPUUsageNSec",
+        // What a unit that failed leaves behind: runc asks for that afterwards.
+        "CollectMode",
+        // runc sets some properties a second time, which systemd notes down in a file.
+        "DropInPaths",
+        "NeedDaemonReload",
+    ];
+    let of_a_kind = ["Timestamp", "TimestampMonotonic", "Current", "Peak", "Bytes", "Operations", "Available"];
+    !differs.contains(&name) && !of_a_kind.iter().any(|end| name.ends_with(end))
 }
 
 #[test]
 fn devices_stay_what_they_were_when_systemd_reads_its_files_again() {
-    if !here("devices_stay_what_they_were_when_systemd_reads_its_files_again") {
+    if !systemd::here("devices_stay_what_they_were_when_systemd_reads_its_files_again") {
         return;
     }
-    let slice = Slice::new("devices");
-    let runtime = Runtime::new("devices");
+    let (slice, runtime) = (Slice::new("devices"), Runtime::new("devices"));
     start(&runtime, "c1", &bundle(&slice, "c1")).wait().ok();
     let open = || {
         let script = "for d in null zero kmsg; do (: < /dev/$d) 2> /dev/null && echo $d; done; true";
         runtime.exec("c1", &["/bin/sh", "-c", script]).ok().stdout
     };
     assert_eq!(open(), "null\nzero\n");
-    systemctl(&["daemon-reload"]);
-    assert_eq!(open(), "null\nzero\n");
+    for again in ["daemon-reload", "daemon-reexec"] {
+        systemctl(&[again]);
+        assert_eq!(open(), "null\nzero\n", "{again}");
+    }
     runtime.cmd(&["update", "--pids-limit", "30", "c1"]).ok();
     assert_eq!(open(), "null\nzero\n");
     runtime.cmd(&["delete", "--force", "c1"]).ok();
@@ -162,29 +187,57 @@ fn devices_stay_what_they_were_when_systemd_reads_its_files_again() {
 
 #[test]
 fn a_killed_container_leaves_no_unit_behind() {
-    if !here("a_killed_container_leaves_no_unit_behind") {
+    if !systemd::here("a_killed_container_leaves_no_unit_behind") {
         return;
     }
-    let slice = Slice::new("killed");
-    let runtime = Runtime::new("killed");
+    let (slice, runtime) = (Slice::new("killed"), Runtime::new("killed"));
+    let scope = unit(&slice, "c1");
     // The same name each time: what the last one left would be in the way.
-    for _ in 0..2 {
+    for _ in 0..3 {
         start(&runtime, "c1", &bundle(&slice, "c1")).wait().ok();
         runtime.cmd(&["kill", "c1", "KILL"]).ok();
         runtime.until("c1", "stopped");
         runtime.cmd(&["delete", "c1"]).ok();
-        assert_eq!(shown("c1", &["LoadState"]), ["LoadState=not-found"]);
-        assert!(!slice.dir("c1").exists());
+        assert!(!systemd::is_known(&scope) && !slice.has(&scope));
     }
 }
 
 #[test]
-fn what_systemd_refuses_is_named_and_leaves_nothing() {
-    if !here("what_systemd_refuses_is_named_and_leaves_nothing") || is_runc() {
+fn what_a_crash_left_is_taken_over_or_refused_by_name() {
+    if !systemd::here("what_a_crash_left_is_taken_over_or_refused_by_name") {
         return;
     }
-    let (slice, other) = (Slice::new("refused"), Slice::new("other"));
-    let runtime = Runtime::new("refused");
+    let (slice, runtime) = (Slice::new("crash"), Runtime::new("crash"));
+    let scope = unit(&slice, "c1");
+    // All that is known of the container but its unit is lost.
+    start(&runtime, "c1", &bundle(&slice, "c1")).wait().ok();
+    fs::remove_dir_all(runtime.root().join("c1")).unwrap();
+    start(&runtime, "c1", &bundle(&slice, "c1")).wait().fails(1, &[if is_runc() { "cgroup" } else { &scope }]);
+    assert_eq!(show(&scope, &["ActiveState"]), ["ActiveState=active"]);
+    systemctl(&["kill", "--signal=KILL", &scope]);
+    berth_integration::wait::until_true("the unit to end", berth_integration::wait::LONG, || {
+        show(&scope, &["ActiveState"]) != ["ActiveState=active"]
+    });
+    start(&runtime, "c1", &bundle(&slice, "c1")).wait().ok();
+    runtime.cmd(&["delete", "--force", "c1"]).ok();
+    assert!(!systemd::is_known(&scope) && !slice.has(&scope));
+    // A directory without a unit.
+    for hierarchy in cgroup::hierarchies() {
+        fs::create_dir_all(hierarchy.join(slice.path(&scope).trim_start_matches('/'))).ok();
+    }
+    start(&runtime, "c1", &bundle(&slice, "c1")).wait().ok();
+    runtime.cmd(&["delete", "--force", "c1"]).ok();
+    assert!(!systemd::is_known(&scope) && !slice.has(&scope));
+}
+
+#[test]
+fn what_systemd_refuses_is_named_and_leaves_nothing() {
+    let name = "what_systemd_refuses_is_named_and_leaves_nothing";
+    if !systemd::here(name) || beyond_runc(name, "it starts the container without what was refused") {
+        return;
+    }
+    let (slice, other, runtime) = (Slice::new("refused"), Slice::new("other"), Runtime::new("refused"));
+    let scope = unit(&slice, "c1");
     for (name, value, says) in [
         ("NoSuchThing", "true", "NoSuchThing"),
         ("CollectMode", "true", "CollectMode"),
@@ -193,17 +246,16 @@ fn what_systemd_refuses_is_named_and_leaves_nothing() {
         let key = format!("org.systemd.property.{name}");
         let bundle = bundle(&slice, "c1").set("/annotations", json!({ key: value }));
         start(&runtime, "c1", &bundle).wait().fails(1, &[says]);
-        assert_eq!(shown("c1", &["LoadState"]), ["LoadState=not-found"]);
-        assert!(!slice.dir("c1").exists());
+        assert!(!systemd::is_known(&scope) && !slice.has(&scope));
         assert_eq!(runtime.ids(), [""; 0]);
     }
     // Names of units are one space, whatever the slice.
     start(&runtime, "c1", &bundle(&slice, "c1")).wait().ok();
-    let taken = bundle(&slice, "c1").set("/linux/cgroupsPath", json!(other.path_for("c1")));
-    start(&runtime, "c2", &taken).wait().fails(1, &["berth-c1.scope"]);
-    let same = bundle(&slice, "c1");
-    start(&runtime, "c3", &same).wait().fails(1, &["cgroup is not empty"]);
-    assert_eq!(shown("c1", &["ActiveState"]), ["ActiveState=active"]);
+    let taken = format!("{}:{}:c1", other.name(), prefix(&slice));
+    let taken = bundle(&slice, "c1").set("/linux/cgroupsPath", json!(taken));
+    start(&runtime, "c2", &taken).wait().fails(1, &[&scope]);
+    start(&runtime, "c3", &bundle(&slice, "c1")).wait().fails(1, &["cgroup is not empty"]);
+    assert_eq!(show(&scope, &["ActiveState"]), ["ActiveState=active"]);
     assert_eq!(runtime.ids(), ["c1"]);
     runtime.cmd(&["delete", "--force", "c1"]).ok();
 }
