@@ -4,7 +4,7 @@
 //! announced, so that the kill is told before the death. Counting is the runtime's; each kill is told once.
 
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use berth_proto::events::TaskOOM;
 use berth_runtime::events::OomWatch;
@@ -50,6 +50,14 @@ impl Oom {
     pub fn report(&self) {
         self.source.report();
     }
+
+    /// The same at the end of a container whose init was killed: its cgroup may have gone with the count in it.
+    pub fn report_at_end(&self) {
+        self.source.report();
+        if self.source.watch().lost() > 0 {
+            self.source.tell();
+        }
+    }
 }
 
 impl Drop for Oom {
@@ -60,10 +68,18 @@ impl Drop for Oom {
 
 impl Source {
     fn report(&self) {
-        match self.watch.lock().unwrap_or_else(PoisonError::into_inner).drain() {
+        match self.watch().drain() {
             Ok(0) => {}
-            Ok(_) => self.publisher.send(TaskOOM { container_id: self.id.clone(), ..Default::default() }),
+            Ok(_) => self.tell(),
             Err(e) => log::warn!("container {}: OOM events: {e}", self.id),
         }
+    }
+
+    fn tell(&self) {
+        self.publisher.send(TaskOOM { container_id: self.id.clone(), ..Default::default() });
+    }
+
+    fn watch(&self) -> MutexGuard<'_, OomWatch> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,13 +3,22 @@
 //! v1 tells by an eventfd before it kills, so the count may come a moment after the wake-up; who waits asks again when a
 //! process of the container ends. v2 tells by inotify after the count has grown. The count that matters is `oom_kill`,
 //! on both: `oom` also counts allocations that failed and killed nobody.
+//!
+//! systemd removes the cgroup of a scope as soon as nobody is in it, and the count goes with it, maybe before it is read:
+//! then [`OomWatch::lost`] says what is still known.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+mod above;
+
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
 
 use rustix::{event::EventfdFlags, fs::inotify, io::Errno};
 
+use self::above::Above;
 use super::{
-    Cgroup, Hierarchy,
+    Cgroup, Driver, Hierarchy,
     dir::{Dir, gone, retry},
 };
 use crate::error::{Context, Error, Kind, Result};
@@ -20,29 +29,72 @@ pub struct OomWatch {
     fd: OwnedFd,
     counter: OwnedFd,
     seen: u64,
+    /// v1: the kernel was out of memory for this cgroup at least once.
+    alarmed: bool,
+    /// Kills have been counted since the watch was made.
+    told: bool,
+    gone: bool,
+    /// v2, where somebody else removes the cgroup.
+    above: Option<Arc<Above>>,
 }
 
 impl OomWatch {
     /// How many processes have been OOM killed since the last call (the first: since the watch was made). Never
     /// blocks. A cgroup that is gone has no more.
     pub fn drain(&mut self) -> Result<u64> {
+        let alarms = self.take_events()?;
+        let now = match count(&self.counter) {
+            Ok(now) => now,
+            Err(Errno::NODEV | Errno::NOENT) => {
+                self.gone = true;
+                // An eventfd is told of the end, too.
+                self.alarmed |= alarms > 1;
+                return Ok(0);
+            }
+            Err(e) => return Err(e).context("read OOM counter"),
+        };
+        self.alarmed |= alarms > 0;
+        let new = now.saturating_sub(self.seen);
+        self.seen = now.max(self.seen);
+        self.told |= new > 0;
+        if let Some(above) = &self.above {
+            above.tell(new);
+        }
+        Ok(new)
+    }
+
+    /// How many processes were OOM killed as far as can be told of a cgroup that went away before its count was read; 0
+    /// where [`OomWatch::drain`] has told of any. To be asked only when a process was killed: on v2 it is what the cgroup
+    /// above counts and nobody has told of, on v1 whether memory was short at all.
+    pub fn lost(&mut self) -> u64 {
+        let lost = match &self.above {
+            _ if !self.gone || self.told => 0,
+            Some(above) => above.untold(),
+            None => u64::from(self.alarmed),
+        };
+        self.told |= lost > 0;
+        lost
+    }
+
+    /// Takes what has come on the fd. For an eventfd (v1) how often it was signalled, else meaningless.
+    fn take_events(&self) -> Result<u64> {
         let mut events = [0_u8; 4096];
+        let mut first = 0;
         loop {
             match rustix::io::read(&self.fd, &mut events) {
                 Ok(n) if n == events.len() => {}
+                Ok(8) => {
+                    if let Some(bytes) = events.first_chunk() {
+                        first = u64::from_ne_bytes(*bytes);
+                    }
+                    break;
+                }
                 Ok(_) | Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => {}
                 Err(e) => return Err(e).context("read OOM events"),
             }
         }
-        let now = match count(&self.counter) {
-            Ok(now) => now,
-            Err(Errno::NODEV | Errno::NOENT) => return Ok(0),
-            Err(e) => return Err(e).context("read OOM counter"),
-        };
-        let new = now.saturating_sub(self.seen);
-        self.seen = now.max(self.seen);
-        Ok(new)
+        Ok(first)
     }
 }
 
@@ -74,8 +126,12 @@ pub(super) fn watch(cgroup: &Cgroup) -> Result<OomWatch> {
             fd
         }
     };
+    let above = match (&cgroup.driver, cgroup.hierarchy()) {
+        (Driver::Systemd(_), Hierarchy::V2) => above::of(dir.path()),
+        _ => None,
+    };
     let seen = count(&counter).context("read OOM counter")?;
-    Ok(OomWatch { fd, counter, seen })
+    Ok(OomWatch { fd, counter, seen, alarmed: false, told: false, gone: false, above })
 }
 
 /// See [`Cgroup::oom_kills`].
@@ -88,10 +144,14 @@ pub(super) fn kills(cgroup: &Cgroup) -> Result<u64> {
 fn memory(cgroup: &Cgroup) -> Result<(Dir, &'static str)> {
     let path = cgroup.path_in("memory").ok_or_else(|| Error::unsupported("memory controller is not mounted"))?;
     let dir = Dir::open(path).map_err(|e| if gone(&e) { e.with_kind(Kind::NotFound) } else { e })?;
-    Ok(match cgroup.hierarchy() {
-        Hierarchy::V1 => (dir, "memory.oom_control"),
-        Hierarchy::V2 => (dir, "memory.events"),
-    })
+    Ok((dir, oom_file(cgroup.hierarchy())))
+}
+
+fn oom_file(hierarchy: Hierarchy) -> &'static str {
+    match hierarchy {
+        Hierarchy::V1 => "memory.oom_control",
+        Hierarchy::V2 => "memory.events",
+    }
 }
 
 fn no_memory(e: &Error) -> Error {

@@ -11,6 +11,9 @@ use crate::oom::Oom;
 use crate::reap::{self, Exit};
 use crate::sys;
 
+/// The exit status of a process that SIGKILL ended.
+const KILLED: u32 = 128 + libc::SIGKILL.unsigned_abs();
+
 impl Container {
     /// Watches init.
     pub(super) fn watch_init(self: &Arc<Self>, pidfd: Arc<OwnedFd>, pid: i32) {
@@ -54,7 +57,11 @@ impl Container {
         {
             log::warn!("container {}: after the end of init: {e}", self.id);
         }
-        self.report_oom();
+        match &*self.oom() {
+            Some(oom) if exit.status == KILLED => oom.report_at_end(),
+            Some(oom) => oom.report(),
+            None => {}
+        }
         let _ = self.change(|state| Ok(state.init_settled()));
     }
 
