@@ -148,7 +148,17 @@ impl Runtime {
     /// A call that is still to be made: `call(&["state", "c1"])`.
     pub fn call<'a>(&'a self, words: &[&str]) -> Call<'a> {
         let words = words.iter().map(|w| (*w).to_owned()).collect();
-        Call { runtime: self, global: vec![], words, stdin: None, limit: LIMIT, dir: None, env: vec![], leak: vec![] }
+        Call {
+            runtime: self,
+            global: vec![],
+            words,
+            stdin: None,
+            limit: LIMIT,
+            dir: None,
+            env: vec![],
+            leak: vec![],
+            before: vec![],
+        }
     }
 
     /// Makes a call.
@@ -272,9 +282,16 @@ pub struct Call<'a> {
     dir: Option<PathBuf>,
     env: Vec<(String, String)>,
     leak: Vec<(i32, OwnedFd)>,
+    before: Vec<String>,
 }
 
 impl Call<'_> {
+    /// Has another program, with these first words, run the runtime.
+    pub fn through(mut self, before: &[&str]) -> Self {
+        self.before = before.iter().map(|w| (*w).to_owned()).collect();
+        self
+    }
+
     /// Adds options right after the verb.
     pub fn with(mut self, options: &[&str]) -> Self {
         self.words.splice(1..1, options.iter().map(|o| (*o).to_owned()));
@@ -330,7 +347,14 @@ impl Call<'_> {
             let path = runtime.work.path().join(format!("{what}-{number}"));
             File::options().create(true).append(true).read(true).open(path).unwrap()
         };
-        let mut command = Command::new(&runtime.program);
+        let mut command = match self.before.split_first() {
+            None => Command::new(&runtime.program),
+            Some((program, words)) => {
+                let mut command = Command::new(program);
+                command.args(words).arg(&runtime.program);
+                command
+            }
+        };
         command.arg("--root").arg(runtime.root()).args(&self.global).args(&self.words);
         command.stdin(self.stdin.unwrap_or_else(Stdio::null)).stdout(file("out")).stderr(file("err"));
         let (name, value) = runtime.mark.split_once('=').unwrap();

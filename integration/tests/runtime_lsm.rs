@@ -200,7 +200,7 @@ const MISSING: &[Refusal] = &[
 const NAMED: &[Refusal] = &[Refusal {
     name: "a profile",
     set: |b| b.set("/process/apparmorProfile", json!("berth-test-none")),
-    says: &["process.apparmorProfile: \"berth-test-none\""],
+    says: &["process.apparmorProfile", "berth-test-none"],
 }];
 
 /// A context that the policy in force knows: `Some` of it, where SELinux is on.

@@ -235,15 +235,18 @@ fn submounts() {
     }
 }
 
-/// A tmpfs at `sub`, with the file `root`.
+/// Another directory mounted at `sub`, with the file `root`. (A tmpfs can be idmapped since Linux 6.3 only.)
 struct Submount(std::path::PathBuf);
 
 impl Submount {
     fn new(dir: &Path) -> Self {
         let path = dir.join("sub");
-        std::fs::create_dir(&path).unwrap();
-        rustix::mount::mount("none", &path, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
-        std::fs::write(path.join("root"), "").unwrap();
+        let other = dir.with_file_name("other");
+        for dir in [&path, &other] {
+            std::fs::create_dir(dir).unwrap();
+        }
+        std::fs::write(other.join("root"), "").unwrap();
+        rustix::mount::mount_bind(&other, &path).unwrap();
         Self(path)
     }
 }
@@ -346,7 +349,7 @@ fn cgroups_are_read_only_without_a_cgroup_namespace() {
     let bundle = with_writable_cgroups(mapped(Bundle::probe(&["report", "mountinfo"]))).host_namespace("cgroup");
     let table = mounts::reported(&runtime.run("c1", &bundle).ok().json());
     let cgroups: Vec<_> = table.iter().filter(|m| m.point.starts_with("/sys/fs/cgroup")).collect();
-    assert!(cgroups.len() > 1);
+    assert!(!cgroups.is_empty());
     for mount in cgroups {
         assert!(mount.has("ro"), "{mount:?}");
     }

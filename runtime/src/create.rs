@@ -19,6 +19,7 @@ use crate::{
     cgroup::{Cgroup, Making, Request},
     failure::{self, Names},
     hooks::{self, AtCreate},
+    kernel,
     plan::{self, Choices, Planned},
     proc, rlimit,
     spawn::{self, Outcome, Pending},
@@ -80,6 +81,10 @@ pub struct Created {
 /// # Errors
 /// Whatever is wrong with the bundle, the host or the request, named; nothing is left behind.
 pub fn create(options: Options<'_>) -> Result<Created> {
+    make(options).map_err(kernel::explain)
+}
+
+fn make(options: Options<'_>) -> Result<Created> {
     state::check_id(options.id)?;
     let mut bundle = Bundle::load(options.bundle)?;
     if let Some(adjust) = options.adjust {

@@ -14,7 +14,7 @@ use crate::{
     cgroup::Cgroup,
     create,
     failure::{self, Names},
-    lsm, namespace, plan,
+    kernel, lsm, namespace, plan,
     process::{self, Defaults},
     rlimit, scheduling,
     spawn::{self, Outcome},
@@ -52,6 +52,10 @@ pub struct Execed {
 /// # Errors
 /// [`Kind::FailedPrecondition`] when the container is stopped or paused; the payload's own failure. Nothing is left.
 pub fn exec(container: &Container, options: Options<'_>) -> Result<Execed> {
+    run(container, options).map_err(kernel::explain)
+}
+
+fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     match container.status()? {
         Status::Stopped | Status::Creating => {
             return Err(Error::new(Kind::FailedPrecondition, "cannot exec in a stopped container"));

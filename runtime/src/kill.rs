@@ -3,7 +3,7 @@
 use std::os::fd::AsRawFd;
 
 use crate::{
-    Context, Error, Kind, Result,
+    Context, Error, Kind, Result, kernel,
     state::{Container, Status},
 };
 
@@ -16,6 +16,10 @@ const MAX: i32 = 64;
 /// # Errors
 /// [`Kind::NotFound`] "container not running".
 pub fn kill(container: &Container, signal: i32) -> Result<()> {
+    send(container, signal).map_err(kernel::explain)
+}
+
+fn send(container: &Container, signal: i32) -> Result<()> {
     check(signal)?;
     if signal == libc::SIGKILL && !container.private_pid_namespace() {
         return kill_all(container, signal);

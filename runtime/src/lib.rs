@@ -20,6 +20,7 @@ pub mod exec;
 mod failure;
 pub mod features;
 pub mod hooks;
+pub mod kernel;
 pub mod kill;
 mod lsm;
 mod mount;

@@ -259,11 +259,16 @@ impl Container {
     /// A pidfd of init.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] "container not running" when it is gone or the pid is another process by now.
+    /// [`Kind::NotFound`] "container not running" when it is gone or the pid is another process by now; else as
+    /// pidfd_open(2).
     pub fn pidfd(&self) -> Result<OwnedFd> {
         let gone = || Error::new(Kind::NotFound, "container not running");
         let pid = rustix::process::Pid::from_raw(self.state.pid).ok_or_else(gone)?;
-        let fd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).map_err(|_| gone())?;
+        let fd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).map_err(|e| match e {
+            // EINVAL: the number is a thread's by now.
+            rustix::io::Errno::SRCH | rustix::io::Errno::INVAL => gone(),
+            other => Error::from(other).context("pidfd_open"),
+        })?;
         // Only after the open: from now on the number cannot be given to another process unnoticed.
         if self.is_alive() { Ok(fd) } else { Err(gone()) }
     }

@@ -64,6 +64,13 @@ pub fn limit(pid: i32, resource: u32, new: Option<(u64, u64)>) -> Result<(u64, u
     Ok((old.rlim_cur, old.rlim_max))
 }
 
+/// Whether the kernel has system call `number`, which must be one that refuses all its arguments being -1.
+pub fn has_call(number: libc::c_long) -> bool {
+    // SAFETY: no such call follows a pointer or uses an fd before it has refused flags, sizes or numbers of -1.
+    let ret = unsafe { libc::syscall(number, -1, -1, -1, -1, -1, -1) };
+    nix::errno::Errno::result(ret) != Err(nix::errno::Errno::ENOSYS)
+}
+
 /// pidfd_send_signal(2), Linux 5.1, with any number: real-time signals and 0 have no name in the wrappers.
 pub fn send_signal(pidfd: std::os::fd::RawFd, signal: i32) -> Result<()> {
     let info = std::ptr::null::<libc::siginfo_t>();

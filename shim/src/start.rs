@@ -35,6 +35,7 @@ const OOM_MAX: i32 = 1000;
 pub fn run(args: &Args) -> Result<()> {
     let bundle = Path::new(".");
     log::init(bundle, args.debug, false);
+    berth_runtime::kernel::check()?;
     let mut input = Vec::new();
     std::io::stdin().lock().take(INPUT).read_to_end(&mut input).context("read standard input")?;
     // 1.7 and newer set it, always to 2

@@ -143,6 +143,7 @@ fn command(globals: &Globals, argv0: &str, name: &str, words: &[String]) -> Outc
     };
     if matches!(command.name, "create" | "run" | "exec") {
         berth_runtime::sealed::ensure()?;
+        berth_runtime::kernel::check()?;
     }
     let usage = |headline: &str, complaint: String| {
         help::out(&format!("{headline}\n\n{}", help::command(globals.program, command)));

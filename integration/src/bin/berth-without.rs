@@ -1,0 +1,27 @@
+//! Runs a program on a kernel that lacks something: `berth-without FILTER PROGRAM [WORD…]`, where FILTER is a
+//! `linux.seccomp` object as in a config.json. The program and all that it starts have the filter; what it denies with
+//! `ENOSYS` is to them as if it were not there.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use berth_runtime::seccomp;
+
+fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    let (Some(filter), Some(program)) = (words.next(), words.next()) else {
+        eprintln!("berth-without FILTER PROGRAM [WORD…]");
+        return ExitCode::FAILURE;
+    };
+    if let Err(e) = load(filter.as_encoded_bytes()) {
+        eprintln!("berth-without: {e}");
+        return ExitCode::FAILURE;
+    }
+    eprintln!("{}: {}", program.display(), Command::new(&program).args(words).exec());
+    ExitCode::FAILURE
+}
+
+fn load(filter: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
+    let filter = seccomp::compile(&serde_json::from_slice(filter)?)?;
+    Ok(berth_init::sys::set_filter(filter.instructions(), filter.flags())?)
+}

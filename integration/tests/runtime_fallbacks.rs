@@ -1,0 +1,182 @@
+//! A kernel without one of its features: what has a fallback still works, and what has none is refused in a sentence that
+//! says what is missing. The feature is taken away by a filter that answers as an older kernel would.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
+
+use berth_integration::{
+    bundle::Bundle,
+    case::beyond_runc,
+    runtime::{Call, Output, Runtime},
+    tools,
+};
+use serde_json::{Value, json};
+
+/// What a kernel lacks: system calls, with the errno that they answer and, where only some uses of them are new, with the
+/// number of an argument and the bits in it that are.
+#[derive(Clone, Copy)]
+struct Without {
+    calls: &'static [&'static str],
+    errno: i32,
+    when: Option<(u32, u64)>,
+}
+
+const fn calls(calls: &'static [&'static str]) -> Without {
+    Without { calls, errno: libc::ENOSYS, when: None }
+}
+
+/// As `linux.seccomp`.
+fn filter(list: &[Without]) -> String {
+    let rule = |without: &Without| {
+        let arg = |(index, bits): (u32, u64)| json!({"index": index, "value": bits, "valueTwo": bits, "op": "SCMP_CMP_MASKED_EQ"});
+        let args: Vec<_> = without.when.into_iter().map(arg).collect();
+        json!({"names": without.calls, "action": "SCMP_ACT_ERRNO", "errnoRet": without.errno, "args": args})
+    };
+    let rules: Vec<_> = list.iter().map(rule).collect();
+    json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}).to_string()
+}
+
+fn under(list: &[Without], call: Call<'_>) -> Output {
+    let launcher = tools::built("berth-without");
+    call.through(&[launcher.to_str().unwrap(), &filter(list)]).wait()
+}
+
+/// The filter itself works: a probe under it does not find what was taken away.
+#[test]
+fn the_filter_takes_it_away() {
+    let launcher = tools::built("berth-without");
+    let probe = tools::built("berth-probe");
+    let mut command = std::process::Command::new(launcher);
+    command.arg(filter(&[calls(&["openat2", "keyctl"])])).arg(probe);
+    command.arg("syscall").args([libc::SYS_openat2, libc::SYS_keyctl, libc::SYS_getppid].map(|nr| nr.to_string()));
+    let said = berth_integration::command::run(&mut command, berth_integration::wait::LONG).ok();
+    let said: Value = serde_json::from_str(&said).unwrap();
+    let answers: Vec<i64> = said["syscall"].as_object().unwrap().values().map(|v| v.as_i64().unwrap()).collect();
+    assert_eq!(answers.iter().filter(|a| **a == -i64::from(libc::ENOSYS)).count(), 2, "{said}");
+}
+
+/// A container's whole life, and an exec, without each of these.
+#[test]
+fn what_has_a_fallback() {
+    if beyond_runc("fallbacks", "it has others") {
+        return;
+    }
+    let cases: [(&str, Without); 5] = [
+        // The caller's keyring stays.
+        ("keyrings", calls(&["keyctl", "add_key", "request_key"])),
+        ("memfd_create", calls(&["memfd_create"])),
+        ("statx", calls(&["statx"])),
+        ("faccessat2", calls(&["faccessat2"])),
+        ("copies in the kernel", calls(&["copy_file_range", "sendfile", "splice"])),
+    ];
+    let runtime = Runtime::new("fallbacks");
+    for (name, without) in cases {
+        let bundle = Bundle::probe(&["sleep", "100"]);
+        for (verb, call) in [
+            ("create", runtime.on("create", "c1", &bundle)),
+            ("start", runtime.call(&["start", "c1"])),
+            ("state", runtime.call(&["state", "c1"])),
+            ("exec", runtime.call(&["exec", "c1", "/probe", "report", "ids"])),
+            ("delete", runtime.call(&["delete", "--force", "c1"])),
+        ] {
+            let out = under(&[without], call);
+            assert_eq!(out.code, 0, "{verb} without {name}: {out:#?}");
+        }
+        runtime.assert_clean(name);
+    }
+}
+
+/// The program is out of reach of the containers also where it cannot be mounted.
+#[test]
+fn an_exec_from_a_sealed_copy() {
+    if beyond_runc("sealing", "it does it in its own way") {
+        return;
+    }
+    let runtime = Runtime::new("fallbacks-copy");
+    runtime.start("c1", &Bundle::probe(&["sleep", "100"]));
+    // Before Linux 6.3 a copy does not say that it can be executed.
+    let unknown = Without { calls: &["memfd_create"], errno: libc::EINVAL, when: Some((1, 0x10)) };
+    for list in [&[calls(&["open_tree"])][..], &[calls(&["mount_setattr"])], &[calls(&["open_tree"]), unknown]] {
+        let out = under(list, runtime.call(&["exec", "c1", "/probe", "report", "process"])).ok().json();
+        assert_eq!(out["process"]["exe"], "/probe");
+    }
+}
+
+/// What nothing stands in for is named, with the kernel that has it; nothing is left.
+#[test]
+fn what_has_none() {
+    if beyond_runc("requirements", "it has others") {
+        return;
+    }
+    let runtime = Runtime::new("fallbacks-required");
+    let mut failed = Vec::new();
+    for (name, since) in [
+        ("clone3", "5.3"),
+        ("openat2", "5.6"),
+        ("close_range", "5.9"),
+        ("mount_setattr", "5.12"),
+        ("open_tree", "5.2"),
+        ("move_mount", "5.2"),
+        ("fsopen", "5.2"),
+        ("fsconfig", "5.2"),
+        ("fsmount", "5.2"),
+    ] {
+        // No constant array of one that is not 'static.
+        let calls: &'static [&'static str] = Box::leak(Box::new([name]));
+        let without = Without { calls, errno: libc::ENOSYS, when: None };
+        let out = under(&[without], runtime.on("run", "c1", &Bundle::probe(&["report"])));
+        let says = [
+            "berth needs Linux 5.14 or later".to_owned(),
+            format!("lacks or forbids {name} (Linux {since})"),
+            "function not implemented".to_owned(),
+        ];
+        failed.extend(
+            says.iter().filter(|word| !out.stderr.contains(*word)).map(|w| format!("{name}: no {w:?}: {out:?}")),
+        );
+        failed.extend((out.code != 1).then(|| format!("{name}: exit status {}: {out:?}", out.code)));
+        failed.extend(runtime.residue().iter().map(|r| format!("{name}: left behind {r}")));
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// The same for a container that is there.
+#[test]
+fn what_a_running_one_needs() {
+    if beyond_runc("requirements", "it has others") {
+        return;
+    }
+    let runtime = Runtime::new("fallbacks-running");
+    runtime.start("c1", &Bundle::probe(&["sleep", "100"]));
+    let exec = ["exec", "c1", "/probe", "report"];
+    for (missing, words) in [
+        (calls(&["setns"]), &exec[..]),
+        (calls(&["pidfd_open"]), &exec),
+        (calls(&["pidfd_send_signal"]), &["kill", "c1", "USR1"]),
+    ] {
+        let name = missing.calls[0];
+        let out = under(&[missing], runtime.call(words));
+        assert_ne!(out.code, 0, "{name}: {out:#?}");
+        for word in ["berth needs Linux 5.14 or later", name, "function not implemented"] {
+            assert!(out.stderr.contains(word), "{name}: no {word:?} in {out:#?}");
+        }
+        assert_eq!(runtime.state("c1")["status"], "running", "{name}");
+    }
+}
+
+/// An old kernel, as its release says: setarch(8) makes 6.x a 2.6.
+#[test]
+fn a_kernel_below_the_floor() {
+    if beyond_runc("the oldest kernel", "it has another") {
+        return;
+    }
+    let runtime = Runtime::new("fallbacks-floor");
+    let bundle = Bundle::probe(&["sleep", "100"]);
+    let old = |call: Call<'_>| call.through(&["setarch", "--uname-2.6"]).wait();
+    for verb in ["create", "run"] {
+        old(runtime.on(verb, "c1", &bundle)).fails(1, &["berth needs Linux 5.14 or later, this is 2.6."]);
+        runtime.assert_clean(verb);
+    }
+    // What is there can be taken away.
+    runtime.start("c1", &bundle);
+    assert_eq!(old(runtime.call(&["exec", "c1", "/probe", "report"])).code, 1);
+    old(runtime.call(&["state", "c1"])).ok();
+    old(runtime.call(&["delete", "--force", "c1"])).ok();
+}
