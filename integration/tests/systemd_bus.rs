@@ -9,7 +9,6 @@ use berth_integration::{
     case::beyond_runc,
     cgroup,
     fake_bus::{self, FakeBus, Manner},
-    residue,
     runtime::{Call, Runtime},
 };
 use serde_json::json;
@@ -40,7 +39,7 @@ impl Slice {
 
 impl Drop for Slice {
     fn drop(&mut self) {
-        residue::remove_cgroup(&self.0);
+        cgroup::kill_and_remove(&format!("/{}", self.0));
     }
 }
 
