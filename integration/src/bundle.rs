@@ -62,6 +62,9 @@ impl Drop for Scratch {
     }
 }
 
+/// The host's id of root in a [`Bundle::mapped`] container.
+pub const MAPPED: u32 = 100_000;
+
 /// A bundle under construction. Every method gives the bundle back, so that one can be written as an expression.
 #[derive(Debug)]
 pub struct Bundle {
@@ -159,6 +162,18 @@ impl Bundle {
         self.host_namespace(kind).set("/linux/namespaces/-", new)
     }
 
+    /// Gives the root filesystem to the id [`MAPPED`], as a snapshotter does. What is added to it later stays root's.
+    pub fn owned(self) -> Self {
+        give(&self.rootfs());
+        self
+    }
+
+    /// In a new user namespace whose ids 0 to 65535 are the host's from [`MAPPED`] on, and [`Self::owned`] by its root.
+    pub fn mapped(self) -> Self {
+        let map = json!([{"containerID": 0, "hostID": MAPPED, "size": 65536}]);
+        self.owned().namespace("user", "").set("/linux/uidMappings", map.clone()).set("/linux/gidMappings", map)
+    }
+
     /// Makes a directory (and its parents) in the root filesystem.
     pub fn dir(self, path: &str, mode: u32) -> Self {
         let path = self.rootfs().join(path);
@@ -190,6 +205,13 @@ impl Bundle {
             config["linux"]["cgroupsPath"] = json!(cgroup);
         }
         fs::write(self.path().join("config.json"), serde_json::to_vec_pretty(&config).unwrap()).unwrap();
+    }
+}
+
+fn give(path: &Path) {
+    std::os::unix::fs::lchown(path, Some(MAPPED), Some(MAPPED)).unwrap();
+    if path.is_dir() && !path.is_symlink() {
+        fs::read_dir(path).unwrap().for_each(|entry| give(&entry.unwrap().path()));
     }
 }
 

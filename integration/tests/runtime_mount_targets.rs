@@ -1,4 +1,4 @@
-//! Mount targets: what there is before a mount, what is made for it, and what of the host stays in sight.
+//! Mount targets and sources: what there is before a mount, what is made for it, what of the host stays in sight, and what stays locked.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{bundle::Bundle, console::ConsoleSocket, mounts, runtime::Runtime};
@@ -106,4 +106,61 @@ fn without_pivot_no_whole_sysfs_is_in_sight() {
         assert_eq!(done[calls[2]], json!(-libc::EPERM), "{options:?}: {done}");
     }
     runtime.assert_clean("no-pivot");
+}
+
+/// Flags of a source that the kernel would lock for a user namespace (mount_namespaces(7)) stay, unless they are named:
+/// then the mount is refused.
+#[test]
+fn a_user_namespace_cannot_loosen_a_source() {
+    let runtime = Runtime::new("locked");
+    let source = runtime.work().join("source");
+    std::fs::create_dir(&source).unwrap();
+    let mounted = |options: &str| {
+        let path = source.to_str().unwrap();
+        let out = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs", path]).status();
+        assert!(out.unwrap().success(), "mount {options}");
+        Unmount(path.to_owned())
+    };
+    // Of the source, of the mount, and what it then has: without a user namespace, and in one (none: refused).
+    type Row<'a> = (&'a str, &'a [&'a str], &'a [&'a str], Option<&'a [&'a str]>);
+    let rows: [Row<'_>; 6] = [
+        ("ro,noexec", &["bind"], &["ro", "noexec"], Some(&["ro", "noexec"])),
+        ("ro,noexec", &["bind", "nosuid"], &["rw", "nosuid"], Some(&["ro", "noexec", "nosuid"])),
+        ("ro", &["bind", "rw", "nosuid"], &["rw", "nosuid"], None),
+        ("nodev,nosuid,noexec", &["bind", "ro"], &["ro"], Some(&["ro", "nodev", "nosuid", "noexec"])),
+        ("nosuid", &["bind", "suid"], &["rw"], None),
+        ("nodev,noatime", &["bind", "ro", "exec"], &["ro", "noatime"], Some(&["ro", "nodev", "noatime"])),
+    ];
+    let all = ["ro", "rw", "nosuid", "nodev", "noexec", "noatime"];
+    for (of_source, options, plain, private) in rows {
+        let _mounted = mounted(of_source);
+        let bundle =
+            || Bundle::probe(&["report", "mountinfo"]).mount("/mnt", "bind", source.to_str().unwrap(), options);
+        for (bundle, wanted) in [(bundle(), Some(plain)), (bundle().mapped(), private)] {
+            let out = runtime.run("c1", &bundle);
+            let Some(wanted) = wanted else {
+                out.fails(1, &["error mounting", "operation not permitted"]);
+                continue;
+            };
+            let table = mounts::reported(&out.ok().json());
+            let mount = mounts::at(&table, "/mnt").unwrap();
+            let has: Vec<_> = all.into_iter().filter(|o| mount.has(o)).collect();
+            let mut want: Vec<_> = wanted.to_vec();
+            if !want.contains(&"ro") && !want.contains(&"rw") {
+                want.push("rw");
+            }
+            want.sort_by_key(|o| all.iter().position(|a| a == o));
+            assert_eq!(has, want, "{of_source} {options:?}");
+        }
+    }
+    runtime.assert_clean("locked");
+}
+
+/// Unmounts at the end of a scope, also of a failing one.
+struct Unmount(String);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        std::process::Command::new("umount").arg(&self.0).status().ok();
+    }
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
-    bundle::Bundle,
+    bundle::{Bundle, MAPPED},
     case::{self, Case, Refusal, beyond_runc, refused},
     cgroup, mounts,
     runtime::Runtime,
@@ -13,32 +13,13 @@ use std::{
     path::Path,
 };
 
-/// The first host id of a container's.
-const HOST: u32 = 100_000;
-
 fn map(inside: u32, host: u32, size: u32) -> Value {
     json!([{"containerID": inside, "hostID": host, "size": size}])
 }
 
-/// With the root filesystem given to the container's root, as a snapshotter does.
-fn owned(bundle: Bundle) -> Bundle {
-    give(&bundle.rootfs());
-    bundle
-}
-
-fn give(path: &Path) {
-    std::os::unix::fs::lchown(path, Some(HOST), Some(HOST)).unwrap();
-    if path.is_dir() && !path.is_symlink() {
-        std::fs::read_dir(path).unwrap().for_each(|entry| give(&entry.unwrap().path()));
-    }
-}
-
 /// In a new user namespace.
 fn mapped(bundle: Bundle) -> Bundle {
-    owned(bundle)
-        .namespace("user", "")
-        .set("/linux/uidMappings", map(0, HOST, 65536))
-        .set("/linux/gidMappings", map(0, HOST, 65536))
+    bundle.mapped()
 }
 
 /// A directory `source` in the bundle, 0755 of the host's root, with the files `root` and `five` of uids and gids 0 and 5.
@@ -88,7 +69,7 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "a volume with the container's mapping",
-        set: |b| volume(mapped(b), &["bind"], Some(map(0, HOST, 65536))),
+        set: |b| volume(mapped(b), &["bind"], Some(map(0, MAPPED, 65536))),
         sees: &[
             ("/stat/~1mnt~1root/uid", "0"),
             ("/stat/~1mnt~1root/gid", "0"),
@@ -98,14 +79,14 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "a volume with a mapping of its own",
-        set: |b| volume(mapped(b), &["bind"], Some(map(5, HOST + 70, 1))),
+        set: |b| volume(mapped(b), &["bind"], Some(map(5, MAPPED + 70, 1))),
         sees: &[("/stat/~1mnt~1root/uid", "65534"), ("/stat/~1mnt~1five/uid", "70"), ("/stat/~1mnt~1five/gid", "70")],
     },
     Case {
         name: "several mappings of one volume",
         set: |b| {
-            let two = json!([{"containerID": 0, "hostID": HOST + 1, "size": 1},
-                {"containerID": 5, "hostID": HOST + 10, "size": 1}]);
+            let two = json!([{"containerID": 0, "hostID": MAPPED + 1, "size": 1},
+                {"containerID": 5, "hostID": MAPPED + 10, "size": 1}]);
             volume(mapped(b), &["rbind"], Some(two))
         },
         sees: &[("/stat/~1mnt~1root/uid", "1"), ("/stat/~1mnt~1five/uid", "10")],
@@ -122,7 +103,7 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "without a user namespace the mapping's ids show",
-        set: |b| volume(b, &["bind", "idmap"], Some(map(0, HOST, 65536))),
+        set: |b| volume(b, &["bind", "idmap"], Some(map(0, MAPPED, 65536))),
         sees: &[("/stat/~1mnt~1root/uid", "100000"), ("/stat/~1mnt~1five/gid", "100005")],
     },
     Case {
@@ -278,13 +259,13 @@ fn joined_by_path() {
                 "stat=/mnt/root",
                 "stat=/sys/class",
             ];
-            let bundle = volume(owned(Bundle::probe(&[])), &["bind", "idmap"], None).unset("/hostname");
+            let bundle = volume(Bundle::probe(&[]).owned(), &["bind", "idmap"], None).unset("/hostname");
             let bundle = kinds.iter().fold(bundle, |b, kind| {
                 let link = if *kind == "network" { "net" } else { kind };
                 b.namespace(kind, &format!("/proc/{pid}/ns/{link}"))
             });
             let bundle = if with_mappings {
-                bundle.set("/linux/uidMappings", map(0, HOST, 65536)).set("/linux/gidMappings", map(0, HOST, 65536))
+                bundle.set("/linux/uidMappings", map(0, MAPPED, 65536)).set("/linux/gidMappings", map(0, MAPPED, 65536))
             } else {
                 bundle
             };
@@ -301,8 +282,8 @@ fn joined_by_path() {
             assert_eq!(report["process"]["pid"] == 1, !kinds.contains(&"pid"), "{report}");
         }
     }
-    let other = owned(Bundle::probe(&["report"])).namespace("user", &format!("/proc/{pid}/ns/user"));
-    let other = other.set("/linux/uidMappings", map(0, HOST, 9)).set("/linux/gidMappings", map(0, HOST, 65536));
+    let other = Bundle::probe(&["report"]).owned().namespace("user", &format!("/proc/{pid}/ns/user"));
+    let other = other.set("/linux/uidMappings", map(0, MAPPED, 9)).set("/linux/gidMappings", map(0, MAPPED, 65536));
     runtime.run("c1", &other).fails(1, &["both namespace path and non-matching mapping specified"]);
     assert_eq!(runtime.state("sandbox")["status"], "running");
 }
@@ -431,26 +412,26 @@ const REFUSED: &[Refusal] = &[
         set: |b| mapped(b).unset("/linux/gidMappings"),
         says: &["user namespaces enabled, but no gid mappings found"],
     },
-    Refusal { name: "root is not mapped", set: |b| maps(b, map(1, HOST, 9), map(0, HOST, 9)), says: &[] },
-    Refusal { name: "a length of zero", set: |b| maps(b, map(0, HOST, 0), map(0, HOST, 9)), says: &[] },
+    Refusal { name: "root is not mapped", set: |b| maps(b, map(1, MAPPED, 9), map(0, MAPPED, 9)), says: &[] },
+    Refusal { name: "a length of zero", set: |b| maps(b, map(0, MAPPED, 0), map(0, MAPPED, 9)), says: &[] },
     Refusal {
         name: "ids inside that overlap",
         set: |b| {
             let two =
-                json!([{"containerID": 0, "hostID": HOST, "size": 9}, {"containerID": 5, "hostID": 7, "size": 1}]);
-            maps(b, two, map(0, HOST, 9))
+                json!([{"containerID": 0, "hostID": MAPPED, "size": 9}, {"containerID": 5, "hostID": 7, "size": 1}]);
+            maps(b, two, map(0, MAPPED, 9))
         },
         says: &[],
     },
-    Refusal { name: "341 lines", set: |b| maps(b, lines(341, HOST), map(0, HOST, 9)), says: &[] },
+    Refusal { name: "341 lines", set: |b| maps(b, lines(341, MAPPED), map(0, MAPPED, 9)), says: &[] },
     Refusal { name: "a user that is not mapped", set: |b| mapped(b).set("/process/user/uid", json!(70000)), says: &[] },
     Refusal {
         name: "a mapped mount that is no bind mount",
         set: |b| {
             b.mount("/mnt", "tmpfs", "tmpfs", &["idmap"]).edit(|c| {
                 let mount = c["mounts"].as_array_mut().unwrap().last_mut().unwrap();
-                mount["uidMappings"] = map(0, HOST, 1);
-                mount["gidMappings"] = map(0, HOST, 1);
+                mount["uidMappings"] = map(0, MAPPED, 1);
+                mount["gidMappings"] = map(0, MAPPED, 1);
             })
         },
         says: &["id-mapped mounts are only supported for bind-mounts"],
@@ -463,7 +444,7 @@ const REFUSED: &[Refusal] = &[
     Refusal {
         name: "a mount with uids alone",
         set: |b| {
-            volume(b, &["bind"], Some(map(0, HOST, 1))).edit(|c| {
+            volume(b, &["bind"], Some(map(0, MAPPED, 1))).edit(|c| {
                 c["mounts"].as_array_mut().unwrap().last_mut().unwrap().as_object_mut().unwrap().remove("gidMappings");
             })
         },
@@ -489,55 +470,54 @@ const NAMED: &[Refusal] = &[
     },
     Refusal {
         name: "root is not mapped",
-        set: |b| maps(b, map(1, HOST, 9), map(0, HOST, 9)),
+        set: |b| maps(b, map(1, MAPPED, 9), map(0, MAPPED, 9)),
         says: &["linux.uidMappings", "root"],
     },
     Refusal {
         name: "a length of zero",
-        set: |b| maps(b, map(0, HOST, 9), map(0, HOST, 0)),
+        set: |b| maps(b, map(0, MAPPED, 9), map(0, MAPPED, 0)),
         says: &["linux.gidMappings[0]: size"],
     },
     Refusal {
         name: "ids inside that overlap",
         set: |b| {
             let two =
-                json!([{"containerID": 0, "hostID": HOST, "size": 9}, {"containerID": 5, "hostID": 7, "size": 1}]);
-            maps(b, two, map(0, HOST, 9))
+                json!([{"containerID": 0, "hostID": MAPPED, "size": 9}, {"containerID": 5, "hostID": 7, "size": 1}]);
+            maps(b, two, map(0, MAPPED, 9))
         },
         says: &["linux.uidMappings[1]: overlaps"],
     },
     Refusal {
         name: "ids of the host that overlap",
         set: |b| {
-            let two =
-                json!([{"containerID": 0, "hostID": HOST, "size": 9}, {"containerID": 9, "hostID": HOST, "size": 1}]);
-            maps(b, map(0, HOST, 9), two)
+            let two = json!([{"containerID": 0, "hostID": MAPPED, "size": 9}, {"containerID": 9, "hostID": MAPPED, "size": 1}]);
+            maps(b, map(0, MAPPED, 9), two)
         },
         says: &["linux.gidMappings[1]: overlaps"],
     },
     Refusal {
         name: "341 lines",
-        set: |b| maps(b, lines(341, HOST), map(0, HOST, 9)),
+        set: |b| maps(b, lines(341, MAPPED), map(0, MAPPED, 9)),
         says: &["linux.uidMappings: more than 340"],
     },
     Refusal {
         name: "a hundred thousand lines",
-        set: |b| maps(b, map(0, HOST, 9), lines(100_000, HOST)),
+        set: |b| maps(b, map(0, MAPPED, 9), lines(100_000, MAPPED)),
         says: &["linux.gidMappings: more than 340"],
     },
     Refusal {
         name: "more text than a page",
-        set: |b| maps(b, lines(339, 4_000_000), map(0, HOST, 9)),
+        set: |b| maps(b, lines(339, 4_000_000), map(0, MAPPED, 9)),
         says: &["linux.uidMappings", "bytes as a map"],
     },
     Refusal {
         name: "a range that overflows",
-        set: |b| maps(b, map(0, u32::MAX, 2), map(0, HOST, 9)),
+        set: |b| maps(b, map(0, u32::MAX, 2), map(0, MAPPED, 9)),
         says: &["linux.uidMappings[0]: range"],
     },
     Refusal {
         name: "a mapping of a mount",
-        set: |b| volume(b, &["bind"], Some(map(0, HOST, 0))),
+        set: |b| volume(b, &["bind"], Some(map(0, MAPPED, 0))),
         says: &["mounts[7].uidMappings[0]: size"],
     },
     Refusal {

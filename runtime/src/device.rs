@@ -90,10 +90,14 @@ pub fn build_dev<'a>(
     options.superblock.retain(|word| *word != "ro");
     let source = spec.source().as_deref().map_or("tmpfs".into(), Path::to_string_lossy);
     let mut fs = mount::fs_options(arena, &options, &source, label)?;
-    if ids.mapped() {
-        fs.push(owner(arena, "uid", ids.host_uid(0, "linux.uidMappings")?)?);
-        fs.push(owner(arena, "gid", ids.host_gid(0, "linux.gidMappings")?)?);
-    }
+    let root = if ids.mapped() {
+        let (uid, gid) = (ids.host_uid(0, "linux.uidMappings")?, ids.host_gid(0, "linux.gidMappings")?);
+        fs.push(owner(arena, "uid", uid)?);
+        fs.push(owner(arena, "gid", gid)?);
+        Some((uid, gid))
+    } else {
+        None
+    };
     let attributes = u32::try_from(options.set & !attr::RDONLY).map_err(|_| Error::invalid("mounts: /dev"))?;
     let tree = berth_init::rootfs::create(c"tmpfs", &fs, attributes, None)
         .context("error mounting \"tmpfs\" to rootfs at \"/dev\"")?;
@@ -118,7 +122,7 @@ pub fn build_dev<'a>(
             _ => elsewhere.push(device),
         }
     }
-    berth_init::device::make_links(tree.as_fd()).context("error setting up /dev links")?;
+    berth_init::device::make_links(tree.as_fd(), root).context("error setting up /dev links")?;
     Ok((Some(tree), elsewhere))
 }
 

@@ -231,7 +231,8 @@ fn rootfs<'a>(
         label,
         dev,
     };
-    let mounts = mount::plan(arena, mounts, &bound, scene)?;
+    let mounts = mount::plan(arena, mounts, &bound, scene)
+        .context("unable to start container process: error during container init")?;
     let paths = |list: &Option<Vec<String>>, field: &str| -> Result<&'a [&'a std::ffi::CStr]> {
         let texts: Result<Vec<_>> =
             list.iter().flatten().map(|p| arena.path(&mount::clean(Path::new(p)), field)).collect();

@@ -52,7 +52,7 @@ pub fn make(root: BorrowedFd<'_>, device: &Device<'_>) -> Result<()> {
 
 /// `/dev/fd`, the standard streams and `ptmx`, as every container runtime makes them; those that exist stay, but
 /// `ptmx`, which must be that of the container's own devpts.
-pub fn make_links(dev: BorrowedFd<'_>) -> Result<()> {
+pub fn make_links(dev: BorrowedFd<'_>, owner: Option<(u32, u32)>) -> Result<()> {
     const LINKS: [(&core::ffi::CStr, &core::ffi::CStr); 4] = [
         (c"fd", c"/proc/self/fd"),
         (c"stdin", c"/proc/self/fd/0"),
@@ -60,21 +60,23 @@ pub fn make_links(dev: BorrowedFd<'_>) -> Result<()> {
         (c"stderr", c"/proc/self/fd/2"),
     ];
     for (name, to) in LINKS {
-        link(dev, name, to)?;
+        link(dev, name, to, owner)?;
     }
     if fs::access(c"/proc/kcore", fs::Access::EXISTS).is_ok() {
-        link(dev, c"core", c"/proc/kcore")?;
+        link(dev, c"core", c"/proc/kcore", owner)?;
     }
     match fs::unlinkat(dev, c"ptmx", AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(e) => return Err(e),
     }
-    link(dev, c"ptmx", c"pts/ptmx")
+    link(dev, c"ptmx", c"pts/ptmx", owner)
 }
 
-fn link(dev: BorrowedFd<'_>, name: &core::ffi::CStr, to: &core::ffi::CStr) -> Result<()> {
+fn link(dev: BorrowedFd<'_>, name: &core::ffi::CStr, to: &core::ffi::CStr, owner: Option<(u32, u32)>) -> Result<()> {
     match fs::symlinkat(to, dev, name) {
-        Err(Errno::EXIST) => Ok(()),
-        other => other,
+        Err(Errno::EXIST) => return Ok(()),
+        other => other?,
     }
+    let Some((uid, gid)) = owner else { return Ok(()) };
+    fs::chownat(dev, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)
 }

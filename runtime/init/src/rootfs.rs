@@ -52,7 +52,7 @@ pub fn build(
     }
     if rootfs.dev_links {
         let dev = path::open_or_make(root, c"/dev", Target::Directory).at(Step::DevLink)?;
-        device::make_links(dev.as_fd()).at(Step::DevLink)?;
+        device::make_links(dev.as_fd(), None).at(Step::DevLink)?;
     }
     if let Stdio::Terminal { .. } = plan.stdio {
         let slave = console::open_in(root, plan, report)?;

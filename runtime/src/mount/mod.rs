@@ -318,6 +318,7 @@ pub fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
 fn set_attributes(tree: &OwnedFd, options: &Options, scene: &Scene<'_, '_>) -> rustix::io::Result<()> {
     use berth_init::sys::mount_setattr;
     let (set, clear) = options.bind_attributes();
+    let clear = if scene.user_namespace { clear & !locked(tree, options)? } else { clear };
     let shared = scene.user_namespace && scene.host_propagation == libc::MS_SHARED;
     if options.bind == Some(false) && options.set_all | options.clear_all == 0 && !shared {
         // One mount: all in one call.
@@ -332,6 +333,36 @@ fn set_attributes(tree: &OwnedFd, options: &Options, scene: &Scene<'_, '_>) -> r
         mount_setattr(tree.as_fd(), true, options.set_all, options.clear_all & !options.set_all | atime, 0)?;
     }
     Ok(())
+}
+
+/// Attributes that the kernel would not let a user namespace take away (mount_namespaces(7), "restrictions"): they stay,
+/// though this process could.
+///
+/// # Errors
+/// `EPERM` as the kernel has it, when one of them is named to be cleared, or another choice of access time is.
+fn locked(tree: &OwnedFd, options: &Options) -> rustix::io::Result<u64> {
+    use rustix::{fs::StatVfsMountFlags as Flags, io::Errno};
+    let now = rustix::fs::fstatvfs(tree)?.f_flag;
+    let of = |flags: &[(Flags, u64)]| flags.iter().filter(|(f, _)| now.contains(*f)).fold(0, |all, (_, bit)| all | bit);
+    let locked = of(&[
+        (Flags::RDONLY, attr::RDONLY),
+        (Flags::NOSUID, attr::NOSUID),
+        (Flags::NODEV, attr::NODEV),
+        (Flags::NOEXEC, attr::NOEXEC),
+        (Flags::NODIRATIME, attr::NODIRATIME),
+    ]);
+    // All zero is relatime; a mount without any of the flags is strictatime.
+    let atime = match of(&[(Flags::NOATIME, attr::NOATIME), (Flags::RELATIME, attr::STRICTATIME)]) {
+        0 => attr::STRICTATIME,
+        bits if bits & attr::NOATIME != 0 => attr::NOATIME,
+        _ => 0,
+    };
+    let named = |set: u64, clear: u64| (set | clear) & attr::ATIME != 0 && set & attr::ATIME != atime;
+    let taken = (options.clear | options.clear_all) & locked;
+    if taken != 0 || named(options.set, options.clear) || named(options.set_all, options.clear_all) {
+        return Err(Errno::PERM);
+    }
+    Ok(locked)
 }
 
 /// The propagation of a clone of the host's. In a user namespace it is a slave of the host's at most, as the kernel makes
