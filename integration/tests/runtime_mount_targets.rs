@@ -1,7 +1,7 @@
 //! Mount targets and sources: what there is before a mount, what is made for it, what of the host stays in sight, and what stays locked.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
-use berth_integration::{bundle::Bundle, console::ConsoleSocket, mounts, runtime::Runtime};
+use berth_integration::{bundle::Bundle, case::beyond_runc, console::ConsoleSocket, mounts, runtime::Runtime};
 use serde_json::{Value, json};
 
 fn lines(text: &str) -> Vec<Value> {
@@ -154,6 +154,26 @@ fn a_user_namespace_cannot_loosen_a_source() {
         }
     }
     runtime.assert_clean("locked");
+}
+
+/// On a host whose mounts are shared, as systemd has them.
+#[test]
+fn a_shared_root_shows_nothing_on_the_host() {
+    if beyond_runc("shared-root", "what it mounts in a shared root appears on the host, and stays") {
+        return;
+    }
+    let runtime = Runtime::new("shared-root");
+    let bundle = Bundle::probe(&["report", "mountinfo"]).set("/linux/rootfsPropagation", json!("rshared"));
+    let root = bundle.rootfs();
+    let mounted = Unmount(root.to_str().unwrap().to_owned());
+    for options in [&["--bind", &mounted.0, &mounted.0][..], &["--make-shared", &mounted.0]] {
+        assert!(std::process::Command::new("mount").args(options).status().unwrap().success());
+    }
+    let report = runtime.run("c1", &bundle).ok().json();
+    assert_eq!(mounts::at(&mounts::reported(&report), "/").unwrap().propagation(), "shared");
+    let left: Vec<_> =
+        mounts::of_process(std::process::id()).into_iter().filter(|m| m.point.starts_with(&mounted.0)).collect();
+    assert_eq!(left.len(), 1, "{left:#?}");
 }
 
 /// Unmounts at the end of a scope, also of a failing one.
