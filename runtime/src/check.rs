@@ -7,7 +7,7 @@ use std::{collections::HashSet, path::Path};
 
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Process, Spec};
 
-use crate::{Error, Result, hooks, scheduling, user::Ids};
+use crate::{Error, Result, hooks, notify, scheduling, timens, user::Ids};
 
 /// A whole config.json.
 pub fn spec(spec: &Spec) -> Result<()> {
@@ -30,6 +30,8 @@ pub fn spec(spec: &Spec) -> Result<()> {
     let linux = spec.linux().as_ref().ok_or_else(|| Error::invalid("linux: must be specified"))?;
     namespaces(spec, linux)?;
     id_mappings(spec, linux)?;
+    timens::check(linux)?;
+    linux.seccomp().as_ref().map_or(Ok(()), notify::check)?;
     scheduling::check_container(linux.memory_policy().as_ref())?;
     refuse_unbuilt(linux)
 }
@@ -164,10 +166,11 @@ fn id_mappings(spec: &Spec, linux: &Linux) -> Result<()> {
 
 /// Fields that a later build will honour. Ignoring them would be worse than an error.
 fn refuse_unbuilt(linux: &Linux) -> Result<()> {
-    let time = linux.namespaces().iter().flatten().any(|n| n.typ() == LinuxNamespaceType::Time);
+    if linux.intel_rdt().is_some() && !Path::new("/sys/fs/resctrl").exists() {
+        let text = "linux.intelRdt: intelRdt is specified in config, but Intel RDT is not enabled";
+        return Err(Error::unsupported(text));
+    }
     for (field, present) in [
-        ("linux.namespaces: time", time),
-        ("linux.timeOffsets", linux.time_offsets().as_ref().is_some_and(|t| !t.is_empty())),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|d| !d.is_empty())),
     ] {

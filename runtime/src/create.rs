@@ -200,6 +200,7 @@ fn birth(
         instead: None,
         pid_namespace: planned.pid_namespace,
         cpus: None,
+        clocks: planned.clocks.as_deref(),
     };
     let mut pending = spawn::spawn(&planned.plan, &how, channel)?;
     if let Some(ids) = &planned.maps {
@@ -225,7 +226,7 @@ fn birth(
         outcome = pending.wait()?;
     }
     match outcome {
-        Outcome::Hooks => Err(spawn::foreign()),
+        Outcome::Hooks | Outcome::Listener(_) => Err(spawn::foreign()),
         Outcome::Ready => Ok(pending),
         Outcome::Failed(failure, output) if hooks::is_hook(failure) => {
             Err(hooks::word("createContainer", &hooks.create_container, failure, output).context(what))

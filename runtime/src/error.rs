@@ -140,6 +140,7 @@ impl<T, E: Into<Error>> Context<T> for std::result::Result<T, E> {
 pub fn errno_text(errno: i32) -> String {
     match errno {
         libc::EIO => "input/output error".into(),
+        libc::ERANGE => "numerical result out of range".into(),
         _ => nix::errno::Errno::from_raw(errno).desc().to_lowercase(),
     }
 }

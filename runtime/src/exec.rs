@@ -14,7 +14,7 @@ use crate::{
     cgroup::Cgroup,
     create,
     failure::{self, Names},
-    kernel, lsm, namespace, plan,
+    kernel, lsm, namespace, notify, plan,
     process::{self, Defaults},
     rlimit, scheduling,
     spawn::{self, Outcome},
@@ -121,6 +121,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
         // A container that manages cgroups has moved itself below its own, which then takes no more processes.
         instead: options.cgroup.is_none().then_some(&init_cgroup),
         cpus: wanted.initial_cpus()?,
+        clocks: None,
         pid_namespace: (state.namespaces & namespace::flag::PID != 0).then(|| init.as_fd()),
     };
     let mut pending = spawn::spawn(&plan, &how, (ours, theirs))?;
@@ -128,8 +129,15 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
         rlimit::raise(pending.pid(), plan.process.rlimits);
     }
     pending.go()?;
-    match pending.wait()? {
-        Outcome::Closed | Outcome::Ready | Outcome::Hooks => {}
+    let mut outcome = pending.wait()?;
+    if let (Outcome::Listener(number), Some(listener)) = (&outcome, &state.process.listener) {
+        notify::send(listener, &state.subject("running"), pending.pid(), pending.pidfd(), *number)?;
+        pending.heard()?;
+        outcome = pending.wait()?;
+    }
+    match outcome {
+        Outcome::Hooks | Outcome::Listener(_) => return Err(spawn::foreign()),
+        Outcome::Closed | Outcome::Ready => {}
         Outcome::Failed(failure, _) => {
             let names = Names { mounts: &[], program };
             return Err(failure::word(failure, Some(&plan), &names).context("unable to start container process"));

@@ -92,6 +92,7 @@ pub fn word(failure: Failure, plan: Option<&Plan<'_>>, names: &Names<'_>) -> Err
         Step::OomScoreAdj => why("process.oomScoreAdj: write oom_score_adj".into()),
         Step::User | Step::BecomeRoot => why("process.user: setresuid".into()),
         Step::Groups => why("process.user.additionalGids: setgroups".into()),
+        Step::Listener => why("linux.seccomp.listenerPath: nobody has taken the listener".into()),
         Step::Seccomp => why("linux.seccomp: error loading seccomp filter".into()),
         Step::Capabilities | Step::BoundingSet => why("process.capabilities: unable to apply caps".into()),
         Step::Console | Step::ConsoleBind => why("open the container's terminal in /dev/pts".into()),

@@ -18,7 +18,7 @@ const CAPABILITIES: &str = "\
 
 /// What a seccomp rule may do.
 const SECCOMP_ACTIONS: &str = "\
-    SCMP_ACT_ALLOW SCMP_ACT_ERRNO SCMP_ACT_KILL SCMP_ACT_KILL_PROCESS SCMP_ACT_KILL_THREAD SCMP_ACT_LOG SCMP_ACT_TRACE SCMP_ACT_TRAP";
+    SCMP_ACT_ALLOW SCMP_ACT_ERRNO SCMP_ACT_KILL SCMP_ACT_KILL_PROCESS SCMP_ACT_KILL_THREAD SCMP_ACT_LOG SCMP_ACT_NOTIFY SCMP_ACT_TRACE SCMP_ACT_TRAP";
 
 /// How a seccomp rule may compare an argument.
 const SECCOMP_OPERATORS: &str = "\
@@ -31,7 +31,9 @@ const MEMORY_MODES: &str = "\
 const MEMORY_FLAGS: &str = "MPOL_F_NUMA_BALANCING MPOL_F_RELATIVE_NODES MPOL_F_STATIC_NODES";
 
 /// The flags of seccomp(2) that a profile may ask for.
-const SECCOMP_FLAGS: &str = "SECCOMP_FILTER_FLAG_TSYNC SECCOMP_FILTER_FLAG_SPEC_ALLOW SECCOMP_FILTER_FLAG_LOG";
+const SECCOMP_FLAGS: &str = "\
+    SECCOMP_FILTER_FLAG_TSYNC SECCOMP_FILTER_FLAG_SPEC_ALLOW SECCOMP_FILTER_FLAG_LOG \
+    SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV";
 
 /// The features structure.
 pub fn features() -> Value {
@@ -41,7 +43,7 @@ pub fn features() -> Value {
         "hooks": hooks::KINDS,
         "mountOptions": mount::known_options(),
         "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": words(CAPABILITIES),
             "cgroup": { "v1": true, "v2": true, "systemd": true, "systemdUser": false, "rdma": true },
             "seccomp": {

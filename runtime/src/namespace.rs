@@ -25,13 +25,16 @@ pub mod flag {
     pub const USER: u32 = libc::CLONE_NEWUSER.cast_unsigned();
     /// Pid.
     pub const PID: u32 = libc::CLONE_NEWPID.cast_unsigned();
+    /// Time (Linux 5.6).
+    pub const TIME: u32 = 0x80;
     /// Network.
     pub const NETWORK: u32 = libc::CLONE_NEWNET.cast_unsigned();
 }
 
 /// Bit and file below /proc/<pid>/ns; the order in which they are joined: user last, since those that belong to the host
 /// cannot be joined from inside; mount last but for that, since it changes what paths mean.
-const ALL: [(Kind, u32, &str); 7] = [
+const ALL: [(Kind, u32, &str); 8] = [
+    (Kind::Time, flag::TIME, "time"),
     (Kind::Ipc, flag::IPC, "ipc"),
     (Kind::Uts, flag::UTS, "uts"),
     (Kind::Network, flag::NETWORK, "net"),
@@ -49,6 +52,8 @@ pub struct Placement<'a> {
     pub pid: Option<BorrowedFd<'a>>,
     /// For the child.
     pub child: Namespaces<'a>,
+    /// There is a time namespace to be made around the clone.
+    pub time: bool,
     /// Made or joined by path: not the host's, and what an exec has to join.
     pub own: u32,
     /// Made; the others of `own` are joined.
@@ -124,14 +129,16 @@ pub fn plan<'a>(arena: &'a Arena, namespaces: &[LinuxNamespace], ids: &Ids) -> R
             users.fd = Some(fd);
         }
     }
+    let time = made & flag::TIME != 0;
+    let here = made & !(flag::CGROUP | flag::TIME);
     // New namespaces must belong to the joined user namespace, so they are made after it is entered. And whoever makes an
     // ipc namespace owns the root of its mqueue file system: the container's root, not the host's.
     let unshare = match (users.fd, made & flag::USER != 0) {
-        (Some(_), _) => made & !(flag::CGROUP | flag::USER),
+        (Some(_), _) => here & !flag::USER,
         (None, true) => made & flag::IPC,
         (None, false) => 0,
     };
-    let clone = if users.fd.is_some() { 0 } else { made & !(flag::CGROUP | unshare) };
+    let clone = if users.fd.is_some() { 0 } else { here & !unshare };
     Ok(Placement {
         clone,
         pid,
@@ -142,6 +149,7 @@ pub fn plan<'a>(arena: &'a Arena, namespaces: &[LinuxNamespace], ids: &Ids) -> R
             unshare_cgroup: made & flag::CGROUP != 0,
             become_root: (made | joined) & flag::USER != 0,
         },
+        time,
         own: made | joined,
         made,
         users,

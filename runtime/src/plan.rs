@@ -1,7 +1,7 @@
 //! The plan of a container: every leaf called once, in order.
 
 use std::{
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -21,7 +21,7 @@ use crate::{
     scheduling,
     seccomp::{self, Filter},
     state::State,
-    sysctl,
+    sysctl, timens,
     user::Ids,
 };
 
@@ -49,6 +49,8 @@ pub struct Planned<'a> {
     pub born_in: Option<BorrowedFd<'a>>,
     /// A pid namespace to be born in.
     pub pid_namespace: Option<BorrowedFd<'a>>,
+    /// The offsets of a new time namespace.
+    pub clocks: Option<String>,
     /// What an exec has to join.
     pub own_namespaces: u32,
     /// There is a user namespace among them.
@@ -149,6 +151,7 @@ pub fn init<'a>(
         placement_clone: placement.clone,
         born_in,
         pid_namespace: placement.pid,
+        clocks: placement.time.then(|| timens::offsets(linux.time_offsets().as_ref())),
         own_namespaces: placement.own,
         user_namespace,
         cgroup_owner,
@@ -235,6 +238,7 @@ fn rootfs<'a>(
         users: &placement.users,
         user_namespace,
         label,
+        root: tree.as_fd(),
         dev,
     };
     let mounts = mount::plan(arena, mounts, &bound, scene)

@@ -6,7 +6,9 @@ use berth_init::plan::{Capabilities, Process as Plan, Ptr, Seccomp};
 use oci_spec::runtime::Process;
 use serde::{Deserialize, Serialize};
 
-use crate::{Result, arena::Arena, lsm, rlimit, scheduling::Inherited as Scheduling, seccomp::Filter, user};
+use crate::{
+    Result, arena::Arena, lsm, notify::Listener, rlimit, scheduling::Inherited as Scheduling, seccomp::Filter, user,
+};
 
 /// What the container decides when the process itself does not: init decides everything, an exec inherits.
 #[derive(Clone, Copy)]
@@ -36,6 +38,9 @@ pub struct Inherited {
     pub apparmor: Option<String>,
     /// SELinux label.
     pub selinux: Option<String>,
+    /// Who answers the filter's notifications.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listener: Option<Listener>,
     /// There is a session keyring to join.
     pub keyring: bool,
     /// Scheduler, I/O priority, CPU affinity, memory policy, execution domain.

@@ -13,7 +13,7 @@ use berth_init::{
 };
 use nix::sys::socket::{AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair};
 
-use crate::{Context, Error, Kind, Result, scheduling, sealed, sys};
+use crate::{Context, Error, Kind, Result, scheduling, sealed, sys, timens};
 
 /// The two ends of a channel: the parent's, the child's.
 pub fn channel() -> Result<(OwnedFd, OwnedFd)> {
@@ -33,6 +33,8 @@ pub struct Clone<'a> {
     pub pid_namespace: Option<BorrowedFd<'a>>,
     /// CPUs to be born on.
     pub cpus: Option<scheduling::Set>,
+    /// A new time namespace, with what is to be written as its offsets.
+    pub clocks: Option<&'a str>,
 }
 
 /// A child that has been made and not yet kept.
@@ -60,6 +62,8 @@ pub struct Child {
 pub enum Outcome {
     /// The runtime's hooks are due.
     Hooks,
+    /// The filter's listener is this fd of the child, who waits until somebody has it.
+    Listener(i32),
     /// At the barrier.
     Ready,
     /// The channel closed: execve happened, or the child is dead.
@@ -75,13 +79,15 @@ pub enum Outcome {
 /// As clone3(2) and, with a pid namespace, setns(2).
 pub fn spawn(plan: &Plan<'_>, how: &Clone<'_>, (channel, theirs): (OwnedFd, OwnedFd)) -> Result<Pending> {
     sealed::check()?;
-    let on_cpus = |cgroup| {
-        let clone = || sys::clone_into(plan, how.flags, cgroup);
-        how.cpus.as_ref().map_or_else(clone, |cpus| on_cpus(cpus, clone))
+    let &Clone { flags, pid_namespace, ref cpus, .. } = how;
+    let here = |plan: &Plan<'_>, cgroup| {
+        let clone = || sys::clone_into(plan, flags, cgroup);
+        let clone = || cpus.as_ref().map_or_else(clone, |cpus| on_cpus(cpus, clone));
+        pid_namespace.map_or_else(clone, |namespace| in_pid_namespace(namespace, clone))
     };
-    let clone = |cgroup| match how.pid_namespace {
-        None => on_cpus(cgroup),
-        Some(namespace) => in_pid_namespace(namespace, || on_cpus(cgroup)),
+    let clone = |cgroup| match how.clocks {
+        None => here(plan, cgroup),
+        Some(offsets) => timens::in_new(plan, offsets, |plan| here(plan, cgroup)),
     };
     let (pid, pidfd) = match (clone(how.cgroup), how.instead) {
         // What the kernel says of a v2 cgroup that has controllers on for those below it, or that is threaded.
@@ -137,10 +143,20 @@ impl Pending {
         say(self.channel.as_fd(), wire::HOOKED).context("release the container's init after the hooks")
     }
 
+    /// Somebody has the filter's listener.
+    pub fn heard(&self) -> Result<()> {
+        say(self.channel.as_fd(), wire::HEARD).context("release the process after its filter")
+    }
+
+    /// Its pidfd.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
     /// Listens until the child waits for hooks, is at the barrier, has executed the payload, or has failed.
     pub fn wait(&mut self) -> Result<Outcome> {
         let outcome = self.listen()?;
-        if !matches!(outcome, Outcome::Failed(..) | Outcome::Hooks) {
+        if !matches!(outcome, Outcome::Failed(..) | Outcome::Hooks | Outcome::Listener(_)) {
             log::debug!("child process in init(): {} is ready", self.pid);
         }
         Ok(outcome)
@@ -155,6 +171,7 @@ impl Pending {
                 (None, _) => return Ok(Outcome::Closed),
                 (Some(Message::Ready), _) => return Ok(Outcome::Ready),
                 (Some(Message::Hooks), _) => return Ok(Outcome::Hooks),
+                (Some(Message::Listener(number)), _) => return Ok(Outcome::Listener(number)),
                 (Some(Message::Console), Some(master)) => self.console = Some(master),
                 (Some(Message::Moved(pid)), Some(pidfd)) => {
                     let intermediate = std::mem::replace(&mut self.pidfd, pidfd);

@@ -7,7 +7,7 @@ use berth_init::wire::{self, Message};
 use crate::{
     Context, Error, Kind, Result, delete,
     failure::{self, Names},
-    hooks, kill, spawn,
+    hooks, kill, notify, spawn,
     state::{self, Container, Status},
 };
 
@@ -45,7 +45,8 @@ pub fn release(barrier: BorrowedFd<'_>) -> Result<()> {
     spawn::say(barrier, wire::START).map_err(|_| stopped())
 }
 
-/// Waits for a released init's execve. Does not block once `channel` is readable.
+/// Waits for a released init's execve. Does not block once `channel` is readable, unless the container
+/// [has an agent](has_agent).
 ///
 /// # Errors
 /// The payload's own failure.
@@ -55,7 +56,14 @@ pub fn outcome(container: &Container, channel: BorrowedFd<'_>) -> Result<()> {
 
 /// The payload's failure, and whether it was a hook's; `None` when it was executed.
 fn heard(container: &Container, channel: BorrowedFd<'_>) -> Result<Option<(Error, bool)>> {
-    match spawn::receive(channel)? {
+    let mut said = spawn::receive(channel)?;
+    if let ((Some(Message::Listener(number)), _), Some(listener)) = (&said, &container.state().process.listener) {
+        let (init, state) = (container.pidfd()?, container.state());
+        notify::send(listener, &state.subject("created"), state.pid, init.as_fd(), *number)?;
+        spawn::say(channel, wire::HEARD)?;
+        said = spawn::receive(channel)?;
+    }
+    match said {
         (Some(Message::Failure(failure)), output) if hooks::is_hook(failure) => {
             let list = &container.state().hooks.start_container;
             Ok(Some((hooks::word("startContainer", list, failure, output), true)))
@@ -70,6 +78,11 @@ fn heard(container: &Container, channel: BorrowedFd<'_>) -> Result<Option<(Error
             Ok(None)
         }
     }
+}
+
+/// The container's filter notifies somebody, to whom the way may block.
+pub fn has_agent(container: &Container) -> bool {
+    container.state().process.listener.is_some()
 }
 
 /// There are hooks to run once the payload has been executed.

@@ -21,6 +21,7 @@ use crate::{
     Context, Error, Kind, Result,
     cgroup::Cgroup,
     hooks::{Later, Told},
+    notify::{Listener, Subject},
     proc,
     process::Inherited,
     scheduling::Inherited as Scheduling,
@@ -103,6 +104,12 @@ pub struct State {
 }
 
 impl State {
+    /// What an agent for seccomp's notifications is told.
+    pub fn subject<'s>(&'s self, status: &'s str) -> Subject<'s> {
+        let Self { oci_version, id, bundle, annotations, pid, .. } = self;
+        Subject { oci_version, id, status, init: *pid, bundle, annotations }
+    }
+
     /// What hooks are told.
     pub fn told(&self) -> Told<'_> {
         let Self { oci_version, id, bundle, annotations, .. } = self;
@@ -372,6 +379,7 @@ pub fn record(
             apparmor: text(process.map(|p| p.apparmor_profile())),
             selinux: text(process.map(|p| p.selinux_label())),
             keyring: false,
+            listener: Listener::of(spec.linux().as_ref().and_then(|l| l.seccomp().as_ref())),
             scheduling: Scheduling::of(spec),
         },
         hooks: Later::of(spec),

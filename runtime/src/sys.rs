@@ -45,10 +45,32 @@ pub fn reap(pidfd: BorrowedFd<'_>) {
     while let Err(rustix::io::Errno::INTR) = waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {}
 }
 
-/// Owns an fd that recvmsg(2) just installed.
+/// A reference that another thread uses while its owner waits for that thread.
+pub struct Lent<'a, T>(pub &'a T);
+
+// SAFETY: the scope in which it is lent (`timens::in_new`) ends only when the other thread has, and the lender does nothing
+// but wait meanwhile; so one thread at a time has the value.
+unsafe impl<T> Send for Lent<'_, T> {}
+
+impl<'a, T> Lent<'a, T> {
+    /// What was lent.
+    pub fn get(&self) -> &'a T {
+        self.0
+    }
+}
+
+/// pidfd_getfd(2), Linux 5.6: a duplicate of another process' fd, close-on-exec.
+pub fn take_fd(pidfd: BorrowedFd<'_>, number: i32) -> Result<OwnedFd> {
+    // SAFETY: integers only.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
+    let fd = i32::try_from(nix::errno::Errno::result(fd)?).unwrap_or(-1);
+    Ok(own(fd))
+}
+
+/// Owns an fd that the kernel just installed.
 pub fn own(fd: std::os::fd::RawFd) -> OwnedFd {
     use std::os::fd::FromRawFd;
-    // SAFETY: called on the numbers of an SCM_RIGHTS message only, which are new and nobody else's.
+    // SAFETY: called on what a call has just installed only (SCM_RIGHTS, pidfd_getfd), which is new and nobody else's.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 

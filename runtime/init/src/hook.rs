@@ -140,7 +140,7 @@ fn be_hook(
             let _ = rustix::process::chdir(directory);
         }
         if let Some(process) = confined {
-            confine(process).map_err(|f| f.errno)?;
+            confine(process, None).map_err(|f| f.errno)?;
         }
         Err(sys::execve(hook.path, hook.args, hook.env).raw_os_error())
     };
@@ -175,8 +175,8 @@ fn memory(name: &CStr) -> io::Result<OwnedFd> {
     if file.as_raw_fd() > 2 { Ok(file) } else { io::fcntl_dupfd_cloexec(file, 3) }
 }
 
-/// A pid, which is positive, in decimal digits.
-fn decimal(mut number: i32, digits: &mut [u8; 10]) -> &[u8] {
+/// A pid or a descriptor, which is not negative, in decimal digits.
+pub(crate) fn decimal(mut number: i32, digits: &mut [u8; 10]) -> &[u8] {
     let mut start = digits.len();
     for (n, slot) in digits.iter_mut().enumerate().rev() {
         *slot = b'0' + u8::try_from(number.rem_euclid(10)).unwrap_or(0);

@@ -139,22 +139,34 @@ fn be_born(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<core::convert::In
 
     report.wait_at_barrier(plan)?;
 
-    if let Some(container) = &plan.container {
-        // With the rights of the payload, and under its filter, which init itself could not wait for a child under.
-        run_hooks(&container.start_container, Some(process), None, report)?;
+    // A filter that notifies is loaded once, since it has one listener. Any other one init could not wait for a hook
+    // under, so each hook loads it for itself.
+    let notifies = process.seccomp.as_ref().is_some_and(|filter| sys::notifies(filter.flags));
+    if notifies {
+        confine(process, Some(report))?;
     }
-    confine(process)?;
+    if let Some(container) = &plan.container {
+        // With the rights of the payload, whichever way they come.
+        run_hooks(&container.start_container, (!notifies).then_some(process), None, report)?;
+    }
+    if !notifies {
+        confine(process, None)?;
+    }
     payload::execute(process, executable)
 }
 
 /// The last restriction: the filter, and the capabilities that were needed for it.
-fn confine(process: &Process<'_>) -> Result<()> {
+fn confine(process: &Process<'_>, report: Option<&Report<'_>>) -> Result<()> {
     let Some(filter) = &process.seccomp else { return Ok(()) };
     let late = !process.no_new_privs;
     if late {
         identity::raise_permitted(process)?;
     }
-    sys::set_filter(filter.filter, filter.flags).at(Step::Seccomp)?;
+    let listener = sys::set_filter(filter.filter, filter.flags).at(Step::Seccomp)?;
+    if let (Some(number), Some(report)) = (listener, report) {
+        // At once: from here on any other call may wait for an answer that nobody gives.
+        report.announce_listener(number).at(Step::Listener)?;
+    }
     if late {
         identity::drop_capabilities(process)?;
     }
@@ -251,6 +263,18 @@ impl Report<'_> {
         control.push(net::SendAncillaryMessage::ScmRights(fds));
         let iov = [rustix::io::IoSlice::new(&bytes)];
         let _ = net::sendmsg(to, &iov, &mut control, SendFlags::NOSIGNAL);
+    }
+
+    /// Says the number of the filter's listener and waits until somebody has it, by read(2) and write(2) alone.
+    fn announce_listener(&self, number: i32) -> rustix::io::Result<()> {
+        let to = self.accepted.as_ref().map_or(self.channel, AsFd::as_fd);
+        rustix::io::write(to, &Message::Listener(number).encode())?;
+        let mut byte = [0u8; 1];
+        match rustix::io::read(to, &mut byte) {
+            Ok(1) if byte == [wire::HEARD] => Ok(()),
+            Ok(_) => Err(Errno::CONNRESET),
+            Err(e) => Err(e),
+        }
     }
 
     /// Between `create` and `start`.

@@ -170,6 +170,8 @@ pub struct Mount<'a> {
     pub source: Source<'a>,
     /// The target must be a plain directory, no link (proc and sysfs: CVE-2019-19921, CVE-2023-27561).
     pub ordinary: bool,
+    /// A target that is a link is mounted on, instead of what it leads to.
+    pub on_link: bool,
     /// `MS_*` propagation, each put on the attached mount in order.
     pub propagation: &'a [u64],
 }
@@ -199,6 +201,13 @@ pub enum Source<'a> {
         /// Where it points.
         to: &'a CStr,
     },
+    /// mount(2) with `MS_REMOUNT`.
+    Remount {
+        /// `MS_*`.
+        flags: u64,
+        /// For the file system.
+        data: &'a CStr,
+    },
     /// `MOUNT_ATTR_*` put on what is already mounted there.
     Attributes {
         /// Set.
@@ -210,6 +219,8 @@ pub enum Source<'a> {
 pub enum FsOption<'a> {
     /// `ro`.
     Flag(&'a CStr),
+    /// A flag that a file system which does not know it has no use for.
+    Hint(&'a CStr),
     /// `mode=755`.
     Pair(&'a CStr, &'a CStr),
 }

@@ -6,7 +6,7 @@
 use core::ffi::CStr;
 
 use rustix::{
-    fd::{AsFd, BorrowedFd, OwnedFd},
+    fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     fs::{self, FileType, Mode, OFlags},
     io::{Errno, Result as SysResult},
     mount::{
@@ -16,7 +16,7 @@ use rustix::{
 };
 
 use crate::{
-    At, Report, Result, console, device,
+    At, Report, Result, console, device, hook,
     path::{self, Target},
     plan::{Container, Enter, FsOption, Mount, Plan, Rootfs, Source, Stdio},
     sys,
@@ -148,12 +148,26 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
         Source::Attributes { set } => {
             return sys::mount_setattr(target.as_fd(), false, *set, 0, 0).at_index(Step::MountAttach, n);
         }
+        Source::Remount { flags, data } => {
+            return remount(target.as_fd(), *flags, data).at_index(Step::MountAttach, n);
+        }
         Source::Link { .. } => {}
     }
     match &mount.source {
         Source::Tree { fd, .. } => propagate(*fd, mount, n),
         _ => Ok(()),
     }
+}
+
+/// There is no call for this by fd that also takes the file system's own options as they are; the host's /proc, which
+/// is still that of this process' root, names the fd.
+fn remount(target: BorrowedFd<'_>, flags: u64, data: &CStr) -> SysResult<()> {
+    let mut path = *b"/proc/self/fd/\0\0\0\0\0\0\0\0\0\0\0";
+    let mut digits = [0u8; 10];
+    let number = hook::decimal(target.as_raw_fd(), &mut digits);
+    path.get_mut(14..14 + number.len()).ok_or(Errno::INVAL)?.copy_from_slice(number);
+    let path = CStr::from_bytes_until_nul(&path).map_err(|_| Errno::INVAL)?;
+    sys::remount(path, flags, data)
 }
 
 fn propagate(tree: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
@@ -168,8 +182,16 @@ fn propagate(tree: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
 fn find_target(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<(OwnedFd, Option<u32>)> {
     let kind = match mount.source {
         Source::Tree { directory: false, .. } => Target::File,
+        Source::Remount { .. } => {
+            return Ok((path::open(root, mount.target, OFlags::PATH).at_index(Step::MountTarget, n)?, None));
+        }
         _ => Target::Directory,
     };
+    if mount.on_link
+        && let Some(link) = find_link(root, mount.target).at_index(Step::MountTarget, n)?
+    {
+        return Ok((link, None));
+    }
     if mount.ordinary {
         match path::open_ordinary(root, mount.target) {
             Err(Errno::LOOP | Errno::NOTDIR) => {
@@ -186,6 +208,18 @@ fn find_target(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<(Own
         (Target::Directory, false) => Err(Errno::NOTDIR).at_index(Step::MountTarget, n),
         (Target::File, true) => Err(Errno::ISDIR).at_index(Step::MountTarget, n),
         _ => Ok((target, (!made).then_some(stat.st_mode & 0o7777))),
+    }
+}
+
+/// The link at `target`, itself; `None` when something else is there, or nothing.
+fn find_link(root: BorrowedFd<'_>, target: &CStr) -> SysResult<Option<OwnedFd>> {
+    let mut buffer = [0u8; path::SPLIT];
+    let (dir, name) = path::split(target, &mut buffer)?;
+    let dir = path::open_or_make(root, dir, Target::Directory)?;
+    match fs::openat(&dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(fd) => Ok((FileType::from_raw_mode(fs::fstat(&fd)?.st_mode) == FileType::Symlink).then_some(fd)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(e) => Err(e),
     }
 }
 
@@ -215,6 +249,10 @@ pub fn create(fstype: &CStr, options: &[FsOption<'_>], attributes: u32, mode: Op
     for option in options {
         match option {
             FsOption::Flag(key) => fsconfig_set_flag(&context, *key)?,
+            FsOption::Hint(key) => match fsconfig_set_flag(&context, *key) {
+                Ok(()) | Err(Errno::INVAL) => {}
+                Err(e) => return Err(e),
+            },
             FsOption::Pair(key, value) => fsconfig_set_string(&context, *key, *value)?,
         }
     }

@@ -164,6 +164,12 @@ fn set_attributes(fd: BorrowedFd<'_>, recursive: bool, attr: &libc::mount_attr) 
     call!(libc::SYS_mount_setattr, fd.as_raw_fd(), c"".as_ptr(), flags, &raw const *attr, size).map(drop)
 }
 
+/// mount(2) with `MS_REMOUNT`.
+pub(crate) fn remount(path: &CStr, flags: u64, data: &CStr) -> Result<()> {
+    let none = core::ptr::null::<u8>();
+    call!(libc::SYS_mount, none, path.as_ptr(), none, flags | libc::MS_REMOUNT, data.as_ptr()).map(drop)
+}
+
 /// setns(2) with `CLONE_NEW*` flags.
 pub fn setns(fd: BorrowedFd<'_>, flags: u32) -> Result<()> {
     call!(libc::SYS_setns, fd.as_raw_fd(), flags).map(drop)
@@ -297,15 +303,23 @@ pub fn get_capabilities() -> Result<Capabilities> {
     })
 }
 
-/// seccomp(2) `SECCOMP_SET_MODE_FILTER`.
-pub fn set_filter(filter: &[libc::sock_filter], flags: u32) -> Result<()> {
+/// seccomp(2) `SECCOMP_SET_MODE_FILTER`; the number of the listener's fd when the flags ask for one.
+pub fn set_filter(filter: &[libc::sock_filter], flags: u32) -> Result<Option<i32>> {
     let program = libc::sock_fprog {
         len: u16::try_from(filter.len()).map_err(|_| Errno::INVAL)?,
         filter: filter.as_ptr().cast_mut(),
     };
-    let thread = call!(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)?;
+    let answer = call!(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)?;
+    if notifies(flags) {
+        return i32::try_from(answer).map(Some).map_err(|_| Errno::BADF);
+    }
     // With TSYNC a positive answer is the thread that could not be synchronised.
-    if thread == 0 { Ok(()) } else { Err(Errno::SRCH) }
+    if answer == 0 { Ok(None) } else { Err(Errno::SRCH) }
+}
+
+/// These flags of seccomp(2) ask for a listener.
+pub fn notifies(flags: u32) -> bool {
+    u64::from(flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0
 }
 
 /// getcwd(2) into `buffer`: the path without its NUL. A directory outside the root reads `(unreachable)/…`.

@@ -9,6 +9,8 @@
 //!   HOOKED --------------------->
 //!        <-------------------- Ready     everything but execve is done (not for an exec)
 //!   START ---------------------->
+//!        <----------- Listener(number)   only with a filter that notifies (for an exec, too)
+//!   HEARD  --------------------->
 //!        <---------- end of file         execve happened (the channel closes on exec)
 //! ```
 //! Instead of any of the child's messages: `Failure`. End of file before `Ready`: the child died.
@@ -17,6 +19,8 @@
 pub const GO: u8 = b'g';
 /// The byte that says that the parent's hooks have run.
 pub const HOOKED: u8 = b'h';
+/// The byte that says that the filter's listener has somebody who listens.
+pub const HEARD: u8 = b'n';
 /// The byte that lets the payload begin.
 pub const START: u8 = b's';
 /// Size of a child's message, bytes.
@@ -33,6 +37,8 @@ pub enum Message {
     Hooks,
     /// At the barrier.
     Ready,
+    /// The filter is loaded, and its listener is this fd of the child.
+    Listener(i32),
     /// It went wrong. What a hook wrote comes with it, in two files.
     Failure(Failure),
 }
@@ -169,6 +175,8 @@ steps! {
     NoNewPrivs,
     /// Loading the filter.
     Seccomp,
+    /// Waiting for somebody to listen to it.
+    Listener,
     /// A restriction reads back weaker than planned: `index` says which ([`crate::identity::Restriction`]).
     Weaker,
     /// Waiting for the parent's hooks.
@@ -194,6 +202,7 @@ impl Message {
             Self::Ready => (3, 0, 0, 0),
             Self::Failure(f) => (4, f.step as u32, f.index, f.errno),
             Self::Hooks => (5, 0, 0, 0),
+            Self::Listener(number) => (6, 0, 0, number),
         };
         let mut out = [0; LEN];
         let words = [kind.to_ne_bytes(), a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes()];
@@ -223,6 +232,7 @@ impl Message {
                 Some(Self::Failure(Failure { step, index: b, errno: c }))
             }
             5 => Some(Self::Hooks),
+            6 => Some(Self::Listener(c)),
             _ => None,
         }
     }
@@ -238,7 +248,14 @@ mod tests {
             let m = Message::Failure(Failure { step, index: 7, errno: 13 });
             assert_eq!(Message::decode(&m.encode()), Some(m));
         }
-        for m in [Message::Console, Message::Moved(-1), Message::Moved(4_194_304), Message::Hooks, Message::Ready] {
+        for m in [
+            Message::Console,
+            Message::Moved(-1),
+            Message::Moved(4_194_304),
+            Message::Hooks,
+            Message::Listener(9),
+            Message::Ready,
+        ] {
             assert_eq!(Message::decode(&m.encode()), Some(m));
         }
     }

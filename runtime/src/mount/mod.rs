@@ -5,6 +5,7 @@
 //! namespaces (proc, sysfs, mqueue, devpts, cgroup) are the child's to create.
 
 mod cgroupfs;
+mod copyup;
 mod idmap;
 mod options;
 
@@ -17,7 +18,7 @@ use std::{
 use berth_init::plan::{Device, FsOption, Mount, Source};
 use oci_spec::runtime::Mount as Spec;
 use rustix::{
-    fd::{AsFd, OwnedFd},
+    fd::{AsFd, BorrowedFd, OwnedFd},
     fs::{CWD, FileType},
     mount::{OpenTreeFlags, open_tree},
 };
@@ -44,6 +45,8 @@ pub struct Scene<'s, 'a> {
     pub user_namespace: bool,
     /// SELinux context of the file systems that are the container's own.
     pub label: Option<&'a CStr>,
+    /// The root file system, for what a tmpfs begins with.
+    pub root: BorrowedFd<'s>,
     /// A detached tmpfs with the devices, to stand for the mount of a tmpfs at /dev.
     pub dev: Option<OwnedFd>,
 }
@@ -150,7 +153,11 @@ pub fn fs_options<'a>(
 ) -> Result<Vec<FsOption<'a>>> {
     let mut out = Vec::new();
     for word in &options.superblock {
-        out.push(FsOption::Flag(arena.text(word, "mounts.options")?));
+        out.push(match *word {
+            // ext4 has it by that name; what has not, has the counter always or never.
+            "iversion" => FsOption::Hint(c"i_version"),
+            word => FsOption::Flag(arena.text(word, "mounts.options")?),
+        });
     }
     // A context has commas of its own, for which mount(8) wants it in quotes.
     let is_context = |word: &&String| CONTEXTS.iter().any(|key| word.starts_with(key));
@@ -203,7 +210,7 @@ struct Builder<'a, 's> {
 
 impl<'a> Builder<'a, '_> {
     fn push(&mut self, target: &'a CStr, source: Source<'a>, propagation: &'a [u64], name: &str) {
-        self.list.push(Mount { target, source, ordinary: false, propagation });
+        self.list.push(Mount { target, source, ordinary: false, on_link: false, propagation });
         self.names.push(name.to_owned());
     }
 
@@ -227,6 +234,14 @@ impl<'a> Builder<'a, '_> {
             return Ok(());
         }
         let kind = fstype(mount);
+        if options.remount {
+            let data = arena.text(options.data.join(","), "mounts.options")?;
+            self.push(c_target, Source::Remount { flags: options.classic(), data }, propagation, name);
+            return Ok(());
+        }
+        if options.copy_up && kind != "tmpfs" {
+            return Err(Error::invalid("tmpcopyup: the mount is not a tmpfs"));
+        }
         if options.bind.is_some() || kind == "bind" {
             return self.bind(mount, target, name, &options, scene);
         }
@@ -237,6 +252,11 @@ impl<'a> Builder<'a, '_> {
             _ => {}
         }
         let source = mount.source().as_deref().map_or(kind.into(), Path::to_string_lossy);
+        if options.copy_up {
+            let tree = self.copied_up(options, target, &source, scene)?;
+            self.push(c_target, Source::Tree { fd: arena.fd(tree), directory: true }, propagation, name);
+            return Ok(());
+        }
         let source = Source::Fs {
             fstype: arena.text(kind, "mounts.type")?,
             options: arena.list(fs_options(arena, &options, &source, scene.label.filter(|_| takes_label(kind)))?),
@@ -268,7 +288,14 @@ impl<'a> Builder<'a, '_> {
             )));
         }
         let recursive = options.bind.unwrap_or(true);
-        let tree = clone_tree(&source, recursive)?;
+        if options.copy_symlink
+            && let Ok(to) = std::fs::read_link(&source)
+        {
+            let link = Source::Link { to: arena.path(&to, "mounts.source")? };
+            self.push(arena.path(target, "mounts.destination")?, link, &[], name);
+            return Ok(());
+        }
+        let tree = if options.link_itself { clone_link(&source)? } else { clone_tree(&source, recursive)? };
         let stat = rustix::fs::fstat(&tree).with_context(|| format!("stat {}", source.display()))?;
         let procfs = rustix::fs::fstatfs(&tree).is_ok_and(|s| s.f_type == PROC_SUPER_MAGIC);
         inside_proc(target, procfs)?;
@@ -278,6 +305,9 @@ impl<'a> Builder<'a, '_> {
         let c_target = arena.path(target, "mounts.destination")?;
         let source = Source::Tree { fd: arena.fd(tree), directory };
         self.push(c_target, source, arena.list(options.propagation.clone()), name);
+        if let Some(last) = self.list.last_mut() {
+            last.on_link = options.on_link;
+        }
         Ok(())
     }
 }
@@ -310,6 +340,12 @@ pub fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
+    open_tree(CWD, path, flags).with_context(|| format!("open_tree {}", path.display()))
+}
+
+/// A detached clone of the link at `path`, or of whatever is there, itself.
+fn clone_link(path: &Path) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
     open_tree(CWD, path, flags).with_context(|| format!("open_tree {}", path.display()))
 }
 

@@ -43,6 +43,16 @@ pub struct Options {
     pub idmap: Option<bool>,
     /// `MS_SHARED`…, with `MS_REC`.
     pub propagation: Vec<u64>,
+    /// A tmpfs begins with what the image has at its place (`tmpcopyup`).
+    pub copy_up: bool,
+    /// What is mounted there already gets these options.
+    pub remount: bool,
+    /// A source that is a link is made anew at the target (`copy-symlink`, crun's).
+    pub copy_symlink: bool,
+    /// A source that is a link is bound itself (`src-nofollow`, crun's).
+    pub link_itself: bool,
+    /// A target that is a link is mounted on itself (`dest-nofollow`, crun's).
+    pub on_link: bool,
     /// Words that the file system's superblock takes from every kind of file system.
     pub superblock: Vec<&'static str>,
     /// Everything else goes to the file system: `mode=755`.
@@ -53,25 +63,30 @@ impl Options {
     /// Sorts options; later words override earlier ones.
     ///
     /// # Errors
-    /// [`crate::Kind::Unsupported`] for those that this build would have to ignore.
+    /// [`crate::Kind::InvalidArgument`] for those that contradict each other.
     pub fn parse(words: &[String]) -> Result<Self> {
         let mut options = Self::default();
         for word in words {
-            options.take(word)?;
+            options.take(word);
+        }
+        if options.copy_up && (options.bind.is_some() || options.remount) {
+            return Err(Error::invalid("tmpcopyup: the mount is not a tmpfs, or not a new one"));
         }
         Ok(options)
     }
 
-    fn take(&mut self, word: &str) -> Result<()> {
+    fn take(&mut self, word: &str) {
         match word {
             "bind" => self.bind = Some(self.bind.unwrap_or(false)),
             "rbind" => self.bind = Some(true),
             "defaults" | "" => {}
             "idmap" => self.idmap = Some(false),
             "ridmap" => self.idmap = Some(true),
-            "tmpcopyup" | "remount" => {
-                return Err(Error::unsupported(format!("mount option {word}: not built yet")));
-            }
+            "tmpcopyup" => self.copy_up = true,
+            "remount" => self.remount = true,
+            "copy-symlink" => self.copy_symlink = true,
+            "src-nofollow" => self.link_itself = true,
+            "dest-nofollow" => self.on_link = true,
             _ => {
                 if let Some((_, flags)) = PROPAGATION.iter().find(|(name, _)| *name == word) {
                     self.propagation.push(*flags);
@@ -93,7 +108,36 @@ impl Options {
                 }
             }
         }
-        Ok(())
+    }
+
+    /// The same as `MS_*` of mount(2), for a remount.
+    pub fn classic(&self) -> u64 {
+        const MAP: [(u64, u64); 7] = [
+            (attr::RDONLY, libc::MS_RDONLY),
+            (attr::NOSUID, libc::MS_NOSUID),
+            (attr::NODEV, libc::MS_NODEV),
+            (attr::NOEXEC, libc::MS_NOEXEC),
+            (attr::NOATIME, libc::MS_NOATIME),
+            (attr::STRICTATIME, libc::MS_STRICTATIME),
+            (attr::NODIRATIME, libc::MS_NODIRATIME),
+        ];
+        /// Linux 5.10; not in the C library.
+        const MS_NOSYMFOLLOW: u64 = 256;
+        const MS_LAZYTIME: u64 = 1 << 25;
+        let of_attributes = MAP.iter().filter(|(attr, _)| self.set & attr != 0).fold(0, |all, (_, ms)| all | ms);
+        let links = if self.set & attr::NOSYMFOLLOW != 0 { MS_NOSYMFOLLOW } else { 0 };
+        let bind = if self.bind.is_some() { libc::MS_BIND } else { 0 };
+        let words = self.superblock.iter().fold(0, |all, word| {
+            all | match *word {
+                "sync" => libc::MS_SYNCHRONOUS,
+                "dirsync" => libc::MS_DIRSYNC,
+                "mand" => libc::MS_MANDLOCK,
+                "lazytime" => MS_LAZYTIME,
+                "iversion" => libc::MS_I_VERSION,
+                _ => 0,
+            }
+        });
+        of_attributes | links | bind | words
     }
 
     /// What to set and clear on a bind mount: naming any attribute names them all, but for the access time, as
@@ -118,11 +162,14 @@ fn recursive(word: &str) -> Option<(u64, u64)> {
 pub fn known() -> Vec<String> {
     let attributes = ATTRIBUTES.iter().flat_map(|(name, ..)| [(*name).to_owned(), format!("r{name}")]);
     let others = PROPAGATION.iter().map(|(name, _)| *name).chain(SUPERBLOCK.iter().map(|(name, _)| *name));
-    let mut words: Vec<_> =
-        attributes.chain(others.chain(["bind", "rbind", "idmap", "ridmap", "defaults"]).map(str::to_owned)).collect();
+    let others = others.chain(["bind", "rbind", "idmap", "ridmap", "defaults"]).chain(OWN);
+    let mut words: Vec<_> = attributes.chain(others.map(str::to_owned)).collect();
     words.sort_unstable();
     words
 }
+
+/// Words that the runtime itself acts on.
+const OWN: [&str; 5] = ["copy-symlink", "dest-nofollow", "remount", "src-nofollow", "tmpcopyup"];
 
 /// Word, attributes set, attributes cleared.
 const ATTRIBUTES: [(&str, u64, u64); 18] = [
@@ -157,7 +204,8 @@ const PROPAGATION: [(&str, u64); 8] = [
     ("runbindable", libc::MS_UNBINDABLE | libc::MS_REC),
 ];
 
-/// Words of the superblock; those that only undo a default say nothing to a new one.
+/// Words of the superblock; those that only undo a default say nothing to a new one, and the calls that make it
+/// (fsopen(2)) are silent anyhow.
 const SUPERBLOCK: [(&str, &[&str]); 12] = [
     ("sync", &["sync"]),
     ("async", &[]),
@@ -168,7 +216,7 @@ const SUPERBLOCK: [(&str, &[&str]); 12] = [
     ("nomand", &[]),
     ("iversion", &["iversion"]),
     ("noiversion", &[]),
-    ("silent", &["silent"]),
+    ("silent", &[]),
     ("loud", &[]),
     ("acl", &["acl"]),
 ];
@@ -184,7 +232,7 @@ mod tests {
         for word in &words {
             assert!(parse(&[word]).data.is_empty(), "{word}");
         }
-        for (word, there) in [("rro", true), ("rbind", true), ("sync", true), ("tmpcopyup", false), ("idmap", true)] {
+        for (word, there) in [("rro", true), ("rbind", true), ("sync", true), ("tmpcopyup", true), ("idmap", true)] {
             assert_eq!(words.iter().any(|known| known == word), there, "{word}");
         }
     }
@@ -238,9 +286,10 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_ignored_is_refused() {
-        for word in ["tmpcopyup", "remount"] {
-            assert_eq!(Options::parse(&[word.into()]).unwrap_err().kind(), crate::Kind::Unsupported);
+    fn contradictions_are_refused() {
+        for words in [["tmpcopyup", "bind"], ["remount", "tmpcopyup"], ["rbind", "tmpcopyup"]] {
+            let error = Options::parse(&words.map(str::to_owned)).unwrap_err();
+            assert_eq!(error.kind(), crate::Kind::InvalidArgument);
         }
     }
 }

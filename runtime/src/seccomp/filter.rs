@@ -18,8 +18,8 @@ const VERSION: u16 = 1;
 /// Magic, version, number of instructions, flags, checksum.
 const HEADER: usize = 8 + 2 + 2 + 4 + 8;
 
-/// All flags that can be loaded without a listener or other threads.
-const FLAGS: u32 = 0b110;
+/// All flags that can be loaded without other threads: LOG, SPEC_ALLOW, NEW_LISTENER, WAIT_KILLABLE_RECV.
+const FLAGS: u32 = 0b10_1110;
 
 impl Filter {
     pub(super) fn new(program: Vec<sock_filter>, flags: u32) -> Self {
@@ -149,7 +149,7 @@ mod tests {
         let end = sock_filter { code: 6, jt: 0, jf: 0, k: 0 };
         assert!(foreign(vec![end], 0).is_ok());
         assert!(foreign(vec![], 0).is_err());
-        assert!(foreign(vec![end], 8).is_err(), "a listener's flag");
+        assert!(foreign(vec![end], 1).is_err(), "a flag for other threads");
         assert!(foreign(vec![sock_filter { code: 5, jt: 0, jf: 0, k: 9 }, end], 0).is_err(), "jump outside");
         let e = foreign(vec![sock_filter { code: 0x15, jt: 0, jf: 9, k: 9 }, end], 0).unwrap_err();
         assert_eq!(e.to_string(), "stored seccomp filter: not a program that berth writes");

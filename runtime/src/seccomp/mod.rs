@@ -31,7 +31,7 @@ pub use filter::Filter;
 ///
 /// # Errors
 /// [`crate::Kind::InvalidArgument`] with the field (`linux.seccomp.…`) for a bad profile or one too long for the
-/// kernel; [`crate::Kind::Unsupported`] for `SCMP_ACT_NOTIFY`.
+/// kernel.
 pub fn compile(profile: &LinuxSeccomp) -> Result<Arc<Filter>> {
     let native = arch::Abi::NATIVE
         .ok_or_else(|| Error::unsupported("linux.seccomp: berth does not know the system calls of this machine"))?;

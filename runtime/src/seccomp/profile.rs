@@ -83,6 +83,10 @@ pub fn check(profile: &LinuxSeccomp, native: Abi) -> Result<Profile<'_>> {
     let mut blocks = Vec::new();
     for (n, entry) in profile.syscalls().iter().flatten().enumerate() {
         let field = || format!("linux.seccomp.syscalls[{n}].");
+        if entry.action() == Action::ScmpActNotify && entry.names().iter().any(|name| name == "write") {
+            let why = "SCMP_ACT_NOTIFY cannot be used for the write syscall: by it the listener is told of";
+            return Err(Error::invalid(format!("{}action: {why}", field())));
+        }
         let raw = action(entry.action(), entry.errno_ret(), "", field)?;
         if let Some(k) = entry.names().iter().position(String::is_empty) {
             return Err(Error::invalid(format!("{}names[{k}]: empty string is not a valid syscall", field())));
@@ -98,7 +102,7 @@ pub fn check(profile: &LinuxSeccomp, native: Abi) -> Result<Profile<'_>> {
     Ok(Profile {
         default,
         stub: !matches!(profile.default_action(), Action::ScmpActAllow | Action::ScmpActLog | Action::ScmpActTrace),
-        flags: flags(profile.flags().as_deref()),
+        flags: flags(profile.flags().as_deref(), blocks.iter().any(|b| b.action == libc::SECCOMP_RET_USER_NOTIF)),
         abis: abis(profile, native),
         blocks,
     })
@@ -122,10 +126,11 @@ fn action(action: Action, errno: Option<u32>, prefix: &str, field: impl Fn() -> 
         Action::ScmpActTrace => libc::SECCOMP_RET_TRACE | data()?,
         Action::ScmpActLog => libc::SECCOMP_RET_LOG,
         Action::ScmpActAllow => libc::SECCOMP_RET_ALLOW,
-        Action::ScmpActNotify => {
+        Action::ScmpActNotify if !prefix.is_empty() => {
             let name = name("action", "defaultAction");
-            return Err(Error::unsupported(format!("{name}: SCMP_ACT_NOTIFY is not built yet")));
+            return Err(Error::invalid(format!("{name}: SCMP_ACT_NOTIFY cannot be used as default action")));
         }
+        Action::ScmpActNotify => libc::SECCOMP_RET_USER_NOTIF,
     })
 }
 
@@ -168,20 +173,25 @@ fn rules(mut compares: Vec<Compare>) -> Vec<Vec<Compare>> {
     vec![compares]
 }
 
-fn flags(flags: Option<&[Flag]>) -> u32 {
+fn flags(flags: Option<&[Flag]>, listener: bool) -> u32 {
+    let with = if listener { flag(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER) } else { 0 };
     // No list at all, rather than an empty one, asks for SPEC_ALLOW in runc.
-    let Some(flags) = flags else { return flag(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW) };
-    flags.iter().fold(0, |all, f| {
+    let Some(flags) = flags else { return with | flag(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW) };
+    flags.iter().fold(with, |all, f| {
         all | match f {
             Flag::SeccompFilterFlagLog => flag(libc::SECCOMP_FILTER_FLAG_LOG),
             Flag::SeccompFilterFlagSpecAllow => flag(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW),
             // The filter is loaded by a process with one thread: nothing to synchronise. runc ignores it too.
             Flag::SeccompFilterFlagTsync => 0,
             // How a listener is waited for; the kernel refuses it (EINVAL, 5.19) on a filter that has none.
+            Flag::SeccompFilterFlagWaitKillableRecv if listener => WAIT_KILLABLE_RECV,
             Flag::SeccompFilterFlagWaitKillableRecv => 0,
         }
     })
 }
+
+/// Linux 5.19; not in the C library.
+const WAIT_KILLABLE_RECV: u32 = 1 << 5;
 
 fn flag(value: libc::c_ulong) -> u32 {
     u32::try_from(value).unwrap_or(0)
@@ -245,13 +255,26 @@ mod tests {
     }
 
     #[test]
-    fn notify_is_refused_as_not_built() {
-        let rule = one(json!({"names": ["read"], "action": "SCMP_ACT_NOTIFY"}));
-        let want = "linux.seccomp.syscalls[0].action: SCMP_ACT_NOTIFY is not built yet";
-        assert_eq!(error(&rule), (Kind::Unsupported, want.to_owned()));
+    fn what_may_not_notify_is_named() {
+        let rule = one(json!({"names": ["read", "write"], "action": "SCMP_ACT_NOTIFY"}));
+        let (kind, text) = error(&rule);
+        let want = "linux.seccomp.syscalls[0].action: SCMP_ACT_NOTIFY cannot be used for the write syscall";
+        assert!(kind == Kind::InvalidArgument && text.starts_with(want), "{text}");
         let default = parse(json!({"defaultAction": "SCMP_ACT_NOTIFY"}));
-        let want = "linux.seccomp.defaultAction: SCMP_ACT_NOTIFY is not built yet";
-        assert_eq!(error(&default), (Kind::Unsupported, want.to_owned()));
+        let want = "linux.seccomp.defaultAction: SCMP_ACT_NOTIFY cannot be used as default action";
+        assert_eq!(error(&default), (Kind::InvalidArgument, want.to_owned()));
+    }
+
+    #[test]
+    fn a_listener_is_asked_for_where_a_rule_notifies() {
+        let flags = |action: &str, flags: Value| {
+            let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": flags,
+                "syscalls": [{"names": ["mkdir"], "action": action}]});
+            check(&parse(profile), Abi::NATIVE.unwrap()).unwrap().flags
+        };
+        assert_eq!(flags("SCMP_ACT_NOTIFY", json!([])), 8);
+        assert_eq!(flags("SCMP_ACT_NOTIFY", json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"])), 8 | 32);
+        assert_eq!(flags("SCMP_ACT_ERRNO", json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"])), 0);
     }
 
     #[test]

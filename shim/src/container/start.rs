@@ -50,7 +50,13 @@ impl Container {
         let watch = watch(barrier.as_fd(), Interest::READABLE).context("watch init's channel")?;
         // Only what init says, or its end, makes it readable.
         let _ready = watch.readable().await.context("poll init's channel")?;
-        start::outcome(&handle, barrier.as_fd())?;
+        if start::has_agent(&handle) {
+            let (handle, channel) = (handle.clone(), barrier.try_clone().context("dup init's channel")?);
+            let flight = self.sandbox.pool.children.flight();
+            self.sandbox.pool.change(&flight, move || start::outcome(&handle, channel.as_fd())).await?;
+        } else {
+            start::outcome(&handle, barrier.as_fd())?;
+        }
         if !start::has_poststart(&handle) {
             return Ok(());
         }

@@ -1,0 +1,235 @@
+//! Seccomp notifications: an agent gets the container process state and the listener, and answers in the kernel's stead.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
+
+use berth_integration::{
+    bundle::Bundle,
+    case::{Refusal, beyond_runc, refused},
+    runtime::{Runtime, is_runc},
+};
+use nix::{
+    errno::Errno,
+    sys::socket::{ControlMessageOwned, MsgFlags, recvmsg},
+};
+use serde_json::{Value, json};
+use std::{
+    io::{IoSliceMut, Read},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::net::UnixListener,
+    },
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+/// What mkdir(2) answers where the agent decides: a number that no kernel gives.
+const ANSWER: i64 = 4242;
+
+/// `struct seccomp_notif` and `struct seccomp_notif_resp`, seccomp_unotify(2).
+#[repr(C)]
+#[derive(Default)]
+struct Notification {
+    id: u64,
+    pid: u32,
+    flags: u32,
+    nr: i32,
+    arch: u32,
+    instruction: u64,
+    args: [u64; 6],
+}
+
+#[repr(C)]
+struct Answer {
+    id: u64,
+    value: i64,
+    error: i32,
+    flags: u32,
+}
+
+#[allow(unsafe_code)]
+fn ioctl<T>(fd: &OwnedFd, request: u64, argument: &mut T) -> Result<(), Errno> {
+    // SAFETY: both requests read or write the structure that their number names the size of.
+    let done = unsafe { libc::ioctl(fd.as_raw_fd(), request, std::ptr::from_mut(argument)) };
+    Errno::result(done).map(drop)
+}
+
+#[allow(unsafe_code)]
+fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: of a message that has just been received, and nobody else's.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// An agent at a socket. It ends when nobody has the filter any more.
+struct Agent {
+    path: PathBuf,
+    told: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Agent {
+    fn new(dir: &Path) -> Self {
+        let path = dir.join("agent.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let told = Arc::new(Mutex::new(vec![]));
+        let all = told.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut buffer = [0u8; 16384];
+                let mut control = nix::cmsg_space!([RawFd; 2]);
+                let mut iov = [IoSliceMut::new(&mut buffer)];
+                let (bytes, fds) = {
+                    let got =
+                        recvmsg::<()>(stream.as_raw_fd(), &mut iov, Some(&mut control), MsgFlags::empty()).unwrap();
+                    let fds: Vec<_> = got
+                        .cmsgs()
+                        .unwrap()
+                        .filter_map(|c| if let ControlMessageOwned::ScmRights(fds) = c { Some(fds) } else { None })
+                        .flatten()
+                        .collect();
+                    (got.bytes, fds)
+                };
+                let mut json = buffer[..bytes].to_vec();
+                stream.read_to_end(&mut json).unwrap();
+                let mut state: Value = serde_json::from_slice(&json).unwrap();
+                state["received"] = json!(fds.len());
+                all.lock().unwrap().push(state);
+                let fd = own(fds[0]);
+                thread::spawn(move || answer(&fd));
+            }
+        });
+        Self { path, told }
+    }
+
+    fn told(&self) -> Vec<Value> {
+        self.told.lock().unwrap().clone()
+    }
+}
+
+fn answer(fd: &OwnedFd) {
+    const RECEIVE: u64 = 0xc050_2100;
+    const SEND: u64 = 0xc018_2101;
+    loop {
+        let mut asked = Notification::default();
+        match ioctl(fd, RECEIVE, &mut asked) {
+            Ok(()) => {}
+            Err(Errno::EINTR) => continue,
+            Err(_) => return,
+        }
+        let _ = ioctl(fd, SEND, &mut Answer { id: asked.id, value: ANSWER, error: 0, flags: 0 });
+    }
+}
+
+fn profile(agent: &Path, flags: &[&str]) -> Value {
+    json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"], "flags": flags,
+        "listenerPath": agent, "listenerMetadata": "some words",
+        "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"},
+            {"names": ["rmdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 33}]})
+}
+
+/// mkdir(2) and rmdir(2) by the probe.
+const CALLS: [&str; 4] = ["/probe", "syscall", "83:@/no,0", "84:@/no"];
+
+fn answered(text: &str) -> bool {
+    text.contains(&format!("\"83:@/no,0\":{ANSWER}")) && text.contains("\"84:@/no\":-33")
+}
+
+#[test]
+fn an_agent_answers() {
+    for (name, nnp, flags) in [
+        ("plain", true, &[][..]),
+        ("late", false, &[]),
+        ("killable", true, &["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]),
+    ] {
+        if !flags.is_empty() && beyond_runc(name, "it needs libseccomp 2.6, which Debian 12 has not") {
+            continue;
+        }
+        let runtime = Runtime::new("notify");
+        let agent = Agent::new(runtime.work());
+        let bundle = |words: &[&str]| {
+            Bundle::probe(&[])
+                .args(words)
+                .set("/process/noNewPrivileges", json!(nnp))
+                .set("/linux/seccomp", profile(&agent.path, flags))
+                .set("/annotations", json!({"a": "b"}))
+        };
+        let out = runtime.run("c1", &bundle(&CALLS)).ok();
+        assert!(answered(&out.stdout), "{name}: {out:#?}");
+        let held = bundle(&["/probe", "sleep", "100"]);
+        runtime.start("c2", &held);
+        let out = runtime.exec("c2", &CALLS).ok();
+        assert!(answered(&out.stdout), "{name}, exec: {out:#?}");
+        let told = agent.told();
+        assert_eq!(told.len(), 3, "{name}: {told:?}");
+        let (init, exec) = (&told[1], &told[2]);
+        let pid = runtime.pid("c2");
+        for state in [init, exec] {
+            assert_eq!(state["fds"], json!(["seccompFd"]), "{name}: {state}");
+            assert_eq!(state["received"], 1, "{name}: {state}");
+            assert_eq!(state["metadata"], "some words", "{name}: {state}");
+            assert_eq!(state["state"]["id"], "c2", "{name}: {state}");
+            assert_eq!(state["state"]["pid"], pid, "{name}: {state}");
+            assert_eq!(state["state"]["bundle"], held.path().to_str().unwrap(), "{name}: {state}");
+            assert_eq!(state["state"]["annotations"]["a"], "b", "{name}: {state}");
+        }
+        assert_eq!(init["pid"], pid, "{name}");
+        // runc speaks to the agent at create, berth when the filter is loaded, at start.
+        assert_eq!(init["state"]["status"], if is_runc() { "creating" } else { "created" }, "{name}");
+        assert_ne!(exec["pid"], pid, "{name}");
+        runtime.cmd(&["delete", "--force", "c2"]).ok();
+        runtime.assert_clean(name);
+    }
+}
+
+/// Hooks of the container's start are under the same filter, and the same agent answers.
+#[test]
+fn start_container_hooks_are_answered_too() {
+    let runtime = Runtime::new("notify-hooks");
+    let agent = Agent::new(runtime.work());
+    let log = runtime.work().join("log");
+    std::fs::create_dir(&log).unwrap();
+    let script = format!("/probe {} > /log/hook", CALLS[1..].iter().map(|w| format!("'{w}' ")).collect::<String>());
+    let bundle = Bundle::busybox(&CALLS, &["sh"])
+        .mount("/log", "bind", log.to_str().unwrap(), &["bind"])
+        .set("/linux/seccomp", profile(&agent.path, &[]))
+        .set("/hooks", json!({"startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]}));
+    let out = runtime.run("c1", &bundle).ok();
+    assert!(answered(&out.stdout), "{out:#?}");
+    let hook = std::fs::read_to_string(log.join("hook")).unwrap();
+    assert!(answered(&hook), "{hook}");
+    assert_eq!(agent.told().len(), 1);
+    runtime.assert_clean("hooks");
+}
+
+#[test]
+fn what_cannot_be_had_is_refused() {
+    fn with(bundle: Bundle, change: impl FnOnce(&mut Value)) -> Bundle {
+        let mut profile = profile(Path::new("/no/such/agent.sock"), &[]);
+        change(&mut profile);
+        bundle.set("/linux/seccomp", profile)
+    }
+    refused(
+        "notify-bad",
+        &[
+            Refusal {
+                name: "an agent that is not there",
+                set: |b| with(b, |_| {}),
+                says: &["/no/such/agent.sock", "no such file or directory"],
+            },
+            Refusal {
+                name: "no path to one",
+                set: |b| with(b, |p| drop(p.as_object_mut().unwrap().remove("listenerPath"))),
+                says: &["seccomp listenerPath is not set"],
+            },
+            Refusal {
+                name: "write",
+                set: |b| with(b, |p| p["syscalls"][0]["names"] = json!(["mkdir", "write"])),
+                says: &["SCMP_ACT_NOTIFY cannot be used for the write syscall"],
+            },
+            Refusal {
+                name: "everything",
+                set: |b| with(b, |p| p["defaultAction"] = json!("SCMP_ACT_NOTIFY")),
+                says: &["SCMP_ACT_NOTIFY cannot be used as default action"],
+            },
+        ],
+    );
+}

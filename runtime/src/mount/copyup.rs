@@ -1,0 +1,239 @@
+//! `tmpcopyup`: a tmpfs that begins with what the image has at its place.
+//!
+//! It is filled here, detached, by the runtime: the container sees it whole or not at all, and nothing of the image is
+//! followed, only copied. What lies there is found in the root file system, or in a mount of the same config.json that
+//! comes before it.
+
+use std::{
+    ffi::OsStr,
+    fs::File,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{
+        self, AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, fgetxattr,
+        flistxattr, fsetxattr,
+    },
+    io::Errno,
+};
+
+use berth_init::plan::{FsOption, Source};
+
+use super::{Builder, Options, Scene, attr, attributes as fs_attributes, fs_options};
+use crate::{Context, Error, Result};
+
+/// Directories deeper than this are refused, since each level holds descriptors.
+const DEPTH: u32 = 200;
+
+impl<'a> Builder<'a, '_> {
+    /// A tmpfs with what is at its place: in the mount before it that is there, else in the root file system.
+    pub(super) fn copied_up(
+        &self,
+        mut options: Options,
+        target: &Path,
+        source: &str,
+        scene: &Scene<'_, 'a>,
+    ) -> Result<OwnedFd> {
+        let arena = self.arena;
+        let readonly = options.set & attr::RDONLY;
+        options.set &= !readonly;
+        options.superblock.retain(|word| *word != "ro");
+        let mut fs = fs_options(arena, &options, source, scene.label)?;
+        let ids = &scene.users.ids;
+        if ids.mapped() {
+            // In front: what config.json says comes after.
+            let (uid, gid) = (ids.host_uid(0, "linux.uidMappings")?, ids.host_gid(0, "linux.gidMappings")?);
+            fs.insert(0, FsOption::Pair(c"uid", arena.text(uid.to_string(), "mounts")?));
+            fs.insert(0, FsOption::Pair(c"gid", arena.text(gid.to_string(), "mounts")?));
+        }
+        let tree =
+            berth_init::rootfs::create(c"tmpfs", &fs, fs_attributes(&options)?, None).context("create filesystem")?;
+        let (root, inside) = self.below(target, scene)?;
+        let inside = arena.path(&inside, "mounts.destination")?;
+        match berth_init::path::open(root, inside, OFlags::PATH | OFlags::DIRECTORY) {
+            Ok(from) => {
+                let itself = !options.data.iter().any(|word| word.starts_with("mode="));
+                copy(from.as_fd(), tree.as_fd(), itself)?;
+            }
+            Err(Errno::NOENT) => {}
+            Err(e) => return Err(Error::from(e).context("tmpcopyup: open the directory")),
+        }
+        if readonly != 0 {
+            berth_init::sys::mount_setattr(tree.as_fd(), false, readonly, 0, 0).context("mount_setattr")?;
+        }
+        Ok(tree)
+    }
+
+    /// The mount of this config.json that `target` lies in, or the root, and the path inside it.
+    fn below<'f>(&self, target: &Path, scene: &Scene<'f, 'a>) -> Result<(BorrowedFd<'f>, PathBuf)>
+    where
+        'a: 'f,
+    {
+        for mount in self.list.iter().rev() {
+            let point = Path::new(OsStr::from_bytes(mount.target.to_bytes()));
+            let Ok(inside) = target.strip_prefix(point) else { continue };
+            return match mount.source {
+                Source::Tree { fd, directory: true } => Ok((fd, Path::new("/").join(inside))),
+                Source::Attributes { .. } | Source::Remount { .. } => continue,
+                _ => Err(Error::unsupported(format!(
+                    "tmpcopyup: {} is in a file system that only the container will have",
+                    target.display()
+                ))),
+            };
+        }
+        Ok((scene.root, target.to_owned()))
+    }
+}
+
+/// Copies what is in the directory `from` into the empty directory `to`; with `itself`, its mode and owner, too.
+///
+/// # Errors
+/// Names the entry that cannot be copied.
+fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, itself: bool) -> Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let from = fs::openat(from, c".", flags, Mode::empty()).context("tmpcopyup: open the directory")?;
+    let to = fs::openat(to, c".", flags, Mode::empty()).context("tmpcopyup: open the tmpfs")?;
+    entries(&from, &to, 0)?;
+    if itself {
+        let stat = fs::fstat(&from).context("tmpcopyup: stat the directory")?;
+        attributes(&from, &to, &stat).context("tmpcopyup: attributes of the directory")?;
+    }
+    Ok(())
+}
+
+fn entries(from: &OwnedFd, to: &OwnedFd, depth: u32) -> Result<()> {
+    if depth > DEPTH {
+        return Err(Error::invalid(format!("tmpcopyup: directories are nested deeper than {DEPTH}")));
+    }
+    for entry in Dir::read_from(from).context("tmpcopyup: read the directory")? {
+        let entry = entry.context("tmpcopyup: read the directory")?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        one(from, to, name, depth).with_context(|| format!("tmpcopyup: failed to copy {}", name.to_string_lossy()))?;
+    }
+    Ok(())
+}
+
+fn one(from: &OwnedFd, to: &OwnedFd, name: &std::ffi::CStr, depth: u32) -> Result<()> {
+    let stat = fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    match kind {
+        FileType::Directory => {
+            let source = fs::openat(from, name, read | OFlags::DIRECTORY, Mode::empty())?;
+            fs::mkdirat(to, name, Mode::RWXU)?;
+            let copy = fs::openat(to, name, read | OFlags::DIRECTORY, Mode::empty())?;
+            entries(&source, &copy, depth + 1)?;
+            attributes(&source, &copy, &stat)?;
+        }
+        FileType::RegularFile => {
+            let source = fs::openat(from, name, read, Mode::empty())?;
+            let make = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let copy = fs::openat(to, name, make, Mode::RUSR | Mode::WUSR)?;
+            let (mut source, mut copy) = (File::from(source), File::from(copy));
+            std::io::copy(&mut source, &mut copy)?;
+            attributes(&source, &copy, &stat)?;
+        }
+        FileType::Symlink => {
+            let target = fs::readlinkat(from, name, Vec::new())?;
+            fs::symlinkat(target, to, name)?;
+            let (uid, gid) = owner(&stat);
+            fs::chownat(to, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+            fs::utimensat(to, name, &times(&stat), AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        FileType::CharacterDevice | FileType::BlockDevice | FileType::Fifo => {
+            fs::mknodat(to, name, kind, Mode::from_raw_mode(stat.st_mode), stat.st_rdev)?;
+            let (uid, gid) = owner(&stat);
+            fs::chownat(to, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+            fs::chmodat(to, name, Mode::from_raw_mode(stat.st_mode), AtFlags::empty())?;
+        }
+        // Nobody listens at a socket of an image.
+        FileType::Socket | FileType::Unknown => {}
+    }
+    Ok(())
+}
+
+/// Owner first: a change of it takes set-user-ID bits and file capabilities away.
+fn attributes(from: impl AsFd, to: impl AsFd, stat: &Stat) -> Result<()> {
+    let (uid, gid) = owner(stat);
+    fs::fchown(&to, uid, gid)?;
+    fs::fchmod(&to, Mode::from_raw_mode(stat.st_mode))?;
+    let mut names = vec![0u8; 64 << 10];
+    let len = match flistxattr(&from, &mut names[..]) {
+        Err(Errno::NOTSUP) => 0,
+        other => other?,
+    };
+    for name in names.get(..len).unwrap_or_default().split_inclusive(|&b| b == 0) {
+        let Ok(name) = std::ffi::CStr::from_bytes_with_nul(name) else { continue };
+        let mut value = vec![0u8; 64 << 10];
+        let len = fgetxattr(&from, name, &mut value[..])?;
+        match fsetxattr(&to, name, value.get(..len).unwrap_or_default(), XattrFlags::empty()) {
+            // A tmpfs knows those of users since Linux 6.6.
+            Ok(()) | Err(Errno::NOTSUP) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    fs::futimens(&to, &times(stat))?;
+    Ok(())
+}
+
+fn owner(stat: &Stat) -> (Option<Uid>, Option<Gid>) {
+    (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))
+}
+
+fn times(stat: &Stat) -> Timestamps {
+    let time =
+        |seconds, nanoseconds: u64| Timespec { tv_sec: seconds, tv_nsec: nanoseconds.try_into().unwrap_or_default() };
+    Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        fs::Permissions,
+        os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+        path::PathBuf,
+    };
+
+    struct Scratch(PathBuf);
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn everything_is_copied_and_nothing_followed() {
+        let top = Scratch(std::env::temp_dir().join(format!("berth-copyup-{}", std::process::id())));
+        let (a, b) = (top.0.join("a"), top.0.join("b"));
+        std::fs::create_dir_all(a.join("sub/deep")).unwrap();
+        std::fs::create_dir(&b).unwrap();
+        std::fs::write(a.join("sub/file"), "text").unwrap();
+        std::fs::set_permissions(a.join("sub/file"), Permissions::from_mode(0o4751)).unwrap();
+        std::fs::set_permissions(a.join("sub"), Permissions::from_mode(0o1733)).unwrap();
+        symlink("/etc/passwd", a.join("link")).unwrap();
+        fs::mknodat(fs::CWD, a.join("fifo"), FileType::Fifo, Mode::from_raw_mode(0o640), 0).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(a.join("socket")).unwrap();
+        copy(File::open(&a).unwrap().as_fd(), File::open(&b).unwrap().as_fd(), true).unwrap();
+        assert_eq!(std::fs::read_to_string(b.join("sub/file")).unwrap(), "text");
+        assert_eq!(std::fs::metadata(b.join("sub/file")).unwrap().mode() & 0o7777, 0o4751);
+        assert_eq!(std::fs::metadata(b.join("sub")).unwrap().mode() & 0o7777, 0o1733);
+        assert_eq!(std::fs::read_link(b.join("link")).unwrap(), PathBuf::from("/etc/passwd"));
+        assert_eq!(std::fs::metadata(b.join("fifo")).unwrap().mode() & 0o7777, 0o640);
+        assert!(b.join("sub/deep").is_dir() && !b.join("socket").exists());
+        let mtime = |path: PathBuf| std::fs::metadata(path).unwrap().modified().unwrap();
+        assert_eq!(mtime(a.join("sub/file")), mtime(b.join("sub/file")));
+    }
+}
