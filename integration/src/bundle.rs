@@ -105,11 +105,6 @@ impl Bundle {
         self.path().join("rootfs")
     }
 
-    /// The configuration as it is by now.
-    pub fn config(&self) -> &Value {
-        &self.config
-    }
-
     /// Changes the configuration.
     pub fn edit(mut self, change: impl FnOnce(&mut Value)) -> Self {
         change(&mut self.config);

@@ -99,7 +99,7 @@ pub fn differences(ours: &Seen, theirs: &Seen, stricter: impl Fn(&str, &str, &st
 }
 
 fn bundle_has_nodes(bundle: &Bundle) -> bool {
-    bundle.config()["mounts"].as_array().is_some_and(|list| list.iter().any(|m| m["destination"] == NODES))
+    bundle.config["mounts"].as_array().is_some_and(|list| list.iter().any(|m| m["destination"] == NODES))
 }
 
 /// Made and opened by an exec, to which the container's device rules apply as well.

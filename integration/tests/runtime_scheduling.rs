@@ -259,6 +259,30 @@ fn cpus_of_an_exec() {
     runtime.assert_clean("cpus");
 }
 
+/// Whoever starts a container may be bound to some CPUs; the container has those of its cgroup.
+#[test]
+fn a_bound_runtime_binds_nobody() {
+    let runtime = Runtime::new("cpus-bound");
+    let all = runtime.run("c1", &Bundle::probe(&["report", "process"])).ok().json();
+    let all = &all["process"]["affinity"];
+    let bound = || {
+        let mut one = rustix::thread::CpuSet::new();
+        one.set(0);
+        rustix::thread::sched_setaffinity(None, &one).unwrap();
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        assert!(status.contains("Cpus_allowed_list:\t0\n"), "{status}");
+        let init = runtime.run("c2", &Bundle::probe(&["report", "process"])).ok().json();
+        runtime.start("c3", &Bundle::probe(&["sleep", "100"]));
+        let exec = runtime.exec("c3", &["/probe", "report", "process"]).ok().json();
+        [init, exec]
+    };
+    // The affinity is a thread's, and what it starts inherits it.
+    let seen = std::thread::scope(|scope| scope.spawn(bound).join().unwrap());
+    for report in seen {
+        assert_eq!(&report["process"]["affinity"], all);
+    }
+}
+
 #[test]
 fn flags_of_the_personality_are_warned_of() {
     let runtime = Runtime::new("personality");

@@ -142,6 +142,31 @@ fn every_verb_in_every_state() {
     go(&runtime, "deleted", ABSENT);
 }
 
+/// As any process that does nothing about them; the first one of a pid namespace would not even be given them.
+#[test]
+fn signals_end_a_created_container() {
+    let runtime = Runtime::new("signal-created");
+    for signal in ["TERM", "HUP", "INT", "KILL"] {
+        runtime.create("c1", &Bundle::probe(&["sleep", "100"])).ok();
+        runtime.cmd(&["kill", "c1", signal]).ok();
+        runtime.until("c1", "stopped");
+        runtime.cmd(&["delete", "c1"]).ok();
+    }
+    // Others are not lost on it.
+    let bundle = Bundle::probe(&["report", "signals", "+", "sleep", "100"]);
+    let creating = runtime.on("create", "c1", &bundle).spawn();
+    let number = creating.number;
+    creating.wait().ok();
+    runtime.cmd(&["kill", "c1", "WINCH"]).ok();
+    runtime.until("c1", "created");
+    runtime.cmd(&["start", "c1"]).ok();
+    wait_until(|| runtime.said(number).contains('\n'), || "no report".into());
+    let report: Value = serde_json::from_str(runtime.said(number).trim()).unwrap();
+    assert_eq!(report["signals"]["blocked"], json!([]), "{report}");
+    runtime.cmd(&["delete", "--force", "c1"]).ok();
+    runtime.assert_clean("signals");
+}
+
 #[test]
 fn a_created_container_can_be_deleted() {
     let runtime = Runtime::new("delete-created");

@@ -101,6 +101,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
             unshare_cgroup: false,
             become_root: joined & namespace::flag::USER != 0,
         },
+        all_cpus: !wanted.names_cpus(),
         oom_score_adj: plan::oom_score_adj(&arena, state.process.oom_score_adj),
         keyring: plan::keyring(&arena, &state.id, !state.process.keyring)?,
         key_label: lsm::key_label(&arena, process, defaults.selinux)?,

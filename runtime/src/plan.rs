@@ -138,6 +138,7 @@ pub fn init<'a>(
         preserve: choices.preserve_fds,
         cgroups,
         namespaces: placement.child,
+        all_cpus: true,
         oom_score_adj: oom_score_adj(arena, adj.filter(|_| !new_users)),
         keyring: keyring(arena, &state.id, choices.no_new_keyring)?,
         key_label: lsm::key_label(arena, payload, None)?,

@@ -68,6 +68,12 @@ impl Inherited {
         all
     }
 
+    /// Whether an exec's CPUs are named at all.
+    pub fn names_cpus(&self) -> bool {
+        let named = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+        self.affinity.as_ref().is_some_and(|a| named(a.initial()) || named(a.cpu_affinity_final()))
+    }
+
     /// The CPUs on which an exec is made, before it is in the container's cgroup.
     ///
     /// # Errors

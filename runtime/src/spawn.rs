@@ -95,12 +95,33 @@ pub fn spawn(plan: &Plan<'_>, how: &Clone<'_>, (channel, theirs): (OwnedFd, Owne
             let cgroup = instead()?;
             clone(Some(cgroup.as_fd()))?
         }
+        // As many processes as it may have: only a fork is refused for that, and an exec must be able to see to it.
+        (Err(e), _) if e.errno() == Some(libc::EAGAIN) => match how.cgroup {
+            Some(cgroup) => moved_into(cgroup, clone(None)?)?,
+            None => return Err(e),
+        },
         (made, _) => made?,
     };
     drop(theirs);
     // Debug lines keep the words by which readers of runc's find their way.
     log::debug!("nsexec container setup: clone3 made {pid}");
     Ok(Pending { channel, pid, pidfd, console: None, kept: false })
+}
+
+/// Puts a child that waits to begin into a v2 cgroup.
+fn moved_into(cgroup: BorrowedFd<'_>, (pid, pidfd): (i32, OwnedFd)) -> Result<(i32, OwnedFd)> {
+    use rustix::fs::{Mode, OFlags, openat};
+    let enter = || -> rustix::io::Result<()> {
+        let procs = openat(cgroup, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        rustix::io::write(&procs, pid.to_string().as_bytes()).map(drop)
+    };
+    match enter().context("write cgroup.procs") {
+        Ok(()) => Ok((pid, pidfd)),
+        Err(e) => {
+            sys::kill_and_reap(pidfd.as_fd());
+            Err(e)
+        }
+    }
 }
 
 /// setns(2) with a pid namespace only decides where this thread's children are born; the thread goes back at once.

@@ -21,6 +21,7 @@ pub mod sys;
 pub mod wire;
 
 use rustix::{
+    event::{PollFd, PollFlags, poll},
     fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     io::Errno,
     net::{self, RecvFlags, SendFlags, SocketFlags},
@@ -59,6 +60,9 @@ pub fn run(plan: &Plan<'_>) -> ! {
     sys::exit(1)
 }
 
+/// More CPUs than any kernel is built for (`CONFIG_NR_CPUS`, x86-64); it takes those that there are.
+const MAX_CPUS: usize = 8192;
+
 /// The order of a birth, each step before those that would take away what it needs.
 fn be_born(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<core::convert::Infallible> {
     // First of all: whoever shares a pid namespace with the payload may not look into a process that still has the
@@ -73,6 +77,10 @@ fn be_born(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<core::convert::In
     }
     // Nor before the ids are mapped.
     wait_for(report.channel, wire::GO).at(Step::Channel)?;
+    if plan.all_cpus {
+        // As much as may be had: a host that allows none of it has bound the cgroup.
+        let _ = sys::set_affinity(&[u64::MAX; MAX_CPUS / 64]);
+    }
     // While the host's /proc is still in sight.
     identity::set_oom_score_adj(plan)?;
     let proc = label::host_proc(plan)?;
@@ -134,10 +142,11 @@ fn be_born(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<core::convert::In
     labels.verify()?;
     close_spent_fds(plan, report)?;
     sys::cloexec_from(plan.preserve.saturating_add(3)).at(Step::CloseFds)?;
-    sys::reset_signals().at(Step::Signals)?;
+    let held = plan.barrier.map(|_| sys::hold_signals()).transpose().at(Step::Signals)?;
     identity::verify(process, late)?;
 
-    report.wait_at_barrier(plan)?;
+    report.wait_at_barrier(plan, held.as_ref().map(AsFd::as_fd))?;
+    sys::reset_signals().at(Step::Signals)?;
 
     // A filter that notifies is loaded once, since it has one listener. Any other one init could not wait for a hook
     // under, so each hook loads it for itself.
@@ -243,6 +252,22 @@ fn wait_for(channel: BorrowedFd<'_>, word: u8) -> rustix::io::Result<()> {
     }
 }
 
+/// Waits until there is something to read; one of the `held` signals ends the process as it would end any other.
+fn end_or_wait(fd: BorrowedFd<'_>, held: Option<BorrowedFd<'_>>) -> rustix::io::Result<()> {
+    let Some(held) = held else { return Ok(()) };
+    let mut fds = [PollFd::from_borrowed_fd(held, PollFlags::IN), PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    while let Err(e) = poll(&mut fds, None) {
+        if e != Errno::INTR {
+            return Err(e);
+        }
+    }
+    let [signal, _] = fds;
+    if signal.revents().contains(PollFlags::IN) {
+        sys::exit(128 + sys::held_signal(held)?);
+    }
+    Ok(())
+}
+
 /// The way back to whoever waits for this child: its maker, then whoever starts it.
 pub struct Report<'a> {
     channel: BorrowedFd<'a>,
@@ -278,11 +303,12 @@ impl Report<'_> {
     }
 
     /// Between `create` and `start`.
-    fn wait_at_barrier(&mut self, plan: &Plan<'_>) -> Result<()> {
+    fn wait_at_barrier(&mut self, plan: &Plan<'_>, held: Option<BorrowedFd<'_>>) -> Result<()> {
         match plan.barrier {
             None => Ok(()),
             Some(Barrier::Channel) => {
                 self.send(Message::Ready, &[]);
+                end_or_wait(self.channel, held).at(Step::Barrier)?;
                 wait_for(self.channel, wire::START).at(Step::Barrier)
             }
             Some(Barrier::Listen(socket)) => {
@@ -291,6 +317,7 @@ impl Report<'_> {
                 // connects and leaves has started nothing.
                 sys::close_range(fd_number(self.channel), fd_number(self.channel)).at(Step::Barrier)?;
                 loop {
+                    end_or_wait(socket, held).at(Step::Barrier)?;
                     let peer = match net::accept_with(socket, SocketFlags::CLOEXEC) {
                         Ok(peer) => peer,
                         Err(Errno::INTR | Errno::CONNABORTED) => continue,

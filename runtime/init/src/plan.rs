@@ -23,6 +23,8 @@ pub struct Plan<'a> {
     pub cgroups: &'a [BorrowedFd<'a>],
     /// Namespaces to enter or make after the clone.
     pub namespaces: Namespaces<'a>,
+    /// Takes every CPU that its cgroup has, and not only those that the runtime was bound to.
+    pub all_cpus: bool,
     /// Host-side adjustments of the process itself.
     pub oom_score_adj: Option<&'a [u8]>,
     /// Session keyring to create or join, by name; `keyrings(7)`.

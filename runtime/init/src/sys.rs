@@ -196,6 +196,35 @@ pub fn add_key_permissions(serial: i32, permissions: u32) -> Result<()> {
     call!(libc::SYS_keyctl, libc::KEYCTL_SETPERM, serial, have | permissions).map(drop)
 }
 
+/// Signals that end a process which does nothing about them, as far as somebody sends them to end it: a bit for each.
+const ENDING: u64 =
+    bit(libc::SIGHUP) | bit(libc::SIGINT) | bit(libc::SIGQUIT) | bit(libc::SIGABRT) | bit(libc::SIGTERM);
+
+const fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
+
+/// Has the signals that end a process arrive by a signalfd(2): the first process of a pid namespace would not even be
+/// given them (pid_namespaces(7)), unless they are blocked.
+pub fn hold_signals() -> Result<OwnedFd> {
+    let mask = ENDING;
+    let null = core::ptr::null_mut::<u64>();
+    call!(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, &raw const mask, null, 8usize)?;
+    let fd = call!(libc::SYS_signalfd4, -1, &raw const mask, 8usize, libc::SFD_CLOEXEC)?;
+    let fd = i32::try_from(fd).map_err(|_| Errno::BADF)?;
+    // SAFETY: the kernel has just made it, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The signal that a fd of [`hold_signals`] has; waits for it.
+pub fn held_signal(fd: BorrowedFd<'_>) -> Result<i32> {
+    // struct signalfd_siginfo; the number comes first.
+    let mut info = [0u8; 128];
+    rustix::io::read(fd, &mut info)?;
+    let [a, b, c, d, ..] = info;
+    Ok(i32::from_ne_bytes([a, b, c, d]))
+}
+
 /// Makes the process start over with no signal blocked and SIGPIPE at its default: a runtime ignores SIGPIPE, and an
 /// ignored signal stays ignored over execve (signal(7)).
 pub fn reset_signals() -> Result<()> {
