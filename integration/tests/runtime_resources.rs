@@ -349,7 +349,6 @@ fn an_exec_goes_where_init_has_gone() {
     let script = "cd /sys/fs/cgroup && mkdir init && echo 0 > init/cgroup.procs && echo +pids > cgroup.subtree_control \
                   && exec sleep 1000";
     let bundle = Bundle::busybox(&["/bin/sh", "-c", script], &["sh", "sleep", "mkdir"])
-        .edit(|c| c["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "cgroup"})))
         .unmount("/sys/fs/cgroup")
         .mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "rw"]);
     let runtime = Runtime::new("below-init");
