@@ -20,7 +20,7 @@ const DEPTH: usize = 256 << 10;
 /// A page, in bytes. Where pages are larger madvise(2) refuses most ranges, and the stack stays as it is.
 const PAGE: usize = 4096;
 
-/// Gives memory back some time after work.
+/// Gives memory back some time after work, and with it what the runtime keeps for its next operation.
 #[derive(Debug, Default)]
 pub struct Rest {
     worked: Notify,
@@ -37,6 +37,7 @@ impl Rest {
         loop {
             self.worked.notified().await;
             tokio::time::sleep(AFTER).await;
+            berth_runtime::cgroup::rest();
             give_back_heap();
             give_back_stack();
         }

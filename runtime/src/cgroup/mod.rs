@@ -60,6 +60,12 @@ use self::{
 };
 use crate::error::{Context, Error, Kind, Result};
 
+/// Lets go of what is kept for the next operation, for a process that has nothing to do for a while: the connection to
+/// the system bus, of which a user may have only some hundreds (dbus-daemon(1), `max_connections_per_user`).
+pub fn rest() {
+    systemd::disconnect();
+}
+
 /// How limits are written and processes counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -248,13 +254,21 @@ impl Cgroup {
     }
 
     /// Removes the cgroup and those below it in every hierarchy, and the unit. Processes on their way out are waited for,
-    /// about a second in all. What is not there is fine; all errors are told.
+    /// about a second in all. What is not there is fine; all errors are told. A systemd that does not answer is only warned
+    /// of once the directories are gone: a unit without processes ends by itself.
     pub fn delete(&self) -> Result<()> {
         let stopped = match &self.driver {
             Driver::Cgroupfs => Ok(()),
             Driver::Systemd(unit) => systemd::stop(unit),
         };
-        all(stopped.err().into_iter().chain(self.remove_directories()).collect())
+        let errors = self.remove_directories();
+        match stopped {
+            Err(e) if errors.is_empty() => {
+                log::warn!("{e}");
+                Ok(())
+            }
+            stopped => all(stopped.err().into_iter().chain(errors).collect()),
+        }
     }
 
     /// Removes the directories, and returns what went wrong.

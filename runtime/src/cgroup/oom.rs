@@ -67,11 +67,14 @@ impl OomWatch {
     /// where [`OomWatch::drain`] has told of any. To be asked only when a process was killed: on v2 it is what the cgroup
     /// above counts and nobody has told of, on v1 whether memory was short at all.
     pub fn lost(&mut self) -> u64 {
-        let lost = match &self.above {
-            _ if !self.gone || self.told => 0,
+        if !self.gone {
+            return 0;
+        }
+        let untold = match &self.above {
             Some(above) => above.untold(),
             None => u64::from(self.alarmed),
         };
+        let lost = if self.told { 0 } else { untold };
         self.told |= lost > 0;
         lost
     }

@@ -1,8 +1,8 @@
 //! The OOM kills that the cgroup above a container's has counted and no watch below it has told of: on v2 a count takes in
 //! all that is below, and stays when the cgroup in which it happened goes.
 //!
-//! A shim has all containers of a pod, so what they have told can be taken off. Kills of others in the same cgroup (units
-//! in system.slice) cannot; who asks has seen a process of his killed.
+//! A shim has all containers of a pod, so what they have told can be taken off. In the slices that everybody's units are
+//! in nothing can be known: there a count is nobody's.
 
 use std::{
     os::fd::OwnedFd,
@@ -25,9 +25,15 @@ pub(super) struct Above {
 /// One for each cgroup, for as long as somebody watches below it.
 static WATCHED: Mutex<Vec<Weak<Above>>> = Mutex::new(Vec::new());
 
-/// That of the cgroup above `dir`. None where it has no count: then nothing is known.
+/// Slices of systemd.special(7) that hold units of many owners.
+const SHARED: [&str; 3] = ["system.slice", "user.slice", "machine.slice"];
+
+/// That of the cgroup above `dir`. None where it has no count, or is not the pod's alone: then nothing is known.
 pub(super) fn of(dir: &Path) -> Option<Arc<Above>> {
     let path = dir.parent()?;
+    if SHARED.iter().any(|slice| path.ends_with(slice)) {
+        return None;
+    }
     let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
     watched.retain(|above| above.strong_count() > 0);
     if let Some(found) = watched.iter().filter_map(Weak::upgrade).find(|above| above.path == path) {
@@ -83,6 +89,10 @@ mod tests {
         write(9);
         assert_eq!(of(&dir.join("c.scope")).unwrap().untold(), 0);
         assert!(of(&dir.join("missing/c.scope")).is_none());
+        let system = dir.join("system.slice");
+        fs::create_dir_all(&system).unwrap();
+        fs::write(system.join("memory.events"), "oom_kill 1\n").unwrap();
+        assert!(of(&system.join("d.scope")).is_none());
         fs::remove_dir_all(&dir).unwrap();
     }
 }

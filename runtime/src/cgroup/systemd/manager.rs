@@ -29,8 +29,12 @@ const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 /// Forgotten between two questions.
 const NO_SUCH_OBJECT: &str = "org.freedesktop.DBus.Error.UnknownObject";
-/// `…InvalidArgs`, and the names for properties that are unknown or cannot be set.
-const BAD_ARGUMENT: &str = "org.freedesktop.DBus.Error.";
+/// What systemd calls a property or a value that it does not take.
+const BAD_ARGUMENT: [&str; 3] = [
+    "org.freedesktop.DBus.Error.InvalidArgs",
+    "org.freedesktop.DBus.Error.PropertyReadOnly",
+    "org.freedesktop.DBus.Error.UnknownProperty",
+];
 
 /// The environment variable of the D-Bus specification, and what holds without it.
 const ADDRESS: &str = "DBUS_SYSTEM_BUS_ADDRESS";
@@ -44,13 +48,13 @@ const BOOTED: &str = "/run/systemd/system";
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long it may take to stop one. No more depends on it: the processes are dead and the directories go anyway, and a
-/// unit without processes ends by itself.
-pub(super) const STOP: Duration = Duration::from_secs(10);
+/// unit without processes ends by itself. Less than the 5 s in which containerd wants a crashed shim's leftovers gone.
+pub(super) const STOP: Duration = Duration::from_secs(4);
 
 /// How long a bus may take to take us in, which is before it has to ask systemd anything.
 const GREETING: Duration = Duration::from_secs(5);
 
-/// The connection at rest.
+/// The connection between two operations.
 static KEPT: Mutex<Option<Bus>> = Mutex::new(None);
 
 /// A property of a unit.
@@ -263,7 +267,7 @@ impl Manager {
         match failure {
             Failure::Refused { name, text } => {
                 let names: Vec<&str> = properties.iter().map(|(n, _)| n.as_str()).collect();
-                let kind = if name.starts_with(BAD_ARGUMENT) { Kind::InvalidArgument } else { Kind::Internal };
+                let kind = if BAD_ARGUMENT.contains(&name.as_str()) { Kind::InvalidArgument } else { Kind::Internal };
                 let which = if names.iter().any(|n| text.contains(n)) {
                     String::new()
                 } else {
@@ -285,6 +289,11 @@ impl Manager {
             Failure::Lost(e) => e.context(format!("systemd: {what}: connection lost")),
         }
     }
+}
+
+/// Closes the connection between two operations, if there is one.
+pub(super) fn disconnect() {
+    drop(KEPT.lock().unwrap_or_else(PoisonError::into_inner).take());
 }
 
 /// The text in the one variant of an answer.

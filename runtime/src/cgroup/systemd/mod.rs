@@ -117,6 +117,11 @@ pub(super) fn stop(unit: &Unit) -> Result<()> {
     Ok(())
 }
 
+/// Closes the connection that is kept, unless it is in use.
+pub(super) fn disconnect() {
+    manager::disconnect();
+}
+
 fn supported(manager: &mut Manager) -> Result<u32> {
     match manager.version()? {
         old if old < properties::OLDEST => Err(Error::unsupported(format!(
