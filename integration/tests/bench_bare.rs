@@ -47,8 +47,16 @@ fn seen(pid: i32, bundle: &Bundle, cgroup: &str) -> BTreeMap<String, String> {
     for line in read("status").lines().filter(|line| words.iter().any(|word| line.starts_with(word))) {
         let (name, value) = line.split_once(':').unwrap();
         // Who waits for what differs: the keeper waits in pause(2).
-        if name != "SigQ" {
-            seen.insert(format!("status {name}"), value.trim().to_owned());
+        match name {
+            "SigQ" => {}
+            // posix_spawn(3) and fork(2) differ in what becomes of the C library's own two signals, 32 and 33.
+            "SigIgn" => {
+                let ignored = u64::from_str_radix(value.trim(), 16).unwrap() & !(0b11 << 31);
+                seen.insert(format!("status {name}"), format!("{ignored:x}"));
+            }
+            _ => {
+                seen.insert(format!("status {name}"), value.trim().to_owned());
+            }
         }
     }
     seen.insert("cgroup".into(), same(&read("cgroup")));

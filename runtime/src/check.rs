@@ -5,7 +5,7 @@
 
 use std::{collections::HashSet, path::Path};
 
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, Process, Spec};
 
 use crate::{Error, Result, hooks, notify, scheduling, timens, user::Ids};
 
@@ -114,7 +114,11 @@ fn namespaces(spec: &Spec, linux: &Linux) -> Result<()> {
         "linux.uidMappings",
         "user namespace mappings specified, but user namespace not enabled in the config",
     )?;
-    if !has(LinuxNamespaceType::Mount) {
+    // Nothing is mounted in a namespace that is the host's or somebody else's.
+    let own_mounts = |n: &LinuxNamespace| {
+        n.typ() == LinuxNamespaceType::Mount && n.path().as_ref().is_none_or(|path| path.as_os_str().is_empty())
+    };
+    if !linux.namespaces().iter().flatten().any(own_mounts) {
         let in_the_host = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|l| !l.is_empty());
         for (field, present) in [
             ("mounts", spec.mounts().as_ref().is_some_and(|m| !m.is_empty())),

@@ -144,7 +144,9 @@ fn on_cpus<T>(cpus: &scheduling::Set, make: impl FnOnce() -> Result<T>) -> Resul
     berth_init::sys::set_affinity(cpus)
         .context("process.execCPUAffinity.initial: error setting initial CPU affinity")?;
     let made = make();
-    berth_init::sys::set_affinity(&own).context("restore the CPU affinity")?;
+    if berth_init::sys::set_affinity(&own).is_err() {
+        log::warn!("the CPU affinity of this thread could not be restored");
+    }
     made
 }
 

@@ -57,7 +57,7 @@ pub fn offsets(wanted: Option<&HashMap<String, LinuxTimeOffset>>) -> String {
 pub fn in_new<T: Send>(plan: &Plan<'_>, offsets: &str, clone: impl FnOnce(&Plan<'_>) -> Result<T> + Send) -> Result<T> {
     let plan = sys::Lent(plan);
     std::thread::scope(|scope| {
-        let thread = scope.spawn(move || {
+        let work = move || {
             berth_init::sys::unshare(flag::TIME).map_err(unsupported)?;
             if !offsets.is_empty() {
                 // Another thread than the first is found by its number, though it is not listed.
@@ -65,7 +65,8 @@ pub fn in_new<T: Send>(plan: &Plan<'_>, offsets: &str, clone: impl FnOnce(&Plan<
                 fs::write(&file, offsets).with_context(|| format!("{FIELD}: write timens_offsets"))?;
             }
             clone(plan.get())
-        });
+        };
+        let thread = std::thread::Builder::new().spawn_scoped(scope, work).context("start a thread")?;
         thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the thread of a time namespace failed")))
     })
 }

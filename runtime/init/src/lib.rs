@@ -140,6 +140,8 @@ fn be_born(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<core::convert::In
         sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).at(Step::NoNewPrivs)?;
     }
     labels.verify()?;
+    // Its number goes with the others below; nobody must close it once more.
+    drop(proc);
     close_spent_fds(plan, report)?;
     sys::cloexec_from(plan.preserve.saturating_add(3)).at(Step::CloseFds)?;
     let held = plan.barrier.map(|_| sys::hold_signals()).transpose().at(Step::Signals)?;
@@ -296,7 +298,11 @@ impl Report<'_> {
         rustix::io::write(to, &Message::Listener(number).encode())?;
         let mut byte = [0u8; 1];
         match rustix::io::read(to, &mut byte) {
-            Ok(1) if byte == [wire::HEARD] => Ok(()),
+            // The last listener must be the agent's: with one of init's own its end would be seen by nobody.
+            Ok(1) if byte == [wire::HEARD] => {
+                let number = number.unsigned_abs();
+                sys::close_range(number, number)
+            }
             Ok(_) => Err(Errno::CONNRESET),
             Err(e) => Err(e),
         }

@@ -149,7 +149,8 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
             return sys::mount_setattr(target.as_fd(), false, *set, 0, 0).at_index(Step::MountAttach, n);
         }
         Source::Remount { flags, data } => {
-            return remount(target.as_fd(), *flags, data).at_index(Step::MountAttach, n);
+            remount(target.as_fd(), *flags, data).at_index(Step::MountAttach, n)?;
+            return propagate(target.as_fd(), mount, n);
         }
         Source::Link { .. } => {}
     }

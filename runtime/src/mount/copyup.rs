@@ -134,7 +134,7 @@ fn one(from: &OwnedFd, to: &OwnedFd, name: &std::ffi::CStr, depth: u32) -> Resul
             attributes(&source, &copy, &stat)?;
         }
         FileType::RegularFile => {
-            let source = fs::openat(from, name, read, Mode::empty())?;
+            let source = open_regular(from, name)?;
             let make = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             let copy = fs::openat(to, name, make, Mode::RUSR | Mode::WUSR)?;
             let (mut source, mut copy) = (File::from(source), File::from(copy));
@@ -158,6 +158,17 @@ fn one(from: &OwnedFd, to: &OwnedFd, name: &std::ffi::CStr, depth: u32) -> Resul
         FileType::Socket | FileType::Unknown => {}
     }
     Ok(())
+}
+
+/// Opens a regular file and nothing else: a name of a volume may have become a device since it was looked at, which this
+/// process could open and no container should have read.
+fn open_regular(dir: &OwnedFd, name: &std::ffi::CStr) -> Result<OwnedFd> {
+    let path = fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    if FileType::from_raw_mode(fs::fstat(&path)?.st_mode) != FileType::RegularFile {
+        return Err(Errno::AGAIN.into());
+    }
+    let again = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&path));
+    Ok(fs::open(again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// Owner first: a change of it takes set-user-ID bits and file capabilities away.

@@ -235,6 +235,12 @@ impl<'a> Builder<'a, '_> {
         }
         let kind = fstype(mount);
         if options.remount {
+            if options.set_all | options.clear_all != 0 {
+                return Err(Error::unsupported("mount options of a whole tree (rro and the like) with remount"));
+            }
+            if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
+                return Err(Error::invalid("uidMappings: not with remount"));
+            }
             let data = arena.text(options.data.join(","), "mounts.options")?;
             self.push(c_target, Source::Remount { flags: options.classic(), data }, propagation, name);
             return Ok(());
