@@ -3,6 +3,8 @@
 
 use std::fs;
 
+use std::sync::{PoisonError, RwLock};
+
 use berth_integration::{
     bundle::Bundle,
     case::beyond_runc,
@@ -52,11 +54,15 @@ fn start<'a>(runtime: &'a Runtime, id: &str, bundle: &Bundle) -> Call<'a> {
     runtime.on("run", id, bundle).with(&["--detach"]).global(&["--systemd-cgroup"])
 }
 
+/// systemd that starts itself anew answers nobody meanwhile: one test has it do so, and not beside others.
+static SYSTEMD: RwLock<()> = RwLock::new(());
+
 #[test]
 fn a_scope_has_what_was_asked_on_both_sides() {
     if !systemd::here("a_scope_has_what_was_asked_on_both_sides") {
         return;
     }
+    let _turn = SYSTEMD.read().unwrap_or_else(PoisonError::into_inner);
     let (slice, runtime) = (Slice::new("limits"), Runtime::new("limits"));
     let scope = unit(&slice, "c1");
     start(&runtime, "c1", &limited(&slice, "c1")).wait().ok();
@@ -119,6 +125,7 @@ fn systemctl_shows_what_it_shows_of_runc() {
     if !systemd::here(name) || beyond_runc(name, "it is what berth is compared with") {
         return;
     }
+    let _turn = SYSTEMD.read().unwrap_or_else(PoisonError::into_inner);
     let (slice, runtime) = (Slice::new("alike"), Runtime::new("alike"));
     let scope = unit(&slice, "c1");
     let shown = || -> Vec<String> {
@@ -134,9 +141,11 @@ fn systemctl_shows_what_it_shows_of_runc() {
         let root = runtime.work().join("runc");
         let mut command = std::process::Command::new(tools::tool("RUNC"));
         command.arg("--root").arg(root).arg("--systemd-cgroup").args(words).stdin(std::process::Stdio::null());
-        // It would hold this test's pipes open.
-        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
-        assert!(command.status().unwrap().success(), "runc {words:?}");
+        // The container would hold this test's pipes open.
+        let said = runtime.work().join("runc-said");
+        command.stdout(std::process::Stdio::null()).stderr(std::fs::File::create(&said).unwrap());
+        let status = command.status().unwrap();
+        assert!(status.success(), "runc {words:?}: {}", std::fs::read_to_string(&said).unwrap());
     };
     runc(&["run", "--detach", "--bundle", &bundle.path().to_string_lossy(), "c1"]);
     let theirs = shown();
@@ -169,6 +178,7 @@ fn devices_stay_what_they_were_when_systemd_reads_its_files_again() {
     if !systemd::here("devices_stay_what_they_were_when_systemd_reads_its_files_again") {
         return;
     }
+    let _turn = SYSTEMD.write().unwrap_or_else(PoisonError::into_inner);
     let (slice, runtime) = (Slice::new("devices"), Runtime::new("devices"));
     start(&runtime, "c1", &bundle(&slice, "c1")).wait().ok();
     let open = || {
@@ -190,6 +200,7 @@ fn a_killed_container_leaves_no_unit_behind() {
     if !systemd::here("a_killed_container_leaves_no_unit_behind") {
         return;
     }
+    let _turn = SYSTEMD.read().unwrap_or_else(PoisonError::into_inner);
     let (slice, runtime) = (Slice::new("killed"), Runtime::new("killed"));
     let scope = unit(&slice, "c1");
     // The same name each time: what the last one left would be in the way.
@@ -207,6 +218,7 @@ fn what_a_crash_left_is_taken_over_or_refused_by_name() {
     if !systemd::here("what_a_crash_left_is_taken_over_or_refused_by_name") {
         return;
     }
+    let _turn = SYSTEMD.read().unwrap_or_else(PoisonError::into_inner);
     let (slice, runtime) = (Slice::new("crash"), Runtime::new("crash"));
     let scope = unit(&slice, "c1");
     // All that is known of the container but its unit is lost.
@@ -236,6 +248,7 @@ fn what_systemd_refuses_is_named_and_leaves_nothing() {
     if !systemd::here(name) || beyond_runc(name, "it starts the container without what was refused") {
         return;
     }
+    let _turn = SYSTEMD.read().unwrap_or_else(PoisonError::into_inner);
     let (slice, other, runtime) = (Slice::new("refused"), Slice::new("other"), Runtime::new("refused"));
     let scope = unit(&slice, "c1");
     for (name, value, says) in [

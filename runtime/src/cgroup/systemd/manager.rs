@@ -36,6 +36,15 @@ const BAD_ARGUMENT: [&str; 3] = [
     "org.freedesktop.DBus.Error.UnknownProperty",
 ];
 
+/// What the bus says of a systemd that is not on it at this moment.
+const BACK_SOON: [&str; 3] = [
+    "org.freedesktop.DBus.Error.NoReply",
+    "org.freedesktop.DBus.Error.NameHasNoOwner",
+    "org.freedesktop.DBus.Error.ServiceUnknown",
+];
+/// How long it is given before it is asked again.
+const AWAY: Duration = Duration::from_millis(100);
+
 /// The environment variable of the D-Bus specification, and what holds without it.
 const ADDRESS: &str = "DBUS_SYSTEM_BUS_ADDRESS";
 const SYSTEM_BUS: &str = "/run/dbus/system_bus_socket";
@@ -65,6 +74,8 @@ pub(in crate::cgroup) struct Manager {
     bus: Bus,
     until: Instant,
     patience: Duration,
+    /// The connection was lost and made anew.
+    reopened: bool,
 }
 
 /// What came of asking for a unit's end.
@@ -84,16 +95,16 @@ impl Manager {
         if let Some(mut bus) = kept
             && bus.is_alive()
         {
-            return Ok(Self { bus, until, patience });
+            return Ok(Self { bus, until, patience, reopened: false });
         }
         let bus = open(std::env::var_os(ADDRESS), until)?;
-        Ok(Self { bus, until, patience })
+        Ok(Self { bus, until, patience, reopened: false })
     }
 
     /// Over a connection of one's own.
     #[cfg(test)]
     pub(super) fn over(bus: Bus, patience: Duration) -> Self {
-        Self { bus, until: Instant::now() + patience, patience }
+        Self { bus, until: Instant::now() + patience, patience, reopened: false }
     }
 
     /// Nothing more to ask. A connection over which something went wrong is not given back.
@@ -103,11 +114,26 @@ impl Manager {
         }
     }
 
-    /// systemd's version: 257.
+    /// systemd's version: 257. As the first question of an operation it is asked again where systemd is just starting itself
+    /// anew (`systemctl daemon-reexec`), or the connection that was kept has ended.
     pub(in crate::cgroup) fn version(&mut self) -> Result<u32> {
-        let body = vec![Value::text(MANAGER), Value::text("Version")];
-        let call = Message::call(NAME, PATH, PROPERTIES, "Get", body);
-        let answer = self.bus.call(call, self.until).map_err(|e| self.word("get its version", e))?;
+        let asked = Instant::now();
+        let answer = loop {
+            let body = vec![Value::text(MANAGER), Value::text("Version")];
+            let call = Message::call(NAME, PATH, PROPERTIES, "Get", body);
+            match self.bus.call(call, self.until) {
+                Ok(answer) => break answer,
+                Err(failure) if asked.elapsed() < GREETING && Instant::now() + AWAY < self.until => match failure {
+                    Failure::Refused { ref name, .. } if BACK_SOON.contains(&name.as_str()) => {}
+                    Failure::Lost(_) if !std::mem::replace(&mut self.reopened, true) => {
+                        self.bus = open(std::env::var_os(ADDRESS), self.until)?;
+                    }
+                    other => return Err(self.word("get its version", other)),
+                },
+                Err(failure) => return Err(self.word("get its version", failure)),
+            }
+            std::thread::sleep(AWAY);
+        };
         let text = variant_text(&answer).unwrap_or_default();
         version(&text).ok_or_else(|| Error::new(Kind::Internal, format!("systemd: version {text:?} is not understood")))
     }
