@@ -10,29 +10,19 @@ use serde_json::Value;
 use crate::{
     bundle::Bundle,
     cgroup, mounts,
+    probe::report::KEYS,
     runtime::{Runtime, wait_until},
 };
 
-/// What the probe tells; `fds` and `dev` hold numbers of this one container, which [`flatten`] leaves out.
-const KEYS: [&str; 17] = [
-    "ids",
-    "umask",
-    "caps",
-    "nnp",
-    "seccomp",
-    "rlimits",
-    "cwd",
-    "env",
-    "uts",
-    "mountinfo",
-    "oom",
-    "dev",
-    "cgroup",
-    "process",
-    "signals",
-    "tty",
-    "fds",
-];
+/// What of the probe's report says nothing of the runtime: the words it was called with, and inodes and numbers of this
+/// one container, which are looked at from outside.
+const OF_ONE_CONTAINER: [&str; 3] = ["args", "namespaces", "keyring"];
+
+/// The probe's words.
+fn report_words() -> Vec<&'static str> {
+    let keys = KEYS.into_iter().filter(|key| !OF_ONE_CONTAINER.contains(key));
+    ["/probe", "report"].into_iter().chain(keys).chain(["fds"]).collect()
+}
 
 /// Where rows that want devices tried mount a tmpfs.
 pub const NODES: &str = "/nodes";
@@ -58,8 +48,7 @@ pub type Seen = BTreeMap<String, String>;
 
 /// Makes the container, looks, and takes it away. A runtime that refuses it has the one entry `refused`, its words.
 pub fn observe(runtime: &Runtime, bundle: Bundle) -> Seen {
-    let mut words = vec!["/probe", "report"];
-    words.extend(KEYS);
+    let mut words = report_words();
     words.extend(["+", "sleep", "1000"]);
     let bundle = bundle.args(&words);
     let call = runtime.on("create", "c1", &bundle).spawn();
@@ -74,9 +63,7 @@ pub fn observe(runtime: &Runtime, bundle: Bundle) -> Seen {
     runtime.cmd(&["start", "c1"]).ok();
     wait_until(|| runtime.said(number).contains('\n'), || format!("no report: {}", runtime.said_all()));
     report("init", &runtime.said(number), &mut seen);
-    let mut words = vec!["/probe", "report"];
-    words.extend(KEYS);
-    report("exec", &runtime.exec("c1", &words).ok().stdout, &mut seen);
+    report("exec", &runtime.exec("c1", &report_words()).ok().stdout, &mut seen);
     if bundle_has_nodes(&bundle) {
         devices(runtime, &mut seen);
     }

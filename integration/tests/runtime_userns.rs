@@ -397,6 +397,12 @@ fn maps(bundle: Bundle, uids: Value, gids: Value) -> Bundle {
     mapped(bundle).set("/linux/uidMappings", uids).set("/linux/gidMappings", gids)
 }
 
+/// Id 5 of the container is two of the host's.
+fn overlapping(bundle: Bundle) -> Bundle {
+    let two = json!([{"containerID": 0, "hostID": MAPPED, "size": 9}, {"containerID": 5, "hostID": 7, "size": 1}]);
+    maps(bundle, two, map(0, MAPPED, 9))
+}
+
 fn lines(count: u32, host: u32) -> Value {
     (0..count).map(|n| json!({"containerID": n, "hostID": host + n, "size": 1})).collect()
 }
@@ -414,15 +420,7 @@ const REFUSED: &[Refusal] = &[
     },
     Refusal { name: "root is not mapped", set: |b| maps(b, map(1, MAPPED, 9), map(0, MAPPED, 9)), says: &[] },
     Refusal { name: "a length of zero", set: |b| maps(b, map(0, MAPPED, 0), map(0, MAPPED, 9)), says: &[] },
-    Refusal {
-        name: "ids inside that overlap",
-        set: |b| {
-            let two =
-                json!([{"containerID": 0, "hostID": MAPPED, "size": 9}, {"containerID": 5, "hostID": 7, "size": 1}]);
-            maps(b, two, map(0, MAPPED, 9))
-        },
-        says: &[],
-    },
+    Refusal { name: "ids inside that overlap", set: overlapping, says: &[] },
     Refusal { name: "341 lines", set: |b| maps(b, lines(341, MAPPED), map(0, MAPPED, 9)), says: &[] },
     Refusal { name: "a user that is not mapped", set: |b| mapped(b).set("/process/user/uid", json!(70000)), says: &[] },
     Refusal {
@@ -478,15 +476,7 @@ const NAMED: &[Refusal] = &[
         set: |b| maps(b, map(0, MAPPED, 9), map(0, MAPPED, 0)),
         says: &["linux.gidMappings[0]: size"],
     },
-    Refusal {
-        name: "ids inside that overlap",
-        set: |b| {
-            let two =
-                json!([{"containerID": 0, "hostID": MAPPED, "size": 9}, {"containerID": 5, "hostID": 7, "size": 1}]);
-            maps(b, two, map(0, MAPPED, 9))
-        },
-        says: &["linux.uidMappings[1]: overlaps"],
-    },
+    Refusal { name: "ids inside that overlap", set: overlapping, says: &["linux.uidMappings[1]: overlaps"] },
     Refusal {
         name: "ids of the host that overlap",
         set: |b| {

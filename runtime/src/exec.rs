@@ -132,7 +132,8 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     pending.go()?;
     let mut outcome = pending.wait()?;
     if let (Outcome::Listener(number), Some(listener)) = (&outcome, &state.process.listener) {
-        notify::send(listener, &state.subject("running"), pending.pid(), pending.pidfd(), *number)?;
+        let about = (state.told(), "running", state.pid);
+        notify::send(listener, about, (pending.pid(), pending.pidfd(), *number))?;
         pending.heard()?;
         outcome = pending.wait()?;
     }

@@ -17,7 +17,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
 use serde::{Deserialize, Serialize};
 
-use crate::{Context, Error, Kind, Result, spec::OCI_VERSION, sys};
+use crate::{Context, Error, Kind, Result, hooks::Told, spec::OCI_VERSION, sys};
 
 /// Where the listener goes, and what is said of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,27 +56,16 @@ pub fn check(profile: &LinuxSeccomp) -> Result<()> {
     }
 }
 
-/// The container, as an agent is told of it.
-pub struct Subject<'s> {
-    /// Of config.json.
-    pub oci_version: &'s str,
-    /// The container's id.
-    pub id: &'s str,
-    /// `created` or `running`.
-    pub status: &'s str,
-    /// init's pid.
-    pub init: i32,
-    /// The bundle directory.
-    pub bundle: &'s Path,
-    /// Of config.json.
-    pub annotations: &'s HashMap<String, String>,
-}
-
-/// Takes the fd `number` of the process behind `pidfd` and sends it to the agent.
+/// Takes the fd `number` of the process `pid` behind `pidfd` and sends it to the agent, with what is `told` of the
+/// container: its `status` and the pid of its `init`.
 ///
 /// # Errors
 /// The fd cannot be had (pidfd_getfd(2)), or nobody takes it.
-pub fn send(listener: &Listener, subject: &Subject<'_>, pid: i32, pidfd: BorrowedFd<'_>, number: i32) -> Result<()> {
+pub fn send(
+    listener: &Listener,
+    (told, status, init): (Told<'_>, &str, i32),
+    (pid, pidfd, number): (i32, BorrowedFd<'_>, i32),
+) -> Result<()> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct State<'s> {
@@ -98,7 +87,7 @@ pub fn send(listener: &Listener, subject: &Subject<'_>, pid: i32, pidfd: Borrowe
         metadata: Option<&'s str>,
         state: State<'s>,
     }
-    let &Subject { oci_version, id, status, init, bundle, annotations } = subject;
+    let Told { oci_version, id, bundle, annotations } = told;
     let message = ContainerProcessState {
         oci_version: OCI_VERSION,
         fds: ["seccompFd"],

@@ -215,13 +215,10 @@ fn rootfs<'a>(
     };
     // First of all the mounts: mountinfo lists them in the order of their making, and `/` belongs at the top.
     let tree = mount::clone_tree(&path, true).with_context(|| format!("root.path: rootfs {}", path.display()))?;
-    if host_propagation == libc::MS_SHARED && !user_namespace {
-        // Shared with others of the container, and not with the host: there, whatever is mounted in the root would
-        // appear, and stay. Volumes have the host's peer group all the same.
-        berth_init::sys::mount_setattr(std::os::fd::AsFd::as_fd(&tree), true, 0, 0, libc::MS_PRIVATE)
-            .context("rootfs propagation")?;
-    }
-    mount::set_propagation(&tree, host_propagation, user_namespace).context("rootfs propagation")?;
+    // A shared root is shared with others of the container, and not with the host: there, whatever is mounted in it would
+    // appear, and stay. Volumes have the host's peer group all the same.
+    let before = if user_namespace { libc::MS_SLAVE } else { libc::MS_PRIVATE };
+    mount::set_propagation(&tree, host_propagation, Some(before)).context("rootfs propagation")?;
     let (dev, devices) =
         if needs_devices { device::build_dev(arena, mounts, devices, ids, label)? } else { (None, devices) };
     let (bound, devices) = if user_namespace {

@@ -59,7 +59,8 @@ fn heard(container: &Container, channel: BorrowedFd<'_>) -> Result<Option<(Error
     let mut said = spawn::receive(channel)?;
     if let ((Some(Message::Listener(number)), _), Some(listener)) = (&said, &container.state().process.listener) {
         let (init, state) = (container.pidfd()?, container.state());
-        notify::send(listener, &state.subject("created"), state.pid, init.as_fd(), *number)?;
+        let about = (state.told(), "created", state.pid);
+        notify::send(listener, about, (state.pid, init.as_fd(), *number))?;
         spawn::say(channel, wire::HEARD)?;
         said = spawn::receive(channel)?;
     }

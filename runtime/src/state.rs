@@ -21,7 +21,7 @@ use crate::{
     Context, Error, Kind, Result,
     cgroup::Cgroup,
     hooks::{Later, Told},
-    notify::{Listener, Subject},
+    notify::Listener,
     proc,
     process::Inherited,
     scheduling::Inherited as Scheduling,
@@ -104,13 +104,7 @@ pub struct State {
 }
 
 impl State {
-    /// What an agent for seccomp's notifications is told.
-    pub fn subject<'s>(&'s self, status: &'s str) -> Subject<'s> {
-        let Self { oci_version, id, bundle, annotations, pid, .. } = self;
-        Subject { oci_version, id, status, init: *pid, bundle, annotations }
-    }
-
-    /// What hooks are told.
+    /// What hooks and seccomp's agents are told.
     pub fn told(&self) -> Told<'_> {
         let Self { oci_version, id, bundle, annotations, .. } = self;
         Told { oci_version, id, bundle, annotations }

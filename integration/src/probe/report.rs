@@ -7,7 +7,8 @@ use super::sys;
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, fs, os::unix::ffi::OsStrExt, path::Path};
 
-const KEYS: [&str; 19] = [
+/// What is told unless keys are named, beside the descriptors.
+pub const KEYS: [&str; 19] = [
     "ids",
     "umask",
     "caps",

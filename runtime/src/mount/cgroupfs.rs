@@ -44,24 +44,22 @@ fn unified<'a>(
     // A cgroup that systemd makes is not there yet; then it is the whole hierarchy, which a new mount would show as well.
     let own = scene.cgroup.path_in("").filter(|_| scene.cgroup.comes_first());
     let whole = host.mounts().iter().find(|m| m.is_v2()).map(|m| m.point.as_path());
-    if readonly != 0
+    let source = if readonly != 0
         && let Some(path) = own.or(whole)
     {
         // A user namespace cannot mount what belongs to the host's cgroup namespace.
         let tree = clone_tree(path, false)?;
         let bind = Options { bind: Some(false), set: FLAGS | readonly, ..Options::default() };
         set_attributes(&tree, &bind, scene).context("mount_setattr")?;
-        let source = Source::Tree { fd: arena.fd(tree), directory: true };
-        let propagation = arena.list(options.propagation.clone());
-        builder.push(arena.text(target, "mounts.destination")?, source, propagation, name);
-        return Ok(());
-    }
-    let mut fs = vec![FsOption::Pair(c"source", c"cgroup")];
-    for word in &options.data {
-        fs.push(FsOption::Flag(arena.text(word, "mounts.options")?));
-    }
-    let attributes = super::attributes(options)? | u32::try_from(readonly).unwrap_or_default();
-    let source = Source::Fs { fstype: c"cgroup2", options: arena.list(fs), attributes, relabel: None };
+        Source::Tree { fd: arena.fd(tree), directory: true }
+    } else {
+        let mut fs = vec![FsOption::Pair(c"source", c"cgroup")];
+        for word in &options.data {
+            fs.push(FsOption::Flag(arena.text(word, "mounts.options")?));
+        }
+        let attributes = super::attributes(options)? | u32::try_from(readonly).unwrap_or_default();
+        Source::Fs { fstype: c"cgroup2", options: arena.list(fs), attributes, relabel: None }
+    };
     let propagation = arena.list(options.propagation.clone());
     builder.push(arena.text(target, "mounts.destination")?, source, propagation, name);
     Ok(())

@@ -8,7 +8,7 @@ use std::{
     ffi::OsStr,
     fs::File,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
@@ -167,7 +167,7 @@ fn open_regular(dir: &OwnedFd, name: &std::ffi::CStr) -> Result<OwnedFd> {
     if FileType::from_raw_mode(fs::fstat(&path)?.st_mode) != FileType::RegularFile {
         return Err(Errno::AGAIN.into());
     }
-    let again = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&path));
+    let again = format!("/proc/self/fd/{}", path.as_raw_fd());
     Ok(fs::open(again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 

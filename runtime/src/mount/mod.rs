@@ -366,7 +366,9 @@ fn set_attributes(tree: &OwnedFd, options: &Options, scene: &Scene<'_, '_>) -> r
         // One mount: all in one call.
         return mount_setattr(tree.as_fd(), false, set, clear, scene.host_propagation);
     }
-    set_propagation(tree, scene.host_propagation, scene.user_namespace)?;
+    // In a user namespace a slave of the host's at most, as the kernel makes it for what it copies there itself
+    // (mount_namespaces(7)).
+    set_propagation(tree, scene.host_propagation, scene.user_namespace.then_some(libc::MS_SLAVE))?;
     if set | clear != 0 {
         mount_setattr(tree.as_fd(), false, set, clear, 0)?;
     }
@@ -407,12 +409,14 @@ fn locked(tree: &OwnedFd, options: &Options) -> rustix::io::Result<u64> {
     Ok(locked)
 }
 
-/// The propagation of a clone of the host's. In a user namespace it is a slave of the host's at most, as the kernel makes
-/// it for what it copies there itself (mount_namespaces(7)).
-pub fn set_propagation(tree: &OwnedFd, propagation: u64, user_namespace: bool) -> rustix::io::Result<()> {
+/// The propagation of a clone of the host's. One that is to be shared is first given `before`, if anything, which says what
+/// it keeps of the host's peer group.
+pub fn set_propagation(tree: &OwnedFd, propagation: u64, before: Option<u64>) -> rustix::io::Result<()> {
     use berth_init::sys::mount_setattr;
-    if user_namespace && propagation == libc::MS_SHARED {
-        mount_setattr(tree.as_fd(), true, 0, 0, libc::MS_SLAVE)?;
+    if propagation == libc::MS_SHARED
+        && let Some(before) = before
+    {
+        mount_setattr(tree.as_fd(), true, 0, 0, before)?;
     }
     mount_setattr(tree.as_fd(), true, 0, 0, propagation)
 }
