@@ -110,7 +110,7 @@ impl Later {
     }
 }
 
-/// What a hook is told of the container, but for its status and pid (runtime.md, "State").
+/// What a hook, or an agent of seccomp's, is told of the container, but for its status and pid (runtime.md, "State").
 #[derive(Clone, Copy)]
 pub struct Told<'s> {
     /// Of config.json.
@@ -146,7 +146,7 @@ impl AtCreate {
     /// That of the first that fails.
     pub fn run(&self, told: Told<'_>, pid: i32) -> Result<()> {
         let text = text(told, "creating")?;
-        KINDS.iter().zip(&self.runtime).try_for_each(|(kind, list)| run(kind, list, &text, pid, told.bundle))
+        KINDS.iter().zip(&self.runtime).try_for_each(|(kind, list)| run(kind, list, &text, pid, told.bundle, Err))
     }
 }
 
@@ -202,20 +202,20 @@ pub fn poststart(hooks: &Later, told: Told<'_>, pid: i32) -> Result<()> {
     if hooks.poststart.is_empty() {
         return Ok(());
     }
-    run("poststart", &hooks.poststart, &text(told, "running")?, pid, told.bundle)
+    run("poststart", &hooks.poststart, &text(told, "running")?, pid, told.bundle, Err)
 }
 
 /// After the container is gone. Each runs whatever became of the one before; what fails is a warning (runtime.md,
 /// "Lifecycle", step 13).
 pub fn poststop(hooks: &Later, told: Told<'_>) {
-    let hooks = &hooks.poststop;
-    let done = |text: &[String; 2]| (0..hooks.len()).map(|n| one("poststop", hooks, n, text, 0, told.bundle)).collect();
-    let results: Vec<Result<()>> = match text(told, "stopped") {
-        Ok(text) => done(&text),
-        Err(e) => vec![Err(e)],
+    let warn = |e: Error| log::warn!("container {}: {e}", told.id);
+    let each = |e| {
+        warn(e);
+        Ok(())
     };
-    for e in results.into_iter().filter_map(Result::err) {
-        log::warn!("container {}: {e}", told.id);
+    let all = text(told, "stopped").and_then(|text| run("poststop", &hooks.poststop, &text, 0, told.bundle, each));
+    if let Err(e) = all {
+        warn(e);
     }
 }
 
@@ -245,12 +245,18 @@ fn text(told: Told<'_>, status: &str) -> Result<[String; 2]> {
     Ok([before, after])
 }
 
-fn run(kind: &str, hooks: &[Hook], text: &[String; 2], pid: i32, bundle: &Path) -> Result<()> {
-    (0..hooks.len()).try_for_each(|n| one(kind, hooks, n, text, pid, bundle))
-}
-
-/// Runs the `n`th of the runtime's own hooks; what it writes goes to the log.
-fn one(kind: &str, hooks: &[Hook], n: usize, text: &[String; 2], pid: i32, bundle: &Path) -> Result<()> {
+/// Runs the runtime's own hooks in order, and goes on after one that fails if `failed` says so.
+fn run(
+    kind: &str,
+    hooks: &[Hook],
+    text: &[String; 2],
+    pid: i32,
+    bundle: &Path,
+    failed: impl Fn(Error) -> Result<()>,
+) -> Result<()> {
+    if hooks.is_empty() {
+        return Ok(());
+    }
     let arena = Arena::default();
     let inherited: Vec<Vec<u8>> = std::env::vars_os()
         .map(|(name, value)| [name.as_encoded_bytes(), b"=", value.as_encoded_bytes()].concat())
@@ -259,7 +265,12 @@ fn one(kind: &str, hooks: &[Hook], n: usize, text: &[String; 2], pid: i32, bundl
         directory: Some(arena.path(bundle, "bundle")?),
         ..point(&arena, hooks, text, environment(&arena, &inherited)?)?
     };
-    match hook::run(&point, n, &Ward { pid, watch: None, confined: None }) {
+    (0..hooks.len()).try_for_each(|n| one(kind, hooks, &point, n, pid).or_else(&failed))
+}
+
+/// Runs the `n`th of them; what it writes goes to the log.
+fn one(kind: &str, hooks: &[Hook], point: &Point<'_>, n: usize, pid: i32) -> Result<()> {
+    match hook::run(point, n, &Ward { pid, watch: None, confined: None }) {
         Ok(output) => {
             for (stream, file) in ["stdout", "stderr"].iter().zip(output) {
                 let said = read(file);
