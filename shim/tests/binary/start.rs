@@ -34,7 +34,8 @@ fn the_server_is_set_up_as_containerd_expects() {
     }
     assert_eq!(std::fs::read_link(proc.join("fd/2")).unwrap(), world.dir.join("c1/log"), "a panic is told there");
     for fd in std::fs::read_dir(proc.join("fd")).unwrap().flatten() {
-        let target = std::fs::read_link(fd.path()).unwrap();
+        // one that it closed since, after a connection, has no name any more
+        let target = std::fs::read_link(fd.path()).unwrap_or_default();
         assert!(!target.to_str().unwrap().starts_with("pipe:"), "{target:?} is a pipe of somebody else");
     }
     // the listener must not reach the processes of containers
