@@ -21,7 +21,7 @@ use crate::{
     hooks::{self, AtCreate},
     kernel,
     plan::{self, Choices, Planned},
-    proc, rlimit,
+    proc, rlimit, sd_notify,
     spawn::{self, Outcome, Pending},
     state::{self, Container, Draft, State},
     userns,
@@ -49,6 +49,8 @@ pub struct Options<'a> {
     pub preserve_fds: u32,
     /// Have systemd own the cgroup.
     pub systemd_cgroup: bool,
+    /// Give the container a place for a notification socket ([`sd_notify`]).
+    pub sd_notify: bool,
     /// Changes config.json as the front door's protocol asks, before it is used.
     pub adjust: Option<&'a dyn Fn(&mut Spec)>,
 }
@@ -90,6 +92,9 @@ fn make(options: Options<'_>) -> Result<Created> {
     if let Some(adjust) = options.adjust {
         adjust(&mut bundle.spec);
     }
+    if options.sd_notify {
+        sd_notify::announce(&mut bundle.spec, &options.root.join(options.id))?;
+    }
     let process =
         bundle.spec.process().as_ref().ok_or_else(|| Error::invalid("config.json: process: must be specified"))?;
     let mut warnings = std::mem::take(&mut bundle.warnings);
@@ -102,6 +107,9 @@ fn make(options: Options<'_>) -> Result<Created> {
     // Dropped after all that follows: poststop hooks run when nothing is left.
     let mut last_rites = LastRites::default();
     let draft = Draft::new(options.root, options.id)?;
+    if options.sd_notify {
+        sd_notify::make_dir(draft.dir())?;
+    }
     let mut record = state::record(options.id, &bundle.spec, &bundle.dir, &plan::rootfs_path(&bundle), &cgroup)?;
     record.process.keyring = !options.no_new_keyring;
     // Before there is anything to clean up: a crash from here on finds on record where to look.
@@ -254,7 +262,7 @@ fn listen(dir: &Path) -> Result<OwnedFd> {
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         // The mode that bind(2) gives the file, as far as the umask allows (unix(7)): without this it is 0777.
         rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
-        let (_dir, path) = state::short_path(dir)?;
+        let (_dir, path) = state::short_path(dir, state::START)?;
         rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
         rustix::net::listen(&socket, 1)?;
         Ok(socket)

@@ -126,7 +126,7 @@ fn connect(container: &Container) -> Result<OwnedFd> {
     }
     let connect = || -> rustix::io::Result<OwnedFd> {
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        let (_dir, path) = state::short_path(container.dir())?;
+        let (_dir, path) = state::short_path(container.dir(), state::START)?;
         rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
         Ok(socket)
     };

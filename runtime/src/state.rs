@@ -435,12 +435,12 @@ fn write_whole(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     write().with_context(|| format!("write {}", path.display()))
 }
 
-/// An address for [`START`] in a state directory of any length, and the directory that must stay open while it is
+/// An address for the socket `name` in a state directory of any length, and the directory that must stay open while it is
 /// used: a socket's address holds 107 bytes (unix(7)).
-pub fn short_path(dir: &Path) -> rustix::io::Result<(OwnedFd, String)> {
+pub fn short_path(dir: &Path, name: &str) -> rustix::io::Result<(OwnedFd, String)> {
     use rustix::fs::{Mode, OFlags};
     let fd = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let path = format!("/proc/self/fd/{}/{START}", fd.as_raw_fd());
+    let path = format!("/proc/self/fd/{}/{name}", fd.as_raw_fd());
     Ok((fd, path))
 }
 

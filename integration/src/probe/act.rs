@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use std::{
     fs,
     io::{Read, Write},
+    os::unix::net::UnixDatagram,
     time::Duration,
 };
 
@@ -51,6 +52,10 @@ pub fn act(verb: &str, args: &[String]) -> Option<i32> {
         "spew" => spew(args),
         "count" => count(),
         "hunt" => hunt(args),
+        "notify" => {
+            println!("{}", json!({"notify": notify(&args.join("\n"))}));
+            None
+        }
         "exec" => {
             println!("{}", json!({"exec": sys::exec(args)}));
             Some(126)
@@ -60,6 +65,13 @@ pub fn act(verb: &str, args: &[String]) -> Option<i32> {
             Some(99)
         }
     }
+}
+
+/// `notify LINE...`: one datagram to `$NOTIFY_SOCKET`; 0 or errno.
+fn notify(said: &str) -> i32 {
+    let path = std::env::var_os("NOTIFY_SOCKET").unwrap_or_default();
+    let sent = UnixDatagram::unbound().and_then(|socket| socket.send_to(said.as_bytes(), path));
+    sent.map_or_else(|e| e.raw_os_error().unwrap_or(-1), |_| 0)
 }
 
 fn number<T: std::str::FromStr>(args: &[String], n: usize) -> Option<T> {

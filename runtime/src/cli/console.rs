@@ -80,7 +80,7 @@ pub fn connect(path: &str) -> Result<UnixStream> {
 ///
 /// # Errors
 /// Those of sendmsg(2).
-pub fn send_fd(socket: &UnixStream, name: &str, fd: BorrowedFd<'_>) -> Result<()> {
+pub fn send_fd(socket: impl AsFd, name: &str, fd: BorrowedFd<'_>) -> Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let fds = [fd];

@@ -6,6 +6,7 @@ use super::{
     Globals, Outcome,
     args::{Command, Count, Parsed},
     failed, launch,
+    sd_notify::Manager,
 };
 
 /// See the module.
@@ -33,6 +34,6 @@ filesystem. The process that its config.json names begins with the command start
 };
 
 fn run(globals: &Globals, parsed: &Parsed) -> Outcome {
-    let created = launch::create(globals, parsed, true, Barrier::Listening);
-    created.map(|_| 0).map_err(|e| failed(globals, "create", e))
+    let create = || launch::create(globals, parsed, true, Manager::of_environment()?.is_some(), Barrier::Listening);
+    create().map(|_| 0).map_err(|e| failed(globals, "create", e))
 }

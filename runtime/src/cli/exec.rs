@@ -99,7 +99,7 @@ fn try_run(globals: &Globals, parsed: &Parsed) -> Result<i32> {
     };
     let streams = hand_out(&mut execed).inspect_err(|_| drop(sys::send_signal(execed.pidfd.as_fd(), libc::SIGKILL)))?;
     let Some(signals) = signals else { return Ok(0) };
-    let status = signals.forward(execed.pid, execed.pidfd.as_fd(), &streams);
+    let status = signals.forward((execed.pid, execed.pidfd.as_fd()), &streams, None);
     streams.drain();
     status
 }

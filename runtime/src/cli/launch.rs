@@ -45,11 +45,18 @@ pub const PRESERVE_FDS: Flag = Flag::value(
     "pass this many more file descriptors on (beyond stdio and $LISTEN_FDS)",
 );
 
-/// Creates the container `id` of the bundle named by the flags, and hands out its terminal and pidfd.
+/// Creates the container `id` of the bundle named by the flags, and hands out its terminal and pidfd; with `sd_notify` it
+/// gets a place for a notification socket.
 ///
 /// # Errors
 /// Those of the flags and of [`create::create`]; no container is left.
-pub fn create(globals: &Globals, parsed: &Parsed, detached: bool, barrier: Barrier) -> Result<(Created, Streams)> {
+pub fn create(
+    globals: &Globals,
+    parsed: &Parsed,
+    detached: bool,
+    sd_notify: bool,
+    barrier: Barrier,
+) -> Result<(Created, Streams)> {
     let id = parsed.operand(0);
     let bundle = Path::new(parsed.text("bundle").unwrap_or("."));
     std::fs::metadata(bundle).with_context(|| format!("chdir {}", bundle.display()))?;
@@ -69,6 +76,7 @@ pub fn create(globals: &Globals, parsed: &Parsed, detached: bool, barrier: Barri
         no_new_keyring: parsed.on("no-new-keyring"),
         preserve_fds: extra.count,
         systemd_cgroup: globals.systemd_cgroup,
+        sd_notify,
         adjust: Some(&listen),
     })?;
     for warning in &created.warnings {

@@ -11,6 +11,7 @@ mod extra_fds;
 mod help;
 mod launch;
 mod log;
+mod sd_notify;
 mod signals;
 mod stdio;
 mod sys;

@@ -12,6 +12,7 @@ use super::{
     Globals, Outcome,
     args::{Command, Count, Flag, Parsed},
     failed, launch,
+    sd_notify::{Manager, Relay},
     signals::Signals,
     stdio::Streams,
 };
@@ -55,21 +56,37 @@ fn try_run(globals: &Globals, parsed: &Parsed) -> Result<i32> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("become a subreaper")?;
     }
     let signals = if detached { None } else { Some(Signals::take()?) };
-    let (mut created, streams) = launch::create(globals, parsed, detached, Barrier::Inherited)?;
-    if let Err(e) = start::start(&created.container, created.barrier.take()) {
-        launch::undo(created);
-        streams.drain();
-        return Err(e);
-    }
-    match signals {
-        None => Ok(0),
-        Some(signals) => attend(created, streams, &signals, parsed.on("keep")),
+    let manager = Manager::of_environment()?;
+    let (mut created, streams) = launch::create(globals, parsed, detached, manager.is_some(), Barrier::Inherited)?;
+    let relay = match start(&mut created, manager) {
+        Ok(relay) => relay,
+        Err(e) => {
+            launch::undo(created);
+            streams.drain();
+            return Err(e);
+        }
+    };
+    match (signals, relay) {
+        (Some(signals), relay) => attend(created, streams, &signals, relay, parsed.on("keep")),
+        (None, Some(relay)) => {
+            relay.until_ready(created.container.pid(), created.pidfd.as_fd())?;
+            Ok(0)
+        }
+        (None, None) => Ok(0),
     }
 }
 
+/// Starts the container, whose socket for the service manager is there before its process is.
+fn start(created: &mut Created, manager: Option<Manager>) -> Result<Option<Relay>> {
+    let relay = manager.map(|manager| Relay::bind(manager, created.container.dir())).transpose()?;
+    start::start(&created.container, created.barrier.take())?;
+    Ok(relay)
+}
+
 /// Waits for the end, and then for the last output.
-fn attend(created: Created, streams: Streams, signals: &Signals, keep: bool) -> Result<i32> {
-    let status = signals.forward(created.container.pid(), created.pidfd.as_fd(), &streams);
+fn attend(created: Created, streams: Streams, signals: &Signals, mut relay: Option<Relay>, keep: bool) -> Result<i32> {
+    let process = (created.container.pid(), created.pidfd.as_fd());
+    let status = signals.forward(process, &streams, relay.as_mut());
     // Before the last output: without a pid namespace of its own, the container may have left processes that hold
     // the pipes, and deleting it ends them.
     if (status.is_err() || !keep)
@@ -78,5 +95,6 @@ fn attend(created: Created, streams: Streams, signals: &Signals, keep: bool) -> 
         log::warn!("{e}");
     }
     streams.drain();
+    relay.map_or(Ok(()), Relay::finish)?;
     status
 }

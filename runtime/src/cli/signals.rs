@@ -3,7 +3,7 @@
 //! Everything is blocked and read from a signalfd, so that a signal that comes while the container is being made
 //! waits for it instead of ending us half way. The container starts with nothing blocked (berth-init sees to it).
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use berth_runtime::{Context, Error, Kind, Result};
 use nix::sys::{
@@ -16,7 +16,7 @@ use rustix::{
     process::{Pid, WaitOptions, WaitStatus, wait},
 };
 
-use super::{stdio::Streams, sys};
+use super::{sd_notify::Relay, stdio::Streams, sys};
 
 /// All signals of this process, queued.
 pub struct Signals {
@@ -37,19 +37,31 @@ impl Signals {
     }
 
     /// Forwards signals to the process of `pidfd`, resizes its terminal, reaps whatever else ends below us, and
-    /// returns the process' exit status: its code, or 128 and the signal that ended it.
+    /// returns the process' exit status: its code, or 128 and the signal that ended it. By `relay` the service manager hears
+    /// when the container is ready; the main process of the service is this one.
     ///
     /// # Errors
     /// Those of poll(2) and wait4(2), and a process that somebody else has reaped.
-    pub fn forward(&self, pid: i32, pidfd: BorrowedFd<'_>, streams: &Streams) -> Result<i32> {
+    pub fn forward(
+        &self,
+        (pid, pidfd): (i32, BorrowedFd<'_>),
+        streams: &Streams,
+        mut relay: Option<&mut Relay>,
+    ) -> Result<i32> {
+        let own = Pid::as_raw(Some(rustix::process::getpid()));
         loop {
-            let mut fds = [PollFd::new(&self.fd, PollFlags::IN), PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+            // Nobody to relay for: the process once more.
+            let notice = relay.as_ref().and_then(|relay| relay.fd()).unwrap_or(pidfd);
+            let mut fds = [self.fd.as_fd(), pidfd, notice].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
             match poll(&mut fds, None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => return Err(Error::from(e).context("poll")),
             }
-            let [_, process] = &fds;
+            let [_, process, _] = &fds;
             let gone = process.revents().contains(PollFlags::IN);
+            if let Some(relay) = &mut relay {
+                relay.pass_on(own);
+            }
             while let Some(info) = self.fd.read_signal().context("read signalfd")? {
                 let number = i32::try_from(info.ssi_signo).unwrap_or(0);
                 match number {

@@ -1,10 +1,16 @@
 //! `start`: lets a created container's process begin.
 
-use berth_runtime::{Error, Kind, start, state::Status};
+use std::os::fd::AsFd;
+
+use berth_runtime::{
+    Error, Kind, Result, start,
+    state::{Container, Status},
+};
 
 use super::{
     Globals, Outcome,
     args::{Command, Count, Parsed},
+    sd_notify::{Manager, Relay},
 };
 
 /// See the module.
@@ -25,7 +31,7 @@ fn run(globals: &Globals, parsed: &Parsed) -> Outcome {
     let container = super::container(globals, parsed)?;
     let refusal = match container.status()? {
         Status::Created => {
-            start::start(&container, None)?;
+            start(&container)?;
             return Ok(0);
         }
         Status::Stopped => "cannot start a container that has stopped".to_owned(),
@@ -33,4 +39,13 @@ fn run(globals: &Globals, parsed: &Parsed) -> Outcome {
         other => format!("cannot start a container in the {other} state"),
     };
     Err(Error::new(Kind::FailedPrecondition, refusal).into())
+}
+
+/// Starts it, and with a service manager that wants to know waits until it is ready or has ended.
+fn start(container: &Container) -> Result<()> {
+    let Some(manager) = Manager::of_environment()? else { return start::start(container, None) };
+    let relay = Relay::bind(manager, container.dir())?;
+    let pidfd = container.pidfd()?;
+    start::start(container, None)?;
+    relay.until_ready(container.pid(), pidfd.as_fd())
 }

@@ -190,6 +190,7 @@ impl Job {
             pid_file: Some(&self.bundle.join(PID_FILE)),
             no_pivot: self.options.no_pivot_root,
             no_new_keyring: self.options.no_new_keyring,
+            sd_notify: false,
             preserve_fds: 0,
             systemd_cgroup: self.options.systemd_cgroup.unwrap_or(false),
             adjust: Some(&adjust),

@@ -1,0 +1,91 @@
+//! The directory in which a container finds its service manager's notification socket, sd_notify(3).
+//!
+//! It lies in the container's state directory and is bound read-only at `/run/notify`, where runc has it; the socket in
+//! it is made by whoever starts the container and carries on what the container says.
+
+use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path};
+
+use oci_spec::runtime::{LinuxNamespaceType, MountBuilder, Spec};
+
+use crate::{Context, Error, Kind, Result};
+
+/// The directory's name in the state directory.
+pub const DIR: &str = "notify";
+/// The socket's name in the directory.
+pub const SOCKET: &str = "notify.sock";
+/// Where the container sees the directory.
+const INSIDE: &str = "/run/notify";
+
+/// Adds the mount of `<state>/notify` and the variable `NOTIFY_SOCKET` to a config.json.
+///
+/// # Errors
+/// A container that has the host's mounts, or another container's: nothing can be bound there.
+pub fn announce(spec: &mut Spec, state: &Path) -> Result<()> {
+    let namespaces = spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten());
+    if !namespaces.into_iter().any(|n| n.typ() == LinuxNamespaceType::Mount && n.path().is_none()) {
+        let text = "NOTIFY_SOCKET: cannot be handed on without a private mount namespace";
+        return Err(Error::invalid(text));
+    }
+    let mount = MountBuilder::default()
+        .destination(INSIDE)
+        .typ("bind")
+        .source(state.join(DIR))
+        .options(["bind", "nosuid", "noexec", "nodev", "ro"].map(str::to_owned))
+        .build()
+        .map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    mounts.push(mount);
+    spec.set_mounts(Some(mounts));
+    if let Some(process) = spec.process_mut() {
+        let mut env = process.env().clone().unwrap_or_default();
+        env.push(format!("NOTIFY_SOCKET={INSIDE}/{SOCKET}"));
+        process.set_env(Some(env));
+    }
+    Ok(())
+}
+
+/// Makes the directory. Everybody in the container may look into it, whoever root is there.
+///
+/// # Errors
+/// As mkdir(2).
+pub fn make_dir(state: &Path) -> Result<()> {
+    let dir = state.join(DIR);
+    let make = || -> std::io::Result<()> {
+        DirBuilder::new().mode(0o755).create(&dir)?;
+        // As far as the umask allowed, so far.
+        std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+    };
+    make().with_context(|| format!("mkdir {}", dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(namespaces: &str) -> Spec {
+        let json = format!(
+            r#"{{"ociVersion":"1.3.0","process":{{"cwd":"/","user":{{"uid":0,"gid":0}},"env":["A=1"]}},
+                "linux":{{"namespaces":{namespaces}}}}}"#
+        );
+        serde_json::from_str(&json).unwrap()
+    }
+
+    #[test]
+    fn the_mount_comes_last_and_the_variable_too() {
+        let mut spec = spec(r#"[{"type":"mount"}]"#);
+        announce(&mut spec, Path::new("/state/c1")).unwrap();
+        let mount = spec.mounts().as_ref().unwrap().last().unwrap().clone();
+        assert_eq!(mount.destination(), Path::new("/run/notify"));
+        assert_eq!(mount.source().as_deref(), Some(Path::new("/state/c1/notify")));
+        let env = spec.process().as_ref().unwrap().env().clone().unwrap();
+        assert_eq!(env, ["A=1", "NOTIFY_SOCKET=/run/notify/notify.sock"]);
+    }
+
+    #[test]
+    fn the_mounts_of_others_are_left_alone() {
+        for namespaces in ["[]", r#"[{"type":"mount","path":"/proc/1/ns/mnt"}]"#] {
+            let error = announce(&mut spec(namespaces), Path::new("/state/c1")).unwrap_err();
+            assert!(error.to_string().starts_with("NOTIFY_SOCKET: "), "{error}");
+        }
+    }
+}
