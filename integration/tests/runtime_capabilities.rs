@@ -3,7 +3,7 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::{Case, Refusal, all, refused},
+    case::{Case, Refusal, all, beyond_runc, refused},
     runtime::Runtime,
 };
 use serde_json::{Value, json};
@@ -116,6 +116,25 @@ fn exec_inherits_nothing() {
             .json();
         assert_eq!(caps["caps"]["inheritable"], 0, "user: {words:?}: {caps}");
         assert_eq!(caps["caps"]["effective"], caps["caps"]["ambient"], "user: {words:?}: {caps}");
+    }
+}
+
+/// The rest is given, whenever the filter is loaded: before capabilities are dropped, or after with no_new_privs.
+#[test]
+fn what_the_runtime_itself_lacks() {
+    if beyond_runc("what the runtime itself lacks", "it refuses the container") {
+        return;
+    }
+    let runtime = Runtime::new("caps-lacking");
+    let wanted: &[&str] = &["CAP_KILL", "CAP_SYSLOG"];
+    let filter = json!({"defaultAction": "SCMP_ACT_ALLOW"});
+    for (filter, no_new_privs) in [(None, false), (Some(&filter), false), (Some(&filter), true)] {
+        let bundle = sets(Bundle::probe(&["report", "caps"]), [wanted, wanted, wanted, &[], &[]])
+            .set("/process/noNewPrivileges", json!(no_new_privs))
+            .set("/linux/seccomp", json!(filter));
+        let lacking = ["setpriv", "--bounding-set", "-syslog"];
+        let out = runtime.on("run", "c1", &bundle).through(&lacking).wait().ok();
+        assert_eq!(out.json()["caps"]["effective"], 32, "{filter:?} {no_new_privs}: {out:#?}");
     }
 }
 

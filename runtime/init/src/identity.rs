@@ -126,10 +126,10 @@ fn drop_bounding(keep: u64) -> Result<()> {
     Ok(())
 }
 
-/// The right to load a filter without no_new_privs.
+/// The right to load a filter without no_new_privs. What the runtime itself lacks is not asked for.
 pub fn raise_permitted(process: &Process<'_>) -> Result<()> {
     let held = sys::get_capabilities().at(Step::Capabilities)?;
-    let effective = process.capabilities.effective | held.permitted & CAP_SYS_ADMIN;
+    let effective = (process.capabilities.effective | CAP_SYS_ADMIN) & held.permitted;
     sys::set_capabilities(&Capabilities { effective, ..held }).at(Step::Capabilities)
 }
 
