@@ -24,7 +24,7 @@ VM_TEST  = $(TEST) --no-fail-fast --config "target.'cfg(all())'.runner=['$(VM_RU
 # All but what measures; without FULL=1 and TESTS a machine runs what integration/vm/tests lists.
 VM_FULL  = $(addprefix --test ,$(filter-out bench_% budget,$(notdir $(basename $(wildcard integration/tests/*.rs)))))
 
-.PHONY: help build tools floors demo bench check test test-unit test-integration test-vm vm-shell budget install clean
+.PHONY: help build tools floors demo bench check test test-unit test-integration test-vm vm-shell budget docs install clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -82,9 +82,16 @@ test-vm: build tools ## integration tests in machines with systemd, cgroup v2 an
 vm-shell: build tools ## a shell in a test machine (VM=sid unless told), or one COMMAND
 	@BERTH_BIN_DIR=$(abspath $(TARGET))/release $(VM_RUN) shell $(firstword $(VM)) $(VM_LOGS)/shell $(if $(COMMAND),-- '$(COMMAND)')
 
-install: ## install both binaries into PREFIX (default /usr/local), after a build
-	install -d $(DESTDIR)$(PREFIX)/bin
+docs: ## write docs/cli/, the manual pages and completions of shells, anew from the table of commands
+	BERTH_DOCS=write $(CARGO) test --quiet -p berth-runtime --bin berth manual
+
+install: ## install both binaries, manual pages and completions into PREFIX (default /usr/local), after a build
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man8
 	for b in $(INSTALL); do install -m 0755 $(TARGET)/release/$$b $(DESTDIR)$(PREFIX)/bin/$$b; done
+	install -m 0644 docs/cli/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8
+	install -D -m 0644 docs/cli/completions/berth.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/berth
+	install -D -m 0644 docs/cli/completions/_berth $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_berth
+	install -D -m 0644 docs/cli/completions/berth.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/berth.fish
 
 clean: ## remove what was built
 	$(CARGO) clean

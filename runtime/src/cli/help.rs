@@ -10,7 +10,7 @@ use super::{
 };
 
 /// Below which heading the program introduces itself.
-const ABOUT: &str = "Open Container Initiative runtime
+pub const ABOUT: &str = "Open Container Initiative runtime
 
 It runs containers from bundles: a bundle is a directory with a config.json as
 the OCI runtime specification describes it, and a root filesystem. Commands,

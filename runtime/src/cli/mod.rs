@@ -11,6 +11,8 @@ mod extra_fds;
 mod help;
 mod launch;
 mod log;
+#[cfg(test)]
+mod manual;
 mod sd_notify;
 mod signals;
 mod stdio;

@@ -1,0 +1,134 @@
+//! The completion of bash. It needs nothing of the package bash-completion.
+
+use std::fmt::Write as _;
+
+use super::{COMMANDS, Flag, Takes, choices, shown, spellings, takes_container};
+use crate::cli::table::GLOBALS;
+
+/// Completes commands, flags, the values that a flag chooses from, ids of containers and signals; else file names.
+pub fn script() -> String {
+    let mut script = String::from(
+        r#"# bash completion for berth
+
+_berth() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
+    local i command='' flags='' values='' operand=0 root=()
+    # "--flag=value" is three words to readline.
+    [[ $cur == '=' ]] && cur=''
+    [[ $prev == '=' ]] && prev=${COMP_WORDS[COMP_CWORD - 2]}
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        case "$command ${COMP_WORDS[i]}" in
+"#,
+    );
+    takes_value(&mut script, "", GLOBALS);
+    for command in COMMANDS {
+        takes_value(&mut script, command.name, command.flags);
+    }
+    script.push_str(
+        r#"            *' -'*) ;;
+            ' '*) command=${COMP_WORDS[i]} ;;
+            *) operand=$((operand + 1)) ;;
+        esac
+    done
+    case "$command" in
+"#,
+    );
+    case(&mut script, "''", GLOBALS);
+    for command in COMMANDS {
+        case(&mut script, command.name, command.flags);
+    }
+    script.push_str("    esac\n    case \"$command $prev\" in\n");
+    offers(&mut script, "", GLOBALS);
+    for command in COMMANDS {
+        offers(&mut script, command.name, command.flags);
+    }
+    let names: Vec<_> = COMMANDS.iter().map(|command| command.name).collect();
+    let on_container: Vec<_> =
+        COMMANDS.iter().filter(|c| takes_container(c)).map(|c| format!("{} 0", c.name)).collect();
+    let _ = write!(
+        script,
+        r#"        *)
+            case "$cur:$command $operand" in
+                -*) values=$flags ;;
+                *:' 0') values='{}' ;;
+                *:'kill 1') values=$(compgen -A signal SIG) ;;
+                {})
+                    values=$(berth "${{root[@]}}" list -q 2> /dev/null)
+                    ;;
+            esac
+            ;;
+    esac
+    mapfile -t COMPREPLY < <(compgen -W "$values" -- "$cur")
+}}
+
+complete -o default -F _berth berth
+"#,
+        names.join(" "),
+        on_container.iter().map(|row| format!("*:'{row}'")).collect::<Vec<_>>().join(" | "),
+    );
+    script
+}
+
+/// Skips the word behind a flag that takes one.
+fn takes_value(script: &mut String, command: &str, flags: &'static [Flag]) {
+    let rows = |wanted: &dyn Fn(&Flag) -> bool| {
+        let flags = flags.iter().filter(|flag| flag.takes != Takes::Nothing && wanted(flag));
+        flags.flat_map(spellings).map(|name| format!("'{command} {name}'")).collect::<Vec<_>>().join(" | ")
+    };
+    let is_root = |flag: &Flag| command.is_empty() && flag.names.contains(&"root");
+    for (rows, then) in [
+        (
+            rows(&is_root),
+            "\n                [[ ${COMP_WORDS[i]} == '=' ]] && i=$((i + 1))\n                root=(--root \"${COMP_WORDS[i]}\")",
+        ),
+        (rows(&|flag| !is_root(flag)), "\n                [[ ${COMP_WORDS[i]} == '=' ]] && i=$((i + 1))"),
+    ] {
+        if !rows.is_empty() {
+            let _ = writeln!(script, "            {rows})\n                i=$((i + 1)){then}\n                ;;");
+        }
+    }
+}
+
+fn case(script: &mut String, name: &str, flags: &'static [Flag]) {
+    let words: Vec<_> = shown(flags).flat_map(spellings).collect();
+    let _ = writeln!(script, "        {name}) flags='{}' ;;", words.join(" "));
+}
+
+/// What may follow a flag. Where it is a file's name, or nothing that is known, bash has its own answer.
+fn offers(script: &mut String, command: &str, flags: &'static [Flag]) {
+    for flag in shown(flags).filter(|flag| flag.takes != Takes::Nothing) {
+        let names: Vec<_> = spellings(flag).map(|name| format!("'{command} {name}'")).collect();
+        let _ = writeln!(script, "        {}) values='{}' ;;", names.join(" | "), choices(flag).join(" "));
+    }
+}
+
+#[test]
+fn bash_offers_what_fits() {
+    let offered = |line: &[&str]| {
+        let berth = "berth() { [[ $* == \"--root /r list -q\" || $* == \"list -q\" ]] && echo c1 c2; }";
+        let script = format!(
+            "{berth}\n{}\nCOMP_WORDS=(\"$@\") COMP_CWORD=$(($# - 1)); _berth; echo ${{COMPREPLY[@]}}",
+            script()
+        );
+        let words = [&["-c", script.as_str(), "bash"], line].concat();
+        let out = std::process::Command::new("bash").args(words).output().unwrap();
+        assert!(out.status.success() && out.stderr.is_empty(), "{line:?}: {out:?}");
+        String::from_utf8(out.stdout).unwrap().trim().to_owned()
+    };
+    for (line, offer) in [
+        (&["berth", "cr"] as &[_], "create"),
+        (&["berth", "--root", "run", "re"], "restore resume"),
+        (&["berth", "--log-format", ""], "text json"),
+        (&["berth", "--log-format", "=", "t"], "text"),
+        (&["berth", "list", "--for"], "--format"),
+        (&["berth", "list", "-f", "="], "table json"),
+        (&["berth", "state", "c"], "c1 c2"),
+        (&["berth", "--root", "/r", "exec", "--user", "c9", "c"], "c1 c2"),
+        (&["berth", "--root", "=", "/r", "exec", "-t", "c1", "c"], ""),
+        (&["berth", "kill", "c1", "SIGKI"], "SIGKILL"),
+        (&["berth", "run", "c"], ""),
+        (&["berth", "create", "--bundle", ""], ""),
+    ] {
+        assert_eq!(offered(line), offer, "{line:?}");
+    }
+}

@@ -1,0 +1,68 @@
+//! The completion of fish.
+
+use std::fmt::Write as _;
+
+use super::{COMMANDS, Flag, Takes, choices, shown, takes_container};
+use crate::cli::table::GLOBALS;
+
+/// One `complete` a flag, command and operand.
+pub fn script() -> String {
+    let names: Vec<_> = COMMANDS.iter().map(|command| command.name).collect();
+    let mut script = format!(
+        r#"# fish completion for berth
+
+set -l commands {}
+
+function __berth_containers
+    set -l words (commandline -opc)
+    set -l at (contains -i -- --root $words)
+    and set -l root --root $words[(math $at + 1)]
+    berth $root list -q 2>/dev/null
+end
+
+"#,
+        names.join(" ")
+    );
+    let none = "not __fish_seen_subcommand_from $commands";
+    options(&mut script, none, GLOBALS);
+    for command in COMMANDS {
+        let summary = quote(command.summary);
+        let _ = writeln!(script, "complete -c berth -n \"{none}\" -f -a {} -d '{summary}'", command.name);
+    }
+    for command in COMMANDS {
+        let there = format!("__fish_seen_subcommand_from {}", command.name);
+        options(&mut script, &there, command.flags);
+        if takes_container(command) {
+            let _ = writeln!(script, "complete -c berth -n \"{there}\" -f -a '(__berth_containers)'");
+        }
+    }
+    script
+}
+
+fn options(script: &mut String, condition: &str, flags: &'static [Flag]) {
+    for flag in shown(flags) {
+        let _ = write!(script, "complete -c berth -n \"{condition}\"");
+        for name in flag.names {
+            let _ = write!(script, " {} {name}", if name.len() == 1 { "-s" } else { "-l" });
+        }
+        match (flag.takes, choices(flag)) {
+            (Takes::Nothing, _) => {}
+            (_, choices) if !choices.is_empty() => {
+                let _ = write!(script, " -x -a '{}'", choices.join(" "));
+            }
+            (Takes::Text, _) => script.push_str(" -r -F"),
+            _ => script.push_str(" -x"),
+        }
+        let _ = writeln!(script, " -d '{}'", quote(flag.help));
+    }
+}
+
+/// Text within single quotes.
+fn quote(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('\'', "\\'")
+}
+
+#[test]
+fn text_does_not_end_its_quotes() {
+    assert_eq!(quote("'a' \\"), "\\'a\\' \\\\");
+}
