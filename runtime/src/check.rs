@@ -7,7 +7,7 @@ use std::{collections::HashSet, path::Path};
 
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, Process, Spec};
 
-use crate::{Error, Result, hooks, notify, scheduling, timens, user::Ids};
+use crate::{Error, Result, hooks, net_devices, notify, scheduling, timens, user::Ids};
 
 /// A whole config.json.
 pub fn spec(spec: &Spec) -> Result<()> {
@@ -31,6 +31,7 @@ pub fn spec(spec: &Spec) -> Result<()> {
     namespaces(spec, linux)?;
     id_mappings(spec, linux)?;
     timens::check(linux)?;
+    net_devices::check(linux)?;
     linux.seccomp().as_ref().map_or(Ok(()), notify::check)?;
     scheduling::check_container(linux.memory_policy().as_ref())?;
     refuse_unbuilt(linux)
@@ -174,15 +175,7 @@ fn refuse_unbuilt(linux: &Linux) -> Result<()> {
         let text = "linux.intelRdt: intelRdt is specified in config, but Intel RDT is not enabled";
         return Err(Error::unsupported(text));
     }
-    for (field, present) in [
-        ("linux.intelRdt", linux.intel_rdt().is_some()),
-        ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|d| !d.is_empty())),
-    ] {
-        if present {
-            return Err(refused(field));
-        }
-    }
-    Ok(())
+    if linux.intel_rdt().is_some() { Err(refused("linux.intelRdt")) } else { Ok(()) }
 }
 
 fn refused(field: &str) -> Error {

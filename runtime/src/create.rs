@@ -20,6 +20,7 @@ use crate::{
     failure::{self, Names},
     hooks::{self, AtCreate},
     kernel,
+    net_devices::NetDevices,
     plan::{self, Choices, Planned},
     proc, rlimit, sd_notify,
     spawn::{self, Outcome, Pending},
@@ -134,12 +135,13 @@ fn make(options: Options<'_>) -> Result<Created> {
     };
     let planned = plan::init(&arena, &bundle, &record, &cgroup, filter.as_deref(), theirs.as_fd(), &choices)?;
     let hooks = AtCreate::of(&bundle.spec);
+    let mut devices = NetDevices::of(linux);
     // What it says is in the plan by now. After the clone every page that giving it back writes to would be copied
     // first: the child has them, too, until its execve.
     drop(bundle);
     settle();
     last_rites.owe(&record);
-    let pending = birth(&planned, &cgroup, &mut making, (ours, theirs), &record, &hooks)?;
+    let pending = birth(&planned, &cgroup, &mut making, (ours, theirs), &record, (&hooks, &mut devices))?;
     if let Some(uid) = planned.cgroup_owner {
         cgroup.delegate(uid).context("linux.cgroupsPath")?;
     }
@@ -156,6 +158,7 @@ fn make(options: Options<'_>) -> Result<Created> {
     }
     let child = pending.keep()?;
     making.keep();
+    devices.keep();
     last_rites.keep();
     let barrier = match options.barrier {
         Barrier::Inherited => Some(child.channel),
@@ -200,7 +203,7 @@ fn birth(
     making: &mut Making<'_>,
     channel: (OwnedFd, OwnedFd),
     record: &State,
-    hooks: &AtCreate,
+    (hooks, devices): (&AtCreate, &mut NetDevices),
 ) -> Result<Pending> {
     let how = spawn::Clone {
         flags: planned.placement_clone,
@@ -229,6 +232,7 @@ fn birth(
     let what = "unable to start container process: error during container init";
     let mut outcome = pending.wait()?;
     if let Outcome::Hooks = outcome {
+        devices.hand_over(pending.pid()).context(what)?;
         hooks.run(record.told(), pending.pid()).context(what)?;
         pending.hooked()?;
         outcome = pending.wait()?;

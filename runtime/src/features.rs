@@ -59,7 +59,7 @@ pub fn features() -> Value {
             "intelRdt": { "enabled": false },
             "memoryPolicy": { "modes": words(MEMORY_MODES), "flags": words(MEMORY_FLAGS) },
             "mountExtensions": { "idmap": { "enabled": true } },
-            "netDevices": { "enabled": false },
+            "netDevices": { "enabled": true },
         },
         "annotations": {},
         "potentiallyUnsafeConfigAnnotations": [],

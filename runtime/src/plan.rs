@@ -17,6 +17,7 @@ use crate::{
     cgroup::Cgroup,
     device, hooks, lsm, mount, mountinfo,
     namespace::{self, Users},
+    net_devices::NetDevices,
     process::{self, Defaults},
     scheduling,
     seccomp::{self, Filter},
@@ -123,7 +124,7 @@ pub fn init<'a>(
         domainname: bytes(spec.domainname()),
         rootfs,
         sysctls: arena.list(sysctls),
-        runtime_hooks: hooks.runtime,
+        runtime_hooks: hooks.runtime || NetDevices::any(linux),
         create_container: hooks.create_container,
         start_container: hooks.start_container,
     };

@@ -73,7 +73,7 @@ pub struct Container<'a> {
     pub rootfs: Rootfs<'a>,
     /// Paths below /proc/sys and the values to write.
     pub sysctls: &'a [Sysctl<'a>],
-    /// The parent has hooks to run between the mounts and the way into the root.
+    /// The parent has network devices to bring or hooks to run between the mounts and the way into the root.
     pub runtime_hooks: bool,
     /// Run by init, right after those.
     pub create_container: Hooks<'a>,
