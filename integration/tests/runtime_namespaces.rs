@@ -49,6 +49,34 @@ fn new_or_the_hosts() {
     }
 }
 
+/// In mounts that a shell has for itself, so that what stays there goes with it.
+#[test]
+fn the_hosts_mounts() {
+    let runtime = Runtime::new("host-mounts");
+    let bundle = bare(&["report", "namespaces", "+", "open", "rw", "/dev/null"]).host_namespace("mount");
+    let script = r#"readlink /proc/self/ns/mnt; "$@" 2>&1; grep -c " $ROOTFS[ /]" /proc/self/mountinfo"#;
+    let run = |bundle: &Bundle| {
+        let call = runtime.on("run", "c1", bundle).through(&["unshare", "--mount", "sh", "-c", script, "sh"]);
+        let out = call.env("ROOTFS", bundle.rootfs().to_str().unwrap()).wait();
+        runtime.cmd(&["delete", "--force", "c1"]);
+        runtime.assert_clean("the host's mounts");
+        out.stdout
+    };
+    let said = run(&bundle);
+    let [namespace, report, opened, left] = said.lines().collect::<Vec<_>>()[..] else { panic!("{said}") };
+    let [report, opened]: [Value; 2] = [report, opened].map(|line| serde_json::from_str(line).expect(line));
+    assert_eq!((report["namespaces"]["mnt"].as_str(), &opened["open"]["/dev/null"]), (Some(namespace), &json!(0)));
+    assert!(left.parse::<usize>().unwrap() > 1, "what is mounted for it is the host's: {said}");
+    if !beyond_runc("the host's mounts", "what it mounted before it failed stays") {
+        for bundle in
+            [bundle.args(&["/no/such/program"]), bare(&[]).host_namespace("mount").mount("/proc", "moon", "", &[])]
+        {
+            let said = run(&bundle);
+            assert_eq!(said.lines().last(), Some("0"), "{said}");
+        }
+    }
+}
+
 #[test]
 fn a_time_namespace_is_the_hosts() {
     let runtime = Runtime::new("time");
@@ -193,7 +221,11 @@ const REFUSED: &[Refusal] = &[
         says: &["pid", "duplicate"],
     },
     Refusal { name: "a path that is missing", set: |b| b.namespace("network", "/no/such/ns"), says: &["/no/such/ns"] },
-    Refusal { name: "no mount namespace", set: |b| b.host_namespace("mount"), says: &["namespace"] },
+    Refusal {
+        name: "hidden paths without a mount namespace",
+        set: |b| b.host_namespace("mount"),
+        says: &["unable to restrict sys entries without a private MNT namespace"],
+    },
     Refusal { name: "a host name without a uts namespace", set: |b| b.host_namespace("uts"), says: &["uts"] },
 ];
 

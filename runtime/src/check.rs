@@ -5,7 +5,7 @@
 
 use std::{collections::HashSet, path::Path};
 
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Process, Spec};
 
 use crate::{Error, Result, hooks, net_devices, notify, scheduling, timens, user::Ids};
 
@@ -115,25 +115,34 @@ fn namespaces(spec: &Spec, linux: &Linux) -> Result<()> {
         "linux.uidMappings",
         "user namespace mappings specified, but user namespace not enabled in the config",
     )?;
-    // Nothing is mounted in a namespace that is the host's or somebody else's.
-    let own_mounts = |n: &LinuxNamespace| {
-        n.typ() == LinuxNamespaceType::Mount && n.path().as_ref().is_none_or(|path| path.as_os_str().is_empty())
+    shared_mounts(spec, linux)
+}
+
+/// Nothing is mounted in a namespace that is somebody else's, and nothing hidden in one that is the host's.
+fn shared_mounts(spec: &Spec, linux: &Linux) -> Result<()> {
+    let mut namespaces = linux.namespaces().iter().flatten();
+    let joined = match namespaces.find(|n| n.typ() == LinuxNamespaceType::Mount) {
+        Some(own) if own.path().as_ref().is_none_or(|path| path.as_os_str().is_empty()) => return Ok(()),
+        other => other.is_some(),
     };
-    if !linux.namespaces().iter().flatten().any(own_mounts) {
-        let in_the_host = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|l| !l.is_empty());
-        for (field, present) in [
-            ("mounts", spec.mounts().as_ref().is_some_and(|m| !m.is_empty())),
-            ("linux.maskedPaths", in_the_host(linux.masked_paths())),
-            ("linux.readonlyPaths", in_the_host(linux.readonly_paths())),
-            ("root.readonly", spec.root().as_ref().is_some_and(|r| r.readonly() == Some(true))),
-        ] {
-            if present {
-                return Err(Error::invalid(format!("{field}: cannot be applied without a private mount namespace")));
-            }
+    let mounts = spec.mounts().as_ref().is_some_and(|m| !m.is_empty());
+    let readonly = spec.root().as_ref().is_some_and(|r| r.readonly() == Some(true));
+    let named = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|l| !l.is_empty());
+    for (field, present, why) in [
+        ("linux.maskedPaths", named(linux.masked_paths()), RESTRICT),
+        ("linux.readonlyPaths", named(linux.readonly_paths()), RESTRICT),
+        ("mounts", joined && mounts, APPLY),
+        ("root.readonly", joined && readonly, APPLY),
+    ] {
+        if present {
+            return Err(Error::invalid(format!("{field}: {why}")));
         }
     }
     Ok(())
 }
+
+const RESTRICT: &str = "unable to restrict sys entries without a private MNT namespace";
+const APPLY: &str = "cannot be applied without a private mount namespace";
 
 /// Mappings of a new user namespace, and of mounts; those of one that is joined are known only when it is opened.
 fn id_mappings(spec: &Spec, linux: &Linux) -> Result<()> {

@@ -3,13 +3,15 @@
 use std::{
     fs,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::fs::OpenOptionsExt,
     },
     path::Path,
 };
 
+use berth_init::plan::{Enter, Plan};
 use oci_spec::runtime::{LinuxResources, Spec};
+use rustix::mount::UnmountFlags;
 
 use crate::{
     Context, Error, Kind, Result, Stdio,
@@ -141,6 +143,7 @@ fn make(options: Options<'_>) -> Result<Created> {
     drop(bundle);
     settle();
     last_rites.owe(&record);
+    let mounted = InHost::of(&planned.plan);
     let pending = birth(&planned, &cgroup, &mut making, (ours, theirs), &record, (&hooks, &mut devices))?;
     if let Some(uid) = planned.cgroup_owner {
         cgroup.delegate(uid).context("linux.cgroupsPath")?;
@@ -159,6 +162,7 @@ fn make(options: Options<'_>) -> Result<Created> {
     let child = pending.keep()?;
     making.keep();
     devices.keep();
+    mounted.keep();
     last_rites.keep();
     let barrier = match options.barrier {
         Barrier::Inherited => Some(child.channel),
@@ -186,6 +190,29 @@ impl Drop for LastRites {
     fn drop(&mut self) {
         if let Some(state) = &self.0 {
             hooks::poststop(&state.hooks, state.told());
+        }
+    }
+}
+
+/// Takes the tree of a container that is not kept out of the host's own mounts again.
+struct InHost<'a>(Option<BorrowedFd<'a>>);
+
+impl<'a> InHost<'a> {
+    fn of(plan: &Plan<'a>) -> Self {
+        let rootfs = plan.container.as_ref().map(|container| &container.rootfs);
+        Self(rootfs.filter(|rootfs| rootfs.enter == Enter::InHost).map(|rootfs| rootfs.tree))
+    }
+
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for InHost<'_> {
+    fn drop(&mut self) {
+        if let Some(tree) = self.0 {
+            // One that never got there is refused, and goes with its fd.
+            let _ = rustix::mount::unmount(format!("/proc/self/fd/{}", tree.as_raw_fd()), UnmountFlags::DETACH);
         }
     }
 }

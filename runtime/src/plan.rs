@@ -111,7 +111,7 @@ pub fn init<'a>(
     let root = rootfs_path(bundle);
     let hooks = hooks::plan(arena, spec, state.told(), &root, process.env)?;
     let (mut rootfs, mount_names) = rootfs(arena, bundle, linux, payload, cgroup, &placement, choices)?;
-    if hooks.in_bundle() {
+    if hooks.in_bundle() || rootfs.enter == Enter::InHost {
         let root = root.canonicalize().with_context(|| format!("root.path: rootfs {}", root.display()))?;
         rootfs.at = Some(arena.path(&root, "root.path")?);
     }
@@ -197,11 +197,11 @@ fn rootfs<'a>(
         readonly: false,
         propagation: 0,
     };
-    if !own_tree {
+    let mounts = spec.mounts().as_deref().unwrap_or_default();
+    let readonly = spec.root().as_ref().is_some_and(|r| r.readonly() == Some(true));
+    if !own_tree && mounts.is_empty() && !readonly {
         return Ok((empty, Vec::new()));
     }
-
-    let mounts = spec.mounts().as_deref().unwrap_or_default();
     let needs_devices = mount::needs_devices(mounts);
     let devices = if needs_devices {
         device::plan(arena, linux.devices().as_deref().unwrap_or_default(), ids)?
@@ -250,7 +250,9 @@ fn rootfs<'a>(
     let rootfs = Rootfs {
         tree: arena.fd(tree),
         host_propagation,
-        enter: if choices.no_pivot {
+        enter: if !own_tree {
+            Enter::InHost
+        } else if choices.no_pivot {
             Enter::MoveAndChroot { hide: mountinfo::whole_mounts(arena, &path)? }
         } else {
             Enter::Pivot
@@ -262,7 +264,7 @@ fn rootfs<'a>(
         readonly_paths: paths(linux.readonly_paths(), "linux.readonlyPaths")?,
         masked_paths: paths(linux.masked_paths(), "linux.maskedPaths")?,
         mask_options: mount::mask_options(arena, label),
-        readonly: spec.root().as_ref().is_some_and(|r| r.readonly() == Some(true)),
+        readonly,
         propagation: propagation.unwrap_or(0),
         ..empty
     };

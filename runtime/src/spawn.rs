@@ -143,6 +143,7 @@ fn on_cpus<T>(cpus: &scheduling::Set, make: impl FnOnce() -> Result<T>) -> Resul
     berth_init::sys::get_affinity(&mut own).context("sched_getaffinity")?;
     berth_init::sys::set_affinity(cpus)
         .context("process.execCPUAffinity.initial: error setting initial CPU affinity")?;
+    log::debug!("nsexec container setup: affinity: {:#x}", cpus.first().copied().unwrap_or_default());
     let made = make();
     if berth_init::sys::set_affinity(&own).is_err() {
         log::warn!("the CPU affinity of this thread could not be restored");

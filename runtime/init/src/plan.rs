@@ -128,7 +128,10 @@ pub enum Enter<'a> {
         /// Mountpoints, relative to the host's root, the deepest first.
         hide: &'a [&'a CStr],
     },
-    /// chroot only: the mount namespace is the host's or somebody else's.
+    /// Hang the tree over the rootfs in the host's own mount namespace, and chroot: what is mounted for the container is
+    /// then the host's, and stays (runc's way).
+    InHost,
+    /// chroot only: nothing is mounted, and the mount namespace is the host's or somebody else's.
     Chroot,
 }
 
@@ -136,7 +139,8 @@ pub enum Enter<'a> {
 pub struct Rootfs<'a> {
     /// A detached clone of the rootfs (or, with [`Enter::Chroot`], the directory itself).
     pub tree: BorrowedFd<'a>,
-    /// Where in the copied host tree it is hung, for hooks that look for it in the bundle; absent: over `/`.
+    /// Where in the copied host tree it is hung, for hooks that look for it in the bundle, or in the host's own; absent:
+    /// over `/`.
     pub at: Option<&'a CStr>,
     /// `MS_*` propagation put recursively on the copied host tree first.
     pub host_propagation: u64,

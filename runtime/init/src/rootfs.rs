@@ -96,15 +96,20 @@ pub fn enter(rootfs: &Rootfs<'_>, host_root: Option<OwnedFd>) -> Result<()> {
 fn attach_rootfs(rootfs: &Rootfs<'_>) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let host_root = fs::open(c"/", flags, Mode::empty()).at(Step::HostPropagation)?;
-    sys::mount_setattr(host_root.as_fd(), true, 0, 0, rootfs.host_propagation).at(Step::HostPropagation)?;
-    // pivot_root(2) and the move need a parent that is not shared, whatever the tree's propagation is.
-    sys::mount_setattr(host_root.as_fd(), false, 0, 0, libc::MS_PRIVATE).at(Step::HostPropagation)?;
+    let in_host = rootfs.enter == Enter::InHost;
+    if !in_host {
+        sys::mount_setattr(host_root.as_fd(), true, 0, 0, rootfs.host_propagation).at(Step::HostPropagation)?;
+        // pivot_root(2) and the move need a parent that is not shared, whatever the tree's propagation is.
+        sys::mount_setattr(host_root.as_fd(), false, 0, 0, libc::MS_PRIVATE).at(Step::HostPropagation)?;
+    }
     let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     match rootfs.at {
         None => move_mount(rootfs.tree, c"", &host_root, c"", empty).at(Step::AttachRootfs)?,
         Some(path) => {
             let place = fs::open(path, flags, Mode::empty()).at(Step::AttachRootfs)?;
-            unshare_mount_of(path).at(Step::AttachRootfs)?;
+            if !in_host {
+                unshare_mount_of(path).at(Step::AttachRootfs)?;
+            }
             move_mount(rootfs.tree, c"", &place, c"", empty).at(Step::AttachRootfs)?;
         }
     }
@@ -387,7 +392,7 @@ fn leave_host(rootfs: &Rootfs<'_>, host_root: BorrowedFd<'_>) -> Result<()> {
             }
             rustix::process::chroot(c".").at(Step::EnterRoot)?;
         }
-        Enter::Chroot => rustix::process::chroot(c".").at(Step::EnterRoot)?,
+        Enter::InHost | Enter::Chroot => rustix::process::chroot(c".").at(Step::EnterRoot)?,
     }
     rustix::process::chdir(c"/").at(Step::EnterRoot)
 }
