@@ -123,13 +123,17 @@ fn a_user_namespace_cannot_loosen_a_source() {
     };
     // Of the source, of the mount, and what it then has: without a user namespace, and in one (none: refused).
     type Row<'a> = (&'a str, &'a [&'a str], &'a [&'a str], Option<&'a [&'a str]>);
-    let rows: [Row<'_>; 6] = [
+    let rows: [Row<'_>; 9] = [
         ("ro,noexec", &["bind"], &["ro", "noexec"], Some(&["ro", "noexec"])),
         ("ro,noexec", &["bind", "nosuid"], &["rw", "nosuid"], Some(&["ro", "noexec", "nosuid"])),
         ("ro", &["bind", "rw", "nosuid"], &["rw", "nosuid"], None),
         ("nodev,nosuid,noexec", &["bind", "ro"], &["ro"], Some(&["ro", "nodev", "nosuid", "noexec"])),
         ("nosuid", &["bind", "suid"], &["rw"], None),
         ("nodev,noatime", &["bind", "ro", "exec"], &["ro", "noatime"], Some(&["ro", "nodev", "noatime"])),
+        // The kernel takes only a word that chooses an access time.
+        ("noatime", &["bind", "atime"], &["noatime"], Some(&["noatime"])),
+        ("noatime", &["bind", "nodiratime"], &["rw"], None),
+        ("noatime", &["bind", "relatime"], &["rw"], None),
     ];
     let all = ["ro", "rw", "nosuid", "nodev", "noexec", "noatime"];
     for (of_source, options, plain, private) in rows {
@@ -154,6 +158,30 @@ fn a_user_namespace_cannot_loosen_a_source() {
         }
     }
     runtime.assert_clean("locked");
+}
+
+/// A source in the root file system shows what was mounted there before it, and its target may be given as the host
+/// sees it.
+#[test]
+fn a_source_in_the_root_shows_the_mounts_before_it() {
+    let runtime = Runtime::new("inside");
+    for users in [false, true] {
+        let bundle = Bundle::probe(&["report", "read=/copy/volume/file", "mountinfo"]);
+        let volume = bundle.path().join("volume");
+        std::fs::create_dir(&volume).unwrap();
+        std::fs::write(volume.join("file"), "of the volume").unwrap();
+        let root = bundle.rootfs();
+        let inside = |path: &str| format!("{}{path}", root.to_str().unwrap());
+        let bundle = bundle
+            .mount("/made", "tmpfs", "tmpfs", &[])
+            .mount("/made/volume", "bind", volume.to_str().unwrap(), &["bind"])
+            .mount(&inside("/copy"), "bind", &inside("/made"), &["rbind", "nodev"]);
+        let report = runtime.run("c1", &if users { bundle.mapped() } else { bundle }).ok().json();
+        assert_eq!(report["read"]["/copy/volume/file"], "of the volume");
+        let table = mounts::reported(&report);
+        assert!(mounts::at(&table, "/copy").unwrap().has("nodev") && mounts::at(&table, "/copy/volume").is_some());
+    }
+    runtime.assert_clean("inside");
 }
 
 /// On a host whose mounts are shared, as systemd has them.

@@ -34,6 +34,9 @@ fn bind(bundle: Bundle, options: &[&str]) -> Bundle {
 fn as_configured() {
     let runtime = Runtime::new("mounts");
     let mut failed = vec![];
+    // On a host whose mounts are shared, as systemd has them, what is bound from there is a slave.
+    let host = mounts::of_process(std::process::id());
+    let shared = mounts::at(&host, "/").is_some_and(|root| root.propagation().contains("shared"));
     for row in ROWS {
         let out = runtime.run("c1", &(row.set)(Bundle::probe(&["report", "mountinfo"])));
         if out.code != 0 {
@@ -49,7 +52,13 @@ fn as_configured() {
         let missing: Vec<_> = row.has.iter().filter(|o| !all(o)).collect();
         let extra: Vec<_> = row.lacks.iter().filter(all).collect();
         let fs = row.fs.is_empty() || mount.fs == row.fs;
-        if !fs || !missing.is_empty() || !extra.is_empty() || mount.propagation() != row.propagation {
+        let propagation = match (shared, mount.propagation().as_str(), mount.fs.as_str()) {
+            (_, slave, "tmpfs" | "proc") => slave.to_owned(),
+            (true, "slave", _) => "private".to_owned(),
+            (true, slave, _) => slave.trim_start_matches("slave ").to_owned(),
+            (false, own, _) => own.to_owned(),
+        };
+        if !fs || !missing.is_empty() || !extra.is_empty() || propagation != row.propagation {
             failed.push(format!("{}: missing {missing:?}, extra {extra:?} in {mount:?}", row.name));
         }
         failed.extend(runtime.residue().iter().map(|r| format!("{}: left behind {r}", row.name)));

@@ -30,7 +30,7 @@ fn masked_paths_show_nothing() {
     .file("file", "secret", 0o644)
     .set(
         "/linux/maskedPaths",
-        json!(["/proc/keys", "/sys/firmware", "/dir", "/file", "/missing", "/dir/not-there/either"]),
+        json!(["/proc/keys", "/sys/firmware", "/dir", "/file", "/missing", "/dir/not-there/either", "/dir", "/file"]),
     )
     .set("/root/readonly", json!(false));
     let out = runtime.run("c1", &bundle).ok();
@@ -44,6 +44,13 @@ fn masked_paths_show_nothing() {
     assert_eq!(lines[1]["open"]["/dir/new"], libc::ENOENT, "not created by open without O_CREAT");
     let table = mounts::reported(report);
     assert!(mounts::at(&table, "/dir").unwrap().has("ro"), "{table:#?}");
+    for path in ["/dir", "/file"] {
+        assert_eq!(
+            table.iter().filter(|m| m.point == path).count(),
+            1,
+            "{path}, which is named twice, is covered once"
+        );
+    }
     assert!(mounts::at(&table, "/missing").is_none() && !bundle.rootfs().join("missing").exists());
     assert_eq!(std::fs::read_to_string(bundle.rootfs().join("dir/secret")).unwrap(), "x");
 }

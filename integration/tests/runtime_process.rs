@@ -231,6 +231,21 @@ const LIMITS: &[Case] = &[
     },
 ];
 
+/// On the standard error that it would have had, as far as a caller can tell in nothing but runc's words.
+#[test]
+fn what_execve_refuses_is_told_once() {
+    let runtime = Runtime::new("refused-exec");
+    let bundle = || Bundle::probe(&["sleep", "100"]).file("x", "#!/no/interpreter\n", 0o755);
+    let out = runtime.run("c1", &bundle().args(&["/x"])).fails(255, &[]);
+    assert_eq!((out.stderr.as_str(), out.stdout.as_str()), ("exec /x: no such file or directory\n", ""));
+    runtime.assert_clean("run");
+    runtime.start("c2", &bundle());
+    let out = runtime.exec("c2", &["/x"]).fails(255, &[]);
+    assert_eq!((out.stderr.as_str(), out.stdout.as_str()), ("exec /x: no such file or directory\n", ""));
+    runtime.cmd(&["delete", "--force", "c2"]).ok();
+    runtime.assert_clean("exec");
+}
+
 #[test]
 fn bad_process() {
     refused("process-refused", REFUSED);

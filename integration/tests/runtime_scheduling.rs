@@ -358,12 +358,26 @@ fn what_cannot_be_had_is_refused() {
             Refusal {
                 name: "nodes for a mode without",
                 set: |b| b.set("/linux/memoryPolicy", json!({"mode": "MPOL_LOCAL", "nodes": "0"})),
-                says: &["memory policy mode", "requires 0 nodes"],
+                says: &["memory policy", "mode requires 0 nodes but got 1"],
             },
             Refusal {
                 name: "an unknown mode",
                 set: |b| b.set("/linux/memoryPolicy", json!({"mode": "MPOL_WARP", "nodes": "0"})),
-                says: &["memory", "policy"],
+                says: &["invalid memory policy mode", "MPOL_WARP"],
+            },
+            Refusal {
+                name: "an unknown flag",
+                set: |b| b.set("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["WARP"]})),
+                says: &["invalid memory policy flag", "WARP"],
+            },
+            Refusal {
+                name: "a deadline policy on some of the CPUs",
+                set: |b| {
+                    let deadline = json!({"policy": "SCHED_DEADLINE", "runtime": 42_000, "deadline": 1_000_000,
+                        "period": 1_000_000});
+                    b.set("/linux/resources/cpu", json!({"cpus": "0"})).set("/process/scheduler", deadline)
+                },
+                says: &["process scheduler can't be used together with AllowedCPUs"],
             },
             Refusal {
                 name: "a node that is not there",

@@ -14,7 +14,10 @@ use oci_spec::runtime::{Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::{Context, Error, Kind, Result, check};
+use crate::{
+    Context, Error, Kind, Result, check,
+    features::{MEMORY_FLAGS, MEMORY_MODES},
+};
 
 /// A config.json larger than this is refused, bytes.
 const MAX: u64 = 64 << 20;
@@ -98,6 +101,9 @@ fn parse<T: DeserializeOwned>(json: &[u8], process: &str, warnings: &mut Vec<Str
         }
         respell(object);
     }
+    if let Some(policy) = value.get("linux").and_then(|linux| linux.get("memoryPolicy")) {
+        known_memory_policy(policy)?;
+    }
     serde_path_to_error::deserialize(value).map_err(|e| {
         let path = e.path().to_string();
         Error::invalid(if path == "." { e.inner().to_string() } else { format!("{path}: {}", e.inner()) })
@@ -134,6 +140,21 @@ fn respell(process: &mut serde_json::Map<String, Value>) {
             let members: Vec<_> = list.split(',').map(str::trim).filter(|member| !member.is_empty()).collect();
             *text = members.join(",").into();
         }
+    }
+}
+
+/// Words that runc's users know for what would otherwise be told as serde has it.
+fn known_memory_policy(policy: &Value) -> Result<()> {
+    let known = |words: &str, word: &Value| word.as_str().is_some_and(|word| words.split(' ').any(|w| w == word));
+    let mode = policy.get("mode").unwrap_or(&Value::Null);
+    if !known(MEMORY_MODES, mode) {
+        let mode = mode.as_str().unwrap_or_default();
+        return Err(Error::invalid(format!("linux.memoryPolicy.mode: invalid memory policy mode {mode:?}")));
+    }
+    let flags = policy.get("flags").and_then(Value::as_array).into_iter().flatten();
+    match flags.into_iter().find(|flag| !known(MEMORY_FLAGS, flag)) {
+        Some(flag) => Err(Error::invalid(format!("linux.memoryPolicy.flags: invalid memory policy flag {flag}"))),
+        None => Ok(()),
     }
 }
 

@@ -85,6 +85,7 @@ fn namespaces(spec: &Spec, linux: &Linux) -> Result<()> {
         }
         seen.push(kind);
         if let Some(path) = namespace.path()
+            && !path.as_os_str().is_empty()
             && !path.is_absolute()
         {
             return Err(Error::invalid(format!("linux.namespaces[{n}].path: must be absolute: {}", path.display())));

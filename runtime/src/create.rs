@@ -271,7 +271,11 @@ fn birth(
             Err(hooks::word("createContainer", &hooks.create_container, failure, output).context(what))
         }
         Outcome::Failed(failure, _) => {
-            let names = Names { mounts: &planned.mount_names, program: &record.process.program };
+            let names = Names {
+                mounts: &planned.mount_names,
+                program: &record.process.program,
+                cpus_bound: planned.cpus_bound,
+            };
             Err(failure::word(failure, Some(&planned.plan), &names).context(what))
         }
         Outcome::Closed => {

@@ -17,6 +17,8 @@ pub enum Kind {
     FailedPrecondition,
     /// The kernel, the host or this build of berth cannot do what was asked.
     Unsupported,
+    /// execve(2) refused the payload, and the standard error that it would have had says so.
+    NotExecuted,
     /// A system call failed, or anything else that retrying with other words will not mend.
     Internal,
 }

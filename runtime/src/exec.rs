@@ -141,7 +141,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
         Outcome::Hooks | Outcome::Listener(_) => return Err(spawn::foreign()),
         Outcome::Closed | Outcome::Ready => {}
         Outcome::Failed(failure, _) => {
-            let names = Names { mounts: &[], program };
+            let names = Names { program, ..Names::default() };
             return Err(failure::word(failure, Some(&plan), &names).context("unable to start container process"));
         }
     }

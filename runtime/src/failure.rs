@@ -15,6 +15,8 @@ pub struct Names<'n> {
     pub mounts: &'n [String],
     /// `process.args[0]`.
     pub program: &'n str,
+    /// Its cgroup has some of the CPUs only.
+    pub cpus_bound: bool,
 }
 
 /// The error of a child's failure, as runc's users know it.
@@ -37,7 +39,7 @@ pub fn word(failure: Failure, plan: Option<&Plan<'_>>, names: &Names<'_>) -> Err
             Error::new(Kind::NotFound, format!("exec: {program:?}: stat {program}: {}", errno_text(errno)))
         }
         Step::Executable => Error::new(Kind::Internal, format!("exec: {program:?}: {}", errno_text(errno))),
-        Step::Exec => why(format!("exec {program}")),
+        Step::Exec => why(format!("exec {program}")).with_kind(Kind::NotExecuted),
         Step::Cwd => {
             let cwd = text(plan.map(|p| p.process.cwd));
             why(format!("chdir to cwd ({cwd:?}) set in config.json failed"))
@@ -49,6 +51,7 @@ pub fn word(failure: Failure, plan: Option<&Plan<'_>>, names: &Names<'_>) -> Err
             let target = text(rootfs.and_then(|r| r.mounts.get(n)).map(|m| m.target));
             Error::invalid(format!("error mounting {}: {target:?} must be mounted on ordinary directory", mount()))
         }
+        Step::MountSource => why(format!("error mounting {}: bind it from the root file system", mount())),
         Step::MountTarget => why(format!("error mounting {}: create mountpoint", mount())),
         Step::MountCreate => why(format!("error mounting {}: create filesystem", mount())),
         Step::MountAttach => why(format!("error mounting {}: move_mount", mount())),
@@ -70,6 +73,10 @@ pub fn word(failure: Failure, plan: Option<&Plan<'_>>, names: &Names<'_>) -> Err
             why(format!("linux.sysctl: write {path}"))
         }
         Step::Affinity => why("process.execCPUAffinity.final: error setting final CPU affinity".into()),
+        Step::Scheduler if errno == libc::EPERM && names.cpus_bound => {
+            let text = "process.scheduler: process scheduler can't be used together with AllowedCPUs";
+            Error::new(Kind::Unsupported, text)
+        }
         Step::Scheduler => why("process.scheduler: error setting scheduler".into()),
         Step::IoPriority => why("process.ioPriority: failed to set io priority".into()),
         Step::Personality => why("linux.personality: personality".into()),

@@ -25,10 +25,11 @@ const SECCOMP_OPERATORS: &str = "\
     SCMP_CMP_EQ SCMP_CMP_GE SCMP_CMP_GT SCMP_CMP_LE SCMP_CMP_LT SCMP_CMP_MASKED_EQ \
     SCMP_CMP_NE";
 
-/// The modes of a memory policy, and their flags; what of them the kernel has, it says when it is asked.
-const MEMORY_MODES: &str = "\
+/// The modes of a memory policy, set_mempolicy(2); what of them the kernel has, it says when it is asked.
+pub(crate) const MEMORY_MODES: &str = "\
     MPOL_BIND MPOL_DEFAULT MPOL_INTERLEAVE MPOL_LOCAL MPOL_PREFERRED MPOL_PREFERRED_MANY MPOL_WEIGHTED_INTERLEAVE";
-const MEMORY_FLAGS: &str = "MPOL_F_NUMA_BALANCING MPOL_F_RELATIVE_NODES MPOL_F_STATIC_NODES";
+/// And their flags.
+pub(crate) const MEMORY_FLAGS: &str = "MPOL_F_NUMA_BALANCING MPOL_F_RELATIVE_NODES MPOL_F_STATIC_NODES";
 
 /// The flags of seccomp(2) that a profile may ask for.
 const SECCOMP_FLAGS: &str = "\

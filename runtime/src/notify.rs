@@ -98,7 +98,9 @@ pub fn send(
     let json = serde_json::to_vec(&message).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
     let fd = sys::take_fd(pidfd, number).context("linux.seccomp: take the listener")?;
     let what = || format!("linux.seccomp.listenerPath: cannot send seccomp fd to {}", listener.path.display());
-    let socket = UnixStream::connect(&listener.path).with_context(what)?;
+    let socket = UnixStream::connect(&listener.path)
+        .context("failed to connect with seccomp agent specified in the seccomp profile")
+        .with_context(what)?;
     let rights = [fd.as_raw_fd()];
     let control = [ControlMessage::ScmRights(&rights)];
     let sent = sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&json)], &control, MsgFlags::MSG_NOSIGNAL, None)

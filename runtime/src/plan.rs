@@ -1,6 +1,7 @@
 //! The plan of a container: every leaf called once, in order.
 
 use std::{
+    collections::HashSet,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
@@ -62,6 +63,8 @@ pub struct Planned<'a> {
     pub oom_score_adj: Option<i32>,
     /// Who on the host gets the container's cgroup.
     pub cgroup_owner: Option<u32>,
+    /// Its cgroup is to have some of the CPUs only.
+    pub cpus_bound: bool,
     /// Words for mounts that fail.
     pub mount_names: Vec<String>,
 }
@@ -159,6 +162,11 @@ pub fn init<'a>(
         cgroup_owner,
         maps: new_users.then_some(placement.users.ids),
         oom_score_adj: adj.filter(|_| new_users),
+        cpus_bound: linux
+            .resources()
+            .as_ref()
+            .and_then(|r| r.cpu().as_ref())
+            .is_some_and(|cpu| cpu.cpus().as_ref().is_some_and(|cpus| !cpus.is_empty())),
         mount_names,
     })
 }
@@ -238,13 +246,17 @@ fn rootfs<'a>(
         user_namespace,
         label,
         root: tree.as_fd(),
+        rootfs: &path,
         dev,
     };
     let mounts = mount::plan(arena, mounts, &bound, scene)
         .context("unable to start container process: error during container init")?;
     let paths = |list: &Option<Vec<String>>, field: &str| -> Result<&'a [&'a std::ffi::CStr]> {
-        let texts: Result<Vec<_>> =
-            list.iter().flatten().map(|p| arena.path(&mount::clean(Path::new(p)), field)).collect();
+        let mut paths: Vec<_> = list.iter().flatten().map(|p| mount::clean(Path::new(p))).collect();
+        // One that is named twice is covered once.
+        let mut seen = HashSet::new();
+        paths.retain(|path| seen.insert(path.clone()));
+        let texts: Result<Vec<_>> = paths.iter().map(|path| arena.path(path, field)).collect();
         Ok(arena.list(texts?))
     };
     let rootfs = Rootfs {

@@ -80,10 +80,19 @@ pub fn plan<'a>(
         rlimits: arena.list(rlimit::plan(process.rlimits().as_deref().unwrap_or_default())),
         no_new_privs: process.no_new_privileges() == Some(true),
         labels: lsm::plan(arena, process, defaults.apparmor, defaults.selinux)?,
-        seccomp: filter.map(|f| Seccomp { filter: f.instructions(), flags: f.flags(), readable: readable(f) }),
+        seccomp: filter.map(told).map(|f| Seccomp {
+            filter: f.instructions(),
+            flags: f.flags(),
+            readable: readable(f),
+        }),
         scheduling: None,
         own_stdio: true,
     })
+}
+
+fn told(filter: &Filter) -> &Filter {
+    log::debug!("seccomp filter flags: {}", filter.flags());
+    filter
 }
 
 /// The last value of a variable counts, at the place of the last (runc's rule).

@@ -173,12 +173,13 @@ pub fn check_container(policy: Option<&LinuxMemoryPolicy>) -> Result<()> {
     use MemoryPolicyModeType as Mode;
     let Some(policy) = policy else { return Ok(()) };
     let nodes = policy.nodes().as_deref().filter(|n| !n.is_empty());
-    if let Some(text) = nodes {
-        set(text, NODES)?;
-    }
-    match (policy.mode(), nodes) {
-        (Mode::MpolDefault | Mode::MpolLocal, Some(_)) => {
-            return Err(Error::invalid(format!("{NODES}: memory policy mode {} requires 0 nodes", policy.mode())));
+    let wanted = "linux.memoryPolicy.nodes: invalid memory policy nodes";
+    let count =
+        nodes.map(|text| set(text, wanted)).transpose()?.map(|set| set.iter().map(|n| n.count_ones()).sum::<u32>());
+    match (policy.mode(), count) {
+        (mode @ (Mode::MpolDefault | Mode::MpolLocal), Some(count)) => {
+            let text = format!("{NODES}: memory policy {mode}: mode requires 0 nodes but got {count}");
+            return Err(Error::invalid(text));
         }
         (Mode::MpolDefault | Mode::MpolLocal | Mode::MpolPreferred, _) | (_, Some(_)) => {}
         (mode, None) => {

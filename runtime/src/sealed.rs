@@ -45,6 +45,7 @@ pub fn ensure() -> Result<()> {
         return Ok(());
     }
     let program = Program::new()?;
+    log::debug!("runc exeseal: using /proc/self/exe clone (a read-only mount of it, or a sealed copy)");
     let mut args = std::env::args_os();
     let name = args.next().unwrap_or_default();
     Err(Error::from(Command::new(program.path()).arg0(name).args(args).exec()).context("run the sealed program"))

@@ -12,7 +12,7 @@ pub fn code(kind: Kind) -> ttrpc::Code {
         Kind::NotFound => ttrpc::Code::NOT_FOUND,
         Kind::AlreadyExists => ttrpc::Code::ALREADY_EXISTS,
         Kind::FailedPrecondition => ttrpc::Code::FAILED_PRECONDITION,
-        Kind::Internal => ttrpc::Code::UNKNOWN,
+        Kind::NotExecuted | Kind::Internal => ttrpc::Code::UNKNOWN,
     }
 }
 
@@ -76,6 +76,7 @@ mod tests {
             (Kind::NotFound, ttrpc::Code::NOT_FOUND),
             (Kind::AlreadyExists, ttrpc::Code::ALREADY_EXISTS),
             (Kind::FailedPrecondition, ttrpc::Code::FAILED_PRECONDITION),
+            (Kind::NotExecuted, ttrpc::Code::UNKNOWN),
             (Kind::Internal, ttrpc::Code::UNKNOWN),
         ] {
             assert_eq!(parts(Error::new(kind, "x")), (code, "x".to_owned()));

@@ -190,7 +190,30 @@ fn may_execute(path: &CStr, stat: &fs::Stat) -> io::Result<()> {
 
 /// Becomes the payload; returns only what kept it from that.
 pub fn execute(process: &Process<'_>, executable: &CStr) -> Result<core::convert::Infallible> {
-    Err(sys::execve(executable, process.args, process.env)).at(Step::Exec)
+    let refused = sys::execve(executable, process.args, process.env);
+    complain(executable, refused.raw_os_error());
+    Err(refused).at(Step::Exec)
+}
+
+/// Says on the payload's standard error what kept it from being: where runc's users look for it, in the same words.
+fn complain(executable: &CStr, errno: i32) {
+    let words: &[u8] = match errno {
+        libc::E2BIG => b"argument list too long",
+        libc::EACCES => b"permission denied",
+        libc::EIO => b"input/output error",
+        libc::ELIBBAD => b"accessing a corrupted shared library",
+        libc::ELOOP => b"too many levels of symbolic links",
+        libc::ENOENT => b"no such file or directory",
+        libc::ENOEXEC => b"exec format error",
+        libc::ENOMEM => b"cannot allocate memory",
+        libc::ENOTDIR => b"not a directory",
+        libc::EPERM => b"operation not permitted",
+        libc::ETXTBSY => b"text file busy",
+        _ => b"it cannot be executed",
+    };
+    for part in [b"exec ", executable.to_bytes(), b": ", words, b"\n"] {
+        let _ = io::write(rustix::stdio::stderr(), part);
+    }
 }
 
 #[cfg(test)]

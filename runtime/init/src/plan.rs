@@ -191,6 +191,8 @@ pub enum Source<'a> {
         /// The target is a directory; else a file.
         directory: bool,
     },
+    /// What is at a place in the tree by then: it shows what was mounted before it.
+    Inside(Inside<'a>),
     /// A file system that belongs to a namespace of the child.
     Fs {
         /// `proc`.
@@ -219,6 +221,20 @@ pub enum Source<'a> {
         /// Set.
         set: u64,
     },
+}
+
+/// A bind mount of a part of the root file system.
+pub struct Inside<'a> {
+    /// Absolute, inside the root.
+    pub from: &'a CStr,
+    /// With all that is mounted below it.
+    pub recursive: bool,
+    /// `MOUNT_ATTR_*` to set and to clear.
+    pub attributes: (u64, u64),
+    /// The same for all that is mounted below it, too.
+    pub all: (u64, u64),
+    /// A user namespace whose ids it is mapped by, and whether all below it are.
+    pub ids: Option<(BorrowedFd<'a>, bool)>,
 }
 
 /// One option of a file system.

@@ -18,7 +18,7 @@ use rustix::{
 use crate::{
     At, Report, Result, console, device, hook,
     path::{self, Target},
-    plan::{Container, Enter, FsOption, Mount, Plan, Rootfs, Source, Stdio},
+    plan::{Container, Enter, FsOption, Inside, Mount, Plan, Rootfs, Source, Stdio},
     sys,
     wire::{Failure, Step},
 };
@@ -139,7 +139,11 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
     if let Source::Link { to } = mount.source {
         return link(root, mount.target, to).at_index(Step::MountTarget, n);
     }
-    let (target, mode) = find_target(root, mount, n)?;
+    if let Source::Inside(inside) = &mount.source {
+        return bind_inside(root, mount, inside, n);
+    }
+    let kind = if let Source::Tree { directory: false, .. } = mount.source { Target::File } else { Target::Directory };
+    let (target, mode) = find_target(root, mount, kind, n)?;
     match &mount.source {
         Source::Tree { fd, .. } => move_onto(*fd, target.as_fd()).at_index(Step::MountAttach, n)?,
         Source::Fs { fstype, options, attributes, relabel } => {
@@ -157,12 +161,31 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
             remount(target.as_fd(), *flags, data).at_index(Step::MountAttach, n)?;
             return propagate(target.as_fd(), mount, n);
         }
-        Source::Link { .. } => {}
+        Source::Inside(_) | Source::Link { .. } => {}
     }
     match &mount.source {
         Source::Tree { fd, .. } => propagate(*fd, mount, n),
         _ => Ok(()),
     }
+}
+
+fn bind_inside(root: BorrowedFd<'_>, mount: &Mount<'_>, inside: &Inside<'_>, n: usize) -> Result<()> {
+    let from = path::open(root, inside.from, OFlags::PATH).at_index(Step::MountSource, n)?;
+    let stat = fs::fstat(&from).at_index(Step::MountSource, n)?;
+    let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+    let tree = clone_of(from.as_fd(), inside.recursive).at_index(Step::MountSource, n)?;
+    for (recursive, (set, clear)) in [(false, inside.attributes), (true, inside.all)] {
+        if set | clear != 0 {
+            sys::mount_setattr(tree.as_fd(), recursive, set, clear, 0).at_index(Step::MountSource, n)?;
+        }
+    }
+    if let Some((users, recursive)) = inside.ids {
+        sys::map_ids(tree.as_fd(), recursive, users).at_index(Step::MountSource, n)?;
+    }
+    let kind = if directory { Target::Directory } else { Target::File };
+    let (target, _) = find_target(root, mount, kind, n)?;
+    move_onto(tree.as_fd(), target.as_fd()).at_index(Step::MountAttach, n)?;
+    propagate(tree.as_fd(), mount, n)
 }
 
 /// There is no call for this by fd that also takes the file system's own options as they are; the host's /proc, which
@@ -185,14 +208,10 @@ fn propagate(tree: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
 }
 
 /// Also the mode that a tmpfs takes over from a directory that was there.
-fn find_target(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<(OwnedFd, Option<u32>)> {
-    let kind = match mount.source {
-        Source::Tree { directory: false, .. } => Target::File,
-        Source::Remount { .. } => {
-            return Ok((path::open(root, mount.target, OFlags::PATH).at_index(Step::MountTarget, n)?, None));
-        }
-        _ => Target::Directory,
-    };
+fn find_target(root: BorrowedFd<'_>, mount: &Mount<'_>, kind: Target, n: usize) -> Result<(OwnedFd, Option<u32>)> {
+    if let Source::Remount { .. } = mount.source {
+        return Ok((path::open(root, mount.target, OFlags::PATH).at_index(Step::MountTarget, n)?, None));
+    }
     if mount.on_link
         && let Some(link) = find_link(root, mount.target).at_index(Step::MountTarget, n)?
     {

@@ -93,6 +93,8 @@ steps! {
     HostPropagation,
     /// Attaching the rootfs.
     AttachRootfs,
+    /// Binding a part of the root file system; the index of the mount.
+    MountSource,
     /// Finding or making the target of mount `index`.
     MountTarget,
     /// The target of mount `index` is not a plain directory.

@@ -141,7 +141,13 @@ fn check(n: usize, d: &LinuxDeviceCgroup) -> Result<Rule> {
     if letters.is_empty() {
         return Err(Error::invalid(format!("device access at {n} field cannot be empty")));
     }
-    let access = Access::parse(letters)
+    // Other letters say nothing, as in runc.
+    let known: String = letters.chars().filter(|c| "rwm".contains(*c)).collect();
+    if known != letters {
+        log::warn!("linux.resources.devices[{n}].access: {letters:?}: only r, w and m are known");
+    }
+    let access = Access::parse(&known)
+        .filter(|_| !known.is_empty())
         .ok_or_else(|| Error::invalid(format!("device access at {n} field {letters:?} must be of r, w, m")))?;
     let node = match d.typ().unwrap_or_default() {
         LinuxDeviceType::A => return Ok(Rule::All { allow }),
@@ -194,7 +200,7 @@ pub(super) mod tests {
     fn bad_rules_are_named() {
         let rows = [
             (r#"{"allow":true,"type":"c"}"#, "device access at 0 field cannot be empty"),
-            (r#"{"allow":true,"type":"c","access":"rx"}"#, "device access at 0 field \"rx\" must be of r, w, m"),
+            (r#"{"allow":true,"type":"c","access":"x"}"#, "device access at 0 field \"x\" must be of r, w, m"),
             (r#"{"allow":true,"type":"p","access":"r"}"#, "device rule at 0: invalid cgroup device type \"p\""),
             (r#"{"allow":true,"type":"c","major":-2,"access":"r"}"#, "device rule at 0: invalid major -2"),
             (

@@ -9,7 +9,7 @@ use berth_runtime::{
 };
 
 use super::{
-    Failure, Globals, Outcome,
+    Failure, Globals, NOT_EXECUTED, Outcome,
     args::{Command, Count, Flag, Parsed, Takes},
     console, exec_process,
     extra_fds::ExtraFds,
@@ -79,7 +79,7 @@ fn try_run(globals: &Globals, parsed: &Parsed) -> Result<i32> {
     let terminal = process.terminal() == Some(true);
     let (front, stdio) = Front::prepare(globals.program, terminal, detached, parsed.text("console-socket"))?;
     let signals = if detached { None } else { Some(Signals::take()?) };
-    let mut execed = exec::exec(
+    let made = exec::exec(
         &container,
         exec::Options {
             process: &process,
@@ -89,7 +89,14 @@ fn try_run(globals: &Globals, parsed: &Parsed) -> Result<i32> {
             ignore_paused: parsed.on("ignore-paused"),
             cgroup: cgroup.as_ref(),
         },
-    )?;
+    );
+    let mut execed = match made {
+        Err(e) if e.kind() == Kind::NotExecuted && matches!(front, Front::Pipes(..)) => {
+            front.attach(None)?.drain();
+            return Ok(NOT_EXECUTED);
+        }
+        made => made?,
+    };
     let hand_out = |execed: &mut Execed| -> Result<Streams> {
         let streams = front.attach(execed.console.take())?;
         if let Some(socket) = &pidfd_socket {

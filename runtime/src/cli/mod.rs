@@ -56,6 +56,10 @@ pub struct Failure {
     pub status: i32,
 }
 
+/// The exit status of a payload that could not be executed, as of runc's init: its standard error, which is the caller's,
+/// has said why.
+const NOT_EXECUTED: i32 = 255;
+
 /// What a command comes to: its exit status, or a failure.
 pub type Outcome = Result<i32, Failure>;
 

@@ -3,13 +3,13 @@
 use std::os::fd::AsFd;
 
 use berth_runtime::{
-    Context, Result,
+    Context, Kind, Result,
     create::{Barrier, Created},
     delete, start,
 };
 
 use super::{
-    Globals, Outcome,
+    Globals, NOT_EXECUTED, Outcome,
     args::{Command, Count, Flag, Parsed},
     failed, launch,
     sd_notify::{Manager, Relay},
@@ -63,7 +63,7 @@ fn try_run(globals: &Globals, parsed: &Parsed) -> Result<i32> {
         Err(e) => {
             launch::undo(created);
             streams.drain();
-            return Err(e);
+            return if e.kind() == Kind::NotExecuted && !detached { Ok(NOT_EXECUTED) } else { Err(e) };
         }
     };
     match (signals, relay) {

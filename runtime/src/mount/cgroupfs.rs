@@ -4,7 +4,7 @@ use std::{ffi::CStr, path::Path};
 
 use berth_init::plan::{FsOption, Source};
 
-use super::{Builder, Options, Scene, attr, clone_tree, set_attributes};
+use super::{Builder, Options, Scene, attr, bind::set_attributes, clone_tree};
 use crate::{Context, Result, cgroup};
 
 /// Flags of everything in such a mount, as every runtime mounts it.

@@ -32,18 +32,28 @@ impl<'u> IdMaps<'u> {
     /// # Errors
     /// Names the mount and its file system when that cannot be.
     pub fn apply(&mut self, mount: &Mount, options: &Options, tree: &OwnedFd, source: &Path) -> Result<()> {
+        match self.ids(mount, options)? {
+            Some(ids) => map(tree, options.idmap == Some(true), self.namespace(&ids)?, source),
+            None => Ok(()),
+        }
+    }
+
+    /// The user namespace whose ids a mount asks for, if it does.
+    ///
+    /// # Errors
+    /// As user_namespaces(7) has it for the mappings.
+    pub fn wanted(&mut self, mount: &Mount, options: &Options) -> Result<Option<OwnedFd>> {
+        let Some(ids) = self.ids(mount, options)? else { return Ok(None) };
+        self.namespace(&ids)?.try_clone_to_owned().map(Some).context("dup a user namespace")
+    }
+
+    fn ids(&self, mount: &Mount, options: &Options) -> Result<Option<Ids>> {
         let uids = mount.uid_mappings().as_deref().unwrap_or_default();
         let gids = mount.gid_mappings().as_deref().unwrap_or_default();
-        let ids = if uids.is_empty() && gids.is_empty() {
-            if options.idmap.is_none() {
-                return Ok(());
-            }
-            self.users.ids.clone()
-        } else {
-            Ids::new(uids, gids, "")?
-        };
-        let users = self.namespace(&ids)?;
-        map(tree, options.idmap == Some(true), users, source)
+        if !uids.is_empty() || !gids.is_empty() {
+            return Ids::new(uids, gids, "").map(Some);
+        }
+        Ok(options.idmap.map(|_| self.users.ids.clone()))
     }
 
     fn namespace(&mut self, ids: &Ids) -> Result<BorrowedFd<'_>> {

@@ -4,14 +4,14 @@
 //! process, and nothing is ever visible with the wrong attributes. File systems that belong to one of the container's
 //! namespaces (proc, sysfs, mqueue, devpts, cgroup) are the child's to create.
 
+mod bind;
 mod cgroupfs;
 mod copyup;
 mod idmap;
 mod options;
 
 use std::{
-    ffi::{CStr, OsStr},
-    os::unix::ffi::OsStrExt,
+    ffi::CStr,
     path::{Component, Path, PathBuf},
 };
 
@@ -19,7 +19,7 @@ use berth_init::plan::{Device, FsOption, Mount, Source};
 use oci_spec::runtime::Mount as Spec;
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
-    fs::{CWD, FileType},
+    fs::CWD,
     mount::{OpenTreeFlags, open_tree},
 };
 
@@ -47,6 +47,8 @@ pub struct Scene<'s, 'a> {
     pub label: Option<&'a CStr>,
     /// The root file system, for what a tmpfs begins with.
     pub root: BorrowedFd<'s>,
+    /// Its absolute path.
+    pub rootfs: &'s Path,
     /// A detached tmpfs with the devices, to stand for the mount of a tmpfs at /dev.
     pub dev: Option<OwnedFd>,
 }
@@ -70,10 +72,10 @@ pub fn plan<'a>(
     mut scene: Scene<'_, 'a>,
 ) -> Result<Mounts<'a>> {
     let list = Vec::with_capacity(mounts.len());
-    let mut builder = Builder { arena, list, names: Vec::new(), idmaps: IdMaps::new(scene.users) };
+    let mut builder = Builder { arena, list, names: Vec::new(), targets: Vec::new(), idmaps: IdMaps::new(scene.users) };
     let mut readonly_dev = false;
     for mount in mounts {
-        let target = clean(mount.destination());
+        let target = in_root(clean(mount.destination()), scene.rootfs);
         let name = name(mount, &target);
         let options = Options::parse(mount.options().as_deref().unwrap_or_default())
             .with_context(|| format!("error mounting {name}"))?;
@@ -81,6 +83,7 @@ pub fn plan<'a>(
         let dev = if is_dev { scene.dev.take() } else { None };
         readonly_dev |= dev.is_some() && options.set & attr::RDONLY != 0;
         builder.one(mount, &target, &name, options, dev, &scene).with_context(|| format!("error mounting {name}"))?;
+        builder.targets.push(target);
     }
     for device in devices {
         builder
@@ -127,6 +130,14 @@ pub fn clean(path: &Path) -> PathBuf {
         }
     }
     out
+}
+
+/// A path inside the root file system, also when it was given as the host sees it.
+fn in_root(path: PathBuf, rootfs: &Path) -> PathBuf {
+    if rootfs == Path::new("/") {
+        return path;
+    }
+    path.strip_prefix(rootfs).map_or(path.clone(), |inside| Path::new("/").join(inside))
 }
 
 fn fstype(mount: &Spec) -> &str {
@@ -205,6 +216,8 @@ struct Builder<'a, 's> {
     arena: &'a Arena,
     list: Vec<Mount<'a>>,
     names: Vec<String>,
+    /// Where something has been put by now.
+    targets: Vec<PathBuf>,
     idmaps: IdMaps<'s>,
 }
 
@@ -275,66 +288,7 @@ impl<'a> Builder<'a, '_> {
         }
         Ok(())
     }
-
-    fn bind(
-        &mut self,
-        mount: &Spec,
-        target: &Path,
-        name: &str,
-        options: &Options,
-        scene: &Scene<'_, 'a>,
-    ) -> Result<()> {
-        let arena = self.arena;
-        let source = mount.source().as_deref().filter(|s| !s.as_os_str().is_empty());
-        let source = source.ok_or_else(|| Error::invalid("source: must be specified for a bind mount"))?;
-        let source = scene.bundle.join(source);
-        if let Some(word) = options.data.first() {
-            return Err(Error::invalid(format!(
-                "bind mounts cannot have any filesystem-specific options applied: {word}"
-            )));
-        }
-        let recursive = options.bind.unwrap_or(true);
-        if options.copy_symlink
-            && let Ok(to) = std::fs::read_link(&source)
-        {
-            let link = Source::Link { to: arena.path(&to, "mounts.source")? };
-            self.push(arena.path(target, "mounts.destination")?, link, &[], name);
-            return Ok(());
-        }
-        let tree = if options.link_itself { clone_link(&source)? } else { clone_tree(&source, recursive)? };
-        let stat = rustix::fs::fstat(&tree).with_context(|| format!("stat {}", source.display()))?;
-        let procfs = rustix::fs::fstatfs(&tree).is_ok_and(|s| s.f_type == PROC_SUPER_MAGIC);
-        inside_proc(target, procfs)?;
-        set_attributes(&tree, options, scene).with_context(|| format!("mount_setattr {}", source.display()))?;
-        self.idmaps.apply(mount, options, &tree, &source)?;
-        let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        let c_target = arena.path(target, "mounts.destination")?;
-        let source = Source::Tree { fd: arena.fd(tree), directory };
-        self.push(c_target, source, arena.list(options.propagation.clone()), name);
-        if let Some(last) = self.list.last_mut() {
-            last.on_link = options.on_link;
-        }
-        Ok(())
-    }
 }
-
-impl<'a> Builder<'a, '_> {
-    /// The host's device of that path and number: mknod(2) is not for a user namespace.
-    fn device(&mut self, device: &Device<'a>) -> Result<()> {
-        let path = Path::new(OsStr::from_bytes(device.path.to_bytes()));
-        let tree = clone_tree(path, false)?;
-        let there = rustix::fs::fstat(&tree)?;
-        let number = rustix::fs::makedev(device.major, device.minor);
-        if FileType::from_raw_mode(there.st_mode) != FileType::from_raw_mode(device.mode) || there.st_rdev != number {
-            return Err(Error::invalid("the host's is another one, and a user namespace may not make any"));
-        }
-        let name = format!("\"{0}\" to rootfs at \"{0}\"", path.display());
-        self.push(device.path, Source::Tree { fd: self.arena.fd(tree), directory: false }, &[], &name);
-        Ok(())
-    }
-}
-
-const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
 fn attributes(options: &Options) -> Result<u32> {
     u32::try_from(options.set | options.set_all).map_err(|_| Error::invalid("options: out of range"))
@@ -347,66 +301,6 @@ pub fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     open_tree(CWD, path, flags).with_context(|| format!("open_tree {}", path.display()))
-}
-
-/// A detached clone of the link at `path`, or of whatever is there, itself.
-fn clone_link(path: &Path) -> Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
-    open_tree(CWD, path, flags).with_context(|| format!("open_tree {}", path.display()))
-}
-
-/// The clone has the source's propagation, in the host's peer groups. It gets that of the tree it will hang in, which
-/// the child gives to everything that it copies; without that, a mount made in the container would appear outside.
-fn set_attributes(tree: &OwnedFd, options: &Options, scene: &Scene<'_, '_>) -> rustix::io::Result<()> {
-    use berth_init::sys::mount_setattr;
-    let (set, clear) = options.bind_attributes();
-    let clear = if scene.user_namespace { clear & !locked(tree, options)? } else { clear };
-    let shared = scene.user_namespace && scene.host_propagation == libc::MS_SHARED;
-    if options.bind == Some(false) && options.set_all | options.clear_all == 0 && !shared {
-        // One mount: all in one call.
-        return mount_setattr(tree.as_fd(), false, set, clear, scene.host_propagation);
-    }
-    // In a user namespace a slave of the host's at most, as the kernel makes it for what it copies there itself
-    // (mount_namespaces(7)).
-    set_propagation(tree, scene.host_propagation, scene.user_namespace.then_some(libc::MS_SLAVE))?;
-    if set | clear != 0 {
-        mount_setattr(tree.as_fd(), false, set, clear, 0)?;
-    }
-    if options.set_all | options.clear_all != 0 {
-        let atime = if (options.set_all | options.clear_all) & attr::ATIME != 0 { attr::ATIME } else { 0 };
-        mount_setattr(tree.as_fd(), true, options.set_all, options.clear_all & !options.set_all | atime, 0)?;
-    }
-    Ok(())
-}
-
-/// Attributes that the kernel would not let a user namespace take away (mount_namespaces(7), "restrictions"): they stay,
-/// though this process could.
-///
-/// # Errors
-/// `EPERM` as the kernel has it, when one of them is named to be cleared, or another choice of access time is.
-fn locked(tree: &OwnedFd, options: &Options) -> rustix::io::Result<u64> {
-    use rustix::{fs::StatVfsMountFlags as Flags, io::Errno};
-    let now = rustix::fs::fstatvfs(tree)?.f_flag;
-    let of = |flags: &[(Flags, u64)]| flags.iter().filter(|(f, _)| now.contains(*f)).fold(0, |all, (_, bit)| all | bit);
-    let locked = of(&[
-        (Flags::RDONLY, attr::RDONLY),
-        (Flags::NOSUID, attr::NOSUID),
-        (Flags::NODEV, attr::NODEV),
-        (Flags::NOEXEC, attr::NOEXEC),
-        (Flags::NODIRATIME, attr::NODIRATIME),
-    ]);
-    // All zero is relatime; a mount without any of the flags is strictatime.
-    let atime = match of(&[(Flags::NOATIME, attr::NOATIME), (Flags::RELATIME, attr::STRICTATIME)]) {
-        0 => attr::STRICTATIME,
-        bits if bits & attr::NOATIME != 0 => attr::NOATIME,
-        _ => 0,
-    };
-    let named = |set: u64, clear: u64| (set | clear) & attr::ATIME != 0 && set & attr::ATIME != atime;
-    let taken = (options.clear | options.clear_all) & locked;
-    if taken != 0 || named(options.set, options.clear) || named(options.set_all, options.clear_all) {
-        return Err(Errno::PERM);
-    }
-    Ok(locked)
 }
 
 /// The propagation of a clone of the host's. One that is to be shared is first given `before`, if anything, which says what

@@ -146,9 +146,20 @@ impl Options {
         if self.set | self.clear == 0 {
             return (0, 0);
         }
-        let atime = (self.set | self.clear) & (attr::ATIME | attr::NODIRATIME);
-        let clear_atime = if atime & attr::ATIME != 0 { attr::ATIME } else { 0 };
-        (self.set, (attr::BIND & !self.set) | clear_atime | (self.clear & attr::NODIRATIME))
+        // Only a word that chooses an access time does; `atime` and its like leave what the source has.
+        let access_time = if self.chooses_atime() { attr::ATIME | attr::NODIRATIME & !self.set } else { 0 };
+        (self.set, (attr::BIND & !self.set) | access_time)
+    }
+
+    /// A word is among them that says when access times are updated.
+    pub fn chooses_atime(&self) -> bool {
+        self.set & (attr::ATIME | attr::NODIRATIME) != 0 || self.clear & attr::ATIME == attr::ATIME
+    }
+
+    /// What to set and clear on it and all that is mounted below it.
+    pub fn tree_attributes(&self) -> (u64, u64) {
+        let atime = if (self.set_all | self.clear_all) & attr::ATIME != 0 { attr::ATIME } else { 0 };
+        (self.set_all, self.clear_all & !self.set_all | atime)
     }
 }
 
@@ -181,9 +192,9 @@ const ATTRIBUTES: [(&str, u64, u64); 18] = [
     ("dev", 0, attr::NODEV),
     ("noexec", attr::NOEXEC, 0),
     ("exec", 0, attr::NOEXEC),
-    ("noatime", attr::NOATIME, attr::ATIME & !attr::NOATIME),
+    ("noatime", attr::NOATIME, attr::STRICTATIME),
     ("atime", 0, attr::NOATIME),
-    ("strictatime", attr::STRICTATIME, attr::ATIME & !attr::STRICTATIME),
+    ("strictatime", attr::STRICTATIME, attr::NOATIME),
     ("nostrictatime", 0, attr::STRICTATIME),
     ("relatime", 0, attr::ATIME),
     ("norelatime", 0, 0),
@@ -282,7 +293,11 @@ mod tests {
         assert_eq!(set, attr::RDONLY | attr::NOSUID);
         assert_eq!(clear, attr::NODEV | attr::NOEXEC | attr::NOSYMFOLLOW);
         assert_eq!(parse(&["bind", "rw"]).bind_attributes(), (0, attr::BIND));
-        assert_eq!(parse(&["bind", "noatime"]).bind_attributes(), (attr::NOATIME, attr::BIND | attr::ATIME));
+        assert_eq!(
+            parse(&["bind", "noatime"]).bind_attributes(),
+            (attr::NOATIME, attr::BIND | attr::ATIME | attr::NODIRATIME)
+        );
+        assert_eq!(parse(&["bind", "atime", "diratime"]).bind_attributes(), (0, attr::BIND));
     }
 
     #[test]
