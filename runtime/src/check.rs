@@ -1,13 +1,12 @@
 //! What a config.json must be before anything is made from it, field by field.
 //!
-//! Types and closed sets are the parser's; here is what they cannot say, and what this build refuses rather than
-//! ignores.
+//! Types and closed sets are the parser's; here is what they cannot say.
 
 use std::{collections::HashSet, path::Path};
 
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Process, Spec};
 
-use crate::{Error, Result, hooks, net_devices, notify, scheduling, timens, user::Ids};
+use crate::{Error, Result, hooks, net_devices, notify, rdt, scheduling, timens, user::Ids};
 
 /// A whole config.json.
 pub fn spec(spec: &Spec) -> Result<()> {
@@ -34,7 +33,7 @@ pub fn spec(spec: &Spec) -> Result<()> {
     net_devices::check(linux)?;
     linux.seccomp().as_ref().map_or(Ok(()), notify::check)?;
     scheduling::check_container(linux.memory_policy().as_ref())?;
-    refuse_unbuilt(linux)
+    linux.intel_rdt().as_ref().map_or(Ok(()), |rdt| rdt::check(rdt, rdt::root()?.as_deref()))
 }
 
 /// A process, of a config.json or an exec.
@@ -177,17 +176,4 @@ fn id_mappings(spec: &Spec, linux: &Linux) -> Result<()> {
         Ids::new(&given(uids), &given(gids), &field)?;
     }
     Ok(())
-}
-
-/// Fields that a later build will honour. Ignoring them would be worse than an error.
-fn refuse_unbuilt(linux: &Linux) -> Result<()> {
-    if linux.intel_rdt().is_some() && !Path::new("/sys/fs/resctrl").exists() {
-        let text = "linux.intelRdt: intelRdt is specified in config, but Intel RDT is not enabled";
-        return Err(Error::unsupported(text));
-    }
-    if linux.intel_rdt().is_some() { Err(refused("linux.intelRdt")) } else { Ok(()) }
-}
-
-fn refused(field: &str) -> Error {
-    Error::unsupported(format!("{field}: not built yet"))
 }

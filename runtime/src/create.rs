@@ -24,7 +24,7 @@ use crate::{
     kernel,
     net_devices::NetDevices,
     plan::{self, Choices, Planned},
-    proc, rlimit, sd_notify,
+    proc, rdt, rlimit, sd_notify,
     spawn::{self, Outcome, Pending},
     state::{self, Container, Draft, State},
     userns,
@@ -115,6 +115,9 @@ fn make(options: Options<'_>) -> Result<Created> {
     }
     let mut record = state::record(options.id, &bundle.spec, &bundle.dir, &plan::rootfs_path(&bundle), &cgroup)?;
     record.process.keyring = !options.no_new_keyring;
+    let intel_rdt = linux.and_then(|l| l.intel_rdt().as_ref());
+    let mut rdt = rdt::Making::of(intel_rdt, options.id, rdt::root)?;
+    record.rdt = rdt.group();
     // Before there is anything to clean up: a crash from here on finds on record where to look.
     draft.write(&record)?;
     let listener = match options.barrier {
@@ -125,6 +128,8 @@ fn make(options: Options<'_>) -> Result<Created> {
     let resources = linux.and_then(|l| l.resources().as_ref()).unwrap_or(&none);
     let request = Request { id: options.id, resources, annotations: bundle.spec.annotations().as_ref() };
     let mut making = cgroup.begin(&request)?;
+    rdt.make(intel_rdt)?;
+    record.rdt = rdt.group();
 
     let arena = Arena::default();
     let (ours, theirs) = spawn::channel()?;
@@ -144,7 +149,7 @@ fn make(options: Options<'_>) -> Result<Created> {
     settle();
     last_rites.owe(&record);
     let mounted = InHost::of(&planned.plan);
-    let pending = birth(&planned, &cgroup, &mut making, (ours, theirs), &record, (&hooks, &mut devices))?;
+    let pending = birth(&planned, &cgroup, (&mut making, &rdt), (ours, theirs), &record, (&hooks, &mut devices))?;
     if let Some(uid) = planned.cgroup_owner {
         cgroup.delegate(uid).context("linux.cgroupsPath")?;
     }
@@ -161,6 +166,7 @@ fn make(options: Options<'_>) -> Result<Created> {
     }
     let child = pending.keep()?;
     making.keep();
+    rdt.keep();
     devices.keep();
     mounted.keep();
     last_rites.keep();
@@ -227,7 +233,7 @@ fn settle() {
 fn birth(
     planned: &Planned<'_>,
     cgroup: &Cgroup,
-    making: &mut Making<'_>,
+    (making, rdt): (&mut Making<'_>, &rdt::Making),
     channel: (OwnedFd, OwnedFd),
     record: &State,
     (hooks, devices): (&AtCreate, &mut NetDevices),
@@ -251,6 +257,7 @@ fn birth(
         rlimit::raise(pending.pid(), planned.plan.process.rlimits);
     }
     making.adopt(pending.pid())?;
+    rdt.adopt(pending.pid())?;
     match pending.go() {
         // A child that has died already has said why, or the limit that killed it shows: both are seen below.
         Err(e) if matches!(e.errno(), Some(libc::EPIPE | libc::ECONNRESET)) => {}

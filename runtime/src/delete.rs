@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{
     Context, Error, Kind, Result, hooks, kill,
+    rdt::Group,
     state::{self, Container, Status},
 };
 
@@ -95,11 +96,12 @@ fn destroy(container: &Container) -> Result<()> {
     // poststop runs once: not for whoever finds the container gone already.
     let hooked = !container.state().hooks.poststop.is_empty() && container.dir().exists();
     let cgroup = container.cgroup().delete();
+    let rdt = container.state().rdt.as_ref().map_or(Ok(()), Group::remove);
     let dir = remove_dir(container.dir());
     if hooked {
         hooks::poststop(&container.state().hooks, container.state().told());
     }
-    cgroup.and(dir)
+    cgroup.and(rdt).and(dir)
 }
 
 fn remove_dir(dir: &Path) -> Result<()> {

@@ -129,6 +129,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     if plan.namespaces.become_root {
         rlimit::raise(pending.pid(), plan.process.rlimits);
     }
+    state.rdt.as_ref().map_or(Ok(()), |group| group.adopt_late(pending.pid()))?;
     pending.go()?;
     let mut outcome = pending.wait()?;
     if let (Outcome::Listener(number), Some(listener)) = (&outcome, &state.process.listener) {

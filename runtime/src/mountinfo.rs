@@ -1,7 +1,11 @@
 //! What the kernel's table of mounts says (proc_pid_mountinfo(5)). On a node with many mounts it is milliseconds long:
 //! read only where nothing else tells.
 
-use std::{ffi::CStr, os::unix::ffi::OsStrExt, path::Path};
+use std::{
+    ffi::CStr,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
+};
 
 use crate::{Context, Result, arena::Arena};
 
@@ -20,6 +24,22 @@ pub(crate) fn whole_mounts<'a>(arena: &'a Arena, rootfs: &Path) -> Result<&'a [&
         .iter()
         .map(|at| arena.path(Path::new(std::ffi::OsStr::from_bytes(at.get(1..).unwrap_or(at))), "mountinfo"));
     Ok(arena.list(relative.collect::<Result<Vec<_>>>()?))
+}
+
+/// Where a file system of this type is mounted first.
+///
+/// # Errors
+/// /proc/self/mountinfo cannot be read.
+pub fn first_of(fstype: &str) -> Result<Option<PathBuf>> {
+    let mountinfo = std::fs::read("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+    Ok(mountinfo.split(|b| *b == b'\n').find_map(|line| point_of(line, fstype.as_bytes())))
+}
+
+fn point_of(line: &[u8], fstype: &[u8]) -> Option<PathBuf> {
+    let mut words = line.split(|b| *b == b' ');
+    let at = words.nth(4)?;
+    let is = words.skip_while(|word| *word != b"-").nth(1)?;
+    (is == fstype).then(|| std::ffi::OsString::from_vec(unescape(at)).into())
 }
 
 /// The mountpoint of a line (proc_pid_mountinfo(5)) that is a whole procfs or sysfs.
@@ -66,6 +86,14 @@ mod tests {
         for (line, at) in rows {
             assert_eq!(whole(line).as_deref(), at);
         }
+    }
+
+    #[test]
+    fn a_type_is_found_where_it_is() {
+        let line = b"25 27 0:23 / /my\\040rdt rw shared:1 - resctrl none rw";
+        assert_eq!(point_of(line, b"resctrl"), Some("/my rdt".into()));
+        assert_eq!(point_of(line, b"none"), None);
+        assert_eq!(point_of(b"", b"resctrl"), None);
     }
 
     #[test]

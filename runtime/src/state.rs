@@ -24,6 +24,7 @@ use crate::{
     notify::Listener,
     proc,
     process::Inherited,
+    rdt::Group,
     scheduling::Inherited as Scheduling,
     seccomp::Filter,
 };
@@ -98,6 +99,9 @@ pub struct State {
     pub runtime: (u64, u64),
     /// What execs take over.
     pub process: Inherited,
+    /// The group of resctrl that it is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rdt: Option<Group>,
     /// Hooks that are still to come.
     #[serde(default, skip_serializing_if = "Later::is_empty")]
     pub hooks: Later,
@@ -376,6 +380,7 @@ pub fn record(
             listener: Listener::of(spec.linux().as_ref().and_then(|l| l.seccomp().as_ref())),
             scheduling: Scheduling::of(spec),
         },
+        rdt: None,
         hooks: Later::of(spec),
     })
 }

@@ -3,18 +3,23 @@
 use oci_spec::runtime::LinuxResources;
 
 use crate::{
-    Error, Kind, Result,
+    Error, Kind, Result, rdt,
     state::{Container, Status},
 };
 
-/// Writes the limits that `resources` names.
+/// Writes the limits that `resources` names, and the schemas of `rdt`.
 ///
 /// # Errors
 /// [`Kind::FailedPrecondition`] when the container is stopped; the file, value and errno of a limit that the kernel
-/// refuses.
-pub fn update(container: &Container, resources: &LinuxResources) -> Result<()> {
+/// refuses; as [`rdt::Update::check`], before anything is written.
+pub fn update(container: &Container, resources: &LinuxResources, rdt: rdt::Update<'_>) -> Result<()> {
+    let group = container.state().rdt.as_ref();
+    if !rdt.is_empty() {
+        rdt.check(group, rdt::root()?.as_deref())?;
+    }
     if container.status()? == Status::Stopped {
         return Err(Error::new(Kind::FailedPrecondition, "container not running"));
     }
-    container.cgroup().update(resources)
+    container.cgroup().update(resources)?;
+    rdt.apply(group)
 }

@@ -2,7 +2,7 @@
 
 use std::io::{Read, stdin};
 
-use berth_runtime::{Context, Error, Kind, Result, update};
+use berth_runtime::{Context, Error, Kind, Result, rdt, update};
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
@@ -46,12 +46,8 @@ linux.resources of config.json; when it is given, the other flags are ignored.",
 
 fn run(globals: &Globals, parsed: &Parsed) -> Outcome {
     let container = super::container(globals, parsed)?;
-    for (flag, what) in [("l3-cache-schema", "CAT: l3 cache schema"), ("mem-bw-schema", "MBA: memory bandwidth schema")]
-    {
-        if parsed.text(flag).is_some() {
-            return Err(Error::unsupported(format!("Intel RDT/{what} is not enabled")).into());
-        }
-    }
+    let schema = |flag| parsed.text(flag).filter(|text: &&str| !text.is_empty());
+    let rdt = rdt::Update { l3_cache: schema("l3-cache-schema"), memory_bandwidth: schema("mem-bw-schema") };
     let resources = match parsed.text("resources") {
         Some("-") => {
             let mut json = Vec::new();
@@ -64,7 +60,7 @@ fn run(globals: &Globals, parsed: &Parsed) -> Outcome {
         }
         None => from_flags(parsed)?,
     };
-    update::update(&container, &resources)?;
+    update::update(&container, &resources, rdt)?;
     Ok(0)
 }
 

@@ -246,7 +246,10 @@ impl Container {
             serde_json::from_slice(json).map_err(|e| Error::invalid(format!("resources: {e}")))?;
         let _turn = self.turn.write().await;
         self.state().updatable()?;
-        self.verb(move |handle| berth_runtime::update::update(handle, &resources)).await
+        self.verb(move |handle| {
+            berth_runtime::update::update(handle, &resources, berth_runtime::rdt::Update::default())
+        })
+        .await
     }
 
     /// A few lines for the log.
