@@ -256,6 +256,23 @@ fn nothing_of_the_host_is_left_in_the_table() {
     }
 }
 
+/// Readers of the table take its order for that of config.json. Between Linux 6.8, which lists by age, and 6.15, which
+/// copies detached mounts, there is no help for it.
+#[test]
+fn the_table_has_the_order_of_the_configuration() {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let numbers: Vec<u32> = release.split(['.', '-']).take(2).map(|n| n.parse().unwrap()).collect();
+    if (6, 8) <= (numbers[0], numbers[1]) && (numbers[0], numbers[1]) < (6, 15) {
+        eprintln!("skipped on Linux {release}");
+        return;
+    }
+    let runtime = Runtime::new("table-order");
+    let table = mounts::reported(&runtime.run("c1", &Bundle::probe(&["report", "mountinfo"])).ok().json());
+    let wanted = ["/", "/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys"];
+    let listed: Vec<_> = table.iter().map(|m| m.point.as_str()).filter(|point| wanted.contains(point)).collect();
+    assert_eq!(listed, wanted);
+}
+
 #[test]
 fn a_file_is_bound_on_a_file_made_for_it() {
     let runtime = Runtime::new("bind-file");

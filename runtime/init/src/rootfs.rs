@@ -145,7 +145,12 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
     let kind = if let Source::Tree { directory: false, .. } = mount.source { Target::File } else { Target::Directory };
     let (target, mode) = find_target(root, mount, kind, n)?;
     match &mount.source {
-        Source::Tree { fd, .. } => move_onto(*fd, target.as_fd()).at_index(Step::MountAttach, n)?,
+        Source::Tree { fd, .. } => {
+            let renewed = renew(*fd, mount);
+            let tree = renewed.as_ref().map_or(*fd, AsFd::as_fd);
+            move_onto(tree, target.as_fd()).at_index(Step::MountAttach, n)?;
+            return propagate(tree, mount, n);
+        }
         Source::Fs { fstype, options, attributes, relabel } => {
             let tree = create(fstype, options, *attributes, mode).at_index(Step::MountCreate, n)?;
             if let Some(label) = relabel {
@@ -163,10 +168,14 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
         }
         Source::Inside(_) | Source::Link { .. } => {}
     }
-    match &mount.source {
-        Source::Tree { fd, .. } => propagate(*fd, mount, n),
-        _ => Ok(()),
-    }
+    Ok(())
+}
+
+/// The same file system in a mount of its own. The kernel lists mounts by when they were made (Linux 6.8), readers take
+/// that for the order of config.json, and the `/dev` of the parent is older than what init makes and mounts before it.
+/// Where the kernel copies no detached mount (before Linux 6.15), it is the parent's that is attached.
+fn renew(tree: BorrowedFd<'_>, mount: &Mount<'_>) -> Option<OwnedFd> {
+    (mount.target == c"/dev").then(|| clone_of(tree, true).ok()).flatten()
 }
 
 fn bind_inside(root: BorrowedFd<'_>, mount: &Mount<'_>, inside: &Inside<'_>, n: usize) -> Result<()> {
