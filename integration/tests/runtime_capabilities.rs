@@ -95,6 +95,16 @@ fn unknown_names_are_warned_about() {
     }
 }
 
+/// Where the container cannot be made, too: they may be why.
+#[test]
+fn unknown_names_are_warned_about_first() {
+    let runtime = Runtime::new("caps-unknown-first");
+    let bogus: &[&str] = &["CAP_BOGUS"];
+    let bundle = sets(Bundle::probe(&["report"]), [bogus, bogus, KILL, KILL, &[]]);
+    runtime.create("c1", &bundle).fails(1, &["level=warning", "CAP_BOGUS", "unable to apply caps"]);
+    runtime.assert_clean("unknown capabilities");
+}
+
 /// CVE-2022-24769, CVE-2022-29162 and their kin: what is not inheritable for init is not for exec either.
 #[test]
 fn exec_inherits_nothing() {

@@ -56,6 +56,8 @@ pub struct Options<'a> {
     pub sd_notify: bool,
     /// Changes config.json as the front door's protocol asks, before it is used.
     pub adjust: Option<&'a dyn Fn(&mut Spec)>,
+    /// Gets what a user should hear, at once: if there is to be no container, this may be why.
+    pub warn: &'a dyn Fn(&str),
 }
 
 /// Who will start the container.
@@ -77,8 +79,6 @@ pub struct Created {
     pub barrier: Option<OwnedFd>,
     /// The pty master, when the process has a terminal.
     pub console: Option<OwnedFd>,
-    /// What a user should hear.
-    pub warnings: Vec<String>,
 }
 
 /// Creates a container.
@@ -100,8 +100,9 @@ fn make(options: Options<'_>) -> Result<Created> {
     }
     let process =
         bundle.spec.process().as_ref().ok_or_else(|| Error::invalid("config.json: process: must be specified"))?;
-    let mut warnings = std::mem::take(&mut bundle.warnings);
-    warnings.extend(caps::warnings(process.capabilities().as_ref()));
+    for warning in bundle.warnings.iter().chain(&caps::warnings(process.capabilities().as_ref())) {
+        (options.warn)(warning);
+    }
     let linux = bundle.spec.linux().as_ref();
     let cgroups_path = linux.and_then(|l| l.cgroups_path().as_deref());
     let cgroup = Cgroup::resolve(cgroups_path, options.id, options.systemd_cgroup)?;
@@ -174,7 +175,7 @@ fn make(options: Options<'_>) -> Result<Created> {
         Barrier::Inherited => Some(child.channel),
         Barrier::Listening => None,
     };
-    Ok(Created { container: draft.keep(record, filter), pidfd: child.pidfd, barrier, console: child.console, warnings })
+    Ok(Created { container: draft.keep(record, filter), pidfd: child.pidfd, barrier, console: child.console })
 }
 
 /// Runs the poststop hooks of a container that is not kept, when everything else of it has been undone.

@@ -78,10 +78,8 @@ pub fn create(
         systemd_cgroup: globals.systemd_cgroup,
         sd_notify,
         adjust: Some(&listen),
+        warn: &|warning| log::warn!("{warning}"),
     })?;
-    for warning in &created.warnings {
-        log::warn!("{warning}");
-    }
     match hand_out(&mut created, front, pidfd_socket.as_ref()) {
         Ok(streams) => Ok((created, streams)),
         Err(e) => {

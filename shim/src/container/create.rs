@@ -90,10 +90,7 @@ impl Container {
 
     /// Takes what the runtime made into the record, announces it and watches it.
     async fn record(self: &Arc<Self>, request: CreateTaskRequest, created: Created, prepared: Prepared) -> Result<u32> {
-        let Created { container, pidfd, barrier, console, warnings } = created;
-        for warning in warnings {
-            log::warn!("container {}: {warning}", self.id);
-        }
+        let Created { container, pidfd, barrier, console } = created;
         let (pid, pidfd, handle) = (container.pid(), Arc::new(pidfd), Arc::new(container));
         let mounted = !request.rootfs.is_empty();
         let io = match prepared.begin(console) {
@@ -194,6 +191,7 @@ impl Job {
             preserve_fds: 0,
             systemd_cgroup: self.options.systemd_cgroup.unwrap_or(false),
             adjust: Some(&adjust),
+            warn: &|warning| log::warn!("container {}: {warning}", self.id),
         })
     }
 }
