@@ -227,7 +227,9 @@ fn rootfs<'a>(
     // A shared root is shared with others of the container, and not with the host: there, whatever is mounted in it would
     // appear, and stay. Volumes have the host's peer group all the same.
     let before = if user_namespace { libc::MS_SLAVE } else { libc::MS_PRIVATE };
-    mount::set_propagation(&tree, host_propagation, Some(before)).context("rootfs propagation")?;
+    // Nor is it anybody's slave unless that is asked for, whatever the host's mounts are.
+    let own = if propagation.is_some() { host_propagation } else { libc::MS_PRIVATE };
+    mount::set_propagation(&tree, own, Some(before)).context("rootfs propagation")?;
     let (dev, devices) =
         if needs_devices { device::build_dev(arena, mounts, devices, ids, label)? } else { (None, devices) };
     let (bound, devices) = if user_namespace {
