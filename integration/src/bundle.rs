@@ -159,8 +159,32 @@ impl Bundle {
 
     /// Gives the root filesystem to the id [`MAPPED`], as a snapshotter does. What is added to it later stays root's.
     pub fn owned(self) -> Self {
-        give(&self.rootfs());
+        give(&self.rootfs(), MAPPED);
         self
+    }
+
+    /// What `runc spec --rootless` makes of it for a user: root inside is he, the network is the host's, sysfs is bound. The
+    /// root filesystem is his, and no cgroup is asked for.
+    pub fn rootless(self, uid: u32) -> Self {
+        give(&self.rootfs(), uid);
+        let map = json!([{"containerID": 0, "hostID": uid, "size": 1}]);
+        self.unmount("/sys")
+            .unset("/linux/resources")
+            .host_namespace("network")
+            .namespace("user", "")
+            .set("/linux/uidMappings", map.clone())
+            .set("/linux/gidMappings", map)
+            .set("/linux/cgroupsPath", json!(""))
+            .edit(|config| {
+                let mounts = config["mounts"].as_array_mut().unwrap();
+                for options in mounts.iter_mut().filter_map(|mount| mount["options"].as_array_mut()) {
+                    options.retain(|word| word != "gid=5");
+                }
+                let options = json!(["rbind", "nosuid", "noexec", "nodev", "ro"]);
+                let sys = json!({"destination": "/sys", "type": "none", "source": "/sys", "options": options});
+                // What lies below it comes after it.
+                mounts.insert(mounts.len() - 1, sys);
+            })
     }
 
     /// In a new user namespace whose ids 0 to 65535 are the host's from [`MAPPED`] on, and [`Self::owned`] by its root.
@@ -203,10 +227,10 @@ impl Bundle {
     }
 }
 
-fn give(path: &Path) {
-    std::os::unix::fs::lchown(path, Some(MAPPED), Some(MAPPED)).unwrap();
+fn give(path: &Path, id: u32) {
+    std::os::unix::fs::lchown(path, Some(id), Some(id)).unwrap();
     if path.is_dir() && !path.is_symlink() {
-        fs::read_dir(path).unwrap().for_each(|entry| give(&entry.unwrap().path()));
+        fs::read_dir(path).unwrap().for_each(|entry| give(&entry.unwrap().path(), id));
     }
 }
 

@@ -19,6 +19,7 @@ pub mod config;
 pub mod console;
 pub mod containerd;
 pub mod decoy;
+pub mod delegation;
 pub mod executable;
 pub mod fake_bus;
 pub mod image;

@@ -3,13 +3,19 @@
 //! Every call is bounded in time. Dropping it deletes what its containers left, and fails the test when something of
 //! them is still on the host: state, mounts, cgroups, processes.
 
-use crate::{bundle::Bundle, bundle::Scratch, cgroup, residue, tools, wait::LONG};
+use crate::{bundle::Bundle, bundle::Scratch, cgroup, executable, residue, tools, wait::LONG};
 use rustix::{event, process};
 use serde_json::Value;
 use std::{
     fs,
     fs::File,
-    os::{fd::OwnedFd, unix::process::CommandExt, unix::process::ExitStatusExt},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::chown,
+            process::{CommandExt, ExitStatusExt},
+        },
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -33,6 +39,7 @@ pub struct Runtime {
     work: Scratch,
     cgroup: String,
     mark: String,
+    before: Vec<String>,
     calls: AtomicU32,
     bundles: Mutex<Vec<Arc<Scratch>>>,
     published_faults: bool,
@@ -85,6 +92,24 @@ impl Runtime {
         Self::of(program, name)
     }
 
+    /// The runtime that the environment asks for, from where an ordinary user can reach it, and all its calls made by one
+    /// who has this uid and gid and is in these groups: a state directory of his own, nothing of the host's.
+    pub fn of_user(name: &str, uid: u32, groups: &str) -> Self {
+        let mut runtime = Self::new(name);
+        let program = runtime.work.path().join(runtime.program.file_name().unwrap());
+        executable::copy(&runtime.program, &program);
+        runtime.program = program;
+        chown(runtime.root(), Some(uid), Some(uid)).unwrap();
+        let user = [format!("--reuid={uid}"), format!("--regid={uid}"), format!("--groups={groups}")];
+        runtime.before = [&["setpriv".to_owned()], user.as_slice()].concat();
+        runtime
+    }
+
+    /// The words that make a call the user's, of [`Runtime::of_user`].
+    pub fn as_user(&self) -> &[String] {
+        &self.before
+    }
+
     /// The runtime that berth is held against: the runc of the tools, or else the machine's.
     pub fn peer(name: &str) -> Self {
         Self::of(tools::tool("RUNC").to_owned(), name)
@@ -114,6 +139,7 @@ impl Runtime {
             work,
             cgroup,
             mark,
+            before: vec![],
             calls: AtomicU32::new(0),
             bundles: Mutex::default(),
             published_faults: false,
@@ -157,7 +183,7 @@ impl Runtime {
             dir: None,
             env: vec![],
             leak: vec![],
-            before: vec![],
+            before: self.before.clone(),
         }
     }
 
@@ -288,7 +314,13 @@ pub struct Call<'a> {
 impl Call<'_> {
     /// Has another program, with these first words, run the runtime.
     pub fn through(mut self, before: &[&str]) -> Self {
-        self.before = before.iter().map(|w| (*w).to_owned()).collect();
+        self.before.extend(before.iter().map(|w| (*w).to_owned()));
+        self
+    }
+
+    /// The same, before the program that makes it a user's call.
+    pub fn as_root_through(mut self, before: &[&str]) -> Self {
+        self.before.splice(0..0, before.iter().map(|w| (*w).to_owned()));
         self
     }
 

@@ -21,13 +21,15 @@ use crate::{
     cgroup::{Cgroup, Making, Request},
     failure::{self, Names},
     hooks::{self, AtCreate},
+    inside::{Inside, Legacy},
     kernel,
     net_devices::NetDevices,
     plan::{self, Choices, Planned},
-    proc, rdt, rlimit, sd_notify,
+    proc, rdt, rlimit, rootless, sd_notify,
     spawn::{self, Outcome, Pending},
+    start_socket,
     state::{self, Container, Draft, State},
-    userns,
+    user, userns,
 };
 
 /// What to create and how.
@@ -54,6 +56,9 @@ pub struct Options<'a> {
     pub systemd_cgroup: bool,
     /// Give the container a place for a notification socket ([`sd_notify`]).
     pub sd_notify: bool,
+    /// Do without what the host does not allow with cgroups, unless config.json asks for it; `None`: unless this is root of
+    /// the host.
+    pub rootless: Option<bool>,
     /// Changes config.json as the front door's protocol asks, before it is used.
     pub adjust: Option<&'a dyn Fn(&mut Spec)>,
     /// Gets what a user should hear, at once: if there is to be no container, this may be why.
@@ -81,6 +86,10 @@ pub struct Created {
     pub console: Option<OwnedFd>,
 }
 
+/// runc's warning.
+const NO_WAY_TO_KILL: &str = "Creating a rootless container with no cgroup and no private pid namespace. Such \
+configuration is strongly discouraged (as it is impossible to properly kill all container's processes)";
+
 /// Creates a container.
 ///
 /// # Errors
@@ -100,12 +109,19 @@ fn make(options: Options<'_>) -> Result<Created> {
     }
     let process =
         bundle.spec.process().as_ref().ok_or_else(|| Error::invalid("config.json: process: must be specified"))?;
+    let shares_cgroups = rootless::shares_cgroups(options.rootless);
+    rootless::check(&bundle.spec, shares_cgroups)?;
     for warning in bundle.warnings.iter().chain(&caps::warnings(process.capabilities().as_ref())) {
         (options.warn)(warning);
     }
     let linux = bundle.spec.linux().as_ref();
     let cgroups_path = linux.and_then(|l| l.cgroups_path().as_deref());
-    let cgroup = Cgroup::resolve(cgroups_path, options.id, options.systemd_cgroup)?;
+    let none = LinuxResources::default();
+    let resources = linux.and_then(|l| l.resources().as_ref()).unwrap_or(&none);
+    let mut cgroup = Cgroup::resolve(cgroups_path, options.id, options.systemd_cgroup)?;
+    if shares_cgroups {
+        cgroup = cgroup.left_to_user(resources, cgroups_path.is_some_and(|path| !path.as_os_str().is_empty()))?;
+    }
     let filter = plan::filter(&bundle.spec)?;
 
     // Dropped after all that follows: poststop hooks run when nothing is left.
@@ -119,19 +135,21 @@ fn make(options: Options<'_>) -> Result<Created> {
     let intel_rdt = linux.and_then(|l| l.intel_rdt().as_ref());
     let mut rdt = rdt::Making::of(intel_rdt, options.id, rdt::root)?;
     record.rdt = rdt.group();
+    if !cgroup.is_any() && !record.private_pid {
+        (options.warn)(NO_WAY_TO_KILL);
+    }
     // Before there is anything to clean up: a crash from here on finds on record where to look.
     draft.write(&record)?;
     let listener = match options.barrier {
         Barrier::Inherited => None,
-        Barrier::Listening => Some(listen(draft.dir())?),
+        Barrier::Listening => Some(start_socket::listen(draft.dir())?),
     };
-    let none = LinuxResources::default();
-    let resources = linux.and_then(|l| l.resources().as_ref()).unwrap_or(&none);
     let request = Request { id: options.id, resources, annotations: bundle.spec.annotations().as_ref() };
     let mut making = cgroup.begin(&request)?;
     rdt.make(intel_rdt)?;
     record.rdt = rdt.group();
 
+    let inside = Inside::of(&bundle.spec, &user::Ids::given(&bundle.spec)?)?;
     let arena = Arena::default();
     let (ours, theirs) = spawn::channel()?;
     let choices = Choices {
@@ -140,17 +158,40 @@ fn make(options: Options<'_>) -> Result<Created> {
         no_pivot: options.no_pivot,
         no_new_keyring: options.no_new_keyring,
         preserve_fds: options.preserve_fds,
+        inside: inside.as_ref(),
     };
-    let planned = plan::init(&arena, &bundle, &record, &cgroup, filter.as_deref(), theirs.as_fd(), &choices)?;
     let hooks = AtCreate::of(&bundle.spec);
     let mut devices = NetDevices::of(linux);
-    // What it says is in the plan by now. After the clone every page that giving it back writes to would be copied
-    // first: the child has them, too, until its execve.
-    drop(bundle);
-    settle();
-    last_rites.owe(&record);
+    let filter_of_init = filter.as_deref();
+    let planned =
+        |channel: BorrowedFd<'_>| plan::init(&arena, &bundle, &record, &cgroup, filter_of_init, channel, &choices);
+    let (planned, pending) = match &inside {
+        None => {
+            let planned = planned(theirs.as_fd())?;
+            // What it says is in the plan by now. After the clone every page that giving it back writes to would be copied
+            // first: the child has them, too, until its execve.
+            drop(bundle);
+            settle();
+            last_rites.owe(&record);
+            let pending = clone(&planned, (ours, theirs), false)?;
+            (planned, pending)
+        }
+        Some(inside) => {
+            let legacy = Legacy {
+                oom_score_adj: process.oom_score_adj(),
+                cgroup: Some(&cgroup).filter(|cgroup| cgroup.comes_first()),
+                init: None,
+            };
+            inside.run(&legacy, || {
+                let planned = planned(theirs.as_fd())?;
+                last_rites.owe(&record);
+                let pending = clone(&planned, (ours, theirs), true)?;
+                Ok((planned, pending))
+            })?
+        }
+    };
     let mounted = InHost::of(&planned.plan);
-    let pending = birth(&planned, &cgroup, (&mut making, &rdt), (ours, theirs), &record, (&hooks, &mut devices))?;
+    let pending = birth(&planned, pending, &cgroup, (&mut making, &rdt), &record, (&hooks, &mut devices))?;
     if let Some(uid) = planned.cgroup_owner {
         cgroup.delegate(uid).context("linux.cgroupsPath")?;
     }
@@ -230,15 +271,8 @@ fn settle() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(1 << 16)));
 }
 
-/// From the clone to the barrier.
-fn birth(
-    planned: &Planned<'_>,
-    cgroup: &Cgroup,
-    (making, rdt): (&mut Making<'_>, &rdt::Making),
-    channel: (OwnedFd, OwnedFd),
-    record: &State,
-    (hooks, devices): (&AtCreate, &mut NetDevices),
-) -> Result<Pending> {
+/// Makes the process that will be init.
+fn clone(planned: &Planned<'_>, channel: (OwnedFd, OwnedFd), beside: bool) -> Result<Pending> {
     let how = spawn::Clone {
         flags: planned.placement_clone,
         cgroup: planned.born_in,
@@ -246,8 +280,20 @@ fn birth(
         pid_namespace: planned.pid_namespace,
         cpus: None,
         clocks: planned.clocks.as_deref(),
+        beside,
     };
-    let mut pending = spawn::spawn(&planned.plan, &how, channel)?;
+    spawn::spawn(&planned.plan, &how, channel)
+}
+
+/// From the clone to the barrier.
+fn birth(
+    planned: &Planned<'_>,
+    mut pending: Pending,
+    cgroup: &Cgroup,
+    (making, rdt): (&mut Making<'_>, &rdt::Making),
+    record: &State,
+    (hooks, devices): (&AtCreate, &mut NetDevices),
+) -> Result<Pending> {
     if let Some(ids) = &planned.maps {
         userns::write_maps(pending.pid(), ids).context("linux")?;
     }
@@ -294,23 +340,6 @@ fn birth(
             Err(Error::new(Kind::Internal, text).context("unable to start container process"))
         }
     }
-}
-
-/// Where the init of a container waits for another process to start it. The state directory may lie deeper than a
-/// socket address is long, so the address goes through an fd of it.
-fn listen(dir: &Path) -> Result<OwnedFd> {
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-    let what = || format!("listen on {}", dir.join(state::START).display());
-    let bind = || -> rustix::io::Result<OwnedFd> {
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        // The mode that bind(2) gives the file, as far as the umask allows (unix(7)): without this it is 0777.
-        rustix::fs::fchmod(&socket, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
-        let (_dir, path) = state::short_path(dir, state::START)?;
-        rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-        rustix::net::listen(&socket, 1)?;
-        Ok(socket)
-    };
-    bind().with_context(what)
 }
 
 /// Writes a pid file, whole or not at all.

@@ -65,6 +65,9 @@ fn end(container: &Container) -> Result<()> {
     if let Ok(fd) = &init {
         wait_for_exit(fd.as_fd());
     }
+    if !container.cgroup().is_any() {
+        return Ok(());
+    }
     let deadline = Instant::now() + PATIENCE;
     let mut nap = Duration::from_micros(200);
     loop {

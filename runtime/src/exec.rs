@@ -14,9 +14,10 @@ use crate::{
     cgroup::Cgroup,
     create,
     failure::{self, Names},
+    inside::{Inside, Legacy},
     kernel, lsm, namespace, notify, plan,
     process::{self, Defaults},
-    rlimit, scheduling,
+    rlimit, rootless, scheduling,
     spawn::{self, Outcome},
     state::{Container, Status},
 };
@@ -71,9 +72,11 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     let process = options.process;
     let program = process.args().iter().flatten().next().map_or("", String::as_str);
 
+    rootless::check_process(process)?;
+    let inside = state.namespaces & namespace::flag::USER != 0 && rootless::is_user();
     let arena = Arena::default();
     let (ours, theirs) = spawn::channel()?;
-    let joined = state.namespaces & !namespace::flag::PID;
+    let joined = state.namespaces & !namespace::flag::PID & !if inside { namespace::flag::USER } else { 0 };
     let joins = if joined == 0 { Vec::new() } else { vec![Join { fd: arena.lend(init.as_fd()), flags: joined }] };
     let [bounding, effective, permitted, inheritable, ambient] = state.process.capabilities;
     let defaults = Defaults {
@@ -85,6 +88,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     };
     let wanted = state.process.scheduling.overridden_by(process);
     let (born_in, cgroups) = match options.cgroup {
+        _ if inside => (None, &[][..]),
         None => plan::entry(&arena, container.cgroup())?,
         Some(cgroup) => plan::entry(&arena, cgroup)
             .context("unable to start container process: error adding pid of the new process to cgroups")?,
@@ -102,7 +106,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
             become_root: joined & namespace::flag::USER != 0,
         },
         all_cpus: !wanted.names_cpus(),
-        oom_score_adj: plan::oom_score_adj(&arena, state.process.oom_score_adj),
+        oom_score_adj: plan::oom_score_adj(&arena, state.process.oom_score_adj.filter(|_| !inside)),
         keyring: plan::keyring(&arena, &state.id, !state.process.keyring)?,
         key_label: lsm::key_label(&arena, process, defaults.selinux)?,
         container: None,
@@ -124,8 +128,19 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
         cpus: wanted.initial_cpus()?,
         clocks: None,
         pid_namespace: (state.namespaces & namespace::flag::PID != 0).then(|| init.as_fd()),
+        beside: inside,
     };
-    let mut pending = spawn::spawn(&plan, &how, (ours, theirs))?;
+    let clone = || spawn::spawn(&plan, &how, (ours, theirs));
+    let mut pending = if inside {
+        let legacy = Legacy {
+            oom_score_adj: state.process.oom_score_adj,
+            cgroup: Some(options.cgroup.unwrap_or(container.cgroup())),
+            init: Some(state.pid).filter(|_| options.cgroup.is_none()),
+        };
+        Inside::join(init.try_clone().context("dup pidfd")?).run(&legacy, clone)?
+    } else {
+        clone()?
+    };
     if plan.namespaces.become_root {
         rlimit::raise(pending.pid(), plan.process.rlimits);
     }

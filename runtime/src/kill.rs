@@ -24,6 +24,10 @@ fn send(container: &Container, signal: i32) -> Result<()> {
     if signal == libc::SIGKILL && !container.private_pid_namespace() {
         return kill_all(container, signal);
     }
+    signal_init(container, signal)
+}
+
+fn signal_init(container: &Container, signal: i32) -> Result<()> {
     let pidfd = container.pidfd()?;
     crate::sys::send_signal(pidfd.as_raw_fd(), signal).map_err(|e| match e.errno() {
         Some(libc::ESRCH) => not_running(),
@@ -36,12 +40,19 @@ fn send(container: &Container, signal: i32) -> Result<()> {
     Ok(())
 }
 
-/// Sends a signal to every process of the container.
+/// Sends a signal to every process of the container; where it has no cgroup that says which they are, to init.
 ///
 /// # Errors
 /// [`Kind::NotFound`] when there is none.
 pub fn kill_all(container: &Container, signal: i32) -> Result<()> {
     check(signal)?;
+    if !container.cgroup().is_any() {
+        if !container.private_pid_namespace() {
+            let hint = "possibly due to lack of cgroup (Hint: enable cgroup v2 delegation)";
+            log::warn!("failed to kill all processes, {hint}");
+        }
+        return signal_init(container, signal);
+    }
     if container.status()? == Status::Stopped && container.cgroup().pids().map_or(true, |p| p.is_empty()) {
         return Err(not_running());
     }

@@ -9,7 +9,7 @@ use berth_init::plan::{Join, Namespaces};
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType as Kind};
 use rustix::fs::{Mode, OFlags};
 
-use crate::{Context, Error, Result, arena::Arena, user::Ids, userns};
+use crate::{Context, Error, Result, arena::Arena, inside::Inside, user::Ids, userns};
 
 /// `CLONE_NEW*` bits.
 pub mod flag {
@@ -81,11 +81,16 @@ impl Placement<'_> {
 }
 
 /// Sorts the namespaces of a config.json. `ids` are its mappings, for a user namespace that is new, and to be compared
-/// with those of one that is joined.
+/// with those of one that is joined. With `inside` this process is in the user namespace already.
 ///
 /// # Errors
 /// A path that is no namespace, or one of another kind, is named; mappings that are not those of the user namespace.
-pub fn plan<'a>(arena: &'a Arena, namespaces: &[LinuxNamespace], ids: &Ids) -> Result<Placement<'a>> {
+pub fn plan<'a>(
+    arena: &'a Arena,
+    namespaces: &[LinuxNamespace],
+    ids: &Ids,
+    inside: Option<&Inside>,
+) -> Result<Placement<'a>> {
     let mut made = 0;
     let mut joins = Vec::new();
     let mut joined = 0;
@@ -93,6 +98,12 @@ pub fn plan<'a>(arena: &'a Arena, namespaces: &[LinuxNamespace], ids: &Ids) -> R
     let mut users = Users::default();
     for (kind, bit, name) in ALL {
         let Some(spec) = namespaces.iter().find(|n| n.typ() == kind) else { continue };
+        if let Some(inside) = inside.filter(|_| kind == Kind::User) {
+            agree(ids, inside.ids())?;
+            joined |= bit;
+            users.ids = inside.ids().seen_from_inside();
+            continue;
+        }
         let Some(path) = spec.path().as_deref().filter(|p| !p.as_os_str().is_empty()) else {
             made |= bit;
             continue;
@@ -147,7 +158,7 @@ pub fn plan<'a>(arena: &'a Arena, namespaces: &[LinuxNamespace], ids: &Ids) -> R
             unshare,
             second_clone: unshare & flag::PID != 0,
             unshare_cgroup: made & flag::CGROUP != 0,
-            become_root: (made | joined) & flag::USER != 0,
+            become_root: inside.is_none() && (made | joined) & flag::USER != 0,
         },
         time,
         own: made | joined,

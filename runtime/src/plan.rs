@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use berth_init::plan::{Barrier, Container, Enter, Plan, Rootfs, Stdio as PlanStdio};
+use berth_init::plan::{Barrier, Container, Device, Enter, Plan, Rootfs, Stdio as PlanStdio};
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 use rustix::fs::{Mode, OFlags};
 
@@ -16,11 +16,13 @@ use crate::{
     arena::Arena,
     bundle::Bundle,
     cgroup::Cgroup,
-    device, hooks, lsm, mount, mountinfo,
+    device, hooks,
+    inside::Inside,
+    lsm, mount, mountinfo,
     namespace::{self, Users},
     net_devices::NetDevices,
     process::{self, Defaults},
-    scheduling,
+    rootless, scheduling,
     seccomp::{self, Filter},
     state::State,
     sysctl, timens,
@@ -39,6 +41,8 @@ pub struct Choices<'c> {
     pub no_new_keyring: bool,
     /// Fds from 3 on for the payload.
     pub preserve_fds: u32,
+    /// The user namespace that this process is in for the time, which is the container's.
+    pub inside: Option<&'c Inside>,
 }
 
 /// The plan of an init, and what its maker needs besides.
@@ -99,12 +103,8 @@ pub fn init<'a>(
     let spec = &bundle.spec;
     let linux = spec.linux().as_ref().ok_or_else(|| Error::invalid("linux: must be specified"))?;
     let payload = spec.process().as_ref().ok_or_else(|| Error::invalid("process: must be specified"))?;
-    let given = Ids::new(
-        linux.uid_mappings().as_deref().unwrap_or_default(),
-        linux.gid_mappings().as_deref().unwrap_or_default(),
-        "linux.",
-    )?;
-    let placement = namespace::plan(arena, linux.namespaces().as_deref().unwrap_or_default(), &given)?;
+    let given = Ids::given(spec)?;
+    let placement = namespace::plan(arena, linux.namespaces().as_deref().unwrap_or_default(), &given, choices.inside)?;
     check_identity(payload, &placement.users)?;
 
     let defaults =
@@ -131,11 +131,13 @@ pub fn init<'a>(
         create_container: hooks.create_container,
         start_container: hooks.start_container,
     };
-    let (born_in, cgroups) = if cgroup.comes_first() { entry(arena, cgroup)? } else { (None, &[][..]) };
+    // Who is inside has come into the cgroup on the way, and has oom_score_adj and the clocks with it.
+    let outside = choices.inside.is_none();
+    let (born_in, cgroups) = if outside && cgroup.comes_first() { entry(arena, cgroup)? } else { (None, &[][..]) };
     let new_users = placement.clone & namespace::flag::USER != 0;
     let user_namespace = placement.is_private(LinuxNamespaceType::User);
-    let adj = payload.oom_score_adj();
-    let cgroup_owner = cgroup_owner(spec, payload, &placement);
+    let adj = payload.oom_score_adj().filter(|_| outside);
+    let cgroup_owner = if outside { cgroup_owner(spec, payload, &placement) } else { None };
     let plan = Plan {
         channel: arena.name(channel),
         keep: &[],
@@ -156,7 +158,7 @@ pub fn init<'a>(
         placement_clone: placement.clone,
         born_in,
         pid_namespace: placement.pid,
-        clocks: placement.time.then(|| timens::offsets(linux.time_offsets().as_ref())),
+        clocks: (outside && placement.time).then(|| timens::offsets(linux.time_offsets().as_ref())),
         own_namespaces: placement.own,
         user_namespace,
         cgroup_owner,
@@ -230,14 +232,15 @@ fn rootfs<'a>(
     // Nor is it anybody's slave unless that is asked for, whatever the host's mounts are.
     let own = if propagation.is_some() { host_propagation } else { libc::MS_PRIVATE };
     mount::set_propagation(&tree, own, Some(before)).context("rootfs propagation")?;
+    // A fifo is no device: anybody may make one.
+    let partition = |devices: Vec<Device<'a>>, apart: bool| -> (Vec<_>, Vec<_>) {
+        devices.into_iter().partition(|d| apart && d.mode & libc::S_IFMT != libc::S_IFIFO)
+    };
+    let (mut bound, devices) = partition(devices, rootless::is_user() || rootless::in_user_namespace());
     let (dev, devices) =
         if needs_devices { device::build_dev(arena, mounts, devices, ids, label)? } else { (None, devices) };
-    let (bound, devices) = if user_namespace {
-        // A fifo is no device: anybody may make one.
-        devices.into_iter().partition(|d| d.mode & libc::S_IFMT != libc::S_IFIFO)
-    } else {
-        (Vec::new(), devices)
-    };
+    let (left, devices) = partition(devices, user_namespace);
+    bound.extend(left);
     let dev_links = needs_devices && dev.is_none();
     let scene = mount::Scene {
         bundle: &bundle.dir,

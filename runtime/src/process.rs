@@ -72,6 +72,7 @@ pub fn plan<'a>(
         uid: process.user().uid(),
         gid: process.user().gid(),
         groups: user::groups(arena, process.user()),
+        keep_groups: crate::rootless::keeps_groups(),
         umask: process.user().umask().or(defaults.umask),
         capabilities: match process.capabilities() {
             Some(sets) => crate::caps::plan(Some(sets)),

@@ -35,6 +35,8 @@ pub struct Clone<'a> {
     pub cpus: Option<scheduling::Set>,
     /// A new time namespace, with what is to be written as its offsets.
     pub clocks: Option<&'a str>,
+    /// This process is [beside](sys::beside) the runtime, whose child it is to be, and ends after the clone.
+    pub beside: bool,
 }
 
 /// A child that has been made and not yet kept.
@@ -79,11 +81,19 @@ pub enum Outcome {
 /// As clone3(2) and, with a pid namespace, setns(2).
 pub fn spawn(plan: &Plan<'_>, how: &Clone<'_>, (channel, theirs): (OwnedFd, OwnedFd)) -> Result<Pending> {
     sealed::check()?;
-    let &Clone { flags, pid_namespace, ref cpus, .. } = how;
+    let &Clone { pid_namespace, ref cpus, beside, .. } = how;
+    let flags = how.flags | if beside { libc::CLONE_PARENT.cast_unsigned() } else { 0 };
     let here = |plan: &Plan<'_>, cgroup| {
         let clone = || sys::clone_into(plan, flags, cgroup);
         let clone = || cpus.as_ref().map_or_else(clone, |cpus| on_cpus(cpus, clone));
-        pid_namespace.map_or_else(clone, |namespace| in_pid_namespace(namespace, clone))
+        match pid_namespace {
+            None => clone(),
+            Some(namespace) if beside => {
+                berth_init::sys::setns(namespace, crate::namespace::flag::PID).context("join pid namespace")?;
+                clone()
+            }
+            Some(namespace) => in_pid_namespace(namespace, clone),
+        }
     };
     let clone = |cgroup| match how.clocks {
         None => here(plan, cgroup),

@@ -5,10 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use berth_init::wire::{self, Message};
 
 use crate::{
-    Context, Error, Kind, Result, delete,
+    Error, Kind, Result, delete,
     failure::{self, Names},
-    hooks, kill, notify, spawn,
-    state::{self, Container, Status},
+    hooks, kill, notify, spawn, start_socket,
+    state::{Container, Status},
 };
 
 /// Starts a container that `create` left waiting. `barrier` is what `create` gave back with
@@ -113,7 +113,6 @@ fn stopped() -> Error {
 
 /// Only a container in the state "created" listens.
 fn connect(container: &Container) -> Result<OwnedFd> {
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
     match container.status()? {
         Status::Created => {}
         Status::Stopped => return Err(stopped()),
@@ -124,11 +123,5 @@ fn connect(container: &Container) -> Result<OwnedFd> {
             return Err(Error::new(Kind::FailedPrecondition, "cannot start a container that is being created"));
         }
     }
-    let connect = || -> rustix::io::Result<OwnedFd> {
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        let (_dir, path) = state::short_path(container.dir(), state::START)?;
-        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-        Ok(socket)
-    };
-    connect().with_context(|| format!("connect to {}", container.dir().join(state::START).display()))
+    start_socket::connect(container.dir())
 }

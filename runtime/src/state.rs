@@ -25,16 +25,16 @@ use crate::{
     proc,
     process::Inherited,
     rdt::Group,
+    rootless,
     scheduling::Inherited as Scheduling,
     seccomp::Filter,
+    start_socket,
 };
 
 /// The format that this build writes and reads.
 const VERSION: u32 = 1;
 const FILE: &str = "state.json";
 const FILTER: &str = "seccomp.bpf";
-/// The socket at which a created container waits for its start.
-pub const START: &str = "start.sock";
 
 /// runtime.md, "State".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,6 +252,10 @@ impl Container {
         match fs::metadata(format!("/proc/{}/exe", self.state.pid)) {
             Ok(exe) if (exe.dev(), exe.ino()) == self.state.runtime => Ok(Status::Created),
             Ok(_) => Ok(Status::Running),
+            // Of a process that hides, as init does until it is started, an ordinary user sees no program.
+            Err(e) if e.raw_os_error() == Some(libc::EACCES) && start_socket::connect(&self.dir).is_ok() => {
+                Ok(Status::Created)
+            }
             Err(_) => Ok(if self.is_alive() { Status::Running } else { Status::Stopped }),
         }
     }
@@ -359,7 +363,7 @@ pub fn record(
         bundle: bundle.to_owned(),
         rootfs: rootfs.to_owned(),
         created: crate::time::now_rfc3339(),
-        owner: rustix::process::geteuid().as_raw(),
+        owner: rootless::uid(),
         annotations: spec.annotations().clone().unwrap_or_default(),
         cgroup: cgroup.clone(),
         namespaces: 0,

@@ -33,6 +33,30 @@ pub fn clone_and_hold(flags: u32, channel: BorrowedFd<'_>, join: Option<Borrowed
     }
 }
 
+/// Carries out `work` in a process of its own that has this one's memory and descriptors, while this thread waits for its
+/// end: what it returns is as if it had been called here, but its credentials, namespaces and cgroup were its own. Children
+/// that it makes with `CLONE_PARENT` are this process'.
+///
+/// # Errors
+/// As clone(2); the process ended before the work was done.
+pub fn beside<T>(work: impl FnOnce() -> T) -> Result<T> {
+    use nix::sched::{CloneFlags, clone};
+    // The kernel gives pages to what is used of it.
+    let mut stack = vec![0u8; 8 << 20];
+    let (mut work, mut done) = (Some(work), None);
+    let body = Box::new(|| {
+        done = work.take().map(|work| work());
+        0
+    });
+    let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_FILES | CloneFlags::CLONE_VFORK;
+    // SAFETY: with CLONE_VFORK this thread, whose thread-local storage the child uses, stands still until the child is gone,
+    // so the two are one thread to everything that they share; the child has a stack of its own, which outlives it, and
+    // leaves it by exit(2) alone: a panic ends it at the border of the C function that it is called through.
+    let pid = unsafe { clone(body, &mut stack, flags, Some(libc::SIGCHLD)) }.context("clone")?;
+    while let Err(nix::errno::Errno::EINTR) = nix::sys::wait::waitpid(pid, None) {}
+    done.ok_or_else(|| crate::Error::new(crate::Kind::Internal, "a process ended before its work was done"))
+}
+
 /// Ends a child that is not wanted any more, and waits until it is gone.
 pub fn kill_and_reap(pidfd: BorrowedFd<'_>) {
     let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);

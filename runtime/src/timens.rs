@@ -71,7 +71,8 @@ pub fn in_new<T: Send>(plan: &Plan<'_>, offsets: &str, clone: impl FnOnce(&Plan<
     })
 }
 
-fn unsupported(e: rustix::io::Errno) -> Error {
+/// The words for a kernel without them.
+pub fn unsupported(e: rustix::io::Errno) -> Error {
     let error = Error::from(e);
     let error = if e == rustix::io::Errno::INVAL { error.with_kind(Kind::Unsupported) } else { error };
     error.context("linux.namespaces: time namespaces aren't enabled in the kernel")

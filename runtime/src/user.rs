@@ -1,6 +1,6 @@
 //! Users: id mappings of a user namespace, and supplementary groups. Pure.
 
-use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, User};
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Spec, User};
 
 use crate::{Error, Result, arena::Arena};
 
@@ -26,6 +26,17 @@ impl Ids {
         check(uids, &format!("{field}uidMappings"))?;
         check(gids, &format!("{field}gidMappings"))?;
         Ok(Self { uids: uids.to_vec(), gids: gids.to_vec() })
+    }
+
+    /// Those of a config.json's user namespace.
+    ///
+    /// # Errors
+    /// As [`Ids::new`].
+    pub fn given(spec: &Spec) -> Result<Self> {
+        let linux = spec.linux().as_ref();
+        let uids = linux.and_then(|l| l.uid_mappings().as_deref()).unwrap_or_default();
+        let gids = linux.and_then(|l| l.gid_mappings().as_deref()).unwrap_or_default();
+        Self::new(uids, gids, "linux.")
     }
 
     /// Takes the text of /proc/<pid>/uid_map and gid_map; `None` when it is no such text.
@@ -64,6 +75,22 @@ impl Ids {
             }
         }
         Ok(())
+    }
+
+    /// The same ids as a process inside sees them: each is itself, and those that are not mapped are not there.
+    #[must_use]
+    pub fn seen_from_inside(&self) -> Self {
+        let line = |m: &LinuxIdMapping| {
+            let inside = m.container_id();
+            LinuxIdMappingBuilder::default().container_id(inside).host_id(inside).size(m.size()).build().ok()
+        };
+        let inside = |map: &[LinuxIdMapping]| map.iter().filter_map(line).collect();
+        Self { uids: inside(&self.uids), gids: inside(&self.gids) }
+    }
+
+    /// One gid is mapped, and it is this one of the host's.
+    pub fn maps_only_gid(&self, gid: u32) -> bool {
+        matches!(self.gids.as_slice(), [line] if line.host_id() == gid && line.size() == 1)
     }
 
     /// The host's uid of a uid inside; itself without a mapping.

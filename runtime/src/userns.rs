@@ -6,6 +6,7 @@
 use std::{
     fs,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    process::{Command, Stdio},
 };
 
 use berth_init::wire::{LEN, Message};
@@ -15,7 +16,7 @@ use rustix::{
 };
 
 pub use crate::user::Ids;
-use crate::{Context, Error, Kind, Result, namespace::flag, sys};
+use crate::{Context, Error, Kind, Result, namespace::flag, rootless, sys};
 
 /// What a user namespace that is there is like.
 pub struct Found {
@@ -52,17 +53,42 @@ pub fn own() -> Result<Found> {
     found("self")
 }
 
-/// Writes the mappings of a process that has a new user namespace. setgroups(2) stays allowed, since the writer has
-/// CAP_SETGID in the parent namespace (user_namespaces(7)).
+/// Writes the mappings of a process that has a new user namespace. setgroups(2) stays allowed, unless the writer is an
+/// ordinary user: he may map his own ids alone, and his gid only with setgroups(2) denied (user_namespaces(7)). Any others
+/// newuidmap(1) and newgidmap(1) map for him, if the host says that they are his (subuid(5)).
 ///
 /// # Errors
-/// What the kernel says, by field.
+/// What the kernel or the program says, by field.
 pub fn write_maps(pid: i32, ids: &Ids) -> Result<()> {
-    for (file, field, text) in [("uid_map", "uidMappings", ids.uid_map()), ("gid_map", "gidMappings", ids.gid_map())] {
-        let path = format!("/proc/{pid}/{file}");
-        fs::write(&path, text).with_context(|| format!("{field}: write {file}"))?;
+    let user = rootless::is_user();
+    if user && ids.maps_only_gid(rustix::process::getegid().as_raw()) {
+        fs::write(format!("/proc/{pid}/setgroups"), "deny").context("gidMappings: write setgroups")?;
+    }
+    for (file, tool, field, text) in
+        [("uid_map", "newuidmap", "uidMappings", ids.uid_map()), ("gid_map", "newgidmap", "gidMappings", ids.gid_map())]
+    {
+        match fs::write(format!("/proc/{pid}/{file}"), &text) {
+            Err(e) if user && e.raw_os_error() == Some(libc::EPERM) => have_mapped(tool, pid, &text).context(field)?,
+            written => written.with_context(|| format!("{field}: write {file}"))?,
+        }
     }
     Ok(())
+}
+
+/// Runs a program that may map ids which the caller may not.
+fn have_mapped(tool: &'static str, pid: i32, map: &str) -> Result<()> {
+    let run = Command::new(tool).arg(pid.to_string()).args(map.split_ascii_whitespace()).stdin(Stdio::null()).output();
+    let out = run.map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => {
+            Error::unsupported(format!("{tool}: mapping tool not present, without which a user maps no id but the own"))
+        }
+        _ => Error::from(e).context(tool),
+    })?;
+    if out.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&out.stderr);
+    Err(Error::new(Kind::FailedPrecondition, format!("{tool}: {}", said.trim())))
 }
 
 fn found(process: &str) -> Result<Found> {

@@ -70,10 +70,12 @@ pub fn become_user(process: &Process<'_>) -> Result<()> {
     }
     drop_bounding(process.capabilities.bounding)?;
     sys::prctl(libc::PR_SET_KEEPCAPS, 1, 0).at(Step::User)?;
-    match sys::set_groups(process.groups) {
-        // A user namespace may deny it; that no group is held without need is verified at the end.
-        Err(Errno::PERM) if process.groups.is_empty() => {}
-        other => other.at(Step::Groups)?,
+    if !process.keep_groups {
+        match sys::set_groups(process.groups) {
+            // A user namespace may deny it; that no group is held without need is verified at the end.
+            Err(Errno::PERM) if process.groups.is_empty() => {}
+            other => other.at(Step::Groups)?,
+        }
     }
     let before = sys::get_capabilities().at(Step::Capabilities)?;
     sys::set_ids(process.uid, process.gid).at(Step::User)?;
@@ -171,7 +173,7 @@ pub fn verify(process: &Process<'_>, late: bool) -> Result<()> {
     let mut buffer = [0u32; MAX_GROUPS];
     let count = sys::get_groups(&mut buffer).at(Step::Weaker)?;
     let held = buffer.get(..count).unwrap_or_default();
-    if held.iter().any(|g| !process.groups.contains(g)) {
+    if !process.keep_groups && held.iter().any(|g| !process.groups.contains(g)) {
         return weaker(Restriction::Groups);
     }
     let wanted = &process.capabilities;

@@ -85,8 +85,11 @@ pub fn hold(channel: BorrowedFd<'_>, join: Option<BorrowedFd<'_>>) -> ! {
 }
 
 fn enter_and_hide(channel: BorrowedFd<'_>, join: Option<BorrowedFd<'_>>) -> Result<()> {
-    // Root of the namespace may not look into it.
-    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at(Step::Hide)?;
+    if join.is_some() {
+        // Root of the namespace may not look into it. A new one has nobody else, and the maps of a process that hides are
+        // no ordinary user's to write (proc(5)).
+        sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at(Step::Hide)?;
+    }
     let number = channel.as_raw_fd();
     let other = join.map_or(number, |fd| fd.as_raw_fd());
     close_other_fds(0, &[number.min(other), number.max(other)])?;

@@ -309,6 +309,9 @@ pub struct Process<'a> {
     pub gid: u32,
     /// Supplementary groups, all of them.
     pub groups: &'a [u32],
+    /// There are none, and the runtime's own stay: an ordinary user may not give up what may bar him from a file
+    /// (user_namespaces(7), "setgroups").
+    pub keep_groups: bool,
     /// File mode creation mask.
     pub umask: Option<u32>,
     /// The five sets.

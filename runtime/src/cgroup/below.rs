@@ -53,7 +53,7 @@ mod tests {
             Hierarchy::V1 => vec![place(&["cpu", "cpuacct"], "/c/x"), place(&["memory"], "/m/x"), place(&[], "/u/x")],
             Hierarchy::V2 => vec![place(&[], "/u/x")],
         };
-        let cgroup = Cgroup { hierarchy, driver: Driver::Cgroupfs, places };
+        let cgroup = Cgroup { hierarchy, driver: Driver::Cgroupfs, places, rootless: false };
         let subs: Vec<_> = subs.iter().map(|(c, p)| (c.map(str::to_owned), PathBuf::from(p))).collect();
         let below = below(&cgroup, &subs)?;
         Ok(below.places.iter().map(|p| p.dir.display().to_string()).collect())

@@ -43,6 +43,11 @@ pub(super) fn entry(cgroup: &Cgroup) -> Result<Entry> {
 
 /// See [`Cgroup::of_process`].
 pub(super) fn of_process(pid: i32) -> Result<OwnedFd> {
+    directory_of(pid).map(Dir::into_fd)
+}
+
+/// The same, to be written in.
+pub(super) fn directory_of(pid: i32) -> Result<Dir> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).context("read the cgroup of the container's init")?;
     let v2 = text.lines().filter_map(own_line).find(|(names, _)| names.is_empty());
     let mount = host()?.mounts().iter().find(|m| m.is_v2());
@@ -54,5 +59,5 @@ pub(super) fn of_process(pid: i32) -> Result<OwnedFd> {
         let text = format!("the cgroup of the container's init, {path}, is not in ours");
         return Err(Error::new(Kind::FailedPrecondition, text));
     }
-    Ok(Dir::open(&mount.dir_of(Path::new(path)))?.into_fd())
+    Dir::open(&mount.dir_of(Path::new(path)))
 }

@@ -93,9 +93,10 @@ pub(super) fn create(cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> 
     for r in ready.iter().filter(|r| !r.fresh) {
         refuse_used(r)?;
     }
+    let rules = Some(rules.as_slice()).filter(|_| !cgroup.rootless);
     match cgroup.hierarchy {
-        Hierarchy::V1 => fill_v1(&ready, &writes, &rules)?,
-        Hierarchy::V2 => fill_v2(&ready, &writes, resources, &rules)?,
+        Hierarchy::V1 => fill_v1(&ready, &writes, rules)?,
+        Hierarchy::V2 => fill_v2(&ready, &writes, resources, rules)?,
     }
     made.keep();
     Ok(())
@@ -124,7 +125,7 @@ pub(super) fn settle(
     cgroup: &Cgroup,
     resources: &LinuxResources,
     scope: &systemd::Scope<'_>,
-    rules: &[Rule],
+    rules: Option<&[Rule]>,
     init: i32,
 ) -> Result<()> {
     let mut ready = Vec::with_capacity(cgroup.places.len());
@@ -148,7 +149,7 @@ pub(super) fn settle(
             unified::enable_controllers(&r.dir, resources)?;
             unified::apply(&r.dir, &scope.writes)?;
             // Beside systemd's own, which is not touched.
-            program::install(&r.dir, rules, Replaced::Own)
+            rules.map_or(Ok(()), |rules| program::install(&r.dir, rules, Replaced::Own))
         }
         (Hierarchy::V2, None) => Err(Error::new(Kind::Internal, "cgroup without a directory")),
     }
@@ -169,7 +170,8 @@ fn refuse_used(r: &Ready<'_>) -> Result<()> {
     Ok(())
 }
 
-fn fill_v1(ready: &[Ready<'_>], writes: &[Write], rules: &[Rule]) -> Result<()> {
+/// Without `rules` the devices are left to the cgroups above.
+fn fill_v1(ready: &[Ready<'_>], writes: &[Write], rules: Option<&[Rule]>) -> Result<()> {
     let of = |controller: &str| ready.iter().find(|r| r.place.has(controller));
     if let Some(r) = of("cpuset") {
         inherit_cpuset(r, writes)?;
@@ -180,6 +182,7 @@ fn fill_v1(ready: &[Ready<'_>], writes: &[Write], rules: &[Rule]) -> Result<()> 
     };
     let writes: Vec<Write> = writes.iter().filter(needed).cloned().collect();
     apply(&writes, |controller| of(controller).map(|r| &r.dir))?;
+    let Some(rules) = rules else { return Ok(()) };
     match of("devices") {
         Some(r) => allowlist::apply(&r.dir, rules, r.fresh),
         None => Err(Error::unsupported("cgroup: devices hierarchy is not mounted")),
@@ -224,13 +227,15 @@ fn effective(dir: &Dir, file: &str) -> Result<String> {
     Err(Error::new(Kind::Internal, format!("{file}: no parent of {} has one", dir.path().display())))
 }
 
-fn fill_v2(ready: &[Ready<'_>], writes: &[Write], resources: &LinuxResources, rules: &[Rule]) -> Result<()> {
-    let Some(r) = ready.first() else { return Err(Error::new(Kind::Internal, "cgroup without a directory")) };
+fn fill_v2(ready: &[Ready<'_>], writes: &[Write], resources: &LinuxResources, rules: Option<&[Rule]>) -> Result<()> {
+    // What asks for a cgroup was refused where there is none.
+    let Some(r) = ready.first() else { return Ok(()) };
     unified::enable_controllers(&r.dir, resources)?;
     let default = |w: &Write| r.fresh && v2::DEFAULTS.contains(&(w.file.as_ref(), w.value.as_str()));
     let writes: Vec<Write> = writes.iter().filter(|w| !default(w)).cloned().collect();
     unified::apply(&r.dir, &writes)?;
-    program::install(&r.dir, rules, if r.fresh { Replaced::None } else { Replaced::All })
+    let replaced = if r.fresh { Replaced::None } else { Replaced::All };
+    rules.map_or(Ok(()), |rules| program::install(&r.dir, rules, replaced))
 }
 
 /// New limits for a cgroup that is there; see [`Cgroup::update`].

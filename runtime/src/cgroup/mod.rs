@@ -26,6 +26,7 @@ mod making;
 mod oom;
 mod path;
 mod program;
+mod rootless;
 mod stats;
 mod sys;
 mod systemd;
@@ -92,6 +93,9 @@ pub struct Cgroup {
     hierarchy: Hierarchy,
     driver: Driver,
     places: Vec<Place>,
+    /// Whoever made it has not all rights to cgroups.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    rootless: bool,
 }
 
 /// The cgroup in one hierarchy.
@@ -128,7 +132,24 @@ impl Cgroup {
         let host = host()?;
         let places = path::places(host, &inner)?;
         let hierarchy = if host.unified() { Hierarchy::V2 } else { Hierarchy::V1 };
-        Ok(Self { hierarchy, driver, places })
+        Ok(Self { hierarchy, driver, places, rootless: false })
+    }
+
+    /// What is left of it for a runtime that may not make every cgroup: what is refused is left out, unless the container
+    /// has limits there (on v2, any) or its path is `named`. Device rules are left out in any case. A container without any
+    /// cgroup stays where its maker is.
+    pub fn left_to_user(mut self, resources: &LinuxResources, named: bool) -> Result<Self> {
+        rootless::attain(&mut self, resources, named).map(|()| self)
+    }
+
+    /// Whether it is what [`Cgroup::left_to_user`] has left.
+    pub fn is_rootless(&self) -> bool {
+        self.rootless
+    }
+
+    /// Whether there is any: [`Cgroup::left_to_user`] may leave none.
+    pub fn is_any(&self) -> bool {
+        !self.places.is_empty()
     }
 
     /// Begins to make a container's cgroup. What of it needs the container's init follows in [`Making::adopt`]; that has
@@ -152,6 +173,12 @@ impl Cgroup {
     /// How a child comes into the cgroup by itself, in every hierarchy and without the 10 ms that [`Cgroup::add`] takes.
     pub fn entry(&self) -> Result<Entry> {
         entry::entry(self)
+    }
+
+    /// Puts this process, which has one thread, into the cgroup. An exec names its container's init: where the cgroup takes
+    /// no process of its own any more it goes to init's, and where it may not be entered it stays outside, as with runc.
+    pub fn enter(&self, init: Option<i32>) -> Result<()> {
+        rootless::enter(self, init)
     }
 
     /// The v2 cgroup that process `pid` is in now, for CLONE_INTO_CGROUP.
@@ -300,14 +327,19 @@ impl Cgroup {
     /// The directory that stands for all: v2's, or v1's of the devices controller.
     fn main_place(&self) -> Result<&Place> {
         let main = match self.hierarchy {
-            Hierarchy::V1 => self.places.iter().find(|p| p.has("devices")),
+            Hierarchy::V1 => self.places.iter().find(|p| p.has("devices")).or(self.places.first()),
             Hierarchy::V2 => self.places.first(),
         };
-        main.ok_or_else(|| Error::new(Kind::Internal, "cgroup without a directory"))
+        main.ok_or_else(|| Error::unsupported("cgroups not configured for container"))
     }
 
     fn freezer(&self) -> Result<Dir> {
-        let path = self.path_in("freezer").ok_or_else(|| Error::unsupported("freezer controller is not mounted"))?;
+        let why = if self.rootless {
+            "cannot toggle freezer: cgroups not configured for container"
+        } else {
+            "freezer controller is not mounted"
+        };
+        let path = self.path_in("freezer").ok_or_else(|| Error::unsupported(why))?;
         Dir::open(path)
     }
 }
@@ -348,7 +380,7 @@ mod tests {
             dir: dir.into(),
         };
         let places = vec![place(&["cpu", "cpuacct"], "/c/x"), place(&["devices"], "/d/x"), place(&[], "/u/x")];
-        Cgroup { hierarchy: Hierarchy::V1, driver: Driver::Cgroupfs, places }
+        Cgroup { hierarchy: Hierarchy::V1, driver: Driver::Cgroupfs, places, rootless: false }
     }
 
     #[test]

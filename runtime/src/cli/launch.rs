@@ -77,6 +77,7 @@ pub fn create(
         preserve_fds: extra.count,
         systemd_cgroup: globals.systemd_cgroup,
         sd_notify,
+        rootless: globals.rootless,
         adjust: Some(&listen),
         warn: &|warning| log::warn!("{warning}"),
     })?;

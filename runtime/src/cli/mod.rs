@@ -43,7 +43,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berth_runtime::{Context, Error, state::Container};
+use berth_runtime::{Context, Error, rootless, state::Container};
 
 use self::args::Parsed;
 
@@ -79,6 +79,8 @@ pub struct Globals {
     pub root_given: bool,
     /// Cgroups through systemd.
     pub systemd_cgroup: bool,
+    /// Cgroups are made as far as they are allowed; `None`: as the runtime finds itself.
+    pub rootless: Option<bool>,
 }
 
 /// Runs the command line and returns the exit status.
@@ -188,12 +190,14 @@ fn failed(globals: &Globals, command: &str, error: Error) -> Failure {
 }
 
 fn globals(program: &'static str, parsed: &Parsed) -> Result<Globals, Failure> {
-    if let Some(text) = parsed.text("rootless")
-        && !text.eq_ignore_ascii_case("auto")
-        && !["1", "t", "T", "true", "TRUE", "True", "0", "f", "F", "false", "FALSE", "False"].contains(&text)
-    {
-        return Err(Error::invalid(format!("--rootless {text:?}: neither true, false nor auto")).into());
-    }
+    // Go's strconv.ParseBool.
+    let rootless = match parsed.text("rootless") {
+        None => None,
+        Some(text) if text.eq_ignore_ascii_case("auto") => None,
+        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Some(true),
+        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Some(false),
+        Some(text) => return Err(Error::invalid(format!("--rootless {text:?}: neither true, false nor auto")).into()),
+    };
     let root_given = parsed.is_set("root");
     let root = if root_given {
         let root = absolute(parsed.text("root").unwrap_or_default())?;
@@ -204,7 +208,7 @@ fn globals(program: &'static str, parsed: &Parsed) -> Result<Globals, Failure> {
     } else {
         default_root()?
     };
-    Ok(Globals { program, root, root_given, systemd_cgroup: parsed.on("systemd-cgroup") })
+    Ok(Globals { program, root, root_given, systemd_cgroup: parsed.on("systemd-cgroup"), rootless })
 }
 
 fn start_log(parsed: &Parsed) -> Result<(), Failure> {
@@ -236,14 +240,7 @@ fn default_root() -> Result<PathBuf, Failure> {
 }
 
 fn honours_xdg() -> bool {
-    !rustix::process::geteuid().is_root()
-        || (in_user_namespace() && std::env::var_os("USER").is_none_or(|user| user != "root"))
-}
-
-/// Whether user ids are mapped: the first user namespace maps all of them onto themselves.
-fn in_user_namespace() -> bool {
-    std::fs::read_to_string("/proc/self/uid_map")
-        .is_ok_and(|map| map.split_ascii_whitespace().ne(["0", "0", "4294967295"]))
+    rootless::is_user() || (rootless::in_user_namespace() && std::env::var_os("USER").is_none_or(|user| user != "root"))
 }
 
 /// `path` made absolute and cleaned of `.` and `..` by text alone, as Go's `filepath.Abs` does.

@@ -108,8 +108,13 @@ fn hierarchies<'a>(
             }
         } else {
             let controller = mount.controllers.first().map_or("", String::as_str);
-            let Some(path) = scene.cgroup.path_in(controller) else { continue };
-            let tree = clone_tree(path, false)?;
+            let path = match scene.cgroup.path_in(controller) {
+                Some(path) => path.to_path_buf(),
+                // A container that could have none there is in its maker's.
+                None if scene.cgroup.is_rootless() => mount.own_dir(),
+                None => continue,
+            };
+            let tree = clone_tree(&path, false)?;
             let bind = Options { bind: Some(false), set: FLAGS | readonly, ..Options::default() };
             set_attributes(&tree, &bind, scene).context("mount_setattr")?;
             Source::Tree { fd: arena.fd(tree), directory: true }

@@ -144,6 +144,11 @@ fn fstype(mount: &Spec) -> &str {
     mount.typ().as_deref().unwrap_or_default()
 }
 
+/// Words of mount options that map ids.
+pub fn is_idmap(word: &str) -> bool {
+    matches!(word, "idmap" | "ridmap")
+}
+
 /// A cgroup file system.
 pub fn is_cgroup(mount: &Spec) -> bool {
     matches!(fstype(mount), "cgroup" | "cgroup2")

@@ -190,6 +190,7 @@ impl Job {
             sd_notify: false,
             preserve_fds: 0,
             systemd_cgroup: self.options.systemd_cgroup.unwrap_or(false),
+            rootless: None,
             adjust: Some(&adjust),
             warn: &|warning| log::warn!("container {}: {warning}", self.id),
         })

@@ -82,6 +82,9 @@ impl Counters {
 /// See [`Cgroup::stats`].
 pub(super) fn read(cgroup: &Cgroup) -> Result<Stats> {
     let stats = match cgroup.hierarchy() {
+        // Nothing is counted where nothing could be made.
+        Hierarchy::V1 if !cgroup.is_any() => return Ok(Stats::V1(Box::default())),
+        Hierarchy::V2 if !cgroup.is_any() => return Ok(Stats::V2(Box::default())),
         Hierarchy::V1 => v1::read(cgroup).map(|s| Stats::V1(Box::new(s))),
         Hierarchy::V2 => {
             Dir::open(&cgroup.main_place()?.dir).and_then(|d| v2::read(&d)).map(|s| Stats::V2(Box::new(s)))

@@ -1,0 +1,102 @@
+//! Cgroups for a runtime that may not have any: what can be had is used, the rest is left out unless it is asked for.
+//!
+//! As runc has it: what config.json asks for by name, a path or a limit, has to be had; the device rules never can, since
+//! both kinds of cgroup keep them for root of the host.
+
+use std::path::Path;
+
+use oci_spec::runtime::LinuxResources;
+use rustix::{
+    fs::{Access, AtFlags, CWD, accessat},
+    io::Errno,
+};
+
+use super::{Cgroup, Driver, Hierarchy, Place, dir::Dir, entry, v2};
+use crate::error::{Context, Error, Result};
+
+/// Leaves out of `cgroup` what this user may not make; see [`Cgroup::left_to_user`].
+pub(super) fn attain(cgroup: &mut Cgroup, resources: &LinuxResources, named: bool) -> Result<()> {
+    cgroup.rootless = true;
+    if cgroup.driver != Driver::Cgroupfs {
+        return Ok(());
+    }
+    match cgroup.hierarchy {
+        Hierarchy::V1 => {
+            // Of a v2 hierarchy beside the others a user has nothing: it takes a right to the cgroup that he comes from, too.
+            cgroup.places.retain(|p| !p.controllers.is_empty() && (named || !attainable(p).is_err_and(denied)));
+            Ok(())
+        }
+        Hierarchy::V2 if named => Ok(()),
+        Hierarchy::V2 => attain_v2(cgroup, resources),
+    }
+}
+
+fn attain_v2(cgroup: &mut Cgroup, resources: &LinuxResources) -> Result<()> {
+    let Some(place) = cgroup.places.first() else { return Ok(()) };
+    let Some(e) = attainable(place).err().filter(|e| denied(*e)) else { return Ok(()) };
+    if v2::writes(resources)?.is_empty() {
+        cgroup.places.clear();
+        return Ok(());
+    }
+    let text = "rootless needs no limits + no cgrouppath when no permission is granted for cgroups";
+    Err(Error::from(e).context(format!("mkdir {}", place.dir.display())).context(text))
+}
+
+/// Whether the directory can be made, or is there and can be entered. Nothing is made by the question.
+fn attainable(place: &Place) -> Result<(), Errno> {
+    let may = |path: &Path, access| accessat(CWD, path, access, AtFlags::EACCESS);
+    let writable = Access::WRITE_OK | Access::EXEC_OK;
+    for (n, at) in place.dir.ancestors().enumerate() {
+        match may(at, Access::EXISTS) {
+            Err(Errno::NOENT) => continue,
+            other => other?,
+        }
+        if n == 0 {
+            return may(&at.join("cgroup.procs"), Access::WRITE_OK);
+        }
+        may(at, writable)?;
+        // What a new cpuset begins with comes from the one above, or has to be put there first.
+        let empty = |file: &str| std::fs::read_to_string(at.join(file)).is_ok_and(|list| list.trim().is_empty());
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if place.has("cpuset") && empty(file) {
+                may(&at.join(file), Access::WRITE_OK)?;
+            }
+        }
+        return Ok(());
+    }
+    Err(Errno::NOENT)
+}
+
+fn denied(e: Errno) -> bool {
+    matches!(e, Errno::ACCESS | Errno::PERM | Errno::ROFS)
+}
+
+/// True for an error that says that it is not ours to do.
+pub(super) fn is_denied(e: &Error) -> bool {
+    e.errno().is_some_and(|e| denied(Errno::from_raw_os_error(e)))
+}
+
+/// Puts this process into the cgroup, as [`Cgroup::enter`] says.
+pub(super) fn enter(cgroup: &Cgroup, init: Option<i32>) -> Result<()> {
+    for place in &cgroup.places {
+        let entered = match enter_place(place, &place.dir) {
+            // What the kernel says of a v2 cgroup that has controllers on for those below it, or that is threaded.
+            Err(e) if matches!(e.errno(), Some(libc::EBUSY | libc::EOPNOTSUPP)) => match init {
+                Some(pid) => entry::directory_of(pid)?.write("cgroup.procs", "0"),
+                None => Err(e),
+            },
+            other => other,
+        };
+        match entered {
+            Err(e) if init.is_some() && cgroup.rootless && is_denied(&e) => {}
+            other => other.context("unable to apply cgroup configuration")?,
+        }
+    }
+    Ok(())
+}
+
+/// v1: one's own thread alone, which does not wait for all forks of the machine.
+fn enter_place(place: &Place, dir: &Path) -> Result<()> {
+    let file = if place.controllers.is_empty() { "cgroup.procs" } else { "tasks" };
+    Dir::open(dir)?.write(file, "0")
+}
