@@ -111,13 +111,14 @@ impl Bundle {
         self
     }
 
-    /// Sets the value at a JSON pointer; the parents must be there.
+    /// Sets the value at a JSON pointer; the parents must be there, and in a list what is replaced (`-`: one more).
     pub fn set(mut self, pointer: &str, value: Value) -> Self {
         let (parent, name) = pointer.rsplit_once('/').expect("a JSON pointer");
         let parent = self.config.pointer_mut(parent).unwrap_or_else(|| panic!("no parent of {pointer}"));
         match parent.as_array_mut() {
             Some(list) if name == "-" => list.push(value),
-            _ => parent[name] = value,
+            Some(list) => list[name.parse::<usize>().expect("a place in a list")] = value,
+            None => parent[name] = value,
         }
         self
     }

@@ -148,11 +148,11 @@ fn managers_that_are_none() {
         call.wait().fails(1, &["NOTIFY_SOCKET"]);
         runtime.assert_clean(bad);
     }
-    let shared = Bundle::probe(&[]).host_namespace("mount").set("/mounts", serde_json::json!([]));
+    let shared = Bundle::probe(&[]).namespace("mount", "/proc/1/ns/mnt").set("/mounts", serde_json::json!([]));
     let shared = shared.set("/root/readonly", false.into()).unset("/linux/maskedPaths").unset("/linux/readonlyPaths");
     let call = runtime.on("run", "c1", &shared).env("NOTIFY_SOCKET", "/run/nobody");
-    call.wait().fails(1, &["NOTIFY_SOCKET", "mount namespace"]);
-    runtime.assert_clean("the host's mounts");
+    call.wait().fails(1, &["NOTIFY_SOCKET", "mounts"]);
+    runtime.assert_clean("another's mounts");
     // Nobody there: the container runs all the same, and it is said.
     let out = runtime
         .on("run", "c1", &Bundle::probe(&["notify", "READY=1", "+", "exit", "5"]))

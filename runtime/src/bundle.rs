@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::{
     Context, Error, Kind, Result, check,
     features::{MEMORY_FLAGS, MEMORY_MODES},
+    shape::Shaped,
 };
 
 /// A config.json larger than this is refused, bytes.
@@ -87,8 +88,10 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
-fn parse<T: DeserializeOwned>(json: &[u8], process: &str, warnings: &mut Vec<String>) -> Result<T> {
-    if let Ok(value) = serde_json::from_slice(json) {
+fn parse<T: DeserializeOwned + Shaped>(json: &[u8], process: &str, warnings: &mut Vec<String>) -> Result<T> {
+    if let Ok(value) = serde_json::from_slice(json)
+        && T::look(&mut serde_json::Deserializer::from_slice(json)).is_ok()
+    {
         return Ok(value);
     }
     let mut value: Value = serde_json::from_slice(json).map_err(|e| Error::invalid(e.to_string()))?;
@@ -104,10 +107,17 @@ fn parse<T: DeserializeOwned>(json: &[u8], process: &str, warnings: &mut Vec<Str
     if let Some(policy) = value.get("linux").and_then(|linux| linux.get("memoryPolicy")) {
         known_memory_policy(policy)?;
     }
-    serde_path_to_error::deserialize(value).map_err(|e| {
-        let path = e.path().to_string();
-        Error::invalid(if path == "." { e.inner().to_string() } else { format!("{path}: {}", e.inner()) })
-    })
+    let mut track = serde_path_to_error::Track::new();
+    if let Err(e) = T::look(serde_path_to_error::Deserializer::new(&value, &mut track)) {
+        return Err(named(&track.path(), &e));
+    }
+    serde_path_to_error::deserialize(value).map_err(|e| named(e.path(), e.inner()))
+}
+
+/// What is wrong, and where.
+fn named(path: &serde_path_to_error::Path, error: &serde_json::Error) -> Error {
+    let path = path.to_string();
+    Error::invalid(if path == "." { error.to_string() } else { format!("{path}: {error}") })
 }
 
 /// Takes out members that are `null`: absent, to Go. In an array a `null` stays, and is a mistake.
@@ -211,6 +221,15 @@ mod tests {
             let error = spec(json).0.unwrap_err();
             assert!(error.to_string().starts_with(field), "{json}: {error}");
             assert_eq!(error.kind(), Kind::InvalidArgument);
+        }
+        for (json, field) in [
+            (r#"{"ociVersion":"1","linux":[]}"#, "linux: invalid type: sequence, expected an object"),
+            (r#"{"ociVersion":"1","hooks":{"poststop":[["/a"]]}}"#, "hooks.poststop[0]: invalid type"),
+            (r#"{"ociVersion":"1","linux":{"resources":{"memory":[1]}}}"#, "linux.resources.memory: invalid type"),
+            (r#"["1"]"#, "invalid type: sequence"),
+        ] {
+            let error = spec(json).0.unwrap_err().to_string();
+            assert!(error.starts_with(field), "{json}: {error}");
         }
         assert!(spec("{\"ociVersion\":").0.unwrap_err().to_string().contains("line 1"));
         assert!(spec("").0.is_err() && spec("null").0.is_err() && spec("7").0.is_err());

@@ -4,9 +4,14 @@
 
 use std::{collections::HashSet, path::Path};
 
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Process, Spec, User};
 
-use crate::{Error, Result, hooks, net_devices, notify, rdt, scheduling, timens, user::Ids};
+use crate::{
+    Error, Result, cgroup, device, hooks, mount, net_devices, notify, rdt, scheduling, sysctl, timens, user::Ids,
+};
+
+/// uname(2): bytes of a name, without the NUL.
+const NAME_MAX: usize = 64;
 
 /// A whole config.json.
 pub fn spec(spec: &Spec) -> Result<()> {
@@ -17,6 +22,12 @@ pub fn spec(spec: &Spec) -> Result<()> {
     if root.path().as_os_str().is_empty() {
         return Err(Error::invalid("root.path: must not be empty"));
     }
+    path(root.path(), "root.path")?;
+    for (field, name) in [("hostname", spec.hostname()), ("domainname", spec.domainname())] {
+        if name.as_ref().is_some_and(|name| name.len() > NAME_MAX) {
+            return Err(Error::invalid(format!("{field}: longer than {NAME_MAX} bytes")));
+        }
+    }
     if let Some(p) = spec.process() {
         process(p)?;
     }
@@ -24,6 +35,8 @@ pub fn spec(spec: &Spec) -> Result<()> {
         if mount.destination().as_os_str().is_empty() {
             return Err(Error::invalid(format!("mounts[{n}].destination: must not be empty")));
         }
+        path(mount.destination(), &format!("mounts[{n}].destination"))?;
+        texts(mount.options().as_deref(), &format!("mounts[{n}].options"))?;
     }
     spec.hooks().as_ref().map_or(Ok(()), hooks::check)?;
     let linux = spec.linux().as_ref().ok_or_else(|| Error::invalid("linux: must be specified"))?;
@@ -31,6 +44,13 @@ pub fn spec(spec: &Spec) -> Result<()> {
     id_mappings(spec, linux)?;
     timens::check(linux)?;
     net_devices::check(linux)?;
+    device::check(linux.devices().as_deref().unwrap_or_default())?;
+    texts(linux.masked_paths().as_deref(), "linux.maskedPaths")?;
+    texts(linux.readonly_paths().as_deref(), "linux.readonlyPaths")?;
+    mount::root_propagation(linux.rootfs_propagation().as_deref())?;
+    let private = |kind| linux.namespaces().iter().flatten().any(|n| n.typ() == kind);
+    linux.sysctl().as_ref().map_or(Ok(()), |sysctls| sysctl::check(sysctls, private))?;
+    linux.resources().as_ref().map_or(Ok(()), |resources| cgroup::check(resources, "linux.resources"))?;
     linux.seccomp().as_ref().map_or(Ok(()), notify::check)?;
     scheduling::check_container(linux.memory_policy().as_ref())?;
     linux.intel_rdt().as_ref().map_or(Ok(()), |rdt| rdt::check(rdt, rdt::root()?.as_deref()))
@@ -41,7 +61,9 @@ pub fn process(process: &Process) -> Result<()> {
     if process.args().as_ref().is_none_or(Vec::is_empty) {
         return Err(Error::invalid("process.args: args must not be empty"));
     }
+    texts(process.args().as_deref(), "process.args")?;
     absolute(process.cwd(), "process.cwd")?;
+    texts(process.env().as_deref(), "process.env")?;
     for (n, variable) in process.env().iter().flatten().enumerate() {
         match variable.split_once('=') {
             Some((name, _)) if !name.is_empty() => {}
@@ -49,26 +71,62 @@ pub fn process(process: &Process) -> Result<()> {
         }
     }
     let mut seen = HashSet::new();
-    for limit in process.rlimits().iter().flatten() {
-        if !seen.insert(limit.typ().to_string()) {
-            return Err(Error::invalid(format!("process.rlimits: duplicated {}", limit.typ())));
+    for (n, limit) in process.rlimits().iter().flatten().enumerate() {
+        let kind = limit.typ();
+        if !seen.insert(kind.to_string()) {
+            return Err(Error::invalid(format!("process.rlimits[{n}].type: duplicated {kind}")));
         }
         if limit.soft() > limit.hard() {
-            return Err(Error::invalid(format!("process.rlimits: {} soft limit is above the hard one", limit.typ())));
+            return Err(Error::invalid(format!("process.rlimits[{n}].soft: {kind} soft limit is above the hard one")));
         }
     }
-    if let Some(groups) = process.user().additional_gids()
-        && groups.len() > berth_init::identity::MAX_GROUPS - 1
-    {
-        return Err(Error::invalid("process.user.additionalGids: too many groups"));
+    if let Some(score) = process.oom_score_adj().filter(|score| !(-1000..=1000).contains(score)) {
+        return Err(Error::invalid(format!("process.oomScoreAdj: {score} is not from -1000 to 1000")));
     }
-    if process.user().umask().is_some_and(|mask| mask > 0o7777) {
-        return Err(Error::invalid("process.user.umask: out of range"));
+    if let Some(size) = process.console_size() {
+        for (field, cells) in [("height", size.height()), ("width", size.width())] {
+            if u16::try_from(cells).is_err() {
+                return Err(Error::invalid(format!("process.consoleSize.{field}: {cells} is out of range")));
+            }
+        }
     }
+    user(process.user())?;
     scheduling::check(process)
 }
 
+fn user(user: &User) -> Result<()> {
+    let groups = user.additional_gids().as_deref().unwrap_or_default();
+    if groups.len() > berth_init::identity::MAX_GROUPS - 1 {
+        return Err(Error::invalid("process.user.additionalGids: too many groups"));
+    }
+    let ids = [("uid".to_owned(), user.uid()), ("gid".to_owned(), user.gid())].into_iter();
+    for (field, id) in ids.chain(groups.iter().enumerate().map(|(n, gid)| (format!("additionalGids[{n}]"), *gid))) {
+        // (uid_t)-1 means "leave it" to setresuid(2).
+        if id == u32::MAX {
+            return Err(Error::invalid(format!("process.user.{field}: {id} is no valid id")));
+        }
+    }
+    if user.umask().is_some_and(|mask| mask > 0o7777) {
+        return Err(Error::invalid("process.user.umask: out of range"));
+    }
+    Ok(())
+}
+
+/// What becomes a C string.
+fn texts(list: Option<&[String]>, field: &str) -> Result<()> {
+    match list.unwrap_or_default().iter().position(|text| text.contains('\0')) {
+        Some(n) => Err(Error::invalid(format!("{field}[{n}]: contains a NUL byte"))),
+        None => Ok(()),
+    }
+}
+
+fn path(path: &Path, field: &str) -> Result<()> {
+    let nul = path.as_os_str().as_encoded_bytes().contains(&0);
+    if nul { Err(Error::invalid(format!("{field}: contains a NUL byte"))) } else { Ok(()) }
+}
+
 fn absolute(path: &Path, field: &str) -> Result<()> {
+    self::path(path, field)?;
     if path.as_os_str().is_empty() {
         return Err(Error::invalid(format!("{field}: Cwd property must not be empty")));
     }
@@ -107,14 +165,14 @@ fn namespaces(spec: &Spec, linux: &Linux) -> Result<()> {
         "domainname",
         "unable to set domainname without a private UTS namespace",
     )?;
-    let mapped = linux.uid_mappings().as_ref().is_some_and(|m| !m.is_empty())
-        || linux.gid_mappings().as_ref().is_some_and(|m| !m.is_empty());
-    needs(
-        mapped,
-        LinuxNamespaceType::User,
-        "linux.uidMappings",
-        "user namespace mappings specified, but user namespace not enabled in the config",
-    )?;
+    for (field, map) in [("linux.uidMappings", linux.uid_mappings()), ("linux.gidMappings", linux.gid_mappings())] {
+        needs(
+            map.as_ref().is_some_and(|m| !m.is_empty()),
+            LinuxNamespaceType::User,
+            field,
+            "user namespace mappings specified, but user namespace not enabled in the config",
+        )?;
+    }
     shared_mounts(spec, linux)
 }
 

@@ -41,16 +41,58 @@ pub fn plan<'a>(arena: &'a Arena, devices: &[LinuxDevice], ids: &Ids) -> Result<
         out.push(Device { path, mode: libc::S_IFCHR | 0o666, major, minor, uid: 0, gid: 0 });
     }
     for (n, device) in devices.iter().enumerate() {
-        out.push(one(arena, device, ids).with_context(|| format!("linux.devices[{n}]"))?);
+        out.push(one(arena, device, ids).map_err(|e| named(n, &e))?);
     }
     Ok(out)
 }
 
+/// What is wrong with the devices of a config.json, whoever their owners are.
+///
+/// # Errors
+/// Names the field.
+pub fn check(devices: &[LinuxDevice]) -> Result<()> {
+    devices
+        .iter()
+        .enumerate()
+        .try_for_each(|(n, device)| numbers(device).and_then(|_| path(device)).map(drop).map_err(|e| named(n, &e)))
+}
+
 fn one<'a>(arena: &'a Arena, device: &LinuxDevice, ids: &Ids) -> Result<Device<'a>> {
+    let (kind, major, minor) = numbers(device)?;
+    Ok(Device {
+        path: arena.path(&path(device)?, "path")?,
+        // runc's default for a device that names no mode.
+        mode: kind | device.file_mode().unwrap_or(0o666) & 0o7777,
+        major,
+        minor,
+        uid: ids.host_uid(device.uid().unwrap_or(0), "uid").map(|_| device.uid().unwrap_or(0))?,
+        gid: ids.host_gid(device.gid().unwrap_or(0), "gid").map(|_| device.gid().unwrap_or(0))?,
+    })
+}
+
+/// An error that begins with the member.
+fn named(n: usize, error: &Error) -> Error {
+    Error::invalid(format!("linux.devices[{n}].{error}"))
+}
+
+fn path(device: &LinuxDevice) -> Result<PathBuf> {
+    let path = mount::clean(device.path());
+    if path == Path::new("/") {
+        return Err(Error::invalid("path: must not be empty"));
+    }
+    if path.as_os_str().as_encoded_bytes().contains(&0) {
+        Err(Error::invalid("path: contains a NUL byte"))
+    } else {
+        Ok(path)
+    }
+}
+
+/// The file type for mknod(2), the major and the minor number.
+fn numbers(device: &LinuxDevice) -> Result<(u32, u32, u32)> {
     let kind = match device.typ() {
         LinuxDeviceType::C | LinuxDeviceType::U => libc::S_IFCHR,
         LinuxDeviceType::B => libc::S_IFBLK,
-        LinuxDeviceType::P => libc::S_IFIFO,
+        LinuxDeviceType::P => return Ok((libc::S_IFIFO, 0, 0)),
         LinuxDeviceType::A => return Err(Error::invalid("type: invalid device type \"a\"")),
     };
     let number = |value: i64, field: &str, max: u32| {
@@ -59,20 +101,7 @@ fn one<'a>(arena: &'a Arena, device: &LinuxDevice, ids: &Ids) -> Result<Device<'
             .filter(|&v| v <= max)
             .ok_or_else(|| Error::invalid(format!("{field}: {value} is out of range")))
     };
-    let path = mount::clean(device.path());
-    if path == Path::new("/") {
-        return Err(Error::invalid("path: must not be empty"));
-    }
-    let fifo = kind == libc::S_IFIFO;
-    Ok(Device {
-        path: arena.path(&path, "path")?,
-        // runc's default for a device that names no mode.
-        mode: kind | device.file_mode().unwrap_or(0o666) & 0o7777,
-        major: if fifo { 0 } else { number(device.major(), "major", (1 << 12) - 1)? },
-        minor: if fifo { 0 } else { number(device.minor(), "minor", (1 << 20) - 1)? },
-        uid: ids.host_uid(device.uid().unwrap_or(0), "uid").map(|_| device.uid().unwrap_or(0))?,
-        gid: ids.host_gid(device.gid().unwrap_or(0), "gid").map(|_| device.gid().unwrap_or(0))?,
-    })
+    Ok((kind, number(device.major(), "major", (1 << 12) - 1)?, number(device.minor(), "minor", (1 << 20) - 1)?))
 }
 
 /// Builds `/dev` in a detached tmpfs, so that nothing of the image's own `/dev` is ever touched (CVE-2026-41579,

@@ -72,8 +72,8 @@ pub fn check(hooks: &Hooks) -> Result<()> {
                 return bad("path", "contains a NUL byte".into());
             }
             for (field, words) in [("args", hook.args()), ("env", hook.env())] {
-                if words.iter().flatten().any(|word| has_nul(word.as_bytes())) {
-                    return bad(field, "contains a NUL byte".into());
+                if let Some(at) = words.iter().flatten().position(|word| has_nul(word.as_bytes())) {
+                    return bad(&format!("{field}[{at}]"), "contains a NUL byte".into());
                 }
             }
         }
@@ -404,8 +404,8 @@ mod tests {
                 (json!({"path": "/a\u{0}b"}), "path: contains a NUL byte"),
                 (json!({"path": "/a", "timeout": 0}), "timeout: must be greater than zero"),
                 (json!({"path": "/a", "timeout": -1}), "timeout: must be greater than zero"),
-                (json!({"path": "/a", "args": ["a", "b\u{0}"]}), "args: contains a NUL byte"),
-                (json!({"path": "/a", "env": ["A=\u{0}"]}), "env: contains a NUL byte"),
+                (json!({"path": "/a", "args": ["a", "b\u{0}"]}), "args[1]: contains a NUL byte"),
+                (json!({"path": "/a", "env": ["A=\u{0}"]}), "env[0]: contains a NUL byte"),
             ] {
                 let error = check(&hooks(kind, hook)).unwrap_err();
                 assert_eq!(error.to_string(), format!("hooks.{kind}[1].{says}"));

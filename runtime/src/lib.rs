@@ -42,6 +42,7 @@ mod scheduling;
 pub mod sd_notify;
 pub mod sealed;
 pub mod seccomp;
+mod shape;
 mod spawn;
 pub mod spec;
 pub mod start;

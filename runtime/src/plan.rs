@@ -189,7 +189,7 @@ fn rootfs<'a>(
     let user_namespace = placement.is_private(LinuxNamespaceType::User);
     let own_tree = placement.made & namespace::flag::MOUNT != 0;
     let cwd = arena.path(payload.cwd(), "process.cwd")?;
-    let propagation = propagation(linux.rootfs_propagation().as_deref())?;
+    let propagation = mount::root_propagation(linux.rootfs_propagation().as_deref())?;
     let label = lsm::mount_label(arena, linux.mount_label().as_deref())?;
     let empty = Rootfs {
         tree: arena.fd(open_rootfs(&path)?),
@@ -298,17 +298,6 @@ fn open_rootfs(path: &Path) -> Result<OwnedFd> {
     .with_context(what)
 }
 
-fn propagation(word: Option<&str>) -> Result<Option<u64>> {
-    match word.unwrap_or_default() {
-        "" => Ok(None),
-        "private" | "rprivate" => Ok(Some(libc::MS_PRIVATE)),
-        "slave" | "rslave" => Ok(Some(libc::MS_SLAVE)),
-        "shared" | "rshared" => Ok(Some(libc::MS_SHARED)),
-        "unbindable" | "runbindable" => Ok(Some(libc::MS_UNBINDABLE)),
-        other => Err(Error::invalid(format!("linux.rootfsPropagation: {other:?} is not valid"))),
-    }
-}
-
 fn check_identity(process: &Process, users: &Users<'_>) -> Result<()> {
     let user = process.user();
     let ids = &users.ids;
@@ -320,12 +309,6 @@ fn check_identity(process: &Process, users: &Users<'_>) -> Result<()> {
         ids.host_gid(user.gid(), "process.user.gid")?;
         for gid in user.additional_gids().iter().flatten() {
             ids.host_gid(*gid, "process.user.additionalGids")?;
-        }
-    }
-    for (field, id) in [("process.user.uid", user.uid()), ("process.user.gid", user.gid())] {
-        // (uid_t)-1 means "leave it" to setresuid(2).
-        if id == u32::MAX {
-            return Err(Error::invalid(format!("{field}: {id} is no valid id")));
         }
     }
     Ok(())

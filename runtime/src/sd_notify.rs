@@ -5,7 +5,7 @@
 
 use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path};
 
-use oci_spec::runtime::{LinuxNamespaceType, MountBuilder, Spec};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, MountBuilder, Spec};
 
 use crate::{Context, Error, Kind, Result};
 
@@ -19,12 +19,12 @@ const INSIDE: &str = "/run/notify";
 /// Adds the mount of `<state>/notify` and the variable `NOTIFY_SOCKET` to a config.json.
 ///
 /// # Errors
-/// A container that has the host's mounts, or another container's: nothing can be bound there.
+/// A container that has another one's mounts: nothing can be bound there.
 pub fn announce(spec: &mut Spec, state: &Path) -> Result<()> {
-    let namespaces = spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten());
-    if !namespaces.into_iter().any(|n| n.typ() == LinuxNamespaceType::Mount && n.path().is_none()) {
-        let text = "NOTIFY_SOCKET: cannot be handed on without a private mount namespace";
-        return Err(Error::invalid(text));
+    let joined = |n: &LinuxNamespace| n.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+    let mut namespaces = spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten());
+    if namespaces.any(|n| n.typ() == LinuxNamespaceType::Mount && joined(n)) {
+        return Err(Error::invalid("NOTIFY_SOCKET: cannot be handed on into another container's mounts"));
     }
     let mount = MountBuilder::default()
         .destination(INSIDE)
@@ -83,9 +83,8 @@ mod tests {
 
     #[test]
     fn the_mounts_of_others_are_left_alone() {
-        for namespaces in ["[]", r#"[{"type":"mount","path":"/proc/1/ns/mnt"}]"#] {
-            let error = announce(&mut spec(namespaces), Path::new("/state/c1")).unwrap_err();
-            assert!(error.to_string().starts_with("NOTIFY_SOCKET: "), "{error}");
-        }
+        let error = announce(&mut spec(r#"[{"type":"mount","path":"/proc/1/ns/mnt"}]"#), Path::new("/state/c1"));
+        let error = error.unwrap_err().to_string();
+        assert!(error.starts_with("NOTIFY_SOCKET: "), "{error}");
     }
 }

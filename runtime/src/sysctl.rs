@@ -20,14 +20,33 @@ pub fn plan<'a>(
     keys.sort_unstable();
     keys.into_iter()
         .map(|(key, value)| {
-            let path = path(key)?;
-            check(key, &path, &private)?;
+            let path = one(key, value, &private)?;
             Ok(Sysctl {
                 path: arena.text(format!("/proc/sys/{path}"), "linux.sysctl")?,
                 value: arena.bytes(value.as_bytes()),
             })
         })
         .collect()
+}
+
+/// What is wrong with the parameters of a config.json, whose namespaces are `private` as far as it says.
+///
+/// # Errors
+/// As [`plan`].
+pub fn check(sysctls: &HashMap<String, String>, private: impl Fn(LinuxNamespaceType) -> bool) -> Result<()> {
+    let mut keys: Vec<_> = sysctls.iter().collect();
+    keys.sort_unstable();
+    keys.into_iter().try_for_each(|(key, value)| one(key, value, &private).map(drop))
+}
+
+fn one(key: &str, value: &str, private: &impl Fn(LinuxNamespaceType) -> bool) -> Result<String> {
+    let path = path(key)?;
+    allowed(key, &path, private)?;
+    if value.contains('\0') {
+        Err(Error::invalid(format!("linux.sysctl.{key}: contains a NUL byte")))
+    } else {
+        Ok(path)
+    }
 }
 
 /// sysctl(8): `net.ipv4.ip_forward` or `net/ipv4/conf/eth0.100/forwarding`, whichever separator comes first rules;
@@ -59,7 +78,7 @@ fn path(key: &str) -> Result<String> {
     Ok(slashed)
 }
 
-fn check(key: &str, path: &str, private: &impl Fn(LinuxNamespaceType) -> bool) -> Result<()> {
+fn allowed(key: &str, path: &str, private: &impl Fn(LinuxNamespaceType) -> bool) -> Result<()> {
     use LinuxNamespaceType as Ns;
     const IPC: [&str; 8] = [
         "kernel/msgmax",
@@ -112,7 +131,7 @@ mod tests {
 
     #[test]
     fn only_namespaced_keys_of_private_namespaces() {
-        let ok = |key: &str, private: bool| check(key, &path(key).unwrap(), &|_| private).is_ok();
+        let ok = |key: &str, private: bool| allowed(key, &path(key).unwrap(), &|_| private).is_ok();
         assert!(ok("net.core.somaxconn", true) && !ok("net.core.somaxconn", false));
         assert!(ok("kernel.shmmax", true) && ok("fs.mqueue.msg_max", true) && ok("kernel.domainname", true));
         assert!(!ok("kernel.core_pattern", true) && !ok("vm.swappiness", true) && !ok("kernel.hostname", true));

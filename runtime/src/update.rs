@@ -3,7 +3,7 @@
 use oci_spec::runtime::LinuxResources;
 
 use crate::{
-    Error, Kind, Result, rdt,
+    Error, Kind, Result, cgroup, rdt,
     state::{Container, Status},
 };
 
@@ -20,6 +20,7 @@ pub fn update(container: &Container, resources: &LinuxResources, rdt: rdt::Updat
     if container.status()? == Status::Stopped {
         return Err(Error::new(Kind::FailedPrecondition, "container not running"));
     }
+    cgroup::check(resources, "resources")?;
     container.cgroup().update(resources)?;
     rdt.apply(group)
 }

@@ -128,24 +128,39 @@ pub fn default_device_rules() -> Vec<LinuxDeviceCgroup> {
 /// denied. Before the first rule everything is denied.
 pub(super) fn rules(resources: &LinuxResources) -> Result<Vec<Rule>> {
     let given = resources.devices().iter().flatten();
-    let mut rules = given.enumerate().map(|(n, d)| check(n, d)).collect::<Result<Vec<_>>>()?;
-    for d in &default_device_rules() {
-        rules.push(check(rules.len(), d)?);
+    let mut rules = Vec::new();
+    for (n, device) in given.enumerate() {
+        rules.push(rule(n, device)?);
+        // Other letters say nothing, as in runc.
+        if let Some(letters) = device.access().as_deref().filter(|letters| known(letters) != *letters) {
+            log::warn!("linux.resources.devices[{n}].access: {letters:?}: only r, w and m are known");
+        }
+    }
+    for device in &default_device_rules() {
+        rules.push(rule(rules.len(), device)?);
     }
     Ok(rules)
 }
 
-fn check(n: usize, d: &LinuxDeviceCgroup) -> Result<Rule> {
+/// What is wrong with the rules of `resources`.
+///
+/// # Errors
+/// Names the rule by its place.
+pub(super) fn check(resources: &LinuxResources) -> Result<()> {
+    resources.devices().iter().flatten().enumerate().try_for_each(|(n, device)| rule(n, device).map(drop))
+}
+
+fn known(letters: &str) -> String {
+    letters.chars().filter(|c| "rwm".contains(*c)).collect()
+}
+
+fn rule(n: usize, d: &LinuxDeviceCgroup) -> Result<Rule> {
     let allow = d.allow();
     let letters = d.access().as_deref().unwrap_or("");
     if letters.is_empty() {
         return Err(Error::invalid(format!("device access at {n} field cannot be empty")));
     }
-    // Other letters say nothing, as in runc.
-    let known: String = letters.chars().filter(|c| "rwm".contains(*c)).collect();
-    if known != letters {
-        log::warn!("linux.resources.devices[{n}].access: {letters:?}: only r, w and m are known");
-    }
+    let known = known(letters);
     let access = Access::parse(&known)
         .filter(|_| !known.is_empty())
         .ok_or_else(|| Error::invalid(format!("device access at {n} field {letters:?} must be of r, w, m")))?;

@@ -24,10 +24,10 @@ pub(super) fn hugepage(page: &LinuxHugepageLimit) -> Result<(&str, i64)> {
     let size = page.page_size().as_str();
     let number = ["KB", "MB", "GB"].iter().find_map(|unit| size.strip_suffix(unit)).unwrap_or("");
     if number.is_empty() || number.starts_with('0') || !number.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(Error::invalid(format!("hugepageLimits: pageSize {size:?} must be like 2MB")));
+        return Err(Error::invalid(format!("pageSize: {size:?} must be like 2MB")));
     }
     if page.limit() < 0 {
-        return Err(Error::invalid(format!("hugepageLimits: limit {} of {size} must not be negative", page.limit())));
+        return Err(Error::invalid(format!("limit: {} of {size} must not be negative", page.limit())));
     }
     Ok((size, page.limit()))
 }

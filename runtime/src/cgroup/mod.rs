@@ -12,6 +12,7 @@
 
 mod allowlist;
 mod below;
+mod check;
 mod delegate;
 mod devices;
 mod dir;
@@ -45,6 +46,7 @@ use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    check::check,
     devices::default_device_rules,
     entry::Entry,
     host::{Host, Mount, host},

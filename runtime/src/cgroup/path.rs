@@ -41,7 +41,7 @@ impl Inner {
         let given = cgroups_path.filter(|p| !p.as_os_str().is_empty());
         let refuse = |why: &str| {
             Err(match given {
-                Some(p) => Error::invalid(format!("cgroupsPath {p:?}: {why}")),
+                Some(p) => Error::invalid(format!("linux.cgroupsPath: {p:?}: {why}")),
                 None => Error::invalid(format!("cgroup name {id:?}: {why}")),
             })
         };

@@ -308,6 +308,21 @@ pub fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
     open_tree(CWD, path, flags).with_context(|| format!("open_tree {}", path.display()))
 }
 
+/// `linux.rootfsPropagation` as a flag of mount(2); recursive or not, it is the whole root.
+///
+/// # Errors
+/// Another word.
+pub fn root_propagation(word: Option<&str>) -> Result<Option<u64>> {
+    match word.unwrap_or_default() {
+        "" => Ok(None),
+        "private" | "rprivate" => Ok(Some(libc::MS_PRIVATE)),
+        "slave" | "rslave" => Ok(Some(libc::MS_SLAVE)),
+        "shared" | "rshared" => Ok(Some(libc::MS_SHARED)),
+        "unbindable" | "runbindable" => Ok(Some(libc::MS_UNBINDABLE)),
+        other => Err(Error::invalid(format!("linux.rootfsPropagation: {other:?} is not valid"))),
+    }
+}
+
 /// The propagation of a clone of the host's. One that is to be shared is first given `before`, if anything, which says what
 /// it keeps of the host's peer group.
 pub fn set_propagation(tree: &OwnedFd, propagation: u64, before: Option<u64>) -> rustix::io::Result<()> {
