@@ -24,7 +24,7 @@ VM_TEST  = $(TEST) --no-fail-fast --config "target.'cfg(all())'.runner=['$(VM_RU
 # All but what measures; without FULL=1 and TESTS a machine runs what integration/vm/tests lists.
 VM_FULL  = $(addprefix --test ,$(filter-out bench_% budget,$(notdir $(basename $(wildcard integration/tests/*.rs)))))
 
-.PHONY: help build tools floors demo bench check test test-unit test-integration test-vm vm-shell budget docs install clean
+.PHONY: help build tools floors demo bench check test test-unit test-integration test-vm vm-shell budget docs conformance install clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -84,6 +84,9 @@ vm-shell: build tools ## a shell in a test machine (VM=sid unless told), or one 
 
 docs: ## write docs/cli/, the manual pages and completions of shells, anew from the table of commands
 	BERTH_DOCS=write $(CARGO) test --quiet -p berth-runtime --bin berth manual
+
+conformance: ## write docs/conformance.md anew: what berth does with each field and command, and what proves it
+	BERTH_CONFORMANCE=write $(CARGO) test --quiet -p berth-integration --lib conformance
 
 install: ## install both binaries, manual pages and completions into PREFIX (default /usr/local), after a build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man8

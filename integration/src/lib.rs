@@ -16,6 +16,7 @@ pub mod case;
 pub mod cgroup;
 pub mod command;
 pub mod config;
+pub mod conformance;
 pub mod console;
 pub mod containerd;
 pub mod decoy;
