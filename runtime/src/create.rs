@@ -118,7 +118,7 @@ fn make(options: Options<'_>) -> Result<Created> {
     let cgroups_path = linux.and_then(|l| l.cgroups_path().as_deref());
     let none = LinuxResources::default();
     let resources = linux.and_then(|l| l.resources().as_ref()).unwrap_or(&none);
-    let mut cgroup = Cgroup::resolve(cgroups_path, options.id, options.systemd_cgroup)?;
+    let mut cgroup = Cgroup::resolve(cgroups_path, options.id, options.systemd_cgroup, options.rootless)?;
     if shares_cgroups {
         cgroup = cgroup.left_to_user(resources, cgroups_path.is_some_and(|path| !path.as_os_str().is_empty()))?;
     }

@@ -141,6 +141,9 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     } else {
         clone()?
     };
+    if inside && options.cgroup.is_none() {
+        container.cgroup().take_in(pending.pid())?;
+    }
     if plan.namespaces.become_root {
         rlimit::raise(pending.pid(), plan.process.rlimits);
     }

@@ -119,14 +119,16 @@ impl Cgroup {
     /// of the hierarchy, a relative one from the caller's own cgroup (on v2 from the one above it, which may hold no
     /// processes), none means `id`. A `..` is refused. With `systemd`, or when the path says so by its form
     /// `slice:prefix:name`, it is that of a scope.
-    pub fn resolve(cgroups_path: Option<&Path>, id: &str, systemd: bool) -> Result<Self> {
+    /// `rootless` says whether the scope is one of the caller's own systemd; `None`: unless he is root of the host.
+    pub fn resolve(cgroups_path: Option<&Path>, id: &str, systemd: bool, rootless: Option<bool>) -> Result<Self> {
         let (driver, inner) = if systemd || cgroups_path.is_some_and(path::is_systemd_form) {
-            let unit = systemd::Unit::new(cgroups_path, id)?;
-            if !rustix::process::geteuid().is_root() {
-                let text = "systemd cgroup driver: only the system manager is used, and only by root";
-                return Err(Error::unsupported(text));
+            let whose = systemd::Whose::of_caller(rootless);
+            if whose == systemd::Whose::User && !host()?.unified() {
+                let text = "cannot use rootless systemd cgroups manager on cgroup v1";
+                return Err(Error::unsupported(format!("systemd cgroup driver: {text}")));
             }
-            let inner = path::Inner::from_root(unit.path());
+            let unit = systemd::Unit::new(cgroups_path, id, whose)?;
+            let inner = path::Inner::from_root(systemd::path(&unit)?);
             (Driver::Systemd(unit), inner)
         } else {
             (Driver::Cgroupfs, path::Inner::new(cgroups_path, id)?)
@@ -181,6 +183,14 @@ impl Cgroup {
     /// no process of its own any more it goes to init's, and where it may not be entered it stays outside, as with runc.
     pub fn enter(&self, init: Option<i32>) -> Result<()> {
         rootless::enter(self, init)
+    }
+
+    /// Has a user's systemd put process `pid`, an exec that could not enter by itself, into the cgroup.
+    pub fn take_in(&self, pid: i32) -> Result<()> {
+        match &self.driver {
+            Driver::Systemd(unit) if self.rootless && !self.pids()?.contains(&pid) => systemd::attach(unit, pid),
+            _ => Ok(()),
+        }
     }
 
     /// The v2 cgroup that process `pid` is in now, for CLONE_INTO_CGROUP.
@@ -404,7 +414,7 @@ mod tests {
     #[test]
     fn a_unit_is_kept_in_state_json_and_names_its_directories() {
         let path = Path::new("a-b.slice:p:n");
-        let unit = systemd::Unit::new(Some(path), "c1").unwrap();
+        let unit = systemd::Unit::new(Some(path), "c1", systemd::Whose::Host).unwrap();
         let cgroup = Cgroup { driver: Driver::Systemd(unit), ..hybrid() };
         let json = serde_json::to_string(&cgroup).unwrap();
         assert!(json.contains(r#""driver":{"systemd":{"name":"p-n.scope","slice":"a-b.slice"}}"#), "{json}");

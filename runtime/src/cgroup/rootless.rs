@@ -11,15 +11,17 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Cgroup, Driver, Hierarchy, Place, dir::Dir, entry, v2};
+use super::{Cgroup, Driver, Hierarchy, Place, dir::Dir, entry, systemd::Whose, v2};
 use crate::error::{Context, Error, Result};
 
 /// Leaves out of `cgroup` what this user may not make; see [`Cgroup::left_to_user`].
 pub(super) fn attain(cgroup: &mut Cgroup, resources: &LinuxResources, named: bool) -> Result<()> {
-    cgroup.rootless = true;
-    if cgroup.driver != Driver::Cgroupfs {
+    if let Driver::Systemd(unit) = &cgroup.driver {
+        // systemd makes it, whoever asks; root of a machine in a user namespace asks as root.
+        cgroup.rootless = unit.whose == Whose::User;
         return Ok(());
     }
+    cgroup.rootless = true;
     match cgroup.hierarchy {
         Hierarchy::V1 => {
             // Of a v2 hierarchy beside the others a user has nothing: it takes a right to the cgroup that he comes from, too.

@@ -63,8 +63,8 @@ pub(super) struct Bus {
 }
 
 impl Bus {
-    /// Connects to the socket at `address`. `direct`: the other end is no bus.
-    pub(super) fn connect(address: &SocketAddrUnix, direct: bool, until: Instant) -> Result<Self, Failure> {
+    /// Connects to the socket at `address` as user `uid`. `direct`: the other end is no bus.
+    pub(super) fn connect(address: &SocketAddrUnix, direct: bool, uid: u32, until: Instant) -> Result<Self, Failure> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         loop {
@@ -77,13 +77,13 @@ impl Bus {
                 Err(e) => return Err(e.into()),
             }
         }
-        Self::begin(socket, direct, until)
+        Self::begin(socket, direct, uid, until)
     }
 
     /// Introduces itself on a connected socket that does not block.
-    pub(super) fn begin(socket: OwnedFd, direct: bool, until: Instant) -> Result<Self, Failure> {
+    pub(super) fn begin(socket: OwnedFd, direct: bool, uid: u32, until: Instant) -> Result<Self, Failure> {
         let mut bus = Self { socket, direct, serial: 0, inbox: Vec::new(), signals: Vec::new() };
-        let uid = rustix::process::geteuid().as_raw().to_string();
+        let uid = uid.to_string();
         let hex: String = uid.bytes().map(|b| format!("{b:02x}")).collect();
         bus.send_bytes(format!("\0AUTH EXTERNAL {hex}\r\n").as_bytes(), until)?;
         let line = bus.line(until)?;

@@ -6,18 +6,15 @@
 //! every signal of the machine arrives on that connection, so it is not kept.
 
 use std::{
-    ffi::OsString,
-    path::Path,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
-
-use rustix::{io::Errno, net::SocketAddrUnix};
 
 use super::{
     bus::{Bus, Failure},
     message::Message,
     value::Value,
+    whose::{GREETING, Whose},
 };
 use crate::error::{Error, Kind, Result};
 
@@ -45,14 +42,6 @@ const BACK_SOON: [&str; 3] = [
 /// How long it is given before it is asked again.
 const AWAY: Duration = Duration::from_millis(100);
 
-/// The environment variable of the D-Bus specification, and what holds without it.
-const ADDRESS: &str = "DBUS_SYSTEM_BUS_ADDRESS";
-const SYSTEM_BUS: &str = "/run/dbus/system_bus_socket";
-/// systemd's own socket, for root alone.
-const DIRECT: &str = "/run/systemd/private";
-/// Its presence says that systemd runs (sd_booted(3)).
-const BOOTED: &str = "/run/systemd/system";
-
 /// How long systemd may take to start a unit or to change it, as long as with runc.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -60,11 +49,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// unit without processes ends by itself. Less than the 5 s in which containerd wants a crashed shim's leftovers gone.
 pub(super) const STOP: Duration = Duration::from_secs(4);
 
-/// How long a bus may take to take us in, which is before it has to ask systemd anything.
-const GREETING: Duration = Duration::from_secs(5);
-
 /// The connection between two operations.
-static KEPT: Mutex<Option<Bus>> = Mutex::new(None);
+static KEPT: Mutex<Option<(Whose, Bus)>> = Mutex::new(None);
 
 /// A property of a unit.
 pub(in crate::cgroup) type Property = (String, Value);
@@ -72,6 +58,7 @@ pub(in crate::cgroup) type Property = (String, Value);
 /// systemd, for one operation.
 pub(in crate::cgroup) struct Manager {
     bus: Bus,
+    whose: Whose,
     until: Instant,
     patience: Duration,
     /// The connection was lost and made anew.
@@ -89,53 +76,62 @@ pub(in crate::cgroup) enum Stopped {
 
 impl Manager {
     /// Connects, unless a connection is at hand, for an operation that may take `patience`.
-    pub(in crate::cgroup) fn connect(patience: Duration) -> Result<Self> {
+    pub(in crate::cgroup) fn connect(whose: Whose, patience: Duration) -> Result<Self> {
         let until = Instant::now() + patience;
         let kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(mut bus) = kept
-            && bus.is_alive()
-        {
-            return Ok(Self { bus, until, patience, reopened: false });
-        }
-        let bus = open(std::env::var_os(ADDRESS), until)?;
-        Ok(Self { bus, until, patience, reopened: false })
+        let kept = kept.filter(|(of, _)| *of == whose).map(|(_, bus)| bus);
+        let bus = match kept.and_then(|mut bus| bus.is_alive().then_some(bus)) {
+            Some(bus) => bus,
+            None => whose.open(until)?,
+        };
+        Ok(Self { bus, whose, until, patience, reopened: false })
     }
 
     /// Over a connection of one's own.
     #[cfg(test)]
     pub(super) fn over(bus: Bus, patience: Duration) -> Self {
-        Self { bus, until: Instant::now() + patience, patience, reopened: false }
+        Self { bus, whose: Whose::Host, until: Instant::now() + patience, patience, reopened: false }
     }
 
     /// Nothing more to ask. A connection over which something went wrong is not given back.
     pub(in crate::cgroup) fn done(self) {
         if !self.bus.is_direct() {
-            *KEPT.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.bus);
+            *KEPT.lock().unwrap_or_else(PoisonError::into_inner) = Some((self.whose, self.bus));
         }
     }
 
     /// systemd's version: 257. As the first question of an operation it is asked again where systemd is just starting itself
     /// anew (`systemctl daemon-reexec`), or the connection that was kept has ended.
     pub(in crate::cgroup) fn version(&mut self) -> Result<u32> {
+        let text = self.property("Version")?;
+        version(&text).ok_or_else(|| Error::new(Kind::Internal, format!("systemd: version {text:?} is not understood")))
+    }
+
+    /// The cgroup that it manages: `/user.slice/user-1000.slice/user@1000.service`. Also a first question.
+    pub(in crate::cgroup) fn control_group(&mut self) -> Result<String> {
+        self.property("ControlGroup")
+    }
+
+    fn property(&mut self, name: &str) -> Result<String> {
+        let what = || format!("get its {}", name.to_lowercase());
         let asked = Instant::now();
         let answer = loop {
-            let body = vec![Value::text(MANAGER), Value::text("Version")];
+            let body = vec![Value::text(MANAGER), Value::text(name)];
             let call = Message::call(NAME, PATH, PROPERTIES, "Get", body);
             match self.bus.call(call, self.until) {
                 Ok(answer) => break answer,
                 Err(failure) if asked.elapsed() < GREETING && Instant::now() + AWAY < self.until => match failure {
                     Failure::Refused { ref name, .. } if BACK_SOON.contains(&name.as_str()) => {}
                     Failure::Lost(_) if !std::mem::replace(&mut self.reopened, true) => {
-                        self.bus = open(std::env::var_os(ADDRESS), self.until)?;
+                        self.bus = self.whose.open(self.until)?;
                     }
-                    other => return Err(self.word("get its version", other)),
+                    other => return Err(self.word(&what(), other)),
                 },
-                Err(failure) => return Err(self.word("get its version", failure)),
+                Err(failure) => return Err(self.word(&what(), failure)),
             }
             std::thread::sleep(AWAY);
         };
-        let text = variant_text(&answer).unwrap_or_default();
-        version(&text).ok_or_else(|| Error::new(Kind::Internal, format!("systemd: version {text:?} is not understood")))
+        Ok(variant_text(&answer).unwrap_or_default())
     }
 
     /// Starts the transient unit `unit` and waits until it is there. One of that name that has failed is forgotten first.
@@ -243,6 +239,16 @@ impl Manager {
         }
     }
 
+    /// Has systemd put a process into a unit's cgroup, for one who may not do it himself (since 238).
+    pub(in crate::cgroup) fn attach(&mut self, unit: &str, pid: i32) -> Result<()> {
+        let pids = Value::Array("u".to_owned(), vec![Value::U32(pid.unsigned_abs())]);
+        let body = vec![Value::text(unit), Value::text(""), pids];
+        match self.manager("AttachProcessesToUnit", body) {
+            Ok(_) => Ok(()),
+            Err(e) => Err(self.word(&format!("put process {pid} into unit {unit}"), e)),
+        }
+    }
+
     fn manager(&mut self, member: &str, body: Vec<Value>) -> Result<Vec<Value>, Failure> {
         self.bus.call(Message::call(NAME, PATH, MANAGER, member, body), self.until)
     }
@@ -342,49 +348,6 @@ fn rule(unit: &str) -> String {
 fn version(text: &str) -> Option<u32> {
     let digits = text.trim_start_matches('v');
     digits.split(|c: char| !c.is_ascii_digit()).next().and_then(|d| d.parse().ok())
-}
-
-/// The first of the usual sockets that answers. An address that was given has no stand-in.
-fn open(address: Option<OsString>, until: Instant) -> Result<Bus> {
-    let greeted = || until.min(Instant::now() + GREETING);
-    if let Some(text) = address {
-        let text = text.to_string_lossy();
-        let place = text.split(';').find_map(unix_path);
-        let place = place.ok_or_else(|| Error::invalid(format!("{ADDRESS}: {text:?} names no unix:path")))?;
-        return connect(&place, false, greeted()).map_err(|e| no_bus(&place, e));
-    }
-    let failure = match connect(SYSTEM_BUS, false, greeted()) {
-        Ok(bus) => return Ok(bus),
-        Err(failure) => failure,
-    };
-    if let Ok(bus) = connect(DIRECT, true, greeted()) {
-        return Ok(bus);
-    }
-    if !Path::new(BOOTED).is_dir() {
-        let text = format!("systemd cgroup driver: this host is not run by systemd (no {BOOTED})");
-        return Err(Error::unsupported(text));
-    }
-    Err(no_bus(SYSTEM_BUS, failure))
-}
-
-fn no_bus(place: &str, failure: Failure) -> Error {
-    let what = format!("systemd cgroup driver: connect to the system bus at {place}");
-    match failure {
-        Failure::Lost(e) => e.context(what),
-        Failure::Late => Error::new(Kind::Internal, format!("{what}: no answer within {} s", GREETING.as_secs())),
-        Failure::Refused { name, text } => Error::new(Kind::Internal, format!("{what}: {text} ({name})")),
-    }
-}
-
-fn connect(path: &str, direct: bool, until: Instant) -> Result<Bus, Failure> {
-    let address = SocketAddrUnix::new(path).map_err(|e: Errno| Failure::Lost(e.into()))?;
-    Bus::connect(&address, direct, until)
-}
-
-/// `unix:path=/run/dbus/system_bus_socket,guid=…`; other transports serve no system bus of this machine.
-fn unix_path(address: &str) -> Option<String> {
-    let keys = address.strip_prefix("unix:")?;
-    keys.split(',').find_map(|pair| pair.strip_prefix("path=")).map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -21,13 +21,17 @@ mod properties;
 mod text;
 mod unit;
 mod value;
+mod whose;
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    path::{Component, Path, PathBuf},
+};
 
 use self::manager::{Manager, PATIENCE, Property, STOP};
-pub(super) use self::unit::Unit;
+pub(super) use self::{unit::Unit, whose::Whose};
 use super::{Cgroup, Hierarchy, devices::Rule, write::Write};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 
 /// A unit that is about to be started.
 pub(super) struct Scope<'a> {
@@ -52,7 +56,7 @@ pub(super) fn prepare<'a>(
     let mut properties = properties::annotated(annotations)?;
     // After the annotations: linux.resources has the last word.
     let devices = devices::properties(hierarchy, rules)?;
-    let mut manager = Manager::connect(PATIENCE)?;
+    let mut manager = Manager::connect(unit.whose, PATIENCE)?;
     let version = supported(&mut manager)?;
     properties.extend(properties::limits(hierarchy, &mut writes, version)?);
     properties.extend(devices);
@@ -78,7 +82,7 @@ impl Scope<'_> {
 
 /// Gives the unit the limits that `writes` are, which may be rounded by it.
 pub(super) fn update(unit: &Unit, cgroup: &Cgroup, writes: &mut [Write]) -> Result<()> {
-    let mut manager = Manager::connect(PATIENCE)?;
+    let mut manager = Manager::connect(unit.whose, PATIENCE)?;
     let version = supported(&mut manager)?;
     let properties = properties::limits(cgroup.hierarchy(), writes, version)?;
     if !properties.is_empty() {
@@ -91,7 +95,7 @@ pub(super) fn update(unit: &Unit, cgroup: &Cgroup, writes: &mut [Write]) -> Resu
 /// Gives the unit other device rules.
 pub(super) fn update_devices(unit: &Unit, cgroup: &Cgroup, rules: &[Rule]) -> Result<()> {
     let properties = devices::properties(cgroup.hierarchy(), rules)?;
-    let mut manager = Manager::connect(PATIENCE)?;
+    let mut manager = Manager::connect(unit.whose, PATIENCE)?;
     set(&mut manager, unit, cgroup, &properties)?;
     manager.done();
     Ok(())
@@ -109,9 +113,33 @@ fn set(manager: &mut Manager, unit: &Unit, cgroup: &Cgroup, properties: &[Proper
     set.and(thawed)
 }
 
+/// The cgroup of a unit, from the root of the v2 hierarchy: a user's systemd says where all of its own are.
+pub(super) fn path(unit: &Unit) -> Result<PathBuf> {
+    if unit.whose == Whose::Host {
+        return Ok(unit.path());
+    }
+    let mut manager = Manager::connect(unit.whose, PATIENCE)?;
+    let top = manager.control_group()?;
+    manager.done();
+    let inside = Path::new(top.trim_start_matches('/'));
+    if inside.components().any(|part| !matches!(part, Component::Normal(_))) {
+        let text = format!("systemd: its cgroup {top:?} is not understood");
+        return Err(Error::new(Kind::Internal, text));
+    }
+    Ok(inside.join(unit.path()))
+}
+
+/// Has systemd put a process into the unit's cgroup.
+pub(super) fn attach(unit: &Unit, pid: i32) -> Result<()> {
+    let mut manager = Manager::connect(unit.whose, PATIENCE)?;
+    manager.attach(&unit.name, pid)?;
+    manager.done();
+    Ok(())
+}
+
 /// Ends the unit, if there is one, and makes systemd forget it.
 pub(super) fn stop(unit: &Unit) -> Result<()> {
-    let mut manager = Manager::connect(STOP)?;
+    let mut manager = Manager::connect(unit.whose, STOP)?;
     manager.stop(&unit.name, &unit.slice)?;
     manager.done();
     Ok(())

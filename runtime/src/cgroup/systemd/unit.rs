@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::whose::Whose;
 use crate::error::{Error, Result};
 
 /// The longest name of a unit (systemd.unit(5)); longer than a file name may be.
@@ -16,15 +17,22 @@ pub(in crate::cgroup) struct Unit {
     pub name: String,
     /// `kubepods-burstable.slice`.
     pub slice: String,
+    /// Whose systemd has it.
+    #[serde(default, skip_serializing_if = "Whose::is_host")]
+    pub whose: Whose,
 }
 
 impl Unit {
     /// The unit that `cgroups_path` names for the container `id`. Without one it is runc's: `runc-<id>.scope` in
-    /// system.slice.
-    pub(in crate::cgroup) fn new(cgroups_path: Option<&Path>, id: &str) -> Result<Self> {
+    /// system.slice, a user's in user.slice.
+    pub(in crate::cgroup) fn new(cgroups_path: Option<&Path>, id: &str, whose: Whose) -> Result<Self> {
         let Some(path) = cgroups_path.filter(|p| !p.as_os_str().is_empty()) else {
             let what = || format!("container id {id:?}");
-            return Ok(Self { name: checked(format!("runc-{id}.scope"), what)?, slice: DEFAULT.to_owned() });
+            return Ok(Self {
+                name: checked(format!("runc-{id}.scope"), what)?,
+                slice: whose.slice().to_owned(),
+                whose,
+            });
         };
         let what = || format!("cgroupsPath {path:?}");
         let parts: Vec<&str> = path.to_str().unwrap_or_default().split(':').collect();
@@ -40,19 +48,16 @@ impl Unit {
             // org.freedesktop.systemd1(5): only scopes are given processes.
             return Err(Error::invalid(format!("{}: a slice holds no processes, a container needs a scope", what())));
         }
-        let slice = checked(if slice.is_empty() { DEFAULT } else { slice }.to_owned(), what)?;
+        let slice = checked(if slice.is_empty() { whose.slice() } else { slice }.to_owned(), what)?;
         expand(&slice).ok_or_else(|| Error::invalid(format!("{}: invalid slice name {slice:?}", what())))?;
-        Ok(Self { name: checked(format!("{prefix}-{name}.scope"), what)?, slice })
+        Ok(Self { name: checked(format!("{prefix}-{name}.scope"), what)?, slice, whose })
     }
 
-    /// The cgroup, from the root of a hierarchy.
+    /// The cgroup, from the root of what its systemd manages, which for the machine's is that of a hierarchy.
     pub(in crate::cgroup) fn path(&self) -> PathBuf {
         expand(&self.slice).unwrap_or_default().join(&self.name)
     }
 }
-
-/// Where a unit is that names no slice.
-const DEFAULT: &str = "system.slice";
 
 /// systemd.unit(5): ASCII letters, digits and these. So no slash, and the path stays below the slice.
 fn checked(name: String, what: impl Fn() -> String) -> Result<String> {
@@ -91,7 +96,7 @@ mod tests {
     use crate::error::Kind;
 
     fn unit(path: &str) -> Result<Unit> {
-        Unit::new(Some(Path::new(path)), "c1")
+        Unit::new(Some(Path::new(path)), "c1", Whose::Host)
     }
 
     #[test]
@@ -112,7 +117,11 @@ mod tests {
             let unit = unit(given).unwrap();
             assert_eq!((unit.name.as_str(), unit.path().as_path()), (name, Path::new(path)), "{given}");
         }
-        assert_eq!(Unit::new(None, "c9").unwrap().name, "runc-c9.scope");
+        assert_eq!(Unit::new(None, "c9", Whose::Host).unwrap().name, "runc-c9.scope");
+        let users = |path| Unit::new(Some(Path::new(path)), "c9", Whose::User).unwrap().path();
+        assert_eq!(users(""), Path::new("user.slice/runc-c9.scope"));
+        assert_eq!(users(":p:n"), Path::new("user.slice/p-n.scope"));
+        assert_eq!(users("a-b.slice:p:n"), Path::new("a.slice/a-b.slice/p-n.scope"));
     }
 
     #[test]
@@ -140,6 +149,6 @@ mod tests {
             assert_eq!(e.kind(), Kind::InvalidArgument, "{given}");
             assert!(e.to_string().contains(why) && e.to_string().contains("cgroupsPath"), "{given}: {e}");
         }
-        assert!(Unit::new(None, "a+b").unwrap_err().to_string().contains("container id \"a+b\": '+'"));
+        assert!(Unit::new(None, "a+b", Whose::Host).unwrap_err().to_string().contains("container id \"a+b\": '+'"));
     }
 }

@@ -3,7 +3,7 @@ use crate::{
     cgroup::{
         devices,
         limits::tests::resources,
-        systemd::devices::properties as device_properties,
+        systemd::{Whose, devices::properties as device_properties},
         {v1, v2},
     },
     error::Kind,
@@ -160,7 +160,7 @@ fn what_cannot_be_read_is_named() {
 
 #[test]
 fn the_unit_is_what_runc_makes() {
-    let unit = Unit { name: "p-n.scope".to_owned(), slice: "a.slice".to_owned() };
+    let unit = Unit { name: "p-n.scope".to_owned(), slice: "a.slice".to_owned(), whose: Whose::Host };
     let lines = |hierarchy| identity(&unit, "c1", 42, hierarchy).iter().map(line).collect::<Vec<_>>();
     let want = [
         "Description=libcontainer container c1",
