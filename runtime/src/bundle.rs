@@ -41,7 +41,7 @@ impl Bundle {
     /// for fields that this build refuses.
     pub fn load(dir: &Path) -> Result<Self> {
         let dir = std::path::absolute(dir).with_context(|| format!("bundle {}", dir.display()))?;
-        let json = read(&dir.join("config.json"))?;
+        let json = text(&dir)?;
         let mut warnings = Vec::new();
         let spec: Spec = parse(&json, "process", &mut warnings).context("config.json")?;
         check::spec(&spec).context("config.json")?;
@@ -51,6 +51,14 @@ impl Bundle {
         }
         Ok(Self { dir, spec, warnings })
     }
+}
+
+/// The text of a bundle's config.json.
+///
+/// # Errors
+/// There is none, or one that is too large.
+pub fn text(bundle: &Path) -> Result<Vec<u8>> {
+    read(&bundle.join("config.json"))
 }
 
 /// Reads a process.json, as `exec --process` names it.
@@ -79,7 +87,10 @@ fn read(path: &Path) -> Result<Vec<u8>> {
         _ => Error::from(e).context(format!("open {}", path.display())),
     })?;
     // One read for all of it, and one that finds the end.
-    let size = file.metadata().map_or(0, |meta| meta.len().min(MAX));
+    let size = file.metadata().map_or(0, |meta| meta.len());
+    if size > MAX {
+        return Err(Error::invalid(format!("{}: larger than {MAX} bytes", path.display())));
+    }
     let mut json = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
     file.take(MAX + 1).read_to_end(&mut json).with_context(|| format!("read {}", path.display()))?;
     match u64::try_from(json.len()) {

@@ -7,7 +7,7 @@ use std::{
 
 use berth_runtime::{
     Context, Result,
-    bundle::Bundle,
+    bundle::{self, Bundle},
     create::{self, Barrier, Created},
     delete,
 };
@@ -108,7 +108,7 @@ fn wants_terminal(bundle: &Path) -> Result<bool> {
     struct Process {
         terminal: Option<bool>,
     }
-    let json = std::fs::read(bundle.join("config.json")).unwrap_or_default();
+    let json = bundle::text(bundle).unwrap_or_default();
     match serde_json::from_slice::<Config>(&json) {
         Ok(config) => Ok(config.process.and_then(|process| process.terminal) == Some(true)),
         Err(_) => {

@@ -1,0 +1,108 @@
+//! Very much input: answered or refused, within a bound of memory that is set on the process itself.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
+
+use berth_integration::{
+    bundle::Bundle,
+    case::beyond_runc,
+    runtime::{Call, Runtime},
+};
+use serde_json::{Value, json};
+use std::{fs, iter};
+
+const MANY: usize = 100_000;
+
+/// With no more than 256 MiB of addresses, and 4096 open files; a Go program does not even start so.
+fn bounded(call: Call<'_>) -> Call<'_> {
+    call.through(&["/bin/sh", "-c", "ulimit -v 262144 && ulimit -n 4096 || exit 77; exec \"$0\" \"$@\""])
+}
+
+fn skip(name: &str) -> bool {
+    beyond_runc(name, "a Go program reserves more addresses than it may have here")
+}
+
+fn many(one: impl Fn(usize) -> Value) -> Value {
+    (0..MANY).map(one).collect()
+}
+
+#[test]
+fn a_mebibyte_of_annotations() {
+    if skip("a_mebibyte_of_annotations") {
+        return;
+    }
+    let runtime = Runtime::new("annotations");
+    let value = "ä".repeat(32 << 10);
+    let all: serde_json::Map<_, _> = (0..16).map(|n| (format!("key-{n}"), json!(value))).collect();
+    let bundle = Bundle::probe(&["sleep", "100"]).set("/annotations", all.into());
+    bounded(runtime.on("create", "c1", &bundle)).wait().ok();
+    bounded(runtime.call(&["start", "c1"])).wait().ok();
+    let state: Value = serde_json::from_str(&bounded(runtime.call(&["state", "c1"])).wait().ok().stdout).unwrap();
+    let kept = state["annotations"].as_object().unwrap();
+    assert!(kept.len() == 16 && kept.values().all(|v| *v == *value), "{} of 16", kept.len());
+    bounded(runtime.call(&["delete", "--force", "c1"])).wait().ok();
+    runtime.assert_clean("a mebibyte of annotations");
+}
+
+#[test]
+fn a_hundred_thousand_of_each() {
+    if skip("a_hundred_thousand_of_each") {
+        return;
+    }
+    let runtime = Runtime::new("many");
+    let mapping = |n: usize| json!({"containerID": n, "hostID": 100_000 + n, "size": 1});
+    let mapped = Bundle::probe(&["say", "begun"]).namespace("user", "");
+    let mount = |n: usize| json!({"destination": format!("/m/{n}"), "source": "/etc", "options": ["bind", "ro"]});
+    let refused = [
+        (
+            Bundle::probe(&["say", "begun"]).set("/mounts", many(mount)).set("/root/readonly", json!(false)),
+            "too many open files",
+        ),
+        (mapped.set("/linux/uidMappings", many(mapping)), "linux.uidMappings: more than 340"),
+        (
+            Bundle::probe(&["say", "begun"]).set(
+                "/mounts/-",
+                json!({"destination": "/m", "source": "/etc", "options": ["bind"],
+                    "uidMappings": [mapping(0)], "gidMappings": many(mapping)}),
+            ),
+            ".gidMappings: more than 340",
+        ),
+        (
+            Bundle::probe(&["say", "begun"]).set("/process/user/additionalGids", many(|n| json!(n))),
+            "process.user.additionalGids: too many",
+        ),
+        (
+            Bundle::probe(&["say", "begun"]).set("/linux/namespaces", many(|_| json!({"type": "pid"}))),
+            "linux.namespaces[1]",
+        ),
+    ];
+    for (bundle, says) in &refused {
+        let out = bounded(runtime.on("run", "c1", bundle)).wait().fails(1, &[says]);
+        assert!(out.stdout.is_empty() && out.stderr.len() < 4096, "{says}: {} bytes", out.stderr.len());
+        runtime.assert_clean(says);
+    }
+    // Nothing of these is there, so nothing is to be done.
+    let masked = Bundle::probe(&["say", "begun"]).set("/linux/maskedPaths", many(|n| json!(format!("/proc/{n}x"))));
+    assert_eq!(bounded(runtime.on("run", "c1", &masked)).wait().ok().stdout, "begun\n");
+}
+
+#[test]
+fn deep_and_long() {
+    if skip("deep_and_long") {
+        return;
+    }
+    let runtime = Runtime::new("deep");
+    let bundle = Bundle::probe(&["say", "begun"]);
+    let write = |text: &[u8]| {
+        let call = bounded(runtime.on("run", "c1", &bundle));
+        fs::write(bundle.path().join("config.json"), text).unwrap();
+        call.wait()
+    };
+    let deep = |open: &str| iter::repeat_n(open, 1 << 20).collect::<String>().into_bytes();
+    for open in ["[", "{\"a\":", "{\"linux\":{\"resources\":"] {
+        write(&deep(open)).fails(1, &["config.json", "recursion limit exceeded"]);
+    }
+    // A hole of a gigabyte, which must not be read to be refused.
+    let call = bounded(runtime.on("run", "c1", &bundle));
+    fs::File::create(bundle.path().join("config.json")).unwrap().set_len(1 << 30).unwrap();
+    call.wait().fails(1, &["config.json", "larger than"]);
+    runtime.assert_clean("deep and long");
+}
