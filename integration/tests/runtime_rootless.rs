@@ -43,6 +43,12 @@ fn ids(pid: u32) -> [Vec<u32>; 2] {
     })
 }
 
+/// Until the probe runs: runc's start returns before its execve, and an ordinary user cannot enter a process that hides.
+fn until_executed(runtime: &Runtime, id: &str) {
+    let pid = runtime.pid(id);
+    wait_until(|| proc(pid, "comm") == "probe", || format!("{id} runs {}", proc(pid, "comm")));
+}
+
 /// What the kernel says of a process, a word a space.
 fn proc(pid: u32, file: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
@@ -54,6 +60,7 @@ fn one_id_is_mapped_without_help() {
     let runtime = runtime("one-id");
     let bundle = probe(&["report", "ids", "caps", "nnp", "dev", "stat=/", "stat=/dev/pts", "+", "signal"]);
     runtime.start("c1", &bundle);
+    until_executed(&runtime, "c1");
     let report = || runtime.said_all().lines().find_map(|line| serde_json::from_str::<Value>(line).ok());
     wait_until(|| report().is_some(), || "no report".to_owned());
     let report = report().unwrap();
@@ -88,7 +95,11 @@ fn every_verb() {
     let bundle = probe(&["signal"]);
     runtime.create("c1", &bundle).ok();
     assert_eq!(runtime.state("c1")["status"], "created");
+    if !is_runc() {
+        runtime.exec("c1", &["/probe", "exit", "0"]).fails(255, &["has not been started"]);
+    }
     runtime.cmd(&["start", "c1"]).ok();
+    until_executed(&runtime, "c1");
     assert_eq!(runtime.state("c1")["status"], "running");
     runtime.cmd(&["start", "c1"]).fails(1, &["cannot start an already running container"]);
     let list = runtime.cmd(&["list"]).ok().stdout;
@@ -137,6 +148,7 @@ fn a_terminal_and_streams() {
     runtime.on("create", "c1", &bundle).with(&["--console-socket", console.path()]).wait().ok();
     let mut master = console.receive();
     runtime.cmd(&["start", "c1"]).ok();
+    until_executed(&runtime, "c1");
     let said = master.read_until("ctty");
     assert!(said.contains(r#""tty":true"#), "{said}");
     runtime.on("exec", "c1", &bundle).wait().fails(1, &[]);
@@ -169,6 +181,7 @@ fn what_only_the_user_can_give() {
         .set("/linux/timeOffsets", json!({"boottime": {"secs": 1_000_000}}))
         .namespace("time", "");
     runtime.start("c1", &bundle);
+    until_executed(&runtime, "c1");
     let pid = runtime.pid("c1");
     assert_eq!(proc(pid, "oom_score_adj"), "900");
     assert_eq!(proc(pid, "timens_offsets"), "monotonic 0 0 boottime 1000000 0");
@@ -181,6 +194,7 @@ fn what_only_the_user_can_give() {
 fn another_containers_namespaces() {
     let runtime = runtime("pod");
     runtime.start("pod", &probe(&["signal"]));
+    until_executed(&runtime, "pod");
     let pid = runtime.pid("pod");
     let path = |name: &str| format!("/proc/{pid}/ns/{name}");
     let bundle = probe(&["signal"])
@@ -189,6 +203,7 @@ fn another_containers_namespaces() {
         .namespace("uts", &path("uts"))
         .unset("/hostname");
     runtime.start("c1", &bundle);
+    until_executed(&runtime, "c1");
     let member = runtime.pid("c1");
     for (name, same) in [("user", true), ("ipc", true), ("uts", true), ("pid", false), ("mnt", false)] {
         let [pod, own] = [pid, member].map(|pid| fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap());
@@ -202,6 +217,7 @@ fn no_right_to_any_cgroup() {
     let runtime = runtime("no-cgroup");
     let here = fs::read_to_string("/proc/self/cgroup").unwrap();
     runtime.start("c1", &probe(&["signal"]));
+    until_executed(&runtime, "c1");
     let pid = runtime.pid("c1");
     assert_eq!(fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap(), here, "it stays where its maker is");
 
@@ -228,6 +244,7 @@ fn a_delegated_cgroup_by_its_path() {
         .set("/linux/resources", json!({"pids": {"limit": 20}, "memory": {"limit": 50 << 20}}));
     from(runtime.on("create", "c1", &bundle), &delegation).wait().ok();
     runtime.cmd(&["start", "c1"]).ok();
+    until_executed(&runtime, "c1");
     let limits = || {
         [("pids/pids.max", "pids.max"), ("memory/memory.limit_in_bytes", "memory.max")]
             .map(|(v1, v2)| cgroup::value(&path, v1, v2))
@@ -362,6 +379,7 @@ fn more_ids_are_mapped_by_newuidmap() {
         .set("/process/user", json!({"uid": 5, "gid": 6}));
     runtime.on("create", "c1", &bundle).as_root_through(&words).wait().ok();
     runtime.cmd(&["start", "c1"]).ok();
+    until_executed(&runtime, "c1");
     let pid = runtime.pid("c1");
     assert_eq!(ids(pid), [vec![FIRST + 4; 3], vec![FIRST + 5; 3]]);
     assert_eq!(proc(pid, "uid_map"), format!("0 {USER} 1 1 {FIRST} 1000"));

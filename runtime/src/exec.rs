@@ -64,6 +64,11 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
         Status::Paused | Status::Pausing if !options.ignore_paused => {
             return Err(Error::new(Kind::FailedPrecondition, "cannot exec in a paused container"));
         }
+        // Until it is started init hides, and the kernel lets none but root of the host at its namespaces.
+        Status::Created if rootless::is_user() => {
+            let text = "cannot exec in a container that has not been started, as an ordinary user";
+            return Err(Error::new(Kind::FailedPrecondition, text));
+        }
         _ => {}
     }
     let init = container.pidfd()?;

@@ -102,8 +102,10 @@ impl Inside {
             self.enter(legacy)?;
             work()
         });
-        // It is the memory that hides.
-        init::prctl(libc::PR_SET_DUMPABLE, dumpable.unsigned_abs(), 0).context("prctl PR_SET_DUMPABLE")?;
+        // It is the memory that hides; what fs.suid_dumpable made of it cannot be asked for (prctl(2)).
+        if dumpable == 1 {
+            init::prctl(libc::PR_SET_DUMPABLE, 1, 0).context("prctl PR_SET_DUMPABLE")?;
+        }
         done?
     }
 
