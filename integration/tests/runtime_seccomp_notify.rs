@@ -4,7 +4,7 @@
 use berth_integration::{
     bundle::Bundle,
     case::{Refusal, beyond_runc, refused},
-    runtime::{Runtime, is_runc},
+    runtime::Runtime,
 };
 use nix::{
     errno::Errno,
@@ -172,12 +172,31 @@ fn an_agent_answers() {
             assert_eq!(state["state"]["annotations"]["a"], "b", "{name}: {state}");
         }
         assert_eq!(init["pid"], pid, "{name}");
-        // runc speaks to the agent at create, berth when the filter is loaded, at start.
-        assert_eq!(init["state"]["status"], if is_runc() { "creating" } else { "created" }, "{name}");
+        assert_eq!(init["state"]["status"], "creating", "{name}");
         assert_ne!(exec["pid"], pid, "{name}");
         runtime.cmd(&["delete", "--force", "c2"]).ok();
         runtime.assert_clean(name);
     }
+}
+
+/// An init that could not wait for its start under the filter loads it after that.
+#[test]
+fn a_filter_against_waiting_is_loaded_at_start() {
+    if beyond_runc("a filter against waiting", "its own init waits by other calls") {
+        return;
+    }
+    let runtime = Runtime::new("notify-strict");
+    let agent = Agent::new(runtime.work());
+    let mut strict = profile(&agent.path, &[]);
+    let rules = strict["syscalls"].as_array_mut().unwrap();
+    rules.push(json!({"names": ["accept4", "poll", "ppoll", "recvfrom"], "action": "SCMP_ACT_ERRNO"}));
+    let bundle = Bundle::probe(&[]).args(&CALLS).set("/linux/seccomp", strict);
+    runtime.create("c1", &bundle).ok();
+    assert_eq!(agent.told().len(), 0);
+    runtime.cmd(&["start", "c1"]).ok();
+    runtime.until("c1", "stopped");
+    assert!(answered(&runtime.said_all()), "{}", runtime.said_all());
+    assert_eq!(agent.told()[0]["state"]["status"], "created");
 }
 
 /// Hooks of the container's start are under the same filter, and the same agent answers.

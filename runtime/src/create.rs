@@ -24,6 +24,7 @@ use crate::{
     inside::{Inside, Legacy},
     kernel,
     net_devices::NetDevices,
+    notify,
     plan::{self, Choices, Planned},
     proc, rdt, rlimit, rootless, sd_notify,
     spawn::{self, Outcome, Pending},
@@ -316,6 +317,13 @@ fn birth(
         devices.hand_over(pending.pid()).context(what)?;
         hooks.run(record.told(), pending.pid()).context(what)?;
         pending.hooked()?;
+        outcome = pending.wait()?;
+    }
+    if let (Outcome::Listener(number), Some(listener)) = (&outcome, &record.process.listener) {
+        let pid = pending.pid();
+        let about = (record.told(), "creating", pid);
+        notify::send(listener, about, (pid, pending.pidfd(), *number)).context(what)?;
+        pending.heard()?;
         outcome = pending.wait()?;
     }
     match outcome {

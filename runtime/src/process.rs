@@ -85,6 +85,7 @@ pub fn plan<'a>(
             filter: f.instructions(),
             flags: f.flags(),
             readable: readable(f),
+            early: berth_init::sys::notifies(f.flags()) && spares_the_barrier(f),
         }),
         scheduling: None,
         own_stdio: true,
@@ -138,12 +139,39 @@ fn executables<'a>(arena: &'a Arena, name: &str, env: &[&str]) -> Result<(&'a [&
     Ok((arena.list(out), true))
 }
 
+#[cfg(target_arch = "x86_64")]
+const ARCH: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const ARCH: u32 = 0xc000_00b7;
+
+/// What init does at the barrier (`wait_at_barrier`), and until it runs hooks or executes the payload.
+const AT_THE_BARRIER: &[libc::c_long] = &[
+    libc::SYS_accept4,
+    libc::SYS_close,
+    libc::SYS_close_range,
+    libc::SYS_exit_group,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_read,
+    libc::SYS_recvfrom,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+];
+
+/// Init can wait for its start under this filter.
+fn spares_the_barrier(filter: &Filter) -> bool {
+    AT_THE_BARRIER.iter().all(|nr| {
+        let Ok(nr) = i32::try_from(*nr) else { return false };
+        let action = filter.verdict(ARCH, nr, [0; 6]) & libc::SECCOMP_RET_ACTION_FULL;
+        [libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_LOG].contains(&action)
+    })
+}
+
 /// Asking the kernel for the seccomp mode does not kill under this filter.
 fn readable(filter: &Filter) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    const ARCH: u32 = 0xc000_003e;
-    #[cfg(target_arch = "aarch64")]
-    const ARCH: u32 = 0xc000_00b7;
     let Ok(nr) = i32::try_from(libc::SYS_prctl) else { return false };
     let question = [u64::from(libc::PR_GET_SECCOMP.cast_unsigned()), 0, 0, 0, 0, 0];
     let Ok(caps) = i32::try_from(libc::SYS_capget) else { return false };

@@ -147,13 +147,16 @@ fn be_born(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<core::convert::In
     let held = plan.barrier.map(|_| sys::hold_signals()).transpose().at(Step::Signals)?;
     identity::verify(process, late)?;
 
+    // A filter that notifies is loaded once, since it has one listener; at create, where its agent is looked for. Any
+    // other one init could not wait for a hook under, so each hook loads it for itself.
+    let notifies = process.seccomp.as_ref().is_some_and(|filter| sys::notifies(filter.flags));
+    let early = plan.barrier.is_some() && process.seccomp.as_ref().is_some_and(|filter| filter.early);
+    if early {
+        confine(process, Some(report))?;
+    }
     report.wait_at_barrier(plan, held.as_ref().map(AsFd::as_fd))?;
     sys::reset_signals().at(Step::Signals)?;
-
-    // A filter that notifies is loaded once, since it has one listener. Any other one init could not wait for a hook
-    // under, so each hook loads it for itself.
-    let notifies = process.seccomp.as_ref().is_some_and(|filter| sys::notifies(filter.flags));
-    if notifies {
+    if notifies && !early {
         confine(process, Some(report))?;
     }
     if let Some(container) = &plan.container {

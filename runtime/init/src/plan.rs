@@ -441,4 +441,6 @@ pub struct Seccomp<'a> {
     pub flags: u32,
     /// prctl(PR_GET_SECCOMP) may be called under the filter: it does not kill.
     pub readable: bool,
+    /// It notifies, and leaves alone what init does between `create` and `start`: it is loaded before that.
+    pub early: bool,
 }
