@@ -125,3 +125,26 @@ pub fn send_signal(pidfd: std::os::fd::RawFd, signal: i32) -> Result<()> {
     nix::errno::Errno::result(ret)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "it is another process whose directory changes")]
+    fn what_is_done_beside_is_done_here() {
+        let mut seen = vec![std::process::id()];
+        let (directory, fd) = beside(|| {
+            seen.push(std::process::id());
+            // Its own, as with credentials and namespaces.
+            std::env::set_current_dir("/proc").unwrap();
+            (std::env::current_dir().unwrap(), std::fs::File::open("self/comm").unwrap())
+        })
+        .unwrap();
+        let [own, other] = seen.as_slice() else { panic!("{seen:?}") };
+        assert_ne!(own, other);
+        assert_eq!(directory, std::path::Path::new("/proc"));
+        assert_ne!(std::env::current_dir().unwrap(), directory);
+        assert!(rustix::io::fcntl_getfd(&fd).is_ok(), "what it opened is open here");
+    }
+}

@@ -231,6 +231,16 @@ mod tests {
     }
 
     #[test]
+    fn from_inside_each_id_is_itself() {
+        let ids = Ids::new(&[line(0, 1000, 1), line(1, 100_000, 10)], &[line(0, 1001, 1)], "").unwrap();
+        let inside = ids.seen_from_inside();
+        assert_eq!((inside.host_uid(0, "").unwrap(), inside.host_uid(10, "").unwrap()), (0, 10));
+        assert!(inside.host_uid(11, "").is_err() && inside.host_gid(1, "").is_err());
+        assert!(ids.maps_only_gid(1001) && !ids.maps_only_gid(1000) && !Ids::default().maps_only_gid(0));
+        assert!(!Ids::new(&[], &[line(0, 1001, 2)], "").unwrap().maps_only_gid(1001));
+    }
+
+    #[test]
     fn a_user_namespace_maps_root() {
         let map = |uids: &[_], gids: &[_]| Ids::new(uids, gids, "linux.").unwrap().check_complete();
         assert!(map(&[line(0, 7, 1)], &[line(0, 7, 1)]).is_ok());
