@@ -20,6 +20,8 @@ use crate::{
     shape::Shaped,
 };
 
+/// Blocks of config.json that are not Linux'.
+const FOREIGN: [&str; 5] = ["freebsd", "solaris", "vm", "windows", "zos"];
 /// A config.json larger than this is refused, bytes.
 const MAX: u64 = 64 << 20;
 
@@ -45,12 +47,31 @@ impl Bundle {
         let mut warnings = Vec::new();
         let spec: Spec = parse(&json, "process", &mut warnings).context("config.json")?;
         check::spec(&spec).context("config.json")?;
+        warnings.extend(taken_otherwise(&spec));
         let personality = spec.linux().as_ref().and_then(|l| l.personality().as_ref());
         if let Some(flags) = personality.and_then(|p| p.flags().as_ref()).filter(|f| !f.is_empty()) {
             warnings.push(format!("linux.personality.flags: ignoring unsupported personality flags: {flags:?}"));
         }
         Ok(Self { dir, spec, warnings })
     }
+}
+
+/// What is not done as it is written, and was not always a mistake.
+fn taken_otherwise(spec: &Spec) -> Vec<String> {
+    let mounts = spec.mounts().iter().flatten().enumerate().filter(|(_, mount)| !mount.destination().is_absolute());
+    let mut warnings: Vec<_> = mounts
+        .map(|(n, mount)| {
+            format!("mounts[{n}].destination: {} is not absolute, taken from /", mount.destination().display())
+        })
+        .collect();
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    if let Some(memory) = resources.and_then(|resources| resources.memory().as_ref())
+        && memory.kernel().or(memory.kernel_tcp()).is_some_and(|bytes| bytes != 0)
+    {
+        // runc's words, as of `update`.
+        warnings.push("Kernel memory settings are ignored and will be removed".to_owned());
+    }
+    warnings
 }
 
 /// The text of a bundle's config.json.
@@ -107,6 +128,10 @@ fn parse<T: DeserializeOwned + Shaped>(json: &[u8], process: &str, warnings: &mu
     }
     let mut value: Value = serde_json::from_slice(json).map_err(|e| Error::invalid(e.to_string()))?;
     drop_nulls(&mut value);
+    if let Some(whole) = value.as_object_mut().filter(|_| !process.is_empty()) {
+        // For hosts of other kinds, whatever is in them (config.md, "Platform-specific configuration").
+        FOREIGN.iter().for_each(|block| drop(whole.remove(*block)));
+    }
     let object = if process.is_empty() { Some(&mut value) } else { value.get_mut(process) };
     if let Some(Value::Object(object)) = object {
         object.entry("user").or_insert_with(|| Value::Object(serde_json::Map::new()));
@@ -258,6 +283,29 @@ mod tests {
         }
         assert!(spec(r#"{"ociVersion":"1","process":{"cwd":"/","args":[null]}}"#).0.is_err());
         assert!(parse_process(br#"{"cwd":"/","args":["a"]}"#).is_ok());
+    }
+
+    #[test]
+    fn blocks_of_other_platforms_are_passed_over() {
+        for json in [
+            r#"{"ociVersion":"1","vm":{"x":1},"windows":[],"solaris":7,"zos":{},"freebsd":""}"#,
+            r#"{"ociVersion":"1","windows":{"layerFolders":7}}"#,
+        ] {
+            assert!(spec(json).0.is_ok(), "{json}");
+        }
+    }
+
+    #[test]
+    fn what_is_taken_otherwise_is_told() {
+        let warned = |json: &str| taken_otherwise(&spec(json).0.unwrap());
+        let json = r#"{"ociVersion":"1","mounts":[{"destination":"/a"},{"destination":"b/c"}],
+            "linux":{"resources":{"memory":{"kernelTCP":5}}}}"#;
+        let told = [
+            "mounts[1].destination: b/c is not absolute, taken from /",
+            "Kernel memory settings are ignored and will be removed",
+        ];
+        assert_eq!(warned(json), told);
+        assert!(warned(r#"{"ociVersion":"1","linux":{"resources":{"memory":{"kernel":0,"limit":5}}}}"#).is_empty());
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub fn features() -> Value {
             "netDevices": { "enabled": true },
         },
         "annotations": {},
-        "potentiallyUnsafeConfigAnnotations": [],
+        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property."],
     })
 }
 
