@@ -48,7 +48,6 @@ impl Signals {
         streams: &Streams,
         mut relay: Option<&mut Relay>,
     ) -> Result<i32> {
-        let own = Pid::as_raw(Some(rustix::process::getpid()));
         loop {
             // Nobody to relay for: the process once more.
             let notice = relay.as_ref().and_then(|relay| relay.fd()).unwrap_or(pidfd);
@@ -60,7 +59,7 @@ impl Signals {
             let [_, process, _] = &fds;
             let gone = process.revents().contains(PollFlags::IN);
             if let Some(relay) = &mut relay {
-                relay.pass_on(own);
+                relay.pass_on(Pid::as_raw(Some(rustix::process::getpid())));
             }
             while let Some(info) = self.fd.read_signal().context("read signalfd")? {
                 let number = i32::try_from(info.ssi_signo).unwrap_or(0);
