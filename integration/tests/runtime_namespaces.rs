@@ -1,10 +1,12 @@
 //! Namespaces: new ones, the host's, and joined ones; a pod's containers share the sandbox's.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
+use std::process::{Child, Command, Stdio};
+
 use berth_integration::{
     bundle::Bundle,
     case::{Refusal, beyond_runc, refused},
-    runtime::Runtime,
+    runtime::{Runtime, wait_until},
 };
 use serde_json::{Value, json};
 
@@ -75,6 +77,45 @@ fn the_hosts_mounts() {
             assert_eq!(said.lines().last(), Some("0"), "{said}");
         }
     }
+}
+
+/// A process that has something for others to join, and ends with the test.
+struct Holder(Child);
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+/// Mounts of somebody else's: of a process that has unshared them.
+#[test]
+fn joined_mounts() {
+    let runtime = Runtime::new("joined-mounts");
+    let holder =
+        Holder(Command::new("unshare").args(["--mount", "sleep", "1000"]).stdout(Stdio::null()).spawn().unwrap());
+    let theirs = || std::fs::read_link(format!("/proc/{}/ns/mnt", holder.0.id())).unwrap();
+    wait_until(|| theirs().to_str().unwrap() != own("mnt"), || "the holder still has the host's mounts".into());
+    let path = format!("/proc/{}/ns/mnt", holder.0.id());
+    let table = || std::fs::read_to_string(format!("/proc/{}/mountinfo", holder.0.id())).unwrap();
+    let bundle = |words: &[&str]| {
+        let masked = Bundle::probe(words).file("secret", "x", 0o644).set("/linux/maskedPaths", json!(["/secret"]));
+        masked.namespace("mount", &path)
+    };
+    let good = bundle(&["report", "namespaces", "read=/secret", "+", "open", "rw", "/dev/null"]);
+    let out = runtime.run("c1", &good).ok();
+    let lines: Vec<Value> = out.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["namespaces"]["mnt"].as_str(), theirs().to_str());
+    assert_eq!((&lines[0]["read"]["/secret"], &lines[1]["open"]["/dev/null"]), (&json!(""), &json!(0)));
+    assert!(table().contains(good.rootfs().to_str().unwrap()), "what is mounted for it is theirs");
+    if !beyond_runc("joined mounts", "what it mounted before it failed stays") {
+        for bad in [bundle(&[]).args(&["/no/such/program"]), bundle(&[]).mount("/proc", "moon", "", &[])] {
+            runtime.run("c1", &bad).fails(1, &[]);
+            assert!(!table().contains(bad.rootfs().to_str().unwrap()), "{}", table());
+        }
+    }
+    drop(holder);
+    runtime.assert_clean("joined mounts");
 }
 
 #[test]

@@ -173,34 +173,25 @@ fn namespaces(spec: &Spec, linux: &Linux) -> Result<()> {
             "user namespace mappings specified, but user namespace not enabled in the config",
         )?;
     }
-    shared_mounts(spec, linux)
+    shared_mounts(linux)
 }
 
-/// Nothing is mounted in a namespace that is somebody else's, and nothing hidden in one that is the host's.
-fn shared_mounts(spec: &Spec, linux: &Linux) -> Result<()> {
-    let mut namespaces = linux.namespaces().iter().flatten();
-    let joined = match namespaces.find(|n| n.typ() == LinuxNamespaceType::Mount) {
-        Some(own) if own.path().as_ref().is_none_or(|path| path.as_os_str().is_empty()) => return Ok(()),
-        other => other.is_some(),
-    };
-    let mounts = spec.mounts().as_ref().is_some_and(|m| !m.is_empty());
-    let readonly = spec.root().as_ref().is_some_and(|r| r.readonly() == Some(true));
+/// Nothing is hidden in mounts that are the host's.
+fn shared_mounts(linux: &Linux) -> Result<()> {
+    if linux.namespaces().iter().flatten().any(|n| n.typ() == LinuxNamespaceType::Mount) {
+        return Ok(());
+    }
     let named = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|l| !l.is_empty());
-    for (field, present, why) in [
-        ("linux.maskedPaths", named(linux.masked_paths()), RESTRICT),
-        ("linux.readonlyPaths", named(linux.readonly_paths()), RESTRICT),
-        ("mounts", joined && mounts, APPLY),
-        ("root.readonly", joined && readonly, APPLY),
-    ] {
+    for (field, present) in
+        [("linux.maskedPaths", named(linux.masked_paths())), ("linux.readonlyPaths", named(linux.readonly_paths()))]
+    {
         if present {
+            let why = "unable to restrict sys entries without a private MNT namespace";
             return Err(Error::invalid(format!("{field}: {why}")));
         }
     }
     Ok(())
 }
-
-const RESTRICT: &str = "unable to restrict sys entries without a private MNT namespace";
-const APPLY: &str = "cannot be applied without a private mount namespace";
 
 /// Mappings of a new user namespace, and of mounts; those of one that is joined are known only when it is opened.
 fn id_mappings(spec: &Spec, linux: &Linux) -> Result<()> {

@@ -3,13 +3,16 @@
 use std::{
     fs,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::OpenOptionsExt,
     },
     path::Path,
 };
 
-use berth_init::plan::{Enter, Plan};
+use berth_init::{
+    plan::{Enter, Plan},
+    sys::{setns, unshare},
+};
 use oci_spec::runtime::{LinuxResources, Spec};
 use rustix::mount::UnmountFlags;
 
@@ -23,6 +26,7 @@ use crate::{
     hooks::{self, AtCreate},
     inside::{Inside, Legacy},
     kernel,
+    namespace::flag,
     net_devices::NetDevices,
     notify,
     plan::{self, Choices, Planned},
@@ -243,26 +247,37 @@ impl Drop for LastRites {
     }
 }
 
-/// Takes the tree of a container that is not kept out of the host's own mounts again.
-struct InHost<'a>(Option<BorrowedFd<'a>>);
+/// Takes the tree of a container that is not kept out of the host's own mounts again, or out of those that it joined.
+struct InHost<'a> {
+    tree: Option<BorrowedFd<'a>>,
+    joined: Option<BorrowedFd<'a>>,
+}
 
 impl<'a> InHost<'a> {
     fn of(plan: &Plan<'a>) -> Self {
         let rootfs = plan.container.as_ref().map(|container| &container.rootfs);
-        Self(rootfs.filter(|rootfs| rootfs.enter == Enter::InHost).map(|rootfs| rootfs.tree))
+        let tree = rootfs.filter(|rootfs| rootfs.enter == Enter::InHost).map(|rootfs| rootfs.tree);
+        let joined = plan.namespaces.joins.iter().find(|join| join.flags & flag::MOUNT != 0).map(|join| join.fd);
+        Self { tree, joined }
     }
 
     fn keep(mut self) {
-        self.0 = None;
+        self.tree = None;
     }
 }
 
 impl Drop for InHost<'_> {
     fn drop(&mut self) {
-        if let Some(tree) = self.0 {
+        let (Some(tree), joined) = (self.tree, self.joined) else { return };
+        // In a thread with a working directory of its own, which the namespace may be entered with.
+        let withdraw = || {
+            unshare(libc::CLONE_FS.unsigned_abs())?;
+            joined.map_or(Ok(()), |namespace| setns(namespace, flag::MOUNT))?;
+            rustix::process::fchdir(tree)?;
             // One that never got there is refused, and goes with its fd.
-            let _ = rustix::mount::unmount(format!("/proc/self/fd/{}", tree.as_raw_fd()), UnmountFlags::DETACH);
-        }
+            rustix::mount::unmount(".", UnmountFlags::DETACH)
+        };
+        let _: Option<rustix::io::Result<()>> = std::thread::scope(|scope| scope.spawn(withdraw).join().ok());
     }
 }
 

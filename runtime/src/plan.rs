@@ -209,7 +209,8 @@ fn rootfs<'a>(
     };
     let mounts = spec.mounts().as_deref().unwrap_or_default();
     let readonly = spec.root().as_ref().is_some_and(|r| r.readonly() == Some(true));
-    if !own_tree && mounts.is_empty() && !readonly {
+    let hidden = [linux.masked_paths(), linux.readonly_paths()].into_iter().flatten().any(|list| !list.is_empty());
+    if !own_tree && mounts.is_empty() && !readonly && !hidden {
         return Ok((empty, Vec::new()));
     }
     let needs_devices = mount::needs_devices(mounts);

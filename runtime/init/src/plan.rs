@@ -128,10 +128,10 @@ pub enum Enter<'a> {
         /// Mountpoints, relative to the host's root, the deepest first.
         hide: &'a [&'a CStr],
     },
-    /// Hang the tree over the rootfs in the host's own mount namespace, and chroot: what is mounted for the container is
-    /// then the host's, and stays (runc's way).
+    /// Hang the tree over the rootfs in a mount namespace that is the host's or somebody else's, and chroot: what is
+    /// mounted for the container is then theirs, and stays (runc's way).
     InHost,
-    /// chroot only: nothing is mounted, and the mount namespace is the host's or somebody else's.
+    /// chroot only: nothing is mounted there.
     Chroot,
 }
 
