@@ -1,12 +1,10 @@
 //! Namespaces: new ones, the host's, and joined ones; a pod's containers share the sandbox's.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
-use std::process::{Child, Command, Stdio};
-
 use berth_integration::{
     bundle::Bundle,
     case::{Refusal, beyond_runc, refused},
-    runtime::{Runtime, wait_until},
+    runtime::Runtime,
 };
 use serde_json::{Value, json};
 
@@ -79,25 +77,22 @@ fn the_hosts_mounts() {
     }
 }
 
-/// A process that has something for others to join, and ends with the test.
-struct Holder(Child);
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        let _ = self.0.kill().and_then(|()| self.0.wait());
-    }
-}
-
-/// Mounts of somebody else's: of a process that has unshared them.
+/// Mounts of somebody else's: of a thread that has unshared them.
 #[test]
 fn joined_mounts() {
     let runtime = Runtime::new("joined-mounts");
-    let holder =
-        Holder(Command::new("unshare").args(["--mount", "sleep", "1000"]).stdout(Stdio::null()).spawn().unwrap());
-    let theirs = || std::fs::read_link(format!("/proc/{}/ns/mnt", holder.0.id())).unwrap();
-    wait_until(|| theirs().to_str().unwrap() != own("mnt"), || "the holder still has the host's mounts".into());
-    let path = format!("/proc/{}/ns/mnt", holder.0.id());
-    let table = || std::fs::read_to_string(format!("/proc/{}/mountinfo", holder.0.id())).unwrap();
+    let (ended, wait) = std::sync::mpsc::channel::<()>();
+    let (say, named) = std::sync::mpsc::channel();
+    let holder = std::thread::spawn(move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        say.send(format!("/proc/{}/task/{}", std::process::id(), nix::unistd::gettid())).unwrap();
+        wait.recv().unwrap_err();
+    });
+    let holding = named.recv().unwrap();
+    let path = format!("{holding}/ns/mnt");
+    let theirs = std::fs::read_link(&path).unwrap();
+    assert_ne!(theirs.to_str().unwrap(), own("mnt"));
+    let table = || std::fs::read_to_string(format!("{holding}/mountinfo")).unwrap();
     let bundle = |words: &[&str]| {
         let masked = Bundle::probe(words).file("secret", "x", 0o644).set("/linux/maskedPaths", json!(["/secret"]));
         masked.namespace("mount", &path)
@@ -105,7 +100,7 @@ fn joined_mounts() {
     let good = bundle(&["report", "namespaces", "read=/secret", "+", "open", "rw", "/dev/null"]);
     let out = runtime.run("c1", &good).ok();
     let lines: Vec<Value> = out.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines[0]["namespaces"]["mnt"].as_str(), theirs().to_str());
+    assert_eq!(lines[0]["namespaces"]["mnt"].as_str(), theirs.to_str());
     assert_eq!((&lines[0]["read"]["/secret"], &lines[1]["open"]["/dev/null"]), (&json!(""), &json!(0)));
     assert!(table().contains(good.rootfs().to_str().unwrap()), "what is mounted for it is theirs");
     if !beyond_runc("joined mounts", "what it mounted before it failed stays") {
@@ -114,7 +109,8 @@ fn joined_mounts() {
             assert!(!table().contains(bad.rootfs().to_str().unwrap()), "{}", table());
         }
     }
-    drop(holder);
+    drop(ended);
+    holder.join().unwrap();
     runtime.assert_clean("joined mounts");
 }
 
