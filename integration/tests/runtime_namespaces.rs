@@ -6,6 +6,7 @@ use berth_integration::{
     case::{Refusal, beyond_runc, refused},
     runtime::Runtime,
 };
+use rustix::mount::MountPropagationFlags;
 use serde_json::{Value, json};
 
 const KINDS: [(&str, &str); 7] = [
@@ -85,6 +86,7 @@ fn joined_mounts() {
     let (say, named) = std::sync::mpsc::channel();
     let holder = std::thread::spawn(move || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
         say.send(format!("/proc/{}/task/{}", std::process::id(), nix::unistd::gettid())).unwrap();
         wait.recv().unwrap_err();
     });
