@@ -102,7 +102,7 @@ fn a_namespace_by_path_keeps_its_devices() {
     let bundle = showing("eth0", json!({"d0": {"name": "eth0"}})).namespace("network", &path);
     is_dressed(&runtime.run("c1", &bundle).ok().stdout, "eth0");
     is_dressed(&ip_in(&namespace, "address show dev eth0"), "eth0");
-    assert!(!ip("link").contains("d0:"), "{}", ip("link"));
+    assert!(!ip("link").contains(": d0@"), "{}", ip("link"));
 }
 
 /// IPv6 takes the addresses from a device that goes down.
