@@ -104,6 +104,7 @@ impl Containerd {
     }
 
     fn start_configured(version: Version, runtime: Runtime, systemd: bool) -> Self {
+        crate::runtime::heed_terminal();
         if matches!(runtime, Runtime::Berth(_)) {
             built(runtime.shim());
         }

@@ -452,7 +452,7 @@ pub fn wait_until(condition: impl Fn() -> bool, otherwise: impl FnOnce() -> Stri
 /// A shell has what it starts in the background ignore the signals of the keyboard, nohup(1) that of a lost terminal, and
 /// that is inherited down to the container's process. Here everything starts as if from a terminal.
 #[allow(unsafe_code)]
-fn heed_terminal() {
+pub(crate) fn heed_terminal() {
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
         // SAFETY: the default action is no handler.
         unsafe { libc::signal(signal, libc::SIG_DFL) };

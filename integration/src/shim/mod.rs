@@ -25,6 +25,7 @@ use rustix::process::Signal;
 use tokio::runtime::Runtime;
 
 use crate::bundle::Scratch;
+use crate::runtime::heed_terminal;
 use crate::wait::LONG;
 use crate::{procs, residue, tools};
 use events::Events;
@@ -112,6 +113,7 @@ impl Shim {
 
     /// Starts one, with these words before `start`'s command line: a program that runs it.
     pub fn start_under(before: &[String], kind: Kind, name: &str) -> Self {
+        heed_terminal();
         let work = Scratch::new(name);
         let namespace = work.path().file_name().unwrap().to_str().unwrap().to_owned();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
