@@ -135,9 +135,12 @@ impl Containerd {
         assert!(daemon.is_none(), "containerd runs already");
         let log =
             File::options().create(true).append(true).open(self.dir().join("containerd.log")).expect("open the log");
-        let shims = built_dir().to_string_lossy().into_owned();
+        // Ours, and the Go shim of its own generation before any that the machine has.
+        let ours = built_dir();
+        let theirs = find(self.of_version("SHIM_RUNC_1", "SHIM_RUNC_2")).and_then(Path::parent).unwrap_or(&ours);
+        let path = format!("{}:{}:{}", ours.display(), theirs.display(), system_path());
         let mut command = Command::new(tool(self.of_version("CONTAINERD_1", "CONTAINERD_2")));
-        command.arg("--config").arg(self.dir().join("config.toml")).env("PATH", format!("{shims}:{}", system_path()));
+        command.arg("--config").arg(self.dir().join("config.toml")).env("PATH", path);
         // A containerd that is looked at must not look after the tests' own OpenTelemetry or systemd.
         command.env_remove("NOTIFY_SOCKET").current_dir(self.dir()).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a second handle")).stderr(log);
