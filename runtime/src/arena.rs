@@ -23,6 +23,18 @@ pub struct Arena {
     numbers: RefCell<Vec<RawFd>>,
 }
 
+/// What becomes a C string has no NUL in it; `field` names it when it has one.
+///
+/// # Errors
+/// [`crate::Kind::InvalidArgument`].
+pub fn check(text: impl AsRef<[u8]>, field: impl FnOnce() -> String) -> Result<()> {
+    if text.as_ref().contains(&0) { Err(nul(&field())) } else { Ok(()) }
+}
+
+fn nul(field: &str) -> Error {
+    Error::invalid(format!("{field}: contains a NUL byte"))
+}
+
 impl Arena {
     /// A copy of `text` as a C string; `field` names it when it holds a NUL.
     pub fn text(&self, text: impl AsRef<[u8]>, field: &str) -> Result<&CStr> {
@@ -31,7 +43,7 @@ impl Arena {
         if let Some(room) = copy.get_mut(..bytes.len()) {
             room.copy_from_slice(bytes);
         }
-        CStr::from_bytes_with_nul(copy).map_err(|_| Error::invalid(format!("{field}: contains a NUL byte")))
+        CStr::from_bytes_with_nul(copy).map_err(|_| nul(field))
     }
 
     /// A copy of a path as a C string.

@@ -7,7 +7,8 @@ use std::{collections::HashSet, path::Path};
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Process, Spec, User};
 
 use crate::{
-    Error, Result, cgroup, device, hooks, mount, net_devices, notify, rdt, scheduling, sysctl, timens, user::Ids,
+    Error, Result, arena, cgroup, device, hooks, mount, namespace::joined, net_devices, notify, rdt, scheduling,
+    sysctl, timens, user::Ids,
 };
 
 /// uname(2): bytes of a name, without the NUL.
@@ -22,7 +23,7 @@ pub fn spec(spec: &Spec) -> Result<()> {
     if root.path().as_os_str().is_empty() {
         return Err(Error::invalid("root.path: must not be empty"));
     }
-    path(root.path(), "root.path")?;
+    path(root.path(), || "root.path".into())?;
     for (field, name) in [("hostname", spec.hostname()), ("domainname", spec.domainname())] {
         if name.as_ref().is_some_and(|name| name.len() > NAME_MAX) {
             return Err(Error::invalid(format!("{field}: longer than {NAME_MAX} bytes")));
@@ -35,7 +36,7 @@ pub fn spec(spec: &Spec) -> Result<()> {
         if mount.destination().as_os_str().is_empty() {
             return Err(Error::invalid(format!("mounts[{n}].destination: must not be empty")));
         }
-        path(mount.destination(), &format!("mounts[{n}].destination"))?;
+        path(mount.destination(), || format!("mounts[{n}].destination"))?;
         texts(mount.options().as_deref(), &format!("mounts[{n}].options"))?;
     }
     spec.hooks().as_ref().map_or(Ok(()), hooks::check)?;
@@ -114,19 +115,16 @@ fn user(user: &User) -> Result<()> {
 
 /// What becomes a C string.
 fn texts(list: Option<&[String]>, field: &str) -> Result<()> {
-    match list.unwrap_or_default().iter().position(|text| text.contains('\0')) {
-        Some(n) => Err(Error::invalid(format!("{field}[{n}]: contains a NUL byte"))),
-        None => Ok(()),
-    }
+    let mut texts = list.unwrap_or_default().iter().enumerate();
+    texts.try_for_each(|(n, text)| arena::check(text, || format!("{field}[{n}]")))
 }
 
-fn path(path: &Path, field: &str) -> Result<()> {
-    let nul = path.as_os_str().as_encoded_bytes().contains(&0);
-    if nul { Err(Error::invalid(format!("{field}: contains a NUL byte"))) } else { Ok(()) }
+fn path(path: &Path, field: impl FnOnce() -> String) -> Result<()> {
+    arena::check(path.as_os_str().as_encoded_bytes(), field)
 }
 
 fn absolute(path: &Path, field: &str) -> Result<()> {
-    self::path(path, field)?;
+    self::path(path, || field.into())?;
     if path.as_os_str().is_empty() {
         return Err(Error::invalid(format!("{field}: Cwd property must not be empty")));
     }
@@ -141,10 +139,7 @@ fn namespaces(spec: &Spec, linux: &Linux) -> Result<()> {
             return Err(Error::invalid(format!("linux.namespaces[{n}]: malformed spec: duplicated ns {kind:?}")));
         }
         seen.push(kind);
-        if let Some(path) = namespace.path()
-            && !path.as_os_str().is_empty()
-            && !path.is_absolute()
-        {
+        if let Some(path) = joined(namespace).filter(|path| !path.is_absolute()) {
             return Err(Error::invalid(format!("linux.namespaces[{n}].path: must be absolute: {}", path.display())));
         }
     }
@@ -204,7 +199,7 @@ fn id_mappings(spec: &Spec, linux: &Linux) -> Result<()> {
     for (n, mount) in spec.mounts().iter().flatten().enumerate() {
         let words = mount.options().as_deref().unwrap_or_default();
         let (uids, gids) = (mount.uid_mappings(), mount.gid_mappings());
-        if uids.is_none() && gids.is_none() && !words.iter().any(|w| w == "idmap" || w == "ridmap") {
+        if uids.is_none() && gids.is_none() && !words.iter().any(|word| mount::is_idmap(word)) {
             continue;
         }
         let field = format!("mounts[{n}].");

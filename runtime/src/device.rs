@@ -11,7 +11,7 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount};
 
 use crate::{
     Context, Error, Result,
-    arena::Arena,
+    arena::{self, Arena},
     mount::{self, Options, attr},
     user::Ids,
 };
@@ -80,11 +80,8 @@ fn path(device: &LinuxDevice) -> Result<PathBuf> {
     if path == Path::new("/") {
         return Err(Error::invalid("path: must not be empty"));
     }
-    if path.as_os_str().as_encoded_bytes().contains(&0) {
-        Err(Error::invalid("path: contains a NUL byte"))
-    } else {
-        Ok(path)
-    }
+    arena::check(path.as_os_str().as_encoded_bytes(), || "path".into())?;
+    Ok(path)
 }
 
 /// The file type for mknod(2), the major and the minor number.

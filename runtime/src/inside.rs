@@ -28,7 +28,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::{
     Context, Result,
     cgroup::Cgroup,
-    namespace::flag,
+    namespace::{flag, joined},
     rootless, sys, timens,
     userns::{self, Ids},
 };
@@ -63,8 +63,8 @@ impl Inside {
         let Some(users) = namespaces.iter().find(|n| n.typ() == Type::User).filter(|_| rootless::is_user()) else {
             return Ok(None);
         };
-        let new = |kind| namespaces.iter().any(|n| n.typ() == kind && n.path().as_deref().is_none_or(is_empty));
-        let (namespace, ids) = match users.path().as_deref().filter(|path| !is_empty(path)) {
+        let new = |kind| namespaces.iter().any(|n| n.typ() == kind && joined(n).is_none());
+        let (namespace, ids) = match joined(users) {
             None => {
                 ids.check_complete()?;
                 (userns::make(ids).context("linux")?, ids.clone())
@@ -137,8 +137,4 @@ impl Inside {
         }
         Ok(())
     }
-}
-
-fn is_empty(path: &std::path::Path) -> bool {
-    path.as_os_str().is_empty()
 }

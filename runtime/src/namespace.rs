@@ -80,6 +80,11 @@ impl Placement<'_> {
     }
 }
 
+/// The path of a namespace that is to be joined; an empty one is none.
+pub fn joined(namespace: &LinuxNamespace) -> Option<&Path> {
+    namespace.path().as_deref().filter(|path| !path.as_os_str().is_empty())
+}
+
 /// Sorts the namespaces of a config.json. `ids` are its mappings, for a user namespace that is new, and to be compared
 /// with those of one that is joined. With `inside` this process is in the user namespace already.
 ///
@@ -104,7 +109,7 @@ pub fn plan<'a>(
             users.ids = inside.ids().seen_from_inside();
             continue;
         }
-        let Some(path) = spec.path().as_deref().filter(|p| !p.as_os_str().is_empty()) else {
+        let Some(path) = self::joined(spec) else {
             made |= bit;
             continue;
         };

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 
-use crate::{Error, Result, mount, net_devices::NetDevices, user::Ids};
+use crate::{Error, Result, mount, namespace::joined, net_devices::NetDevices, user::Ids};
 
 /// Who the runtime is, by the effective user id. Asked once, before anything is entered where it would be another.
 pub fn uid() -> u32 {
@@ -53,9 +53,8 @@ pub fn check(spec: &Spec, shares_cgroups: bool) -> Result<()> {
     let Some(users) = namespaces.find(|n| n.typ() == LinuxNamespaceType::User) else {
         return Err(Error::invalid("linux.namespaces: rootless container requires user namespaces"));
     };
-    let joined = users.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
     let maps = [(linux.map(Linux::uid_mappings), "UID"), (linux.map(Linux::gid_mappings), "GID")];
-    for (map, what) in maps.into_iter().filter(|_| !joined) {
+    for (map, what) in maps.into_iter().filter(|_| joined(users).is_none()) {
         if map.and_then(Option::as_ref).is_none_or(Vec::is_empty) {
             let text = format!("linux: rootless containers requires at least one {what} mapping");
             return Err(Error::invalid(text));

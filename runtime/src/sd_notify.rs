@@ -5,9 +5,9 @@
 
 use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path};
 
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, MountBuilder, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, MountBuilder, Spec};
 
-use crate::{Context, Error, Kind, Result};
+use crate::{Context, Error, Kind, Result, namespace::joined};
 
 /// The directory's name in the state directory.
 pub const DIR: &str = "notify";
@@ -21,9 +21,8 @@ const INSIDE: &str = "/run/notify";
 /// # Errors
 /// A container that has another one's mounts: nothing can be bound there.
 pub fn announce(spec: &mut Spec, state: &Path) -> Result<()> {
-    let joined = |n: &LinuxNamespace| n.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
     let mut namespaces = spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten());
-    if namespaces.any(|n| n.typ() == LinuxNamespaceType::Mount && joined(n)) {
+    if namespaces.any(|n| n.typ() == LinuxNamespaceType::Mount && joined(n).is_some()) {
         return Err(Error::invalid("NOTIFY_SOCKET: cannot be handed on into another container's mounts"));
     }
     let mount = MountBuilder::default()

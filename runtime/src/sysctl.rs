@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use berth_init::plan::Sysctl;
 use oci_spec::runtime::LinuxNamespaceType;
 
-use crate::{Error, Result, arena::Arena};
+use crate::{
+    Error, Result,
+    arena::{self, Arena},
+};
 
 /// Translates `linux.sysctl`; `private` says whether a namespace is not the host's.
 ///
@@ -42,11 +45,8 @@ pub fn check(sysctls: &HashMap<String, String>, private: impl Fn(LinuxNamespaceT
 fn one(key: &str, value: &str, private: &impl Fn(LinuxNamespaceType) -> bool) -> Result<String> {
     let path = path(key)?;
     allowed(key, &path, private)?;
-    if value.contains('\0') {
-        Err(Error::invalid(format!("linux.sysctl.{key}: contains a NUL byte")))
-    } else {
-        Ok(path)
-    }
+    arena::check(value, || format!("linux.sysctl.{key}"))?;
+    Ok(path)
 }
 
 /// sysctl(8): `net.ipv4.ip_forward` or `net/ipv4/conf/eth0.100/forwarding`, whichever separator comes first rules;

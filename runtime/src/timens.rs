@@ -9,7 +9,11 @@ use std::{collections::HashMap, fs};
 use berth_init::plan::Plan;
 use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxTimeOffset};
 
-use crate::{Context, Error, Kind, Result, namespace::flag, sys};
+use crate::{
+    Context, Error, Kind, Result,
+    namespace::{flag, joined},
+    sys,
+};
 
 const FIELD: &str = "linux.timeOffsets";
 
@@ -30,7 +34,7 @@ pub fn check(linux: &Linux) -> Result<()> {
         }
         match namespace {
             None => return bad("time namespace offsets specified, but time namespace isn't enabled in the config"),
-            Some(n) if n.path().as_ref().is_some_and(|p| !p.as_os_str().is_empty()) => {
+            Some(n) if joined(n).is_some() => {
                 return bad("a time namespace that is joined by path has its offsets already");
             }
             Some(_) => {}

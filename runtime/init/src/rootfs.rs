@@ -136,39 +136,42 @@ fn unshare_mount_of(path: &CStr) -> SysResult<()> {
 }
 
 fn attach(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
-    if let Source::Link { to } = mount.source {
-        return link(root, mount.target, to).at_index(Step::MountTarget, n);
-    }
-    if let Source::Inside(inside) = &mount.source {
-        return bind_inside(root, mount, inside, n);
-    }
-    let kind = if let Source::Tree { directory: false, .. } = mount.source { Target::File } else { Target::Directory };
-    let (target, mode) = find_target(root, mount, kind, n)?;
     match &mount.source {
-        Source::Tree { fd, .. } => {
+        Source::Link { to } => link(root, mount.target, to).at_index(Step::MountTarget, n),
+        Source::Inside(inside) => bind_inside(root, mount, inside, n),
+        Source::Tree { fd, directory } => {
+            let (target, _) = find_target(root, mount, kind(*directory), n)?;
             let renewed = renew(*fd, mount);
-            let tree = renewed.as_ref().map_or(*fd, AsFd::as_fd);
-            move_onto(tree, target.as_fd()).at_index(Step::MountAttach, n)?;
-            return propagate(tree, mount, n);
+            hang(renewed.as_ref().map_or(*fd, AsFd::as_fd), target.as_fd(), mount, n)
         }
         Source::Fs { fstype, options, attributes, relabel } => {
+            let (target, mode) = find_target(root, mount, Target::Directory, n)?;
             let tree = create(fstype, options, *attributes, mode).at_index(Step::MountCreate, n)?;
             if let Some(label) = relabel {
                 set_label(tree.as_fd(), label).at_index(Step::MountLabel, n)?;
             }
-            move_onto(tree.as_fd(), target.as_fd()).at_index(Step::MountAttach, n)?;
-            return propagate(tree.as_fd(), mount, n);
+            hang(tree.as_fd(), target.as_fd(), mount, n)
         }
         Source::Attributes { set } => {
-            return sys::mount_setattr(target.as_fd(), false, *set, 0, 0).at_index(Step::MountAttach, n);
+            let (target, _) = find_target(root, mount, Target::Directory, n)?;
+            sys::mount_setattr(target.as_fd(), false, *set, 0, 0).at_index(Step::MountAttach, n)
         }
         Source::Remount { flags, data } => {
+            let target = path::open(root, mount.target, OFlags::PATH).at_index(Step::MountTarget, n)?;
             remount(target.as_fd(), *flags, data).at_index(Step::MountAttach, n)?;
-            return propagate(target.as_fd(), mount, n);
+            propagate(target.as_fd(), mount, n)
         }
-        Source::Inside(_) | Source::Link { .. } => {}
     }
-    Ok(())
+}
+
+/// What a target has to be for this source.
+fn kind(directory: bool) -> Target {
+    if directory { Target::Directory } else { Target::File }
+}
+
+fn hang(tree: BorrowedFd<'_>, target: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
+    move_onto(tree, target).at_index(Step::MountAttach, n)?;
+    propagate(tree, mount, n)
 }
 
 /// The same file system in a mount of its own. The kernel lists mounts by when they were made (Linux 6.8), readers take
@@ -191,10 +194,8 @@ fn bind_inside(root: BorrowedFd<'_>, mount: &Mount<'_>, inside: &Inside<'_>, n: 
     if let Some((users, recursive)) = inside.ids {
         sys::map_ids(tree.as_fd(), recursive, users).at_index(Step::MountSource, n)?;
     }
-    let kind = if directory { Target::Directory } else { Target::File };
-    let (target, _) = find_target(root, mount, kind, n)?;
-    move_onto(tree.as_fd(), target.as_fd()).at_index(Step::MountAttach, n)?;
-    propagate(tree.as_fd(), mount, n)
+    let (target, _) = find_target(root, mount, kind(directory), n)?;
+    hang(tree.as_fd(), target.as_fd(), mount, n)
 }
 
 /// There is no call for this by fd that also takes the file system's own options as they are; the host's /proc, which
@@ -218,9 +219,6 @@ fn propagate(tree: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
 
 /// Also the mode that a tmpfs takes over from a directory that was there.
 fn find_target(root: BorrowedFd<'_>, mount: &Mount<'_>, kind: Target, n: usize) -> Result<(OwnedFd, Option<u32>)> {
-    if let Source::Remount { .. } = mount.source {
-        return Ok((path::open(root, mount.target, OFlags::PATH).at_index(Step::MountTarget, n)?, None));
-    }
     if mount.on_link
         && let Some(link) = find_link(root, mount.target).at_index(Step::MountTarget, n)?
     {

@@ -93,7 +93,7 @@ pub(super) fn create(cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> 
     for r in ready.iter().filter(|r| !r.fresh) {
         refuse_used(r)?;
     }
-    let rules = Some(rules.as_slice()).filter(|_| !cgroup.rootless);
+    let rules = cgroup.own_rules(&rules);
     match cgroup.hierarchy {
         Hierarchy::V1 => fill_v1(&ready, &writes, rules)?,
         Hierarchy::V2 => fill_v2(&ready, &writes, resources, rules)?,

@@ -31,13 +31,6 @@ struct Wanted<'c> {
     rules: Vec<devices::Rule>,
 }
 
-impl Wanted<'_> {
-    /// Those that are berth's to see to: an ordinary user's devices are left to systemd.
-    fn rules(&self, cgroup: &Cgroup) -> Option<&[devices::Rule]> {
-        Some(self.rules.as_slice()).filter(|_| !cgroup.rootless)
-    }
-}
-
 /// What has to be taken back.
 #[derive(PartialEq, Eq)]
 enum Progress {
@@ -77,7 +70,7 @@ impl Making<'_> {
         let Some(wanted) = &mut self.scope else { return Ok(()) };
         wanted.scope.start(init)?;
         self.progress = Progress::Unit;
-        make::settle(self.cgroup, &wanted.resources, &wanted.scope, wanted.rules(self.cgroup), init)
+        make::settle(self.cgroup, &wanted.resources, &wanted.scope, self.cgroup.own_rules(&wanted.rules), init)
     }
 
     /// The container has it now.

@@ -151,6 +151,11 @@ impl Cgroup {
         self.rootless
     }
 
+    /// Device rules as far as they are berth's to see to: an ordinary user's are left to systemd, or to the cgroups above.
+    fn own_rules<'r>(&self, rules: &'r [devices::Rule]) -> Option<&'r [devices::Rule]> {
+        Some(rules).filter(|_| !self.rootless)
+    }
+
     /// Whether there is any: [`Cgroup::left_to_user`] may leave none.
     pub fn is_any(&self) -> bool {
         !self.places.is_empty()

@@ -75,9 +75,9 @@ impl<'a> Builder<'a, '_> {
 
     /// Where in the root file system a source is that shows what an earlier mount has put there.
     fn shown_by_then(&self, source: &Path, recursive: bool, scene: &Scene<'_, 'a>) -> Option<PathBuf> {
-        let from = in_root(clean(source), scene.rootfs);
+        let from = in_root(&clean(source), scene.rootfs)?;
         let covered = |target: &PathBuf| from.starts_with(target) || recursive && target.starts_with(&from);
-        (from != clean(source) && self.targets.iter().any(covered)).then_some(from)
+        self.targets.iter().any(covered).then_some(from)
     }
 
     /// The host's device of that path and number: mknod(2) is not for a user namespace.

@@ -75,7 +75,8 @@ pub fn plan<'a>(
     let mut builder = Builder { arena, list, names: Vec::new(), targets: Vec::new(), idmaps: IdMaps::new(scene.users) };
     let mut readonly_dev = false;
     for mount in mounts {
-        let target = in_root(clean(mount.destination()), scene.rootfs);
+        let target = clean(mount.destination());
+        let target = in_root(&target, scene.rootfs).unwrap_or(target);
         let name = name(mount, &target);
         let options = Options::parse(mount.options().as_deref().unwrap_or_default())
             .with_context(|| format!("error mounting {name}"))?;
@@ -132,12 +133,10 @@ pub fn clean(path: &Path) -> PathBuf {
     out
 }
 
-/// A path inside the root file system, also when it was given as the host sees it.
-fn in_root(path: PathBuf, rootfs: &Path) -> PathBuf {
-    if rootfs == Path::new("/") {
-        return path;
-    }
-    path.strip_prefix(rootfs).map_or(path.clone(), |inside| Path::new("/").join(inside))
+/// Where in the root file system a path is that was given as the host sees it.
+fn in_root(path: &Path, rootfs: &Path) -> Option<PathBuf> {
+    let inside = path.strip_prefix(rootfs).ok().filter(|_| rootfs != Path::new("/"))?;
+    Some(Path::new("/").join(inside))
 }
 
 fn fstype(mount: &Spec) -> &str {
