@@ -12,6 +12,12 @@ pub fn run(lab: &Containerd, name: &str, flags: &[&str], args: &[&str]) -> Outpu
     lab.ctr(words(lab, &id, &["run", "--rm"], flags, args))
 }
 
+/// Runs a container in the foreground with `--rm`, its input and output in the test's hands.
+pub fn run_in_pipes(lab: &Containerd, name: &str, args: &[&str]) -> Session {
+    let id = lab.id(name);
+    Session::start(lab.ctr_command().args(words(lab, &id, &["run", "--rm"], &[], args)))
+}
+
 /// Runs a container in the foreground on a terminal, with `--rm` and `-t`.
 pub fn run_on_terminal(lab: &Containerd, name: &str, args: &[&str]) -> Session {
     let id = lab.id(name);
