@@ -6,16 +6,27 @@ use crate::image::BUSYBOX;
 use crate::session::Session;
 use crate::wait::{LONG, until};
 
-/// Runs a container in the foreground with `--rm`; gives what it said and its exit code.
+/// Runs a container in the foreground with `--rm`; gives its exit code, and what ctr said. Of what the container says in
+/// its last moment ctr loses some on a loaded machine: see [`run_logged`] and [`run_in_pipes`].
 pub fn run(lab: &Containerd, name: &str, flags: &[&str], args: &[&str]) -> Output {
     let id = lab.id(name);
     lab.ctr(words(lab, &id, &["run", "--rm"], flags, args))
 }
 
+/// Runs a container in the foreground with `--rm` and its output in a file, which the shim writes; gives what ctr said on
+/// standard error, then what is in the file.
+pub fn run_logged(lab: &Containerd, name: &str, flags: &[&str], args: &[&str]) -> Output {
+    let file = lab.dir().join(format!("{name}.log"));
+    let uri = format!("file://{}", file.display());
+    let mut out = run(lab, name, &[flags, &["--log-uri", &uri]].concat(), args);
+    out.stderr += &std::fs::read_to_string(&file).unwrap_or_default();
+    out
+}
+
 /// Runs a container in the foreground with `--rm`, its input and output in the test's hands.
-pub fn run_in_pipes(lab: &Containerd, name: &str, args: &[&str]) -> Session {
+pub fn run_in_pipes(lab: &Containerd, name: &str, flags: &[&str], args: &[&str]) -> Session {
     let id = lab.id(name);
-    Session::start(lab.ctr_command().args(words(lab, &id, &["run", "--rm"], &[], args)))
+    Session::start(lab.ctr_command().args(words(lab, &id, &["run", "--rm"], flags, args)))
 }
 
 /// Runs a container in the foreground on a terminal, with `--rm` and `-t`.
@@ -40,10 +51,16 @@ impl<'a> Task<'a> {
         Self { id, lab, execs: 0.into() }
     }
 
-    /// Runs a command in it, with an exec id of its own.
+    /// Runs a command in it, with an exec id of its own. Its output may come short, as that of [`run`].
     pub fn exec(&self, args: &[&str]) -> Output {
         let name = self.exec_id();
         self.lab.ctr(["task", "exec", "--exec-id", &name, &self.id].iter().chain(args))
+    }
+
+    /// Runs a command in it, with input and output in the test's hands.
+    pub fn exec_in_pipes(&self, args: &[&str]) -> Session {
+        let mut command = self.lab.ctr_command();
+        Session::start(command.args(["task", "exec", "--exec-id", &self.exec_id(), &self.id]).args(args))
     }
 
     /// Runs a command in it on a terminal.

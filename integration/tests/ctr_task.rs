@@ -15,8 +15,12 @@ const POLITE: &str = "trap 'exit 7' TERM; while :; do sleep 1000 & wait; done";
 fn exec(lab: &Containerd) {
     lab.import_for_ctr();
     let task = Task::start(lab, "exec", &["--env", "FROM=container"], &["sleep", "1000"]);
-    let out = task.exec(&["sh", "-c", "echo $FROM; echo bad >&2; exit 42"]);
-    assert_eq!((out.stdout.as_str(), out.stderr.as_str(), out.code()), ("container\n", "bad\n", 42), "{out}");
+    // ctr may stop to read when it learns of the end, so the end waits until all is read.
+    let mut exec = task.exec_in_pipes(&["sh", "-c", "echo $FROM; echo bad >&2; read line; exit 42"]);
+    exec.expect("container\n");
+    exec.expect("bad\n");
+    exec.send("on\n");
+    assert_eq!(exec.finish(), 42, "{}", exec.heard());
     assert_eq!(task.exec(&["true"]).code(), 0);
     assert_eq!(task.exec(&["false"]).code(), 1);
     assert_eq!(task.exec(&["sh", "-c", "kill -9 $$"]).code(), 137);
@@ -86,7 +90,7 @@ fn kill(lab: &Containerd) {
     let task = Task::start(lab, "exec", &[], &["sleep", "1000"]);
     lab.ctr(["task", "exec", "--detach", "--exec-id", "long", &task.id, "sleep", "1003"]).ok();
     task.verb("kill", &["--exec-id", "long", "--signal", "SIGKILL"]).ok();
-    until_true("the exec to end", LONG, || !task.exec(&["ps"]).ok().contains("sleep 1003"));
+    until_true("the exec to end", LONG, || cgroup::processes(&task.cgroup()).len() == 1);
     assert_eq!(task.find().unwrap().1, "RUNNING");
     task.verb("kill", &["--signal", "SIGKILL"]).ok();
     assert_eq!(task.reap(), 137);
