@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::{
     Context, Error, Kind, Result, check,
     features::{MEMORY_FLAGS, MEMORY_MODES},
-    shape::Shaped,
+    objects::Objects,
 };
 
 /// Blocks of config.json that are not Linux'.
@@ -120,9 +120,10 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
-fn parse<T: DeserializeOwned + Shaped>(json: &[u8], process: &str, warnings: &mut Vec<String>) -> Result<T> {
-    if let Ok(value) = serde_json::from_slice(json)
-        && T::look(&mut serde_json::Deserializer::from_slice(json)).is_ok()
+fn parse<T: DeserializeOwned>(json: &[u8], process: &str, warnings: &mut Vec<String>) -> Result<T> {
+    let mut text = serde_json::Deserializer::from_slice(json);
+    if let Ok(value) = T::deserialize(Objects(&mut text))
+        && text.end().is_ok()
     {
         return Ok(value);
     }
@@ -143,17 +144,10 @@ fn parse<T: DeserializeOwned + Shaped>(json: &[u8], process: &str, warnings: &mu
     if let Some(policy) = value.get("linux").and_then(|linux| linux.get("memoryPolicy")) {
         known_memory_policy(policy)?;
     }
-    let mut track = serde_path_to_error::Track::new();
-    if let Err(e) = T::look(serde_path_to_error::Deserializer::new(&value, &mut track)) {
-        return Err(named(&track.path(), &e));
-    }
-    serde_path_to_error::deserialize(value).map_err(|e| named(e.path(), e.inner()))
-}
-
-/// What is wrong, and where.
-fn named(path: &serde_path_to_error::Path, error: &serde_json::Error) -> Error {
-    let path = path.to_string();
-    Error::invalid(if path == "." { error.to_string() } else { format!("{path}: {error}") })
+    serde_path_to_error::deserialize(Objects(value)).map_err(|e| match e.path().to_string().as_str() {
+        "." => Error::invalid(e.inner().to_string()),
+        path => Error::invalid(format!("{path}: {}", e.inner())),
+    })
 }
 
 /// Takes out members that are `null`: absent, to Go. In an array a `null` stays, and is a mistake.
@@ -259,7 +253,7 @@ mod tests {
             assert_eq!(error.kind(), Kind::InvalidArgument);
         }
         for (json, field) in [
-            (r#"{"ociVersion":"1","linux":[]}"#, "linux: invalid type: sequence, expected an object"),
+            (r#"{"ociVersion":"1","linux":[]}"#, "linux: invalid type: sequence, expected struct Linux"),
             (r#"{"ociVersion":"1","hooks":{"poststop":[["/a"]]}}"#, "hooks.poststop[0]: invalid type"),
             (r#"{"ociVersion":"1","linux":{"resources":{"memory":[1]}}}"#, "linux.resources.memory: invalid type"),
             (r#"["1"]"#, "invalid type: sequence"),
