@@ -6,7 +6,7 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::{Refusal, refused},
+    case::{Refusal, beyond_runc, refused},
     runtime::Runtime,
 };
 use serde_json::{Value, json};
@@ -263,6 +263,37 @@ fn flags() {
         let bundle = profiled(&["syscall", "110"], ROWS[0].profile).set("/linux/seccomp/flags", flags.clone());
         let out = runtime.run("c1", &bundle).ok();
         assert_eq!(out.json()["syscall"]["110"], -77, "{flags}");
+    }
+}
+
+/// The annotation of crun, which never stands in the place of a profile.
+#[test]
+fn a_filter_as_bpf() {
+    if beyond_runc("a_filter_as_bpf", "it takes no filter from an annotation") {
+        return;
+    }
+    // ld [0]; jeq #110, 0, 1; ret ERRNO 77; ret ALLOW
+    const GETPPID: &str = "IAAAAAAAAAAVAAABbgAAAAYAAABNAAUABgAAAAAA/38=";
+    let annotated = |text: &str| {
+        let words = ["syscall", "110", "39", "+", "sleep", "100"];
+        Bundle::probe(&words).edit(|c| c["annotations"] = json!({"run.oci.seccomp_bpf_data": text}))
+    };
+    let runtime = Runtime::new("seccomp-bpf");
+    let out = runtime.run("c1", &annotated(GETPPID).set("/process/args", json!(["/probe", "syscall", "110", "39"])));
+    assert_eq!(wrong("init", &out.ok().json(), &[("110", -77), ("39", 1)]), [""; 0]);
+    runtime.start("c2", &annotated(GETPPID));
+    let out = runtime.cmd(&["exec", "c2", "/probe", "syscall", "110"]).ok();
+    assert_eq!(wrong("exec", &out.json(), &[("110", -77)]), [""; 0]);
+    for (bundle, words) in [
+        (annotated("hwAAAAAAAAA="), "run.oci.seccomp_bpf_data: instruction 0"),
+        (annotated("what"), "run.oci.seccomp_bpf_data: 3 bytes"),
+        (
+            annotated(GETPPID).set("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"})),
+            "there is linux.seccomp",
+        ),
+    ] {
+        let out = runtime.run("c3", &bundle);
+        assert!(out.code == 1 && out.stderr.contains(words), "{out:#?}");
     }
 }
 

@@ -78,13 +78,19 @@ pub fn rootfs_path(bundle: &Bundle) -> PathBuf {
     bundle.spec.root().as_ref().map_or_else(|| bundle.dir.clone(), |root| bundle.dir.join(root.path()))
 }
 
-/// The compiled filter of a config.json.
+/// The compiled filter of a config.json, or the one of its annotations. Whoever may set annotations must not be able to
+/// take a profile away with them, so there is no filter in the place of another.
 ///
 /// # Errors
-/// As [`seccomp::compile`].
+/// As [`seccomp::compile`] and [`seccomp::raw::decode`]; both are given.
 pub fn filter(spec: &Spec) -> Result<Option<Arc<Filter>>> {
+    use seccomp::raw::{ANNOTATION, decode};
     let profile = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
-    profile.map(seccomp::compile).transpose()
+    match (profile, spec.annotations().as_ref().and_then(|all| all.get(ANNOTATION))) {
+        (Some(_), Some(_)) => Err(Error::invalid(format!("annotations.{ANNOTATION}: there is linux.seccomp already"))),
+        (None, Some(text)) => decode(text).map(Some),
+        (profile, None) => profile.map(seccomp::compile).transpose(),
+    }
 }
 
 /// Plans a container's init.

@@ -148,7 +148,16 @@ impl Assembler {
 /// Whether a program is one that [`Assembler`] could have written and the kernel will take: known instructions, loads
 /// inside `seccomp_data`, jumps inside the program, a return at its end.
 pub fn valid(program: &[sock_filter]) -> bool {
-    let fits = |n: usize, skip: usize| n + 1 + skip < program.len();
+    fault(program).is_none()
+}
+
+/// What keeps a program from being [`valid`].
+pub fn fault(program: &[sock_filter]) -> Option<String> {
+    let len = program.len();
+    if !(1..=MAX_INSTRUCTIONS).contains(&len) {
+        return Some(format!("{len} instructions, the kernel takes {MAX_INSTRUCTIONS}"));
+    }
+    let fits = |n: usize, skip: usize| n + 1 + skip < len;
     let instruction = |(n, i): (usize, &sock_filter)| match i.code {
         RETURN => true,
         LOAD => i.k.is_multiple_of(4) && i.k < 64 && fits(n, 0),
@@ -156,7 +165,8 @@ pub fn valid(program: &[sock_filter]) -> bool {
         JUMP => usize::try_from(i.k).is_ok_and(|k| k < MAX_INSTRUCTIONS && fits(n, k)),
         code => Jump::from_code(code).is_some() && fits(n, i.jt.into()) && fits(n, i.jf.into()),
     };
-    (1..=MAX_INSTRUCTIONS).contains(&program.len()) && program.iter().enumerate().all(instruction)
+    let (n, i) = program.iter().enumerate().find(|(n, i)| !instruction((*n, *i)))?;
+    Some(format!("instruction {n}, code {:#x}: unknown, or it leaves the program or the call's data", i.code))
 }
 
 /// Runs a [`valid`] program over a call and gives the raw action.

@@ -16,6 +16,7 @@ mod compile;
 mod filter;
 mod profile;
 mod ranges;
+pub mod raw;
 mod rules;
 mod syscalls;
 
