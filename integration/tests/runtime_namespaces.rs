@@ -6,8 +6,10 @@ use berth_integration::{
     case::{Refusal, beyond_runc, refused},
     runtime::Runtime,
 };
+use nix::sched::{CloneFlags, unshare};
 use rustix::mount::MountPropagationFlags;
 use serde_json::{Value, json};
+use std::{fs::File, os::fd::AsRawFd};
 
 const KINDS: [(&str, &str); 7] = [
     ("pid", "pid"),
@@ -238,6 +240,26 @@ fn a_new_user_namespace() {
     assert_eq!(report["dev"]["/dev/null"]["rdev"], json!([1, 3]));
     assert_eq!(lines[1]["open"]["/dev/null"], 0);
     runtime.assert_clean("a user namespace");
+}
+
+/// The loopback device of a network that is new is up, that of one that is joined is as it was.
+#[test]
+fn the_loopback_device() {
+    const FLAGS: &str = "/sys/class/net/lo/flags";
+    let runtime = Runtime::new("loopback");
+    let bundle = || Bundle::probe(&["report", &format!("read={FLAGS}")]);
+    let flags = |bundle: &Bundle| runtime.run("c1", bundle).ok().json()["read"][FLAGS].clone();
+    assert_eq!(flags(&bundle()), "0x9", "IFF_UP and IFF_LOOPBACK");
+    assert_eq!(flags(&mapped(bundle())), "0x9", "in a user namespace");
+
+    let alone = || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        File::open("/proc/thread-self/ns/net").unwrap()
+    };
+    let other = std::thread::spawn(alone).join().unwrap();
+    let path = format!("/proc/{}/fd/{}", std::process::id(), other.as_raw_fd());
+    assert_eq!(flags(&bundle().namespace("network", &path)), "0x8");
+    runtime.assert_clean("networks");
 }
 
 #[test]

@@ -103,6 +103,7 @@ pub fn word(failure: Failure, plan: Option<&Plan<'_>>, names: &Names<'_>) -> Err
         Step::Seccomp => why("linux.seccomp: error loading seccomp filter".into()),
         Step::Capabilities | Step::BoundingSet => why("process.capabilities: unable to apply caps".into()),
         Step::Console | Step::ConsoleBind => why("open the container's terminal in /dev/pts".into()),
+        Step::Loopback => why("linux.namespaces: network: set the loopback device up".into()),
         Step::Unshare => why("linux.namespaces: unshare".into()),
         Step::Hostname => why("hostname: sethostname".into()),
         Step::Domainname => why("domainname: setdomainname".into()),

@@ -129,6 +129,7 @@ pub fn init<'a>(
     })?;
     let bytes = |text: &Option<String>| text.as_deref().filter(|t| !t.is_empty()).map(|t| arena.bytes(t.as_bytes()));
     let container = Container {
+        new_network: placement.made & namespace::flag::NETWORK != 0,
         hostname: bytes(spec.hostname()),
         domainname: bytes(spec.domainname()),
         rootfs,

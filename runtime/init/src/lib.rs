@@ -95,6 +95,9 @@ fn be_born(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<core::convert::In
 
     let mut terminal = None;
     if let Some(container) = &plan.container {
+        if container.new_network {
+            sys::set_loopback_up().at(Step::Loopback)?;
+        }
         let host_root = rootfs::build(container, &mut terminal, plan, report)?;
         // While the host's tree is still there, beside the container's.
         run_create_hooks(container, report)?;

@@ -65,6 +65,8 @@ pub struct Join<'a> {
 
 /// What only a container's init does.
 pub struct Container<'a> {
+    /// The network namespace is new: its loopback device is to be set up.
+    pub new_network: bool,
     /// UTS names.
     pub hostname: Option<&'a [u8]>,
     /// NIS domain name.

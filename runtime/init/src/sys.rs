@@ -180,6 +180,27 @@ pub fn unshare(flags: u32) -> Result<()> {
     call!(libc::SYS_unshare, flags).map(drop)
 }
 
+/// Sets the loopback device of this network namespace up (netdevice(7), `SIOCSIFFLAGS`), which gives it its addresses. Its
+/// namespace must be new: other flags of the device are cleared.
+pub fn set_loopback_up() -> Result<()> {
+    /// `struct ifreq`, 40 bytes.
+    #[repr(C)]
+    struct Request {
+        name: [u8; libc::IFNAMSIZ],
+        flags: libc::c_short,
+        rest: [u8; 22],
+    }
+    const LO: [u8; libc::IFNAMSIZ] = *b"lo\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    /// `IFF_UP`.
+    const UP: libc::c_short = 1;
+    let request = Request { name: LO, flags: UP, rest: [0; 22] };
+    // Any socket will do, and this kind every kernel has.
+    let fd = call!(libc::SYS_socket, libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)?;
+    // SAFETY: the kernel made a new fd that nobody else owns.
+    let socket = unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).unwrap_or(-1)) };
+    call!(libc::SYS_ioctl, socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request).map(drop)
+}
+
 /// keyctl(2) `KEYCTL_JOIN_SESSION_KEYRING`; the keyring's serial number.
 pub fn join_session_keyring(name: &CStr) -> Result<i32> {
     let serial = call!(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr())?;

@@ -89,6 +89,8 @@ steps! {
     Keyring,
     /// setsid.
     Session,
+    /// Setting the loopback device up.
+    Loopback,
     /// Propagation of the host's tree.
     HostPropagation,
     /// Attaching the rootfs.
