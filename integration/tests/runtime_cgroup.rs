@@ -9,6 +9,7 @@ use berth_integration::{
     runtime::Runtime,
 };
 use serde_json::{Value, json};
+use std::fs;
 
 fn with_resources(text: &str, words: &[&str]) -> Bundle {
     let resources: Value = serde_json::from_str(text).unwrap();
@@ -28,7 +29,7 @@ fn every_process_is_in_the_configured_group() {
     let pids: Vec<u32> = serde_json::from_str(&runtime.cmd(&["ps", "--format", "json", "c1"]).ok().stdout).unwrap();
     assert_eq!(pids.len(), 4, "{pids:?}");
     for pid in pids {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
         for line in text.lines() {
             let mut parts = line.splitn(3, ':').skip(1);
             let (controllers, at) = (parts.next().unwrap(), parts.next().unwrap());
@@ -37,6 +38,39 @@ fn every_process_is_in_the_configured_group() {
         }
     }
     assert!(!cgroup::directories(&path).is_empty());
+}
+
+/// crun's flag, which podman passes on for `--cgroups=disabled`.
+#[test]
+fn none_of_its_own() {
+    if beyond_runc("none_of_its_own", "the flag is crun's") {
+        return;
+    }
+    let runtime = Runtime::new("no-cgroup");
+    let manager = |by: &'static str| ["--cgroup-manager", by];
+    let create = |id: &str, bundle: &Bundle, globals: &[&str]| runtime.on("create", id, bundle).global(globals).wait();
+    create("c1", &Bundle::probe(&["signal"]), &manager("disabled")).ok();
+    runtime.cmd(&["start", "c1"]).ok();
+    let of = |pid: &str| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert_eq!(of(&runtime.pid("c1").to_string()), of("self"), "it stays where its maker is");
+    let exec = runtime.exec("c1", &["/probe", "report", "namespaces"]).ok().json();
+    assert!(exec["namespaces"].is_object());
+    runtime.cmd(&["pause", "c1"]).fails(1, &["cgroups not configured for container"]);
+    runtime.cmd(&["update", "--pids-limit", "5", "c1"]).fails(1, &[]);
+    assert_eq!(runtime.state("c1")["status"], "running");
+    runtime.cmd(&["delete", "--force", "c1"]).ok();
+
+    let limited = Bundle::probe(&["exit", "0"]).set("/linux/resources", json!({"pids": {"limit": 20}}));
+    create("c2", &limited, &manager("disabled")).fails(1, &["limit: container could not join or create cgroup"]);
+    let plain = Bundle::probe(&["exit", "0"]);
+    create("c2", &plain, &manager("cgroupfs")).ok();
+    assert_ne!(of(&runtime.pid("c2").to_string()), of("self"));
+    runtime.cmd(&["delete", "--force", "c2"]).ok();
+    create("c3", &plain, &manager("nobody")).fails(1, &["--cgroup-manager", "nobody"]);
+    let both = [&manager("disabled")[..], &["--systemd-cgroup"]].concat();
+    create("c3", &plain, &both).fails(1, &["--cgroup-manager disabled", "--systemd-cgroup"]);
+    assert!(runtime.ids().is_empty());
+    runtime.assert_clean("a container without a cgroup");
 }
 
 /// Without a cgroupsPath a container has one of its own all the same, named by its id.

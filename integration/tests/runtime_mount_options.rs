@@ -178,6 +178,29 @@ fn a_remount_changes_what_is_there() {
     runtime.assert_clean("remount");
 }
 
+/// crun's words, which podman passes on for `--volume from:to:idmap=…`.
+#[test]
+fn mappings_among_the_words() {
+    if beyond_runc("idmap= with a mapping", "it is crun's") {
+        return;
+    }
+    let runtime = Runtime::new("idmap-words");
+    let dir = runtime.work().join("from");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("file"), "text").unwrap();
+    let bundle = |word| {
+        Bundle::probe(&["report", "stat=/mnt/file"]).mount("/mnt", "bind", dir.to_str().unwrap(), &["bind", word])
+    };
+    let owner = |bundle: &Bundle| {
+        let report = runtime.run("c1", bundle).ok().json();
+        ["uid", "gid"].map(|id| report["stat"]["/mnt/file"][id].as_u64().unwrap())
+    };
+    assert_eq!(owner(&bundle("idmap=uids=0-1000-10;gids=0-1001-10")), [1000, 1001]);
+    assert_eq!(owner(&bundle("ridmap=uids=@0-3-10;gids=7-5-1#0-100004-1").mapped()), [3, 4]);
+    runtime.run("c1", &bundle("idmap=uids=0-1")).fails(1, &["idmap=uids=0-1", "is no mapping"]);
+    runtime.assert_clean("mappings among the words");
+}
+
 /// crun's words, which podman uses.
 #[test]
 fn links_as_sources_and_targets() {

@@ -4,7 +4,7 @@
 use berth_integration::{
     bundle::Bundle,
     case::{Case, Refusal, all, beyond_runc, refused},
-    runtime::Runtime,
+    runtime::{Call, Runtime},
 };
 use serde_json::json;
 
@@ -122,6 +122,36 @@ const CWD: &[Case] = &[
 #[test]
 fn identity() {
     all("identity", IDENTITY);
+}
+
+/// crun's word for a container that is to keep the groups of whoever makes it, for podman's `--group-add keep-groups`.
+#[test]
+fn the_groups_of_the_caller() {
+    if beyond_runc("the_groups_of_the_caller", "the annotation is crun's") {
+        return;
+    }
+    let runtime = Runtime::new("keep-groups");
+    let bundle = |words: &[&str]| {
+        Bundle::probe(words)
+            .set("/annotations", json!({"run.oci.keep_original_groups": "1"}))
+            .set("/process/user", json!({"uid": 1000, "gid": 1000, "additionalGids": [7]}))
+    };
+    let with_groups = ["setpriv", "--groups=5,1234"];
+    let groups = |call: Call<'_>| call.through(&with_groups).wait().ok().json()["ids"]["groups"].clone();
+    let report = bundle(&["report", "ids"]);
+    assert_eq!(groups(runtime.on("run", "c1", &report)), json!([5, 1234]));
+    let users = json!([{"containerID": 0, "hostID": 0, "size": 2000}]);
+    let inside = bundle(&["report", "ids"]).namespace("user", "");
+    let inside = inside.set("/linux/uidMappings", users.clone()).set("/linux/gidMappings", users);
+    assert_eq!(groups(runtime.on("run", "c1", &inside)), json!([5, 1234]));
+
+    runtime.start("c1", &bundle(&["signal"]));
+    assert_eq!(groups(runtime.call(&["exec", "c1", "/probe", "report", "ids"])), json!([5, 1234]));
+    runtime.cmd(&["delete", "--force", "c1"]).ok();
+    runtime.start("c1", &Bundle::probe(&["signal"]));
+    assert_eq!(groups(runtime.call(&["exec", "c1", "/probe", "report", "ids"])), json!([]), "without the annotation");
+    runtime.cmd(&["delete", "--force", "c1"]).ok();
+    runtime.assert_clean("groups of the caller");
 }
 
 const IDENTITY: &[Case] = &[

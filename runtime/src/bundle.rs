@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::{
     Context, Error, Kind, Result, check,
     features::{MEMORY_FLAGS, MEMORY_MODES},
+    mount,
     objects::Objects,
 };
 
@@ -45,7 +46,8 @@ impl Bundle {
         let dir = std::path::absolute(dir).with_context(|| format!("bundle {}", dir.display()))?;
         let json = text(&dir)?;
         let mut warnings = Vec::new();
-        let spec: Spec = parse(&json, "process", &mut warnings).context("config.json")?;
+        let mut spec: Spec = parse(&json, "process", &mut warnings).context("config.json")?;
+        mount::translate_idmaps(&mut spec).context("config.json")?;
         check::spec(&spec).context("config.json")?;
         warnings.extend(taken_otherwise(&spec));
         let personality = spec.linux().as_ref().and_then(|l| l.personality().as_ref());

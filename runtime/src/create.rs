@@ -21,7 +21,7 @@ use crate::{
     arena::Arena,
     bundle::Bundle,
     caps,
-    cgroup::{Cgroup, Making, Request},
+    cgroup::{Cgroup, Making, Manager, Request},
     failure::{self, Names},
     hooks::{self, AtCreate},
     inside::{Inside, Legacy},
@@ -57,8 +57,8 @@ pub struct Options<'a> {
     pub no_new_keyring: bool,
     /// Fds from 3 on for the payload.
     pub preserve_fds: u32,
-    /// Have systemd own the cgroup.
-    pub systemd_cgroup: bool,
+    /// Who makes the cgroup.
+    pub cgroup_manager: Manager,
     /// Give the container a place for a notification socket ([`sd_notify`]).
     pub sd_notify: bool,
     /// Do without what the host does not allow with cgroups, unless config.json asks for it; `None`: unless this is root of
@@ -123,8 +123,8 @@ fn make(options: Options<'_>) -> Result<Created> {
     let cgroups_path = linux.and_then(|l| l.cgroups_path().as_deref());
     let none = LinuxResources::default();
     let resources = linux.and_then(|l| l.resources().as_ref()).unwrap_or(&none);
-    let mut cgroup = Cgroup::resolve(cgroups_path, options.id, options.systemd_cgroup, options.rootless)?;
-    if shares_cgroups {
+    let mut cgroup = Cgroup::resolve(cgroups_path, options.id, options.cgroup_manager, options.rootless)?;
+    if shares_cgroups && cgroup.is_any() {
         cgroup = cgroup.left_to_user(resources, cgroups_path.is_some_and(|path| !path.as_os_str().is_empty()))?;
     }
     let filter = plan::filter(&bundle.spec)?;

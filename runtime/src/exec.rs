@@ -20,6 +20,7 @@ use crate::{
     rlimit, rootless, scheduling,
     spawn::{self, Outcome},
     state::{Container, Status},
+    user,
 };
 
 /// What to run and how.
@@ -90,6 +91,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
         // Labels of the container hold for an exec that names none.
         apparmor: state.process.apparmor.as_deref(),
         selinux: state.process.selinux.as_deref(),
+        keep_groups: user::keeps_groups(&state.annotations),
     };
     let wanted = state.process.scheduling.overridden_by(process);
     let (born_in, cgroups) = match options.cgroup {

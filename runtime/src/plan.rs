@@ -26,7 +26,7 @@ use crate::{
     seccomp::{self, Filter},
     state::State,
     sysctl, timens,
-    user::Ids,
+    user::{self, Ids},
 };
 
 /// What the front door chose.
@@ -113,8 +113,13 @@ pub fn init<'a>(
     let placement = namespace::plan(arena, linux.namespaces().as_deref().unwrap_or_default(), &given, choices.inside)?;
     check_identity(payload, &placement.users)?;
 
-    let defaults =
-        Defaults { capabilities: crate::caps::plan(None), umask: Some(0o022), apparmor: None, selinux: None };
+    let defaults = Defaults {
+        capabilities: crate::caps::plan(None),
+        umask: Some(0o022),
+        apparmor: None,
+        selinux: None,
+        keep_groups: user::keeps_groups(&state.annotations),
+    };
     let scheduling = scheduling::plan(arena, &state.process.scheduling, false)?;
     let process = berth_init::plan::Process { scheduling, ..process::plan(arena, payload, defaults, filter)? };
     let root = rootfs_path(bundle);

@@ -21,6 +21,8 @@ pub struct Defaults<'d> {
     pub apparmor: Option<&'d str>,
     /// SELinux label.
     pub selinux: Option<&'d str>,
+    /// The runtime's supplementary groups stay ([`user::keeps_groups`]).
+    pub keep_groups: bool,
 }
 
 /// What an exec takes from the container unless it says otherwise.
@@ -72,7 +74,7 @@ pub fn plan<'a>(
         uid: process.user().uid(),
         gid: process.user().gid(),
         groups: user::groups(arena, process.user()),
-        keep_groups: crate::rootless::keeps_groups(),
+        keep_groups: defaults.keep_groups || crate::rootless::keeps_groups(),
         umask: process.user().umask().or(defaults.umask),
         capabilities: match process.capabilities() {
             Some(sets) => crate::caps::plan(Some(sets)),

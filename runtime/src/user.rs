@@ -1,5 +1,7 @@
 //! Users: id mappings of a user namespace, and supplementary groups. Pure.
 
+use std::collections::HashMap;
+
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Spec, User};
 
 use crate::{Error, Result, arena::Arena};
@@ -179,6 +181,15 @@ fn check(map: &[LinuxIdMapping], field: &str) -> Result<()> {
 pub fn groups<'a>(arena: &'a Arena, user: &User) -> &'a [u32] {
     arena.list(user.additional_gids().clone().unwrap_or_default())
 }
+
+/// Whether the supplementary groups of the runtime stay with all processes of a container with these annotations, and its
+/// `additionalGids` are passed over: crun's word, for podman's `--group-add keep-groups`.
+pub fn keeps_groups(annotations: &HashMap<String, String>) -> bool {
+    annotations.contains_key(KEEP_GROUPS)
+}
+
+/// The annotation of [`keeps_groups`], whatever its value.
+pub const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
 
 #[cfg(test)]
 mod tests {

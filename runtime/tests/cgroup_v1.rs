@@ -20,7 +20,7 @@ use std::{
 
 use berth_runtime::{
     Kind,
-    cgroup::{self, Cgroup, Hierarchy, Stats},
+    cgroup::{self, Cgroup, Hierarchy, Manager, Stats},
 };
 use oci_spec::runtime::LinuxResources;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -45,7 +45,7 @@ impl Fixture {
         }
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let parent = PathBuf::from(format!("/berth-test-{}-{n}", std::process::id()));
-        let cgroup = Cgroup::resolve(Some(&parent.join("pod/ctr")), "ctr", false, None).unwrap();
+        let cgroup = Cgroup::resolve(Some(&parent.join("pod/ctr")), "ctr", Manager::Cgroupfs, None).unwrap();
         assert_eq!(cgroup.hierarchy(), Hierarchy::V1);
         Some(Self { cgroup, parent })
     }
@@ -424,7 +424,7 @@ fn relative_and_absent_paths_lie_under_the_callers_own() {
     let Some(f) = Fixture::new() else { return };
     let name = f.parent.strip_prefix("/").unwrap();
     for (given, tail) in [(Some(name), name), (None, Path::new("berth-test-id"))] {
-        let cgroup = Cgroup::resolve(given, "berth-test-id", false, None).unwrap();
+        let cgroup = Cgroup::resolve(given, "berth-test-id", Manager::Cgroupfs, None).unwrap();
         for m in cgroup::host().unwrap().mounts().iter().filter(|m| m.controllers == ["memory"]) {
             assert_eq!(cgroup.path_in("memory").unwrap(), m.own_dir().join(tail));
         }

@@ -25,7 +25,7 @@ use std::{
 
 use berth_runtime::{
     Kind,
-    cgroup::{self, Cgroup, Hierarchy, Stats},
+    cgroup::{self, Cgroup, Hierarchy, Manager, Stats},
 };
 use oci_spec::runtime::LinuxResources;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -83,7 +83,7 @@ impl Fixture {
         assert!(cgroup::host().unwrap().unified(), "only in the namespace that the first test makes");
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let parent = PathBuf::from(format!("/berth-test-{}-{n}", std::process::id()));
-        let cgroup = Cgroup::resolve(Some(&parent.join("pod/ctr")), "ctr", false, None).unwrap();
+        let cgroup = Cgroup::resolve(Some(&parent.join("pod/ctr")), "ctr", Manager::Cgroupfs, None).unwrap();
         assert_eq!(cgroup.hierarchy(), Hierarchy::V2);
         let parent = Path::new(TOP).join(parent.strip_prefix("/").unwrap());
         Self { cgroup, dir: parent.join("pod/ctr"), parent }

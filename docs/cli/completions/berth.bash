@@ -13,7 +13,7 @@ _berth() {
                 [[ ${COMP_WORDS[i]} == '=' ]] && i=$((i + 1))
                 root=(--root "${COMP_WORDS[i]}")
                 ;;
-            ' --log' | ' --log-format' | ' --rootless')
+            ' --log' | ' --log-format' | ' --cgroup-manager' | ' --rootless')
                 i=$((i + 1))
                 [[ ${COMP_WORDS[i]} == '=' ]] && i=$((i + 1))
                 ;;
@@ -63,7 +63,7 @@ _berth() {
         esac
     done
     case "$command" in
-        '') flags='--debug --log --log-format --root --systemd-cgroup --rootless --version -v --help -h' ;;
+        '') flags='--debug --log --log-format --root --systemd-cgroup --cgroup-manager --rootless --version -v --help -h' ;;
         checkpoint) flags='--help -h' ;;
         create) flags='--bundle -b --console-socket --pidfd-socket --pid-file --no-pivot --no-new-keyring --preserve-fds --help -h' ;;
         delete) flags='--force -f --help -h' ;;
@@ -86,6 +86,7 @@ _berth() {
         ' --log') values='' ;;
         ' --log-format') values='text json' ;;
         ' --root') values='' ;;
+        ' --cgroup-manager') values='cgroupfs systemd disabled' ;;
         ' --rootless') values='true false auto' ;;
         'create --bundle' | 'create -b') values='' ;;
         'create --console-socket') values='' ;;

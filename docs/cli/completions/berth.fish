@@ -14,6 +14,7 @@ complete -c berth -n "not __fish_seen_subcommand_from $commands" -l log -r -F -d
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -l log-format -x -a 'text json' -d 'how log lines are written: \'text\' or \'json\''
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -l root -r -F -d 'directory for the state of containers (should be on a tmpfs)'
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -l systemd-cgroup -d 'make cgroups through systemd; cgroupsPath then has the form "slice:prefix:name"'
+complete -c berth -n "not __fish_seen_subcommand_from $commands" -l cgroup-manager -x -a 'cgroupfs systemd disabled' -d 'who makes cgroups: \'cgroupfs\', \'systemd\' (as --systemd-cgroup), or nobody (\'disabled\')'
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -l rootless -x -a 'true false auto' -d 'go on without cgroup permissions: \'true\', \'false\' or \'auto\''
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -l version -s v -d 'print the version'
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -l help -s h -d 'show help'

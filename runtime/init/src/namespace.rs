@@ -23,7 +23,7 @@ use crate::{
 /// and exits.
 pub fn enter(plan: &Plan<'_>, report: &Report<'_>) -> Result<()> {
     let namespaces = &plan.namespaces;
-    if namespaces.become_root {
+    if namespaces.become_root && !plan.process.keep_groups {
         shed_groups()?;
     }
     let user = namespaces.joins.iter().position(|join| join.flags & CLONE_NEWUSER != 0);

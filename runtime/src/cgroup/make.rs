@@ -228,8 +228,9 @@ fn effective(dir: &Dir, file: &str) -> Result<String> {
 }
 
 fn fill_v2(ready: &[Ready<'_>], writes: &[Write], resources: &LinuxResources, rules: Option<&[Rule]>) -> Result<()> {
-    // What asks for a cgroup was refused where there is none.
-    let Some(r) = ready.first() else { return Ok(()) };
+    let Some(r) = ready.first() else {
+        return writes.first().map_or(Ok(()), |write| Err(write.without_cgroup()));
+    };
     unified::enable_controllers(&r.dir, resources)?;
     let default = |w: &Write| r.fresh && v2::DEFAULTS.contains(&(w.file.as_ref(), w.value.as_str()));
     let writes: Vec<Write> = writes.iter().filter(|w| !default(w)).cloned().collect();

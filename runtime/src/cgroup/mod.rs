@@ -79,6 +79,12 @@ pub enum Hierarchy {
     V2,
 }
 
+impl Hierarchy {
+    fn of(host: &Host) -> Self {
+        if host.unified() { Self::V2 } else { Self::V1 }
+    }
+}
+
 /// Who makes the directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -87,6 +93,18 @@ enum Driver {
     Cgroupfs,
     /// systemd, for this unit.
     Systemd(systemd::Unit),
+}
+
+/// Who is asked to make a container's cgroup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Manager {
+    /// We are, unless `linux.cgroupsPath` has systemd's form.
+    #[default]
+    Cgroupfs,
+    /// systemd.
+    Systemd,
+    /// Nobody: the container is to stay where its maker is.
+    Disabled,
 }
 
 /// A container's cgroup: where it is, whether or not it is there.
@@ -117,11 +135,16 @@ impl Place {
 impl Cgroup {
     /// Where the container `id` with `linux.cgroupsPath` belongs on this machine. An absolute path counts from the root
     /// of the hierarchy, a relative one from the caller's own cgroup (on v2 from the one above it, which may hold no
-    /// processes), none means `id`. A `..` is refused. With `systemd`, or when the path says so by its form
-    /// `slice:prefix:name`, it is that of a scope.
+    /// processes), none means `id`. A `..` is refused. With [`Manager::Systemd`], or when the path says so by its form
+    /// `slice:prefix:name`, it is that of a scope; with [`Manager::Disabled`] there is none, whatever the path.
     /// `rootless` says whether the scope is one of the caller's own systemd; `None`: unless he is root of the host.
-    pub fn resolve(cgroups_path: Option<&Path>, id: &str, systemd: bool, rootless: Option<bool>) -> Result<Self> {
-        let (driver, inner) = if systemd || cgroups_path.is_some_and(path::is_systemd_form) {
+    pub fn resolve(cgroups_path: Option<&Path>, id: &str, by: Manager, rootless: Option<bool>) -> Result<Self> {
+        if by == Manager::Disabled {
+            // Rules of devices would be the maker's as well: what has no cgroup is as what may have none.
+            let hierarchy = Hierarchy::of(host()?);
+            return Ok(Self { hierarchy, driver: Driver::Cgroupfs, places: Vec::new(), rootless: true });
+        }
+        let (driver, inner) = if by == Manager::Systemd || cgroups_path.is_some_and(path::is_systemd_form) {
             let whose = systemd::Whose::of_caller(rootless);
             if whose == systemd::Whose::User && !host()?.unified() {
                 let text = "cannot use rootless systemd cgroups manager on cgroup v1";
@@ -135,8 +158,7 @@ impl Cgroup {
         };
         let host = host()?;
         let places = path::places(host, &inner)?;
-        let hierarchy = if host.unified() { Hierarchy::V2 } else { Hierarchy::V1 };
-        Ok(Self { hierarchy, driver, places, rootless: false })
+        Ok(Self { hierarchy: Hierarchy::of(host), driver, places, rootless: false })
     }
 
     /// What is left of it for a runtime that may not make every cgroup: what is refused is left out, unless the container
@@ -156,7 +178,7 @@ impl Cgroup {
         Some(rules).filter(|_| !self.rootless)
     }
 
-    /// Whether there is any: [`Cgroup::left_to_user`] may leave none.
+    /// Whether there is any: [`Cgroup::left_to_user`] may leave none, [`Manager::Disabled`] does.
     pub fn is_any(&self) -> bool {
         !self.places.is_empty()
     }

@@ -45,6 +45,12 @@ impl Write {
         Self { absent, ..self }
     }
 
+    /// That there is nowhere to write it.
+    pub(super) fn without_cgroup(&self) -> Error {
+        let what = self.controller;
+        Error::unsupported(format!("cannot set {what} limit: container could not join or create cgroup"))
+    }
+
     /// The same, one half of a pair.
     pub(super) fn paired(self, paired: bool) -> Self {
         Self { paired, ..self }
@@ -57,12 +63,7 @@ pub(super) fn apply<'a>(writes: &[Write], dir_of: impl Fn(&str) -> Option<&'a Di
     let mut later: Vec<&Write> = Vec::new();
     let mut open: Option<(&str, File<'a>)> = None;
     for write in writes {
-        let dir = dir_of(write.controller).ok_or_else(|| {
-            Error::unsupported(format!(
-                "cannot set {} limit: container could not join or create cgroup",
-                write.controller
-            ))
-        })?;
+        let dir = dir_of(write.controller).ok_or_else(|| write.without_cgroup())?;
         let reuse = open.take().filter(|(c, f)| *c == write.controller && f.name() == write.file);
         let done = match reuse {
             Some((_, file)) => file.write(&write.value).map(|()| file),

@@ -43,7 +43,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berth_runtime::{Context, Error, rootless, state::Container};
+use berth_runtime::{Context, Error, cgroup::Manager, rootless, state::Container};
 
 use self::args::Parsed;
 
@@ -77,8 +77,8 @@ pub struct Globals {
     pub root: PathBuf,
     /// `--root` was given, so it has to exist.
     pub root_given: bool,
-    /// Cgroups through systemd.
-    pub systemd_cgroup: bool,
+    /// Who makes cgroups.
+    pub cgroup_manager: Manager,
     /// Cgroups are made as far as they are allowed; `None`: as the runtime finds itself.
     pub rootless: Option<bool>,
 }
@@ -208,7 +208,23 @@ fn globals(program: &'static str, parsed: &Parsed) -> Result<Globals, Failure> {
     } else {
         default_root()?
     };
-    Ok(Globals { program, root, root_given, systemd_cgroup: parsed.on("systemd-cgroup"), rootless })
+    Ok(Globals { program, root, root_given, cgroup_manager: cgroup_manager(parsed)?, rootless })
+}
+
+/// runc's flag, or crun's, which engines pass on for a container without a cgroup of its own.
+fn cgroup_manager(parsed: &Parsed) -> Result<Manager, Error> {
+    let systemd = parsed.on("systemd-cgroup");
+    match parsed.text("cgroup-manager") {
+        None if systemd => Ok(Manager::Systemd),
+        None => Ok(Manager::Cgroupfs),
+        Some("systemd") => Ok(Manager::Systemd),
+        Some(other) if systemd => {
+            Err(Error::invalid(format!("--cgroup-manager {other}: contradicts --systemd-cgroup")))
+        }
+        Some("cgroupfs") => Ok(Manager::Cgroupfs),
+        Some("disabled") => Ok(Manager::Disabled),
+        Some(other) => Err(Error::invalid(format!("--cgroup-manager {other:?}: not cgroupfs, systemd or disabled"))),
+    }
 }
 
 fn start_log(parsed: &Parsed) -> Result<(), Failure> {

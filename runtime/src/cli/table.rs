@@ -13,6 +13,11 @@ pub static GLOBALS: &[Flag] = &[
         &["systemd-cgroup"],
         "make cgroups through systemd; cgroupsPath then has the form \"slice:prefix:name\"",
     ),
+    Flag::value(
+        &["cgroup-manager"],
+        Takes::Text,
+        "who makes cgroups: 'cgroupfs', 'systemd' (as --systemd-cgroup), or nobody ('disabled')",
+    ),
     Flag::value(&["rootless"], Takes::Text, "go on without cgroup permissions: 'true', 'false' or 'auto'").or("auto"),
     Flag::switch(&["version", "v"], "print the version"),
 ];

@@ -8,6 +8,7 @@ mod bind;
 mod cgroupfs;
 mod copyup;
 mod idmap;
+mod idmap_words;
 mod options;
 
 use std::{
@@ -24,6 +25,7 @@ use rustix::{
 };
 
 pub use idmap::clone_mapped;
+pub use idmap_words::translate as translate_idmaps;
 pub use options::{Options, attr, known as known_options};
 
 use crate::{Context, Error, Result, arena::Arena, cgroup::Cgroup, namespace::Users};

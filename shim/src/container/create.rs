@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use berth_proto::events::{TaskCreate, TaskIO};
 use berth_proto::task::{CreateTaskRequest, Mount};
+use berth_runtime::cgroup::Manager;
 use berth_runtime::create::{Barrier, Created, Options};
 use berth_runtime::{Error, Result, Stdio};
 use oci_spec::runtime::Spec;
@@ -189,7 +190,11 @@ impl Job {
             no_new_keyring: self.options.no_new_keyring,
             sd_notify: false,
             preserve_fds: 0,
-            systemd_cgroup: self.options.systemd_cgroup.unwrap_or(false),
+            cgroup_manager: if self.options.systemd_cgroup == Some(true) {
+                Manager::Systemd
+            } else {
+                Manager::Cgroupfs
+            },
             rootless: None,
             adjust: Some(&adjust),
             warn: &|warning| log::warn!("container {}: {warning}", self.id),

@@ -1,0 +1,125 @@
+//! `idmap=` and `ridmap=` with a mapping of their own, which crun has and podman passes on for its volumes, put as the
+//! specification has it: as the mount's `uidMappings` and `gidMappings`. Pure.
+//!
+//! `idmap=uids=0-100-10#10-200-5;gids=@0-1-10`: in each triplet the first id in the file system, the id on the host that it
+//! becomes, how many there are; behind an `@` the second id is one of the container's user namespace.
+
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Spec};
+
+use crate::{Context, Error, Result, user::Ids};
+
+/// Takes the mappings out of the words of all mounts, and leaves `idmap` or `ridmap`.
+///
+/// # Errors
+/// Names the mount and its word: no such mapping, or the mount has mappings besides.
+pub fn translate(spec: &mut Spec) -> Result<()> {
+    let of_container = Ids::given(spec)?;
+    for (n, mount) in spec.mounts_mut().iter_mut().flatten().enumerate() {
+        let mut words = mount.options().clone().unwrap_or_default();
+        let mut found = None;
+        for word in &mut words {
+            let Some((plain, text)) = mapped(word) else { continue };
+            let ids = parse(text, &of_container).with_context(|| format!("mounts[{n}].options: {word}"))?;
+            found = Some(ids);
+            *word = plain.to_owned();
+        }
+        let Some((uids, gids)) = found else { continue };
+        if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
+            let text = "an idmap word with mappings beside uidMappings or gidMappings";
+            return Err(Error::invalid(format!("mounts[{n}].options: {text}")));
+        }
+        mount.set_options(Some(words)).set_uid_mappings(uids).set_gid_mappings(gids);
+    }
+    Ok(())
+}
+
+/// The plain word, and the mappings behind it.
+fn mapped(word: &str) -> Option<(&'static str, &str)> {
+    ["idmap", "ridmap"].into_iter().find_map(|plain| Some((plain, word.strip_prefix(plain)?.strip_prefix('=')?)))
+}
+
+type Lines = Option<Vec<LinuxIdMapping>>;
+
+fn parse(text: &str, of_container: &Ids) -> Result<(Lines, Lines)> {
+    let (mut uids, mut gids) = (None, None);
+    for part in text.split(';') {
+        let (list, host): (_, &dyn Fn(u32) -> Result<u32>) = match part.split_once('=') {
+            Some(("uids", list)) => (list, &|id| of_container.host_uid(id, "uids")),
+            Some(("gids", list)) => (list, &|id| of_container.host_gid(id, "gids")),
+            _ => return Err(Error::invalid(format!("{part:?} is neither uids= nor gids="))),
+        };
+        let relative = |id| match of_container.mapped() {
+            true => host(id),
+            false => Err(Error::invalid("the container has no user namespace with mappings to relate to")),
+        };
+        let lines = list.split('#').map(|triplet| line(triplet, &relative)).collect::<Result<_>>()?;
+        *if part.starts_with('u') { &mut uids } else { &mut gids } = Some(lines);
+    }
+    Ok((uids, gids))
+}
+
+fn line(triplet: &str, relative: &dyn Fn(u32) -> Result<u32>) -> Result<LinuxIdMapping> {
+    let bad = || Error::invalid(format!("{triplet:?} is no mapping, as 0-100000-65536"));
+    let absolute = triplet.strip_prefix('@');
+    let numbers = absolute.unwrap_or(triplet).split('-').map(str::parse).collect::<Result<Vec<u32>, _>>();
+    let numbers = numbers.map_err(|_| bad())?;
+    let [inside, host, size] = numbers.as_slice() else { return Err(bad()) };
+    let host = if absolute.is_some() { relative(*host)? } else { *host };
+    LinuxIdMappingBuilder::default().container_id(*inside).host_id(host).size(*size).build().map_err(|_| bad())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn translated(mount: Value, map: Value) -> Result<Value> {
+        let spec = json!({"ociVersion": "1.3.0", "mounts": [mount], "linux": {"uidMappings": map, "gidMappings": map}});
+        let mut spec: Spec = serde_json::from_value(spec).unwrap();
+        translate(&mut spec).map(|()| serde_json::to_value(spec).unwrap()["mounts"][0].clone())
+    }
+
+    fn of(word: &str) -> Result<Value> {
+        let map = json!([{"containerID": 0, "hostID": 7, "size": 5}, {"containerID": 5, "hostID": 1000, "size": 10}]);
+        translated(json!({"destination": "/mnt", "options": ["bind", word]}), map)
+    }
+
+    fn lines(list: &[[u32; 3]]) -> Value {
+        list.iter().map(|[inside, host, size]| json!({"containerID": inside, "hostID": host, "size": size})).collect()
+    }
+
+    #[test]
+    fn words_become_mappings() {
+        let mount = of("idmap=uids=0-1-10#10-11-10;gids=0-100-10").unwrap();
+        assert_eq!(mount["options"], json!(["bind", "idmap"]));
+        assert_eq!(mount["uidMappings"], lines(&[[0, 1, 10], [10, 11, 10]]));
+        assert_eq!(mount["gidMappings"], lines(&[[0, 100, 10]]));
+        let mount = of("ridmap=gids=@0-6-1#1-2-1;uids=@1-3-10").unwrap();
+        assert_eq!(mount["options"], json!(["bind", "ridmap"]));
+        assert_eq!(mount["uidMappings"], lines(&[[1, 10, 10]]), "relative to the container's");
+        assert_eq!(mount["gidMappings"], lines(&[[0, 1001, 1], [1, 2, 1]]));
+    }
+
+    #[test]
+    fn other_words_stay() {
+        for word in ["idmap", "ridmap", "idmapped=1", "uids=0-1-10"] {
+            let mount = of(word).unwrap();
+            assert_eq!((&mount["options"], mount.get("uidMappings")), (&json!(["bind", word]), None));
+        }
+    }
+
+    #[test]
+    fn what_is_no_mapping_is_named() {
+        for word in
+            ["idmap=", "ridmap=uids", "idmap=uids=0-1", "idmap=uids=0-1-2-3", "idmap=uids=a-1-2", "idmap=x=0-1-2"]
+        {
+            let error = of(word).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("mounts[0].options: {word}: ")), "{error}");
+        }
+        assert!(of("idmap=uids=@0-99-1").unwrap_err().to_string().contains("id 99 is not mapped"));
+        let alone = json!({"destination": "/mnt", "options": ["idmap=uids=@0-1-1"]});
+        assert!(translated(alone, json!([])).unwrap_err().to_string().contains("no user namespace"));
+        let both = json!({"destination": "/mnt", "options": ["idmap=uids=0-1-1"], "uidMappings": lines(&[[0, 1, 1]])});
+        assert!(translated(both, json!([])).unwrap_err().to_string().contains("beside uidMappings"));
+    }
+}
