@@ -112,6 +112,8 @@ fn make(options: Options<'_>) -> Result<Created> {
     if options.sd_notify {
         sd_notify::announce(&mut bundle.spec, &options.root.join(options.id))?;
     }
+    let mounts = bundle.spec.mounts().as_deref().unwrap_or_default().len();
+    rlimit::make_room(mounts.saturating_add(usize::try_from(options.preserve_fds).unwrap_or(usize::MAX)));
     let process =
         bundle.spec.process().as_ref().ok_or_else(|| Error::invalid("config.json: process: must be specified"))?;
     let shares_cgroups = rootless::shares_cgroups(options.rootless);

@@ -26,7 +26,7 @@ use berth_init::{
 use oci_spec::runtime::{Hook, Hooks, Spec};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Kind, Result, arena::Arena, error::errno_text};
+use crate::{Error, Kind, Result, arena::Arena, error::errno_text, rlimit};
 
 /// How much of what a hook wrote an error repeats, bytes a stream.
 const SHOWN: u64 = 16 << 10;
@@ -190,7 +190,8 @@ pub fn plan<'a>(
     Ok(ForInit {
         runtime: !prestart.is_empty() || !create_runtime.is_empty(),
         create_container,
-        start_container: point(arena, start_container, &text(told, "created")?, payload_env)?,
+        // Those run with the payload's limits.
+        start_container: Point { limit: None, ..point(arena, start_container, &text(told, "created")?, payload_env)? },
     })
 }
 
@@ -308,6 +309,7 @@ fn point<'a>(arena: &'a Arena, hooks: &[Hook], text: &[String; 2], env: &'a [Cel
         list: arena.list(list),
         state: [arena.bytes(before.as_bytes()), arena.bytes(after.as_bytes())],
         directory: None,
+        limit: rlimit::given(),
     })
 }
 

@@ -36,7 +36,7 @@ mod proc;
 mod process;
 pub mod ps;
 pub mod rdt;
-mod rlimit;
+pub mod rlimit;
 pub mod rootless;
 mod rtnetlink;
 mod scheduling;

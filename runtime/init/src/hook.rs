@@ -21,7 +21,7 @@ use rustix::{
 };
 
 use crate::{
-    At, Result, confine,
+    At, Result, confine, identity,
     plan::{Hook, Hooks, Process},
     sys::{self, Side},
     wire::{Failure, Step},
@@ -138,6 +138,9 @@ fn be_hook(
         if let Some(directory) = point.directory {
             // A bundle that is gone by now (poststop) is no reason not to run.
             let _ = rustix::process::chdir(directory);
+        }
+        if let Some(limit) = &point.limit {
+            identity::set_limit(limit).map_err(raw)?;
         }
         if let Some(process) = confined {
             confine(process, None).map_err(|f| f.errno)?;

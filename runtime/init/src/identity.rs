@@ -88,7 +88,8 @@ pub fn become_user(process: &Process<'_>) -> Result<()> {
     Ok(())
 }
 
-fn set_limit(limit: &crate::plan::Rlimit) -> io::Result<()> {
+/// setrlimit(2).
+pub(crate) fn set_limit(limit: &crate::plan::Rlimit) -> io::Result<()> {
     let resource = RESOURCES.get(usize::try_from(limit.resource).unwrap_or(usize::MAX)).ok_or(Errno::INVAL)?;
     let bound = |v: u64| (v != u64::MAX).then_some(v);
     rustix::process::setrlimit(*resource, Rlimit { current: bound(limit.soft), maximum: bound(limit.hard) })

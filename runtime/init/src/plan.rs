@@ -92,11 +92,13 @@ pub struct Hooks<'a> {
     pub state: [&'a [u8]; 2],
     /// Working directory; absent: that of the maker.
     pub directory: Option<&'a CStr>,
+    /// A limit that they have; the others are those of the maker.
+    pub limit: Option<Rlimit>,
 }
 
 impl Hooks<'_> {
     /// No hooks.
-    pub const NONE: Hooks<'static> = Hooks { list: &[], state: [&[], &[]], directory: None };
+    pub const NONE: Hooks<'static> = Hooks { list: &[], state: [&[], &[]], directory: None, limit: None };
 }
 
 /// One hook.
@@ -405,6 +407,7 @@ pub struct Capabilities {
 }
 
 /// One resource limit, getrlimit(2).
+#[derive(Clone, Copy)]
 pub struct Rlimit {
     /// `RLIMIT_*`.
     pub resource: u32,

@@ -76,7 +76,7 @@ pub fn plan<'a>(
     let list = Vec::with_capacity(mounts.len());
     let mut builder = Builder { arena, list, names: Vec::new(), targets: Vec::new(), idmaps: IdMaps::new(scene.users) };
     let mut readonly_dev = false;
-    for mount in mounts {
+    for (n, mount) in mounts.iter().enumerate() {
         let target = clean(mount.destination());
         let target = in_root(&target, scene.rootfs).unwrap_or(target);
         let name = name(mount, &target);
@@ -85,7 +85,15 @@ pub fn plan<'a>(
         let is_dev = target == Path::new("/dev") && options.bind.is_none() && fstype(mount) == "tmpfs";
         let dev = if is_dev { scene.dev.take() } else { None };
         readonly_dev |= dev.is_some() && options.set & attr::RDONLY != 0;
-        builder.one(mount, &target, &name, options, dev, &scene).with_context(|| format!("error mounting {name}"))?;
+        builder.one(mount, &target, &name, options, dev, &scene).map_err(|e| {
+            let of_many = e.errno() == Some(libc::EMFILE);
+            let e = e.context(format!("error mounting {name}"));
+            if of_many {
+                e.context(format!("mounts[{n}]: more than there may be open files (RLIMIT_NOFILE)"))
+            } else {
+                e
+            }
+        })?;
         builder.targets.push(target);
     }
     for device in devices {
