@@ -1,7 +1,7 @@
 //! `events`: what a container uses, and the kernel's kills in it, as lines that callers of runc read.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs};
 
 use berth_integration::{
     bundle::Bundle,
@@ -47,6 +47,36 @@ fn statistics_once() {
     assert!(members(&data["cpu"]["usage"]).is_superset(&BTreeSet::from(["kernel", "total", "user"])));
     assert!(!data["memory"]["raw"].as_object().unwrap().is_empty());
     assert_eq!(data["cpuset"].as_object().unwrap()["cpu_exclusive"], json!(0));
+}
+
+/// The names of all members that are objects, or null. Numbers come and go with what has been used: a zero is left out.
+fn names(value: &Value, at: &str, into: &mut BTreeSet<String>) {
+    for (name, member) in value.as_object().into_iter().flatten() {
+        let at = format!("{at}/{name}");
+        names(member, &at, into);
+        if member.is_object() || member.is_null() {
+            into.insert(at);
+        }
+    }
+}
+
+#[test]
+fn the_same_members_as_runcs() {
+    let limits = [json!({}), json!({"cpu": {"quota": 20_000, "period": 50_000}, "memory": {"limit": LIMIT}})];
+    for resources in limits {
+        let [ours, peers] = [Runtime::new("events-ours"), Runtime::peer("events-peer")].map(|runtime| {
+            runtime.start("c1", &Bundle::probe(&["sleep", "1000"]).set("/linux/resources", resources.clone()));
+            let pid = runtime.pid("c1");
+            let asleep = || fs::read_to_string(format!("/proc/{pid}/comm")).unwrap().trim() == "probe";
+            wait_until(asleep, || "no probe".to_owned());
+            let mut all = BTreeSet::new();
+            names(&runtime.cmd(&["events", "--stats", "c1"]).ok().json(), "", &mut all);
+            // Is there once a period of the quota has passed.
+            all.remove("/data/cpu/throttling");
+            all
+        });
+        assert_eq!(ours, peers, "{resources}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What a container has used, in the JSON of runc's `events` (its package types): one shape for v1 and v2, in the
-//! units of v1 (ns, bytes). Go leaves zeroes out where the field says so; callers have learnt to expect that.
+//! units of v1 (ns, bytes). Go leaves zeroes out where the field says so (`omitempty`, `omitzero`); callers have learnt to
+//! expect that. `intel_rdt` is always there.
 
 use std::collections::BTreeMap;
 
@@ -92,8 +93,12 @@ fn cpu_section(spent: Map<String, Value>, throttled: [u64; 3], psi: Option<Psi>)
         put(&mut throttling, name, value);
     }
     let mut cpu = Map::new();
-    cpu.insert("usage".to_owned(), spent.into());
-    cpu.insert("throttling".to_owned(), throttling.into());
+    if spent.values().any(|time| *time != json!(0)) {
+        cpu.insert("usage".to_owned(), spent.into());
+    }
+    if !throttling.is_empty() {
+        cpu.insert("throttling".to_owned(), throttling.into());
+    }
     put_psi(&mut cpu, psi);
     cpu.into()
 }
@@ -111,8 +116,6 @@ fn v2_memory(memory: &V2Memory) -> Map<String, Value> {
     };
     put_entry(&mut section, "usage", usage);
     put_entry(&mut section, "swap", swap);
-    put_entry(&mut section, "kernel", MemoryEntry::default());
-    put_entry(&mut section, "kernelTCP", MemoryEntry::default());
     put_psi(&mut section, memory.psi);
     section
 }
@@ -177,6 +180,9 @@ fn raw(stat: &Counters, cache: &str) -> Map<String, Value> {
 }
 
 fn put_entry(section: &mut Map<String, Value>, name: &str, entry: MemoryEntry) {
+    if entry == MemoryEntry::default() {
+        return;
+    }
     let mut value = Map::new();
     value.insert("limit".to_owned(), entry.limit.into());
     put(&mut value, "usage", entry.usage);
@@ -234,17 +240,26 @@ fn put_list<T: Copy + Into<Value>>(section: &mut Map<String, Value>, name: &str,
 
 #[cfg(test)]
 mod tests {
-    use berth_runtime::cgroup::{IoEntry, PsiLine};
+    use berth_runtime::cgroup::{IoEntry, PsiLine, V1Memory};
 
     use super::*;
 
     #[test]
     fn zeroes_are_left_out_where_go_does() {
         let usage = usage(&Stats::V1(Box::default()), &Placement::default());
-        assert_eq!(usage["cpu"], json!({ "usage": { "kernel": 0, "user": 0 }, "throttling": {} }));
+        assert_eq!((&usage["cpu"], &usage["memory"], &usage["intel_rdt"]), (&json!({}), &json!({}), &json!({})));
         assert_eq!((&usage["pids"], &usage["blkio"], &usage["hugetlb"]), (&json!({}), &json!({}), &json!({})));
         assert_eq!(usage["network_interfaces"], Value::Null);
         assert_eq!(usage["cpuset"]["cpu_exclusive"], json!(0));
+        let mut stats = V1Stats::default();
+        stats.cpu.user_ns = 5;
+        stats.cpu.throttled_ns = 7;
+        stats.memory =
+            Some(V1Memory { kernel: MemoryEntry { limit: 9, ..MemoryEntry::default() }, ..V1Memory::default() });
+        let usage = super::usage(&Stats::V1(Box::new(stats)), &Placement::default());
+        let cpu = json!({ "usage": { "kernel": 0, "user": 5 }, "throttling": { "throttledTime": 7 } });
+        assert_eq!(usage["cpu"], cpu);
+        assert_eq!(usage["memory"], json!({ "kernel": { "limit": 9, "failcnt": 0 } }));
     }
 
     #[test]
