@@ -229,7 +229,13 @@ const RESOURCES: &[Row] = &[
     ),
     ("/linux/resources", r#"{"network": {"classID": -1}}"#, "linux.resources.network.classID"),
     ("/linux/resources", r#"{"network": {"priorities": [{"name": 7}]}}"#, "linux.resources.network.priorities[0]"),
+    (
+        "/linux/resources",
+        r#"{"network": {"priorities": [{"name": "lo", "priority": 1}, {"name": "a b", "priority": 1}]}}"#,
+        "linux.resources.network.priorities[1].name",
+    ),
     ("/linux/resources", r#"{"rdma": []}"#, "linux.resources.rdma"),
+    ("/linux/resources", r#"{"rdma": {"mlx 5": {"hcaHandles": 1}}}"#, "linux.resources.rdma: \\\"mlx 5\\\""),
     ("/linux/resources", r#"{"unified": []}"#, "linux.resources.unified"),
     ("/linux/resources", r#"{"unified": {"memory.high": 7}}"#, "linux.resources.unified"),
 ];

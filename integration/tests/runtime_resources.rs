@@ -215,6 +215,24 @@ const ROWS: &[Row] = &[
     },
 ];
 
+/// The kernel's files have other names than these fields.
+#[test]
+fn fields_are_named_whose_files_are_not_like_them() {
+    if beyond_runc("fields_are_named_whose_files_are_not_like_them", "it names the file alone") {
+        return;
+    }
+    let runtime = Runtime::new("resources-named");
+    let mut rows = vec![(json!({"rdma": {"no-such-hca": {"hcaHandles": 1}}}), "linux.resources.rdma: ")];
+    if !cgroup::unified() {
+        let priorities = json!({"network": {"priorities": [{"name": "no-such-dev", "priority": 1}]}});
+        rows.push((priorities, "linux.resources.network.priorities: "));
+    }
+    for (resources, says) in rows {
+        runtime.run("c1", &sleeper().set("/linux/resources", resources)).fails(1, &[says]);
+        runtime.assert_clean(says);
+    }
+}
+
 impl Row {
     fn files(&self) -> &'static [(&'static str, &'static str)] {
         if cgroup::unified() { self.v2 } else { self.v1 }

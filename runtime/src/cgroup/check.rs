@@ -31,7 +31,16 @@ pub fn check(resources: &LinuxResources, field: &str) -> Result<()> {
     for (n, page) in resources.hugepage_limits().iter().flatten().enumerate() {
         limits::hugepage(page).with_context(|| format!("{field}.hugepageLimits[{n}]"))?;
     }
-    Ok(())
+    let priorities = resources.network().iter().flat_map(|net| net.priorities().iter().flatten());
+    for (n, priority) in priorities.enumerate() {
+        limits::one_word(priority.name()).with_context(|| format!("{field}.network.priorities[{n}].name"))?;
+    }
+    let wrong =
+        resources.rdma().iter().flatten().filter_map(|(device, _)| Some((device, limits::one_word(device).err()?)));
+    match wrong.min_by_key(|(device, _)| *device) {
+        Some((_, e)) => Err(e.context(format!("{field}.rdma"))),
+        None => Ok(()),
+    }
 }
 
 fn memory(memory: &LinuxMemory, field: &str) -> Result<()> {
@@ -102,6 +111,11 @@ mod tests {
         for (json, says) in [
             (r#"{"memory":{"limit":-2}}"#, "r.memory.limit: -2 is negative"),
             (r#"{"memory":{"limit":9,"swap":8}}"#, "r.memory.swap: memory+swap limit should be >= memory limit"),
+            (
+                r#"{"network":{"priorities":[{"name":"lo","priority":1},{"name":"a b","priority":5}]}}"#,
+                "r.network.priorities[1].name: \"a b\" must be one word",
+            ),
+            (r#"{"rdma":{"a\nb":{},"a b":{},"c":{}}}"#, "r.rdma: \"a\\nb\" must be one word"),
             (r#"{"cpu":{"idle":2}}"#, "r.cpu.idle: 2 is neither 0 nor 1"),
             (r#"{"blockIO":{"weight":9}}"#, "r.blockIO.weight: 9 is not from 10 to 1000"),
             (

@@ -36,7 +36,7 @@ pub(super) fn hugepage(page: &LinuxHugepageLimit) -> Result<(&str, i64)> {
 pub(super) fn rdma(resources: &LinuxResources) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     for (device, limit) in resources.rdma().iter().flatten() {
-        one_word("rdma: device", device)?;
+        one_word(device)?;
         let mut line = device.clone();
         if let Some(handles) = limit.hca_handles() {
             line += &format!(" hca_handle={handles}");
@@ -53,9 +53,9 @@ pub(super) fn rdma(resources: &LinuxResources) -> Result<Vec<String>> {
 }
 
 /// A name that becomes one word of a line the kernel splits.
-pub(super) fn one_word(what: &str, name: &str) -> Result<()> {
+pub(super) fn one_word(name: &str) -> Result<()> {
     if name.is_empty() || name.bytes().any(|b| b.is_ascii_whitespace() || b == 0) {
-        return Err(Error::invalid(format!("{what} {name:?} must be one word")));
+        return Err(Error::invalid(format!("{name:?} must be one word")));
     }
     Ok(())
 }

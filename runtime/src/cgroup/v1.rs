@@ -148,7 +148,7 @@ fn blkio(block: &LinuxBlockIo, out: &mut Vec<Write>) {
 fn network(net: &LinuxNetwork, out: &mut Vec<Write>) -> Result<()> {
     out.extend(nonzero(net.class_id()).map(|c| Write::new("net_cls", "net_cls.classid", c)));
     for p in net.priorities().iter().flatten() {
-        limits::one_word("network priority: interface", p.name())?;
+        limits::one_word(p.name())?;
         out.push(Write::new("net_prio", "net_prio.ifpriomap", format!("{} {}", p.name(), p.priority())));
     }
     Ok(())

@@ -48,7 +48,7 @@ impl Write {
     /// That there is nowhere to write it.
     pub(super) fn without_cgroup(&self) -> Error {
         let what = self.controller;
-        Error::unsupported(format!("cannot set {what} limit: container could not join or create cgroup"))
+        named(self, Error::unsupported(format!("cannot set {what} limit: container could not join or create cgroup")))
     }
 
     /// The same, one half of a pair.
@@ -88,10 +88,22 @@ pub(super) fn apply<'a>(writes: &[Write], dir_of: impl Fn(&str) -> Option<&'a Di
     Ok(())
 }
 
+/// The members of `linux.resources` whose files do not have their names.
+const MEMBERS: [(&str, &str); 3] =
+    [("net_cls.classid", "network.classID"), ("net_prio.ifpriomap", "network.priorities"), ("rdma.max", "rdma")];
+
+/// The error with the member that it is about, where nobody would know from the file.
+fn named(write: &Write, e: Error) -> Error {
+    match MEMBERS.iter().find(|(file, _)| *file == write.file) {
+        Some((_, member)) => e.context(format!("linux.resources.{member}")),
+        None => e,
+    }
+}
+
 /// The kernel says only EBUSY when a v1 memory limit is below what is in use; the numbers are worth having.
 fn explain(e: Error, dir: &Dir, write: &Write) -> Error {
     if write.file != "memory.limit_in_bytes" || e.errno() != Some(libc::EBUSY) {
-        return e;
+        return named(write, e);
     }
     let read = |file| dir.read(file).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned());
     let (usage, peak) = (read("memory.usage_in_bytes"), read("memory.max_usage_in_bytes"));
@@ -150,5 +162,16 @@ mod tests {
         );
         let e = apply(&list, |_| None).unwrap_err();
         assert_eq!(e.to_string(), "cannot set pids limit: container could not join or create cgroup");
+        for (controller, file, says) in [
+            ("rdma", "rdma.max", "linux.resources.rdma: cannot set rdma limit: container could"),
+            ("net_cls", "net_cls.classid", "linux.resources.network.classID: cannot set net_cls"),
+            ("net_prio", "net_prio.ifpriomap", "linux.resources.network.priorities: cannot set net_prio"),
+        ] {
+            let write = [Write::new(controller, file, "x")];
+            let text = apply(&write, |_| None).unwrap_err().to_string();
+            assert!(text.starts_with(says), "{text}");
+            let text = apply(&write, |_| Some(&dir)).unwrap_err().to_string();
+            assert!(text.starts_with(says.split_inclusive(": ").next().unwrap()) && text.contains(file), "{text}");
+        }
     }
 }
