@@ -126,6 +126,22 @@ fn one_unit_from_create_to_delete() {
 }
 
 #[test]
+fn unknown_letters_of_a_device_rule_are_told_of_once() {
+    let name = "unknown_letters_of_a_device_rule_are_told_of_once";
+    if beyond_runc(name, "it does not tell of them") || !directories_come_first(name) {
+        return;
+    }
+    let (runtime, slice) = (Runtime::new("bus-letters"), Slice::new("letters"));
+    let bus = FakeBus::start(runtime.work(), &slice.0, Manner::Obeys);
+    let rule = json!({"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwx"});
+    let bundle = slice.bundle().set("/linux/resources/devices", json!([rule]));
+    let create = runtime.on("create", "c1", &bundle).global(&["--systemd-cgroup"]).env(BUS, &bus.address()).wait().ok();
+    assert_eq!(create.stderr.matches("linux.resources.devices[0].access").count(), 1, "{create:#?}");
+    runtime.call(&["delete", "--force", "c1"]).env(BUS, &bus.address()).wait().ok();
+    assert_nothing_left(&runtime, &slice);
+}
+
+#[test]
 fn a_bus_that_is_gone_or_silent_at_the_end_keeps_nothing() {
     let name = "a_bus_that_is_gone_or_silent_at_the_end_keeps_nothing";
     if beyond_runc(name, OWN_WORDS) || !directories_come_first(name) {

@@ -37,9 +37,9 @@ pub fn plan<'a>(
 /// # Errors
 /// As [`plan`].
 pub fn check(sysctls: &HashMap<String, String>, private: impl Fn(LinuxNamespaceType) -> bool) -> Result<()> {
-    let mut keys: Vec<_> = sysctls.iter().collect();
-    keys.sort_unstable();
-    keys.into_iter().try_for_each(|(key, value)| one(key, value, &private).map(drop))
+    let wrong = sysctls.iter().filter_map(|(key, value)| Some((key, one(key, value, &private).err()?)));
+    // Of several always the same.
+    wrong.min_by_key(|(key, _)| *key).map_or(Ok(()), |(_, e)| Err(e))
 }
 
 fn one(key: &str, value: &str, private: &impl Fn(LinuxNamespaceType) -> bool) -> Result<String> {

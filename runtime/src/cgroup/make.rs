@@ -73,30 +73,48 @@ struct Ready<'a> {
     fresh: bool,
 }
 
-/// Makes `cgroup` with `resources`; see [`Cgroup::create`].
-pub(super) fn create(cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
-    // All that can be wrong in the request itself is found before anything is made.
-    let rules = devices::rules(resources)?;
-    let writes = match cgroup.hierarchy {
-        Hierarchy::V1 => v1::writes(resources)?,
-        Hierarchy::V2 => v2::writes(resources)?,
-    };
+/// What the kernel is to be told.
+pub(super) struct Asked {
+    /// Limits.
+    pub writes: Vec<Write>,
+    /// Devices.
+    pub rules: Vec<Rule>,
+}
+
+impl Asked {
+    /// Reads `resources`, warning of what is left out.
+    ///
+    /// # Errors
+    /// All that can be wrong in the request itself.
+    pub(super) fn of(hierarchy: Hierarchy, resources: &LinuxResources) -> Result<Self> {
+        let rules = devices::rules(resources)?;
+        let writes = match hierarchy {
+            Hierarchy::V1 => v1::writes(resources)?,
+            Hierarchy::V2 => v2::writes(resources)?,
+        };
+        Ok(Self { writes, rules })
+    }
+}
+
+/// Makes `cgroup` with what is `asked` of `resources`; see [`Cgroup::create`].
+pub(super) fn create(cgroup: &Cgroup, resources: &LinuxResources, asked: &Asked) -> Result<()> {
+    let Asked { writes, rules } = asked;
     let mut made = Made { dirs: Vec::new() };
     let mut ready = Vec::with_capacity(cgroup.places.len());
     for place in &cgroup.places {
         let fresh = made.make(&place.dir)?;
         // A new one in which nothing is written need not be opened.
-        if !fresh || is_written(place, &writes) {
+        if !fresh || is_written(place, writes) {
             ready.push(Ready { place, dir: Dir::open(&place.dir)?, fresh });
         }
     }
     for r in ready.iter().filter(|r| !r.fresh) {
         refuse_used(r)?;
     }
-    let rules = cgroup.own_rules(&rules);
+    let rules = cgroup.own_rules(rules);
     match cgroup.hierarchy {
-        Hierarchy::V1 => fill_v1(&ready, &writes, rules)?,
-        Hierarchy::V2 => fill_v2(&ready, &writes, resources, rules)?,
+        Hierarchy::V1 => fill_v1(&ready, writes, rules)?,
+        Hierarchy::V2 => fill_v2(&ready, writes, resources, rules)?,
     }
     made.keep();
     Ok(())

@@ -4,7 +4,11 @@ use std::collections::HashMap;
 
 use oci_spec::runtime::LinuxResources;
 
-use super::{Cgroup, Driver, Hierarchy, devices, make, systemd, v1, v2};
+use super::{
+    Cgroup, Driver, devices,
+    make::{self, Asked},
+    systemd,
+};
 use crate::error::Result;
 
 /// What a container's cgroup is made with.
@@ -42,23 +46,20 @@ enum Progress {
 
 /// See [`Cgroup::begin`].
 pub(super) fn begin<'c>(cgroup: &'c Cgroup, request: &Request<'_>) -> Result<Making<'c>> {
+    let resources = request.resources;
+    let asked = Asked::of(cgroup.hierarchy, resources)?;
     let Driver::Systemd(unit) = &cgroup.driver else {
-        make::create(cgroup, request.resources)?;
+        make::create(cgroup, resources, &asked)?;
         return Ok(Making { cgroup, scope: None, progress: Progress::Directories });
     };
-    let resources = request.resources;
-    let rules = devices::rules(resources)?;
-    let writes = match cgroup.hierarchy {
-        Hierarchy::V1 => v1::writes(resources)?,
-        Hierarchy::V2 => v2::writes(resources)?,
-    };
     make::refuse_existing(cgroup)?;
+    let (writes, rules) = (asked.writes.clone(), asked.rules.clone());
     let scope = systemd::prepare(unit, request.id, cgroup.hierarchy, writes, &rules, request.annotations)?;
     let scope = Some(Wanted { scope, resources: resources.clone(), rules });
     if cgroup.comes_first() {
         // The container's mounts may bind these directories before there is a unit, and init puts itself into them far
         // cheaper than systemd could; systemd takes directories that are there.
-        make::create(cgroup, resources)?;
+        make::create(cgroup, resources, &asked)?;
         return Ok(Making { cgroup, scope, progress: Progress::Directories });
     }
     Ok(Making { cgroup, scope, progress: Progress::Nothing })

@@ -198,7 +198,7 @@ impl Cgroup {
     /// exists and has processes or is frozen ([`Kind::FailedPrecondition`]). On error removes what it made, no more. A
     /// limit that cannot be written is named with file, value and errno.
     pub fn create(&self, resources: &LinuxResources) -> Result<()> {
-        make::create(self, resources)
+        make::create(self, resources, &make::Asked::of(self.hierarchy, resources)?)
     }
 
     /// How a child comes into the cgroup by itself, in every hierarchy and without the 10 ms that [`Cgroup::add`] takes.
