@@ -1,6 +1,53 @@
 //! Mount tables: `/proc/PID/mountinfo` as structures (proc_pid_mountinfo(5)).
 
+use rustix::mount::{MountPropagationFlags, mount_change};
 use serde_json::Value;
+use std::{
+    fs,
+    sync::mpsc::{Sender, channel},
+    thread::JoinHandle,
+};
+
+/// Mounts of somebody else's: of a thread that has unshared them, for as long as this lives.
+pub struct Theirs {
+    /// `/proc/PID/task/TID` of the thread.
+    pub proc: String,
+    thread: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+impl Theirs {
+    /// A copy of this process' mounts, private.
+    pub fn unshare() -> Self {
+        let (ended, wait) = channel::<()>();
+        let (say, named) = channel();
+        let thread = std::thread::spawn(move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+            say.send(format!("/proc/{}/task/{}", std::process::id(), nix::unistd::gettid())).unwrap();
+            wait.recv().unwrap_err();
+        });
+        Self { proc: named.recv().unwrap(), thread: Some((ended, thread)) }
+    }
+
+    /// The path of the namespace.
+    pub fn namespace(&self) -> String {
+        format!("{}/ns/mnt", self.proc)
+    }
+
+    /// Their mountinfo file.
+    pub fn table(&self) -> String {
+        fs::read_to_string(format!("{}/mountinfo", self.proc)).unwrap()
+    }
+}
+
+impl Drop for Theirs {
+    fn drop(&mut self) {
+        if let Some((ended, thread)) = self.thread.take() {
+            drop(ended);
+            let _ = thread.join();
+        }
+    }
+}
 
 /// One line of a mountinfo file.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,10 +4,10 @@
 use berth_integration::{
     bundle::Bundle,
     case::{Refusal, beyond_runc, refused},
+    mounts::Theirs,
     runtime::Runtime,
 };
 use nix::sched::{CloneFlags, unshare};
-use rustix::mount::MountPropagationFlags;
 use serde_json::{Value, json};
 use std::{fs::File, os::fd::AsRawFd};
 
@@ -80,23 +80,14 @@ fn the_hosts_mounts() {
     }
 }
 
-/// Mounts of somebody else's: of a thread that has unshared them.
 #[test]
 fn joined_mounts() {
     let runtime = Runtime::new("joined-mounts");
-    let (ended, wait) = std::sync::mpsc::channel::<()>();
-    let (say, named) = std::sync::mpsc::channel();
-    let holder = std::thread::spawn(move || {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
-        rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
-        say.send(format!("/proc/{}/task/{}", std::process::id(), nix::unistd::gettid())).unwrap();
-        wait.recv().unwrap_err();
-    });
-    let holding = named.recv().unwrap();
-    let path = format!("{holding}/ns/mnt");
+    let holder = Theirs::unshare();
+    let path = holder.namespace();
     let theirs = std::fs::read_link(&path).unwrap();
     assert_ne!(theirs.to_str().unwrap(), own("mnt"));
-    let table = || std::fs::read_to_string(format!("{holding}/mountinfo")).unwrap();
+    let table = || holder.table();
     let bundle = |words: &[&str]| {
         let masked = Bundle::probe(words).file("secret", "x", 0o644).set("/linux/maskedPaths", json!(["/secret"]));
         masked.namespace("mount", &path)
@@ -113,8 +104,7 @@ fn joined_mounts() {
             assert!(!table().contains(bad.rootfs().to_str().unwrap()), "{}", table());
         }
     }
-    drop(ended);
-    holder.join().unwrap();
+    drop(holder);
     runtime.assert_clean("joined mounts");
 }
 

@@ -4,6 +4,7 @@
 use berth_integration::{
     bundle::Bundle,
     case::beyond_runc,
+    mounts::Theirs,
     runtime::{Call, Runtime},
     wait::LONG,
 };
@@ -148,17 +149,36 @@ fn managers_that_are_none() {
         call.wait().fails(1, &["NOTIFY_SOCKET"]);
         runtime.assert_clean(bad);
     }
-    let shared = Bundle::probe(&[]).namespace("mount", "/proc/1/ns/mnt").set("/mounts", serde_json::json!([]));
-    let shared = shared.set("/root/readonly", false.into()).unset("/linux/maskedPaths").unset("/linux/readonlyPaths");
-    let call = runtime.on("run", "c1", &shared).env("NOTIFY_SOCKET", "/run/nobody");
-    call.wait().fails(1, &["NOTIFY_SOCKET", "mounts"]);
-    runtime.assert_clean("another's mounts");
     // Nobody there: the container runs all the same, and it is said.
     let out = runtime
         .on("run", "c1", &Bundle::probe(&["notify", "READY=1", "+", "exit", "5"]))
         .env("NOTIFY_SOCKET", "/nonexistent/socket")
         .wait();
     assert!(out.code == 5 && out.stderr.contains("NOTIFY_SOCKET"), "{out:#?}");
+}
+
+/// A container in mounts that are not its own says it there, with mounts that it asks for and without.
+#[test]
+fn a_container_in_mounts_of_others() {
+    let runtime = Runtime::new("notify-joined");
+    let manager = Manager::new(&runtime);
+    for (id, mounts) in [("c1", true), ("c2", false)] {
+        if !mounts && beyond_runc("mounts of others without any of its own", "it needs a /proc") {
+            continue;
+        }
+        let theirs = Theirs::unshare();
+        let bundle = ready_then(&["exit", "7"]).unset("/linux/maskedPaths").unset("/linux/readonlyPaths");
+        let bundle = bundle.set("/root/readonly", false.into()).namespace("mount", &theirs.namespace());
+        let bundle = if mounts { bundle } else { bundle.set("/mounts", serde_json::json!([])) };
+        let running = manager.tell(runtime.on("run", id, &bundle)).spawn();
+        manager.hears_ready(running.pid());
+        let out = running.wait();
+        assert_eq!(out.code, 7, "{out:#?}");
+        manager.hears_nothing_more();
+        // It stays; runc has made the container's root theirs by then.
+        assert!(theirs.table().contains("/run/notify "), "{}", theirs.table());
+    }
+    runtime.assert_clean("mounts of others");
 }
 
 /// Sockets of socket activation come first, then what is preserved; the container's process is the 1 that they are for.
