@@ -7,17 +7,25 @@ use std::{
     collections::HashMap,
     io::IoSlice,
     os::{
-        fd::{AsRawFd, BorrowedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd},
         unix::net::UnixStream,
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
+    sockopt::{Timeout, set_socket_timeout},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{Context, Error, Kind, Result, hooks::Told, spec::OCI_VERSION, sys};
+
+/// How long an agent may leave a connection, or what is sent on it, alone.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where the listener goes, and what is said of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -97,22 +105,64 @@ pub fn send(
     };
     let json = serde_json::to_vec(&message).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
     let fd = sys::take_fd(pidfd, number).context("linux.seccomp: take the listener")?;
-    let what = || format!("linux.seccomp.listenerPath: cannot send seccomp fd to {}", listener.path.display());
-    let socket = UnixStream::connect(&listener.path)
-        .context("failed to connect with seccomp agent specified in the seccomp profile")
-        .with_context(what)?;
+    deliver(&listener.path, &json, fd.as_fd(), PATIENCE).map_err(|e| {
+        let e = if e.errno() == Some(libc::EAGAIN) {
+            Error::new(Kind::Internal, format!("the agent takes nothing within {} s", PATIENCE.as_secs()))
+        } else {
+            e
+        };
+        e.context(format!("linux.seccomp.listenerPath: cannot send seccomp fd to {}", listener.path.display()))
+    })
+}
+
+/// Sends `json` with `fd` to whoever listens at `path`.
+///
+/// # Errors
+/// `EAGAIN` when he does not accept, or read, for longer than `patience` (socket(7), `SO_SNDTIMEO`).
+fn deliver(path: &Path, json: &[u8], fd: BorrowedFd<'_>, patience: Duration) -> Result<()> {
+    let connected = || -> rustix::io::Result<UnixStream> {
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
+        connect(&socket, &SocketAddrUnix::new(path)?)?;
+        Ok(socket.into())
+    };
+    let socket = connected().context("failed to connect with seccomp agent specified in the seccomp profile")?;
     let rights = [fd.as_raw_fd()];
     let control = [ControlMessage::ScmRights(&rights)];
-    let sent = sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&json)], &control, MsgFlags::MSG_NOSIGNAL, None)
-        .with_context(what)?;
+    let sent = sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(json)], &control, MsgFlags::MSG_NOSIGNAL, None)?;
     // The fd went with the first byte; what did not fit follows it.
-    std::io::Write::write_all(&mut &socket, json.get(sent..).unwrap_or_default()).with_context(what)
+    Ok(std::io::Write::write_all(&mut &socket, json.get(sent..).unwrap_or_default())?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::net::{bind, listen};
     use serde_json::{Value, json};
+
+    #[test]
+    fn an_agent_that_does_not_listen_is_not_waited_for_for_ever() {
+        let path = std::env::temp_dir().join(format!("berth-agent-{}", std::process::id()));
+        let agent = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        bind(&agent, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        listen(&agent, 0).unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let send = |json: &[u8]| deliver(&path, json, null.as_fd(), Duration::from_millis(20));
+        // It fits into the socket; the next one finds the queue full, and this one has nobody to read it.
+        let never_accepted = std::iter::repeat_with(|| send(b"{}")).take(3).find_map(Result::err).unwrap();
+        assert_eq!(never_accepted.errno(), Some(libc::EAGAIN), "{never_accepted}");
+        let agent = std::os::unix::net::UnixListener::from(agent);
+        let accepted: Vec<_> = (0..2)
+            .map_while(|_| {
+                agent.set_nonblocking(true).unwrap();
+                agent.accept().ok()
+            })
+            .collect();
+        assert!(!accepted.is_empty());
+        let never_read = send(&vec![b' '; 16 << 20]).unwrap_err();
+        assert_eq!(never_read.errno(), Some(libc::EAGAIN), "{never_read}");
+        std::fs::remove_file(&path).unwrap();
+    }
 
     #[test]
     fn a_listener_is_where_it_is_needed() {
