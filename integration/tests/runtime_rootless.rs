@@ -95,9 +95,9 @@ fn every_verb() {
     let bundle = probe(&["signal"]);
     runtime.create("c1", &bundle).ok();
     assert_eq!(runtime.state("c1")["status"], "created");
-    if !is_runc() {
-        runtime.exec("c1", &["/probe", "exit", "0"]).fails(255, &["has not been started"]);
-    }
+    // Of what is not there yet, the namespaces are.
+    let early = runtime.exec("c1", &["/probe", "report", "ids", "namespaces", "fds"]).ok().json();
+    assert_eq!(runtime.state("c1")["status"], "created");
     runtime.cmd(&["start", "c1"]).ok();
     until_executed(&runtime, "c1");
     assert_eq!(runtime.state("c1")["status"], "running");
@@ -112,7 +112,9 @@ fn every_verb() {
     for name in ["user", "mnt", "pid", "ipc", "uts"] {
         let link = fs::read_link(format!("/proc/{init}/ns/{name}")).unwrap();
         assert_eq!(exec["namespaces"][name], link.to_str().unwrap(), "{name}");
+        assert_eq!(early["namespaces"][name], link.to_str().unwrap(), "{name}, before the start");
     }
+    assert_eq!((&early["ids"], early["fds"].as_object().unwrap().len()), (&exec["ids"], 3), "{early:#}");
     runtime.exec("c1", &["/probe", "exit", "7"]).fails(7, &[]);
     runtime.exec("c1", &["/nothing"]).fails(255, &["no such file or directory"]);
 

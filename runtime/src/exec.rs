@@ -5,7 +5,10 @@ use std::{
     path::Path,
 };
 
-use berth_init::plan::{Capabilities, Join, Namespaces, Plan};
+use berth_init::{
+    plan::{Capabilities, Join, Namespaces, Plan},
+    wire::{self, Message},
+};
 use oci_spec::runtime::Process;
 
 use crate::{
@@ -19,8 +22,9 @@ use crate::{
     process::{self, Defaults},
     rlimit, rootless, scheduling,
     spawn::{self, Outcome},
+    start_socket,
     state::{Container, Status},
-    user,
+    sys, user,
 };
 
 /// What to run and how.
@@ -58,6 +62,7 @@ pub fn exec(container: &Container, options: Options<'_>) -> Result<Execed> {
 }
 
 fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
+    let mut lent = Vec::new();
     match container.status()? {
         Status::Stopped | Status::Creating => {
             return Err(Error::new(Kind::FailedPrecondition, "cannot exec in a stopped container"));
@@ -66,10 +71,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
             return Err(Error::new(Kind::FailedPrecondition, "cannot exec in a paused container"));
         }
         // Until it is started init hides, and the kernel lets none but root of the host at its namespaces.
-        Status::Created if rootless::is_user() => {
-            let text = "cannot exec in a container that has not been started, as an ordinary user";
-            return Err(Error::new(Kind::FailedPrecondition, text));
-        }
+        Status::Created if rootless::is_user() => lent = borrow(container)?,
         _ => {}
     }
     let init = container.pidfd()?;
@@ -83,7 +85,11 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     let arena = Arena::default();
     let (ours, theirs) = spawn::channel()?;
     let joined = state.namespaces & !namespace::flag::PID & !if inside { namespace::flag::USER } else { 0 };
-    let joins = if joined == 0 { Vec::new() } else { vec![Join { fd: arena.lend(init.as_fd()), flags: joined }] };
+    let by_init = Join { fd: init.as_fd(), flags: joined };
+    let by_file = lent.iter().map(|(kind, fd)| Join { fd: fd.as_fd(), flags: kind & joined });
+    let joins = by_file.chain(lent.is_empty().then_some(by_init)).filter(|join| join.flags != 0);
+    let joins: Vec<_> = joins.map(|join| Join { fd: arena.lend(join.fd), ..join }).collect();
+    let by_kind = |kind: u32| lent.iter().find(|(of, _)| *of == kind).map_or(&init, |(_, fd)| fd);
     let [bounding, effective, permitted, inheritable, ambient] = state.process.capabilities;
     let defaults = Defaults {
         capabilities: Capabilities { bounding, effective, permitted, inheritable, ambient },
@@ -123,6 +129,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
             ..process::plan(&arena, process, defaults, filter.as_deref())?
         },
         barrier: None,
+        lent: &[],
     };
     let plan = Plan { keep: arena.fd_numbers(), ..plan };
 
@@ -134,7 +141,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
         instead: options.cgroup.is_none().then_some(&init_cgroup),
         cpus: wanted.initial_cpus()?,
         clocks: None,
-        pid_namespace: (state.namespaces & namespace::flag::PID != 0).then(|| init.as_fd()),
+        pid_namespace: (state.namespaces & namespace::flag::PID != 0).then(|| by_kind(namespace::flag::PID).as_fd()),
         beside: inside,
     };
     let clone = || spawn::spawn(&plan, &how, (ours, theirs));
@@ -144,7 +151,8 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
             cgroup: Some(options.cgroup.unwrap_or(container.cgroup())),
             init: Some(state.pid).filter(|_| options.cgroup.is_none()),
         };
-        Inside::join(init.try_clone().context("dup pidfd")?).run(&legacy, clone)?
+        let users = by_kind(namespace::flag::USER);
+        Inside::join(users.try_clone().context("dup a namespace")?).run(&legacy, clone)?
     } else {
         clone()?
     };
@@ -177,4 +185,21 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     log::debug!("setns_init: about to exec {program}");
     let child = pending.keep()?;
     Ok(Execed { pid: child.pid, pidfd: child.pidfd, console: child.console })
+}
+
+/// The namespaces of an init that waits to be started, each with its kind (`CLONE_NEW*`), as it gives them.
+///
+/// # Errors
+/// [`Kind::FailedPrecondition`] when it does not give all.
+fn borrow(container: &Container) -> Result<Vec<(u32, OwnedFd)>> {
+    let what = "cannot exec in a container that has not been started, as an ordinary user";
+    let channel = start_socket::connect(container.dir()).context(what)?;
+    spawn::say(channel.as_fd(), wire::NAMESPACES).context(what)?;
+    let (Some(Message::Ready), fds) = spawn::receive(channel.as_fd())? else { return Err(spawn::foreign()) };
+    let lent: Vec<_> = fds.into_iter().map(|fd| Ok((sys::namespace_kind(&fd)?, fd))).collect::<Result<_>>()?;
+    if lent.iter().fold(0, |all, (kind, _)| all | kind) == container.state().namespaces {
+        Ok(lent)
+    } else {
+        Err(Error::new(Kind::FailedPrecondition, what))
+    }
 }

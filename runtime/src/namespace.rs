@@ -1,6 +1,7 @@
 //! Namespaces: which clone3 makes, which are entered by path, which come later in the child.
 
 use std::{
+    ffi::CStr,
     os::fd::{BorrowedFd, OwnedFd},
     path::Path,
 };
@@ -43,6 +44,18 @@ const ALL: [(Kind, u32, &str); 8] = [
     (Kind::Mount, flag::MOUNT, "mnt"),
     (Kind::User, flag::USER, "user"),
 ];
+
+/// Where a process finds its own namespaces of these kinds, in the order in which they are joined.
+///
+/// # Errors
+/// None that a config.json could cause.
+pub fn own_files(arena: &Arena, kinds: u32) -> Result<&[&CStr]> {
+    let mut files = Vec::new();
+    for (_, _, name) in ALL.iter().filter(|(_, flag, _)| kinds & flag != 0) {
+        files.push(arena.text(format!("/proc/thread-self/ns/{name}"), "linux.namespaces")?);
+    }
+    Ok(arena.list(files))
+}
 
 /// How a container gets its namespaces.
 pub struct Placement<'a> {

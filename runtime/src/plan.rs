@@ -163,6 +163,13 @@ pub fn init<'a>(
         container: Some(container),
         stdio: stdio(arena, payload, choices.stdio)?,
         process,
+        lent: match (choices.inside, choices.listener) {
+            // In mounts that are joined /proc is somebody else's.
+            (Some(_), Some(_)) if placement.made & namespace::flag::MOUNT != 0 => {
+                namespace::own_files(arena, placement.own)?
+            }
+            _ => &[],
+        },
         barrier: Some(choices.listener.map_or(Barrier::Channel, |socket| Barrier::Listen(arena.lend(socket)))),
     };
     Ok(Planned {

@@ -249,7 +249,7 @@ pub fn foreign() -> Error {
 /// One message of the child, with the fds that came along; `None` at the end.
 pub fn receive(channel: BorrowedFd<'_>) -> Result<(Option<Message>, Vec<OwnedFd>)> {
     let mut buffer = [0u8; wire::LEN + 1];
-    let mut control = nix::cmsg_space!([RawFd; 2]);
+    let mut control = nix::cmsg_space!([RawFd; wire::LENT]);
     let (len, fds) = loop {
         let mut iov = [IoSliceMut::new(&mut buffer)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;

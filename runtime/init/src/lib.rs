@@ -54,7 +54,7 @@ impl<T> At<T> for rustix::io::Result<T> {
 
 /// The child: carries out `plan` and becomes the payload, or reports why not and exits.
 pub fn run(plan: &Plan<'_>) -> ! {
-    let mut report = Report { channel: sys::channel(plan), accepted: None };
+    let mut report = Report::new(sys::channel(plan));
     let Err(failure) = be_born(plan, &mut report);
     report.send(Message::Failure(failure), &[]);
     sys::exit(1)
@@ -87,6 +87,7 @@ fn be_born(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<core::convert::In
 
     // A process of a joined user namespace must be its root before it can make or enter anything else there.
     namespace::enter(plan, report)?;
+    report.lent = namespace::open_own(plan);
     if let Some(name) = plan.keyring {
         label::set_key_label(plan, proc.as_ref().map(AsFd::as_fd))?;
         identity::join_keyring(name, plan.container.is_some())?;
@@ -244,15 +245,26 @@ fn close_spent_fds(plan: &Plan<'_>, report: &Report<'_>) -> Result<()> {
         Some(Barrier::Listen(socket)) => socket.as_raw_fd(),
         Some(Barrier::Channel) | None => channel,
     };
-    close_other_fds(plan.preserve, &[channel.min(other), channel.max(other)])
+    let mut keep = [-1; 2 + wire::LENT];
+    let lent = report.lent.iter().flatten().map(AsRawFd::as_raw_fd);
+    for (slot, fd) in keep.iter_mut().zip([channel, other].into_iter().chain(lent)) {
+        *slot = fd;
+    }
+    keep.sort_unstable();
+    close_other_fds(plan.preserve, &keep)
 }
 
 /// Reads the one byte that the parent says; anything else, its death included, ends the child.
 fn wait_for(channel: BorrowedFd<'_>, word: u8) -> rustix::io::Result<()> {
+    if heard(channel)? == word { Ok(()) } else { Err(Errno::CONNRESET) }
+}
+
+/// The one byte that the other end says.
+fn heard(channel: BorrowedFd<'_>) -> rustix::io::Result<u8> {
     let mut byte = [0u8; 1];
     loop {
         match net::recv(channel, &mut byte[..], RecvFlags::empty()) {
-            Ok((1, _)) if byte == [word] => return Ok(()),
+            Ok((1, _)) => return Ok(u8::from_ne_bytes(byte)),
             Ok(_) => return Err(Errno::CONNRESET),
             Err(Errno::INTR) => {}
             Err(e) => return Err(e),
@@ -280,22 +292,31 @@ fn end_or_wait(fd: BorrowedFd<'_>, held: Option<BorrowedFd<'_>>) -> rustix::io::
 pub struct Report<'a> {
     channel: BorrowedFd<'a>,
     accepted: Option<OwnedFd>,
+    /// See [`Plan::lent`].
+    lent: [Option<OwnedFd>; wire::LENT],
 }
 
-impl Report<'_> {
+impl<'a> Report<'a> {
+    /// To its maker, so far.
+    fn new(channel: BorrowedFd<'a>) -> Self {
+        Self { channel, accepted: None, lent: [const { None }; wire::LENT] }
+    }
+
     /// Sends a message and the fds that belong to it. A reader that is gone is not an error: the barrier will tell.
     pub fn send(&self, message: Message, fds: &[BorrowedFd<'_>]) {
         let to = self.accepted.as_ref().map_or(self.channel, AsFd::as_fd);
-        let bytes = message.encode();
-        if fds.is_empty() {
-            let _ = net::send(to, &bytes, SendFlags::NOSIGNAL);
-            return;
+        send(to, message, fds);
+    }
+
+    /// Gives the namespaces to somebody who has asked for them.
+    fn lend(&self, to: BorrowedFd<'_>) {
+        let mut fds = [to; wire::LENT];
+        let mut count = 0;
+        for (slot, fd) in fds.iter_mut().zip(self.lent.iter().flatten()) {
+            *slot = fd.as_fd();
+            count += 1;
         }
-        let mut space = [core::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-        let mut control = net::SendAncillaryBuffer::new(&mut space);
-        control.push(net::SendAncillaryMessage::ScmRights(fds));
-        let iov = [rustix::io::IoSlice::new(&bytes)];
-        let _ = net::sendmsg(to, &iov, &mut control, SendFlags::NOSIGNAL);
+        send(to, Message::Ready, fds.get(..count).unwrap_or_default());
     }
 
     /// Says the number of the filter's listener and waits until somebody has it, by read(2) and write(2) alone.
@@ -335,14 +356,32 @@ impl Report<'_> {
                         Err(Errno::INTR | Errno::CONNABORTED) => continue,
                         Err(e) => return Err(e).at(Step::Barrier),
                     };
-                    if wait_for(peer.as_fd(), wire::START).is_ok() {
-                        self.accepted = Some(peer);
-                        return Ok(());
+                    match heard(peer.as_fd()) {
+                        Ok(wire::START) => {
+                            self.accepted = Some(peer);
+                            return Ok(());
+                        }
+                        Ok(wire::NAMESPACES) => self.lend(peer.as_fd()),
+                        _ => {}
                     }
                 }
             }
         }
     }
+}
+
+/// A message with the fds that belong to it, as many as may be [lent](wire::LENT).
+fn send(to: BorrowedFd<'_>, message: Message, fds: &[BorrowedFd<'_>]) {
+    let bytes = message.encode();
+    if fds.is_empty() {
+        let _ = net::send(to, &bytes, SendFlags::NOSIGNAL);
+        return;
+    }
+    let mut space = [core::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(wire::LENT))];
+    let mut control = net::SendAncillaryBuffer::new(&mut space);
+    control.push(net::SendAncillaryMessage::ScmRights(fds));
+    let iov = [rustix::io::IoSlice::new(&bytes)];
+    let _ = net::sendmsg(to, &iov, &mut control, SendFlags::NOSIGNAL);
 }
 
 fn fd_number(fd: BorrowedFd<'_>) -> u32 {

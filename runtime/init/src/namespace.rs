@@ -1,7 +1,7 @@
 //! Entering namespaces, making those that clone3 could not, and the rare second clone.
 
 use rustix::{
-    fd::{AsFd, AsRawFd, BorrowedFd},
+    fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     fs::{Mode, OFlags},
     io::{self, Errno},
 };
@@ -11,7 +11,7 @@ use crate::{
     plan::{Plan, Sysctl},
     sys::{self, Side},
     wait_for,
-    wire::{GO, Message, Step},
+    wire::{GO, LENT, Message, Step},
 };
 
 /// Joins, then makes, in the order in which each is allowed by the one before it.
@@ -52,6 +52,16 @@ pub fn enter(plan: &Plan<'_>, report: &Report<'_>) -> Result<()> {
     Ok(())
 }
 
+/// The namespaces that this process is in now, which it may look at though it hides. Where it cannot, there is none to
+/// give, and whoever asks will see that.
+pub fn open_own(plan: &Plan<'_>) -> [Option<OwnedFd>; LENT] {
+    let mut own = [const { None }; LENT];
+    for (path, slot) in plan.lent.iter().zip(&mut own) {
+        *slot = rustix::fs::open(*path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok();
+    }
+    own
+}
+
 const CLONE_NEWUSER: u32 = libc::CLONE_NEWUSER.cast_unsigned();
 const CLONE_NEWCGROUP: u32 = libc::CLONE_NEWCGROUP.cast_unsigned();
 
@@ -75,7 +85,7 @@ fn become_root() -> Result<()> {
 /// A process that is there for its user namespace alone: born in one that is new, or entering `join`. It says
 /// `Ready` and lives until the other end of the channel is closed.
 pub fn hold(channel: BorrowedFd<'_>, join: Option<BorrowedFd<'_>>) -> ! {
-    let report = Report { channel, accepted: None };
+    let report = Report::new(channel);
     match enter_and_hide(channel, join) {
         Ok(()) => report.send(Message::Ready, &[]),
         Err(failure) => report.send(Message::Failure(failure), &[]),

@@ -39,6 +39,8 @@ pub struct Plan<'a> {
     pub process: Process<'a>,
     /// What to wait for between `create` and `start`; absent for an exec.
     pub barrier: Option<Barrier<'a>>,
+    /// Files of its own namespaces in the host's /proc, given to whoever asks for them until then; at most 8.
+    pub lent: &'a [&'a CStr],
 }
 
 /// Namespaces to enter and to make, beyond those that clone3 itself made.

@@ -8,6 +8,8 @@
 //!        <-------------------- Hooks     only when the parent has hooks to run before the root is entered
 //!   HOOKED --------------------->
 //!        <-------------------- Ready     everything but execve is done (not for an exec)
+//!   NAMESPACES ----------------->        from whoever asks for them before the start
+//!        <-------------------- Ready     with their files
 //!   START ---------------------->
 //!        <----------- Listener(number)   only with a filter that notifies (for an exec, too)
 //!   HEARD  --------------------->
@@ -23,6 +25,11 @@ pub const HOOKED: u8 = b'h';
 pub const HEARD: u8 = b'n';
 /// The byte that lets the payload begin.
 pub const START: u8 = b's';
+/// The byte that asks the init that waits for [`START`] for its namespaces; they come with a [`Message::Ready`]. An
+/// ordinary user cannot have them from the kernel, to whom that init hides.
+pub const NAMESPACES: u8 = b'l';
+/// How many namespaces that may be.
+pub const LENT: usize = 8;
 /// Size of a child's message, bytes.
 pub const LEN: usize = 16;
 
