@@ -9,7 +9,7 @@ use berth_integration::{
     runtime::Runtime,
 };
 use serde_json::{Value, json};
-use std::fs;
+use std::{fs, os::unix::fs::MetadataExt};
 
 fn with_resources(text: &str, words: &[&str]) -> Bundle {
     let resources: Value = serde_json::from_str(text).unwrap();
@@ -107,6 +107,44 @@ fn the_pids_limit_holds() {
     let out = runtime.run("c1", &with_resources(r#"{"pids":{"limit":10}}"#, &words)).ok();
     let current: u32 = out.json()["read"][file].as_str().unwrap().parse().unwrap();
     assert!((2..=10).contains(&current), "{current}");
+}
+
+/// crun's annotation: a cgroup that the container divides as it likes, below the one that has its limits.
+#[test]
+fn a_delegated_one_below() {
+    if beyond_runc("a_delegated_one_below", "it is crun's") {
+        return;
+    }
+    let runtime = Runtime::new("delegated");
+    let annotated = |name: &str| {
+        let bundle = with_resources(r#"{"pids":{"limit":20}}"#, &["signal"]).namespace("cgroup", "");
+        bundle.set("/annotations", json!({"run.oci.delegate-cgroup": name}))
+    };
+    if !cgroup::unified() {
+        runtime.run("c1", &annotated("app")).fails(1, &["run.oci.delegate-cgroup", "cgroup v1"]);
+        runtime.assert_clean("nothing to delegate");
+        return;
+    }
+    for name in ["../app", "/app", "a/../../b"] {
+        runtime.run("c1", &annotated(name)).fails(1, &["run.oci.delegate-cgroup", name]);
+    }
+    // It is given away where the container could write to its own cgroup without the annotation, too.
+    let writable = annotated("app").mapped().mount("/sys/fs/cgroup", "cgroup", "cgroup", &["rw"]);
+    for bundle in [annotated("app"), writable] {
+        runtime.start("c1", &bundle);
+        let at = fs::read_to_string(format!("/proc/{}/cgroup", runtime.pid("c1"))).unwrap();
+        let path = runtime.cgroup("c1");
+        assert_eq!(at.trim(), format!("0::{path}/app"));
+        let own = &cgroup::directories(&path)[0];
+        let owner = |dir: &std::path::Path| fs::metadata(dir.join("cgroup.procs")).unwrap().uid();
+        let root = fs::metadata(format!("/proc/{}", runtime.pid("c1"))).unwrap().uid();
+        assert_eq!((owner(own), owner(&own.join("app"))), (0, root));
+        assert_eq!(cgroup::value(&path, "", "pids.max"), "20");
+        let exec = runtime.exec("c1", &["/probe", "report", "cgroup"]).ok().json();
+        assert_eq!(exec["cgroup"], json!(["0::/app"]), "{exec}");
+        runtime.cmd(&["delete", "--force", "c1"]).ok();
+        runtime.assert_clean("a delegated cgroup");
+    }
 }
 
 #[test]

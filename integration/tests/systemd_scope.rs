@@ -57,6 +57,33 @@ fn start<'a>(runtime: &'a Runtime, id: &str, bundle: &Bundle) -> Call<'a> {
 /// systemd that starts itself anew answers nobody meanwhile: one test has it do so, and not beside others.
 static SYSTEMD: RwLock<()> = RwLock::new(());
 
+/// crun's annotations, which put init below the scope.
+#[test]
+fn cgroups_below_the_scope() {
+    let name = "cgroups_below_the_scope";
+    if !systemd::here(name) || beyond_runc(name, "they are crun's") {
+        return;
+    }
+    let _turn = SYSTEMD.read().unwrap_or_else(PoisonError::into_inner);
+    let (slice, runtime) = (Slice::new("below"), Runtime::new("below"));
+    let annotations = json!({ "run.oci.systemd.subgroup": "payload", "run.oci.delegate-cgroup": "app" });
+    let bundle = limited(&slice, "c1").set("/annotations", annotations).namespace("cgroup", "");
+    if !cgroup::unified() {
+        start(&runtime, "c1", &bundle).wait().fails(1, &["run.oci.systemd.subgroup", "cgroup v1"]);
+        runtime.assert_clean(name);
+        return;
+    }
+    start(&runtime, "c1", &bundle).wait().ok();
+    let scope = unit(&slice, "c1");
+    let at = fs::read_to_string(format!("/proc/{}/cgroup", runtime.pid("c1"))).unwrap();
+    assert_eq!(at.trim(), format!("0::{}/payload/app", slice.path(&scope)));
+    let seen = runtime.exec("c1", &["/bin/sh", "-c", "read line < /proc/self/cgroup; echo $line"]).ok().stdout;
+    assert_eq!(seen.trim(), "0::/app");
+    assert_eq!(slice.value(&scope, "", "pids.max"), "50");
+    runtime.cmd(&["delete", "--force", "c1"]).ok();
+    runtime.assert_clean(name);
+}
+
 #[test]
 fn a_scope_has_what_was_asked_on_both_sides() {
     if !systemd::here("a_scope_has_what_was_asked_on_both_sides") {

@@ -199,9 +199,7 @@ fn make(options: Options<'_>) -> Result<Created> {
     };
     let mounted = InHost::of(&planned.plan);
     let pending = birth(&planned, pending, &cgroup, (&mut making, &rdt), &record, (&hooks, &mut devices))?;
-    if let Some(uid) = planned.cgroup_owner {
-        cgroup.delegate(uid).context("linux.cgroupsPath")?;
-    }
+    making.delegate(pending.pid(), planned.cgroup_owner)?;
 
     record.pid = pending.pid();
     record.start_time = proc::stat(record.pid).map_or(0, |s| s.start_time);

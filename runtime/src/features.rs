@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{hooks, mount, seccomp, spec::OCI_VERSION, user};
+use crate::{cgroup, hooks, mount, seccomp, spec::OCI_VERSION, user};
 
 /// The capabilities of Linux in the order of their numbers (capability.h, 6.18).
 const CAPABILITIES: &str = "\
@@ -63,7 +63,9 @@ pub fn features() -> Value {
             "netDevices": { "enabled": true },
         },
         "annotations": {},
-        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property.", seccomp::raw::ANNOTATION, user::KEEP_GROUPS],
+        "potentiallyUnsafeConfigAnnotations": [
+            "org.systemd.property.", seccomp::raw::ANNOTATION, cgroup::SUBGROUP, cgroup::DELEGATE, user::KEEP_GROUPS,
+        ],
     })
 }
 

@@ -66,6 +66,14 @@ impl Drop for Made {
     }
 }
 
+/// Makes `path` and what is missing above it, for whoever removes all of it later.
+pub(super) fn directories(path: &Path) -> Result<()> {
+    let mut made = Made { dirs: Vec::new() };
+    made.make(path)?;
+    made.keep();
+    Ok(())
+}
+
 /// A place that was found, or made and is to be written in, and its directory.
 struct Ready<'a> {
     place: &'a Place,

@@ -7,6 +7,7 @@ use oci_spec::runtime::LinuxResources;
 use super::{
     Cgroup, Driver, devices,
     make::{self, Asked},
+    subs::Subs,
     systemd,
 };
 use crate::error::Result;
@@ -25,6 +26,7 @@ pub struct Request<'a> {
 pub struct Making<'c> {
     cgroup: &'c Cgroup,
     scope: Option<Wanted<'c>>,
+    subs: Subs,
     progress: Progress,
 }
 
@@ -48,9 +50,10 @@ enum Progress {
 pub(super) fn begin<'c>(cgroup: &'c Cgroup, request: &Request<'_>) -> Result<Making<'c>> {
     let resources = request.resources;
     let asked = Asked::of(cgroup.hierarchy, resources)?;
+    let subs = Subs::of(cgroup, request.annotations)?;
     let Driver::Systemd(unit) = &cgroup.driver else {
         make::create(cgroup, resources, &asked)?;
-        return Ok(Making { cgroup, scope: None, progress: Progress::Directories });
+        return Ok(Making { cgroup, scope: None, subs, progress: Progress::Directories });
     };
     make::refuse_existing(cgroup)?;
     let (writes, rules) = (asked.writes.clone(), asked.rules.clone());
@@ -60,9 +63,9 @@ pub(super) fn begin<'c>(cgroup: &'c Cgroup, request: &Request<'_>) -> Result<Mak
         // The container's mounts may bind these directories before there is a unit, and init puts itself into them far
         // cheaper than systemd could; systemd takes directories that are there.
         make::create(cgroup, resources, &asked)?;
-        return Ok(Making { cgroup, scope, progress: Progress::Directories });
+        return Ok(Making { cgroup, scope, subs, progress: Progress::Directories });
     }
-    Ok(Making { cgroup, scope, progress: Progress::Nothing })
+    Ok(Making { cgroup, scope, subs, progress: Progress::Nothing })
 }
 
 impl Making<'_> {
@@ -71,7 +74,14 @@ impl Making<'_> {
         let Some(wanted) = &mut self.scope else { return Ok(()) };
         wanted.scope.start(init)?;
         self.progress = Progress::Unit;
-        make::settle(self.cgroup, &wanted.resources, &wanted.scope, self.cgroup.own_rules(&wanted.rules), init)
+        make::settle(self.cgroup, &wanted.resources, &wanted.scope, self.cgroup.own_rules(&wanted.rules), init)?;
+        self.subs.before_namespace(self.cgroup, init)
+    }
+
+    /// Lets user `owner` of the host divide what is delegated to the container, whose init is in all of its namespaces; it
+    /// is in a cgroup of its own below where an annotation says so.
+    pub fn delegate(&self, init: i32, owner: Option<u32>) -> Result<()> {
+        self.subs.in_namespace(self.cgroup, init, owner)
     }
 
     /// The container has it now.

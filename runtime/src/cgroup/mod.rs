@@ -29,6 +29,7 @@ mod path;
 mod program;
 mod rootless;
 mod stats;
+mod subs;
 mod sys;
 mod systemd;
 mod tree;
@@ -56,6 +57,7 @@ pub use self::{
         Blkio, BlkioEntry, Counters, IoEntry, MemoryEntry, MemoryEvents, Pids, Placement, Psi, PsiLine, Rdma,
         RdmaEntry, Stats, V1Cpu, V1Hugetlb, V1Memory, V1Stats, V2Cpu, V2Hugetlb, V2Io, V2Memory, V2Stats,
     },
+    subs::{DELEGATE, SUBGROUP},
 };
 use self::{
     dir::{Dir, gone},
@@ -255,7 +257,7 @@ impl Cgroup {
 
     /// Lets user `uid` of the host divide the cgroup further and move processes within it. v1 knows nothing like it that is
     /// safe: there nothing is done.
-    pub fn delegate(&self, uid: u32) -> Result<()> {
+    fn delegate(&self, uid: u32) -> Result<()> {
         match self.hierarchy {
             Hierarchy::V1 => Ok(()),
             Hierarchy::V2 => delegate::delegate(&Dir::open(&self.main_place()?.dir)?, uid),
