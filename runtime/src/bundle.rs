@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{Mount, Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -90,6 +90,14 @@ pub fn text(bundle: &Path) -> Result<Vec<u8>> {
 /// As [`Bundle::load`].
 pub fn load_process(path: &Path) -> Result<Process> {
     parse_process(&read(path)?).with_context(|| path.display().to_string())
+}
+
+/// Reads a list of mounts, as `mounts add` names it.
+///
+/// # Errors
+/// As [`Bundle::load`].
+pub fn load_mounts(path: &Path) -> Result<Vec<Mount>> {
+    parse(&read(path)?, "", &mut Vec::new()).with_context(|| path.display().to_string())
 }
 
 /// Parses the JSON of a `process` object.

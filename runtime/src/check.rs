@@ -4,7 +4,7 @@
 
 use std::{collections::HashSet, path::Path};
 
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Process, Spec, User};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Mount, Process, Spec, User};
 
 use crate::{
     Error, Result, arena, cgroup, device, hooks, mount, namespace::joined, net_devices, notify, rdt, scheduling,
@@ -32,13 +32,7 @@ pub fn spec(spec: &Spec) -> Result<()> {
     if let Some(p) = spec.process() {
         process(p)?;
     }
-    for (n, mount) in spec.mounts().iter().flatten().enumerate() {
-        if mount.destination().as_os_str().is_empty() {
-            return Err(Error::invalid(format!("mounts[{n}].destination: must not be empty")));
-        }
-        path(mount.destination(), || format!("mounts[{n}].destination"))?;
-        texts(mount.options().as_deref(), &format!("mounts[{n}].options"))?;
-    }
+    mounts(spec.mounts().as_deref().unwrap_or_default())?;
     spec.hooks().as_ref().map_or(Ok(()), hooks::check)?;
     let linux = spec.linux().as_ref().ok_or_else(|| Error::invalid("linux: must be specified"))?;
     namespaces(spec, linux)?;
@@ -93,6 +87,18 @@ pub fn process(process: &Process) -> Result<()> {
     }
     user(process.user())?;
     scheduling::check(process)
+}
+
+/// Checks a list of mounts.
+pub fn mounts(list: &[Mount]) -> Result<()> {
+    for (n, mount) in list.iter().enumerate() {
+        if mount.destination().as_os_str().is_empty() {
+            return Err(Error::invalid(format!("mounts[{n}].destination: must not be empty")));
+        }
+        path(mount.destination(), || format!("mounts[{n}].destination"))?;
+        texts(mount.options().as_deref(), &format!("mounts[{n}].options"))?;
+    }
+    Ok(())
 }
 
 fn user(user: &User) -> Result<()> {

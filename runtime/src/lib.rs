@@ -23,6 +23,7 @@ pub mod hooks;
 mod inside;
 pub mod kernel;
 pub mod kill;
+pub mod live_mounts;
 mod lsm;
 mod mount;
 pub mod mountinfo;

@@ -71,6 +71,7 @@ _berth() {
         exec) flags='--console-socket --pidfd-socket --cwd --env -e --tty -t --user -u --additional-gids -g --process -p --detach -d --pid-file --process-label --apparmor --no-new-privs --cap -c --preserve-fds --cgroup --ignore-paused --help -h' ;;
         kill) flags='--help -h' ;;
         list) flags='--format -f --quiet -q --help -h' ;;
+        mounts) flags='--help -h' ;;
         pause) flags='--help -h' ;;
         ps) flags='--format -f --help -h' ;;
         restore) flags='--help -h' ;;
@@ -135,7 +136,7 @@ _berth() {
         *)
             case "$cur:$command $operand" in
                 -*) values=$flags ;;
-                *:' 0') values='checkpoint create delete events exec kill list pause ps restore resume run spec start state update features' ;;
+                *:' 0') values='checkpoint create delete events exec kill list mounts pause ps restore resume run spec start state update features' ;;
                 *:'kill 1') values=$(compgen -A signal SIG) ;;
                 *:'checkpoint 0' | *:'delete 0' | *:'events 0' | *:'exec 0' | *:'kill 0' | *:'pause 0' | *:'ps 0' | *:'resume 0' | *:'start 0' | *:'state 0' | *:'update 0')
                     values=$(berth "${root[@]}" list -q 2> /dev/null)

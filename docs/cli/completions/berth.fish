@@ -1,6 +1,6 @@
 # fish completion for berth
 
-set -l commands checkpoint create delete events exec kill list pause ps restore resume run spec start state update features
+set -l commands checkpoint create delete events exec kill list mounts pause ps restore resume run spec start state update features
 
 function __berth_containers
     set -l words (commandline -opc)
@@ -25,6 +25,7 @@ complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a events -d
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a exec -d 'execute new process inside the container'
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a kill -d 'kill sends the specified signal (default: SIGTERM) to the container\'s init process'
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a list -d 'lists containers started with the given root'
+complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a mounts -d 'add mounts to a running container, or remove them'
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a pause -d 'pause suspends all processes inside the container'
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a ps -d 'ps displays the processes running inside a container'
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a restore -d 'restore a container from a previous checkpoint (not built yet)'
@@ -76,6 +77,7 @@ complete -c berth -n "__fish_seen_subcommand_from kill" -f -a '(__berth_containe
 complete -c berth -n "__fish_seen_subcommand_from list" -l format -s f -x -a 'table json' -d '\'table\' or \'json\''
 complete -c berth -n "__fish_seen_subcommand_from list" -l quiet -s q -d 'only the names'
 complete -c berth -n "__fish_seen_subcommand_from list" -l help -s h -d 'show help'
+complete -c berth -n "__fish_seen_subcommand_from mounts" -l help -s h -d 'show help'
 complete -c berth -n "__fish_seen_subcommand_from pause" -l help -s h -d 'show help'
 complete -c berth -n "__fish_seen_subcommand_from pause" -f -a '(__berth_containers)'
 complete -c berth -n "__fish_seen_subcommand_from ps" -l format -s f -x -a 'table json' -d '\'table\' or \'json\''

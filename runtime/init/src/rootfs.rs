@@ -135,7 +135,8 @@ fn unshare_mount_of(path: &CStr) -> SysResult<()> {
     Ok(())
 }
 
-fn attach(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
+/// Makes mount number `n` and hangs it below `root`.
+pub fn attach(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
     match &mount.source {
         Source::Link { to } => link(root, mount.target, to).at_index(Step::MountTarget, n),
         Source::Inside(inside) => bind_inside(root, mount, inside, n),

@@ -31,6 +31,7 @@ pub static COMMANDS: &[&Command] = &[
     &super::exec::COMMAND,
     &super::kill::COMMAND,
     &super::list::COMMAND,
+    &super::mounts::COMMAND,
     &super::pause::PAUSE,
     &super::ps::COMMAND,
     &super::unbuilt::RESTORE,

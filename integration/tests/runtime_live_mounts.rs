@@ -1,0 +1,133 @@
+//! `mounts add` and `mounts remove`, which crun has: mounts of a container that is there already.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
+
+use std::{fs, os::unix::fs::symlink, path::Path};
+
+use berth_integration::{
+    bundle::Bundle,
+    case::beyond_runc,
+    runtime::{Output, Runtime},
+};
+use serde_json::{Value, json};
+
+/// Calls the command with this list.
+fn mounts(runtime: &Runtime, verb: &str, id: &str, list: &Value) -> Output {
+    let file = runtime.work().join("mounts.json");
+    fs::write(&file, list.to_string()).unwrap();
+    runtime.cmd(&["mounts", verb, id, file.to_str().unwrap()])
+}
+
+fn bind(from: &Path, to: &str, words: &[&str]) -> Value {
+    let words = [&["bind"], words].concat();
+    json!({"destination": to, "type": "bind", "source": from, "options": words})
+}
+
+/// Lines of the container's mountinfo at `target`.
+fn at(runtime: &Runtime, target: &str) -> Vec<String> {
+    let text = fs::read_to_string(format!("/proc/{}/mountinfo", runtime.pid("c1"))).unwrap();
+    text.lines().filter(|line| line.split(' ').nth(4) == Some(target)).map(String::from).collect()
+}
+
+/// A container whose root takes new directories.
+fn writable() -> Bundle {
+    Bundle::probe(&["signal"]).set("/root/readonly", json!(false))
+}
+
+fn beyond() -> bool {
+    beyond_runc("mounts", "the command is crun's")
+}
+
+#[test]
+fn come_and_go() {
+    if beyond() {
+        return;
+    }
+    let runtime = Runtime::new("live-mounts");
+    let from = runtime.work().join("from");
+    fs::create_dir(&from).unwrap();
+    fs::write(from.join("file"), "text").unwrap();
+    let host = || fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let before = host();
+    for mapped in [false, true] {
+        let bundle = writable();
+        let bundle = if mapped { bundle.mapped() } else { bundle };
+        runtime.start("c1", &bundle);
+        let scratch =
+            json!({"destination": "/scratch", "type": "tmpfs", "source": "tmpfs", "options": ["size=64k", "noexec"]});
+        let mut list = vec![bind(&from, "/new/dir", &["ro"]), bind(&from.join("file"), "/new/file", &[])];
+        if !mapped {
+            list.push(scratch.clone());
+        }
+        mounts(&runtime, "add", "c1", &json!(list)).ok();
+        let read = ["/new/dir/file", "/new/file"];
+        let words = ["/probe", "report", "read=/new/dir/file", "read=/new/file"];
+        let report = runtime.exec("c1", &words).ok().json();
+        assert_eq!(read.map(|path| report["read"][path].as_str().unwrap()), ["text"; 2], "{report}");
+        assert!(at(&runtime, "/new/dir")[0].contains(" ro,"));
+        assert_eq!(at(&runtime, "/scratch").len(), usize::from(!mapped));
+        if mapped {
+            mounts(&runtime, "add", "c1", &json!([scratch])).fails(1, &["mounts[0]", "user namespace"]);
+            let shifted = bind(&from, "/shifted", &["idmap"]);
+            mounts(&runtime, "add", "c1", &json!([shifted])).ok();
+            let stat = runtime.exec("c1", &["/probe", "report", "stat=/shifted/file"]).ok().json();
+            assert_eq!(stat["stat"]["/shifted/file"]["uid"], 0, "{stat}");
+        } else {
+            assert!(at(&runtime, "/scratch")[0].contains("noexec") && at(&runtime, "/scratch")[0].contains("size=64k"));
+        }
+        mounts(&runtime, "remove", "c1", &json!(list)).ok();
+        for target in ["/new/dir", "/new/file", "/scratch"] {
+            assert_eq!(at(&runtime, target), [""; 0], "{target}");
+        }
+        mounts(&runtime, "remove", "c1", &json!([list[0]])).fails(1, &["mounts[0].destination: /new/dir: not mounted"]);
+        assert_eq!(host(), before);
+        runtime.cmd(&["delete", "--force", "c1"]).ok();
+    }
+    assert_eq!(fs::read_to_string(from.join("file")).unwrap(), "text");
+    runtime.assert_clean("mounts that came and went");
+}
+
+#[test]
+fn all_or_none_and_inside_the_root() {
+    if beyond() {
+        return;
+    }
+    let runtime = Runtime::new("live-mounts-bad");
+    let (from, decoy) = (runtime.work().join("from"), runtime.work().join("decoy"));
+    for dir in [&from, &decoy] {
+        fs::create_dir(dir).unwrap();
+    }
+    runtime.start("c1", &writable());
+    let root = format!("/proc/{}/root", runtime.pid("c1"));
+    symlink(format!("../../../../..{}", decoy.display()), format!("{root}/link")).unwrap();
+    mounts(&runtime, "add", "c1", &json!([bind(&from, "/link/below", &[])])).ok();
+    assert!(!decoy.join("below").exists(), "the link led out of the root");
+    mounts(&runtime, "remove", "c1", &json!([bind(&from, "/link/below", &[])])).ok();
+
+    let good = bind(&from, "/good", &[]);
+    for (bad, words) in [
+        (bind(&from.join("none"), "/bad", &[]), "no such file"),
+        (bind(&from, "/proc/sys", &["nothing-like-it"]), "nothing-like-it"),
+        (bind(&from, "/proc/1/fd", &[]), "/proc"),
+        (bind(&from, "/probe", &[]), "not a directory"),
+        (bind(&from, "/", &[]), "/ is prohibited"),
+        (json!({"destination": "/bad", "type": "proc", "source": "proc"}), "only bind mounts and tmpfs"),
+        (json!({"destination": "/good", "options": ["remount", "ro"]}), "mounts[1]: remount"),
+        (json!({"destination": ""}), "mounts[1].destination"),
+        (json!({"destination": 7}), "[1].destination"),
+        (json!(["/bad"]), "[1]"),
+    ] {
+        let list = json!([good, bad]);
+        mounts(&runtime, "add", "c1", &list).fails(1, &[words]);
+        assert_eq!(at(&runtime, "/good"), [""; 0], "{list}");
+    }
+    mounts(&runtime, "remove", "c1", &json!([bind(&from, "/", &[])])).fails(1, &["the root stays"]);
+    mounts(&runtime, "add", "c1", &json!({})).fails(1, &["mounts.json"]);
+    mounts(&runtime, "add", "c2", &json!([])).fails(1, &["does not exist"]);
+    mounts(&runtime, "swap", "c1", &json!([])).fails(1, &["swap", "neither add nor remove"]);
+    runtime.cmd(&["mounts", "add", "c1", "/no/such/file"]).fails(1, &["/no/such/file"]);
+    runtime.cmd(&["kill", "c1", "KILL"]).ok();
+    runtime.until("c1", "stopped");
+    mounts(&runtime, "add", "c1", &json!([good])).fails(1, &["not running"]);
+    runtime.cmd(&["delete", "c1"]).ok();
+    runtime.assert_clean("mounts that were refused");
+}

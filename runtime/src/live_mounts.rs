@@ -1,0 +1,172 @@
+//! Mounts of a container that is there already: more of them, and some taken away, as `crun mounts` has it.
+//!
+//! Trees are made as for a new container, here, from the host's files; a thread that has joined the container's mounts
+//! hangs them below its root. What depends on more of a container than its mounts (proc, sysfs, cgroup, mqueue) is left to
+//! its making.
+
+use std::{
+    fs::File,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use berth_init::{
+    path, rootfs,
+    sys::{setns, unshare},
+};
+use oci_spec::runtime::Mount;
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+    mount::{UnmountFlags, unmount},
+};
+
+use crate::{
+    Context, Error, Kind, Result,
+    arena::Arena,
+    check,
+    failure::{self, Names},
+    mount,
+    namespace::{self, Users},
+    state::{Container, Status},
+    userns,
+};
+
+/// Adds `mounts` in their order: bind mounts, and tmpfs for a container without a user namespace of its own. All of them
+/// or none; directories and files that were made for them to be mounted on stay.
+///
+/// # Errors
+/// [`Kind::FailedPrecondition`] unless the container is there; else names the mount.
+pub fn add(container: &Container, mounts: &[Mount]) -> Result<()> {
+    check::mounts(mounts)?;
+    let place = Place::of(container)?;
+    for (n, mount) in mounts.iter().enumerate() {
+        place.takes(mount).with_context(|| format!("mounts[{n}]"))?;
+    }
+    let arena = Arena::default();
+    let users = place.users()?;
+    let scene = mount::Scene {
+        bundle: container.bundle(),
+        host_propagation: libc::MS_PRIVATE,
+        cgroup: container.cgroup(),
+        cgroup_namespace: false,
+        users: &users,
+        user_namespace: place.users.is_some(),
+        label: None,
+        root: place.root.as_fd(),
+        rootfs: container.rootfs(),
+        dev: None,
+    };
+    let planned = mount::plan(&arena, mounts, &[], scene)?;
+    let (list, names) = (planned.list, Names { mounts: &planned.names, ..Names::default() });
+    place.inside(|root| {
+        for (n, mount) in list.iter().enumerate() {
+            if let Err(failure) = rootfs::attach(root, mount, n) {
+                for done in list.iter().take(n).rev() {
+                    let _ = detach(root, done.target);
+                }
+                return Err(failure::word(failure, None, &names));
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Takes `mounts` away, the last one first; only their destinations are looked at.
+///
+/// # Errors
+/// As [`add`]; a destination on which nothing is mounted. Those after it in the list are gone by then.
+pub fn remove(container: &Container, mounts: &[Mount]) -> Result<()> {
+    check::mounts(mounts)?;
+    let place = Place::of(container)?;
+    let arena = Arena::default();
+    let field = |n: usize| format!("mounts[{n}].destination");
+    let targets: Vec<_> = mounts
+        .iter()
+        .enumerate()
+        .map(|(n, mount)| match mount::clean(mount.destination()) {
+            target if target == Path::new("/") => Err(Error::invalid(format!("{}: the root stays", field(n)))),
+            target => arena.path(&target, "mounts.destination"),
+        })
+        .collect::<Result<_>>()?;
+    place.inside(|root| {
+        for (n, target) in targets.iter().enumerate().rev() {
+            detach(root, target).map_err(|e| match e {
+                Errno::INVAL => Error::invalid(format!("{}: {}: not mounted", field(n), target.to_string_lossy())),
+                e => Error::from(e).context(format!("{}: {}", field(n), target.to_string_lossy())),
+            })?;
+        }
+        Ok(())
+    })
+}
+
+/// Where a container's mounts are.
+struct Place {
+    mounts: File,
+    users: Option<File>,
+    root: OwnedFd,
+}
+
+impl Place {
+    fn of(container: &Container) -> Result<Self> {
+        let own = container.state().namespaces;
+        if container.status()? == Status::Stopped || own & namespace::flag::MOUNT == 0 {
+            let why = if own & namespace::flag::MOUNT == 0 { "its mounts are the host's" } else { "it is not running" };
+            let text = format!("cannot change the mounts of container {}: {why}", container.id());
+            return Err(Error::new(Kind::FailedPrecondition, text));
+        }
+        let of_init = |what: &str| format!("/proc/{}/{what}", container.pid());
+        let open = |what: &str| File::open(of_init(what)).with_context(|| format!("open {}", of_init(what)));
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let place = Self {
+            mounts: open("ns/mnt")?,
+            users: if own & namespace::flag::USER != 0 { Some(open("ns/user")?) } else { None },
+            root: rustix::fs::open(of_init("root"), flags, Mode::empty()).with_context(|| of_init("root"))?,
+        };
+        // All of that was of this very process, not of another with its pid.
+        container.pidfd()?;
+        Ok(place)
+    }
+
+    fn takes(&self, mount: &Mount) -> Result<()> {
+        let words = mount.options().as_deref().unwrap_or_default();
+        match mount.typ().as_deref().unwrap_or_default() {
+            _ if words.iter().any(|word| word == "remount") => {
+                Err(Error::unsupported("remount: not of a mount to be added"))
+            }
+            _ if words.iter().any(|word| matches!(word.as_str(), "bind" | "rbind")) => Ok(()),
+            "bind" => Ok(()),
+            "tmpfs" if self.users.is_none() => Ok(()),
+            "tmpfs" => Err(Error::unsupported("type: a tmpfs cannot be added in a user namespace")),
+            other => Err(Error::unsupported(format!("type: {other:?}: only bind mounts and tmpfs can be added"))),
+        }
+    }
+
+    fn users(&self) -> Result<Users<'_>> {
+        let Some(users) = &self.users else { return Ok(Users::default()) };
+        let found = userns::read(users.as_fd()).context("the container's user namespace")?;
+        Ok(Users { ids: found.ids, fd: Some(users.as_fd()), no_groups: !found.setgroups })
+    }
+
+    /// Runs `act` with the container's root, among the container's mounts, but with this process' own root: paths that
+    /// are not below that fd, such as /proc, are the host's.
+    fn inside(&self, act: impl FnOnce(BorrowedFd<'_>) -> Result<()> + Send) -> Result<()> {
+        let act = || {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let host = rustix::fs::open(c"/", flags, Mode::empty()).context("open /")?;
+            unshare(libc::CLONE_FS.unsigned_abs()).context("unshare the root directory")?;
+            setns(self.mounts.as_fd(), namespace::flag::MOUNT).context("join the container's mount namespace")?;
+            rustix::process::fchdir(&host).and_then(|()| rustix::process::chroot(c".")).context("chroot")?;
+            act(self.root.as_fd())
+        };
+        std::thread::scope(|scope| scope.spawn(act).join())
+            .unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the thread among the container's mounts has died")))
+    }
+}
+
+/// Takes away what is mounted at `target`, with all below it. EINVAL: nothing is.
+fn detach(root: BorrowedFd<'_>, target: &std::ffi::CStr) -> rustix::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let at = path::open(root, target, OFlags::PATH)?;
+    unmount(format!("/proc/self/fd/{}", at.as_raw_fd()), UnmountFlags::DETACH)
+}
