@@ -8,7 +8,7 @@ use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
 
 use crate::error::{Error, Result};
 
-/// One rule, checked. A later rule overrides an earlier one.
+/// One rule, checked. What a list of them means is [`super::allowlist`]'s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rule {
     /// Every device, every access; forgets all rules before it. The other fields of an `a` rule do not count, in v1's
@@ -34,7 +34,7 @@ pub(super) enum Node {
 }
 
 /// A set of the accesses read, write and mknod. The bits are the kernel's BPF_DEVCG_ACC_* and DEVCG_ACC_*.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Access(u8);
 
 impl Access {

@@ -1,9 +1,11 @@
 //! Device rules for v2: compiled into an eBPF program that the kernel asks at each open and mknod of a device node.
 //!
-//! Pure; loading it is left to [`super::program`]. What it decides: every access that is asked for must be allowed, and
-//! of several rules about a device the last one that names the access counts. Where no rule does, the last `a` rule
-//! holds, and without one all is denied. So `rw` is denied where only `w` is. A question about no access at all (a path
-//! lookup) is answered with yes where any access is allowed.
+//! Pure; loading it is left to [`super::program`]. What it decides is what v1's kernel would, so that a container is as
+//! confined here as there: the rules become [a default and exceptions](super::allowlist), in their order, and a rule that
+//! would take a part of a wildcard away is refused. Where the default is no, one exception must allow all that is asked at
+//! once; where it is yes, none may forbid any of it. The kernel asks for mknod alone, and for read and write alone or
+//! together (linux/device_cgroup.h). A question about no access at all (a path lookup) is answered with yes
+//! where any access is allowed.
 //!
 //! The rules are worked out beforehand for every device that they can tell apart, and the program is the tree of these:
 //! type, then major, then minor, an answer at each end. So it looks at few rules, and the verifier at each one once.
@@ -12,7 +14,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::devices::{Access, Node, Rule, Which};
+use super::{
+    allowlist::Allowlist,
+    devices::{Access, Node, Rule, Which},
+};
 use crate::error::{Error, Result};
 
 /// One instruction, laid out as `struct bpf_insn`.
@@ -50,7 +55,8 @@ const CHAR: i32 = 2;
 
 /// The program for `rules`; None when they allow everything, for which no program is needed.
 pub(super) fn compile(rules: &[Rule]) -> Result<Option<Vec<Insn>>> {
-    let (char, block) = (Tree::new(rules, Node::Char), Tree::new(rules, Node::Block));
+    let list = Allowlist::new(rules)?;
+    let (char, block) = (Tree::new(&list, Node::Char), Tree::new(&list, Node::Block));
     if char.allows_all() && block.allows_all() {
         return Ok(None);
     }
@@ -77,18 +83,21 @@ struct Tree {
 /// What is allowed for the devices of one major, or of all majors that have none of their own.
 #[derive(PartialEq, Eq)]
 struct Minors {
-    minors: BTreeMap<u32, Access>,
+    minors: BTreeMap<u32, Allowed>,
     /// For a minor that no rule names.
-    other: Access,
+    other: Allowed,
 }
 
+/// What may be asked for at once: all of one of these, or less. None holds another.
+#[derive(Clone, PartialEq, Eq)]
+struct Allowed(Vec<Access>);
+
 impl Tree {
-    fn new(rules: &[Rule], node: Node) -> Self {
+    fn new(list: &Allowlist, node: Node) -> Self {
         // The minors that are named for every major, and those of each named one.
         let mut everywhere = BTreeSet::new();
         let mut named: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
-        for rule in rules {
-            let Rule::Some { which, .. } = rule else { continue };
+        for (which, _) in list.exceptions() {
             let minors = match which.major {
                 _ if which.node != node => continue,
                 Some(major) => named.entry(major).or_default(),
@@ -97,8 +106,8 @@ impl Tree {
             minors.extend(which.minor);
         }
         let minors = |major: Option<u32>, named: &BTreeSet<u32>| {
-            let other = allowed(rules, Which { node, major, minor: None });
-            let each = named.iter().map(|m| (*m, allowed(rules, Which { node, major, minor: Some(*m) })));
+            let other = Allowed::by(list, Which { node, major, minor: None });
+            let each = named.iter().map(|m| (*m, Allowed::by(list, Which { node, major, minor: Some(*m) })));
             Minors { minors: each.filter(|(_, access)| *access != other).collect(), other }
         };
         let other = minors(None, &everywhere);
@@ -109,7 +118,7 @@ impl Tree {
     }
 
     fn allows_all(&self) -> bool {
-        self.majors.is_empty() && self.other.minors.is_empty() && self.other.other == Access::ALL
+        self.majors.is_empty() && self.other.minors.is_empty() && self.other.other.0 == [Access::ALL]
     }
 
     fn code(&self) -> Result<Vec<Insn>> {
@@ -126,28 +135,55 @@ impl Minors {
     fn code(&self) -> Result<Vec<Insn>> {
         let mut out = Vec::new();
         for (minor, access) in &self.minors {
-            out.extend(unless(MINOR, number(*minor), answer(*access))?);
+            out.extend(unless(MINOR, number(*minor), access.code())?);
         }
-        out.extend(answer(self.other));
+        out.extend(self.other.code());
         Ok(out)
     }
 }
 
-/// What `rules` allow for a device. A number that is None here stands for all that no rule names, so only wildcards
-/// are about it.
-fn allowed(rules: &[Rule], device: Which) -> Access {
-    let about = |w: &Which| {
-        w.node == device.node
-            && (w.major.is_none() || w.major == device.major)
-            && (w.minor.is_none() || w.minor == device.minor)
-    };
-    rules.iter().fold(Access::default(), |before, rule| match rule {
-        Rule::All { allow: true } => Access::ALL,
-        Rule::All { allow: false } => Access::default(),
-        Rule::Some { allow: true, which, access } if about(which) => before | *access,
-        Rule::Some { allow: false, which, access } if about(which) => before.without(*access),
-        Rule::Some { .. } => before,
-    })
+impl Allowed {
+    /// For a device. A number that is None here stands for all that no rule names, so only wildcards are about it.
+    fn by(list: &Allowlist, device: Which) -> Self {
+        let about = |w: &Which| {
+            w.node == device.node
+                && (w.major.is_none() || w.major == device.major)
+                && (w.minor.is_none() || w.minor == device.minor)
+        };
+        let exceptions =
+            || list.exceptions().filter(|(which, a)| about(which) && !a.is_empty()).map(|(_, access)| *access);
+        if list.allows_by_default() {
+            let left = exceptions().fold(Access::ALL, Access::without);
+            return Self(Some(left).filter(|access| !access.is_empty()).into_iter().collect());
+        }
+        // Mknod is asked for alone, so it goes with whatever else there is.
+        let mknod = exceptions().fold(Access::default(), |all, access| all | access.shared(Access::MKNOD));
+        let mut all: Vec<Access> = exceptions().map(|access| access | mknod).collect();
+        all.sort_unstable();
+        all.dedup();
+        let whole = all.clone();
+        all.retain(|a| !whole.iter().any(|other| other != a && a.without(*other).is_empty()));
+        Self(all)
+    }
+
+    /// Yes when all that is asked is in one of them.
+    fn code(&self) -> Vec<Insn> {
+        let (yes, no, exit) = (insn(MOV_IMM, ANSWER, 0, 0, 1), insn(MOV_IMM, ANSWER, 0, 0, 0), insn(EXIT, 0, 0, 0, 0));
+        if self.0 == [Access::ALL] {
+            return vec![yes, exit];
+        }
+        let mut out = vec![no];
+        for (n, access) in self.0.iter().enumerate() {
+            // Past the yes, and past its end unless that is the end of all.
+            let over = if n + 1 == self.0.len() { 1 } else { 2 };
+            let denied = Access::ALL.without(*access);
+            out.extend([insn(JUMP_SET, ASKED, 0, over, i32::from(denied.bits())), yes, exit]);
+        }
+        if self.0.is_empty() {
+            out.push(exit);
+        }
+        out
+    }
 }
 
 /// `then`, which ends in an answer, behind a test that jumps over it.
@@ -157,19 +193,6 @@ fn unless(reg: u8, value: i32, then: Vec<Insn>) -> Result<Vec<Insn>> {
     let mut out = vec![insn(JUMP_NE, reg, 0, over, value)];
     out.extend(then);
     Ok(out)
-}
-
-/// Yes when all that is asked is in `access`.
-fn answer(access: Access) -> Vec<Insn> {
-    let (yes, no, exit) = (insn(MOV_IMM, ANSWER, 0, 0, 1), insn(MOV_IMM, ANSWER, 0, 0, 0), insn(EXIT, 0, 0, 0, 0));
-    let denied = Access::ALL.without(access);
-    if access.is_empty() {
-        vec![no, exit]
-    } else if denied.is_empty() {
-        vec![yes, exit]
-    } else {
-        vec![no, insn(JUMP_SET, ASKED, 0, 1, i32::from(denied.bits())), yes, exit]
-    }
 }
 
 fn number(n: u32) -> i32 {
