@@ -15,17 +15,27 @@ use serde_json::{Value, json};
 /// A name, and the bundle from the default one.
 type Row = (&'static str, fn(Bundle) -> Bundle);
 
-/// In mounts of this thread's own, private to it: on a host whose mounts are shared, runc makes the one private that the
-/// bundle is on, which changes what everything else bound from there becomes.
 #[test]
 fn the_same_or_stricter() {
+    compare("same", EVERYWHERE);
+}
+
+/// What depends on how the host's cgroups are laid out.
+#[test]
+fn limits_and_device_rules() {
+    let hierarchy = if cgroup::unified() { ON_V2 } else { ON_V1 };
+    compare("same-limits", &[RESOURCES, hierarchy].concat());
+}
+
+/// In mounts of this thread's own, private to it: on a host whose mounts are shared, runc makes the one private that the
+/// bundle is on, which changes what everything else bound from there becomes.
+fn compare(test: &str, rows: &[Row]) {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).unwrap();
-    let (ours, theirs) = (Runtime::new("same"), Runtime::peer("same-runc"));
+    let (ours, theirs) = (Runtime::new(test), Runtime::peer(&format!("{test}-runc")));
     let mut failed = vec![];
-    let hierarchy = if cgroup::unified() { ON_V2 } else { ON_V1 };
-    for (name, set) in EVERYWHERE.iter().chain(hierarchy) {
+    for (name, set) in rows {
         let bundle = || set(Bundle::probe(&[]));
         let (a, b) = (observe(&ours, bundle()), observe(&theirs, bundle()));
         match (a.get("refused"), b.get("refused")) {
@@ -184,6 +194,17 @@ const EVERYWHERE: &[Row] = &[
                 {"path": "/dev/deep/er", "type": "b", "major": 7, "minor": 0}]),
         )
     }),
+    ("a user namespace", Bundle::mapped),
+    ("a user namespace with devices and limits", |b| {
+        resources(b.mapped(), r#"{"memory":{"limit":67108864},"pids":{"limit":50}}"#)
+            .set("/process/user", json!({"uid": 1000, "gid": 1000, "additionalGids": [7]}))
+    }),
+    ("bind mounts in a user namespace", |b| {
+        b.mapped().mount("/a", "bind", "/etc", &["bind"]).mount("/b", "bind", "/etc", &["rbind", "ro", "nosuid"])
+    }),
+];
+
+const RESOURCES: &[Row] = &[
     ("devices: the default rules", |b| devices(b, r#"[{"allow":false,"access":"rwm"}]"#)),
     ("devices: one more", |b| {
         devices(
@@ -213,14 +234,6 @@ const EVERYWHERE: &[Row] = &[
         let json = r#"{"blockIO":{"throttleReadBpsDevice":[{"major":7,"minor":0,"rate":1048576}],
             "throttleWriteIOPSDevice":[{"major":7,"minor":0,"rate":100}]}}"#;
         resources(b, json)
-    }),
-    ("a user namespace", Bundle::mapped),
-    ("a user namespace with devices and limits", |b| {
-        resources(b.mapped(), r#"{"memory":{"limit":67108864},"pids":{"limit":50}}"#)
-            .set("/process/user", json!({"uid": 1000, "gid": 1000, "additionalGids": [7]}))
-    }),
-    ("bind mounts in a user namespace", |b| {
-        b.mapped().mount("/a", "bind", "/etc", &["bind"]).mount("/b", "bind", "/etc", &["rbind", "ro", "nosuid"])
     }),
 ];
 
