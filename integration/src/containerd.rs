@@ -272,6 +272,20 @@ impl Containerd {
         }
     }
 
+    /// Removes the bundles that containerd was removing when it was killed: it hides one by a dot before its name first, and
+    /// passes such over when it starts again.
+    pub fn clear_hidden_bundles(&self) {
+        for dir in ["state", "root"].map(|dir| self.dir().join(dir).join("io.containerd.runtime.v2.task")) {
+            let namespaces = fs::read_dir(dir).into_iter().flatten().flatten();
+            let bundles =
+                namespaces.flat_map(|namespace| fs::read_dir(namespace.path()).into_iter().flatten().flatten());
+            for bundle in bundles.filter(|bundle| bundle.file_name().as_encoded_bytes().starts_with(b".")) {
+                eprintln!("containerd was killed while it removed {}", bundle.path().display());
+                fs::remove_dir_all(bundle.path()).expect("remove a hidden bundle");
+            }
+        }
+    }
+
     /// The last lines of containerd's log, with the shims' words in it and without the story of its start.
     pub fn log_tail(&self) -> String {
         let log = self.log();
