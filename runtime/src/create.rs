@@ -9,10 +9,7 @@ use std::{
     path::Path,
 };
 
-use berth_init::{
-    plan::{Enter, Plan},
-    sys::{setns, unshare},
-};
+use berth_init::plan::{Enter, Plan};
 use oci_spec::runtime::{LinuxResources, Spec};
 use rustix::mount::UnmountFlags;
 
@@ -26,7 +23,7 @@ use crate::{
     hooks::{self, AtCreate},
     inside::{Inside, Legacy},
     kernel,
-    namespace::flag,
+    namespace::{self, flag},
     net_devices::NetDevices,
     notify,
     plan::{self, Choices, Planned},
@@ -269,15 +266,11 @@ impl<'a> InHost<'a> {
 impl Drop for InHost<'_> {
     fn drop(&mut self) {
         let (Some(tree), joined) = (self.tree, self.joined) else { return };
-        // In a thread with a working directory of its own, which the namespace may be entered with.
-        let withdraw = || {
-            unshare(libc::CLONE_FS.unsigned_abs())?;
-            joined.map_or(Ok(()), |namespace| setns(namespace, flag::MOUNT))?;
+        // One that never got there is refused, and goes with its fd.
+        let _ = namespace::among(joined, || {
             rustix::process::fchdir(tree)?;
-            // One that never got there is refused, and goes with its fd.
-            rustix::mount::unmount(".", UnmountFlags::DETACH)
-        };
-        let _: Option<rustix::io::Result<()>> = std::thread::scope(|scope| scope.spawn(withdraw).join().ok());
+            Ok(rustix::mount::unmount(".", UnmountFlags::DETACH)?)
+        });
     }
 }
 

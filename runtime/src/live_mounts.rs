@@ -10,10 +10,7 @@ use std::{
     path::Path,
 };
 
-use berth_init::{
-    path, rootfs,
-    sys::{setns, unshare},
-};
+use berth_init::{path, rootfs};
 use oci_spec::runtime::Mount;
 use rustix::{
     fs::{Mode, OFlags},
@@ -110,8 +107,12 @@ struct Place {
 impl Place {
     fn of(container: &Container) -> Result<Self> {
         let own = container.state().namespaces;
-        if container.status()? == Status::Stopped || own & namespace::flag::MOUNT == 0 {
-            let why = if own & namespace::flag::MOUNT == 0 { "its mounts are the host's" } else { "it is not running" };
+        let why = match container.status()? {
+            _ if own & namespace::flag::MOUNT == 0 => Some("its mounts are the host's"),
+            Status::Stopped => Some("it is not running"),
+            _ => None,
+        };
+        if let Some(why) = why {
             let text = format!("cannot change the mounts of container {}: {why}", container.id());
             return Err(Error::new(Kind::FailedPrecondition, text));
         }
@@ -151,16 +152,12 @@ impl Place {
     /// Runs `act` with the container's root, among the container's mounts, but with this process' own root: paths that
     /// are not below that fd, such as /proc, are the host's.
     fn inside(&self, act: impl FnOnce(BorrowedFd<'_>) -> Result<()> + Send) -> Result<()> {
-        let act = || {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let host = rustix::fs::open(c"/", flags, Mode::empty()).context("open /")?;
-            unshare(libc::CLONE_FS.unsigned_abs()).context("unshare the root directory")?;
-            setns(self.mounts.as_fd(), namespace::flag::MOUNT).context("join the container's mount namespace")?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let host = rustix::fs::open(c"/", flags, Mode::empty()).context("open /")?;
+        namespace::among(Some(self.mounts.as_fd()), || {
             rustix::process::fchdir(&host).and_then(|()| rustix::process::chroot(c".")).context("chroot")?;
             act(self.root.as_fd())
-        };
-        std::thread::scope(|scope| scope.spawn(act).join())
-            .unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the thread among the container's mounts has died")))
+        })
     }
 }
 

@@ -6,7 +6,10 @@ use std::{
     path::Path,
 };
 
-use berth_init::plan::{Join, Namespaces};
+use berth_init::{
+    plan::{Join, Namespaces},
+    sys::{setns, unshare},
+};
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType as Kind};
 use rustix::fs::{Mode, OFlags};
 
@@ -55,6 +58,20 @@ pub fn own_files(arena: &Arena, kinds: u32) -> Result<&[&CStr]> {
         files.push(arena.text(format!("/proc/thread-self/ns/{name}"), "linux.namespaces")?);
     }
     Ok(arena.list(files))
+}
+
+/// Runs `act` in a thread that has a root and a working directory of its own, with which `mounts` may be entered.
+///
+/// # Errors
+/// Those of `act`, and of entering them.
+pub fn among(mounts: Option<BorrowedFd<'_>>, act: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+    let act = || {
+        unshare(libc::CLONE_FS.unsigned_abs()).context("unshare the root directory")?;
+        mounts.map_or(Ok(()), |mounts| setns(mounts, flag::MOUNT)).context("join the container's mount namespace")?;
+        act()
+    };
+    std::thread::scope(|scope| scope.spawn(act).join())
+        .unwrap_or_else(|_| Err(Error::new(crate::Kind::Internal, "the thread among the container's mounts has died")))
 }
 
 /// How a container gets its namespaces.

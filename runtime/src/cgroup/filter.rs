@@ -89,7 +89,7 @@ struct Minors {
 }
 
 /// What may be asked for at once: all of one of these, or less. None holds another.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 struct Allowed(Vec<Access>);
 
 impl Tree {

@@ -21,8 +21,7 @@ pub const SUBGROUP: &str = "run.oci.systemd.subgroup";
 pub const DELEGATE: &str = "run.oci.delegate-cgroup";
 
 /// The two names.
-#[derive(Clone, Default)]
-pub struct Subs {
+pub(super) struct Subs {
     subgroup: Option<String>,
     delegated: Option<String>,
 }
@@ -32,7 +31,7 @@ impl Subs {
     ///
     /// # Errors
     /// Names that lead elsewhere, and any on cgroup v1.
-    pub fn of(cgroup: &Cgroup, annotations: Option<&HashMap<String, String>>) -> Result<Self> {
+    pub(super) fn of(cgroup: &Cgroup, annotations: Option<&HashMap<String, String>>) -> Result<Self> {
         let named = |key: &str| {
             let Some(name) = annotations.and_then(|all| all.get(key)).filter(|name| !name.is_empty()) else {
                 return Ok(None);

@@ -4,7 +4,7 @@
 //! `idmap=uids=0-100-10#10-200-5;gids=@0-1-10`: in each triplet the first id in the file system, the id on the host that it
 //! becomes, how many there are; behind an `@` the second id is one of the container's user namespace.
 
-use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount, Spec};
 
 use crate::{Context, Error, Result, user::Ids};
 
@@ -13,6 +13,11 @@ use crate::{Context, Error, Result, user::Ids};
 /// # Errors
 /// Names the mount and its word: no such mapping, or the mount has mappings besides.
 pub fn translate(spec: &mut Spec) -> Result<()> {
+    // Few configurations have any; the others' words are not copied.
+    let has_any = |mount: &Mount| mount.options().iter().flatten().any(|word| mapped(word).is_some());
+    if !spec.mounts().iter().flatten().any(has_any) {
+        return Ok(());
+    }
     let of_container = Ids::given(spec)?;
     for (n, mount) in spec.mounts_mut().iter_mut().flatten().enumerate() {
         let mut words = mount.options().clone().unwrap_or_default();

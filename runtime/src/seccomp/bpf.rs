@@ -145,6 +145,17 @@ impl Assembler {
     }
 }
 
+/// Instructions out of their 8 bytes each: `struct sock_filter` of a little-endian machine, as all are that have filters here.
+pub fn read(program: &[[u8; 8]]) -> Vec<sock_filter> {
+    let instruction = |[c0, c1, jt, jf, k0, k1, k2, k3]: &[u8; 8]| sock_filter {
+        code: u16::from_le_bytes([*c0, *c1]),
+        jt: *jt,
+        jf: *jf,
+        k: u32::from_le_bytes([*k0, *k1, *k2, *k3]),
+    };
+    program.iter().map(instruction).collect()
+}
+
 /// Whether a program is one that [`Assembler`] could have written and the kernel will take: known instructions, loads
 /// inside `seccomp_data`, jumps inside the program, a return at its end.
 pub fn valid(program: &[sock_filter]) -> bool {

@@ -78,20 +78,12 @@ impl Filter {
         if checksum(body) != u64::from_le_bytes(*sum) {
             return Err(bad("its checksum differs"));
         }
-        let program: Box<[_]> = program
-            .iter()
-            .map(|[o0, o1, jt, jf, k0, k1, k2, k3]| sock_filter {
-                code: u16::from_le_bytes([*o0, *o1]),
-                jt: *jt,
-                jf: *jf,
-                k: u32::from_le_bytes([*k0, *k1, *k2, *k3]),
-            })
-            .collect();
+        let program = bpf::read(program);
         let flags = u32::from_le_bytes([*f0, *f1, *f2, *f3]);
         if flags & !FLAGS != 0 || !bpf::valid(&program) {
             return Err(bad("not a program that berth writes"));
         }
-        Ok(Self { program, flags })
+        Ok(Self::new(program, flags))
     }
 }
 

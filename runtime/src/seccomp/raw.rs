@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use libc::sock_filter;
 
 use super::{Filter, bpf};
 use crate::{Error, Result};
@@ -23,15 +22,7 @@ pub fn decode(text: &str) -> Result<Arc<Filter>> {
     if program.is_empty() || !rest.is_empty() {
         return Err(bad(&format!("{} bytes are not a list of instructions of 8 bytes", bytes.len())));
     }
-    let program: Vec<_> = program
-        .iter()
-        .map(|[c0, c1, jt, jf, k0, k1, k2, k3]| sock_filter {
-            code: u16::from_ne_bytes([*c0, *c1]),
-            jt: *jt,
-            jf: *jf,
-            k: u32::from_ne_bytes([*k0, *k1, *k2, *k3]),
-        })
-        .collect();
+    let program = bpf::read(program);
     match bpf::fault(&program) {
         Some(fault) => Err(bad(&fault)),
         None => Ok(Arc::new(Filter::new(program, 0))),
