@@ -70,6 +70,9 @@ fn enabled() -> Option<(PathBuf, String)> {
     Some((path, text))
 }
 
+/// Numbers what tests that run beside each other make.
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
 /// A cgroup under a parent of this process alone. Dropping it leaves nothing, whatever the test did.
 struct Fixture {
     cgroup: Cgroup,
@@ -79,7 +82,6 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
         assert!(cgroup::host().unwrap().unified(), "only in the namespace that the first test makes");
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let parent = PathBuf::from(format!("/berth-test-{}-{n}", std::process::id()));
@@ -368,7 +370,9 @@ struct Node(PathBuf);
 
 impl Node {
     fn new(major: u32, minor: u32) -> Self {
-        let path = std::env::temp_dir().join(format!("berth-node-{}-{major}-{minor}", std::process::id()));
+        // Tests that run beside each other have nodes of the same number.
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("berth-node-{}-{n}", std::process::id()));
         let _ = fs::remove_file(&path);
         let (major, minor) = (major.to_string(), minor.to_string());
         assert!(Command::new("mknod").arg(&path).args(["c", &major, &minor]).status().unwrap().success());
