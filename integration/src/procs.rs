@@ -105,6 +105,8 @@ fn stat(pid: i32) -> Option<(char, i32)> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::CommandExt as _;
+
     use super::*;
 
     #[test]
@@ -122,20 +124,15 @@ mod tests {
 
     #[test]
     fn a_longer_number_is_another_directory() {
-        let mut child = std::process::Command::new("sleep").arg("60").arg0_hack("/tmp/berth-none-12/x");
-        let (twelve, one) = (mentioning(Path::new("/tmp/berth-none-12")), mentioning(Path::new("/tmp/berth-none-1")));
+        let name = "/tmp/berth-none-12/x";
+        let mut child = std::process::Command::new("sleep").arg0(name).arg("60").spawn().unwrap();
+        // spawn returns when execve(2) has closed the child's files, and that is before the kernel shows the new words.
+        let pid = child.id().cast_signed();
+        until("the child to be named", LONG, || one(pid)?.line.starts_with(name).then_some(()));
+        let found = |dir: &str| mentioning(Path::new(dir)).iter().any(|process| process.pid == pid);
+        let (twelve, one) = (found("/tmp/berth-none-12"), found("/tmp/berth-none-1"));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!((twelve.len(), one.len()), (1, 0));
-    }
-
-    trait Arg0 {
-        fn arg0_hack(&mut self, name: &str) -> std::process::Child;
-    }
-
-    impl Arg0 for std::process::Command {
-        fn arg0_hack(&mut self, name: &str) -> std::process::Child {
-            std::os::unix::process::CommandExt::arg0(self, name).spawn().unwrap()
-        }
+        assert_eq!((twelve, one), (true, false));
     }
 }
