@@ -35,7 +35,7 @@ fn v1(stats: &V1Stats, placement: &Placement) -> Map<String, Value> {
         put_entry(&mut memory, "kernelTCP", m.kernel_tcp);
         memory
     });
-    let hugetlb = stats.hugetlb.iter().map(|h| (h.page_size.clone(), huge(h.usage, h.max, h.failcnt)));
+    let hugetlb = stats.hugetlb.iter().map(|h| (h.page_size.clone(), huge(h.reserved, h.max, h.failcnt)));
     sections(
         cpu_section(spent, [cpu.periods, cpu.throttled_periods, cpu.throttled_ns], None),
         memory.unwrap_or_default(),
@@ -53,7 +53,7 @@ fn v2(stats: &V2Stats) -> Map<String, Value> {
         v2_memory(&stats.memory),
         stats.pids,
         v2_io(&stats.io),
-        stats.hugetlb.iter().map(|h: &V2Hugetlb| (h.page_size.clone(), huge(h.current, 0, h.failcnt))).collect(),
+        stats.hugetlb.iter().map(|h: &V2Hugetlb| (h.page_size.clone(), huge(h.reserved, 0, h.failcnt))).collect(),
     )
 }
 
@@ -191,6 +191,7 @@ fn put_entry(section: &mut Map<String, Value>, name: &str, entry: MemoryEntry) {
     section.insert(name.to_owned(), value.into());
 }
 
+/// Reserved pages count as used, as in runc's events.
 fn huge(usage: u64, max: u64, failcnt: u64) -> Value {
     let mut value = Map::new();
     put(&mut value, "usage", usage);

@@ -111,6 +111,11 @@ fn number(dir: &Dir, file: &str) -> Result<u64> {
     text(dir, file).map(|t| parse_number(&t))
 }
 
+/// The huge pages that `file` counts as set aside; `used` where this kernel does not have it.
+fn reserved(dir: &Dir, file: &str, used: u64) -> Result<u64> {
+    Ok(dir.read_if_there(file)?.map_or(used, |text| parse_number(&text)))
+}
+
 fn parse_number(text: &str) -> u64 {
     match text.trim() {
         "max" => u64::MAX,
