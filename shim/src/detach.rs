@@ -39,29 +39,31 @@ mod tests {
     use super::*;
     use std::time::Duration;
     use tokio::sync::oneshot;
-    use tokio::time::{sleep, timeout};
+    use tokio::time::timeout;
 
     #[tokio::test]
     async fn dropped_callers_do_not_stop_the_work() {
-        let (done, finished) = oneshot::channel();
+        let ((go, gone_on), (done, finished)) = (oneshot::channel(), oneshot::channel());
         let call = run(async move {
-            sleep(Duration::from_millis(30)).await;
+            let () = gone_on.await.unwrap();
             done.send(()).unwrap();
             Ok(())
         });
         assert!(timeout(Duration::from_millis(1), call).await.is_err(), "the caller gave up");
+        go.send(()).unwrap();
         timeout(Duration::from_secs(60), finished).await.expect("in time").expect("the work ended");
     }
 
     #[tokio::test]
     async fn blocking_work_goes_on_too() {
-        let (done, finished) = oneshot::channel();
+        let ((go, gone_on), (done, finished)) = (oneshot::channel(), oneshot::channel());
         let call = blocking(move || {
-            std::thread::sleep(Duration::from_millis(30));
+            let () = gone_on.blocking_recv().unwrap();
             done.send(7).unwrap();
             Ok(())
         });
         assert!(timeout(Duration::from_millis(1), call).await.is_err(), "the caller gave up");
+        go.send(()).unwrap();
         assert_eq!(timeout(Duration::from_secs(60), finished).await.expect("in time"), Ok(7));
     }
 
