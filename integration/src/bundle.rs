@@ -12,6 +12,11 @@ use std::{
     },
 };
 
+/// `uidMappings` or `gidMappings` of one line.
+pub fn map(inside: u32, host: u32, size: u32) -> Value {
+    json!([{"containerID": inside, "hostID": host, "size": size}])
+}
+
 /// A directory of its own under the system's temporary directory, removed on drop.
 #[derive(Debug)]
 pub struct Scratch(PathBuf);
@@ -190,7 +195,7 @@ impl Bundle {
 
     /// In a new user namespace whose ids 0 to 65535 are the host's from [`MAPPED`] on, and [`Self::owned`] by its root.
     pub fn mapped(self) -> Self {
-        let map = json!([{"containerID": 0, "hostID": MAPPED, "size": 65536}]);
+        let map = map(0, MAPPED, 65536);
         self.owned().namespace("user", "").set("/linux/uidMappings", map.clone()).set("/linux/gidMappings", map)
     }
 

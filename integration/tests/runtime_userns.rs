@@ -1,47 +1,17 @@
-//! User namespaces: the mappings, what is joined with them, devices, and mounts whose ids are mapped.
+//! User namespaces: the mappings, what is joined with them, devices. (Mounts whose ids are mapped: `runtime_idmap`.)
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
-    bundle::{Bundle, MAPPED},
+    bundle::{Bundle, MAPPED, map},
     case::{self, Case, Refusal, beyond_runc, refused},
     cgroup, mounts,
     runtime::Runtime,
 };
 use serde_json::{Value, json};
-use std::{
-    os::unix::fs::{MetadataExt, chown},
-    path::Path,
-};
-
-fn map(inside: u32, host: u32, size: u32) -> Value {
-    json!([{"containerID": inside, "hostID": host, "size": size}])
-}
 
 /// In a new user namespace.
 fn mapped(bundle: Bundle) -> Bundle {
     bundle.mapped()
-}
-
-/// A directory `source` in the bundle, 0755 of the host's root, with the files `root` and `five` of uids and gids 0 and 5.
-fn source(bundle: &Bundle) -> String {
-    let dir = bundle.path().join("source");
-    std::fs::create_dir(&dir).unwrap();
-    for (name, id) in [("root", 0), ("five", 5)] {
-        std::fs::write(dir.join(name), name).unwrap();
-        chown(dir.join(name), Some(id), Some(id)).unwrap();
-    }
-    dir.to_str().unwrap().to_owned()
-}
-
-/// The source at /mnt, with these options and mappings of its own.
-fn volume(bundle: Bundle, options: &[&str], mapping: Option<Value>) -> Bundle {
-    let source = source(&bundle);
-    let mut mount = json!({"destination": "/mnt", "type": "bind", "source": source, "options": options});
-    if let Some(mapping) = mapping {
-        mount["uidMappings"] = mapping.clone();
-        mount["gidMappings"] = mapping;
-    }
-    bundle.set("/mounts/-", mount).args(&["/probe", "report", "stat=/mnt/root", "stat=/mnt/five"])
 }
 
 #[test]
@@ -61,55 +31,6 @@ const CASES: &[Case] = &[
             ("/ids", r#"{"uid": [7, 7, 7], "gid": [8, 8, 8], "groups": [9], "fsuid": 7, "fsgid": 8}"#),
             ("/read/~1proc~1self~1setgroups", r#""allow""#),
         ],
-    },
-    Case {
-        name: "a volume of the host's is nobody's",
-        set: |b| volume(mapped(b), &["bind"], None),
-        sees: &[("/stat/~1mnt~1root/uid", "65534"), ("/stat/~1mnt~1root/gid", "65534")],
-    },
-    Case {
-        name: "a volume with the container's mapping",
-        set: |b| volume(mapped(b), &["bind"], Some(map(0, MAPPED, 65536))),
-        sees: &[
-            ("/stat/~1mnt~1root/uid", "0"),
-            ("/stat/~1mnt~1root/gid", "0"),
-            ("/stat/~1mnt~1five/uid", "5"),
-            ("/stat/~1mnt~1five/gid", "5"),
-        ],
-    },
-    Case {
-        name: "a volume with a mapping of its own",
-        set: |b| volume(mapped(b), &["bind"], Some(map(5, MAPPED + 70, 1))),
-        sees: &[("/stat/~1mnt~1root/uid", "65534"), ("/stat/~1mnt~1five/uid", "70"), ("/stat/~1mnt~1five/gid", "70")],
-    },
-    Case {
-        name: "several mappings of one volume",
-        set: |b| {
-            let two = json!([{"containerID": 0, "hostID": MAPPED + 1, "size": 1},
-                {"containerID": 5, "hostID": MAPPED + 10, "size": 1}]);
-            volume(mapped(b), &["rbind"], Some(two))
-        },
-        sees: &[("/stat/~1mnt~1root/uid", "1"), ("/stat/~1mnt~1five/uid", "10")],
-    },
-    Case {
-        name: "idmap alone takes the container's",
-        set: |b| volume(mapped(b), &["bind", "idmap"], None),
-        sees: &[("/stat/~1mnt~1root/uid", "0"), ("/stat/~1mnt~1five/gid", "5")],
-    },
-    Case {
-        name: "ridmap alone takes the container's",
-        set: |b| volume(mapped(b), &["rbind", "ridmap"], None),
-        sees: &[("/stat/~1mnt~1root/uid", "0"), ("/stat/~1mnt~1five/gid", "5")],
-    },
-    Case {
-        name: "without a user namespace the mapping's ids show",
-        set: |b| volume(b, &["bind", "idmap"], Some(map(0, MAPPED, 65536))),
-        sees: &[("/stat/~1mnt~1root/uid", "100000"), ("/stat/~1mnt~1five/gid", "100005")],
-    },
-    Case {
-        name: "a mapping without a word about it",
-        set: |b| volume(b, &["bind"], Some(map(0, 7, 10))),
-        sees: &[("/stat/~1mnt~1root/uid", "7"), ("/stat/~1mnt~1five/gid", "12")],
     },
     Case {
         name: "kernel filesystems",
@@ -186,58 +107,6 @@ fn a_device_can_be_used_wherever_it_is() {
     }
 }
 
-/// What is written through a mapped mount belongs on the host to whom the mapping says.
-#[test]
-fn a_volume_is_written_with_the_hosts_ids() {
-    let runtime = Runtime::new("userns-write");
-    let bundle =
-        volume(mapped(Bundle::probe(&[])), &["rbind", "idmap"], None).set("/process/user", json!({"uid": 5, "gid": 6}));
-    std::fs::set_permissions(bundle.path().join("source"), std::os::unix::fs::PermissionsExt::from_mode(0o777))
-        .unwrap();
-    let new = bundle.path().join("source/new");
-    runtime.run("c1", &bundle.args(&["/probe", "write", "/mnt/new", "x"])).ok();
-    let new = std::fs::metadata(new).unwrap();
-    assert_eq!((new.uid(), new.gid()), (5, 6));
-}
-
-/// `idmap` is about the mount alone, `ridmap` about all below it as well.
-#[test]
-fn submounts() {
-    let runtime = Runtime::new("userns-submounts");
-    for (word, inner) in [("idmap", 65534), ("ridmap", 0)] {
-        let bundle = volume(mapped(Bundle::probe(&[])), &["rbind", word], None);
-        let sub = Submount::new(&bundle.path().join("source"));
-        let report =
-            runtime.run("c1", &bundle.args(&["/probe", "report", "stat=/mnt/root", "stat=/mnt/sub/root"])).ok().json();
-        drop(sub);
-        assert_eq!(report["stat"]["/mnt/root"]["uid"], 0, "{word}");
-        assert_eq!(report["stat"]["/mnt/sub/root"]["uid"], inner, "{word}");
-        runtime.assert_clean(word);
-    }
-}
-
-/// Another directory mounted at `sub`, with the file `root`. (A tmpfs can be idmapped since Linux 6.3 only.)
-struct Submount(std::path::PathBuf);
-
-impl Submount {
-    fn new(dir: &Path) -> Self {
-        let path = dir.join("sub");
-        let other = dir.with_file_name("other");
-        for dir in [&path, &other] {
-            std::fs::create_dir(dir).unwrap();
-        }
-        std::fs::write(other.join("root"), "").unwrap();
-        rustix::mount::mount_bind(&other, &path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Submount {
-    fn drop(&mut self) {
-        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
-    }
-}
-
 fn of(pid: u32, link: &str) -> String {
     std::fs::read_link(format!("/proc/{pid}/ns/{link}")).unwrap().to_str().unwrap().to_owned()
 }
@@ -248,6 +117,10 @@ fn joined_by_path() {
     let runtime = Runtime::new("userns-pod");
     runtime.start("sandbox", &mapped(Bundle::probe(&["sleep", "100"])));
     let pid = runtime.pid("sandbox");
+    let volume = runtime.work().join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    std::fs::write(volume.join("file"), "the host's root's").unwrap();
+    let volume = volume.to_str().unwrap();
     for with_mappings in [true, false] {
         for kinds in [&["user", "network", "ipc", "uts"][..], &["user", "network", "ipc", "uts", "pid"]] {
             let words = [
@@ -256,10 +129,11 @@ fn joined_by_path() {
                 "ids",
                 "process",
                 "read=/proc/self/uid_map",
-                "stat=/mnt/root",
+                "stat=/mnt/file",
                 "stat=/sys/class",
             ];
-            let bundle = volume(Bundle::probe(&[]).owned(), &["bind", "idmap"], None).unset("/hostname");
+            let bundle =
+                Bundle::probe(&[]).owned().unset("/hostname").mount("/mnt", "bind", volume, &["bind", "idmap"]);
             let bundle = kinds.iter().fold(bundle, |b, kind| {
                 let link = if *kind == "network" { "net" } else { kind };
                 b.namespace(kind, &format!("/proc/{pid}/ns/{link}"))
@@ -277,7 +151,7 @@ fn joined_by_path() {
             let numbers: Vec<_> = report["read"]["/proc/self/uid_map"].as_str().unwrap().split_whitespace().collect();
             assert_eq!(numbers, ["0", "100000", "65536"]);
             assert_eq!(report["ids"]["uid"], json!([0, 0, 0]));
-            assert_eq!(report["stat"]["/mnt/root"]["uid"], 0);
+            assert_eq!(report["stat"]["/mnt/file"]["uid"], 0);
             assert_eq!(report["stat"]["/sys/class"]["type"], "d");
             assert_eq!(report["process"]["pid"] == 1, !kinds.contains(&"pid"), "{report}");
         }
@@ -423,36 +297,6 @@ const REFUSED: &[Refusal] = &[
     Refusal { name: "ids inside that overlap", set: overlapping, says: &[] },
     Refusal { name: "341 lines", set: |b| maps(b, lines(341, MAPPED), map(0, MAPPED, 9)), says: &[] },
     Refusal { name: "a user that is not mapped", set: |b| mapped(b).set("/process/user/uid", json!(70000)), says: &[] },
-    Refusal {
-        name: "a mapped mount that is no bind mount",
-        set: |b| {
-            b.mount("/mnt", "tmpfs", "tmpfs", &["idmap"]).edit(|c| {
-                let mount = c["mounts"].as_array_mut().unwrap().last_mut().unwrap();
-                mount["uidMappings"] = map(0, MAPPED, 1);
-                mount["gidMappings"] = map(0, MAPPED, 1);
-            })
-        },
-        says: &["id-mapped mounts are only supported for bind-mounts"],
-    },
-    Refusal {
-        name: "idmap with no mapping to take",
-        set: |b| volume(b, &["bind", "idmap"], None),
-        says: &["id-mapped mounts must have both uid and gid mappings specified"],
-    },
-    Refusal {
-        name: "a mount with uids alone",
-        set: |b| {
-            volume(b, &["bind"], Some(map(0, MAPPED, 1))).edit(|c| {
-                c["mounts"].as_array_mut().unwrap().last_mut().unwrap().as_object_mut().unwrap().remove("gidMappings");
-            })
-        },
-        says: &["id-mapped mounts must have both uid and gid mappings specified"],
-    },
-    Refusal {
-        name: "a filesystem that cannot be idmapped",
-        set: |b| mapped(b).mount("/mnt", "bind", "/sys/kernel", &["bind", "idmap"]),
-        says: &["MOUNT_ATTR_IDMAP", "/sys/kernel", "invalid argument"],
-    },
 ];
 
 const NAMED: &[Refusal] = &[
@@ -504,21 +348,6 @@ const NAMED: &[Refusal] = &[
         name: "a range that overflows",
         set: |b| maps(b, map(0, u32::MAX, 2), map(0, MAPPED, 9)),
         says: &["linux.uidMappings[0]: range"],
-    },
-    Refusal {
-        name: "a mapping of a mount",
-        set: |b| volume(b, &["bind"], Some(map(0, MAPPED, 0))),
-        says: &["mounts[7].uidMappings[0]: size"],
-    },
-    Refusal {
-        name: "a filesystem that cannot be idmapped",
-        set: |b| mapped(b).mount("/mnt", "bind", "/sys/kernel", &["bind", "idmap"]),
-        says: &["/sys/kernel", "/mnt", "sysfs cannot be idmapped"],
-    },
-    Refusal {
-        name: "a filesystem below that cannot be idmapped",
-        set: |b| mapped(b).mount("/mnt", "bind", "/proc", &["rbind", "ridmap"]).unmount("/proc"),
-        says: &["/proc", "cannot be idmapped"],
     },
     Refusal {
         name: "a device that the host has not",

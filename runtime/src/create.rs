@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use berth_init::plan::{Enter, Plan};
+use berth_init::plan::{Enter, Plan, Source};
 use oci_spec::runtime::{LinuxResources, Spec};
 use rustix::mount::UnmountFlags;
 
@@ -22,7 +22,7 @@ use crate::{
     failure::{self, Names},
     hooks::{self, AtCreate},
     inside::{Inside, Legacy},
-    kernel,
+    kernel, mount,
     namespace::{self, flag},
     net_devices::NetDevices,
     notify,
@@ -321,6 +321,11 @@ fn birth(
     }
     let what = "unable to start container process: error during container init";
     let mut outcome = pending.wait()?;
+    while let Outcome::IdMap(index, tree) = &outcome {
+        map_ids(planned, *index, tree).context(what)?;
+        pending.mapped()?;
+        outcome = pending.wait()?;
+    }
     if let Outcome::Hooks = outcome {
         devices.hand_over(pending.pid()).context(what)?;
         hooks.run(record.told(), pending.pid()).context(what)?;
@@ -335,7 +340,7 @@ fn birth(
         outcome = pending.wait()?;
     }
     match outcome {
-        Outcome::Hooks | Outcome::Listener(_) => Err(spawn::foreign()),
+        Outcome::IdMap(..) | Outcome::Hooks | Outcome::Listener(_) => Err(spawn::foreign()),
         Outcome::Ready => Ok(pending),
         Outcome::Failed(failure, output) if hooks::is_hook(failure) => {
             Err(hooks::word("createContainer", &hooks.create_container, failure, output).context(what))
@@ -356,6 +361,17 @@ fn birth(
             Err(Error::new(Kind::Internal, text).context("unable to start container process"))
         }
     }
+}
+
+/// Maps the ids of a tree that init has made for the mount of this index.
+fn map_ids(planned: &Planned<'_>, index: u32, tree: &OwnedFd) -> Result<()> {
+    let n = usize::try_from(index).unwrap_or(usize::MAX);
+    let mount = planned.plan.container.as_ref().and_then(|container| container.rootfs.mounts.get(n));
+    let (Some(Source::Inside(inside)), Some(name)) = (mount.map(|mount| &mount.source), planned.mount_names.get(n))
+    else {
+        return Err(spawn::foreign());
+    };
+    mount::map_inside(inside, tree.as_fd()).with_context(|| format!("error mounting {name}"))
 }
 
 /// Writes a pid file, whole or not at all.

@@ -172,7 +172,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
         outcome = pending.wait()?;
     }
     match outcome {
-        Outcome::Hooks | Outcome::Listener(_) => return Err(spawn::foreign()),
+        Outcome::IdMap(..) | Outcome::Hooks | Outcome::Listener(_) => return Err(spawn::foreign()),
         Outcome::Closed | Outcome::Ready => {}
         Outcome::Failed(failure, _) => {
             let names = Names { program, ..Names::default() };

@@ -58,7 +58,7 @@ pub fn add(container: &Container, mounts: &[Mount]) -> Result<()> {
     let (list, names) = (planned.list, Names { mounts: &planned.names, ..Names::default() });
     place.inside(|root| {
         for (n, mount) in list.iter().enumerate() {
-            if let Err(failure) = rootfs::attach(root, mount, n) {
+            if let Err(failure) = rootfs::attach(root, mount, n, None) {
                 for done in list.iter().take(n).rev() {
                     let _ = detach(root, done.target);
                 }

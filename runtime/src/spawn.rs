@@ -62,6 +62,8 @@ pub struct Child {
 
 /// How a conversation ended.
 pub enum Outcome {
+    /// This tree, of the mount of that index, waits to have its ids mapped.
+    IdMap(u32, OwnedFd),
     /// The runtime's hooks are due.
     Hooks,
     /// The filter's listener is this fd of the child, who waits until somebody has it.
@@ -172,6 +174,11 @@ impl Pending {
         say(self.channel.as_fd(), wire::GO).context("release the container's init")
     }
 
+    /// The ids of its tree are mapped.
+    pub fn mapped(&self) -> Result<()> {
+        say(self.channel.as_fd(), wire::MAPPED).context("release the container's init after a mapping")
+    }
+
     /// The runtime's hooks have run.
     pub fn hooked(&self) -> Result<()> {
         say(self.channel.as_fd(), wire::HOOKED).context("release the container's init after the hooks")
@@ -187,10 +194,10 @@ impl Pending {
         self.pidfd.as_fd()
     }
 
-    /// Listens until the child waits for hooks, is at the barrier, has executed the payload, or has failed.
+    /// Listens until the child waits for a mapping or for hooks, is at the barrier, has executed the payload, or has failed.
     pub fn wait(&mut self) -> Result<Outcome> {
         let outcome = self.listen()?;
-        if !matches!(outcome, Outcome::Failed(..) | Outcome::Hooks | Outcome::Listener(_)) {
+        if matches!(outcome, Outcome::Ready | Outcome::Closed) {
             log::debug!("child process in init(): {} is ready", self.pid);
         }
         Ok(outcome)
@@ -206,6 +213,7 @@ impl Pending {
                 (Some(Message::Ready), _) => return Ok(Outcome::Ready),
                 (Some(Message::Hooks), _) => return Ok(Outcome::Hooks),
                 (Some(Message::Listener(number)), _) => return Ok(Outcome::Listener(number)),
+                (Some(Message::IdMap(index)), Some(tree)) => return Ok(Outcome::IdMap(index, tree)),
                 (Some(Message::Console), Some(master)) => self.console = Some(master),
                 (Some(Message::Moved(pid)), Some(pidfd)) => {
                     let intermediate = std::mem::replace(&mut self.pidfd, pidfd);

@@ -308,6 +308,13 @@ impl<'a> Report<'a> {
         send(to, message, fds);
     }
 
+    /// Has the parent map the ids of `tree`, as mount `n` of the plan asks for: that takes rights over the file system, which
+    /// nobody has from inside a user namespace.
+    fn have_mapped(&self, tree: BorrowedFd<'_>, n: usize) -> rustix::io::Result<()> {
+        self.send(Message::IdMap(u32::try_from(n).unwrap_or(u32::MAX)), &[tree]);
+        wait_for(self.channel, wire::MAPPED)
+    }
+
     /// Gives the namespaces to somebody who has asked for them.
     fn lend(&self, to: BorrowedFd<'_>) {
         let mut fds = [to; wire::LENT];

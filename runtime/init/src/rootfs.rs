@@ -45,7 +45,7 @@ pub fn build(
     let host_root = attach_rootfs(rootfs)?;
     let root = rootfs.tree;
     for (n, mount) in rootfs.mounts.iter().enumerate().filter(|(_, mount)| !closes_dev(mount)) {
-        attach(root, mount, n)?;
+        attach(root, mount, n, Some(report))?;
     }
     for (n, node) in rootfs.devices.iter().enumerate() {
         device::make(root, node).at_index(Step::Device, n)?;
@@ -72,7 +72,7 @@ pub fn enter(rootfs: &Rootfs<'_>, host_root: Option<OwnedFd>) -> Result<()> {
     };
     let root = rootfs.tree;
     for (n, mount) in rootfs.mounts.iter().enumerate().filter(|(_, mount)| closes_dev(mount)) {
-        attach(root, mount, n)?;
+        attach(root, mount, n, None)?;
     }
     path::open_or_make(root, rootfs.cwd, Target::Directory).at(Step::MakeCwd)?;
     for (n, &path) in rootfs.readonly_paths.iter().enumerate() {
@@ -135,11 +135,11 @@ fn unshare_mount_of(path: &CStr) -> SysResult<()> {
     Ok(())
 }
 
-/// Makes mount number `n` and hangs it below `root`.
-pub fn attach(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
+/// Makes mount number `n` and hangs it below `root`. Whoever has a `report` has its parent map ids.
+pub fn attach(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize, report: Option<&Report<'_>>) -> Result<()> {
     match &mount.source {
         Source::Link { to } => link(root, mount.target, to).at_index(Step::MountTarget, n),
-        Source::Inside(inside) => bind_inside(root, mount, inside, n),
+        Source::Inside(inside) => bind_inside(root, mount, inside, n, report),
         Source::Tree { fd, directory } => {
             let (target, _) = find_target(root, mount, kind(*directory), n)?;
             let renewed = renew(*fd, mount);
@@ -182,7 +182,13 @@ fn renew(tree: BorrowedFd<'_>, mount: &Mount<'_>) -> Option<OwnedFd> {
     (mount.target == c"/dev").then(|| clone_of(tree, true).ok()).flatten()
 }
 
-fn bind_inside(root: BorrowedFd<'_>, mount: &Mount<'_>, inside: &Inside<'_>, n: usize) -> Result<()> {
+fn bind_inside(
+    root: BorrowedFd<'_>,
+    mount: &Mount<'_>,
+    inside: &Inside<'_>,
+    n: usize,
+    report: Option<&Report<'_>>,
+) -> Result<()> {
     let from = path::open(root, inside.from, OFlags::PATH).at_index(Step::MountSource, n)?;
     let stat = fs::fstat(&from).at_index(Step::MountSource, n)?;
     let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
@@ -193,7 +199,11 @@ fn bind_inside(root: BorrowedFd<'_>, mount: &Mount<'_>, inside: &Inside<'_>, n: 
         }
     }
     if let Some((users, recursive)) = inside.ids {
-        sys::map_ids(tree.as_fd(), recursive, users).at_index(Step::MountSource, n)?;
+        let mapped = match report {
+            Some(report) => report.have_mapped(tree.as_fd(), n),
+            None => sys::map_ids(tree.as_fd(), recursive, users),
+        };
+        mapped.at_index(Step::MountSource, n)?;
     }
     let (target, _) = find_target(root, mount, kind(directory), n)?;
     hang(tree.as_fd(), target.as_fd(), mount, n)

@@ -5,6 +5,8 @@
 //!   GO  ------------------------>        in its cgroup, ids mapped
 //!        <------------- Moved(pidfd)     only when a second clone was needed
 //!        <----------- Console(master)    only with a terminal
+//!        <--------------- IdMap(tree)    for each part of the root that is mounted elsewhere with its ids mapped
+//!   MAPPED --------------------->
 //!        <-------------------- Hooks     only when the parent has hooks to run before the root is entered
 //!   HOOKED --------------------->
 //!        <-------------------- Ready     everything but execve is done (not for an exec)
@@ -19,6 +21,8 @@
 
 /// The byte that lets the child begin.
 pub const GO: u8 = b'g';
+/// The byte that says that the tree's ids are mapped.
+pub const MAPPED: u8 = b'm';
 /// The byte that says that the parent's hooks have run.
 pub const HOOKED: u8 = b'h';
 /// The byte that says that the filter's listener has somebody who listens.
@@ -40,6 +44,8 @@ pub enum Message {
     Console,
     /// The container's real process is this pid; its pidfd comes with it.
     Moved(i32),
+    /// The detached tree of the mount of this index waits to have its ids mapped; its fd comes with it.
+    IdMap(u32),
     /// The mounts are there: it is time for the parent's hooks.
     Hooks,
     /// At the barrier.
@@ -214,6 +220,7 @@ impl Message {
             Self::Failure(f) => (4, f.step as u32, f.index, f.errno),
             Self::Hooks => (5, 0, 0, 0),
             Self::Listener(number) => (6, 0, 0, number),
+            Self::IdMap(index) => (7, 0, index, 0),
         };
         let mut out = [0; LEN];
         let words = [kind.to_ne_bytes(), a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes()];
@@ -244,6 +251,7 @@ impl Message {
             }
             5 => Some(Self::Hooks),
             6 => Some(Self::Listener(c)),
+            7 => Some(Self::IdMap(b)),
             _ => None,
         }
     }
@@ -263,6 +271,7 @@ mod tests {
             Message::Console,
             Message::Moved(-1),
             Message::Moved(4_194_304),
+            Message::IdMap(7),
             Message::Hooks,
             Message::Listener(9),
             Message::Ready,

@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berth_init::sys::{map_ids, mount_setattr};
+use berth_init::{
+    plan::Inside,
+    sys::{map_ids, mount_setattr},
+};
 use oci_spec::runtime::Mount;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
@@ -83,6 +86,18 @@ pub fn clone_mapped(path: &Path, users: BorrowedFd<'_>, readonly: bool) -> Resul
     private.with_context(|| format!("mount_setattr {}", path.display()))?;
     map(&tree, true, users, path)?;
     Ok(tree)
+}
+
+/// Maps the ids of `tree`, which init has made of a part of the root file system, as `inside` asks for it.
+///
+/// # Errors
+/// Names the part that cannot be mapped.
+pub fn map_inside(inside: &Inside<'_>, tree: BorrowedFd<'_>) -> Result<()> {
+    let Some((users, recursive)) = inside.ids else { return Ok(()) };
+    map_ids(tree, recursive, users).with_context(|| {
+        let from = inside.from.to_string_lossy();
+        format!("mount_setattr MOUNT_ATTR_IDMAP {from}: the file system there cannot be idmapped here")
+    })
 }
 
 fn map(tree: &OwnedFd, recursive: bool, users: BorrowedFd<'_>, source: &Path) -> Result<()> {

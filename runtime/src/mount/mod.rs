@@ -24,7 +24,7 @@ use rustix::{
     mount::{OpenTreeFlags, open_tree},
 };
 
-pub use idmap::clone_mapped;
+pub use idmap::{clone_mapped, map_inside};
 pub use idmap_words::translate as translate_idmaps;
 pub use options::{Options, attr, known as known_options};
 
