@@ -70,10 +70,6 @@ fn come_and_go() {
         assert_eq!(at(&runtime, "/scratch").len(), usize::from(!mapped));
         if mapped {
             mounts(&runtime, "add", "c1", &json!([scratch])).fails(1, &["mounts[0]", "user namespace"]);
-            let shifted = bind(&from, "/shifted", &["idmap"]);
-            mounts(&runtime, "add", "c1", &json!([shifted])).ok();
-            let stat = runtime.exec("c1", &["/probe", "report", "stat=/shifted/file"]).ok().json();
-            assert_eq!(stat["stat"]["/shifted/file"]["uid"], 0, "{stat}");
         } else {
             assert!(at(&runtime, "/scratch")[0].contains("noexec") && at(&runtime, "/scratch")[0].contains("size=64k"));
         }
@@ -87,6 +83,36 @@ fn come_and_go() {
     }
     assert_eq!(fs::read_to_string(from.join("file")).unwrap(), "text");
     runtime.assert_clean("mounts that came and went");
+}
+
+/// In the words that config.json may have for it.
+#[test]
+fn ids_are_mapped() {
+    if beyond() {
+        return;
+    }
+    let runtime = Runtime::new("live-mounts-ids");
+    let from = runtime.work().join("from");
+    fs::create_dir(&from).unwrap();
+    fs::write(from.join("file"), "of the host's root").unwrap();
+    // A user namespace, the word, the owners that the container sees.
+    let rows = [
+        (true, "idmap", [0, 0]),
+        (true, "idmap=uids=@0-5-1;gids=0-100006-1", [5, 6]),
+        (false, "ridmap=uids=0-1000-10;gids=0-1001-10", [1000, 1001]),
+    ];
+    for (users, word, owners) in rows {
+        runtime.start("c1", &if users { writable().mapped() } else { writable() });
+        mounts(&runtime, "add", "c1", &json!([bind(&from, "/shifted", &[word])])).ok();
+        let report = runtime.exec("c1", &["/probe", "report", "stat=/shifted/file"]).ok().json();
+        assert_eq!(
+            ["uid", "gid"].map(|id| &report["stat"]["/shifted/file"][id]),
+            owners.map(Value::from).each_ref(),
+            "{word}"
+        );
+        runtime.cmd(&["delete", "--force", "c1"]).ok();
+    }
+    runtime.assert_clean("mounts with other ids");
 }
 
 #[test]
@@ -113,6 +139,12 @@ fn all_or_none_and_inside_the_root() {
         (bind(&from, "/proc/1/fd", &[]), "/proc"),
         (bind(&from, "/probe", &[]), "not a directory"),
         (bind(&from, "/", &[]), "/ is prohibited"),
+        (
+            bind(&from, "/bad", &["idmap=uids=@0-1-1"]),
+            "mounts[1].options: idmap=uids=@0-1-1: the container has no user",
+        ),
+        (bind(&from, "/bad", &["idmap"]), "mounts[1].uidMappings: id-mapped mounts must have both"),
+        (json!({"destination": "/bad", "type": "tmpfs", "options": ["idmap"]}), "only supported for bind-mounts"),
         (json!({"destination": "/bad", "type": "proc", "source": "proc"}), "only bind mounts and tmpfs"),
         (json!({"destination": "/good", "options": ["remount", "ro"]}), "mounts[1]: remount"),
         (json!({"destination": ""}), "mounts[1].destination"),

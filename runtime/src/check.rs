@@ -202,7 +202,16 @@ fn id_mappings(spec: &Spec, linux: &Linux) -> Result<()> {
     if users.is_some_and(|n| n.path().is_none()) {
         ids.check_complete()?;
     }
-    for (n, mount) in spec.mounts().iter().flatten().enumerate() {
+    mapped_mounts(spec.mounts().as_deref().unwrap_or_default(), users.is_some())
+}
+
+/// Mappings of mounts, for a container with a user namespace of its own or without.
+///
+/// # Errors
+/// Names the field.
+pub fn mapped_mounts(list: &[Mount], user_namespace: bool) -> Result<()> {
+    let given = |list: &'_ Option<Vec<LinuxIdMapping>>| list.clone().unwrap_or_default();
+    for (n, mount) in list.iter().enumerate() {
         let words = mount.options().as_deref().unwrap_or_default();
         let (uids, gids) = (mount.uid_mappings(), mount.gid_mappings());
         if uids.is_none() && gids.is_none() && !words.iter().any(|word| mount::is_idmap(word)) {
@@ -214,7 +223,7 @@ fn id_mappings(spec: &Spec, linux: &Linux) -> Result<()> {
                 "{field}uidMappings: id-mapped mounts are only supported for bind-mounts"
             )));
         }
-        if uids.is_none() && gids.is_none() && users.is_some() {
+        if uids.is_none() && gids.is_none() && user_namespace {
             continue;
         }
         for (list, what) in [(uids, "uid"), (gids, "gid")] {

@@ -40,8 +40,11 @@ pub fn add(container: &Container, mounts: &[Mount]) -> Result<()> {
     for (n, mount) in mounts.iter().enumerate() {
         place.takes(mount).with_context(|| format!("mounts[{n}]"))?;
     }
-    let arena = Arena::default();
     let users = place.users()?;
+    let mut mounts = mounts.to_vec();
+    mount::translate_idmaps_of(&mut mounts, &users.ids)?;
+    check::mapped_mounts(&mounts, place.users.is_some())?;
+    let arena = Arena::default();
     let scene = mount::Scene {
         bundle: container.bundle(),
         host_propagation: libc::MS_PRIVATE,
@@ -54,7 +57,7 @@ pub fn add(container: &Container, mounts: &[Mount]) -> Result<()> {
         rootfs: container.rootfs(),
         dev: None,
     };
-    let planned = mount::plan(&arena, mounts, &[], scene)?;
+    let planned = mount::plan(&arena, &mounts, &[], scene)?;
     let (list, names) = (planned.list, Names { mounts: &planned.names, ..Names::default() });
     place.inside(|root| {
         for (n, mount) in list.iter().enumerate() {

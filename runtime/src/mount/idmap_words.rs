@@ -8,34 +8,43 @@ use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount, Spec};
 
 use crate::{Context, Error, Result, user::Ids};
 
-/// Takes the mappings out of the words of all mounts, and leaves `idmap` or `ridmap`.
+/// Takes the mappings out of the words of all mounts of a config.json, and leaves `idmap` or `ridmap`.
 ///
 /// # Errors
-/// Names the mount and its word: no such mapping, or the mount has mappings besides.
+/// As [`translate_list`].
 pub fn translate(spec: &mut Spec) -> Result<()> {
-    // Few configurations have any; the others' words are not copied.
-    let has_any = |mount: &Mount| mount.options().iter().flatten().any(|word| mapped(word).is_some());
+    // Few configurations have any; of the others not even the container's mappings are looked at.
     if !spec.mounts().iter().flatten().any(has_any) {
         return Ok(());
     }
     let of_container = Ids::given(spec)?;
-    for (n, mount) in spec.mounts_mut().iter_mut().flatten().enumerate() {
+    translate_list(spec.mounts_mut().as_deref_mut().unwrap_or_default(), &of_container)
+}
+
+/// The same for a list of mounts of a container with these mappings.
+///
+/// # Errors
+/// Names the mount and its word: no such mapping, or the mount has mappings besides.
+pub fn translate_list(mounts: &mut [Mount], of_container: &Ids) -> Result<()> {
+    for (n, mount) in mounts.iter_mut().enumerate().filter(|(_, mount)| has_any(mount)) {
         let mut words = mount.options().clone().unwrap_or_default();
-        let mut found = None;
+        let mut found = (None, None);
         for word in &mut words {
             let Some((plain, text)) = mapped(word) else { continue };
-            let ids = parse(text, &of_container).with_context(|| format!("mounts[{n}].options: {word}"))?;
-            found = Some(ids);
+            found = parse(text, of_container).with_context(|| format!("mounts[{n}].options: {word}"))?;
             *word = plain.to_owned();
         }
-        let Some((uids, gids)) = found else { continue };
         if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
             let text = "an idmap word with mappings beside uidMappings or gidMappings";
             return Err(Error::invalid(format!("mounts[{n}].options: {text}")));
         }
-        mount.set_options(Some(words)).set_uid_mappings(uids).set_gid_mappings(gids);
+        mount.set_options(Some(words)).set_uid_mappings(found.0).set_gid_mappings(found.1);
     }
     Ok(())
+}
+
+fn has_any(mount: &Mount) -> bool {
+    mount.options().iter().flatten().any(|word| mapped(word).is_some())
 }
 
 /// The plain word, and the mappings behind it.

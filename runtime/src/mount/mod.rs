@@ -25,7 +25,7 @@ use rustix::{
 };
 
 pub use idmap::{clone_mapped, map_inside};
-pub use idmap_words::translate as translate_idmaps;
+pub use idmap_words::{translate as translate_idmaps, translate_list as translate_idmaps_of};
 pub use options::{Options, attr, known as known_options};
 
 use crate::{Context, Error, Result, arena::Arena, cgroup::Cgroup, namespace::Users};
