@@ -11,19 +11,29 @@ use crate::tools::{built_dir, find, tool, workspace};
 /// Where the snippets in `deploy/` say that berth is installed.
 const INSTALLED: &str = "/usr/local/bin";
 
-/// Writes containerd's configuration, the CNI network and crictl's configuration into the directory of `slot`. `systemd`:
-/// the handlers have `SystemdCgroup`.
-pub fn write(slot: &Slot, version: Version, systemd: bool) {
+/// What of the node containerd makes use of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Node {
+    /// Nothing that not every host has.
+    Plain,
+    /// systemd: the handlers have `SystemdCgroup`.
+    Systemd,
+    /// SELinux: `enable_selinux`, so each pod has a label.
+    Selinux,
+}
+
+/// Writes containerd's configuration, the CNI network and crictl's configuration into the directory of `slot`.
+pub fn write(slot: &Slot, version: Version, node: Node) {
     let dir = slot.dir();
     fs::create_dir_all(dir.join("cni")).expect("make the CNI directory");
     fs::write(dir.join("cni/10-berth.conflist"), network(slot)).expect("write the CNI network");
-    fs::write(dir.join("config.toml"), containerd(dir, version, systemd)).expect("write containerd's configuration");
+    fs::write(dir.join("config.toml"), containerd(dir, version, node)).expect("write containerd's configuration");
     let socket = format!("unix://{}/c.sock", dir.display());
     let crictl = format!("runtime-endpoint: {socket}\nimage-endpoint: {socket}\ntimeout: 60\n");
     fs::write(dir.join("crictl.yaml"), crictl).expect("write crictl's configuration");
 }
 
-fn containerd(dir: &Path, version: Version, systemd: bool) -> String {
+fn containerd(dir: &Path, version: Version, node: Node) -> String {
     let (text, snippet) = match version {
         Version::V1_6 => (V2, "config-v2.toml"),
         Version::V2_3 => (V3, "config-v3.toml"),
@@ -44,7 +54,12 @@ fn containerd(dir: &Path, version: Version, systemd: bool) -> String {
         .replace("@RUNC@", &runc.unwrap_or(Path::new("/nonexistent/runc")).to_string_lossy())
         .replace("@PAUSE@", image::PAUSE);
     let mut all = format!("{text}\n{}\n", ours.join("\n"));
-    if systemd {
+    if node == Node::Selinux {
+        // The table of the CRI service has it in both versions.
+        all = all
+            .replace("\nrestrict_oom_score_adj = true\n", "\nrestrict_oom_score_adj = true\nenable_selinux = true\n");
+    }
+    if node == Node::Systemd {
         all = all.replace("BinaryName = ", "SystemdCgroup = true\nBinaryName = ");
         // 1.6 has no options for a handler of another type than runc's; there the form of the path says it.
         if version == Version::V2_3 {

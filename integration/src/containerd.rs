@@ -10,11 +10,12 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::command::{Output, run, wait};
+use crate::config::{self, Node};
 use crate::leak::Snapshot;
 use crate::slot::Slot;
 use crate::tools::{built, built_dir, find, tool};
 use crate::wait::{LONG, until, until_true};
-use crate::{config, image, procs};
+use crate::{image, procs};
 
 /// The bound of one command of ctr or crictl.
 const COMMAND: Duration = Duration::from_secs(90);
@@ -95,21 +96,26 @@ impl Containerd {
 
     /// Like [`Containerd::start`], with a runtime that is not up to the environment.
     pub fn start_with(version: Version, runtime: Runtime) -> Self {
-        Self::start_configured(version, runtime, false)
+        Self::start_configured(version, runtime, Node::Plain)
     }
 
     /// Like [`Containerd::start`], with systemd as the owner of the containers' cgroups.
     pub fn start_under_systemd(version: Version, form: Form) -> Self {
-        Self::start_configured(version, Runtime::under_test(form), true)
+        Self::start_configured(version, Runtime::under_test(form), Node::Systemd)
     }
 
-    fn start_configured(version: Version, runtime: Runtime, systemd: bool) -> Self {
+    /// Like [`Containerd::start`], with an SELinux label for each pod.
+    pub fn start_under_selinux(version: Version, form: Form) -> Self {
+        Self::start_configured(version, Runtime::under_test(form), Node::Selinux)
+    }
+
+    fn start_configured(version: Version, runtime: Runtime, node: Node) -> Self {
         crate::runtime::heed_terminal();
         if matches!(runtime, Runtime::Berth(_)) {
             built(runtime.shim());
         }
         let slot = Slot::take();
-        config::write(&slot, version, systemd);
+        config::write(&slot, version, node);
         fs::write(slot.dir().join("pause.tar"), image::pause()).expect("write an image");
         fs::write(slot.dir().join("busybox.tar"), image::busybox()).expect("write an image");
         let this = Self { runtime, version, slot, before: Mutex::default(), daemon: Mutex::default() };

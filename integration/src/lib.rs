@@ -25,6 +25,7 @@ pub mod executable;
 pub mod fake_bus;
 pub mod image;
 pub mod leak;
+pub mod lsm;
 pub mod matrix;
 pub mod mounts;
 pub mod pod;

@@ -1,10 +1,10 @@
 //! What the kubelet asks for to keep a container in, seen from the inside.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use berth_integration::containerd::Containerd;
+use berth_integration::containerd::{Containerd, Form, Version};
 use berth_integration::pod::{Container, Pod, container_config, pod_config};
 use berth_integration::wait::{LONG, until_true};
-use berth_integration::{cgroup, matrix, procs};
+use berth_integration::{cgroup, lsm, matrix, procs};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -164,4 +164,43 @@ fn mounts_and_sysctls(lab: &Containerd) {
     assert_eq!(main.exec(&["cat", "/proc/sys/kernel/shm_rmid_forced"]).ok(), "1");
     pod.stop();
     pod.remove();
+}
+
+#[test]
+fn selinux_under_containerd_2() {
+    labels(Version::V2_3);
+}
+
+#[test]
+fn selinux_under_containerd_1() {
+    labels(Version::V1_6);
+}
+
+/// Containers have the label that they or their pod ask for, and their root filesystem and `/dev` the one that goes with it.
+fn labels(version: Version) {
+    let label = |level: &str| lsm::selinux("labels of pods", &format!("system_u:system_r:container_t:{level}"));
+    let options = |level: &str| json!({"user": "system_u", "role": "system_r", "type": "container_t", "level": level});
+    let [of_pod, own] = ["s0:c11,c12", "s0:c13,c14"];
+    let (Some(pods), Some(owns)) = (label(of_pod), label(own)) else { return };
+    let lab = Containerd::start_under_selinux(version, Form::ByPath);
+    lab.remember();
+    let mut config = pod_config(&lab, "labels");
+    config["linux"]["security_context"]["selinux_options"] = options(of_pod);
+    let pod = Pod::run_config(&lab, config);
+    let inherits = pod.start("inherits", &["sleep", "1000"]);
+    let mut config = container_config("own", &["sleep", "1000"]);
+    config["linux"]["security_context"]["selinux_options"] = options(own);
+    let has_own = pod.start_config(&config);
+    for (container, wanted, level) in [(&inherits, pods, of_pod), (&has_own, owns, own)] {
+        assert_eq!(lsm::context_of(u32::try_from(container.pid()).unwrap()), wanted);
+        assert_eq!(lsm::plain(&container.exec(&["cat", "/proc/self/attr/current"]).ok()), wanted);
+        for point in ["/", "/dev"] {
+            let mounts = container.exec(&["cat", "/proc/self/mounts"]).ok();
+            let mount = mounts.lines().find(|line| line.split(' ').nth(1) == Some(point)).unwrap();
+            assert!(mount.contains("context=") && mount.contains(&format!(":{level}")), "{mount}");
+        }
+    }
+    pod.stop();
+    pod.remove();
+    lab.assert_clean();
 }

@@ -258,7 +258,7 @@ fn what_would_be_ignored_is_refused() {
 const REFUSED: &[Refusal] = &[
     Refusal {
         name: "an SELinux label without SELinux",
-        set: |b| b.set("/process/selinuxLabel", json!("system_u:system_r:container_t:s0")),
+        set: |b| b.set("/process/selinuxLabel", json!("system_u:system_r:berth_none_t:s0")),
         says: &["selinux"],
     },
     Refusal {

@@ -1,22 +1,16 @@
 //! Labels of security modules: AppArmor profiles and SELinux contexts. Each test says why it does nothing where the
-//! kernel has not the module, or the machine nothing to load a policy with; the test machines have AppArmor.
+//! kernel has not the module, or the machine nothing to load a policy with; each test machine has one of the two.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
     bundle::Bundle,
     case::{Refusal, beyond_runc, refused},
-    command, mounts,
+    command, lsm, mounts,
     runtime::Runtime,
     wait::LONG,
 };
 use serde_json::{Value, json};
-use std::{
-    fs,
-    io::{Read, Write},
-    path::Path,
-    process::Command,
-    sync::OnceLock,
-};
+use std::{fs, process::Command, sync::OnceLock};
 
 /// Two profiles under which everything is allowed but the file `/denied-NAME`.
 const PROFILES: [&str; 2] = ["berth-test-one", "berth-test-two"];
@@ -26,11 +20,11 @@ const PROFILES: [&str; 2] = ["berth-test-one", "berth-test-two"];
 fn apparmor(test: &str) -> bool {
     static LOADED: OnceLock<bool> = OnceLock::new();
     if !fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|v| v.starts_with(b"Y")) {
-        eprintln!("{test}: skipped: this kernel runs without AppArmor");
+        lsm::skip(test, "apparmor", "this kernel runs without AppArmor");
         return false;
     }
     if command::run(Command::new("sh").args(["-c", "command -v apparmor_parser"]), LONG).status.code() != Some(0) {
-        eprintln!("{test}: skipped: there is no apparmor_parser to load a profile with");
+        lsm::skip(test, "apparmor", "there is no apparmor_parser to load a profile with");
         return false;
     }
     *LOADED.get_or_init(|| {
@@ -203,37 +197,30 @@ const NAMED: &[Refusal] = &[Refusal {
     says: &["process.apparmorProfile", "berth-test-none"],
 }];
 
-/// A context that the policy in force knows: `Some` of it, where SELinux is on.
-fn selinux(test: &str, context: &str) -> Option<String> {
-    if !Path::new("/sys/fs/selinux/enforce").exists() {
-        eprintln!("{test}: skipped: this kernel runs without SELinux");
-        return None;
-    }
-    let mut file = fs::OpenOptions::new().read(true).write(true).open("/sys/fs/selinux/context").unwrap();
-    if let Err(e) = file.write_all(context.as_bytes()) {
-        eprintln!("{test}: skipped: the policy in force does not know {context}: {e}");
-        return None;
-    }
-    let mut canonical = String::new();
-    file.read_to_string(&mut canonical).unwrap();
-    Some(canonical.trim_end_matches('\0').to_owned())
-}
-
 const PROCESS: &str = "system_u:system_r:container_t:s0:c1,c2";
+const OTHER: &str = "system_u:system_r:container_t:s0:c3,c4";
 const FILES: &str = "system_u:object_r:container_file_t:s0:c1,c2";
+
+/// Has the probe tell its own context and that of its session keyring, beside what else is asked for.
+const CONTEXTS: [&str; 4] = ["report", "read=/proc/self/attr/current", "keyring", "mountinfo"];
+
+/// Both, as the probe has them.
+fn contexts(report: &Value) -> [String; 2] {
+    let own = lsm::plain(report["read"]["/proc/self/attr/current"].as_str().unwrap());
+    [own.to_owned(), report["keyring"]["label"].as_str().unwrap().to_owned()]
+}
 
 #[test]
 fn processes_and_mounts_have_contexts() {
-    let (Some(process), Some(files)) = (selinux("contexts", PROCESS), selinux("contexts", FILES)) else { return };
+    let (Some(process), Some(files)) = (lsm::selinux("contexts", PROCESS), lsm::selinux("contexts", FILES)) else {
+        return;
+    };
     let runtime = Runtime::new("lsm-selinux");
     let bundle = Bundle::probe(&["sleep", "100"]).set("/process/selinuxLabel", json!(PROCESS));
     runtime.start("c1", &bundle.set("/linux/mountLabel", json!(FILES)));
     let pid = runtime.pid("c1");
-    let label =
-        |pid: u32| fs::read_to_string(format!("/proc/{pid}/attr/current")).unwrap().trim_end_matches('\0').to_owned();
-    assert_eq!(label(pid), process);
-    let report = runtime.exec("c1", &["/probe", "report", "read=/proc/self/attr/current", "mountinfo"]).ok().json();
-    assert_eq!(report["read"]["/proc/self/attr/current"].as_str().unwrap().trim_end_matches('\0'), process);
+    assert_eq!(lsm::context_of(pid), process);
+    let report = runtime.exec("c1", &[&["/probe"], &CONTEXTS[..]].concat()).ok().json();
     for mount in mounts::reported(&report) {
         // A context has commas of its own, where mountinfo is split.
         let labelled = files.split(',').all(|part| mount.superblock.iter().any(|option| option.contains(part)));
@@ -242,11 +229,68 @@ fn processes_and_mounts_have_contexts() {
         assert!(labelled || !wanted, "{mount:?}");
         assert!(!labelled || !never, "{mount:?}");
     }
+    // mqueue takes no option: its root has the context as an attribute.
+    let mut context = [0; 256];
+    let queues = format!("/proc/{pid}/root/dev/mqueue");
+    let len = rustix::fs::getxattr(&queues, "security.selinux", &mut context).unwrap();
+    assert_eq!(lsm::plain(std::str::from_utf8(&context[..len]).unwrap()), files);
+}
+
+/// An exec has the container's context unless it asks for another. A session keyring has that of the process it is made
+/// for: without a label of its own it would have the runtime's. An exec joins the one of its container. That is found by
+/// the container's name, so no other test may have a container of the same.
+#[test]
+fn execs_and_session_keyrings_have_contexts() {
+    let (Some(process), Some(other)) = (lsm::selinux("keyrings", PROCESS), lsm::selinux("keyrings", OTHER)) else {
+        return;
+    };
+    let runtime = Runtime::new("lsm-keyring");
+    for (id, no_new_privs) in [("lsm-keyring-1", true), ("lsm-keyring-2", false)] {
+        let bundle = Bundle::probe(&CONTEXTS).set("/process/noNewPrivileges", json!(no_new_privs));
+        let report = runtime.run(id, &bundle.set("/process/selinuxLabel", json!(PROCESS))).ok().json();
+        assert_eq!(contexts(&report), [process.as_str(); 2], "no new privileges: {no_new_privs}");
+    }
+    // Nobody is labelled who does not ask for it.
+    let own = lsm::context_of(std::process::id());
+    assert_ne!(own, process);
+    assert_eq!(contexts(&runtime.run("lsm-keyring-3", &Bundle::probe(&CONTEXTS)).ok().json())[1], own);
+
+    let id = "lsm-keyring-4";
+    let bundle = Bundle::probe(&["sleep", "100"]).set("/process/selinuxLabel", json!(PROCESS));
+    runtime.start(id, &bundle.set("/process/user", json!({"uid": 7, "gid": 7})));
+    let words = [&["/probe"], &CONTEXTS[..]].concat();
+    let exec = |label: &[&str]| runtime.cmd(&[&["exec"], label, &[id], &words[..]].concat());
+    assert_eq!(contexts(&exec(&[]).ok().json()), [process.as_str(); 2]);
+    assert_eq!(contexts(&exec(&["--process-label", OTHER]).ok().json()), [other.as_str(), process.as_str()]);
+    assert_eq!(lsm::context_of(runtime.pid(id)), process);
+    let missing = exec(&["--process-label", "system_u:system_r:berth_none_t:s0"]);
+    assert_ne!(missing.code, 0, "{missing:#?}");
+    assert!(missing.stderr.to_lowercase().contains("invalid argument"), "{missing:#?}");
+    assert_eq!(runtime.state(id)["status"], "running");
+}
+
+/// In a user namespace that is joined the payload is made by a second clone: the contexts are its own all the same.
+#[test]
+fn contexts_in_user_namespaces() {
+    let Some(process) = lsm::selinux("contexts in user namespaces", PROCESS) else { return };
+    let runtime = Runtime::new("lsm-selinux-userns");
+    let map = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+    let bundle = |words: &[&str], path: &str| {
+        let bundle = Bundle::probe(words).set("/process/selinuxLabel", json!(PROCESS)).namespace("user", path);
+        bundle.set("/linux/uidMappings", map.clone()).set("/linux/gidMappings", map.clone())
+    };
+    runtime.start("lsm-keyring-5", &bundle(&["sleep", "100"], ""));
+    let pid = runtime.pid("lsm-keyring-5");
+    assert_eq!(lsm::context_of(pid), process);
+    let joined = runtime.run("lsm-keyring-6", &bundle(&CONTEXTS, &format!("/proc/{pid}/ns/user"))).ok().json();
+    assert_eq!(contexts(&joined), [process.as_str(); 2]);
+    let exec = runtime.exec("lsm-keyring-5", &[&["/probe"], &CONTEXTS[..]].concat()).ok().json();
+    assert_eq!(contexts(&exec), [process.as_str(); 2]);
 }
 
 #[test]
 fn a_context_that_is_not_valid() {
-    if selinux("invalid contexts", PROCESS).is_some() {
+    if lsm::selinux("invalid contexts", PROCESS).is_some() {
         refused("lsm-invalid", INVALID);
     }
 }

@@ -99,8 +99,8 @@ fn one(name: &str, argument: &str) -> Value {
             json!({"blocked": blocked, "ignored": ignored, "caught": caught})
         }
         "keyring" => {
-            let (id, description) = sys::session_keyring();
-            json!({"id": id, "description": description})
+            let (id, description, label) = sys::session_keyring();
+            json!({"id": id, "description": description, "label": label})
         }
         "status" => lines("/proc/self/status"),
         "read" => text(fs::read(argument)),

@@ -282,14 +282,18 @@ pub fn eat(bytes: u64) -> i32 {
     0
 }
 
-/// The session keyring's serial number (or minus errno) and its description.
-pub fn session_keyring() -> (i64, String) {
+/// The session keyring's serial number (or minus errno), its description, and its label of a security module.
+pub fn session_keyring() -> (i64, String, String) {
     const GET_ID: i64 = 0;
     const DESCRIBE: i64 = 6;
+    const GET_SECURITY: i64 = 17;
     const SESSION: i64 = -3;
     let id = call(libc::SYS_keyctl, &[GET_ID, SESSION, 0]);
-    let mut text = vec![0u8; 256];
-    let n = call(libc::SYS_keyctl, &[DESCRIBE, SESSION, text.as_mut_ptr() as i64, text.len() as i64]);
-    text.truncate(usize::try_from(n).unwrap_or(0).min(256));
-    (id, String::from_utf8_lossy(&text).trim_end_matches('\0').to_owned())
+    let [description, label] = [DESCRIBE, GET_SECURITY].map(|operation| {
+        let mut text = vec![0u8; 256];
+        let n = call(libc::SYS_keyctl, &[operation, SESSION, text.as_mut_ptr() as i64, text.len() as i64]);
+        text.truncate(usize::try_from(n).unwrap_or(0).min(256));
+        String::from_utf8_lossy(&text).trim_end_matches('\0').to_owned()
+    });
+    (id, description, label)
 }

@@ -1,0 +1,47 @@
+//! Which security modules the machine has, and why a test that is about one does nothing elsewhere.
+
+use std::fs::{self, OpenOptions};
+use std::io::{Read, Write};
+use std::path::Path;
+
+/// Says why `test`, which is about a security module, does nothing here.
+///
+/// # Panics
+/// Where the kernel was told to run with this module (`security=`): what is missing there is a fault of the machine.
+pub fn skip(test: &str, module: &str, reason: &str) {
+    let words = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let told = format!("security={module}");
+    assert!(!words.split_whitespace().any(|word| word == told), "{test}: the kernel was started with {told}: {reason}");
+    eprintln!("{test}: skipped: {reason}");
+}
+
+/// A context as the SELinux policy in force writes it; `None` without SELinux or where the policy does not know it.
+///
+/// # Panics
+/// As [`skip`].
+pub fn selinux(test: &str, context: &str) -> Option<String> {
+    if !Path::new("/sys/fs/selinux/enforce").exists() {
+        skip(test, "selinux", "this kernel runs without SELinux");
+        return None;
+    }
+    // selinuxfs answers a write with what the next read on the same file gives, or with EINVAL.
+    let mut file = OpenOptions::new().read(true).write(true).open("/sys/fs/selinux/context").expect("open selinuxfs");
+    if let Err(e) = file.write_all(context.as_bytes()) {
+        skip(test, "selinux", &format!("the policy in force does not know {context}: {e}"));
+        return None;
+    }
+    let mut canonical = String::new();
+    file.read_to_string(&mut canonical).expect("read selinuxfs");
+    Some(plain(&canonical).to_owned())
+}
+
+/// The SELinux context of a process.
+pub fn context_of(pid: u32) -> String {
+    let file = format!("/proc/{pid}/attr/current");
+    plain(&fs::read_to_string(&file).unwrap_or_else(|e| panic!("read {file}: {e}"))).to_owned()
+}
+
+/// A context without what the kernel puts at its end.
+pub fn plain(context: &str) -> &str {
+    context.trim_end_matches(['\0', '\n'])
+}
