@@ -16,8 +16,8 @@ BENCH    ?=
 # The integration tests are built as the programs that they use, and with them: so one build serves the native run and the
 # test machines, which have a libc of their own. (Under emulation a debug build is slow.)
 TEST     = RUSTFLAGS="$(STATIC)" $(CARGO) test --profile tools -p berth-integration --target $(HOST) --target-dir $(TARGET)
-# Test machines: their suites, where logs of failures go, and the runner that has cargo's test programs run in one.
-VM      ?= sid bookworm
+# Test machines: their names, where logs of failures go, and the runner that has cargo's test programs run in one.
+VM      ?= sid bookworm selinux
 VM_LOGS  = $(abspath $(TARGET))/vm
 VM_RUN   = $(abspath $(TARGET))/release/berth-vm
 VM_TEST  = $(TEST) --no-fail-fast --config "target.'cfg(all())'.runner=['$(VM_RUN)', 'guest']"
@@ -73,7 +73,7 @@ test-integration: ## integration tests alone, after a build; RUNTIME=runc tests 
 budget: build tools ## write integration/budget.toml anew: what an operation may cost, as measured now
 	BERTH_BUDGET=write $(MAKE) --no-print-directory test-integration TESTS="--test budget"
 
-test-vm: build tools ## integration tests in machines with systemd, cgroup v2 and AppArmor; VM=sid or bookworm, TESTS=, FULL=1
+test-vm: build tools ## integration tests in machines with systemd, cgroup v2 and AppArmor or SELinux; VM=sid, bookworm or selinux, TESTS=, FULL=1
 	@$(TEST) --no-run --quiet
 	@failed=; export BERTH_BIN_DIR=$(abspath $(TARGET))/release; $(foreach m,$(VM),$(VM_RUN) run $m $(VM_LOGS)/$m -- \
 		env $(if $(TESTS)$(FULL),$(VM_TEST) $(or $(TESTS),$(VM_FULL)),integration/vm/tests $m env $(VM_TEST)) \

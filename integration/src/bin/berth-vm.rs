@@ -7,8 +7,8 @@ use berth_integration::vm::lane::Lane;
 use berth_integration::vm::{Result, agent, runner, terminal};
 
 const USAGE: &str = "\
-usage: berth-vm run SUITE LOGS -- COMMAND...   run COMMAND here, with a machine for its runners
-       berth-vm shell SUITE LOGS [-- COMMAND...]  a shell in a machine, or a command
+usage: berth-vm run NAME LOGS -- COMMAND...    run COMMAND here, with a machine for its runners
+       berth-vm shell NAME LOGS [-- COMMAND...]  a shell in a machine, or a command
        berth-vm guest PROGRAM [ARGUMENT...]    run PROGRAM in the machine of `berth-vm run`: cargo's runner
        berth-vm agent                          in the machine: serve the port on standard input";
 
@@ -19,9 +19,9 @@ fn main() -> ExitCode {
     let done = match (verb.as_deref(), rest.as_slice()) {
         (Some("agent"), []) => return agent::main(),
         (Some("guest"), [_, ..]) => return runner::main(rest),
-        (Some("run"), [suite, logs, dashes, command @ ..]) if dashes == "--" => run(suite, logs, command),
-        (Some("shell"), [suite, logs]) => shell(suite, logs, &[]),
-        (Some("shell"), [suite, logs, dashes, command @ ..]) if dashes == "--" => shell(suite, logs, command),
+        (Some("run"), [name, logs, dashes, command @ ..]) if dashes == "--" => run(name, logs, command),
+        (Some("shell"), [name, logs]) => shell(name, logs, &[]),
+        (Some("shell"), [name, logs, dashes, command @ ..]) if dashes == "--" => shell(name, logs, command),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -36,11 +36,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(suite: &str, logs: &str, command: &[String]) -> Result<i32> {
-    Lane::open(suite, Path::new(logs))?.run(command)
+fn run(name: &str, logs: &str, command: &[String]) -> Result<i32> {
+    Lane::open(name, Path::new(logs))?.run(command)
 }
 
-fn shell(suite: &str, logs: &str, command: &[String]) -> Result<i32> {
-    let mut lane = Lane::open(suite, Path::new(logs))?;
+fn shell(name: &str, logs: &str, command: &[String]) -> Result<i32> {
+    let mut lane = Lane::open(name, Path::new(logs))?;
     terminal::talk(&mut lane.machine().guest, command)
 }

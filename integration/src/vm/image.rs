@@ -10,8 +10,8 @@ use crate::tools::workspace;
 /// A made disk with its kernel.
 #[derive(Debug, Clone)]
 pub struct Image {
-    /// The Debian suite.
-    pub suite: String,
+    /// The machine's name: that of its Debian suite, or of what sets it apart.
+    pub name: String,
     dir: PathBuf,
 }
 
@@ -20,19 +20,19 @@ impl Image {
     ///
     /// # Errors
     /// What the script says is then on standard error.
-    pub fn get(suite: &str) -> Result<Self> {
+    pub fn get(name: &str) -> Result<Self> {
         let script = workspace().join("integration/vm/image");
         let output = Command::new(&script)
-            .arg(suite)
+            .arg(name)
             .stdin(Stdio::null())
             .stderr(Stdio::inherit())
             .output()
             .map_err(fault(&format!("run {}", script.display())))?;
         let dir = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
         if !output.status.success() || !dir.join("disk").exists() {
-            return Err(format!("{} {suite}: {}", script.display(), output.status));
+            return Err(format!("{} {name}: {}", script.display(), output.status));
         }
-        Ok(Self { suite: suite.to_owned(), dir })
+        Ok(Self { name: name.to_owned(), dir })
     }
 
     /// The disk: ext4, sparse.

@@ -42,12 +42,12 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// Brings up the machine of a suite, with the workspace's programs in it. What failures leave goes below `logs`.
+    /// Brings up the machine of this name, with the workspace's programs in it. What failures leave goes below `logs`.
     ///
     /// # Errors
-    /// When there is no such machine, or it does not come up twice.
-    pub fn open(suite: &str, logs: &Path) -> Result<Self> {
-        let image = Image::get(suite)?;
+    /// When there is no such machine, or it does not come up, however often it is started.
+    pub fn open(name: &str, logs: &Path) -> Result<Self> {
+        let image = Image::get(name)?;
         // What an earlier run left is not of this one.
         fs::remove_dir_all(logs).ok();
         let machine = furnished(&image, logs)?;
@@ -82,7 +82,7 @@ impl Lane {
         let (took, spent) = (begun.elapsed().as_secs_f64(), self.machine.spent().as_secs_f64());
         self.machine.off();
         let code = shell_code(status);
-        eprintln!("vm: {}: exit status {code} after {took:.0} s ({spent:.0} s of processor)", self.image.suite);
+        eprintln!("vm: {}: exit status {code} after {took:.0} s ({spent:.0} s of processor)", self.image.name);
         Ok(code)
     }
 
@@ -110,7 +110,7 @@ impl Lane {
         let before = self.machine.spent();
         let end = self.execute(command, &mut client);
         let spent = self.machine.spent().saturating_sub(before);
-        eprintln!("vm: {}: {name}: {:.0} s of processor", self.image.suite, spent.as_secs_f64());
+        eprintln!("vm: {}: {name}: {:.0} s of processor", self.image.name, spent.as_secs_f64());
         let (kind, text) = match &end {
             Ok(End::Exit(code)) => (Kind::Exit, code.to_string()),
             Ok(End::Failed(reason)) => (Kind::Failed, reason.clone()),
@@ -122,7 +122,7 @@ impl Lane {
         if end.is_err() {
             // Before the answer: the runner is the one who tells.
             wire::send(&mut client, kind, text.as_bytes()).ok();
-            eprintln!("vm: {}: a new machine takes over", self.image.suite);
+            eprintln!("vm: {}: a new machine takes over", self.image.name);
             self.machine = furnished(&self.image, &self.logs)?;
             return Ok(());
         }
@@ -165,8 +165,8 @@ impl Lane {
             Ok(())
         });
         match kept {
-            Ok(()) => eprintln!("vm: {}: logs are in {}", self.image.suite, dir.display()),
-            Err(e) => eprintln!("vm: {}: no logs of {name}: {e}", self.image.suite),
+            Ok(()) => eprintln!("vm: {}: logs are in {}", self.image.name, dir.display()),
+            Err(e) => eprintln!("vm: {}: no logs of {name}: {e}", self.image.name),
         }
     }
 }

@@ -26,6 +26,9 @@ use super::{Result, fault};
 const BOOT: Duration = Duration::from_secs(400);
 /// Until a saved machine runs: 1 s.
 const RESUME: Duration = Duration::from_secs(120);
+/// How often a machine may fail to come up, and be started again. A kernel changes its own code as it boots, and emulation
+/// of two processors has been seen to miss that: the kernel then panics.
+const TRIES: usize = 3;
 /// Until the kernel's first word under KVM: well under 1 s. What counts as KVM in some clouds never gets there.
 const FIRST_WORD: Duration = Duration::from_secs(20);
 
@@ -57,25 +60,26 @@ pub struct Machine {
 
 impl Machine {
     /// A machine that answers: the saved one, which is made first where there is none. What does not come up is started
-    /// once more, from the beginning and without KVM.
+    /// again, from the beginning and without KVM.
     ///
     /// # Errors
     /// With the end of the console in it.
     pub fn up(image: &Image, logs: &Path) -> Result<Self> {
-        match Self::try_up(image, logs) {
-            Ok(machine) => Ok(machine),
-            Err(first) => {
-                eprintln!("vm: {}: {first}\nvm: {}: once more", image.suite, image.suite);
-                if let Ok(state) = State::of(image) {
-                    state.remove();
-                    if state.accelerator == Accelerator::Kvm {
-                        // It may have been the accelerator's fault, whatever was seen of it before.
-                        remember_kvm(image, false)?;
-                    }
+        for _ in 1..TRIES {
+            let fault = match Self::try_up(image, logs) {
+                Ok(machine) => return Ok(machine),
+                Err(fault) => fault,
+            };
+            eprintln!("vm: {}: {fault}\nvm: {}: once more", image.name, image.name);
+            if let Ok(state) = State::of(image) {
+                state.remove();
+                if state.accelerator == Accelerator::Kvm {
+                    // It may have been the accelerator's fault, whatever was seen of it before.
+                    remember_kvm(image, false)?;
                 }
-                Self::try_up(image, logs)
             }
         }
+        Self::try_up(image, logs)
     }
 
     fn try_up(image: &Image, logs: &Path) -> Result<Self> {
@@ -98,7 +102,7 @@ impl Machine {
         match entered {
             Ok(guest) => {
                 let took = begun.elapsed().as_secs_f64();
-                eprintln!("vm: {}: {} ({:?}), resumed in {took:.1} s", image.suite, guest.up, state.accelerator);
+                eprintln!("vm: {}: {} ({:?}), resumed in {took:.1} s", image.name, guest.up, state.accelerator);
                 Ok(Self { qemu, guest })
             }
             Err(e) => Err(format!("{e}\n{}", qemu.console_end())),
@@ -174,11 +178,11 @@ impl State {
         if !copied.map_err(fault("copy the disk"))?.success() {
             return Err("the disk could not be copied".to_owned());
         }
-        eprintln!("vm: {}: booting, to be saved ({:?})", image.suite, self.accelerator);
+        eprintln!("vm: {}: booting, to be saved ({:?})", image.name, self.accelerator);
         let console = image.beside("console");
         let mut qemu = Qemu::start(image, self.accelerator, &new.disk(), false, &[], &console)?;
         let saved = qemu.booted().and_then(|up| {
-            eprintln!("vm: {}: {up} after {:.0} s", image.suite, begun.elapsed().as_secs_f64());
+            eprintln!("vm: {}: {up} after {:.0} s", image.name, begun.elapsed().as_secs_f64());
             fs::write(new.dir.join("up"), up).map_err(fault("write what the machine said"))?;
             qemu.qmp.save(&new.memory().display().to_string(), BOOT)
         });
@@ -187,7 +191,7 @@ impl State {
         crate::command::wait(&mut qemu.child, RESUME);
         self.remove();
         fs::rename(&new.dir, &self.dir).map_err(fault("put the state in its place"))?;
-        eprintln!("vm: {}: saved after {:.0} s", image.suite, begun.elapsed().as_secs_f64());
+        eprintln!("vm: {}: saved after {:.0} s", image.name, begun.elapsed().as_secs_f64());
         Ok(())
     }
 }

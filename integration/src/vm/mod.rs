@@ -1,4 +1,5 @@
-//! Test machines: a Debian with systemd, cgroup v2 and AppArmor under qemu, in which the tests run as they do natively.
+//! Test machines: a Debian with systemd, cgroup v2 and AppArmor or SELinux under qemu, in which the tests run as they do
+//! natively.
 //!
 //! `integration/vm/image` makes the disk. [`machine`] boots it once, saves the running machine, and resumes from that each
 //! time; [`guest`] speaks over a virtio port with [`agent`], which runs programs inside; [`lane`] keeps a machine while a
@@ -6,7 +7,7 @@
 //! program, so that a run in the machine looks like any other.
 //!
 //! ```text
-//! make test-vm: berth-vm run SUITE -- cargo test …        make vm-shell: berth-vm shell SUITE
+//! make test-vm: berth-vm run NAME -- cargo test …         make vm-shell: berth-vm shell NAME
 //!                 │ lane  <──unix socket── berth-vm guest <test program>      (cargo's runner)
 //!                 │ guest <──virtio port─> berth-vm agent ── <test program>   (in the machine)
 //!                 └ machine ─QMP─> qemu
