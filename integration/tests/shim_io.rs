@@ -140,6 +140,7 @@ fn a_terminal() {
     stdio.out.until("40 100");
     stdio.write("words\n");
     stdio.out.until("got words");
+    assert_eq!(masters(&shim), 1);
     shim.resize("c1", "", 132, 50).unwrap();
     shim.resize("c1", "", 70_000, 50).unwrap_err().is(Code::INVALID_ARGUMENT, &["70000"]);
     stdio.write("more\n");
@@ -147,6 +148,13 @@ fn a_terminal() {
     let said = stdio.out.end();
     assert!(said.contains("/dev/pts/0") && said.contains("50 132"), "{said}");
     shim.delete("c1", "").unwrap();
+    until_true("the terminal to be closed", LONG, || masters(&shim) == 0);
+}
+
+/// The descriptors of terminals that the shim holds.
+fn masters(shim: &Shim) -> usize {
+    let files = fs::read_dir(format!("/proc/{}/fd", shim.pid)).unwrap().flatten();
+    files.filter(|file| fs::read_link(file.path()).is_ok_and(|to| to.ends_with("ptmx"))).count()
 }
 
 #[test]

@@ -168,7 +168,7 @@ impl Wiring {
                 let (logger, ends) = Logger::start(&program, &identity.id, &identity.namespace, pool).await?;
                 fcntl_setfl(&ends.stdout, OFlags::NONBLOCK).context("set up logging pipe")?;
                 self.logger = Some(logger);
-                Sink::Pipe(ends.stdout)
+                Sink::Pipe(ends.stdout.into())
             }
         })
     }
@@ -191,23 +191,24 @@ impl Prepared {
     /// Starts copying. `console` is the master of the process's terminal, when it has one.
     ///
     /// # Errors
-    /// A descriptor that cannot be duplicated or set up.
+    /// A descriptor that cannot be set up.
     pub fn begin(self, console: Option<OwnedFd>) -> Result<Arc<Io>> {
         let Wiring { stdin, writer, outputs, logger } = self.wiring;
         let mut links = Vec::with_capacity(3);
         if let Some(master) = &console {
             fcntl_setfl(master, OFlags::NONBLOCK).context("set up terminal")?;
         }
-        let terminal = || console.as_ref().map(|master| master.try_clone().context("duplicate terminal")).transpose();
+        // One descriptor for reading, writing and resizing: some clients count those of terminals.
+        let console = console.map(Arc::new);
         for (from, sink) in outputs {
             let kind = if from.is_some() { Kind::Output } else { Kind::Terminal };
-            if let Some(from) = from.map_or_else(terminal, |from| Ok(Some(from)))? {
+            if let Some(from) = from.map(Arc::new).or_else(|| console.clone()) {
                 links.push(Arc::new(Link::new(kind, from, sink)));
             }
         }
         let count = links.len();
         if let Some((from, to)) = stdin
-            && let Some(to) = to.map_or_else(terminal, |to| Ok(Some(to)))?
+            && let Some(to) = to.map(Arc::new).or_else(|| console.clone())
         {
             links.push(Arc::new(Link::new(Kind::Input, from, Sink::Pipe(to))));
         }
@@ -216,7 +217,7 @@ impl Prepared {
             links: Mutex::default(),
             outputs: watch::Sender::new(count),
             tails: Mutex::default(),
-            console: Mutex::new(console.map(Arc::new)),
+            console: Mutex::new(console),
             logger,
         });
         for link in links {
@@ -311,7 +312,7 @@ impl Io {
 
 fn sink(output: Output) -> Sink {
     match output {
-        Output::Fifo(fd) => Sink::Pipe(fd),
+        Output::Fifo(fd) => Sink::Pipe(fd.into()),
         Output::Other(fd) => Sink::Append(fd),
     }
 }

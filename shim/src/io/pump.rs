@@ -7,6 +7,7 @@
 //! An output whose far end fails is read on and thrown away: the container must not block because a disk is full.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -29,7 +30,7 @@ const BUFFER: usize = 8 * 1024;
 #[derive(Debug)]
 pub enum Sink {
     /// A fifo, pipe or terminal, non-blocking. When it is full, the source waits.
-    Pipe(OwnedFd),
+    Pipe(Arc<OwnedFd>),
     /// A file; what it refuses is lost.
     Append(OwnedFd),
     /// Read and forgotten.
@@ -50,7 +51,7 @@ pub enum Kind {
 /// A pair of descriptors, and how to copy between them.
 #[derive(Debug)]
 pub struct Link {
-    from: OwnedFd,
+    from: Arc<OwnedFd>,
     sink: Sink,
     kind: Kind,
     ending: AtomicBool,
@@ -71,8 +72,8 @@ enum Step {
 
 impl Link {
     /// `from` must not block.
-    pub fn new(kind: Kind, from: OwnedFd, sink: Sink) -> Self {
-        Self { from, sink, kind, ending: AtomicBool::new(false), wake: Notify::new() }
+    pub fn new(kind: Kind, from: impl Into<Arc<OwnedFd>>, sink: Sink) -> Self {
+        Self { from: from.into(), sink, kind, ending: AtomicBool::new(false), wake: Notify::new() }
     }
 
     /// What the bytes are.
@@ -130,7 +131,9 @@ impl Link {
     /// Waits until the sink takes more, or fails. It is watched only while it is full.
     async fn room(&self) {
         let Sink::Pipe(to) = &self.sink else { return };
-        if let Ok(to) = watch(to.as_fd(), Interest::WRITABLE) {
+        // epoll(7) takes a descriptor once, and a terminal's is watched for its output.
+        let again = (self.kind == Kind::Input).then(|| to.try_clone().ok()).flatten();
+        if let Ok(to) = watch(again.as_ref().unwrap_or(to).as_fd(), Interest::WRITABLE) {
             let _ = to.writable().await;
         }
     }
@@ -138,7 +141,7 @@ impl Link {
     fn step(&self) -> Step {
         let Sink::Pipe(to) = &self.sink else { return self.step_by_hand() };
         let chunk = if self.kind == Kind::Terminal { TERMINAL_CHUNK } else { PIPE_CHUNK };
-        match splice(&self.from, None, to, None, chunk, SpliceFlags::NONBLOCK | SpliceFlags::MOVE) {
+        match splice(&*self.from, None, &**to, None, chunk, SpliceFlags::NONBLOCK | SpliceFlags::MOVE) {
             Ok(0) => Step::End,
             Ok(_) | Err(Errno::INTR) => Step::Moved,
             Err(Errno::AGAIN) if self.has_input() => Step::Full,
@@ -152,7 +155,7 @@ impl Link {
 
     fn step_by_hand(&self) -> Step {
         let mut buffer = [0; BUFFER];
-        match rustix::io::read(&self.from, &mut buffer) {
+        match rustix::io::read(&*self.from, &mut buffer) {
             Ok(0) => Step::End,
             Ok(n) => {
                 if let Sink::Append(file) = &self.sink {
@@ -169,7 +172,7 @@ impl Link {
     /// There is something to read, be it the end: then it is the sink that had no room. A source that has hung up stays
     /// ready for ever, and a wait for it would be none.
     fn has_input(&self) -> bool {
-        let mut fds = [PollFd::new(&self.from, PollFlags::IN)];
+        let mut fds = [PollFd::new(&*self.from, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let ready = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
         poll(&mut fds, Some(&now)).is_ok() && fds.iter().any(|fd| fd.revents().intersects(ready))
@@ -220,7 +223,8 @@ mod tests {
         nonblocking(&r2);
         rustix::io::write(&w1, b"all of it").unwrap();
         drop(w1);
-        runtime().block_on(async { timeout(SOON, Link::new(Kind::Output, r1, Sink::Pipe(w2)).run()).await.unwrap() });
+        runtime()
+            .block_on(async { timeout(SOON, Link::new(Kind::Output, r1, Sink::Pipe(w2.into())).run()).await.unwrap() });
         assert_eq!(read_available(&r2), b"all of it");
     }
 
@@ -231,7 +235,7 @@ mod tests {
             nonblocking(fd);
         }
         runtime().block_on(async {
-            let link = Arc::new(Link::new(Kind::Output, r1, Sink::Pipe(w2)));
+            let link = Arc::new(Link::new(Kind::Output, r1, Sink::Pipe(w2.into())));
             let task = tokio::spawn({
                 let link = link.clone();
                 async move { link.run().await }
@@ -264,7 +268,7 @@ mod tests {
         while rustix::io::write(&w2, &[0; 4096]).is_ok() {}
         drop(w1);
         runtime().block_on(async {
-            let link = Arc::new(Link::new(Kind::Output, r1, Sink::Pipe(w2)));
+            let link = Arc::new(Link::new(Kind::Output, r1, Sink::Pipe(w2.into())));
             let task = tokio::spawn(async move { link.run().await });
             // A link that waited in a circle would never let this be reached.
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -281,7 +285,8 @@ mod tests {
         drop(r2);
         rustix::io::write(&w1, &[0; 30_000]).unwrap();
         drop(w1);
-        runtime().block_on(async { timeout(SOON, Link::new(Kind::Output, r1, Sink::Pipe(w2)).run()).await.unwrap() });
+        runtime()
+            .block_on(async { timeout(SOON, Link::new(Kind::Output, r1, Sink::Pipe(w2.into())).run()).await.unwrap() });
     }
 
     #[test]
@@ -290,7 +295,8 @@ mod tests {
         nonblocking(&r1);
         drop(r2);
         rustix::io::write(&w1, b"x").unwrap();
-        runtime().block_on(async { timeout(SOON, Link::new(Kind::Input, r1, Sink::Pipe(w2)).run()).await.unwrap() });
+        runtime()
+            .block_on(async { timeout(SOON, Link::new(Kind::Input, r1, Sink::Pipe(w2.into())).run()).await.unwrap() });
     }
 
     #[test]
@@ -327,7 +333,7 @@ mod tests {
         nonblocking(&r);
         nonblocking(&w);
         runtime().block_on(async {
-            let link = Arc::new(Link::new(Kind::Terminal, master, Sink::Pipe(w)));
+            let link = Arc::new(Link::new(Kind::Terminal, master, Sink::Pipe(w.into())));
             let task = tokio::spawn({
                 let link = link.clone();
                 async move { link.run().await }
@@ -350,8 +356,9 @@ mod tests {
         nonblocking(&r);
         rustix::io::write(&slave, b"bye").unwrap();
         drop(slave);
-        runtime()
-            .block_on(async { timeout(SOON, Link::new(Kind::Terminal, master, Sink::Pipe(w)).run()).await.unwrap() });
+        runtime().block_on(async {
+            timeout(SOON, Link::new(Kind::Terminal, master, Sink::Pipe(w.into())).run()).await.unwrap()
+        });
         assert_eq!(read_available(&r), b"bye");
     }
 
@@ -363,11 +370,48 @@ mod tests {
         nonblocking(&master);
         rustix::io::write(&w, b"typed\n").unwrap();
         drop(w);
+        let master = Arc::new(master);
         runtime().block_on(async {
-            timeout(SOON, Link::new(Kind::Input, r, Sink::Pipe(master.try_clone().unwrap())).run()).await.unwrap()
+            timeout(SOON, Link::new(Kind::Input, r, Sink::Pipe(master.clone())).run()).await.unwrap()
         });
         let mut buf = [0; 16];
         let n = rustix::io::read(&slave, &mut buf).unwrap();
         assert_eq!(&buf[..n], b"typed\n");
+    }
+
+    #[test]
+    fn a_terminal_is_read_while_it_takes_no_more() {
+        let (master, slave) = pty();
+        let ((typed, keys), (shown, screen)) = (pipe(), pipe());
+        for fd in [&master, &slave, &typed, &shown] {
+            nonblocking(fd);
+        }
+        // No echo, no lines: bytes as they are.
+        let mut raw = rustix::termios::tcgetattr(&slave).unwrap();
+        raw.make_raw();
+        rustix::termios::tcsetattr(&slave, rustix::termios::OptionalActions::Now, &raw).unwrap();
+        rustix::io::write(&keys, &[b'k'; 60_000]).unwrap();
+        drop(keys);
+        runtime().block_on(async {
+            let master = Arc::new(master);
+            let output = Arc::new(Link::new(Kind::Terminal, master.clone(), Sink::Pipe(screen.into())));
+            let output = tokio::spawn(async move { output.run().await });
+            let input = tokio::spawn(async move { Link::new(Kind::Input, typed, Sink::Pipe(master)).run().await });
+            // Nobody reads what was typed, and it is more than the terminal holds.
+            rustix::io::write(&slave, b"said").unwrap();
+            let mut said = Vec::new();
+            while said.len() < 4 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                said.extend(read_available(&shown));
+            }
+            assert!(said == b"said" && !input.is_finished());
+            let mut got = 0;
+            while got < 60_000 {
+                got += read_available(&slave).len();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            timeout(SOON, input).await.unwrap().unwrap();
+            output.abort();
+        });
     }
 }
