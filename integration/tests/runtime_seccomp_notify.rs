@@ -4,7 +4,7 @@
 use berth_integration::{
     bundle::Bundle,
     case::{Refusal, beyond_runc, refused},
-    runtime::Runtime,
+    runtime::{Runtime, is_runc, wait_until},
 };
 use nix::{
     errno::Errno,
@@ -12,9 +12,11 @@ use nix::{
 };
 use serde_json::{Value, json};
 use std::{
+    fs::{self, Permissions},
     io::{IoSliceMut, Read},
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::fs::{MetadataExt, PermissionsExt},
         unix::net::UnixListener,
     },
     path::{Path, PathBuf},
@@ -177,6 +179,39 @@ fn an_agent_answers() {
         runtime.cmd(&["delete", "--force", "c2"]).ok();
         runtime.assert_clean(name);
     }
+}
+
+/// He may not look into a process that hides, and has the listener all the same. Afterwards it hides again: its files in
+/// /proc are root's then (proc(5)).
+#[test]
+fn an_ordinary_user_has_an_agent() {
+    const USER: u32 = 65_533;
+    let runtime = Runtime::of_user("notify-user", USER, "65530");
+    let agent = Agent::new(runtime.work());
+    fs::set_permissions(&agent.path, Permissions::from_mode(0o777)).unwrap();
+    for nnp in [true, false] {
+        let bundle = |words: &[&str]| {
+            Bundle::probe(&[])
+                .args(words)
+                .rootless(USER)
+                .set("/process/noNewPrivileges", json!(nnp))
+                .set("/linux/seccomp", profile(&agent.path, &[]))
+        };
+        let out = runtime.run("c1", &bundle(&CALLS)).ok();
+        assert!(answered(&out.stdout), "{out:#?}");
+        runtime.create("c2", &bundle(&["/probe", "say", "up", "+", "sleep", "100"])).ok();
+        let files = format!("/proc/{}/ns", runtime.pid("c2"));
+        assert!(is_runc() || fs::metadata(&files).unwrap().uid() == 0);
+        runtime.cmd(&["start", "c2"]).ok();
+        wait_until(|| runtime.said_all().contains("up"), || "not up".to_owned());
+        if !is_runc() {
+            let out = runtime.exec("c2", &CALLS).ok();
+            assert!(answered(&out.stdout), "exec: {out:#?}");
+        }
+        runtime.cmd(&["delete", "--force", "c2"]).ok();
+        runtime.assert_clean("a user's container with an agent");
+    }
+    assert_eq!(agent.told().len(), if is_runc() { 4 } else { 6 });
 }
 
 /// An init that could not wait for its start under the filter loads it after that.

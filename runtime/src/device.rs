@@ -41,7 +41,11 @@ pub fn plan<'a>(arena: &'a Arena, devices: &[LinuxDevice], ids: &Ids) -> Result<
         out.push(Device { path, mode: libc::S_IFCHR | 0o666, major, minor, uid: 0, gid: 0 });
     }
     for (n, device) in devices.iter().enumerate() {
-        out.push(one(arena, device, ids).map_err(|e| named(n, &e))?);
+        let device = one(arena, device, ids).map_err(|e| named(n, &e))?;
+        // A link to that of the container's own devpts stands there, whatever config.json has.
+        if device.path != c"/dev/ptmx" {
+            out.push(device);
+        }
     }
     Ok(out)
 }

@@ -88,6 +88,7 @@ pub fn plan<'a>(
             flags: f.flags(),
             readable: readable(f),
             early: berth_init::sys::notifies(f.flags()) && spares_the_barrier(f),
+            shown: berth_init::sys::notifies(f.flags()) && crate::rootless::is_user(),
         }),
         scheduling: None,
         own_stdio: true,

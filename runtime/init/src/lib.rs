@@ -180,10 +180,18 @@ fn confine(process: &Process<'_>, report: Option<&Report<'_>>) -> Result<()> {
     if late {
         identity::raise_permitted(process)?;
     }
+    if filter.shown {
+        // pidfd_getfd(2) asks for what ptrace(2) does, and what hides is for a privileged parent alone.
+        sys::prctl(libc::PR_SET_DUMPABLE, 1, 0).at(Step::Listener)?;
+    }
     let listener = sys::set_filter(filter.filter, filter.flags).at(Step::Seccomp)?;
     if let (Some(number), Some(report)) = (listener, report) {
         // At once: from here on any other call may wait for an answer that nobody gives.
         report.announce_listener(number).at(Step::Listener)?;
+    }
+    if filter.shown && filter.readable {
+        // As far as the filter lets it.
+        let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0, 0);
     }
     if late {
         identity::drop_capabilities(process)?;

@@ -450,4 +450,6 @@ pub struct Seccomp<'a> {
     pub readable: bool,
     /// It notifies, and leaves alone what init does between `create` and `start`: it is loaded before that.
     pub early: bool,
+    /// It notifies, and whoever takes the listener may not look into a process that hides.
+    pub shown: bool,
 }

@@ -45,10 +45,10 @@ impl Made {
                         missing.push(at);
                         at = parent;
                     }
-                    None => return Err(Error::from(Errno::NOENT).context(format!("make cgroup {}", path.display()))),
+                    None => return Err(failed(Errno::NOENT, path)),
                 },
                 Err(Errno::INTR) => {}
-                Err(e) => return Err(Error::from(e).context(format!("make cgroup {}", at.display()))),
+                Err(e) => return Err(failed(e, at)),
             }
         }
     }
@@ -56,6 +56,11 @@ impl Made {
     fn keep(mut self) {
         self.dirs.clear();
     }
+}
+
+/// In runc's words, by which callers know a caller without rights.
+fn failed(e: Errno, at: &Path) -> Error {
+    Error::from(e).context(format!("unable to apply cgroup configuration: make cgroup {}", at.display()))
 }
 
 impl Drop for Made {
