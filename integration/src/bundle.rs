@@ -173,7 +173,7 @@ impl Bundle {
     /// root filesystem is his, and no cgroup is asked for.
     pub fn rootless(self, uid: u32) -> Self {
         give(&self.rootfs(), uid);
-        let map = json!([{"containerID": 0, "hostID": uid, "size": 1}]);
+        let map = map(0, uid, 1);
         self.unmount("/sys")
             .unset("/linux/resources")
             .host_namespace("network")

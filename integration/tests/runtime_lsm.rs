@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
-    bundle::Bundle,
+    bundle::{Bundle, map},
     case::{Refusal, beyond_runc, refused},
     command, lsm, mounts,
     runtime::Runtime,
@@ -127,7 +127,7 @@ fn in_user_namespaces() {
     }
     let runtime = Runtime::new("lsm-userns");
     let [one, _] = PROFILES;
-    let map = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+    let map = map(0, 0, 65536);
     let mapped = |b: Bundle| b.set("/linux/uidMappings", map.clone()).set("/linux/gidMappings", map.clone());
     runtime.start("sandbox", &mapped(confined(&["sleep", "100"], one)).namespace("user", ""));
     let pid = runtime.pid("sandbox");
@@ -274,7 +274,7 @@ fn execs_and_session_keyrings_have_contexts() {
 fn contexts_in_user_namespaces() {
     let Some(process) = lsm::selinux("contexts in user namespaces", PROCESS) else { return };
     let runtime = Runtime::new("lsm-selinux-userns");
-    let map = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+    let map = map(0, 0, 65536);
     let bundle = |words: &[&str], path: &str| {
         let bundle = Bundle::probe(words).set("/process/selinuxLabel", json!(PROCESS)).namespace("user", path);
         bundle.set("/linux/uidMappings", map.clone()).set("/linux/gidMappings", map.clone())

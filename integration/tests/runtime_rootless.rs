@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
-    bundle::Bundle,
+    bundle::{Bundle, map},
     cgroup,
     console::ConsoleSocket,
     delegation::Delegation,
@@ -312,9 +312,8 @@ fn refused_in_runcs_words() {
     let tmpfs = |option: &str| probe(&[]).mount("/mnt", "tmpfs", "tmpfs", &[option]);
     let source = runtime.work().to_str().unwrap().to_owned();
     let mut idmapped = json!({"destination": "/mnt", "type": "bind", "source": source, "options": ["bind"]});
-    let map = |host: u32, size: u32| json!([{"containerID": 0, "hostID": host, "size": size}]);
-    idmapped["uidMappings"] = map(USER, 1);
-    idmapped["gidMappings"] = map(USER, 1);
+    idmapped["uidMappings"] = map(0, USER, 1);
+    idmapped["gidMappings"] = map(0, USER, 1);
     let rows: [(Bundle, &str); 8] = [
         (
             probe(&[]).host_namespace("user").unset("/linux/uidMappings").unset("/linux/gidMappings"),

@@ -11,7 +11,7 @@ pub fn stats(container: &Container) -> Result<Stats> {
     container.cgroup().stats()
 }
 
-/// Reads what v1 says about CPUs and memory nodes beyond [`stats`].
+/// Reads what the kernel says about CPUs, memory nodes and huge pages beyond [`stats`].
 ///
 /// # Errors
 /// As [`stats`].

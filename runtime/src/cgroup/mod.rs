@@ -306,7 +306,8 @@ impl Cgroup {
         stats::read(self)
     }
 
-    /// Which CPUs and memory nodes it has, and what each CPU did: what v1 says beyond [`Cgroup::stats`].
+    /// Which CPUs and memory nodes it has, what each CPU did, and which huge pages are set aside: what the kernel says beyond
+    /// [`Cgroup::stats`]. Gone: [`Kind::NotFound`].
     pub fn placement(&self) -> Result<Placement> {
         stats::read_placement(self)
     }

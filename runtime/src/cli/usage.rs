@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 pub fn usage(stats: &Stats, placement: &Placement) -> Value {
     let mut usage = match stats {
         Stats::V1(stats) => v1(stats, placement),
-        Stats::V2(stats) => v2(stats),
+        Stats::V2(stats) => v2(stats, placement),
     };
     usage.insert("cpuset".to_owned(), cpuset(placement));
     usage.insert("intel_rdt".to_owned(), json!({}));
@@ -35,7 +35,10 @@ fn v1(stats: &V1Stats, placement: &Placement) -> Map<String, Value> {
         put_entry(&mut memory, "kernelTCP", m.kernel_tcp);
         memory
     });
-    let hugetlb = stats.hugetlb.iter().map(|h| (h.page_size.clone(), huge(h.reserved, h.max, h.failcnt)));
+    let hugetlb = stats
+        .hugetlb
+        .iter()
+        .map(|h| (h.page_size.clone(), huge(reserved(placement, &h.page_size, h.usage), h.max, h.failcnt)));
     sections(
         cpu_section(spent, [cpu.periods, cpu.throttled_periods, cpu.throttled_ns], None),
         memory.unwrap_or_default(),
@@ -45,15 +48,17 @@ fn v1(stats: &V1Stats, placement: &Placement) -> Map<String, Value> {
     )
 }
 
-fn v2(stats: &V2Stats) -> Map<String, Value> {
+fn v2(stats: &V2Stats, placement: &Placement) -> Map<String, Value> {
     let ns = |name: &str| stats.cpu.stat.get(name).saturating_mul(1000);
+    let current = |h: &V2Hugetlb| huge(reserved(placement, &h.page_size, h.current), 0, h.failcnt);
+    let hugetlb = stats.hugetlb.iter().map(|h| (h.page_size.clone(), current(h)));
     let throttled = [stats.cpu.stat.get("nr_periods"), stats.cpu.stat.get("nr_throttled"), ns("throttled_usec")];
     sections(
         cpu_section(times(ns("usage_usec"), ns("system_usec"), ns("user_usec")), throttled, stats.cpu.psi),
         v2_memory(&stats.memory),
         stats.pids,
         v2_io(&stats.io),
-        stats.hugetlb.iter().map(|h: &V2Hugetlb| (h.page_size.clone(), huge(h.reserved, 0, h.failcnt))).collect(),
+        hugetlb.collect(),
     )
 }
 
@@ -192,6 +197,10 @@ fn put_entry(section: &mut Map<String, Value>, name: &str, entry: MemoryEntry) {
 }
 
 /// Reserved pages count as used, as in runc's events.
+fn reserved(placement: &Placement, page_size: &str, used: u64) -> u64 {
+    placement.reserved.get(page_size).copied().unwrap_or(used)
+}
+
 fn huge(usage: u64, max: u64, failcnt: u64) -> Value {
     let mut value = Map::new();
     put(&mut value, "usage", usage);

@@ -10,7 +10,6 @@ mod v2;
 use std::{fs, sync::OnceLock};
 
 pub use placement::Placement;
-pub(super) use placement::read as read_placement;
 pub use v1::{Blkio, BlkioEntry, MemoryEntry, V1Cpu, V1Hugetlb, V1Memory, V1Stats};
 pub use v2::{IoEntry, MemoryEvents, Psi, PsiLine, V2Cpu, V2Hugetlb, V2Io, V2Memory, V2Stats};
 
@@ -18,7 +17,7 @@ use super::{
     Cgroup, Hierarchy,
     dir::{Dir, gone},
 };
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 
 /// The numbers of one cgroup at one moment.
 #[derive(Clone, Debug)]
@@ -90,7 +89,16 @@ pub(super) fn read(cgroup: &Cgroup) -> Result<Stats> {
             Dir::open(&cgroup.main_place()?.dir).and_then(|d| v2::read(&d)).map(|s| Stats::V2(Box::new(s)))
         }
     };
-    stats.map_err(|e| if gone(&e) { e.with_kind(Kind::NotFound) } else { e })
+    stats.map_err(missing)
+}
+
+/// See [`Cgroup::placement`].
+pub(super) fn read_placement(cgroup: &Cgroup) -> Result<Placement> {
+    placement::read(cgroup).map_err(missing)
+}
+
+fn missing(e: Error) -> Error {
+    if gone(&e) { e.with_kind(Kind::NotFound) } else { e }
 }
 
 /// The whole of `file`, empty when this kernel does not have it. PSI that is compiled in but switched off says
@@ -109,11 +117,6 @@ fn counters(dir: &Dir, file: &str) -> Result<Counters> {
 /// A file with one number, or `max`.
 fn number(dir: &Dir, file: &str) -> Result<u64> {
     text(dir, file).map(|t| parse_number(&t))
-}
-
-/// The huge pages that `file` counts as set aside; `used` where this kernel does not have it.
-fn reserved(dir: &Dir, file: &str, used: u64) -> Result<u64> {
-    Ok(dir.read_if_there(file)?.map_or(used, |text| parse_number(&text)))
 }
 
 fn parse_number(text: &str) -> u64 {

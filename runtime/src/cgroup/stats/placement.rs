@@ -1,13 +1,15 @@
-//! Which CPUs and memory nodes a v1 cgroup has, and what each CPU did for it: numbers that only the command line's
-//! `events` shows, read apart so that containerd's metrics do not pay for them.
+//! Which CPUs and memory nodes a v1 cgroup has, what each CPU did for it, and which huge pages are set aside: numbers that
+//! only the command line's `events` shows, read apart so that containerd's metrics do not pay for them.
 
-use super::{number, text};
+use std::collections::BTreeMap;
+
+use super::{number, page_sizes, parse_number, text};
 use crate::{
     cgroup::{Cgroup, Hierarchy, dir::Dir},
     error::{Error, Result},
 };
 
-/// The files of the v1 cpuset controller (cpusets.rst), and `cpuacct.usage_all`.
+/// The files of the v1 cpuset controller (cpusets.rst), `cpuacct.usage_all`, and the reservations of hugetlb.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
     /// Numbers of the CPUs.
@@ -36,12 +38,19 @@ pub struct Placement {
     pub kernel_ns: Vec<u64>,
     /// ns in user space, by CPU.
     pub user_ns: Vec<u64>,
+    /// Bytes of huge pages set aside by mmap(2), in use or not, by page size (`2MB`); none where the kernel does not count
+    /// them (before Linux 5.7).
+    pub reserved: BTreeMap<String, u64>,
 }
 
-/// See [`Cgroup::placement`]. All zero on v2, which has no such files.
-pub(in crate::cgroup) fn read(cgroup: &Cgroup) -> Result<Placement> {
+/// See [`Cgroup::placement`]. On v2, which has no other of these files, there are reservations alone.
+pub(super) fn read(cgroup: &Cgroup) -> Result<Placement> {
     let mut placement = Placement::default();
-    if cgroup.hierarchy() == Hierarchy::V2 {
+    let v2 = cgroup.hierarchy() == Hierarchy::V2;
+    if let Some(dir) = cgroup.path_in("hugetlb").map(Dir::open).transpose()? {
+        placement.reserved = reserved(&dir, if v2 { "current" } else { "usage_in_bytes" })?;
+    }
+    if v2 {
         return Ok(placement);
     }
     if let Some(dir) = cgroup.path_in("cpuset").map(Dir::open).transpose()? {
@@ -71,6 +80,16 @@ pub(in crate::cgroup) fn read(cgroup: &Cgroup) -> Result<Placement> {
     Ok(placement)
 }
 
+fn reserved(dir: &Dir, what: &str) -> Result<BTreeMap<String, u64>> {
+    let mut all = BTreeMap::new();
+    for size in page_sizes() {
+        if let Some(text) = dir.read_if_there(&format!("hugetlb.{size}.rsvd.{what}"))? {
+            all.insert(size.clone(), parse_number(&text));
+        }
+    }
+    Ok(all)
+}
+
 /// `0-2,7`: 0, 1, 2 and 7. Nothing is no list, which the kernel never says of a cgroup that can hold processes.
 fn numbers(text: &str) -> Option<Vec<u16>> {
     let mut all = Vec::new();
@@ -97,6 +116,21 @@ fn modes(text: &str) -> (Vec<u64>, Vec<u64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn huge_pages_that_are_set_aside() {
+        let path = std::env::temp_dir().join(format!("berth-huge-{}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        let dir = Dir::open(&path).unwrap();
+        let none = reserved(&dir, "current").unwrap();
+        for size in page_sizes() {
+            std::fs::write(path.join(format!("hugetlb.{size}.rsvd.current")), "4194304\n").unwrap();
+        }
+        let all = reserved(&dir, "current").unwrap();
+        std::fs::remove_dir_all(&path).unwrap();
+        assert!(none.is_empty());
+        assert_eq!(all, page_sizes().iter().map(|size| (size.clone(), 4_194_304)).collect());
+    }
 
     #[test]
     fn lists_of_numbers() {

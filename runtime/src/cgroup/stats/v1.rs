@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Counters, Pids, Rdma, counters, number, page_sizes, parse_number, pids, rdma, reserved, text};
+use super::{Counters, Pids, Rdma, counters, number, page_sizes, parse_number, pids, rdma, text};
 use crate::{
     cgroup::{Cgroup, dir::Dir},
     error::Result,
@@ -35,8 +35,6 @@ pub struct V1Hugetlb {
     pub page_size: String,
     /// In use.
     pub usage: u64,
-    /// Set aside by mmap(2), in use or not; without such an account (before Linux 5.7) what is in use.
-    pub reserved: u64,
     /// The most that was in use.
     pub max: u64,
     /// How often the limit was hit.
@@ -196,11 +194,9 @@ fn memory(dir: &Dir) -> Result<V1Memory> {
 }
 
 fn hugetlb(dir: &Dir, size: &str) -> Result<V1Hugetlb> {
-    let usage = number(dir, &format!("hugetlb.{size}.usage_in_bytes"))?;
     Ok(V1Hugetlb {
         page_size: size.to_owned(),
-        usage,
-        reserved: reserved(dir, &format!("hugetlb.{size}.rsvd.usage_in_bytes"), usage)?,
+        usage: number(dir, &format!("hugetlb.{size}.usage_in_bytes"))?,
         max: number(dir, &format!("hugetlb.{size}.max_usage_in_bytes"))?,
         failcnt: number(dir, &format!("hugetlb.{size}.failcnt"))?,
     })

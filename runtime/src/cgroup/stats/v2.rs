@@ -1,6 +1,6 @@
 //! Numbers of the unified hierarchy. Times are µs, memory is bytes.
 
-use super::{Counters, Pids, Rdma, counters, number, page_sizes, parse_number, pids, rdma, reserved, text};
+use super::{Counters, Pids, Rdma, counters, number, page_sizes, pids, rdma, text};
 use crate::{cgroup::dir::Dir, error::Result};
 
 /// A cgroup in the unified hierarchy. What its controllers do not count is None or zero.
@@ -124,8 +124,6 @@ pub struct V2Hugetlb {
     pub page_size: String,
     /// In use.
     pub current: u64,
-    /// Set aside by mmap(2), in use or not; without such an account (before Linux 5.7) what is in use.
-    pub reserved: u64,
     /// Allowed; `u64::MAX` is no limit.
     pub max: u64,
     /// How often the limit was hit.
@@ -166,11 +164,9 @@ fn hugetlb(dir: &Dir) -> Result<Vec<V2Hugetlb>> {
     for size in page_sizes() {
         // Without the controller there is none of the files; the first says so.
         let Some(current) = dir.read_if_there(&format!("hugetlb.{size}.current"))? else { continue };
-        let current = parse_number(&current);
         out.push(V2Hugetlb {
             page_size: size.clone(),
-            current,
-            reserved: reserved(dir, &format!("hugetlb.{size}.rsvd.current"), current)?,
+            current: super::parse_number(&current),
             max: number(dir, &format!("hugetlb.{size}.max"))?,
             failcnt: counters(dir, &format!("hugetlb.{size}.events"))?.get("max"),
         });
@@ -249,27 +245,6 @@ mod tests {
         assert_eq!(psi.some, PsiLine { avg10: 1.5, avg60: 0.25, avg300: 0.0, total: 42 });
         assert_eq!((psi.full.avg10, psi.full.total), (0.1, 7));
         assert_eq!(parse_psi(""), None);
-    }
-
-    #[test]
-    fn huge_pages_that_are_set_aside() {
-        let path = std::env::temp_dir().join(format!("berth-huge-{}", std::process::id()));
-        std::fs::create_dir(&path).unwrap();
-        let write = |file: String, text: &str| std::fs::write(path.join(file), text).unwrap();
-        for size in page_sizes() {
-            write(format!("hugetlb.{size}.current"), "2097152\n");
-            write(format!("hugetlb.{size}.max"), "max\n");
-            write(format!("hugetlb.{size}.events"), "max 3\n");
-        }
-        let dir = Dir::open(&path).unwrap();
-        let read = || hugetlb(&dir).unwrap();
-        for old in read() {
-            assert_eq!((old.current, old.reserved, old.max, old.failcnt), (2_097_152, 2_097_152, u64::MAX, 3));
-            write(format!("hugetlb.{}.rsvd.current", old.page_size), "4194304\n");
-        }
-        let new: Vec<_> = read().iter().map(|new| (new.current, new.reserved)).collect();
-        std::fs::remove_dir_all(&path).unwrap();
-        assert_eq!(new, vec![(2_097_152, 4_194_304); page_sizes().len()]);
     }
 
     #[test]
