@@ -1,11 +1,7 @@
 //! create: a bundle becomes a container whose init waits at the barrier.
 
 use std::{
-    fs,
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::OpenOptionsExt,
-    },
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -25,7 +21,7 @@ use crate::{
     kernel, mount,
     namespace::{self, flag},
     net_devices::NetDevices,
-    notify,
+    notify, pid_file,
     plan::{self, Choices, Planned},
     proc, rdt, rlimit, rootless, sd_notify,
     spawn::{self, Outcome, Pending},
@@ -206,7 +202,7 @@ fn make(options: Options<'_>) -> Result<Created> {
         draft.write_filter(filter)?;
     }
     if let Some(path) = options.pid_file {
-        write_pid_file(path, record.pid)?;
+        pid_file::write(path, record.pid)?;
     }
     let child = pending.keep()?;
     making.keep();
@@ -372,20 +368,4 @@ fn map_ids(planned: &Planned<'_>, index: u32, tree: &OwnedFd) -> Result<()> {
         return Err(spawn::foreign());
     };
     mount::map_inside(inside, tree.as_fd()).with_context(|| format!("error mounting {name}"))
-}
-
-/// Writes a pid file, whole or not at all.
-///
-/// # Errors
-/// Names the file.
-pub fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
-    let what = || format!("write pid file {}", path.display());
-    let name = path.file_name().ok_or_else(|| Error::invalid("not a file name")).with_context(what)?;
-    let beside = path.with_file_name(format!(".{}", name.to_string_lossy()));
-    let write = || -> std::io::Result<()> {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&beside)?;
-        std::io::Write::write_all(&mut file, pid.to_string().as_bytes())?;
-        fs::rename(&beside, path)
-    };
-    write().with_context(what)
 }

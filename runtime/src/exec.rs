@@ -15,10 +15,9 @@ use crate::{
     Context, Error, Kind, Result, Stdio,
     arena::Arena,
     cgroup::Cgroup,
-    create,
     failure::{self, Names},
     inside::{Inside, Legacy},
-    kernel, lsm, namespace, notify, plan,
+    kernel, lsm, namespace, notify, pid_file, plan,
     process::{self, Defaults},
     rlimit, rootless, scheduling,
     spawn::{self, Outcome},
@@ -180,7 +179,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
         }
     }
     if let Some(path) = options.pid_file {
-        create::write_pid_file(path, pending.pid()).context("exec")?;
+        pid_file::write(path, pending.pid()).context("exec")?;
     }
     log::debug!("setns_init: about to exec {program}");
     let child = pending.keep()?;

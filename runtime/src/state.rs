@@ -6,10 +6,9 @@ use std::{
     collections::HashMap,
     fmt,
     fs::{self, DirBuilder},
-    io::Write,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+        unix::fs::{DirBuilderExt, MetadataExt},
     },
     path::{Path, PathBuf},
     sync::Arc,
@@ -20,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Context, Error, Kind, Result,
     cgroup::Cgroup,
+    foreign_dir,
     hooks::{Later, Told},
     notify::Listener,
     proc,
@@ -432,16 +432,10 @@ pub fn check_id(id: &str) -> Result<()> {
     Ok(())
 }
 
-/// Writes a file beside its place and renames it there.
+/// Writes a file of the state directory.
 fn write_whole(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let path = dir.join(name);
-    let beside = dir.join(format!(".{name}.new"));
-    let write = || -> std::io::Result<()> {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.write_all(bytes)?;
-        fs::rename(&beside, &path)
-    };
-    write().with_context(|| format!("write {}", path.display()))
+    foreign_dir::write_whole(&path, bytes, 0o600).with_context(|| format!("write {}", path.display()))
 }
 
 /// An address for the socket `name` in a state directory of any length, and the directory that must stay open while it is

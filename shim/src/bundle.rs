@@ -1,12 +1,10 @@
 //! The bundle directory as the shim's own actions use it: the group that config.json names, and the small files left
 //! for containerd and for a later `delete`. What config.json means is the runtime's business.
 
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use berth_runtime::{Context, Error, Result};
+use berth_runtime::{Context, Error, Result, foreign_dir};
 use serde::Deserialize;
 
 /// The socket's address, for containerd 1.6 and 1.7, which read it when they restart, and for `delete`.
@@ -63,19 +61,8 @@ pub fn socket(bundle: &Path) -> Option<PathBuf> {
 /// # Errors
 /// The file cannot be written; nothing is left of it then.
 pub fn write(bundle: &Path, name: &str, content: &[u8]) -> Result<()> {
-    let (path, temporary) = (bundle.join(name), bundle.join(format!(".{name}.{}", std::process::id())));
-    let written = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .and_then(|mut file| file.write_all(content))
-        .and_then(|()| std::fs::rename(&temporary, &path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&temporary); // the error to report is the first
-    }
-    written.with_context(|| format!("write {}", path.display()))
+    let path = bundle.join(name);
+    foreign_dir::write_whole(&path, content, 0o600).with_context(|| format!("write {}", path.display()))
 }
 
 #[cfg(test)]

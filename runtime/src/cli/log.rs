@@ -12,7 +12,7 @@ use std::{
     time::Instant,
 };
 
-use berth_runtime::{Context, Result, hooks};
+use berth_runtime::{Context, Result, foreign_dir, hooks};
 use log::{Level, LevelFilter};
 
 /// How a line is written.
@@ -41,9 +41,7 @@ static LOGGER: OnceLock<Logger> = OnceLock::new();
 /// The log file cannot be opened.
 pub fn start(path: Option<&Path>, format: Format, debug: bool) -> Result<()> {
     let file = match path {
-        Some(path) => Some(
-            File::options().append(true).create(true).open(path).with_context(|| format!("open {}", path.display()))?,
-        ),
+        Some(path) => Some(foreign_dir::append(path).with_context(|| format!("open {}", path.display()))?),
         None => None,
     };
     let logger = LOGGER.get_or_init(|| Logger {
