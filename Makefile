@@ -1,4 +1,4 @@
-# Thin over cargo. Everything a target needs beyond Rust is set up by integration/tools/setup.
+# Thin over cargo. Everything a target needs beyond Rust is set up by integration/tools/setup, before its first use.
 PREFIX  ?= /usr/local
 DESTDIR ?=
 CARGO   ?= cargo
@@ -24,18 +24,23 @@ VM_TEST  = $(TEST) --no-fail-fast --config "target.'cfg(all())'.runner=['$(VM_RU
 # All but what measures; without FULL=1 and TESTS a machine runs what integration/vm/tests lists.
 VM_FULL  = $(addprefix --test ,$(filter-out bench_% budget,$(notdir $(basename $(wildcard integration/tests/*.rs)))))
 
-.PHONY: help build tools floors demo bench check test test-unit test-integration test-vm vm-shell budget docs conformance install clean
+.PHONY: help build tools floors demo bench check test test-unit test-integration test-vm vm-shell \
+	budget docs conformance install clean needs-build needs-unit needs-test needs-demo needs-bench
 .DEFAULT_GOAL := help
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
 
-build: ## static release binaries: target/release/berth and target/release/containerd-shim-berth-v2
+# What is missing is installed, or said in a line.
+needs-build needs-unit needs-test needs-demo needs-bench: needs-%:
+	@integration/tools/setup $* > /dev/null
+
+build: needs-build ## static release binaries: target/release/berth and target/release/containerd-shim-berth-v2
 	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --release $(SHIPPED) $(addprefix --bin ,$(INSTALL)) --target $(HOST) --target-dir $(TARGET)
 	@mkdir -p $(TARGET)/release
 	@for b in $(INSTALL); do ln -f $(TARGET)/$(HOST)/release/$$b $(TARGET)/release/$$b; done
 
-tools: # what the tests and the demo run beside them; built without the release's slow last mile
+tools: needs-build # what the tests and the demo run beside them; built without the release's slow last mile
 	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --profile tools -p berth-integration --bins --target $(HOST) --target-dir $(TARGET)
 	@mkdir -p $(TARGET)/release
 	@for b in $(TOOLS); do ln -f $(TARGET)/$(HOST)/tools/$$b $(TARGET)/release/$$b; done
@@ -44,48 +49,47 @@ floors: tools # what the benchmark holds berth against is built as berth is
 	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --release -p berth-integration $(addprefix --bin ,$(FLOORS)) --target $(HOST) --target-dir $(TARGET)
 	@for b in $(FLOORS); do ln -f $(TARGET)/$(HOST)/release/$$b $(TARGET)/release/$$b; done
 
-bench: ## berth beside its peers and the floors, in one run: table, results and plots in target/bench (as root)
-	@integration/tools/setup bench > /dev/null
+bench: needs-bench ## berth beside its peers and the floors, in one run: table, results and plots in target/bench (as root)
 	@$(MAKE) --no-print-directory build tools floors
 	@BERTH_TOOLS="$$(integration/tools/setup bench)" BERTH_BIN_DIR=$(abspath $(TARGET))/release \
 		$(TARGET)/release/berth-bench --out $(TARGET)/bench $(BENCH)
 
-demo: ## run a pod through containerd and crictl, look inside, take it all down
-	@integration/tools/setup demo > /dev/null
+demo: needs-demo ## run a pod through containerd and crictl, look inside, take it all down
 	@$(MAKE) --no-print-directory build tools
 	@BERTH_TOOLS="$$(integration/tools/setup demo)" BERTH_BIN_DIR=$(abspath $(TARGET))/release $(TARGET)/release/berth-demo
 
-check: ## formatting and lints
+check: needs-unit ## formatting and lints
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
-test: build tools ## unit tests and integration tests (as root); integration tests once more with runc as the runtime
+test: needs-test ## unit tests and integration tests (as root); integration tests once more with runc as the runtime
+	@$(MAKE) --no-print-directory build tools
 	@$(MAKE) --no-print-directory test-unit
 	@for r in $(RUNTIMES); do $(MAKE) --no-print-directory test-integration RUNTIME=$$r || exit 1; done
 
-test-unit: ## unit tests alone; no root needed
+test-unit: needs-unit ## unit tests alone; no root needed
 	$(CARGO) test --workspace --exclude berth-integration
 
-test-integration: ## integration tests alone, after a build; RUNTIME=runc tests the tests
+test-integration: needs-test ## integration tests alone, after a build; RUNTIME=runc tests the tests
 	BERTH_TOOLS="$$(integration/tools/setup test)" BERTH_BIN_DIR=$(abspath $(TARGET))/release RUNTIME=$(or $(RUNTIME),berth) \
 		$(TEST) $(TESTS)
 
-budget: build tools ## write integration/budget.toml anew: what an operation may cost, as measured now
+budget: needs-test build tools ## write integration/budget.toml anew: what an operation may cost, as measured now
 	BERTH_BUDGET=write $(MAKE) --no-print-directory test-integration TESTS="--test budget"
 
-test-vm: build tools ## integration tests in machines with systemd, cgroup v2 and AppArmor or SELinux; VM=sid, bookworm or selinux, TESTS=, FULL=1
+test-vm: needs-test build tools ## integration tests in machines with systemd, cgroup v2 and AppArmor or SELinux; VM=sid, bookworm or selinux, TESTS=, FULL=1
 	@$(TEST) --no-run --quiet
 	@failed=; export BERTH_BIN_DIR=$(abspath $(TARGET))/release; $(foreach m,$(VM),$(VM_RUN) run $m $(VM_LOGS)/$m -- \
 		env $(if $(TESTS)$(FULL),$(VM_TEST) $(or $(TESTS),$(VM_FULL)),integration/vm/tests $m env $(VM_TEST)) \
 		|| failed="$$failed $m"; )test -z "$$failed" || { echo "failed in:$$failed" >&2; exit 1; }
 
-vm-shell: build tools ## a shell in a test machine (VM=sid unless told), or one COMMAND
+vm-shell: needs-test build tools ## a shell in a test machine (VM=sid unless told), or one COMMAND
 	@BERTH_BIN_DIR=$(abspath $(TARGET))/release $(VM_RUN) shell $(firstword $(VM)) $(VM_LOGS)/shell $(if $(COMMAND),-- '$(COMMAND)')
 
-docs: ## write docs/cli/, the manual pages and completions of shells, anew from the table of commands
+docs: needs-unit ## write docs/cli/, the manual pages and completions of shells, anew from the table of commands
 	BERTH_DOCS=write $(CARGO) test --quiet -p berth-runtime --bin berth manual
 
-conformance: ## write docs/conformance.md anew: what berth does with each field and command, and what proves it
+conformance: needs-unit ## write docs/conformance.md anew: what berth does with each field and command, and what proves it
 	BERTH_CONFORMANCE=write $(CARGO) test --quiet -p berth-integration --lib conformance
 
 install: ## install both binaries, manual pages and completions into PREFIX (default /usr/local), after a build
