@@ -24,7 +24,7 @@ VM_TEST  = $(TEST) --no-fail-fast --config "target.'cfg(all())'.runner=['$(VM_RU
 # All but what measures; without FULL=1 and TESTS a machine runs what integration/vm/tests lists.
 VM_FULL  = $(addprefix --test ,$(filter-out bench_% budget,$(notdir $(basename $(wildcard integration/tests/*.rs)))))
 
-.PHONY: help build tools floors demo bench check test test-unit test-integration test-vm vm-shell \
+.PHONY: help build tools floors demo bench check test test-unit test-integration clean-room test-vm vm-shell \
 	budget docs conformance install clean needs-build needs-unit needs-test needs-demo needs-bench
 .DEFAULT_GOAL := help
 
@@ -73,6 +73,9 @@ test-unit: needs-unit ## unit tests alone; no root needed
 test-integration: needs-test ## integration tests alone, after a build; RUNTIME=runc tests the tests
 	BERTH_TOOLS="$$(integration/tools/setup test)" BERTH_BIN_DIR=$(abspath $(TARGET))/release RUNTIME=$(or $(RUNTIME),berth) \
 		$(TEST) $(TESTS)
+
+clean-room: ## make demo and make test, or a COMMAND, on a minimal Debian with Rust and Go and nothing else of this machine
+	@integration/tools/clean-room $(if $(COMMAND),'$(COMMAND)')
 
 budget: needs-test build tools ## write integration/budget.toml anew: what an operation may cost, as measured now
 	BERTH_BUDGET=write $(MAKE) --no-print-directory test-integration TESTS="--test budget"

@@ -1,6 +1,7 @@
 //! Processes and mounts as the kernel shows them: who mentions a directory, and what is mounted below it.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{UnmountFlags, unmount};
@@ -17,6 +18,20 @@ pub struct Process {
     pub parent: i32,
     /// The command line, words parted by blanks; a zombie has none.
     pub line: String,
+}
+
+/// This process in names that hold for the whole machine: its pid, and its pid namespace where that is not the machine's
+/// own, as in a container that runs the tests.
+pub fn name() -> String {
+    name_of(std::process::id().cast_signed())
+}
+
+/// The same for another process.
+pub fn name_of(pid: i32) -> String {
+    /// The inode of the first pid namespace (linux/proc_ns.h, PROC_PID_INIT_INO).
+    const FIRST: u64 = 0xEFFF_FFFC;
+    let space = fs::metadata("/proc/self/ns/pid").expect("look at the pid namespace").ino();
+    if space == FIRST { pid.to_string() } else { format!("{pid}n{space}") }
 }
 
 /// Every process that /proc shows.

@@ -14,7 +14,7 @@ use berth_integration::{cgroup, procs, residue, shape, tools};
 
 /// berth-bare, under way, and the cgroup that it works in.
 fn start(bundle: &Bundle, name: &str) -> (Bare, String) {
-    let cgroup = format!("berth-test-{}-{name}", std::process::id());
+    let cgroup = format!("berth-test-{}-{name}", procs::name());
     bundle.save("/unused");
     (Bare::start(bundle.path(), &cgroup), cgroup)
 }
@@ -137,7 +137,7 @@ fn a_payload_that_fails_is_an_error() {
     }
     let bundle = shape::pod_container(&["/bin/none"]);
     bundle.save("/unused");
-    let cgroup = format!("berth-test-{}-fails", std::process::id());
+    let cgroup = format!("berth-test-{}-fails", procs::name());
     let mut command = Command::new(tools::built("berth-bare"));
     command.arg(bundle.path()).arg(&cgroup);
     let output = berth_integration::command::feed(&mut command, b"run\n", berth_integration::wait::LONG);

@@ -7,7 +7,7 @@ use std::{fs, path::PathBuf};
 use berth_integration::{
     bundle::Bundle,
     case::beyond_runc,
-    cgroup,
+    cgroup, procs,
     runtime::{Runtime, is_runc, wait_until},
 };
 use serde_json::{Value, json};
@@ -383,7 +383,7 @@ struct Group(PathBuf);
 
 impl Group {
     fn new(name: &str) -> Self {
-        let dir = PathBuf::from(format!("/sys/fs/cgroup/berth-test-{}-{name}", std::process::id()));
+        let dir = PathBuf::from(format!("/sys/fs/cgroup/berth-test-{}-{name}", procs::name()));
         fs::create_dir(&dir).unwrap();
         Self(dir)
     }
