@@ -15,16 +15,20 @@ FLOORS   := berth-null-shim berth-bare
 BENCH    ?=
 # The integration tests are built as the programs that they use, and with them: so one build serves the native run and the
 # test machines, which have a libc of their own. (Under emulation a debug build is slow.)
-TEST     = RUSTFLAGS="$(STATIC)" $(CARGO) test --profile tools -p berth-integration --target $(HOST) --target-dir $(TARGET)
+TEST     = RUSTFLAGS="$(STATIC)" $(CARGO) test --no-fail-fast --profile tools -p berth-integration --target $(HOST) --target-dir $(TARGET)
+# What a run of the tests said is kept there.
+TEST_LOGS = $(abspath $(TARGET))/test-logs
+RUNS    ?= 30
+LOADS   := busy disk
 # Test machines: their names, where logs of failures go, and the runner that has cargo's test programs run in one.
 VM      ?= sid bookworm selinux
 VM_LOGS  = $(abspath $(TARGET))/vm
 VM_RUN   = $(abspath $(TARGET))/release/berth-vm
-VM_TEST  = $(TEST) --no-fail-fast --config "target.'cfg(all())'.runner=['$(VM_RUN)', 'guest']"
+VM_TEST  = $(TEST) --config "target.'cfg(all())'.runner=['$(VM_RUN)', 'guest']"
 # All but what measures; without FULL=1 and TESTS a machine runs what integration/vm/tests lists.
 VM_FULL  = $(addprefix --test ,$(filter-out bench_% budget,$(notdir $(basename $(wildcard integration/tests/*.rs)))))
 
-.PHONY: help build tools floors demo bench check test test-unit test-integration clean-room test-vm vm-shell \
+.PHONY: help build tools floors demo bench check test test-unit test-integration steady clean-room nightly test-vm vm-shell \
 	budget docs conformance install clean needs-build needs-unit needs-test needs-demo needs-bench
 .DEFAULT_GOAL := help
 
@@ -64,18 +68,26 @@ check: needs-unit ## formatting and lints
 
 test: needs-test ## unit tests and integration tests (as root); integration tests once more with runc as the runtime
 	@$(MAKE) --no-print-directory build tools
-	@$(MAKE) --no-print-directory test-unit
-	@for r in $(RUNTIMES); do $(MAKE) --no-print-directory test-integration RUNTIME=$$r || exit 1; done
+	@integration/tools/suite $(TEST_LOGS) unit $(RUNTIMES)
 
 test-unit: needs-unit ## unit tests alone; no root needed
-	$(CARGO) test --workspace --exclude berth-integration
+	$(CARGO) test --no-fail-fast --workspace --exclude berth-integration
 
 test-integration: needs-test ## integration tests alone, after a build; RUNTIME=runc tests the tests
 	BERTH_TOOLS="$$(integration/tools/setup test)" BERTH_BIN_DIR=$(abspath $(TARGET))/release RUNTIME=$(or $(RUNTIME),berth) \
 		$(TEST) $(TESTS)
 
+steady: ## the tests RUNS times (30) after `make test`, one line a run; LOAD=busy or LOAD=disk beside a load
+	@integration/tools/suite --steady $(RUNS) $(TEST_LOGS) unit $(RUNTIMES)
+
 clean-room: ## make demo and make test, or a COMMAND, on a minimal Debian with Rust and Go and nothing else of this machine
 	@integration/tools/clean-room $(if $(COMMAND),'$(COMMAND)')
+
+nightly: test ## what takes hours: the tests 10 times, and 10 times beside each load, all of them in the test machines, the benchmark
+	@failed=; for load in '' $(LOADS); do LOAD=$$load $(MAKE) --no-print-directory steady RUNS=10 || failed="$$failed steady:$$load"; done; \
+		$(MAKE) --no-print-directory test-vm FULL=1 || failed="$$failed test-vm"; \
+		$(MAKE) --no-print-directory bench || failed="$$failed bench"; \
+		test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 budget: needs-test build tools ## write integration/budget.toml anew: what an operation may cost, as measured now
 	BERTH_BUDGET=write $(MAKE) --no-print-directory test-integration TESTS="--test budget"
