@@ -20,9 +20,21 @@ pub fn hierarchies() -> Vec<PathBuf> {
     if unified() {
         return vec![MOUNT.into()];
     }
-    let entries = fs::read_dir(MOUNT).expect("read the cgroup mounts").flatten();
+    hierarchies_in(Path::new(MOUNT))
+}
+
+fn hierarchies_in(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).expect("read the cgroup mounts").flatten();
     // Links such as cpu -> cpu,cpuacct name the same hierarchy twice.
-    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+    let dirs = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path());
+    dirs.filter(|dir| is_cgroup(dir)).collect()
+}
+
+/// Whether `dir` is of a hierarchy: a plain directory may stand beside them.
+fn is_cgroup(dir: &Path) -> bool {
+    /// statfs(2): CGROUP_SUPER_MAGIC and CGROUP2_SUPER_MAGIC.
+    const MAGIC: [i64; 2] = [0x0027_e0eb, 0x6367_7270];
+    rustix::fs::statfs(dir).is_ok_and(|fs| MAGIC.contains(&fs.f_type))
 }
 
 /// Every cgroup directory at `path` (absolute inside a hierarchy) and below it, in all hierarchies, parents first.
@@ -83,4 +95,18 @@ pub fn kill_and_remove(path: &str) {
         dirs.iter().rev().for_each(|dir| drop(fs::remove_dir(dir)));
         directories(path).is_empty()
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::Scratch;
+
+    #[test]
+    fn a_plain_directory_is_no_hierarchy() {
+        let scratch = Scratch::new("hierarchies");
+        fs::create_dir(scratch.path().join("memory")).unwrap();
+        assert_eq!(hierarchies_in(scratch.path()), Vec::<PathBuf>::new());
+        assert!(!hierarchies().is_empty());
+    }
 }
