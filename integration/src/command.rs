@@ -8,6 +8,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// How long after the end of a program what it said may take to arrive. A descendant of it that stays costs so much.
+pub const LAST_WORDS: Duration = Duration::from_secs(10);
+
 /// What a program left: its words and its exit status.
 pub struct Output {
     /// The command line, for messages.
@@ -57,8 +60,8 @@ pub fn run(command: &mut Command, limit: Duration) -> Output {
 
 /// Runs `command` with `input` on standard input. When it has not ended within `limit` it is killed and the test ends.
 ///
-/// A descendant that keeps the output pipes open after the program itself has ended is not waited for beyond two
-/// seconds: what it says is not the program's answer.
+/// A descendant that keeps the output pipes open after the program itself has ended is not waited for beyond
+/// [`LAST_WORDS`]: what it says is not the program's answer.
 pub fn feed(command: &mut Command, input: &[u8], limit: Duration) -> Output {
     let line = command_line(command);
     let mut child = command
@@ -124,7 +127,7 @@ fn read_all(mut from: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
 }
 
 fn collect(from: &Receiver<Vec<u8>>) -> String {
-    let end = Instant::now() + Duration::from_secs(5);
+    let end = Instant::now() + LAST_WORDS;
     let mut all = Vec::new();
     while let Ok(more) = from.recv_timeout(end.saturating_duration_since(Instant::now())) {
         all.extend(more);
@@ -135,22 +138,23 @@ fn collect(from: &Receiver<Vec<u8>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wait::LONG;
 
     #[test]
     fn keeps_both_streams_and_the_code() {
-        let out = run(Command::new("sh").args(["-c", "echo a; echo b >&2; exit 7"]), Duration::from_secs(10));
+        let out = run(Command::new("sh").args(["-c", "echo a; echo b >&2; exit 7"]), LONG);
         assert_eq!((out.stdout.as_str(), out.stderr.as_str(), out.code()), ("a\n", "b\n", 7));
     }
 
     #[test]
     fn a_signal_is_128_and_more() {
-        let out = run(Command::new("sh").args(["-c", "kill -9 $$"]), Duration::from_secs(10));
+        let out = run(Command::new("sh").args(["-c", "kill -9 $$"]), LONG);
         assert_eq!(out.code(), 137);
     }
 
     #[test]
     fn input_reaches_the_program() {
-        assert_eq!(feed(&mut Command::new("cat"), b"word", Duration::from_secs(10)).ok(), "word");
+        assert_eq!(feed(&mut Command::new("cat"), b"word", LONG).ok(), "word");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::wait::{LONG, until, until_true};
 use crate::{image, procs};
 
 /// The bound of one command of ctr or crictl.
-const COMMAND: Duration = Duration::from_secs(90);
+const COMMAND: Duration = LONG;
 
 /// The generations of containerd that the tests know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,20 +6,17 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use crate::command;
-
-/// More than a copy takes on a machine under load.
-const LIMIT: Duration = Duration::from_secs(60);
+use crate::wait::LONG;
 
 /// Copies the program at `from` to `to`, executable for everybody.
 pub fn copy(from: &Path, to: &Path) {
-    command::run(Command::new("install").args(["-m", "0755"]).arg(from).arg(to), LIMIT).ok();
+    command::run(Command::new("install").args(["-m", "0755"]).arg(from).arg(to), LONG).ok();
 }
 
 /// Writes `content`, a script with its first line, to `to` with this mode.
 pub fn write(to: &Path, content: &str, mode: u32) {
     let mode = format!("{mode:04o}");
-    command::feed(Command::new("install").args(["-m", &mode, "/dev/stdin"]).arg(to), content.as_bytes(), LIMIT).ok();
+    command::feed(Command::new("install").args(["-m", &mode, "/dev/stdin"]).arg(to), content.as_bytes(), LONG).ok();
 }

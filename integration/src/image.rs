@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -11,6 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::command::run;
 use crate::tar::Archive;
 use crate::tools::{built, tool};
+use crate::wait::LONG;
 
 /// What containerd 2.3 takes for its sandboxes by default; the fixture names it to 1.6, too.
 pub const PAUSE: &str = "registry.k8s.io/pause:3.10.1";
@@ -39,7 +39,7 @@ pub fn busybox() -> &'static [u8] {
             layer.dir(dir, 0o755);
         }
         layer.dir("tmp", 0o1777).dir("run", 0o755).file("bin/busybox", 0o755, &read(program.into()));
-        let applets = run(Command::new(program).arg("--list"), Duration::from_secs(10)).ok();
+        let applets = run(Command::new(program).arg("--list"), LONG).ok();
         for applet in applets.lines().filter(|applet| *applet != "busybox") {
             layer.link(&format!("bin/{applet}"), "/bin/busybox");
         }

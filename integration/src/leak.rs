@@ -10,7 +10,7 @@ use crate::{cgroup, procs};
 
 /// How long cleaning up may take. containerd tries a shim that does not answer for some seconds; one that containerd
 /// started and, killed before it could say Create, does not remember, gives up by itself after a minute.
-const SETTLE: Duration = Duration::from_secs(150);
+const SETTLE: Duration = Duration::from_secs(300);
 
 /// The traces of one slot at one moment, each as one line that says what it is.
 pub struct Snapshot {

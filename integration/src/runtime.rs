@@ -3,7 +3,7 @@
 //! Every call is bounded in time. Dropping it deletes what its containers left, and fails the test when something of
 //! them is still on the host: state, mounts, cgroups, processes.
 
-use crate::{bundle::Bundle, bundle::Scratch, cgroup, executable, residue, tools, wait::LONG};
+use crate::{bundle::Bundle, bundle::Scratch, cgroup, executable, procs, residue, tools, wait::LONG};
 use rustix::{event, process};
 use serde_json::Value;
 use std::{
@@ -26,7 +26,7 @@ use std::{
 };
 
 /// How long a call may take unless it says otherwise.
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = LONG;
 
 /// Whether the tests were asked to run on the real runc, which tests the tests.
 pub fn is_runc() -> bool {
@@ -125,7 +125,7 @@ impl Runtime {
     fn of(program: PathBuf, name: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         heed_terminal();
-        let cgroup = format!("berth-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let cgroup = format!("berth-test-{}-{}", procs::name(), NEXT.fetch_add(1, Ordering::Relaxed));
         let work = Scratch::new(name);
         fs::create_dir(work.path().join("state")).unwrap();
         let mark = format!("BERTH_TEST_MARK={cgroup}");
@@ -240,9 +240,14 @@ impl Runtime {
         fs::read_to_string(self.work.path().join(format!("out-{call}"))).unwrap_or_default()
     }
 
+    /// How many calls were made so far, which is the number of the next one.
+    pub fn calls(&self) -> u32 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
     /// What all calls' standard outputs have by now, together.
     pub fn said_all(&self) -> String {
-        (0..self.calls.load(Ordering::Relaxed)).map(|n| self.said(n)).collect()
+        (0..self.calls()).map(|n| self.said(n)).collect()
     }
 
     /// The ids that have state.

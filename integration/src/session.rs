@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::command::{command_line, shell_code, wait};
+use crate::command::{LAST_WORDS, command_line, shell_code, wait};
 use crate::wait::LONG;
 
 /// A running program with its input and output in the test's hands. Killed when dropped.
@@ -106,7 +106,20 @@ impl Session {
     /// Like [`Session::finish`] with a bound of one's own.
     pub fn finish_within(&mut self, limit: Duration) -> i32 {
         let status = wait(&mut self.child, limit);
+        self.hear_out();
         shell_code(status.unwrap_or_else(|| panic!("`{}` did not end within {limit:?}: {}", self.line, self.heard())))
+    }
+}
+
+impl Session {
+    /// Waits until all that the ended program has said is here.
+    fn hear_out(&self) {
+        let end = Instant::now() + LAST_WORDS;
+        let mut heard = self.heard.text.lock().expect("lock");
+        while self.heard.ended.load(Ordering::Acquire) < STREAMS && Instant::now() < end {
+            let left = end.saturating_duration_since(Instant::now());
+            heard = self.heard.more.wait_timeout(heard, left).expect("lock").0;
+        }
     }
 }
 
@@ -147,6 +160,12 @@ mod tests {
         sh.send("it's\n");
         sh.expect("<it's>");
         assert_eq!(sh.finish(), 3);
+    }
+
+    #[test]
+    fn last_words_are_heard() {
+        let mut sh = Session::start(Command::new("sh").args(["-c", "(sleep 0.3; echo late) & exit 4"]));
+        assert_eq!((sh.finish(), sh.heard().as_str()), (4, "late\n"));
     }
 
     #[test]

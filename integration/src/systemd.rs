@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use crate::cgroup;
 use crate::command::run;
+use crate::wait::LONG;
 
 /// The bound of one command: systemd may be busy with another test's units.
-const COMMAND: Duration = Duration::from_secs(90);
+const COMMAND: Duration = LONG;
 
 /// False on a host that systemd does not run, and says so.
 pub fn here(test: &str) -> bool {

@@ -60,14 +60,14 @@ fn put(header: &mut [u8; 512], at: usize, text: &str) {
 mod tests {
     use super::*;
     use crate::command::feed;
+    use crate::wait::LONG;
     use std::process::Command;
-    use std::time::Duration;
 
     #[test]
     fn tar_reads_it() {
         let mut archive = Archive::default();
         archive.dir("d", 0o1777).file("d/f", 0o644, &[b'x'; 513]).link("l", "d/f");
-        let list = feed(Command::new("tar").arg("tvf").arg("-"), &archive.finish(), Duration::from_secs(10)).ok();
+        let list = feed(Command::new("tar").arg("tvf").arg("-"), &archive.finish(), LONG).ok();
         let lines: Vec<_> = list.lines().collect();
         assert!(lines[0].starts_with("drwxrwxrwt") && lines[0].ends_with(" d/"), "{list}");
         assert!(lines[1].starts_with("-rw-r--r--") && lines[1].contains(" 513 "), "{list}");

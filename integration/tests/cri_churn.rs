@@ -37,7 +37,7 @@ fn number(variable: &str, default: usize) -> usize {
 
 fn churn(lab: &Containerd) {
     let pods = number("BERTH_PODS", 30);
-    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let (next, done, lived) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
@@ -46,7 +46,7 @@ fn churn(lab: &Containerd) {
                     if n >= pods {
                         return;
                     }
-                    live(lab, n);
+                    lived.fetch_add(usize::from(live(lab, n)), Ordering::Relaxed);
                     done.fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -55,6 +55,8 @@ fn churn(lab: &Containerd) {
         lab.kill();
         lab.launch();
     });
+    let lived = lived.into_inner();
+    assert!(lived * 4 >= pods, "{lived} of {pods} pods had an exec");
     // What a killed containerd did not get to remove is removed now.
     until_true("all pods to be gone", LONG, || {
         let left = lab.crictl(["pods", "--quiet"]).ok();
@@ -67,8 +69,8 @@ fn churn(lab: &Containerd) {
 }
 
 /// One pod, from runp to rmp. Each fifth is killed at some moment: its shim, or all of its processes. Commands fail when
-/// they meet that, or containerd's restart; what counts is what is left in the end.
-fn live(lab: &Containerd, n: usize) {
+/// they meet that, or containerd's restart; what counts is what is left in the end. True when an exec went well.
+fn live(lab: &Containerd, n: usize) -> bool {
     let name = format!("churn-{n}");
     let file = |kind: &str, config: serde_json::Value| {
         let file = lab.dir().join(format!("{kind}-{name}.json"));
@@ -79,10 +81,10 @@ fn live(lab: &Containerd, n: usize) {
     let pod = lab.crictl(["runp", "--runtime", lab.runtime.handler(), &pod_file]);
     let id = pod.stdout.trim().to_owned();
     if id.is_empty() {
-        return;
+        return false;
     }
     lab.slot.expect_shim("k8s.io", &id);
-    thread::scope(|scope| {
+    let lived = thread::scope(|scope| {
         if n % 5 == 4 {
             scope.spawn(|| kill_some(lab, &id, n));
         }
@@ -90,10 +92,11 @@ fn live(lab: &Containerd, n: usize) {
         let main = file("main", container_config("main", &["sh", "-c", script]));
         let container = lab.crictl(["create", "--no-pull", &id, &main, &pod_file]).stdout.trim().to_owned();
         lab.crictl(["start", &container]);
-        lab.crictl(["exec", "--sync", &container, "true"]);
+        lab.crictl(["exec", "--sync", &container, "true"]).status.success()
     });
     lab.crictl(["stopp", &id]);
     lab.crictl(["rmp", "--force", &id]);
+    lived
 }
 
 /// Kills the pod's shim or what runs in its containers, after a delay that differs from pod to pod.
@@ -148,9 +151,10 @@ fn execs(lab: &Containerd) {
         eprintln!("runc's shim: {before:?}, then {:?}", procs::size(shim));
     } else {
         settled(before.1);
-        let after = procs::size(shim);
-        assert_eq!(after.0, before.0, "open files: {before:?}, then {after:?}");
-        assert!(after.2 <= before.2 + 256, "private memory: {before:?}, then {after:?}");
+        // A connection or a stream is closed a moment after its last answer, and memory that is free given back later.
+        let grown = |after: (usize, usize, u64)| after.0 > before.0 || after.2 > before.2 + 256;
+        let fits = || !grown(procs::size(shim));
+        until_true(&format!("open files and memory to be as before, {before:?}"), LONG, fits);
     }
     assert_eq!(cgroup::processes(&task.cgroup()).len(), 1);
     task.verb("kill", &["--signal", "SIGKILL"]).ok();

@@ -35,7 +35,7 @@ fn shared_namespaces(lab: &Containerd) {
     // Shared in deed, too: what one listens on, the other reaches.
     one.exec(&["sh", "-c", "nc -l -p 7000 -e echo hello > /dev/null 2>&1 < /dev/null &"]).ok();
     let reached =
-        "i=0; until nc 127.0.0.1 7000 < /dev/null; do i=$((i+1)); [ $i -lt 100 ] || exit 1; usleep 50000; done";
+        "i=0; until nc 127.0.0.1 7000 < /dev/null; do i=$((i+1)); [ $i -lt 1000 ] || exit 1; usleep 50000; done";
     assert_eq!(two.exec(&["sh", "-c", reached]).ok(), "hello");
     pod.stop();
     pod.remove();

@@ -35,7 +35,7 @@ impl Events {
     /// containerd's shim for runc may end before its last event is out. Its tests get that one made up from the exit,
     /// so that they can say what else is expected.
     fn of(&self, lab: &Containerd, id: &str) -> Vec<(String, Value)> {
-        let end = Instant::now() + if lab.runtime == Runtime::Runc { Duration::from_secs(3) } else { LONG };
+        let end = Instant::now() + if lab.runtime == Runtime::Runc { Duration::from_secs(10) } else { LONG };
         until("the events of a container's life", LONG * 2, || {
             let heard = self.session.heard();
             let complete = heard.rsplit_once('\n').map_or("", |(complete, _)| complete);

@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, fs};
 use berth_integration::{
     bundle::Bundle,
     runtime::{Runtime, wait_until},
+    wait::{LONG, until},
 };
 use serde_json::{Value, json};
 
@@ -31,10 +32,13 @@ fn members(value: &Value) -> BTreeSet<&str> {
 fn statistics_once() {
     let runtime = Runtime::new("events-stats");
     runtime.start("c1", &sleeper());
-    let out = runtime.cmd(&["events", "--stats", "c1"]).ok();
-    let events = lines(&out.stdout);
-    assert_eq!(events.len(), 1, "{out:#?}");
-    let event = &events[0];
+    // runc's start returns while threads of its init, which are counted, still run and end.
+    let event = until("one task alone to be counted", LONG, || {
+        let out = runtime.cmd(&["events", "--stats", "c1"]).ok();
+        let events = lines(&out.stdout);
+        assert_eq!(events.len(), 1, "{out:#?}");
+        events.into_iter().next().filter(|event| event["data"]["pids"]["current"] == 1)
+    });
     assert_eq!((&event["type"], &event["id"]), (&json!("stats"), &json!("c1")));
     let data = &event["data"];
     let sections = ["blkio", "cpu", "cpuset", "hugetlb", "intel_rdt", "memory", "network_interfaces", "pids"];

@@ -216,7 +216,8 @@ fn in_a_paused_container_when_asked() {
     runtime.start("c1", &Bundle::probe(&["sleep", "100"]));
     runtime.cmd(&["pause", "c1"]).ok();
     let exec = runtime.call(&["exec", "--ignore-paused", "c1", "/probe", "exit", "5"]).spawn();
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    // Its process is there, and waits as all others do.
+    wait_until(|| cgroup::processes(&runtime.cgroup("c1")).len() > 1, || "no second process".into());
     runtime.cmd(&["resume", "c1"]).ok();
     assert_eq!(exec.wait().code, 5);
 }

@@ -3,7 +3,7 @@
 
 use berth_integration::{
     bundle::Bundle,
-    runtime::{Runtime, is_runc},
+    runtime::{Runtime, is_runc, wait_until},
 };
 use serde_json::{Value, json};
 use std::{fs::File, os::fd::OwnedFd};
@@ -75,6 +75,7 @@ fn nothing_leaks_into_the_container() {
     let streams = |report: &Value| report["fds"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     let run = leaky(runtime.on("run", "c1", &Bundle::probe(&["report", "fds"]))).ok();
     assert_eq!(streams(&run.json()), ["0", "1", "2"], "run: {run:#?}");
+    let before = runtime.calls();
     leaky(runtime.on("create", "c2", &Bundle::probe(&["report", "fds", "+", "sleep", "100"]))).ok();
     let created = runtime.pid("c2");
     let exe = std::fs::read_link(format!("/proc/{created}/exe")).unwrap();
@@ -93,8 +94,8 @@ fn nothing_leaks_into_the_container() {
     leaky(runtime.call(&["start", "c2"])).ok();
     let exec = leaky(runtime.call(&["exec", "c2", "/probe", "report", "fds"])).ok();
     assert_eq!(streams(&exec.json()), ["0", "1", "2"], "exec: {exec:#?}");
-    let init: Value =
-        serde_json::from_str(runtime.said_all().lines().find(|l| l.contains("\"fds\"")).unwrap()).unwrap();
+    wait_until(|| runtime.said(before).contains('\n'), || "no report of c2".into());
+    let init: Value = serde_json::from_str(&runtime.said(before)).unwrap();
     assert_eq!(streams(&init), ["0", "1", "2"], "start: {init:#}");
 }
 

@@ -72,10 +72,13 @@ fn a_reader_that_goes_and_comes_back_loses_nothing() {
         .open(berth_integration::shim::stdio::fifo(shim.work(), "again"))
         .unwrap();
     stdio.stdout = shim.work().join("again").to_str().unwrap().into();
-    shim.run_with("c1", &shell("echo first; sleep 0.5; echo second; sleep 0.5; echo third"), &stdio);
+    let script = "echo first; echo second; : > /up; until [ -e /go ]; do sleep 0.02; done; echo third";
+    let bundle = shell(script).set("/root/readonly", false.into());
+    shim.run_with("c1", &bundle, &stdio);
     drop(first);
-    std::thread::sleep(Duration::from_millis(700));
+    until_true("two lines that nobody has read", LONG, || bundle.rootfs().join("up").exists());
     let mut back = Stream::read(std::path::Path::new(&stdio.stdout));
+    fs::write(bundle.rootfs().join("go"), "").unwrap();
     assert_eq!(shim.status("c1", ""), 0);
     assert_eq!(back.end(), "first\nsecond\nthird\n");
     shim.delete("c1", "").unwrap();

@@ -31,7 +31,7 @@ use crate::{procs, residue, tools};
 use events::Events;
 
 /// How long a call may take, unless a test says otherwise.
-pub const CALL: Duration = Duration::from_secs(60);
+pub const CALL: Duration = LONG;
 
 /// A call's refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
