@@ -9,6 +9,7 @@ use berth_integration::{
     case::beyond_runc,
     cgroup,
     fake_bus::{self, FakeBus, Manner},
+    procs,
     runtime::{Call, Runtime},
 };
 use serde_json::json;
@@ -22,7 +23,7 @@ struct Slice(String);
 
 impl Slice {
     fn new(name: &str) -> Self {
-        Self(format!("berth_bus_{}_{name}.slice", std::process::id()))
+        Self(format!("berth_bus_{}_{name}.slice", procs::name()))
     }
 
     fn bundle(&self) -> Bundle {
