@@ -70,8 +70,18 @@ pub fn among(mounts: Option<BorrowedFd<'_>>, act: impl FnOnce() -> Result<()> + 
         mounts.map_or(Ok(()), |mounts| setns(mounts, flag::MOUNT)).context("join the container's mount namespace")?;
         act()
     };
-    std::thread::scope(|scope| scope.spawn(act).join())
-        .unwrap_or_else(|_| Err(Error::new(crate::Kind::Internal, "the thread among the container's mounts has died")))
+    in_thread(act)
+}
+
+/// Runs `act` in a thread of its own, which may join what this one could not leave again, and waits for it.
+///
+/// # Errors
+/// Those of `act`; no thread is to be had.
+pub fn in_thread<T: Send>(act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, act).context("start a thread")?;
+        thread.join().unwrap_or_else(|_| Err(Error::new(crate::Kind::Internal, "a thread has died")))
+    })
 }
 
 /// How a container gets its namespaces.

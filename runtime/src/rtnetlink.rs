@@ -11,7 +11,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
-use crate::{Context, Error, Kind, Result, namespace::flag};
+use crate::{
+    Context, Error, Result,
+    namespace::{flag, in_thread},
+};
 
 /// if_link.h: the name of a device, and the namespace it is to be in.
 const IFLA_IFNAME: u16 = 3;
@@ -107,8 +110,7 @@ impl Socket {
             berth_init::sys::setns(namespace, flag::NETWORK).context("join the network namespace")?;
             Self::here()
         };
-        let made = std::thread::scope(|scope| scope.spawn(make).join());
-        made.unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the thread in the network namespace panicked")))
+        in_thread(make)
     }
 
     /// The device of this name.

@@ -11,7 +11,7 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxTimeOffset};
 
 use crate::{
     Context, Error, Kind, Result,
-    namespace::{flag, joined},
+    namespace::{flag, in_thread, joined},
     sys,
 };
 
@@ -60,18 +60,14 @@ pub fn offsets(wanted: Option<&HashMap<String, LinuxTimeOffset>>) -> String {
 /// The kernel has no time namespaces, or refuses an offset.
 pub fn in_new<T: Send>(plan: &Plan<'_>, offsets: &str, clone: impl FnOnce(&Plan<'_>) -> Result<T> + Send) -> Result<T> {
     let plan = sys::Lent(plan);
-    std::thread::scope(|scope| {
-        let work = move || {
-            berth_init::sys::unshare(flag::TIME).map_err(unsupported)?;
-            if !offsets.is_empty() {
-                // Another thread than the first is found by its number, though it is not listed.
-                let file = format!("/proc/{}/timens_offsets", rustix::thread::gettid().as_raw_nonzero());
-                fs::write(&file, offsets).with_context(|| format!("{FIELD}: write timens_offsets"))?;
-            }
-            clone(plan.get())
-        };
-        let thread = std::thread::Builder::new().spawn_scoped(scope, work).context("start a thread")?;
-        thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the thread of a time namespace failed")))
+    in_thread(move || {
+        berth_init::sys::unshare(flag::TIME).map_err(unsupported)?;
+        if !offsets.is_empty() {
+            // Another thread than the first is found by its number, though it is not listed.
+            let file = format!("/proc/{}/timens_offsets", rustix::thread::gettid().as_raw_nonzero());
+            fs::write(&file, offsets).with_context(|| format!("{FIELD}: write timens_offsets"))?;
+        }
+        clone(plan.get())
     })
 }
 
