@@ -56,11 +56,12 @@ pub fn mount_all(rootfs: &Path, mounts: &[Mount]) -> Result<()> {
     Ok(())
 }
 
-/// Unmounts everything at and below `path`, deepest and latest first. Nothing mounted there is no error.
+/// Unmounts everything at and below `path`, deepest and latest first. Nothing mounted there is no error. What stays busy
+/// (a shell or a scanner of the host's is in it) is detached, with a line in the log: it is gone from the tree, so that the
+/// pod can go, and the file system goes with its last user.
 ///
 /// # Errors
-/// The first mount that cannot be undone; those before it stay undone, so the call can be repeated. No lazy detach: a
-/// busy rootfs must be seen, not hidden.
+/// The first mount that cannot be undone; those before it stay undone, so the call can be repeated.
 pub fn unmount_recursive(path: &Path) -> Result<()> {
     let path = real_path(path)?;
     if unmount_plain(&path) {
@@ -95,6 +96,11 @@ fn unmount(point: &Path) -> Result<()> {
             Err(nix::errno::Errno::EBUSY) if tries < BUSY_TRIES => {
                 tries += 1;
                 std::thread::sleep(BUSY_PAUSE);
+            }
+            Err(nix::errno::Errno::EBUSY) => {
+                log::warn!("{} is busy: it is detached, and stays mounted for who uses it", point.display());
+                return umount2(point, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH)
+                    .with_context(|| format!("detach {}", point.display()));
             }
             Err(e) => return Err(e).with_context(|| format!("unmount {}", point.display())),
         }
