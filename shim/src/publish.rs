@@ -4,7 +4,7 @@
 //! send() ──> queue ──> front ──Forward──> containerd      acknowledged: next
 //!              ^                                          connection lost: again, in the same place
 //!              └ bounded; full: the oldest event that      refused as malformed: logged and left out
-//!                nobody waits for gives way
+//!                nobody waits for gives way, never an end
 //! ```
 //!
 //! Delivery is at least once: an event whose acknowledgement was lost with the connection is sent again. The order is
@@ -26,7 +26,7 @@ use tokio::time::timeout;
 pub use event::Event;
 use queue::Queue;
 
-/// How many events are kept while containerd is away. An event takes about half a kilobyte.
+/// How many events are kept while containerd is away, and beyond them only ends. An event takes about half a kilobyte.
 const CAPACITY: usize = 8192;
 /// How long containerd may take to acknowledge before the connection is given up. Generous: giving up means sending the
 /// event twice if containerd was only stopped.
@@ -62,7 +62,7 @@ impl Publisher {
     pub fn send(&self, event: impl Into<Event>) {
         let event = event.into();
         match event.request(&self.namespace) {
-            Ok(request) => self.queue.push(request, event.is_awaited()),
+            Ok(request) => self.queue.push(request, event.weight()),
             Err(e) => log::error!("event {} cannot be encoded: {e}", event.topic()),
         }
     }

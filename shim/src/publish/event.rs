@@ -33,6 +33,18 @@ macro_rules! events {
     };
 }
 
+/// What becomes of an event when the queue is full.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Weight {
+    /// It gives way, the oldest first: whoever asked for what it tells of knows already.
+    Passing,
+    /// A container brings this about by itself, as often as it likes: so many of this container are kept and no more.
+    Oom(String),
+    /// The end of a process or a container, for which somebody may wait. It is never lost. There are no more of these than
+    /// there were processes, each of which containerd has asked for.
+    Final,
+}
+
 events! {
     /// A container was made.
     Create(TaskCreate) = "/tasks/create",
@@ -57,10 +69,13 @@ events! {
 }
 
 impl Event {
-    /// Whether somebody may wait for this very event: the end of a process or a container, and why. These are the last
-    /// to give way when the queue is full.
-    pub(super) fn is_awaited(&self) -> bool {
-        matches!(self, Self::Exit(_) | Self::Delete(_) | Self::Oom(_))
+    /// What becomes of it when the queue is full.
+    pub(super) fn weight(&self) -> Weight {
+        match self {
+            Self::Exit(_) | Self::Delete(_) => Weight::Final,
+            Self::Oom(oom) => Weight::Oom(oom.container_id.clone()),
+            _ => Weight::Passing,
+        }
     }
 
     /// The call that carries it, stamped with the time of now.

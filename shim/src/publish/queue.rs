@@ -6,6 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use berth_proto::events::ForwardRequest;
 use tokio::sync::Notify;
 
+use super::event::Weight;
+
+/// How many OOM events of one container are kept. Each says the same: that something of it was killed.
+const OOMS: usize = 16;
+
 /// Requests in order. The front one stays in place while it is on its way.
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -23,10 +28,20 @@ struct Inner {
     dropped: u64,
 }
 
+impl Inner {
+    fn count_dropped(&mut self) {
+        self.dropped += 1;
+        // powers of two: a line now and then, not one an event
+        if self.dropped.is_power_of_two() {
+            log::error!("the queue of events is full: {} dropped so far", self.dropped);
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     request: Arc<ForwardRequest>,
-    awaited: bool,
+    weight: Weight,
 }
 
 impl Queue {
@@ -34,23 +49,32 @@ impl Queue {
         Self { capacity, inner: Mutex::default(), filled: Notify::new(), drained: Notify::new() }
     }
 
-    /// Appends. When the queue is full the oldest entry that nobody waits for gives way, else the oldest of all.
-    pub fn push(&self, request: ForwardRequest, awaited: bool) {
+    /// Appends, unless it is one OOM event too many. When the queue is full the oldest entry gives way that nobody waits
+    /// for, then the oldest OOM event; the end of a process never does, nor is it kept out.
+    pub fn push(&self, request: ForwardRequest, weight: Weight) {
         if self.capacity == 0 {
             return;
         }
         let mut inner = self.lock();
+        if matches!(weight, Weight::Oom(_)) && inner.entries.iter().filter(|e| e.weight == weight).count() >= OOMS {
+            return inner.count_dropped();
+        }
         if inner.entries.len() >= self.capacity {
             let first = usize::from(inner.taken);
-            let loser = inner.entries.iter().skip(first).position(|entry| !entry.awaited).unwrap_or(0) + first;
-            inner.entries.remove(loser);
-            inner.dropped += 1;
-            // powers of two: a line now and then, not one an event
-            if inner.dropped.is_power_of_two() {
-                log::error!("the queue of events is full: {} dropped so far", inner.dropped);
+            let oldest = |fits: fn(&Weight) -> bool| {
+                inner.entries.iter().skip(first).position(|entry| fits(&entry.weight)).map(|at| at + first)
+            };
+            let loser = oldest(|weight| *weight == Weight::Passing).or_else(|| oldest(|w| matches!(w, Weight::Oom(_))));
+            match loser {
+                Some(loser) => {
+                    inner.entries.remove(loser);
+                    inner.count_dropped();
+                }
+                None if weight == Weight::Final => {}
+                None => return inner.count_dropped(),
             }
         }
-        inner.entries.push_back(Entry { request: Arc::new(request), awaited });
+        inner.entries.push_back(Entry { request: Arc::new(request), weight });
         drop(inner);
         self.filled.notify_one();
     }
@@ -121,31 +145,70 @@ mod tests {
         std::iter::from_fn(next).collect()
     }
 
+    fn oom(container: &str) -> Weight {
+        Weight::Oom(container.into())
+    }
+
     #[test]
     fn what_nobody_waits_for_gives_way_first() {
         let queue = Queue::new(3);
-        for (topic, awaited) in [("exit1", true), ("added", false), ("started", false), ("exit2", true)] {
-            queue.push(request(topic), awaited);
+        let (last, passing) = (Weight::Final, Weight::Passing);
+        for (topic, weight) in [("exit1", &last), ("added", &passing), ("started", &passing), ("exit2", &last)] {
+            queue.push(request(topic), weight.clone());
         }
         assert_eq!(drain(&queue), ["exit1", "started", "exit2"]);
     }
 
     #[test]
-    fn then_the_oldest() {
+    fn a_storm_of_oom_events_pushes_no_exit_out() {
+        let queue = Queue::new(40);
+        queue.push(request("exit"), Weight::Final);
+        for round in 0..10_000 {
+            queue.push(request("oom"), oom(&format!("c{}", round % 100)));
+        }
+        for _ in 0..5 {
+            queue.push(request("exit"), Weight::Final);
+        }
+        let left = drain(&queue);
+        assert_eq!(left.len(), 40);
+        assert_eq!(left.iter().filter(|topic| *topic == "exit").count(), 6);
+        assert_eq!(left.first().map(String::as_str), Some("exit"));
+    }
+
+    #[test]
+    fn one_container_keeps_no_others_oom_events_out() {
+        let queue = Queue::new(100);
+        queue.push(request("started"), Weight::Passing);
+        for _ in 0..10_000 {
+            queue.push(request("noisy"), oom("noisy"));
+        }
+        queue.push(request("other"), oom("other"));
+        let left = drain(&queue);
+        assert_eq!(left.len(), OOMS + 2);
+        assert_eq!(
+            (left.first().map(String::as_str), left.last().map(String::as_str)),
+            (Some("started"), Some("other"))
+        );
+    }
+
+    #[test]
+    fn ends_are_kept_beyond_the_capacity() {
         let queue = Queue::new(2);
         for topic in ["a", "b", "c"] {
-            queue.push(request(topic), true);
+            queue.push(request(topic), Weight::Final);
         }
-        assert_eq!(drain(&queue), ["b", "c"]);
+        queue.push(request("d"), Weight::Passing);
+        queue.push(request("e"), oom("c"));
+        assert_eq!(drain(&queue), ["a", "b", "c"]);
     }
 
     #[test]
     fn the_one_on_its_way_stays() {
         let queue = Queue::new(2);
-        queue.push(request("a"), false);
+        queue.push(request("a"), Weight::Passing);
         assert_eq!(queue.front().unwrap().envelope.topic, "a");
         for topic in ["b", "c"] {
-            queue.push(request(topic), false);
+            queue.push(request(topic), Weight::Passing);
         }
         queue.pop();
         assert_eq!(drain(&queue), ["c"]);
@@ -154,7 +217,7 @@ mod tests {
     #[test]
     fn no_capacity_keeps_nothing() {
         let queue = Queue::new(0);
-        queue.push(request("a"), true);
+        queue.push(request("a"), Weight::Final);
         assert_eq!(queue.len(), 0);
     }
 }
