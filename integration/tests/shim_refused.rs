@@ -2,14 +2,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use berth_integration::bundle::Bundle;
 use berth_integration::shim::container::{exec_request, process};
-use berth_integration::shim::{CALL, Failure, Shim, stdio};
+use berth_integration::shim::{CALL, Failure, Kind, Shim, stdio};
 use berth_proto::any;
 use berth_proto::task::{ConnectRequest, CreateTaskRequest, StartRequest};
-use berth_proto::ttrpc::{Code, context};
+use berth_proto::ttrpc::{Code, Request, Response, context};
+use berth_proto::{Message, TASK_V3};
 
 #[test]
 fn ids_that_are_none() {
@@ -221,4 +224,47 @@ fn of_two_creates_and_of_two_deletes_one_wins() {
         assert_eq!(loser.code, Code::NOT_FOUND);
     }
     shim.assert_clean();
+}
+
+/// Sends one frame of ttrpc and reads the answer's.
+fn frame(stream: &mut UnixStream, id: u32, payload: &[u8]) -> Response {
+    let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes().to_vec();
+    bytes.extend(id.to_be_bytes());
+    bytes.extend([1, 0]);
+    bytes.extend(payload);
+    stream.write_all(&bytes).unwrap();
+    let mut header = [0; 10];
+    stream.read_exact(&mut header).unwrap();
+    assert_eq!((&header[4..8], header[8]), (&id.to_be_bytes()[..], 2), "{header:?}");
+    let mut answer = vec![0; u32::from_be_bytes(header[..4].try_into().unwrap()) as usize];
+    stream.read_exact(&mut answer).unwrap();
+    Response::parse_from_bytes(&answer).unwrap()
+}
+
+#[test]
+fn a_frame_that_is_too_large_is_refused_and_the_connection_lives_on() {
+    for kind in [Kind::Berth, Kind::Runc] {
+        let shim = Shim::start_as(kind, "frames");
+        let mut stream = shim.stream();
+        stream.set_read_timeout(Some(CALL)).unwrap();
+        let connect = |id: &str| Request {
+            service: TASK_V3.into(),
+            method: "Connect".into(),
+            payload: ConnectRequest { id: id.into(), ..Default::default() }.write_to_bytes().unwrap(),
+            ..Default::default()
+        };
+        let connect = |id: &str| connect(id).write_to_bytes().unwrap();
+        // The largest that fits is answered as any other.
+        let (most, least) = (4 << 20, connect("").len());
+        let fits = connect(&"x".repeat(most - least - 16));
+        assert!(fits.len() <= most && fits.len() > most - 100);
+        assert_ne!(frame(&mut stream, 1, &fits).status.code(), Code::RESOURCE_EXHAUSTED);
+        for (id, length) in [(3, most + 1), (7, 16 << 20)] {
+            let status = frame(&mut stream, id, &vec![0; length]).status;
+            assert_eq!(status.code(), Code::RESOURCE_EXHAUSTED, "{kind:?}: {status:?}");
+            let words = format!("message length {length} exceed maximum message size of {most}");
+            assert!(status.message.contains(&words), "{kind:?}: {status:?}");
+            assert_eq!(frame(&mut stream, id + 2, &connect("none")).status.code(), Code::OK, "{kind:?}");
+        }
+    }
 }

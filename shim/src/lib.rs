@@ -13,6 +13,7 @@ pub mod context;
 pub mod delete;
 pub mod detach;
 pub mod error;
+pub mod frames;
 pub mod info;
 pub mod inherit;
 pub mod io;

@@ -11,6 +11,8 @@ use futures_core::Stream;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Sleep, sleep};
 
+use crate::frames::Frames;
+
 /// How long to rest after a failed accept: out of descriptors or memory, which trying again at once would not mend.
 const REST: Duration = Duration::from_millis(100);
 
@@ -49,7 +51,7 @@ impl Admitted {
 }
 
 impl Stream for Admitted {
-    type Item = io::Result<UnixStream>;
+    type Item = io::Result<Frames<UnixStream>>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
@@ -58,7 +60,7 @@ impl Stream for Admitted {
                 self.rest = None;
             }
             match ready!(self.listener.poll_accept(context)) {
-                Ok((peer, _)) if self.admits(&peer) => return Poll::Ready(Some(Ok(peer))),
+                Ok((peer, _)) if self.admits(&peer) => return Poll::Ready(Some(Ok(Frames::new(peer)))),
                 Ok(_) => {}
                 Err(e) => {
                     log::error!("accept: {e}");

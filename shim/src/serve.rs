@@ -20,7 +20,7 @@ use crate::publish::Publisher;
 use crate::service::Service;
 use crate::signals::{Signal, Signals};
 use crate::socket::{self, Identity};
-use crate::{inherit, log, memory, signals};
+use crate::{frames, inherit, log, memory, signals};
 
 /// Threads for calls that block. More wait their turn; none is there at rest.
 const BLOCKING_THREADS: usize = 40;
@@ -84,8 +84,10 @@ async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
         exe: std::env::args_os().next().map_or_else(|| "/proc/self/exe".into(), PathBuf::from),
     });
     let listener = Listener::new(Admitted::new(listener).context("watch the listener")?);
-    let mut server =
-        Server::new().add_listener(listener).register_service(task_services(std::sync::Arc::new(service.clone())));
+    let mut server = Server::new()
+        .add_listener(listener)
+        .register_service(task_services(std::sync::Arc::new(service.clone())))
+        .register_service(frames::service());
     server.start().await.map_err(|e| Error::new(Kind::Internal, e.to_string()).context("serve"))?;
     ::log::debug!("serving group {} of namespace {}", args.id, args.namespace);
 

@@ -191,6 +191,11 @@ impl Shim {
         self.runtime.block_on(connect(&self.socket))
     }
 
+    /// A connection without anything on top of it.
+    pub fn stream(&self) -> std::os::unix::net::UnixStream {
+        std::os::unix::net::UnixStream::connect(&self.socket).unwrap()
+    }
+
     /// The runtime that calls are made on.
     pub fn runtime(&self) -> &Runtime {
         &self.runtime

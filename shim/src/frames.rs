@@ -1,0 +1,261 @@
+//! Frames of ttrpc that are too large, answered as containerd's own shims answer them: RESOURCE_EXHAUSTED, and the
+//! connection lives on. The server that is built on this would say INVALID_ARGUMENT, which a client takes for a fault of
+//! its request and does not send in parts.
+//!
+//! ```text
+//! client ──frames──> Frames ──frames──> server      one of more than 4 MiB: read, thrown away, and in its place a
+//!                                                   call of a service that answers every call in this way
+//! ```
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use berth_proto::ttrpc::asynchronous::{MethodHandler, Service, TtrpcContext};
+use berth_proto::ttrpc::proto::{MESSAGE_HEADER_LENGTH, MESSAGE_LENGTH_MAX, MESSAGE_TYPE_REQUEST};
+use berth_proto::ttrpc::{self, Code, Request, Response, get_status};
+use berth_proto::{Message, async_trait};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// The service that refuses, and its one call.
+const REFUSAL: (&str, &str) = ("berth.Frames", "TooLarge");
+/// How much of an unwanted frame is read at a time, in bytes.
+const PIECE: usize = 4096;
+
+/// A connection.
+#[derive(Debug)]
+pub struct Frames<S> {
+    inner: S,
+    place: Place,
+    /// What is to be handed on before anything is read, from the index on.
+    out: (Vec<u8>, usize),
+}
+
+/// Where in the stream the next byte is.
+#[derive(Debug)]
+enum Place {
+    /// In a header, so much of which was read.
+    Header([u8; MESSAGE_HEADER_LENGTH], usize),
+    /// In a payload with so many bytes to come.
+    Payload(usize),
+    /// In one that is not wanted, with so many bytes to come; the header to hand on afterwards, and how long it was.
+    Unwanted { left: usize, header: [u8; MESSAGE_HEADER_LENGTH], length: usize },
+}
+
+const BETWEEN: Place = Place::Header([0; MESSAGE_HEADER_LENGTH], 0);
+
+impl<S> Frames<S> {
+    /// One that has just been accepted.
+    pub fn new(inner: S) -> Self {
+        Self { inner, place: BETWEEN, out: (Vec::new(), 0) }
+    }
+}
+
+impl<S: AsyncRead + Unpin> Frames<S> {
+    /// Hands on what is waiting; whether there was any.
+    fn hand_on(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+        let (bytes, from) = &mut self.out;
+        let rest = bytes.get(*from..).unwrap_or_default();
+        let part = rest.get(..rest.len().min(buf.remaining())).unwrap_or_default();
+        buf.put_slice(part);
+        *from += part.len();
+        !part.is_empty()
+    }
+
+    /// Reads on in the header or in an unwanted payload; false at the end of the stream.
+    fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut piece = [0; PIECE];
+        let want = match &self.place {
+            Place::Header(_, have) => MESSAGE_HEADER_LENGTH - have,
+            Place::Payload(left) | Place::Unwanted { left, .. } => *left,
+        };
+        let mut piece = ReadBuf::new(piece.get_mut(..want.min(PIECE)).unwrap_or_default());
+        ready!(Pin::new(&mut self.inner).poll_read(context, &mut piece))?;
+        let got = piece.filled();
+        if got.is_empty() {
+            return Poll::Ready(Ok(false));
+        }
+        match &mut self.place {
+            Place::Header(bytes, have) => {
+                for (to, from) in bytes.iter_mut().skip(*have).zip(got) {
+                    *to = *from;
+                }
+                *have += got.len();
+                if *have == MESSAGE_HEADER_LENGTH {
+                    let header = *bytes;
+                    self.begin(header);
+                }
+            }
+            Place::Payload(_) => {}
+            Place::Unwanted { left, header, length } => {
+                *left -= got.len();
+                if *left == 0 {
+                    self.out = (refusal(*header, *length), 0);
+                    self.place = BETWEEN;
+                }
+            }
+        }
+        Poll::Ready(Ok(true))
+    }
+
+    /// A header is complete.
+    fn begin(&mut self, header: [u8; MESSAGE_HEADER_LENGTH]) {
+        let length = header.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        self.place = match length {
+            _ if length > MESSAGE_LENGTH_MAX => Place::Unwanted { left: length, header, length },
+            _ => {
+                self.out.0.clear();
+                self.out.0.extend(header);
+                self.out.1 = 0;
+                if length == 0 { BETWEEN } else { Place::Payload(length) }
+            }
+        };
+    }
+}
+
+/// The frame that stands for one that was too large: a call of the refusing service in the same stream.
+fn refusal(header: [u8; MESSAGE_HEADER_LENGTH], length: usize) -> Vec<u8> {
+    let mut request = Request::new();
+    (request.service, request.method) = (REFUSAL.0.into(), REFUSAL.1.into());
+    request.payload = length.to_string().into_bytes();
+    let payload = request.write_to_bytes().unwrap_or_default();
+    let [_, _, _, _, stream @ .., _, flags] = header;
+    let mut frame = u32::try_from(payload.len()).unwrap_or_default().to_be_bytes().to_vec();
+    frame.extend(stream);
+    frame.extend([MESSAGE_TYPE_REQUEST, flags]);
+    frame.extend(payload);
+    frame
+}
+
+/// The service that refuses.
+pub fn service() -> HashMap<String, Service> {
+    let refuse: Box<dyn MethodHandler + Send + Sync> = Box::new(Refuse);
+    let methods = HashMap::from([(REFUSAL.1.to_owned(), refuse)]);
+    HashMap::from([(REFUSAL.0.to_owned(), Service { methods, streams: HashMap::new() })])
+}
+
+struct Refuse;
+
+#[async_trait]
+impl MethodHandler for Refuse {
+    async fn handler(&self, _: TtrpcContext, request: Request) -> ttrpc::Result<Response> {
+        let length = String::from_utf8_lossy(&request.payload).into_owned();
+        let text = format!("message length {length} exceed maximum message size of {MESSAGE_LENGTH_MAX}");
+        let mut answer = Response::new();
+        answer.set_status(get_status(Code::RESOURCE_EXHAUSTED, text));
+        Ok(answer)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if buf.remaining() == 0 || self.hand_on(buf) {
+                return Poll::Ready(Ok(()));
+            }
+            let Place::Payload(left) = self.place else {
+                if ready!(self.poll_step(context))? {
+                    continue;
+                }
+                return Poll::Ready(Ok(()));
+            };
+            let mut part = ReadBuf::new(buf.initialize_unfilled_to(left.min(buf.remaining())));
+            ready!(Pin::new(&mut self.inner).poll_read(context, &mut part))?;
+            let got = part.filled().len();
+            buf.advance(got);
+            self.place = if got == left { BETWEEN } else { Place::Payload(left - got) };
+            return Poll::Ready(Ok(()));
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(context, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::testing::runtime;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    fn frame(stream: u32, length: usize) -> Vec<u8> {
+        let mut bytes = u32::try_from(length).unwrap().to_be_bytes().to_vec();
+        bytes.extend(stream.to_be_bytes());
+        bytes.extend([MESSAGE_TYPE_REQUEST, 0]);
+        bytes.extend(std::iter::repeat_n(u8::try_from(stream).unwrap(), length));
+        bytes
+    }
+
+    /// What a reader sees of `sent`, written in parts of `write` bytes.
+    fn seen(sent: &[u8], write: usize) -> Vec<u8> {
+        let (ours, mut theirs) = tokio::io::duplex(8192);
+        let sent = sent.to_vec();
+        runtime().block_on(async move {
+            tokio::spawn(async move {
+                for part in sent.chunks(write) {
+                    theirs.write_all(part).await.unwrap();
+                }
+            });
+            let mut seen = Vec::new();
+            Frames::new(ours).read_to_end(&mut seen).await.unwrap();
+            seen
+        })
+    }
+
+    #[test]
+    fn frames_that_fit_pass_unchanged_however_they_arrive() {
+        let sent: Vec<u8> = [(1, 0), (3, 1), (5, 9000), (7, 10), (9, 0)].map(|(s, l)| frame(s, l)).concat();
+        for write in [1, 3, 7, 10, 11, 4096, 1 << 20] {
+            assert_eq!(seen(&sent, write), sent, "in parts of {write}");
+        }
+        let largest = frame(1, MESSAGE_LENGTH_MAX);
+        assert!(seen(&largest, 1 << 16) == largest);
+    }
+
+    #[test]
+    fn one_that_is_too_large_becomes_a_call_that_is_refused() {
+        let large = MESSAGE_LENGTH_MAX + 1;
+        let sent = [frame(1, 5), frame(3, large), frame(5, 5)].concat();
+        for write in [5000, 1 << 16] {
+            let seen = seen(&sent, write);
+            let rest = seen.strip_prefix(&*frame(1, 5)).unwrap().strip_suffix(&*frame(5, 5)).unwrap();
+            let header: [u8; MESSAGE_HEADER_LENGTH] = *rest.first_chunk().unwrap();
+            assert_eq!(rest, refusal(header, large));
+            assert_eq!(header[4..8], 3_u32.to_be_bytes());
+            let request = Request::parse_from_bytes(&rest[MESSAGE_HEADER_LENGTH..]).unwrap();
+            assert_eq!((request.service.as_str(), request.payload), (REFUSAL.0, large.to_string().into_bytes()));
+        }
+    }
+
+    #[test]
+    fn a_stream_that_ends_early_ends() {
+        for sent in [&frame(1, 100)[..7], &frame(1, 100)[..50], &frame(1, MESSAGE_LENGTH_MAX + 1)[..5000]] {
+            assert!(seen(sent, 4096).len() < sent.len().max(51));
+        }
+    }
+}
