@@ -25,7 +25,7 @@ pub fn run(args: &Args) -> Result<()> {
     let bundle = directory(args)?;
     let (pid, outcomes) = clean(args, &bundle);
     for e in outcomes.into_iter().filter_map(Result::err) {
-        eprintln!("clean up {}: {e}", args.id);
+        complain(args, &e);
     }
     let answer = DeleteResponse {
         pid: pid.unwrap_or_default(),
@@ -38,11 +38,16 @@ pub fn run(args: &Args) -> Result<()> {
     stdout.write_all(&bytes).and_then(|()| stdout.flush()).context("write the answer")
 }
 
+/// Tells of what went wrong. Nobody may be there to read it, or its disk may be full: the clean-up goes on.
+fn complain(args: &Args, e: &Error) {
+    let _ = writeln!(std::io::stderr(), "clean up {}: {e}", args.id);
+}
+
 /// Every step whatever became of the one before: processes, cgroup and state; then the rootfs that they kept busy; then
 /// the socket of a server that was killed.
 fn clean(args: &Args, bundle: &Path) -> (Option<u32>, [Result<()>; 3]) {
     let options = TaskOptions::load(bundle).unwrap_or_else(|e| {
-        eprintln!("clean up {}: {e}: the usual state root is taken", args.id);
+        complain(args, &e.context("the usual state root is taken"));
         TaskOptions::default()
     });
     let noted = init_pid(bundle);

@@ -18,18 +18,6 @@ where
     joined(tokio::spawn(work)).await
 }
 
-/// The same for work that blocks: it runs on the blocking pool.
-///
-/// # Errors
-/// The work's own.
-pub async fn blocking<T, F>(work: F) -> ttrpc::Result<T>
-where
-    F: FnOnce() -> ttrpc::Result<T> + Send + 'static,
-    T: Send + 'static,
-{
-    joined(tokio::task::spawn_blocking(work)).await
-}
-
 async fn joined<T>(task: JoinHandle<ttrpc::Result<T>>) -> ttrpc::Result<T> {
     task.await.unwrap_or_else(|e| Err(failure(ttrpc::Code::UNAVAILABLE, format!("the shim is going away: {e}"))))
 }
@@ -55,22 +43,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn blocking_work_goes_on_too() {
-        let ((go, gone_on), (done, finished)) = (oneshot::channel(), oneshot::channel());
-        let call = blocking(move || {
-            let () = gone_on.blocking_recv().unwrap();
-            done.send(7).unwrap();
-            Ok(())
-        });
-        assert!(timeout(Duration::from_millis(1), call).await.is_err(), "the caller gave up");
-        go.send(()).unwrap();
-        assert_eq!(timeout(Duration::from_secs(60), finished).await.expect("in time"), Ok(7));
-    }
-
-    #[tokio::test]
     async fn results_come_through() {
         assert_eq!(run(async { Ok(1) }).await.unwrap(), 1);
-        let e = blocking::<(), _>(|| Err(failure(ttrpc::Code::NOT_FOUND, "c1"))).await.unwrap_err();
+        let e = run::<(), _>(async { Err(failure(ttrpc::Code::NOT_FOUND, "c1")) }).await.unwrap_err();
         assert!(matches!(e, ttrpc::Error::RpcStatus(status) if status.code() == ttrpc::Code::NOT_FOUND));
     }
 }

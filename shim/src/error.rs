@@ -16,10 +16,18 @@ pub fn code(kind: Kind) -> ttrpc::Code {
     }
 }
 
+/// Whether a system call failed for want of something that may be there again later: a thread or process, a descriptor,
+/// memory, room on a disk.
+pub fn is_want(error: &Error) -> bool {
+    let wants = [libc::EAGAIN, libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOSPC, libc::EDQUOT];
+    error.kind() == Kind::Internal && error.errno().is_some_and(|errno| wants.contains(&errno))
+}
+
 /// The error as an answer to a call.
 #[expect(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
 pub fn status(error: Error) -> ttrpc::Error {
-    failure(code(error.kind()), error.to_string())
+    let code = if is_want(&error) { ttrpc::Code::RESOURCE_EXHAUSTED } else { code(error.kind()) };
+    failure(code, error.to_string())
 }
 
 /// A create that failed. nerdctl, moby and critest look for `OCI runtime create failed: `.
@@ -81,6 +89,16 @@ mod tests {
         ] {
             assert_eq!(parts(Error::new(kind, "x")), (code, "x".to_owned()));
         }
+    }
+
+    #[test]
+    fn what_was_wanting_is_told_apart() {
+        for errno in [libc::EAGAIN, libc::EMFILE, libc::ENOMEM, libc::ENOSPC] {
+            let error = Error::from_errno(errno).context("create");
+            assert_eq!(parts(error).0, ttrpc::Code::RESOURCE_EXHAUSTED);
+        }
+        let refused = Error::from_errno(libc::ENOSPC).with_kind(Kind::InvalidArgument);
+        assert_eq!(parts(refused).0, ttrpc::Code::INVALID_ARGUMENT);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! containerd runs the binary in five ways, one module each: [`start`] (find or make the server of a pod), the server
 //! itself ([`serve`]), [`delete`] (clean up after a dead server), [`info`] (`-info`) and `-v`.
 
+pub mod abort;
 pub mod args;
 pub mod bootstrap;
 pub mod bundle;
@@ -27,6 +28,7 @@ pub mod pool;
 pub mod process;
 pub mod publish;
 pub mod reap;
+pub mod reserve;
 pub mod sandbox;
 pub mod serve;
 pub mod service;
@@ -39,6 +41,7 @@ pub mod sys;
 pub mod watch;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 use args::{Action, Args};
@@ -57,7 +60,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("containerd-shim-berth-v2: {e}");
+            // Nobody may be there to read it, or its disk may be full: no reason to end in another way.
+            let _ = writeln!(std::io::stderr(), "containerd-shim-berth-v2: {e}");
             ExitCode::FAILURE
         }
     }

@@ -12,6 +12,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{Sleep, sleep};
 
 use crate::frames::Frames;
+use crate::reserve;
 
 /// How long to rest after a failed accept: out of descriptors or memory, which trying again at once would not mend.
 const REST: Duration = Duration::from_millis(100);
@@ -62,6 +63,8 @@ impl Stream for Admitted {
             match ready!(self.listener.poll_accept(context)) {
                 Ok((peer, _)) if self.admits(&peer) => return Poll::Ready(Some(Ok(Frames::new(peer)))),
                 Ok(_) => {}
+                // A containerd that was restarted must find us again.
+                Err(e) if e.raw_os_error() == Some(libc::EMFILE) && reserve::give_one() => {}
                 Err(e) => {
                     log::error!("accept: {e}");
                     self.rest = Some(Box::pin(sleep(REST)));

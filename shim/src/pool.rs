@@ -1,23 +1,37 @@
-//! Where the runtime's blocking verbs run: tokio's blocking pool, with a bound on those that change something.
+//! Where the runtime's blocking verbs run: in threads that are made for them.
 //!
-//! A change can hang (a dead network filesystem, a stuck hook). Bounding the changes leaves threads for the reads, so
-//! Pids answers whatever else hangs; State and Stats need no thread.
+//! Two kinds of work. What *changes* something can be refused for want of a thread. What is *urgent* (a signal, the end of
+//! a container, a look at its processes) never is: without a thread it runs on the loop, where it holds up the other
+//! calls for as long as it takes, and without descriptors it gets those of the [`reserve`]. State, Wait and Stats need
+//! neither.
+
+mod workers;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use berth_runtime::Result;
-use tokio::sync::Semaphore;
+use berth_runtime::{Context, Error, Result};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::timeout;
 
 use crate::memory::Rest;
 use crate::reap::{Children, Flight, cut_off};
+use crate::reserve;
+use workers::{Job, Workers};
 
-/// How many changes may run at once, over all containers of the shim.
+/// How many changes run at once, over all containers of the shim: more at a time do not make any of them faster.
 const CHANGES: usize = 16;
+/// How long a change waits for the others, which may hang (a dead network filesystem, a stuck hook). Then it runs beside
+/// them.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How many threads there may be. A container gets no more than a few of them (`container::start`).
+const THREADS: usize = 256;
 
 /// The pool, and the ledger of the children that work on it makes.
 #[derive(Debug)]
 pub struct Pool {
     changes: Semaphore,
+    workers: Workers,
     /// The shim's children.
     pub children: Arc<Children>,
     /// Told of every change. Reads use little, and containerd asks for the metrics of all containers every second.
@@ -26,7 +40,12 @@ pub struct Pool {
 
 impl Default for Pool {
     fn default() -> Self {
-        Self { changes: Semaphore::new(CHANGES), children: Arc::default(), rest: Rest::default() }
+        Self {
+            changes: Semaphore::new(CHANGES),
+            workers: Workers::new(THREADS),
+            children: Arc::default(),
+            rest: Rest::default(),
+        }
     }
 }
 
@@ -34,22 +53,42 @@ impl Pool {
     /// Runs work that changes something and may make processes, which is why it is done in a flight.
     ///
     /// # Errors
-    /// Those of the work; or the shim is ending.
+    /// Those of the work; EAGAIN when no thread is to be had; or the shim is ending.
     pub async fn change<T: Send + 'static>(
         &self,
         _flight: &Flight,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let _permit = self.changes.acquire().await.map_err(|_| cut_off())?;
+        let _permit = match timeout(PATIENCE, self.changes.acquire()).await {
+            Ok(permit) => Some(permit.map_err(|_| cut_off())?),
+            Err(_) => None,
+        };
         self.rest.disturb();
-        tokio::task::spawn_blocking(work).await.map_err(|_| cut_off())?
+        let (job, result) = job(work);
+        self.workers.submit(job).map_err(|(_, e)| Error::from(e)).context("start a thread")?;
+        result.await.map_err(|_| cut_off())?
     }
 
-    /// Runs work that only reads, or that must never wait behind a change: a signal.
+    /// Runs work that must be done whatever is short, and that waits behind no change.
     ///
     /// # Errors
     /// Those of the work; or the shim is ending.
-    pub async fn read<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-        tokio::task::spawn_blocking(work).await.map_err(|_| cut_off())?
+    pub async fn urgent<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        let (job, result) = job(|| reserve::around(work));
+        if let Err((job, e)) = self.workers.submit(job) {
+            log::warn!("start a thread: {e}: what is urgent is done without");
+            job();
+        }
+        result.await.map_err(|_| cut_off())?
     }
+}
+
+/// Work, and where its result will be.
+fn job<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> (Job, oneshot::Receiver<T>) {
+    let (result, receiver) = oneshot::channel();
+    let job = move || {
+        // Whoever asked may have gone.
+        let _ = result.send(work());
+    };
+    (Box::new(job), receiver)
 }

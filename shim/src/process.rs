@@ -13,6 +13,7 @@ use berth_proto::task::Status;
 use berth_proto::wkt::Timestamp;
 use tokio::sync::watch;
 
+use crate::abort::Abort;
 use crate::io::{Io, uri::Request};
 use crate::reap::Exit;
 
@@ -50,6 +51,8 @@ pub struct Process {
     pub io: Option<Arc<Io>>,
     /// CloseIO came before there was a stdin to close.
     pub stdin_closed: bool,
+    /// Ends it while it is being made.
+    pub abort: Option<Arc<Abort>>,
     exit: watch::Sender<Option<Exit>>,
 }
 
@@ -62,6 +65,7 @@ impl Process {
             pid: 0,
             io: None,
             stdin_closed: false,
+            abort: None,
             exit: watch::Sender::new(None),
         }
     }
@@ -93,6 +97,19 @@ impl Process {
     /// A way to wait for its end, for any number of waiters; it outlives the process's record.
     pub fn waiter(&self) -> Waiter {
         Waiter(self.exit.subscribe())
+    }
+
+    /// How many bytes of its spec are kept.
+    pub fn kept(&self) -> usize {
+        match &self.life {
+            Life::Added { spec } => spec.len(),
+            _ => 0,
+        }
+    }
+
+    /// Its start has begun, and it does not exist yet.
+    pub fn is_being_made(&self) -> bool {
+        matches!(self.life, Life::Opening | Life::Starting)
     }
 
     /// The pidfd of a process that exists and is not over.

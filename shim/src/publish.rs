@@ -23,6 +23,8 @@ use berth_proto::ttrpc::{self, Code, asynchronous::Client, asynchronous::transpo
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use crate::reserve;
+
 pub use event::Event;
 use queue::Queue;
 
@@ -146,7 +148,10 @@ impl Delivery {
         let client = match &mut self.client {
             Some(client) => client,
             none => {
-                let stream = UnixStream::connect(&self.path).await;
+                let mut stream = UnixStream::connect(&self.path).await;
+                if stream.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EMFILE)) && reserve::give_one() {
+                    stream = UnixStream::connect(&self.path).await;
+                }
                 let stream = stream.map_err(|e| Failure::Away(format!("connect to {}: {e}", self.path)))?;
                 none.insert(EventsClient::new(Client::new(Socket::from(stream))))
             }

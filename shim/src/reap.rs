@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use berth_runtime::{Context, Error, Result};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
@@ -19,6 +19,8 @@ use crate::watch::watch;
 
 /// Exit status when the real one cannot be known, as containerd has it.
 const UNKNOWN: u32 = 255;
+/// How often a process is looked at that cannot be watched.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// How a process ended. Set once; Wait, State, Delete and the exit event all say the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,11 @@ impl Exit {
         }
     }
 
+    /// A process that `signal` ended, now.
+    pub fn killed(signal: i32) -> Self {
+        Self::now(128 + signal.unsigned_abs())
+    }
+
     /// A process that never ran, or whose status was lost.
     pub fn unknown() -> Self {
         Self::now(UNKNOWN)
@@ -60,7 +67,19 @@ pub async fn exited(pidfd: &OwnedFd) -> Exit {
 }
 
 async fn wait(pidfd: &OwnedFd) -> Result<Exit> {
-    let watch = watch(pidfd.as_fd(), Interest::READABLE).context("watch pidfd")?;
+    let watch = match watch(pidfd.as_fd(), Interest::READABLE) {
+        Ok(watch) => watch,
+        // Out of memory, or of what epoll(7) may watch: no reason to take a process for ended.
+        Err(e) => {
+            log::warn!("watch a process: {e}: it is looked at every {} ms", LOOK.as_millis());
+            loop {
+                match collect(pidfd)? {
+                    Some(exit) => return Ok(exit),
+                    None => tokio::time::sleep(LOOK).await,
+                }
+            }
+        }
+    };
     loop {
         let mut guard = watch.readable().await.context("poll pidfd")?;
         match collect(pidfd)? {

@@ -20,14 +20,10 @@ use crate::publish::Publisher;
 use crate::service::Service;
 use crate::signals::{Signal, Signals};
 use crate::socket::{self, Identity};
-use crate::{frames, inherit, log, memory, signals};
+use crate::{frames, inherit, log, memory, reserve, signals};
 
-/// Threads for calls that block. More wait their turn; none is there at rest.
-const BLOCKING_THREADS: usize = 40;
 /// How many readiness events are fetched at a time, 12 bytes each.
 const EVENTS: usize = 128;
-/// How long an idle thread stays.
-const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// How long the exit waits for events to be delivered: containerd's own patience for a shutdown is 3 s.
 const FLUSH: Duration = Duration::from_millis(2500);
 /// How often the exit lets everything else run, so that the answer of `Shutdown` is written: from the handler it passes
@@ -43,6 +39,7 @@ pub fn run(args: &Args) -> Result<()> {
     memory::one_arena();
     // each container and exec costs descriptors for as long as it lives
     rlimit::raise_own();
+    reserve::keep();
     // the kernel named us after the descriptor that we were run from
     rustix::thread::set_name(c"containerd-shim").context("set the process' name")?;
     log::init(Path::new("."), args.debug, true);
@@ -55,10 +52,6 @@ pub fn run(args: &Args) -> Result<()> {
         .enable_io()
         .enable_time()
         .max_io_events_per_tick(EVENTS)
-        .max_blocking_threads(BLOCKING_THREADS)
-        .thread_keep_alive(KEEP_ALIVE)
-        // the C library holds the last one's stack until the next one ends
-        .on_thread_stop(memory::give_back_stack)
         .build()
         .context("make the runtime")?;
     let outcome = runtime.block_on(serve(args, listener));
@@ -115,7 +108,7 @@ async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
     }
     // in this order: nobody finds us any more, what we have to say is said, the last answer is out
     if let Some(socket) = own {
-        socket.remove();
+        reserve::around(|| socket.remove());
     }
     if !publisher.flush(FLUSH).await {
         ::log::error!("exiting with {} events undelivered", publisher.pending());

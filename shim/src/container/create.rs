@@ -9,10 +9,10 @@ use berth_runtime::cgroup::Manager;
 use berth_runtime::create::{Barrier, Created, Options};
 use berth_runtime::{Error, Result, Stdio};
 use oci_spec::runtime::Spec;
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, Semaphore};
 
-use super::Container;
 use super::state::{Born, State};
+use super::{Container, PLACES};
 use crate::bundle;
 use crate::error::create_failed;
 use crate::io::{self, Identity, Prepared, uri::Request};
@@ -54,6 +54,7 @@ pub async fn create(sandbox: &Arc<Sandbox>, request: CreateTaskRequest) -> Resul
         bundle,
         sandbox: sandbox.clone(),
         turn: RwLock::default(),
+        places: Semaphore::new(PLACES),
         kills: RwLock::default(),
         state: Mutex::new(State::new(&request.id, stdio.clone())),
         oom: Mutex::default(),
@@ -125,8 +126,7 @@ impl Container {
 
     async fn undo(&self, mounted: bool) {
         let (root, id, rootfs) = (self.root.clone(), self.id.clone(), self.rootfs());
-        let flight = self.sandbox.pool.children.flight();
-        let undone = self.sandbox.pool.change(&flight, move || {
+        let undone = self.sandbox.pool.urgent(move || {
             berth_runtime::delete::cleanup(&root, &id)?;
             if mounted { mount::unmount_recursive(&rootfs) } else { Ok(()) }
         });

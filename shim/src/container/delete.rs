@@ -17,7 +17,7 @@ use crate::reap::Exit;
 /// How long output may still come from a process that is gone, when one of its children holds the pipe. containerd
 /// gives an event ten seconds in all, and does nothing else meanwhile.
 const DRAIN: Duration = Duration::from_secs(5);
-/// How long a killed init may take to be collected.
+/// How long a killed process may take to be collected.
 const DIE: Duration = Duration::from_secs(10);
 
 impl Container {
@@ -30,6 +30,12 @@ impl Container {
     }
 
     async fn delete_exec(&self, exec: &str) -> Result<DeleteResponse> {
+        let ended = self.state().abort(exec, libc::SIGKILL);
+        if let Some(ended) = ended
+            && timeout(DIE, ended.exit()).await.is_err()
+        {
+            return Err(Error::new(Kind::Internal, format!("exec {exec:?}, which is being started, does not die")));
+        }
         let process = self.state().take_exec(exec)?;
         release(&process, DRAIN).await;
         Ok(response(&process))
@@ -78,7 +84,7 @@ impl Container {
             }
         };
         let handle = self.handle()?;
-        missing_is_fine(self.sandbox.pool.read(move || berth_runtime::kill::kill(&handle, libc::SIGKILL)).await)?;
+        missing_is_fine(self.sandbox.pool.urgent(move || berth_runtime::kill::kill(&handle, libc::SIGKILL)).await)?;
         match timeout(DIE, waiter.exit()).await {
             Ok(_) => Ok(()),
             Err(_) => Err(Error::new(Kind::Internal, format!("container {:?} does not die", self.id))),
@@ -88,20 +94,27 @@ impl Container {
     /// Removes the container's record and cgroup, then the mounts. Each step that is done is noted, so that a repeated
     /// call goes on where this one failed.
     async fn remove(&self) -> Result<()> {
+        self.sandbox.pool.rest.disturb();
         let (handle, mounted) = {
             let state = self.state();
             (state.handle.clone(), state.mounted)
         };
         if let Some(handle) = handle {
+            // Hooks are programs: without a thread for them a loop would stand still, and they could not be run.
+            let hooked = !handle.state().hooks.poststop.is_empty();
             let flight = self.sandbox.pool.children.flight();
             let delete = move || missing_is_fine(berth_runtime::delete::delete((*handle).clone(), false));
-            self.sandbox.pool.change(&flight, delete).await?;
+            if hooked {
+                self.sandbox.pool.change(&flight, delete).await?;
+            } else {
+                self.sandbox.pool.urgent(delete).await?;
+            }
+            drop(flight);
             self.state().handle = None;
         }
         if mounted {
             let rootfs = self.rootfs();
-            let flight = self.sandbox.pool.children.flight();
-            self.sandbox.pool.change(&flight, move || mount::unmount_recursive(&rootfs)).await?;
+            self.sandbox.pool.urgent(move || mount::unmount_recursive(&rootfs)).await?;
             self.state().mounted = false;
         }
         Ok(())

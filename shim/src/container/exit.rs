@@ -53,7 +53,7 @@ impl Container {
         // The kernel kills a pid namespace with its init, so mostly there is nothing to do.
         if let Ok(handle) = self.handle()
             && (frozen || !handle.private_pid_namespace())
-            && let Err(e) = self.sandbox.pool.read(move || wind_up(&handle, frozen)).await
+            && let Err(e) = self.sandbox.pool.urgent(move || wind_up(&handle, frozen)).await
         {
             log::warn!("container {}: after the end of init: {e}", self.id);
         }

@@ -12,7 +12,9 @@ mod exit;
 mod start;
 pub mod state;
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,22 +22,28 @@ use berth_proto::task::{PidsResponse, ProcessInfo, StateResponse};
 use berth_proto::wkt::Any;
 use berth_proto::{any, runc};
 use berth_runtime::{Error, Kind, Result};
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, Semaphore};
 
 use crate::console;
-use crate::error::{no_container, precondition};
+use crate::error::{finished, is_want, no_container, precondition};
 use crate::io::uri::Request;
 use crate::oom::Oom;
 use crate::process::{Life, Waiter};
 use crate::publish::Event;
 use crate::sandbox::Sandbox;
-use crate::{stats, sys};
+use crate::{reserve, stats, sys};
 use state::{Phase, State};
 
 pub use create::create;
 
 /// The largest signal number.
 const LAST_SIGNAL: u32 = 64;
+
+/// The signals that end an exec which is being made. The others are for a program, and there is none yet.
+const ENDS_A_START: [i32; 2] = [libc::SIGKILL, libc::SIGTERM];
+/// How many execs of one container are made at a time. Its own processes can hold each of them up, and may not have the
+/// pool to themselves.
+const PLACES: usize = 8;
 
 /// A container of the pod.
 #[derive(Debug)]
@@ -48,6 +56,8 @@ pub struct Container {
     owner: (u32, u32),
     sandbox: Arc<Sandbox>,
     turn: RwLock<()>,
+    /// For execs that are being made.
+    places: Semaphore,
     /// Held for reading by each kill of init that is not answered yet.
     kills: RwLock<()>,
     state: Mutex<State>,
@@ -107,13 +117,13 @@ impl Container {
     /// The container is gone.
     pub async fn pids(&self) -> Result<PidsResponse> {
         let handle = self.handle()?;
-        let mut pids = match self.sandbox.pool.read(move || berth_runtime::ps::ps(&handle)).await {
+        let mut pids = match self.sandbox.pool.urgent(move || berth_runtime::ps::ps(&handle)).await {
             Err(e) if e.kind() == Kind::NotFound && self.state().is_over() => Vec::new(),
             pids => pids?,
         };
-        let (execs, init): (Vec<_>, i32) = {
+        let (execs, init): (BTreeMap<_, _>, i32) = {
             let state = self.state();
-            (state.exec_pids().map(|(id, pid)| (id.to_owned(), pid)).collect(), state.init.pid)
+            (state.exec_pids().map(|(id, pid)| (pid, id.to_owned())).collect(), state.init.pid)
         };
         if pids.is_empty() {
             // A containerd that comes back takes an empty list for a shim that was left behind, deletes the container
@@ -123,7 +133,7 @@ impl Container {
         let mut response = PidsResponse::default();
         for pid in pids {
             let mut info = ProcessInfo { pid: pid.cast_unsigned(), ..Default::default() };
-            if let Some((exec_id, _)) = execs.iter().find(|(_, p)| *p == pid) {
+            if let Some(exec_id) = execs.get(&pid) {
                 let details = runc::ProcessDetails { exec_id: exec_id.clone(), ..Default::default() };
                 info.info = any::pack(&details).ok().into();
             }
@@ -134,14 +144,14 @@ impl Container {
 
     /// Stats: now. The cgroup stays until Delete, and in it what an init that has ended has used.
     ///
-    /// Read on the loop: the files of a cgroup never block, and containerd asks for every container's each second, which
-    /// would keep a thread of the pool in every shim for ever.
+    /// Read on the loop: the files of a cgroup never block, they are as many and as long however many processes it has, and
+    /// containerd asks for every container's each second, which would keep a thread of the pool in every shim for ever.
     ///
     /// # Errors
     /// The container or its cgroup is gone.
     pub fn metrics(&self) -> Result<Any> {
         let handle = self.handle()?;
-        stats::metrics(&handle)
+        reserve::around(|| stats::metrics(&handle))
     }
 
     /// Exec: reserves the id and keeps what to run.
@@ -155,7 +165,8 @@ impl Container {
         self.change(|state| Ok(vec![state.add_exec(exec, request, json)?]))
     }
 
-    /// Kill.
+    /// Kill. It needs no thread and no descriptor that is not there already: what ends a container must be possible when
+    /// that container has taken all there is.
     ///
     /// # Errors
     /// No such signal; the process is over (not found) or not there yet.
@@ -163,24 +174,36 @@ impl Container {
         let number = i32::try_from(signal).ok().filter(|_| signal <= LAST_SIGNAL);
         let number =
             number.ok_or_else(|| Error::invalid(format!("signal {signal} is out of range 0..={LAST_SIGNAL}")))?;
-        let target = self.state().target(exec)?;
+        let target = {
+            let state = self.state();
+            // Under the lock: it ends what is being made, or finds what has been made meanwhile.
+            if ENDS_A_START.contains(&number) && state.abort(exec, number).is_some() {
+                return Ok(());
+            }
+            state.target(exec)?
+        };
         if !exec.is_empty() {
-            return sys::signal(std::os::fd::AsFd::as_fd(&*target), number).map_err(|e| match e.errno() {
-                Some(libc::ESRCH) => crate::error::finished(),
-                _ => e,
-            });
+            return send(&target, number);
         }
         let handle = self.handle()?;
-        let kill = move || {
+        // Beside any change: a stuck create or exec is ended by this.
+        let _kill = self.kills.read().await;
+        if !all && number != libc::SIGKILL {
+            return send(&target, number);
+        }
+        let private = handle.private_pid_namespace();
+        let killed = self.sandbox.pool.urgent(move || {
             if all {
                 berth_runtime::kill::kill_all(&handle, number)
             } else {
                 berth_runtime::kill::kill(&handle, number)
             }
-        };
-        // Beside any change: a stuck create or exec is ended by this.
-        let _kill = self.kills.read().await;
-        self.sandbox.pool.read(kill).await
+        });
+        match killed.await {
+            // The end of a pid namespace's init ends all that is in it.
+            Err(e) if is_want(&e) && number == libc::SIGKILL && private => send(&target, number),
+            other => other,
+        }
     }
 
     /// ResizePty.
@@ -312,6 +335,14 @@ impl std::fmt::Debug for Brief<'_> {
             Phase::Deleted => "deleted",
         })
     }
+}
+
+/// A signal to a process that is held by its pidfd.
+fn send(pidfd: &OwnedFd, signal: i32) -> Result<()> {
+    sys::signal(pidfd.as_fd(), signal).map_err(|e| match e.errno() {
+        Some(libc::ESRCH) => finished(),
+        _ => e,
+    })
 }
 
 /// What is gone is gone, however the kernel puts it.

@@ -13,9 +13,11 @@ use tokio::time::timeout;
 
 use super::Container;
 use super::state::Born;
+use crate::abort::Abort;
 use crate::error::{exec_failed, start_failed};
-use crate::io::{self, uri::Request};
+use crate::io::{self, Prepared, uri::Request};
 use crate::watch::watch;
+use crate::{reap, sys};
 
 /// How long an init that could not be started may take to be collected.
 const DIE: Duration = Duration::from_secs(2);
@@ -65,15 +67,16 @@ impl Container {
     }
 
     async fn start_exec(self: &Arc<Self>, exec: &str) -> Result<u32> {
-        let (spec, request) = self.state().exec_opening(exec)?;
-        match self.make_exec(exec, &spec, &request).await {
+        let abort = Arc::new(Abort::new().map_err(exec_failed)?);
+        let (spec, request) = self.state().exec_opening(exec, abort.clone())?;
+        match self.make_exec(exec, &spec, request, &abort).await {
             Ok((pid, watched)) => {
                 self.watch_exec(exec, watched, pid);
                 Ok(pid.cast_unsigned())
             }
             Err(e) => {
                 self.change(|state| Ok(state.exec_started(exec, None)))?;
-                Err(exec_failed(e))
+                Err(exec_failed(if abort.signal().is_some() { abort.error() } else { e }))
             }
         }
     }
@@ -83,17 +86,27 @@ impl Container {
         self: &Arc<Self>,
         exec: &str,
         spec: &[u8],
-        request: &Request,
-    ) -> Result<(i32, Arc<std::os::fd::OwnedFd>)> {
+        request: Request,
+        abort: &Arc<Abort>,
+    ) -> Result<(i32, Arc<OwnedFd>)> {
         let mut spec = berth_runtime::bundle::parse_process(spec)?;
         spec.set_terminal(Some(request.terminal));
-        let mut prepared = io::prepare(request, &self.identity(exec), &self.sandbox.pool).await?;
-        // Only now: a client that does not come must not hold up a pause or a delete.
-        let _turn = self.turn.read().await;
+        // Neither a client that does not come, nor execs that stand in each other's way, hold up a pause or a delete: the
+        // turn is taken last.
+        let ready = async {
+            let prepared = self.open(exec, request).await?;
+            let place = self.places.acquire().await.map_err(|_| reap::cut_off())?;
+            Ok::<_, berth_runtime::Error>((prepared, place, self.turn.read().await))
+        };
+        let (mut prepared, _place, _turn) = tokio::select! {
+            biased;
+            () = abort.sent() => return Err(abort.error()),
+            ready = ready => ready?,
+        };
         self.state().exec_starting(exec)?;
-        let (stdio, handle) = (prepared.take_child(), self.handle()?);
+        let (stdio, handle, aborted) = (prepared.take_child(), self.handle()?, abort.clone());
         let flight = self.sandbox.pool.children.flight();
-        let run = move || execute(&handle, &spec, stdio);
+        let run = move || execute(&handle, &spec, stdio, &aborted);
         let Execed { pid, pidfd, console } = self.sandbox.pool.change(&flight, run).await?;
         self.sandbox.pool.children.adopt(&flight, pid);
         drop(flight);
@@ -106,12 +119,27 @@ impl Container {
             }
         };
         let born = Born { pid, pidfd: pidfd.clone(), io };
-        self.change(|state| Ok(state.exec_started(exec, Some(born))))?;
+        self.change(|state| {
+            let events = state.exec_started(exec, Some(born));
+            if let Some(signal) = abort.signal() {
+                // It came too late to keep the process from being made.
+                let _ = sys::signal(pidfd.as_fd(), signal);
+            }
+            Ok(events)
+        })?;
         Ok((pid, pidfd))
+    }
+
+    /// Opens an exec's stdio. Once it has begun that goes on to its end, whoever waits: a logging program that was just
+    /// started must find its owner.
+    async fn open(self: &Arc<Self>, exec: &str, request: Request) -> Result<Prepared> {
+        let (container, identity) = (self.clone(), self.identity(exec));
+        let opening = async move { io::prepare(&request, &identity, &container.sandbox.pool).await };
+        tokio::spawn(opening).await.map_err(|_| reap::cut_off())?
     }
 }
 
-fn execute(handle: &berth_runtime::state::Container, spec: &Spec, stdio: Stdio) -> Result<Execed> {
+fn execute(handle: &berth_runtime::state::Container, spec: &Spec, stdio: Stdio, _abort: &Abort) -> Result<Execed> {
     berth_runtime::exec::exec(
         handle,
         Options { process: spec, stdio, pid_file: None, preserve_fds: 0, ignore_paused: false, cgroup: None },

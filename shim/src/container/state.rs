@@ -19,11 +19,17 @@ use berth_proto::events::{TaskExecAdded, TaskExecStarted, TaskExit, TaskPaused, 
 use berth_proto::task::Status;
 use berth_runtime::{Error, Kind, Result, state};
 
+use crate::abort::Abort;
 use crate::error::{finished, no_container, no_process, precondition};
 use crate::io::{Io, uri::Request};
-use crate::process::{Life, Process};
+use crate::process::{Life, Process, Waiter};
 use crate::publish::Event;
 use crate::reap::Exit;
+
+/// How many execs a container may have that nobody has deleted.
+const EXECS: usize = 4096;
+/// How much memory their specs may take, in bytes. A spec is kept until its exec is started.
+const SPECS: usize = 32 << 20;
 
 /// Where a container is in its life.
 #[derive(Debug)]
@@ -200,27 +206,38 @@ impl State {
     /// Exec reserves an id.
     ///
     /// # Errors
-    /// The id is taken; the container is not created or running.
+    /// The id is taken; the container is not created or running; it has too many already (EAGAIN).
     pub fn add_exec(&mut self, exec: &str, request: Request, spec: Vec<u8>) -> Result<Event> {
         self.open_for_execs()?;
         if self.execs.contains_key(exec) {
             return Err(Error::new(Kind::AlreadyExists, format!("id {exec:?} already exists")));
+        }
+        let too_much = |what: String| Error::from_errno(libc::EAGAIN).context(format!("exec {exec:?}: {what}"));
+        if self.execs.len() >= EXECS {
+            return Err(too_much(format!("container {:?} has {EXECS} execs that nobody has deleted", self.id)));
+        }
+        let kept = self.execs.values().map(|process| process.kept()).sum::<usize>();
+        if kept + spec.len() > SPECS {
+            return Err(too_much(format!("container {:?} has execs of {kept} bytes to start", self.id)));
         }
         self.execs.insert(exec.to_owned(), Process::new(request, spec));
         let added = TaskExecAdded { container_id: self.id.clone(), exec_id: exec.to_owned(), ..Default::default() };
         Ok(added.into())
     }
 
-    /// Start of an exec begins with its stdio; gives what was asked for.
+    /// Start of an exec begins with its stdio, and `abort` can end it from now on; gives what was asked for.
     ///
     /// # Errors
     /// No such exec, it is started already, or the container takes none.
-    pub fn exec_opening(&mut self, exec: &str) -> Result<(Vec<u8>, Request)> {
+    pub fn exec_opening(&mut self, exec: &str, abort: Arc<Abort>) -> Result<(Vec<u8>, Request)> {
         self.process(exec)?;
         self.open_for_execs()?;
         let process = self.process_mut(exec)?;
         match mem::replace(&mut process.life, Life::Opening) {
-            Life::Added { spec } => Ok((spec, process.request.clone())),
+            Life::Added { spec } => {
+                process.abort = Some(abort);
+                Ok((spec, process.request.clone()))
+            }
             other => {
                 process.life = other;
                 Err(precondition(format!("process {exec:?} was started before")))
@@ -243,6 +260,7 @@ impl State {
     pub fn exec_started(&mut self, exec: &str, born: Option<Born>) -> Vec<Event> {
         let mut events = Vec::new();
         let Some(process) = self.execs.get_mut(exec) else { return events };
+        let killed = process.abort.take().and_then(|abort| abort.signal());
         match born {
             Some(born) => {
                 process.run(born.pid, born.pidfd, born.io);
@@ -251,7 +269,7 @@ impl State {
                 events.push(TaskExecStarted { container_id, exec_id, pid, ..Default::default() }.into());
             }
             None => {
-                process.stop(Exit::unknown());
+                process.stop(killed.map_or_else(Exit::unknown, Exit::killed));
                 events.extend(self.announce());
             }
         }
@@ -358,7 +376,7 @@ impl State {
     /// No such exec, or it runs.
     pub fn take_exec(&mut self, exec: &str) -> Result<Process> {
         let process = self.process(exec)?;
-        if process.is_live() || matches!(process.life, Life::Opening) {
+        if process.is_live() || process.is_being_made() {
             return Err(precondition(format!("cannot delete a running process {exec:?}")));
         }
         let mut process = self.execs.remove(exec).ok_or_else(|| no_process(&self.id, exec))?;
@@ -366,6 +384,14 @@ impl State {
             process.stop(Exit { status: 0, ..Exit::unknown() });
         }
         Ok(process)
+    }
+
+    /// Ends an exec whose start has begun and which does not exist yet; gives a way to wait for its end, or for its start to
+    /// have been quicker. `None`: it is in another state.
+    pub fn abort(&self, exec: &str, signal: i32) -> Option<Waiter> {
+        let process = self.execs.get(exec).filter(|process| process.is_being_made())?;
+        process.abort.as_ref()?.send(signal);
+        Some(process.waiter())
     }
 
     /// The pidfd of the process that a signal is for.

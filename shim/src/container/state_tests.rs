@@ -8,6 +8,10 @@ fn born(pid: i32) -> Born {
     Born { pid, pidfd: Arc::new(null()), io: unconnected() }
 }
 
+fn abort() -> Arc<Abort> {
+    Arc::new(Abort::new().unwrap())
+}
+
 fn created() -> State {
     let mut state = State::new("c", Request::default());
     state.created(born(100), Some(null()));
@@ -24,7 +28,7 @@ fn running() -> State {
 fn with_exec(exec: &str, pid: i32) -> State {
     let mut state = running();
     state.add_exec(exec, Request::default(), b"{}".to_vec()).unwrap();
-    state.exec_opening(exec).unwrap();
+    state.exec_opening(exec, abort()).unwrap();
     state.exec_starting(exec).unwrap();
     state.exec_started(exec, Some(born(pid)));
     state
@@ -78,7 +82,7 @@ fn init_is_the_last_exit_of_its_container() {
 fn an_exec_being_made_holds_it_back_too() {
     let mut state = running();
     state.add_exec("e", Request::default(), vec![]).unwrap();
-    state.exec_opening("e").unwrap();
+    state.exec_opening("e", abort()).unwrap();
     state.exec_starting("e").unwrap();
     state.init_exited(EXIT);
     assert!(state.init_settled().is_empty());
@@ -90,8 +94,8 @@ fn an_exec_being_made_holds_it_back_too() {
 fn an_exec_that_waits_for_its_client_holds_nothing_up() {
     let mut state = running();
     state.add_exec("e", Request::default(), vec![]).unwrap();
-    state.exec_opening("e").unwrap();
-    assert_eq!(kind(state.exec_opening("e")), Kind::FailedPrecondition);
+    state.exec_opening("e", abort()).unwrap();
+    assert_eq!(kind(state.exec_opening("e", abort())), Kind::FailedPrecondition);
     assert_eq!(kind(state.take_exec("e")), Kind::FailedPrecondition);
     state.init_exited(EXIT);
     assert_eq!(names(&state.init_settled()), ["exit c 100 7"]);
@@ -107,14 +111,14 @@ fn an_exec_that_fails_to_start_tells_nothing_and_releases_everyone() {
     let mut state = running();
     state.add_exec("e", Request::default(), vec![]).unwrap();
     let waiter = state.process("e").unwrap().waiter();
-    state.exec_opening("e").unwrap();
+    state.exec_opening("e", abort()).unwrap();
     state.exec_starting("e").unwrap();
     state.init_exited(EXIT);
     state.init_settled();
     assert_eq!(names(&state.exec_started("e", None)), ["exit c 100 7"]);
     assert_eq!(crate::io::testing::runtime().block_on(waiter.exit()).status, 255);
     assert_eq!(state.process_status("e").unwrap(), Status::STOPPED);
-    assert_eq!(kind(state.exec_opening("e")), Kind::FailedPrecondition);
+    assert_eq!(kind(state.exec_opening("e", abort())), Kind::FailedPrecondition);
 }
 
 #[test]
@@ -134,7 +138,7 @@ fn no_exec_once_init_is_collected() {
     state.add_exec("early", Request::default(), vec![]).unwrap();
     state.init_exited(EXIT);
     assert_eq!(kind(state.add_exec("late", Request::default(), vec![])), Kind::FailedPrecondition);
-    assert_eq!(kind(state.exec_opening("early")), Kind::FailedPrecondition);
+    assert_eq!(kind(state.exec_opening("early", abort())), Kind::FailedPrecondition);
     assert_eq!(state.init_settled().len(), 1);
 }
 
@@ -163,7 +167,7 @@ fn signals_find_only_what_exists() {
     assert_eq!(kind(state.target("e")), Kind::NotFound);
     state.add_exec("e", Request::default(), vec![]).unwrap();
     assert_eq!(kind(state.target("e")), Kind::FailedPrecondition);
-    state.exec_opening("e").unwrap();
+    state.exec_opening("e", abort()).unwrap();
     state.exec_starting("e").unwrap();
     state.exec_started("e", Some(born(200)));
     assert!(state.target("e").is_ok());
@@ -244,4 +248,39 @@ fn limits_may_change_until_the_end() {
         (error.kind(), error.to_string()),
         (Kind::FailedPrecondition, "cannot update a stopped container".into())
     );
+}
+
+#[test]
+fn an_exec_that_is_being_made_can_be_ended() {
+    let mut state = running();
+    state.add_exec("e", Request::default(), vec![]).unwrap();
+    assert!(state.abort("e", 9).is_none(), "nothing to be ended yet");
+    let abort = abort();
+    state.exec_opening("e", abort.clone()).unwrap();
+    let waiter = state.abort("e", 9).unwrap();
+    assert_eq!(abort.signal(), Some(9));
+    assert!(state.exec_started("e", None).is_empty());
+    assert_eq!(crate::io::testing::runtime().block_on(waiter.exit()).status, 137);
+    assert!(state.abort("e", 9).is_none());
+    assert_eq!(state.take_exec("e").unwrap().exit().unwrap().status, 137);
+    // One that has been made takes signals like any other.
+    assert!(with_exec("f", 200).abort("f", 9).is_none());
+}
+
+#[test]
+fn execs_of_one_container_are_bounded_in_number_and_size() {
+    let mut state = running();
+    for n in 0..EXECS {
+        state.add_exec(&format!("e{n}"), Request::default(), vec![]).unwrap();
+    }
+    let e = state.add_exec("more", Request::default(), vec![]).unwrap_err();
+    assert!(crate::error::is_want(&e) && e.to_string().contains("4096 execs"), "{e}");
+    state.take_exec("e7").unwrap();
+    state.add_exec("more", Request::default(), vec![0; SPECS]).unwrap();
+    state.take_exec("e8").unwrap();
+    let e = state.add_exec("large", Request::default(), vec![0; 1]).unwrap_err();
+    assert!(crate::error::is_want(&e) && e.to_string().contains("to start"), "{e}");
+    // What was started keeps nothing.
+    state.exec_opening("more", abort()).unwrap();
+    state.add_exec("large", Request::default(), vec![0; 1]).unwrap();
 }

@@ -1,0 +1,170 @@
+//! Threads that come with the work and go a moment after it. None is there at rest.
+//!
+//! A thread that cannot be made is an answer here, and what was to run in it is given back. tokio's own pool panics then,
+//! which ends the process and with it every container's shim.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::memory;
+
+/// How long an idle thread stays.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// Something to run.
+pub type Job = Box<dyn FnOnce() + Send>;
+
+/// The threads, and what waits for them.
+#[derive(Debug)]
+pub struct Workers {
+    shared: Arc<Shared>,
+    most: usize,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    filled: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// Each of them has one of the idle threads to itself.
+    jobs: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} jobs, {} threads, {} idle", self.jobs.len(), self.threads, self.idle)
+    }
+}
+
+impl Workers {
+    /// None yet; never more than `most`.
+    pub fn new(most: usize) -> Self {
+        Self { shared: Arc::default(), most }
+    }
+
+    /// Runs `job` in a thread of its own, at once.
+    ///
+    /// # Errors
+    /// No thread is to be had: the job, which has not begun, and why.
+    pub fn submit(&self, job: Job) -> Result<(), (Job, io::Error)> {
+        let mut queue = self.shared.lock();
+        let idle = queue.idle > queue.jobs.len();
+        if !idle && queue.threads >= self.most {
+            return Err((job, io::Error::from_raw_os_error(libc::EAGAIN)));
+        }
+        queue.jobs.push_back(job);
+        if idle {
+            drop(queue);
+            self.shared.filled.notify_one();
+            return Ok(());
+        }
+        // Under the lock, so that the job is still the last one if there is no thread for it.
+        let shared = self.shared.clone();
+        match std::thread::Builder::new().spawn(move || shared.work()) {
+            Ok(_) => {
+                queue.threads += 1;
+                Ok(())
+            }
+            Err(e) => match queue.jobs.pop_back() {
+                Some(job) => Err((job, e)),
+                None => Ok(()),
+            },
+        }
+    }
+}
+
+impl Shared {
+    fn work(&self) {
+        let mut queue = self.lock();
+        loop {
+            if let Some(job) = queue.jobs.pop_front() {
+                drop(queue);
+                job();
+                queue = self.lock();
+                continue;
+            }
+            queue.idle += 1;
+            let (woken, wait) = self.filled.wait_timeout(queue, KEEP_ALIVE).unwrap_or_else(PoisonError::into_inner);
+            queue = woken;
+            queue.idle -= 1;
+            if wait.timed_out() && queue.jobs.is_empty() {
+                queue.threads -= 1;
+                break;
+            }
+        }
+        drop(queue);
+        // The C library holds the last one's stack until the next one ends.
+        memory::give_back_stack();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn jobs_that_wait_for_each_other_all_run() {
+        let workers = Workers::new(8);
+        let barrier = Arc::new(std::sync::Barrier::new(8));
+        let (done, dones) = mpsc::channel();
+        for round in 0..8 {
+            let (barrier, done) = (barrier.clone(), done.clone());
+            let job = move || {
+                barrier.wait();
+                done.send(round).unwrap();
+            };
+            workers.submit(Box::new(job)).map_err(|(_, e)| e).unwrap();
+        }
+        let mut rounds: Vec<_> = dones.iter().take(8).collect();
+        rounds.sort_unstable();
+        assert_eq!(rounds, (0..8).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn beyond_the_most_a_job_is_given_back_unbegun() {
+        let workers = Workers::new(1);
+        let (go, wait) = mpsc::channel::<()>();
+        let (done, dones) = mpsc::channel();
+        let first = done.clone();
+        let job = move || {
+            wait.recv().unwrap();
+            first.send(1).unwrap();
+        };
+        workers.submit(Box::new(job)).map_err(|(_, e)| e).unwrap();
+        let (job, e) = workers.submit(Box::new(move || done.send(2).unwrap())).unwrap_err();
+        assert_eq!(e.raw_os_error(), Some(libc::EAGAIN));
+        job();
+        assert_eq!(dones.recv().unwrap(), 2);
+        go.send(()).unwrap();
+        assert_eq!(dones.recv().unwrap(), 1);
+    }
+
+    #[test]
+    fn an_idle_thread_takes_the_next_job() {
+        let workers = Workers::new(1);
+        let (done, dones) = mpsc::channel();
+        for _ in 0..50 {
+            let done = done.clone();
+            let mut job: Job = Box::new(move || done.send(std::thread::current().id()).unwrap());
+            // Between the answer and the next look at the queue the thread is not idle yet.
+            while let Err((unbegun, _)) = workers.submit(job) {
+                job = unbegun;
+                std::thread::yield_now();
+            }
+        }
+        let ids: Vec<_> = dones.iter().take(50).collect();
+        assert!(ids.iter().all(|id| id == ids.first().unwrap()), "one thread");
+    }
+}
