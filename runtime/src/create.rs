@@ -24,7 +24,7 @@ use crate::{
     notify, pid_file,
     plan::{self, Choices, Planned},
     proc, rdt, rlimit, rootless, sd_notify,
-    spawn::{self, Outcome, Pending},
+    spawn::{self, Bounds, Outcome, Pending},
     start_socket,
     state::{self, Container, Draft, State},
     user, userns,
@@ -57,6 +57,8 @@ pub struct Options<'a> {
     /// Do without what the host does not allow with cgroups, unless config.json asks for it; `None`: unless this is root of
     /// the host.
     pub rootless: Option<bool>,
+    /// Becomes readable when the caller gives the container up; then init is ended, and nothing is left.
+    pub abort: Option<BorrowedFd<'a>>,
     /// Changes config.json as the front door's protocol asks, before it is used.
     pub adjust: Option<&'a dyn Fn(&mut Spec)>,
     /// Gets what a user should hear, at once: if there is to be no container, this may be why.
@@ -173,7 +175,7 @@ fn make(options: Options<'_>) -> Result<Created> {
             drop(bundle);
             settle();
             last_rites.owe(&record);
-            let pending = clone(&planned, (ours, theirs), false)?;
+            let pending = clone(&planned, (ours, theirs), options.abort, false)?;
             (planned, pending)
         }
         Some(inside) => {
@@ -185,7 +187,7 @@ fn make(options: Options<'_>) -> Result<Created> {
             inside.run(&legacy, || {
                 let planned = planned(theirs.as_fd())?;
                 last_rites.owe(&record);
-                let pending = clone(&planned, (ours, theirs), true)?;
+                let pending = clone(&planned, (ours, theirs), options.abort, true)?;
                 Ok((planned, pending))
             })?
         }
@@ -277,28 +279,33 @@ fn settle() {
 }
 
 /// Makes the process that will be init.
-fn clone(planned: &Planned<'_>, channel: (OwnedFd, OwnedFd), beside: bool) -> Result<Pending> {
+fn clone<'a>(
+    planned: &Planned<'_>,
+    channel: (OwnedFd, OwnedFd),
+    abort: Option<BorrowedFd<'a>>,
+    beside: bool,
+) -> Result<Pending<'a>> {
     let how = spawn::Clone {
         flags: planned.placement_clone,
         cgroup: planned.born_in,
         instead: None,
-        pid_namespace: planned.pid_namespace,
         cpus: None,
         clocks: planned.clocks.as_deref(),
         beside,
     };
-    spawn::spawn(&planned.plan, &how, channel)
+    let bounds = Bounds { abort, patience: spawn::patience(&planned.plan) };
+    spawn::spawn(&planned.plan, &how, bounds, channel)
 }
 
 /// From the clone to the barrier.
-fn birth(
+fn birth<'a>(
     planned: &Planned<'_>,
-    mut pending: Pending,
+    mut pending: Pending<'a>,
     cgroup: &Cgroup,
     (making, rdt): (&mut Making<'_>, &rdt::Making),
     record: &State,
     (hooks, devices): (&AtCreate, &mut NetDevices),
-) -> Result<Pending> {
+) -> Result<Pending<'a>> {
     if let Some(ids) = &planned.maps {
         userns::write_maps(pending.pid(), ids).context("linux")?;
     }

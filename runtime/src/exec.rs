@@ -1,7 +1,7 @@
 //! exec: another process in a running container, through the same routine as its init.
 
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -20,7 +20,7 @@ use crate::{
     kernel, lsm, namespace, notify, pid_file, plan,
     process::{self, Defaults},
     rlimit, rootless, scheduling,
-    spawn::{self, Outcome},
+    spawn::{self, Bounds, Outcome},
     start_socket,
     state::{Container, Status},
     sys, user,
@@ -38,6 +38,8 @@ pub struct Options<'a> {
     pub preserve_fds: u32,
     /// Run even when the container is frozen; the process freezes with it.
     pub ignore_paused: bool,
+    /// Becomes readable when the caller gives the process up, which is ended then.
+    pub abort: Option<BorrowedFd<'a>>,
     /// Where to be instead of the container's cgroup: one [`crate::cgroup::Cgroup::below`] it.
     pub cgroup: Option<&'a Cgroup>,
 }
@@ -83,7 +85,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     let inside = state.namespaces & namespace::flag::USER != 0 && rootless::is_user();
     let arena = Arena::default();
     let (ours, theirs) = spawn::channel()?;
-    let joined = state.namespaces & !namespace::flag::PID & !if inside { namespace::flag::USER } else { 0 };
+    let joined = state.namespaces & !if inside { namespace::flag::USER } else { 0 };
     let by_init = Join { fd: init.as_fd(), flags: joined };
     let by_file = lent.iter().map(|(kind, fd)| Join { fd: fd.as_fd(), flags: kind & joined });
     let joins = by_file.chain(lent.is_empty().then_some(by_init)).filter(|join| join.flags != 0);
@@ -116,6 +118,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
             second_clone: false,
             unshare_cgroup: false,
             become_root: joined & namespace::flag::USER != 0,
+            enter_pid: joined & namespace::flag::PID != 0,
         },
         all_cpus: !wanted.names_cpus(),
         oom_score_adj: plan::oom_score_adj(&arena, state.process.oom_score_adj.filter(|_| !inside)),
@@ -140,10 +143,12 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
         instead: options.cgroup.is_none().then_some(&init_cgroup),
         cpus: wanted.initial_cpus()?,
         clocks: None,
-        pid_namespace: (state.namespaces & namespace::flag::PID != 0).then(|| by_kind(namespace::flag::PID).as_fd()),
         beside: inside,
     };
-    let clone = || spawn::spawn(&plan, &how, (ours, theirs));
+    // It freezes with the container, for as long as that is frozen.
+    let patience = if options.ignore_paused { None } else { spawn::patience(&plan) };
+    let bounds = Bounds { abort: options.abort, patience };
+    let clone = || spawn::spawn(&plan, &how, bounds, (ours, theirs));
     let mut pending = if inside {
         let legacy = Legacy {
             oom_score_adj: state.process.oom_score_adj,

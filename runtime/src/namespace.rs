@@ -54,7 +54,9 @@ const ALL: [(Kind, u32, &str); 8] = [
 /// None that a config.json could cause.
 pub fn own_files(arena: &Arena, kinds: u32) -> Result<&[&CStr]> {
     let mut files = Vec::new();
-    for (_, _, name) in ALL.iter().filter(|(_, flag, _)| kinds & flag != 0) {
+    for (kind, _, name) in ALL.iter().filter(|(_, flag, _)| kinds & flag != 0) {
+        // One that is joined is entered at the end, and is that of the children until then.
+        let name = if *kind == Kind::Pid { "pid_for_children" } else { name };
         files.push(arena.text(format!("/proc/thread-self/ns/{name}"), "linux.namespaces")?);
     }
     Ok(arena.list(files))
@@ -88,8 +90,6 @@ pub fn in_thread<T: Send>(act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
 pub struct Placement<'a> {
     /// For clone3.
     pub clone: u32,
-    /// A pid namespace to be entered by the parent's thread around the clone: setns(2) with it acts on children only.
-    pub pid: Option<BorrowedFd<'a>>,
     /// For the child.
     pub child: Namespaces<'a>,
     /// There is a time namespace to be made around the clone.
@@ -139,7 +139,6 @@ pub fn plan<'a>(
     let mut made = 0;
     let mut joins = Vec::new();
     let mut joined = 0;
-    let mut pid = None;
     let mut users = Users::default();
     for (kind, bit, name) in ALL {
         let Some(spec) = namespaces.iter().find(|n| n.typ() == kind) else { continue };
@@ -164,10 +163,7 @@ pub fn plan<'a>(
         }
         joined |= bit;
         let fd = arena.fd(fd);
-        match kind {
-            Kind::Pid => pid = Some(fd),
-            _ => joins.push(Join { fd, flags: bit }),
-        }
+        joins.push(Join { fd, flags: bit });
         if kind == Kind::User {
             let found = userns::read(fd).with_context(what)?;
             agree(ids, &found.ids)?;
@@ -197,13 +193,13 @@ pub fn plan<'a>(
     let clone = if users.fd.is_some() { 0 } else { here & !unshare };
     Ok(Placement {
         clone,
-        pid,
         child: Namespaces {
             joins: arena.list(joins),
             unshare,
             second_clone: unshare & flag::PID != 0,
             unshare_cgroup: made & flag::CGROUP != 0,
             become_root: inside.is_none() && (made | joined) & flag::USER != 0,
+            enter_pid: joined & flag::PID != 0,
         },
         time,
         own: made | joined,

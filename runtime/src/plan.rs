@@ -53,8 +53,6 @@ pub struct Planned<'a> {
     pub placement_clone: u32,
     /// A v2 cgroup to be born in.
     pub born_in: Option<BorrowedFd<'a>>,
-    /// A pid namespace to be born in.
-    pub pid_namespace: Option<BorrowedFd<'a>>,
     /// The offsets of a new time namespace.
     pub clocks: Option<String>,
     /// What an exec has to join.
@@ -121,9 +119,13 @@ pub fn init<'a>(
         keep_groups: user::keeps_groups(&state.annotations),
     };
     let scheduling = scheduling::plan(arena, &state.process.scheduling, false)?;
-    let process = berth_init::plan::Process { scheduling, ..process::plan(arena, payload, defaults, filter)? };
+    let mut process = berth_init::plan::Process { scheduling, ..process::plan(arena, payload, defaults, filter)? };
     let root = rootfs_path(bundle);
     let hooks = hooks::plan(arena, spec, state.told(), &root, process.env)?;
+    if let Some(filter) = &mut process.seccomp {
+        // init could not wait for a hook under it, nor make one.
+        filter.first &= hooks.start_container.list.is_empty();
+    }
     let (mut rootfs, mount_names) = rootfs(arena, bundle, linux, payload, cgroup, &placement, choices)?;
     if hooks.in_bundle() || rootfs.enter == Enter::InHost {
         let root = root.canonicalize().with_context(|| format!("root.path: rootfs {}", root.display()))?;
@@ -176,7 +178,6 @@ pub fn init<'a>(
         plan: Plan { keep: arena.fd_numbers(), ..plan },
         placement_clone: placement.clone,
         born_in,
-        pid_namespace: placement.pid,
         clocks: (outside && placement.time).then(|| timens::offsets(linux.time_offsets().as_ref())),
         own_namespaces: placement.own,
         user_namespace,

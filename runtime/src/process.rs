@@ -89,6 +89,10 @@ pub fn plan<'a>(
             readable: readable(f),
             early: berth_init::sys::notifies(f.flags()) && spares_the_barrier(f),
             shown: berth_init::sys::notifies(f.flags()) && crate::rootless::is_user(),
+            first: !berth_init::sys::notifies(f.flags())
+                && process.no_new_privileges() != Some(true)
+                && spares_the_barrier(f)
+                && spares_the_entry(f),
         }),
         scheduling: None,
         own_stdio: true,
@@ -164,13 +168,32 @@ const AT_THE_BARRIER: &[libc::c_long] = &[
     libc::SYS_sendto,
 ];
 
+/// A process does this, besides, when it is cloned into a pid namespace that others are in, and until it is the payload.
+const AT_THE_ENTRY: &[libc::c_long] = &[
+    libc::SYS_execve,
+    libc::SYS_ioctl,
+    libc::SYS_prlimit64,
+    libc::SYS_sched_setattr,
+    libc::SYS_setsid,
+    libc::SYS_signalfd4,
+];
+
 /// Init can wait for its start under this filter.
 fn spares_the_barrier(filter: &Filter) -> bool {
-    AT_THE_BARRIER.iter().all(|nr| {
-        let Ok(nr) = i32::try_from(*nr) else { return false };
-        let action = filter.verdict(ARCH, nr, [0; 6]) & libc::SECCOMP_RET_ACTION_FULL;
-        [libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_LOG].contains(&action)
-    })
+    AT_THE_BARRIER.iter().all(|nr| spares(filter, *nr, 0))
+}
+
+/// A process can be cloned into its pid namespace under this filter.
+fn spares_the_entry(filter: &Filter) -> bool {
+    AT_THE_ENTRY.iter().all(|nr| spares(filter, *nr, 0))
+        && spares(filter, libc::SYS_clone, berth_init::sys::CLONE_AGAIN)
+}
+
+/// The filter allows this call, whose first argument may matter.
+fn spares(filter: &Filter, nr: libc::c_long, first: u64) -> bool {
+    let Ok(nr) = i32::try_from(nr) else { return false };
+    let action = filter.verdict(ARCH, nr, [first, 0, 0, 0, 0, 0]) & libc::SECCOMP_RET_ACTION_FULL;
+    [libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_LOG].contains(&action)
 }
 
 /// Asking the kernel for the seccomp mode does not kill under this filter.

@@ -1,23 +1,30 @@
 //! The clone, and the conversation with the child until it is ready.
 //!
-//! A [`Pending`] that is dropped kills its child and reaps it: rollback is in one place.
+//! A [`Pending`] that is dropped kills its child and reaps it: rollback is in one place. Each wait for the child has a
+//! bound, since others may stop it: those in a pid namespace that it enters, or whoever freezes its cgroup.
 
 use std::{
     io::IoSliceMut,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::{Duration, Instant},
 };
 
 use berth_init::{
-    plan::Plan,
+    plan::{Plan, SchedulerAttributes},
     wire::{self, Failure, Message},
 };
-use nix::sys::socket::{AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg},
+};
 
-use crate::{Context, Error, Kind, Result, scheduling, sealed, sys, timens};
+use crate::{Context, Error, Kind, Result, cgroup, scheduling, sealed, sys, timens};
 
 /// The two ends of a channel: the parent's, the child's.
 pub fn channel() -> Result<(OwnedFd, OwnedFd)> {
-    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).context("socketpair")
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).context("socketpair")
 }
 
 /// How a child is made.
@@ -29,8 +36,6 @@ pub struct Clone<'a> {
     pub cgroup: Option<BorrowedFd<'a>>,
     /// The cgroup to be born in when that one takes no process of its own any more.
     pub instead: Option<&'a dyn Fn() -> Result<OwnedFd>>,
-    /// A pid namespace for the child: a namespace file or a pidfd.
-    pub pid_namespace: Option<BorrowedFd<'a>>,
     /// CPUs to be born on.
     pub cpus: Option<scheduling::Set>,
     /// A new time namespace, with what is to be written as its offsets.
@@ -39,13 +44,45 @@ pub struct Clone<'a> {
     pub beside: bool,
 }
 
+/// How long a child is waited for.
+#[derive(Clone, Copy, Default)]
+pub struct Bounds<'a> {
+    /// Readable when the caller gives the child up.
+    pub abort: Option<BorrowedFd<'a>>,
+    /// How long the child may be silent; `None` for as long as it takes.
+    pub patience: Option<Duration>,
+}
+
 /// A child that has been made and not yet kept.
-pub struct Pending {
+pub struct Pending<'a> {
     channel: OwnedFd,
     pid: i32,
     pidfd: OwnedFd,
     console: Option<OwnedFd>,
+    second: Second,
+    /// What the parent is to set for the process that becomes the payload.
+    policy: Option<SchedulerAttributes>,
+    bounds: Bounds<'a>,
     kept: bool,
+}
+
+/// The clone that the child itself makes.
+enum Second {
+    /// It has been made, or there is none.
+    Done,
+    /// The process that becomes the payload is still to come.
+    Expected,
+    /// The same, and the child is out of its cgroup until then.
+    Outside(cgroup::Absence),
+}
+
+/// How long a child may be silent: far more than any child takes on a machine that still does something.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long to wait for a child that runs this plan's hooks itself; `None` when one of them may take any time.
+pub fn patience(plan: &Plan<'_>) -> Option<Duration> {
+    let hooks = plan.container.iter().flat_map(|container| container.create_container.list);
+    hooks.map(|hook| hook.timeout).try_fold(PATIENCE, |sum, timeout| Some(sum + Duration::from_secs(timeout?.into())))
 }
 
 /// What a kept child leaves in the parent's hands.
@@ -80,22 +117,19 @@ pub enum Outcome {
 /// closed here, so that the child's death ends the channel.
 ///
 /// # Errors
-/// As clone3(2) and, with a pid namespace, setns(2).
-pub fn spawn(plan: &Plan<'_>, how: &Clone<'_>, (channel, theirs): (OwnedFd, OwnedFd)) -> Result<Pending> {
+/// As clone3(2).
+pub fn spawn<'a>(
+    plan: &Plan<'_>,
+    how: &Clone<'_>,
+    bounds: Bounds<'a>,
+    (channel, theirs): (OwnedFd, OwnedFd),
+) -> Result<Pending<'a>> {
     sealed::check()?;
-    let &Clone { pid_namespace, ref cpus, beside, .. } = how;
+    let &Clone { ref cpus, beside, .. } = how;
     let flags = how.flags | if beside { libc::CLONE_PARENT.cast_unsigned() } else { 0 };
     let here = |plan: &Plan<'_>, cgroup| {
         let clone = || sys::clone_into(plan, flags, cgroup);
-        let clone = || cpus.as_ref().map_or_else(clone, |cpus| on_cpus(cpus, clone));
-        match pid_namespace {
-            None => clone(),
-            Some(namespace) if beside => {
-                berth_init::sys::setns(namespace, crate::namespace::flag::PID).context("join pid namespace")?;
-                clone()
-            }
-            Some(namespace) => in_pid_namespace(namespace, clone),
-        }
+        cpus.as_ref().map_or_else(clone, |cpus| on_cpus(cpus, clone))
     };
     let clone = |cgroup| match how.clocks {
         None => here(plan, cgroup),
@@ -117,7 +151,11 @@ pub fn spawn(plan: &Plan<'_>, how: &Clone<'_>, (channel, theirs): (OwnedFd, Owne
     drop(theirs);
     // Debug lines keep the words by which readers of runc's find their way.
     log::debug!("nsexec container setup: clone3 made {pid}");
-    Ok(Pending { channel, pid, pidfd, console: None, kept: false })
+    let namespaces = &plan.namespaces;
+    let second = if namespaces.enter_pid || namespaces.second_clone { Second::Expected } else { Second::Done };
+    let policy = plan.process.scheduling.as_ref().and_then(|scheduling| scheduling.policy);
+    let policy = policy.filter(|policy| namespaces.enter_pid && berth_init::scheduling::is_parents(policy));
+    Ok(Pending { channel, pid, pidfd, console: None, second, policy, bounds, kept: false })
 }
 
 /// Puts a child that waits to begin into a v2 cgroup.
@@ -136,19 +174,6 @@ fn moved_into(cgroup: BorrowedFd<'_>, (pid, pidfd): (i32, OwnedFd)) -> Result<(i
     }
 }
 
-/// setns(2) with a pid namespace only decides where this thread's children are born; the thread goes back at once.
-fn in_pid_namespace<T>(namespace: BorrowedFd<'_>, make: impl FnOnce() -> Result<T>) -> Result<T> {
-    let own = std::fs::File::open("/proc/thread-self/ns/pid").context("open own pid namespace")?;
-    let pid = crate::namespace::flag::PID;
-    berth_init::sys::setns(namespace, pid).context("join pid namespace")?;
-    let made = make();
-    if berth_init::sys::setns(own.as_fd(), pid).is_err() {
-        // Every later container of this thread would be born in the wrong namespace.
-        std::process::abort();
-    }
-    made
-}
-
 /// The CPU affinity is inherited, so this thread has the child's for as long as the clone takes.
 fn on_cpus<T>(cpus: &scheduling::Set, make: impl FnOnce() -> Result<T>) -> Result<T> {
     let mut own = scheduling::Set::default();
@@ -163,7 +188,7 @@ fn on_cpus<T>(cpus: &scheduling::Set, make: impl FnOnce() -> Result<T>) -> Resul
     made
 }
 
-impl Pending {
+impl Pending<'_> {
     /// The child's pid.
     pub fn pid(&self) -> i32 {
         self.pid
@@ -205,24 +230,85 @@ impl Pending {
 
     fn listen(&mut self) -> Result<Outcome> {
         loop {
+            self.wait_readable()?;
             let (message, mut fds) = receive(self.channel.as_fd())?;
             let fd = if let Some(Message::Failure(_)) = message { None } else { fds.pop() };
             match (message, fd) {
                 (Some(Message::Failure(failure)), _) => return Ok(Outcome::Failed(failure, fds)),
-                (None, _) => return Ok(Outcome::Closed),
-                (Some(Message::Ready), _) => return Ok(Outcome::Ready),
-                (Some(Message::Hooks), _) => return Ok(Outcome::Hooks),
-                (Some(Message::Listener(number)), _) => return Ok(Outcome::Listener(number)),
-                (Some(Message::IdMap(index)), Some(tree)) => return Ok(Outcome::IdMap(index, tree)),
+                (None, _) if matches!(self.second, Second::Done) => return Ok(Outcome::Closed),
+                (None, _) => return Err(ended_early()),
+                (Some(Message::Crowded), _) => self.step_out()?,
+                (Some(Message::Moved(pid)), Some(pidfd)) => self.adopt(pid, pidfd)?,
                 (Some(Message::Console), Some(master)) => self.console = Some(master),
-                (Some(Message::Moved(pid)), Some(pidfd)) => {
-                    let intermediate = std::mem::replace(&mut self.pidfd, pidfd);
-                    self.pid = pid;
-                    sys::reap(intermediate.as_fd());
+                (Some(Message::IdMap(index)), Some(tree)) => return Ok(Outcome::IdMap(index, tree)),
+                (Some(Message::Hooks), _) => return Ok(Outcome::Hooks),
+                // Before the second clone only the first child speaks, and it says neither.
+                (Some(Message::Ready), _) if matches!(self.second, Second::Done) => return Ok(Outcome::Ready),
+                (Some(Message::Listener(number)), _) if matches!(self.second, Second::Done) => {
+                    return Ok(Outcome::Listener(number));
                 }
-                (Some(_), None) => return Err(foreign()),
+                (Some(_), _) => return Err(foreign()),
             }
         }
+    }
+
+    /// Waits for the child's next message.
+    fn wait_readable(&self) -> Result<()> {
+        let until = self.bounds.patience.map(|patience| Instant::now() + patience);
+        let channel = self.channel.as_fd();
+        // Without one the channel is watched twice.
+        let abort = self.bounds.abort.unwrap_or(channel);
+        loop {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            let mut fds =
+                [PollFd::from_borrowed_fd(channel, PollFlags::IN), PollFd::from_borrowed_fd(abort, PollFlags::IN)];
+            match poll(&mut fds, left.as_ref()) {
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(e) => return Err(Error::from(e).context("poll the channel of the container's process")),
+                Ok(0) => {
+                    let text = "the container's process has been stopped, or starved, while it was being made";
+                    return Err(Error::new(Kind::Internal, text));
+                }
+                Ok(_) => {}
+            }
+            let [said, given_up] = fds;
+            if !said.revents().is_empty() {
+                return Ok(());
+            }
+            if !given_up.revents().is_empty() {
+                let text = "the process was ended while it was being made";
+                return Err(Error::new(Kind::FailedPrecondition, text));
+            }
+        }
+    }
+
+    /// The child's cgroup has no room for the process that it is to make: the child leaves it for that moment.
+    fn step_out(&mut self) -> Result<()> {
+        let Second::Expected = self.second else { return Err(foreign()) };
+        self.second = Second::Outside(cgroup::step_out(self.pid)?);
+        say(self.channel.as_fd(), wire::RETRY).context("have the container's process cloned again")
+    }
+
+    /// The child has made the process that becomes the payload. It does nothing until it is told that it is known, and in
+    /// its cgroup.
+    fn adopt(&mut self, pid: i32, pidfd: OwnedFd) -> Result<()> {
+        let second = std::mem::replace(&mut self.second, Second::Done);
+        let first = std::mem::replace(&mut self.pidfd, pidfd);
+        self.pid = pid;
+        // Only the first child may say this, and only once: a second time it comes from somebody who traces the other.
+        if matches!(second, Second::Done) {
+            sys::kill_and_reap(first.as_fd());
+            return Err(foreign());
+        }
+        sys::reap(first.as_fd());
+        if let Second::Outside(absence) = second {
+            absence.end(pid)?;
+        }
+        if let Some(policy) = &self.policy {
+            berth_init::sys::set_scheduler(pid, policy).context("process.scheduler: error setting scheduler")?;
+        }
+        say(self.channel.as_fd(), wire::ADOPTED).context("release the container's process")
     }
 
     /// The child is a container's now.
@@ -234,7 +320,7 @@ impl Pending {
     }
 }
 
-impl Drop for Pending {
+impl Drop for Pending<'_> {
     fn drop(&mut self) {
         if self.kept {
             return;
@@ -254,33 +340,37 @@ pub fn foreign() -> Error {
     Error::new(Kind::Internal, "the container's init sent a message that is not berth's")
 }
 
+/// The first child ended without a word.
+fn ended_early() -> Error {
+    Error::new(Kind::Internal, "a process ended before it had joined the container (memory limit too low?)")
+}
+
 /// One message of the child, with the fds that came along; `None` at the end.
 pub fn receive(channel: BorrowedFd<'_>) -> Result<(Option<Message>, Vec<OwnedFd>)> {
     let mut buffer = [0u8; wire::LEN + 1];
-    let mut control = nix::cmsg_space!([RawFd; wire::LENT]);
-    let (len, fds) = loop {
-        let mut iov = [IoSliceMut::new(&mut buffer)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        match recvmsg::<()>(channel.as_raw_fd(), &mut iov, Some(&mut control), flags) {
-            Err(nix::errno::Errno::EINTR) => {}
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(wire::LENT))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let got = loop {
+        match recvmsg(channel, &mut [IoSliceMut::new(&mut buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR) => {}
             // The child died with something of ours unread.
-            Err(nix::errno::Errno::ECONNRESET) => return Ok((None, Vec::new())),
-            Err(e) => return Err(Error::from(e).context("receive from the container's init")),
-            Ok(got) => {
-                let mut fds = Vec::new();
-                for message in got.cmsgs().context("receive from the container's init")? {
-                    if let ControlMessageOwned::ScmRights(list) = message {
-                        fds.extend(list.into_iter().map(crate::sys::own));
-                    }
-                }
-                break (got.bytes, fds);
-            }
+            Err(rustix::io::Errno::CONNRESET) => return Ok((None, Vec::new())),
+            other => break other.context("receive from the container's init")?,
         }
     };
-    if len == 0 {
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(list) = message {
+            fds.extend(list);
+        }
+    }
+    if got.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(foreign());
+    }
+    if got.bytes == 0 {
         return Ok((None, Vec::new()));
     }
-    match Message::decode(buffer.get(..len).unwrap_or_default()) {
+    match Message::decode(buffer.get(..got.bytes).unwrap_or_default()) {
         Some(message) => Ok((Some(message), fds)),
         None => Err(foreign()),
     }

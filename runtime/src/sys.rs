@@ -63,10 +63,17 @@ pub fn kill_and_reap(pidfd: BorrowedFd<'_>) {
     reap(pidfd);
 }
 
-/// Waits for the end of a child that is as good as dead.
+/// Waits for the end of a child that is as good as dead, at most 10 s: one that is frozen (cgroup v1) or stuck in the
+/// kernel dies later, and then goes to whoever collects this process's children.
 pub fn reap(pidfd: BorrowedFd<'_>) {
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
-    while let Err(rustix::io::Errno::INTR) = waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {}
+    use rustix::{
+        event::{PollFd, PollFlags, Timespec, poll},
+        io::Errno,
+        process::{WaitId, WaitIdOptions, waitid},
+    };
+    let patience = Timespec { tv_sec: 10, tv_nsec: 0 };
+    while let Err(Errno::INTR) = poll(&mut [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)], Some(&patience)) {}
+    while let Err(Errno::INTR) = waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {}
 }
 
 /// A reference that another thread uses while its owner waits for that thread.
@@ -87,15 +94,10 @@ impl<'a, T> Lent<'a, T> {
 pub fn take_fd(pidfd: BorrowedFd<'_>, number: i32) -> Result<OwnedFd> {
     // SAFETY: integers only.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
-    let fd = i32::try_from(nix::errno::Errno::result(fd)?).unwrap_or(-1);
-    Ok(own(fd))
-}
-
-/// Owns an fd that the kernel just installed.
-pub fn own(fd: std::os::fd::RawFd) -> OwnedFd {
-    use std::os::fd::FromRawFd;
-    // SAFETY: called on what a call has just installed only (SCM_RIGHTS, pidfd_getfd), which is new and nobody else's.
-    unsafe { OwnedFd::from_raw_fd(fd) }
+    let fd = i32::try_from(nix::errno::Errno::result(fd)?)
+        .map_err(|_| crate::Error::new(crate::Kind::Internal, "pidfd_getfd gave no descriptor"))?;
+    // SAFETY: the call has just installed it, and nobody else owns it.
+    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) })
 }
 
 /// prlimit(2): the soft and hard limit that a process had, and with `new` has now.

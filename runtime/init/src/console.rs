@@ -68,11 +68,16 @@ pub fn bind(root: BorrowedFd<'_>, slave: &OwnedFd) -> SysResult<()> {
     move_mount(&tree, c"", &target, c"", empty)
 }
 
-/// Puts the streams at 0, 1 and 2, owned by the payload's user; a terminal also becomes the controlling one.
+/// Makes the terminal at 0 the controlling one of this session, whose leader the process must be.
+pub fn take_control(plan: &Plan<'_>) -> Result<()> {
+    let (Stdio::Terminal { .. }, Some(terminal)) = (&plan.stdio, sys::standard_stream(0)) else { return Ok(()) };
+    rustix::process::ioctl_tiocsctty(terminal).at(Step::Stdio)
+}
+
+/// Puts the streams at 0, 1 and 2, owned by the payload's user.
 pub fn attach(plan: &Plan<'_>, terminal: Option<OwnedFd>) -> Result<()> {
     match (&plan.stdio, terminal) {
         (_, Some(slave)) => {
-            rustix::process::ioctl_tiocsctty(&slave).at(Step::Stdio)?;
             for number in 0..=2 {
                 sys::dup_onto(slave.as_fd(), number).at(Step::Stdio)?;
             }

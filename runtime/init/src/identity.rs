@@ -64,9 +64,13 @@ pub fn join_keyring(name: &CStr, init: bool) -> Result<()> {
 
 /// Limits, bounding set, groups and ids. Permitted capabilities are kept for what still has to be done; the
 /// effective ones are already the payload's, so that directories and files are looked up with its rights.
-pub fn become_user(process: &Process<'_>) -> Result<()> {
+/// With `enters_pid` a clone is still to come, for which there must be room below the limit of processes:
+/// [`lower_nproc`] follows it.
+pub fn become_user(process: &Process<'_>, enters_pid: bool) -> Result<()> {
     for (n, limit) in process.rlimits.iter().enumerate() {
-        set_limit(limit).at_index(Step::Rlimit, n)?;
+        if !(enters_pid && is_lowered_nproc(limit)) {
+            set_limit(limit).at_index(Step::Rlimit, n)?;
+        }
     }
     drop_bounding(process.capabilities.bounding)?;
     sys::prctl(libc::PR_SET_KEEPCAPS, 1, 0).at(Step::User)?;
@@ -86,6 +90,19 @@ pub fn become_user(process: &Process<'_>) -> Result<()> {
         rustix::process::umask(Mode::from_raw_mode(umask));
     }
     Ok(())
+}
+
+/// Sets the limit of processes that [`become_user`] left out. Lowering a limit takes no right.
+pub fn lower_nproc(process: &Process<'_>) -> Result<()> {
+    for (n, limit) in process.rlimits.iter().enumerate().filter(|(_, limit)| is_lowered_nproc(limit)) {
+        set_limit(limit).at_index(Step::Rlimit, n)?;
+    }
+    Ok(())
+}
+
+fn is_lowered_nproc(limit: &crate::plan::Rlimit) -> bool {
+    limit.resource == libc::RLIMIT_NPROC
+        && rustix::process::getrlimit(Resource::Nproc).maximum.is_none_or(|hard| limit.hard <= hard)
 }
 
 /// setrlimit(2).
@@ -134,6 +151,16 @@ pub fn raise_permitted(process: &Process<'_>) -> Result<()> {
     let held = sys::get_capabilities().at(Step::Capabilities)?;
     let effective = (process.capabilities.effective | CAP_SYS_ADMIN) & held.permitted;
     sys::set_capabilities(&Capabilities { effective, ..held }).at(Step::Capabilities)
+}
+
+/// Gives up every permitted capability but the payload's and the one that loads a filter, for a process that loads it
+/// only after others can see it.
+pub fn keep_filter_right(process: &Process<'_>) -> Result<()> {
+    let held = sys::get_capabilities().at(Step::Capabilities)?;
+    let permitted = held.permitted & (process.capabilities.permitted | CAP_SYS_ADMIN);
+    let inheritable = held.inheritable & process.capabilities.inheritable;
+    let effective = held.effective & permitted;
+    sys::set_capabilities(&Capabilities { permitted, effective, inheritable, ..held }).at(Step::Capabilities)
 }
 
 /// The payload's capability sets. What the runtime itself lacks cannot be given; the parent has warned of it.

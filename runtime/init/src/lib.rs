@@ -128,11 +128,11 @@ fn be_born(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<core::convert::In
     // capabilities go after it; otherwise the filter is the very last thing, and need allow no more than execve.
     let late = process.seccomp.is_some() && !process.no_new_privs;
     if let Some(wanted) = &process.scheduling {
-        scheduling::apply(wanted)?;
+        scheduling::apply(wanted, plan.namespaces.enter_pid)?;
     }
     let entered = payload::try_directory(process)?;
     let labels = label::Labels::set(plan, proc.as_ref().map(AsFd::as_fd))?;
-    identity::become_user(process)?;
+    identity::become_user(process, plan.namespaces.enter_pid)?;
     // A change of ids sets it to what fs.suid_dumpable says, which may be 1 (proc_sys_fs(5)).
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at(Step::Hide)?;
     payload::change_directory(process, entered)?;
@@ -148,8 +148,24 @@ fn be_born(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<core::convert::In
     drop(proc);
     close_spent_fds(plan, report)?;
     sys::cloexec_from(plan.preserve.saturating_add(3)).at(Step::CloseFds)?;
-    let held = plan.barrier.map(|_| sys::hold_signals()).transpose().at(Step::Signals)?;
     identity::verify(process, late)?;
+    let first = process.seccomp.as_ref().is_some_and(|filter| filter.first);
+    if first {
+        confine(process, None)?;
+    } else if late {
+        identity::keep_filter_right(process)?;
+    }
+
+    // Now it is the payload in all but its program, and those that live in the pid namespace may see it. A process that
+    // is seen earlier shows the host's mounts and network, and lends its rights to whoever may trace it.
+    if plan.namespaces.enter_pid {
+        namespace::clone_into_pid(report)?;
+        rustix::process::setsid().at(Step::Session)?;
+        identity::lower_nproc(process)?;
+        scheduling::renew(process)?;
+    }
+    console::take_control(plan)?;
+    let held = plan.barrier.map(|_| sys::hold_signals()).transpose().at(Step::Signals)?;
 
     // A filter that notifies is loaded once, since it has one listener; at create, where its agent is looked for. Any
     // other one init could not wait for a hook under, so each hook loads it for itself.
@@ -167,7 +183,7 @@ fn be_born(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<core::convert::In
         // With the rights of the payload, whichever way they come.
         run_hooks(&container.start_container, (!notifies).then_some(process), None, report)?;
     }
-    if !notifies {
+    if !notifies && !first {
         confine(process, None)?;
     }
     payload::execute(process, executable)

@@ -11,7 +11,7 @@ use crate::{
     plan::{Plan, Sysctl},
     sys::{self, Side},
     wait_for,
-    wire::{GO, LENT, Message, Step},
+    wire::{ADOPTED, GO, LENT, Message, RETRY, Step},
 };
 
 /// Joins, then makes, in the order in which each is allowed by the one before it.
@@ -19,8 +19,8 @@ use crate::{
 /// The user namespace is the last of the joins, since a namespace that belongs to the host can be joined only from
 /// there (setns(2)); what belongs to a user namespace alone, and was refused before, follows it.
 ///
-/// Returns in the process that becomes the payload. With a second clone the first child tells the parent who that is
-/// and exits.
+/// A pid namespace that is new is entered here, by a second clone; one that is joined, and has others in it, is entered
+/// at the end ([`clone_into_pid`]). Until then only the children of this process, hooks, are born in it.
 pub fn enter(plan: &Plan<'_>, report: &Report<'_>) -> Result<()> {
     let namespaces = &plan.namespaces;
     if namespaces.become_root && !plan.process.keep_groups {
@@ -44,7 +44,7 @@ pub fn enter(plan: &Plan<'_>, report: &Report<'_>) -> Result<()> {
         sys::unshare(namespaces.unshare).at(Step::Unshare)?;
     }
     if namespaces.second_clone {
-        second_clone(report)?;
+        clone_into_pid(report)?;
     }
     if namespaces.unshare_cgroup {
         sys::unshare(CLONE_NEWCGROUP).at(Step::Unshare)?;
@@ -110,11 +110,24 @@ fn enter_and_hide(channel: BorrowedFd<'_>, join: Option<BorrowedFd<'_>>) -> Resu
     Ok(())
 }
 
-/// A pid namespace made by unshare is entered by the next child only (pid_namespaces(7)). `CLONE_PARENT` makes that
-/// child the parent's own, so that it is waited for like any other.
-fn second_clone(report: &Report<'_>) -> Result<()> {
-    match sys::clone_again().at(Step::Clone)? {
-        Side::Child => Ok(()),
+/// Clones the process that becomes the payload: a pid namespace that was joined or made is entered by children only
+/// (pid_namespaces(7)). `CLONE_PARENT` makes the new process the parent's own child, so that it is waited for like any
+/// other. Returns in the new process, once the parent has adopted it; this one ends.
+///
+/// # Errors
+/// As clone(2). The first `EAGAIN` is put to the parent, who can take this process out of a cgroup that has as many
+/// processes as it may have: an exec has to work there.
+pub fn clone_into_pid(report: &Report<'_>) -> Result<()> {
+    let made = match sys::clone_again() {
+        Err(Errno::AGAIN) => {
+            report.send(Message::Crowded, &[]);
+            wait_for(report.channel, RETRY).at(Step::Channel)?;
+            sys::clone_again()
+        }
+        other => other,
+    };
+    match made.at(Step::Clone)? {
+        Side::Child => wait_for(report.channel, ADOPTED).at(Step::Channel),
         Side::Parent(pid, pidfd) => {
             report.send(Message::Moved(pid), &[pidfd.as_fd()]);
             sys::exit(0)

@@ -55,6 +55,9 @@ pub struct Namespaces<'a> {
     pub unshare_cgroup: bool,
     /// Become uid and gid 0 of a user namespace that was made or joined.
     pub become_root: bool,
+    /// A pid namespace is among `joins`. setns(2) puts only later children into it, so the process that becomes the
+    /// payload is cloned into it at the end, when it holds no more than the payload: those that live there see it.
+    pub enter_pid: bool,
 }
 
 /// One setns(2).
@@ -452,4 +455,7 @@ pub struct Seccomp<'a> {
     pub early: bool,
     /// It notifies, and whoever takes the listener may not look into a process that hides.
     pub shown: bool,
+    /// It is loaded before anybody can see the process: without no_new_privs that takes CAP_SYS_ADMIN, which then goes. It
+    /// does not notify, and allows all that follows up to execve.
+    pub first: bool,
 }

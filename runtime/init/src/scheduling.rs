@@ -3,15 +3,46 @@
 //! All of it is inherited over execve and by children. It comes while init has the runtime's rights: a real-time policy
 //! needs CAP_SYS_NICE, which the payload may lack.
 
-use crate::{At, Result, plan::Scheduling, sys, wire::Step};
+use crate::{
+    At, Result,
+    plan::{Process, SchedulerAttributes, Scheduling},
+    sys,
+    wire::Step,
+};
 
-/// Sets what the plan names.
-pub fn apply(scheduling: &Scheduling<'_>) -> Result<()> {
+/// `SCHED_FLAG_RESET_ON_FORK`.
+const RESET_ON_FORK: u64 = 1;
+/// `SCHED_DEADLINE`.
+const DEADLINE: u32 = 6;
+
+/// The policy can only be given to the process that keeps it, and by one that has CAP_SYS_NICE: one of `SCHED_DEADLINE`
+/// cannot fork (sched(7)). The parent sets it, then.
+pub fn is_parents(policy: &SchedulerAttributes) -> bool {
+    policy.policy == DEADLINE
+}
+
+/// What a clone takes back, for a process that was cloned after [`apply`]. The policy is the same, so this takes no right.
+pub fn renew(process: &Process<'_>) -> Result<()> {
+    let policy = process.scheduling.as_ref().and_then(|scheduling| scheduling.policy.as_ref());
+    match policy.filter(|policy| policy.flags & RESET_ON_FORK != 0 && !is_parents(policy)) {
+        Some(policy) => sys::set_scheduler(0, policy).at(Step::Scheduler),
+        None => Ok(()),
+    }
+}
+
+/// Sets what the plan names. With `enters_pid` a clone is to come: what a clone takes back follows in [`renew`].
+pub fn apply(scheduling: &Scheduling<'_>, enters_pid: bool) -> Result<()> {
     if let Some(cpus) = scheduling.cpus {
         sys::set_affinity(cpus).at(Step::Affinity)?;
     }
-    if let Some(attributes) = &scheduling.policy {
-        sys::set_scheduler(attributes).at(Step::Scheduler)?;
+    match &scheduling.policy {
+        Some(policy) if enters_pid && is_parents(policy) => {}
+        Some(policy) if enters_pid => {
+            let flags = policy.flags & !RESET_ON_FORK;
+            sys::set_scheduler(0, &SchedulerAttributes { flags, ..*policy }).at(Step::Scheduler)?;
+        }
+        Some(policy) => sys::set_scheduler(0, policy).at(Step::Scheduler)?,
+        None => {}
     }
     if let Some(priority) = scheduling.io_priority {
         sys::set_io_priority(priority).at(Step::IoPriority)?;

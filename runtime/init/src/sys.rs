@@ -91,10 +91,27 @@ pub unsafe fn clone_process(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Resul
 
 /// A second clone with `CLONE_PARENT`, by a process that is itself such a child: what follows it is this crate's code
 /// on either side, which is why this one is safe to call.
+///
+/// It is clone(2) with `CLONE_PIDFD` (Linux 5.2), not clone3(2): a filter that is loaded by now cannot look into the
+/// arguments of clone3, so profiles deny it. Handlers were reset by the first clone.
+///
+/// # Errors
+/// As clone(2).
 pub(crate) fn clone_again() -> Result<Side> {
-    // SAFETY: only this crate calls it, after the first clone: nothing here allocates or takes a lock.
-    unsafe { clone_process(u64::from(libc::CLONE_PARENT.cast_unsigned()), None) }
+    let mut pidfd: RawFd = -1;
+    // The arguments that differ between architectures are all 0.
+    match call!(libc::SYS_clone, CLONE_AGAIN, 0, &raw mut pidfd, 0, 0)? {
+        0 => Ok(Side::Child),
+        pid => {
+            // SAFETY: the kernel stored a new fd that nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Side::Parent(i32::try_from(pid).unwrap_or(-1), pidfd))
+        }
+    }
 }
+
+/// The flags of the second clone; no exit signal is among them, since `CLONE_PARENT` takes the caller's.
+pub const CLONE_AGAIN: u64 = (libc::CLONE_PARENT | libc::CLONE_PIDFD).cast_unsigned() as u64;
 
 /// A clone that becomes a hook: a child of its own, of the runtime or of a container's init.
 pub(crate) fn clone_hook() -> Result<Side> {
@@ -300,9 +317,9 @@ pub fn get_affinity(cpus: &mut [u64]) -> Result<()> {
     call!(libc::SYS_sched_getaffinity, 0, size_of_val(cpus), cpus.as_mut_ptr()).map(drop)
 }
 
-/// sched_setattr(2) of the calling thread.
-pub(crate) fn set_scheduler(attributes: &SchedulerAttributes) -> Result<()> {
-    call!(libc::SYS_sched_setattr, 0, core::ptr::from_ref(attributes), 0).map(drop)
+/// sched_setattr(2) of thread `tid`; 0 is the calling one.
+pub fn set_scheduler(tid: i32, attributes: &SchedulerAttributes) -> Result<()> {
+    call!(libc::SYS_sched_setattr, tid, core::ptr::from_ref(attributes), 0).map(drop)
 }
 
 /// ioprio_set(2) of the caller's process group.

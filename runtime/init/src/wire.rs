@@ -3,7 +3,10 @@
 //! ```text
 //! parent                       child
 //!   GO  ------------------------>        in its cgroup, ids mapped
-//!        <------------- Moved(pidfd)     only when a second clone was needed
+//!        <------------------ Crowded     only when the cgroup has no room for the second clone
+//!   RETRY  --------------------->        the child is out of that cgroup for the moment
+//!        <------------- Moved(pidfd)     only with a second clone: into a pid namespace that others are in, or a new one
+//!   ADOPTED -------------------->        for the second child, which does nothing before
 //!        <----------- Console(master)    only with a terminal
 //!        <--------------- IdMap(tree)    for each part of the root that is mounted elsewhere with its ids mapped
 //!   MAPPED --------------------->
@@ -21,6 +24,10 @@
 
 /// The byte that lets the child begin.
 pub const GO: u8 = b'g';
+/// The byte that lets a child begin that a second clone has made: the parent knows it, and it is in its cgroup.
+pub const ADOPTED: u8 = b'a';
+/// The byte that says that a second clone may be tried again.
+pub const RETRY: u8 = b'r';
 /// The byte that says that the tree's ids are mapped.
 pub const MAPPED: u8 = b'm';
 /// The byte that says that the parent's hooks have run.
@@ -44,6 +51,8 @@ pub enum Message {
     Console,
     /// The container's real process is this pid; its pidfd comes with it.
     Moved(i32),
+    /// The cgroup takes no further process, so that the container's real one cannot be made.
+    Crowded,
     /// The detached tree of the mount of this index waits to have its ids mapped; its fd comes with it.
     IdMap(u32),
     /// The mounts are there: it is time for the parent's hooks.
@@ -221,6 +230,7 @@ impl Message {
             Self::Hooks => (5, 0, 0, 0),
             Self::Listener(number) => (6, 0, 0, number),
             Self::IdMap(index) => (7, 0, index, 0),
+            Self::Crowded => (8, 0, 0, 0),
         };
         let mut out = [0; LEN];
         let words = [kind.to_ne_bytes(), a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes()];
@@ -252,6 +262,7 @@ impl Message {
             5 => Some(Self::Hooks),
             6 => Some(Self::Listener(c)),
             7 => Some(Self::IdMap(b)),
+            8 => Some(Self::Crowded),
             _ => None,
         }
     }
@@ -273,6 +284,7 @@ mod tests {
             Message::Moved(4_194_304),
             Message::IdMap(7),
             Message::Hooks,
+            Message::Crowded,
             Message::Listener(9),
             Message::Ready,
         ] {

@@ -10,6 +10,7 @@
 //! resolve anew. Pure translation is in `v1`, `v2`, `devices`, `filter`; applying it in `make`.
 //! Mounting a cgroup inside a container is left to the mounts, which ask [`host`].
 
+mod absence;
 mod allowlist;
 mod below;
 mod check;
@@ -47,6 +48,7 @@ use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    absence::{Absence, step_out},
     check::check,
     devices::default_device_rules,
     entry::Entry,

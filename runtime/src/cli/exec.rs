@@ -86,6 +86,7 @@ fn try_run(globals: &Globals, parsed: &Parsed) -> Result<i32> {
             stdio,
             pid_file: parsed.text("pid-file").map(std::path::Path::new),
             preserve_fds: extra.count,
+            abort: None,
             ignore_paused: parsed.on("ignore-paused"),
             cgroup: cgroup.as_ref(),
         },

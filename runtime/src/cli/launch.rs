@@ -75,6 +75,7 @@ pub fn create(
         no_pivot: parsed.on("no-pivot"),
         no_new_keyring: parsed.on("no-new-keyring"),
         preserve_fds: extra.count,
+        abort: None,
         cgroup_manager: globals.cgroup_manager,
         sd_notify,
         rootless: globals.rootless,

@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use berth_runtime::{Context, Error, Kind, Result};
+use berth_runtime::{Context, Error, Result};
 use nix::sys::{
     signal::SigSet,
     signalfd::{SfdFlags, SignalFd},
@@ -78,7 +78,7 @@ impl Signals {
                 return Ok(status);
             }
             if gone {
-                return Err(Error::new(Kind::Internal, format!("wait for {pid}: its exit status is lost")));
+                return held_by_tracer(pidfd).with_context(|| format!("wait for {pid}"));
             }
         }
     }
@@ -98,6 +98,22 @@ fn reap(pid: i32) -> Result<Option<i32>> {
             Ok(None) | Err(Errno::CHILD) => return Ok(found),
             Err(Errno::INTR) => {}
             Err(e) => return Err(Error::from(e).context("wait")),
+        }
+    }
+}
+
+/// The exit status of a child that has ended and is not to be had yet: its tracer, a process of the container that has
+/// CAP_SYS_PTRACE, sees the end first (ptrace(2)).
+fn held_by_tracer(pidfd: BorrowedFd<'_>) -> Result<i32> {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    loop {
+        match waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(Error::from(e).context("its exit status is lost")),
+            Ok(status) => {
+                let code = status.and_then(|s| s.exit_status().or_else(|| s.terminating_signal().map(|n| 128 + n)));
+                return Ok(code.unwrap_or(255));
+            }
         }
     }
 }

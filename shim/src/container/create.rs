@@ -190,6 +190,7 @@ impl Job {
             no_new_keyring: self.options.no_new_keyring,
             sd_notify: false,
             preserve_fds: 0,
+            abort: None,
             cgroup_manager: if self.options.systemd_cgroup == Some(true) {
                 Manager::Systemd
             } else {

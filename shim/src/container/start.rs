@@ -142,6 +142,14 @@ impl Container {
 fn execute(handle: &berth_runtime::state::Container, spec: &Spec, stdio: Stdio, _abort: &Abort) -> Result<Execed> {
     berth_runtime::exec::exec(
         handle,
-        Options { process: spec, stdio, pid_file: None, preserve_fds: 0, ignore_paused: false, cgroup: None },
+        Options {
+            process: spec,
+            stdio,
+            pid_file: None,
+            preserve_fds: 0,
+            ignore_paused: false,
+            abort: None,
+            cgroup: None,
+        },
     )
 }
