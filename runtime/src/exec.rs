@@ -110,6 +110,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     let plan = Plan {
         channel: arena.name(theirs.as_fd()),
         keep: &[],
+        image: sys::image(),
         preserve: options.preserve_fds,
         cgroups,
         namespaces: Namespaces {

@@ -107,6 +107,8 @@ pub fn word(failure: Failure, plan: Option<&Plan<'_>>, names: &Names<'_>) -> Err
         Step::Unshare => why("linux.namespaces: unshare".into()),
         Step::Hostname => why("hostname: sethostname".into()),
         Step::Domainname => why("domainname: setdomainname".into()),
+        Step::Clone => why("linux.namespaces: clone the process into the pid namespace".into()),
+        Step::Shed => why("give up the memory of the runtime before the pid namespace is entered".into()),
         Step::MakeCwd => why("process.cwd: mkdir".into()),
         other => why(format!("{other:?}").to_lowercase()),
     }

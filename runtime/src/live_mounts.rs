@@ -55,6 +55,7 @@ pub fn add(container: &Container, mounts: &[Mount]) -> Result<()> {
         label: None,
         root: place.root.as_fd(),
         rootfs: container.rootfs(),
+        pid_namespace: None,
         dev: None,
     };
     let planned = mount::plan(&arena, &mounts, &[], scene)?;

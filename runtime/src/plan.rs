@@ -155,6 +155,7 @@ pub fn init<'a>(
     let plan = Plan {
         channel: arena.name(channel),
         keep: &[],
+        image: None,
         preserve: choices.preserve_fds,
         cgroups,
         namespaces: placement.child,
@@ -175,7 +176,7 @@ pub fn init<'a>(
         barrier: Some(choices.listener.map_or(Barrier::Channel, |socket| Barrier::Listen(arena.lend(socket)))),
     };
     Ok(Planned {
-        plan: Plan { keep: arena.fd_numbers(), ..plan },
+        plan: Plan { keep: arena.fd_numbers(), image: crate::sys::image(), ..plan },
         placement_clone: placement.clone,
         born_in,
         clocks: (outside && placement.time).then(|| timens::offsets(linux.time_offsets().as_ref())),
@@ -200,7 +201,7 @@ fn rootfs<'a>(
     linux: &Linux,
     payload: &Process,
     cgroup: &Cgroup,
-    placement: &namespace::Placement<'_>,
+    placement: &namespace::Placement<'a>,
     choices: &Choices<'_>,
 ) -> Result<(Rootfs<'a>, Vec<String>)> {
     let spec = &bundle.spec;
@@ -273,6 +274,12 @@ fn rootfs<'a>(
         label,
         root: tree.as_fd(),
         rootfs: &path,
+        pid_namespace: placement
+            .child
+            .joins
+            .iter()
+            .find(|join| join.flags & namespace::flag::PID != 0)
+            .map(|join| join.fd),
         dev,
     };
     let mounts = mount::plan(arena, mounts, &bound, scene)

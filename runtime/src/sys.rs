@@ -57,6 +57,52 @@ pub fn beside<T>(work: impl FnOnce() -> T) -> Result<T> {
     done.ok_or_else(|| crate::Error::new(crate::Kind::Internal, "a process ended before its work was done"))
 }
 
+/// Where this program is in memory, for [`berth_init::shed`]; `None` where it is linked dynamically.
+pub fn image() -> Option<berth_init::plan::Image> {
+    unsafe extern "C" {
+        // The linker defines them: the first byte of the program, and the one after its last.
+        static __executable_start: u8;
+        static _end: u8;
+    }
+    if !cfg!(target_feature = "crt-static") {
+        return None;
+    }
+    let (start, end) = (&raw const __executable_start, &raw const _end);
+    // SAFETY: reads the vector that the kernel has put on the stack (getauxval(3)).
+    let name = unsafe { libc::getauxval(libc::AT_EXECFN) };
+    let name = usize::from_ne_bytes(name.to_ne_bytes());
+    // The file name lies in the highest page of the stack (execve(2)).
+    (name != 0).then(|| berth_init::plan::Image {
+        start: start.addr(),
+        end: end.addr(),
+        top: (name + 1).next_multiple_of(PAGE),
+        rseq: rseq(),
+    })
+}
+
+/// Bytes; a multiple of it is a multiple of every page size of the architecture.
+const PAGE: usize = if cfg!(target_arch = "aarch64") { 64 << 10 } else { 4 << 10 };
+
+/// The area that glibc (from 2.35 on) registers for each thread.
+#[cfg(target_env = "gnu")]
+fn rseq() -> Option<(isize, [u32; 3])> {
+    unsafe extern "C" {
+        static __rseq_offset: isize;
+        static __rseq_size: u32;
+    }
+    /// `AT_RSEQ_FEATURE_SIZE` and `AT_RSEQ_ALIGN`, Linux 6.3: newer C libraries register as much as the kernel knows.
+    const SIZES: [u64; 2] = [27, 28];
+    // SAFETY: constants of the C library, and the kernel's vector.
+    let (offset, size, [known, align]) =
+        unsafe { (__rseq_offset, __rseq_size, SIZES.map(|kind| u32::try_from(libc::getauxval(kind)).unwrap_or(0))) };
+    (size != 0).then_some((offset, [32, size, known.next_multiple_of(align.max(1))]))
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn rseq() -> Option<(isize, [u32; 3])> {
+    None
+}
+
 /// Ends a child that is not wanted any more, and waits until it is gone.
 pub fn kill_and_reap(pidfd: BorrowedFd<'_>) {
     let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);

@@ -52,6 +52,7 @@ pub fn act(verb: &str, args: &[String]) -> Option<i32> {
         "spew" => spew(args),
         "count" => count(),
         "hunt" => hunt(args),
+        "spy" => super::spy::spy(args),
         "notify" => {
             println!("{}", json!({"notify": notify(&args.join("\n"))}));
             None

@@ -5,6 +5,7 @@
 
 pub mod act;
 pub mod report;
+pub mod spy;
 pub mod sys;
 
 /// Runs the actions of the command line in order; gives the exit status: 0, what an action ends with, or 99 for words

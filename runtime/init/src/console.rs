@@ -69,8 +69,8 @@ pub fn bind(root: BorrowedFd<'_>, slave: &OwnedFd) -> SysResult<()> {
 }
 
 /// Makes the terminal at 0 the controlling one of this session, whose leader the process must be.
-pub fn take_control(plan: &Plan<'_>) -> Result<()> {
-    let (Stdio::Terminal { .. }, Some(terminal)) = (&plan.stdio, sys::standard_stream(0)) else { return Ok(()) };
+pub fn take_control() -> Result<()> {
+    let Some(terminal) = sys::standard_stream(0) else { return Ok(()) };
     rustix::process::ioctl_tiocsctty(terminal).at(Step::Stdio)
 }
 

@@ -17,8 +17,12 @@ pub mod payload;
 pub mod plan;
 pub mod rootfs;
 pub mod scheduling;
+pub mod shed;
 pub mod sys;
+pub mod trap;
 pub mod wire;
+
+use core::ffi::CStr;
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -149,44 +153,74 @@ fn be_born(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<core::convert::In
     close_spent_fds(plan, report)?;
     sys::cloexec_from(plan.preserve.saturating_add(3)).at(Step::CloseFds)?;
     identity::verify(process, late)?;
-    let first = process.seccomp.as_ref().is_some_and(|filter| filter.first);
-    if first {
+    if process.seccomp.is_some_and(|filter| filter.first) {
         confine(process, None)?;
     } else if late {
         identity::keep_filter_right(process)?;
     }
 
-    // Now it is the payload in all but its program, and those that live in the pid namespace may see it. A process that
-    // is seen earlier shows the host's mounts and network, and lends its rights to whoever may trace it.
-    if plan.namespaces.enter_pid {
+    let tail = Tail {
+        process: *process,
+        executable,
+        start_container: plan.container.as_ref().map_or(Hooks::NONE, |container| container.start_container),
+        barrier: plan.barrier,
+        enters_pid: plan.namespaces.enter_pid,
+        terminal: matches!(plan.stdio, plan::Stdio::Terminal { .. }),
+    };
+    match &plan.image {
+        Some(image) if tail.enters_pid => shed::shed(image, &tail, report, |tail, report| {
+            let Err(failure) = finish(tail, report);
+            report.send(Message::Failure(failure), &[]);
+            sys::exit(1)
+        }),
+        _ => finish(&tail, report),
+    }
+}
+
+/// What is still to be done by a process that is the payload in all but its program.
+pub struct Tail<'a> {
+    process: Process<'a>,
+    executable: &'a CStr,
+    start_container: Hooks<'a>,
+    barrier: Option<Barrier<'a>>,
+    enters_pid: bool,
+    terminal: bool,
+}
+
+/// The end of a birth.
+fn finish(tail: &Tail<'_>, report: &mut Report<'_>) -> Result<core::convert::Infallible> {
+    let process = &tail.process;
+    // Now those that live in the pid namespace may see it. A process that is seen earlier shows them the host's mounts and
+    // network, and lends its rights to whoever may trace it.
+    if tail.enters_pid {
         namespace::clone_into_pid(report)?;
         rustix::process::setsid().at(Step::Session)?;
         identity::lower_nproc(process)?;
         scheduling::renew(process)?;
     }
-    console::take_control(plan)?;
-    let held = plan.barrier.map(|_| sys::hold_signals()).transpose().at(Step::Signals)?;
+    if tail.terminal {
+        console::take_control()?;
+    }
+    let held = tail.barrier.map(|_| sys::hold_signals()).transpose().at(Step::Signals)?;
 
     // A filter that notifies is loaded once, since it has one listener; at create, where its agent is looked for. Any
     // other one init could not wait for a hook under, so each hook loads it for itself.
-    let notifies = process.seccomp.as_ref().is_some_and(|filter| sys::notifies(filter.flags));
-    let early = plan.barrier.is_some() && process.seccomp.as_ref().is_some_and(|filter| filter.early);
+    let notifies = process.seccomp.is_some_and(|filter| sys::notifies(filter.flags));
+    let early = tail.barrier.is_some() && process.seccomp.is_some_and(|filter| filter.early);
     if early {
         confine(process, Some(report))?;
     }
-    report.wait_at_barrier(plan, held.as_ref().map(AsFd::as_fd))?;
+    report.wait_at_barrier(tail.barrier, held.as_ref().map(AsFd::as_fd))?;
     sys::reset_signals().at(Step::Signals)?;
     if notifies && !early {
         confine(process, Some(report))?;
     }
-    if let Some(container) = &plan.container {
-        // With the rights of the payload, whichever way they come.
-        run_hooks(&container.start_container, (!notifies).then_some(process), None, report)?;
-    }
-    if !notifies && !first {
+    // With the rights of the payload, whichever way they come.
+    run_hooks(&tail.start_container, (!notifies).then_some(process), None, report)?;
+    if !notifies && !process.seccomp.is_some_and(|filter| filter.first) {
         confine(process, None)?;
     }
-    payload::execute(process, executable)
+    payload::execute(process, tail.executable)
 }
 
 /// The last restriction: the filter, and the capabilities that were needed for it.
@@ -367,8 +401,8 @@ impl<'a> Report<'a> {
     }
 
     /// Between `create` and `start`.
-    fn wait_at_barrier(&mut self, plan: &Plan<'_>, held: Option<BorrowedFd<'_>>) -> Result<()> {
-        match plan.barrier {
+    fn wait_at_barrier(&mut self, barrier: Option<Barrier<'_>>, held: Option<BorrowedFd<'_>>) -> Result<()> {
+        match barrier {
             None => Ok(()),
             Some(Barrier::Channel) => {
                 self.send(Message::Ready, &[]);

@@ -1,9 +1,14 @@
 //! Entering namespaces, making those that clone3 could not, and the rare second clone.
 
+use core::{ffi::CStr, mem::MaybeUninit};
+
 use rustix::{
     fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     fs::{Mode, OFlags},
     io::{self, Errno},
+    mount::FsOpenFlags,
+    net::{self, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType},
+    process::{WaitId, WaitIdOptions, waitid},
 };
 
 use crate::{
@@ -11,7 +16,7 @@ use crate::{
     plan::{Plan, Sysctl},
     sys::{self, Side},
     wait_for,
-    wire::{ADOPTED, GO, LENT, Message, RETRY, Step},
+    wire::{ADOPTED, GO, LEN, LENT, Message, RETRY, Step},
 };
 
 /// Joins, then makes, in the order in which each is allowed by the one before it.
@@ -133,6 +138,42 @@ pub fn clone_into_pid(report: &Report<'_>) -> Result<()> {
             sys::exit(0)
         }
     }
+}
+
+/// A context of a file system (fsopen(2)) that belongs to the pid namespace of this process's children: a child opens
+/// it and ends. Those that live in that namespace see the child for that moment.
+///
+/// # Errors
+/// As fsopen(2); `EIO` when the child ended without a word.
+pub fn context_of_children(fstype: &CStr) -> io::Result<OwnedFd> {
+    let (ours, theirs) = net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let pidfd = match sys::clone_hook()? {
+        Side::Child => {
+            let opened = sys::prctl(libc::PR_SET_DUMPABLE, 0, 0)
+                .and_then(|_| rustix::mount::fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC));
+            if let Ok(context) = opened {
+                crate::send(theirs.as_fd(), Message::Ready, &[context.as_fd()]);
+            }
+            sys::exit(0)
+        }
+        Side::Parent(_, pidfd) => pidfd,
+    };
+    drop(theirs);
+    // It has nothing to wait for; one that is stopped by others is ended.
+    if !sys::wait_readable(pidfd.as_fd(), None, Some(10))? {
+        let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut buffer = [0u8; LEN];
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    net::recvmsg(&ours, &mut [io::IoSliceMut::new(&mut buffer)], &mut control, flags)?;
+    while let Err(Errno::INTR) = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {}
+    let context = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    context.ok_or(Errno::IO)
 }
 
 /// One write, as sysctl(8) does it.

@@ -39,8 +39,24 @@ pub struct Plan<'a> {
     pub process: Process<'a>,
     /// What to wait for between `create` and `start`; absent for an exec.
     pub barrier: Option<Barrier<'a>>,
+    /// The program, with [`Namespaces::enter_pid`]; absent where it is not linked statically, and so needs more.
+    pub image: Option<Image>,
     /// Files of its own namespaces in the host's /proc, given to whoever asks for them until then; at most 8.
     pub lent: &'a [&'a CStr],
+}
+
+/// What of the runtime's address space a process keeps when it gives up the rest ([`crate::shed`]): the program itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Image {
+    /// Address of its first byte.
+    pub start: usize,
+    /// Address after its last byte.
+    pub end: usize,
+    /// Address after the stack, above which the runtime has nothing.
+    pub top: usize,
+    /// Where the C library has registered an area with rseq(2), from the thread pointer on, and sizes that the area may
+    /// have been registered with, bytes.
+    pub rseq: Option<(isize, [u32; 3])>,
 }
 
 /// Namespaces to enter and to make, beyond those that clone3 itself made.
@@ -254,6 +270,8 @@ pub enum FsOption<'a> {
     Hint(&'a CStr),
     /// `mode=755`.
     Pair(&'a CStr, &'a CStr),
+    /// The pid namespace that a procfs shows, in place of the maker's own.
+    PidNamespace(BorrowedFd<'a>),
 }
 
 /// One device node, or fifo.
@@ -299,6 +317,7 @@ pub enum Barrier<'a> {
 }
 
 /// Who the payload is.
+#[derive(Clone, Copy)]
 pub struct Process<'a> {
     /// Ends in null.
     pub args: &'a [Ptr],
@@ -340,6 +359,7 @@ pub struct Process<'a> {
 }
 
 /// How the kernel treats the payload; what is absent stays as it comes.
+#[derive(Clone, Copy)]
 pub struct Scheduling<'a> {
     /// CPUs to run on, a bit each.
     pub cpus: Option<&'a [u64]>,
@@ -411,6 +431,16 @@ pub struct Capabilities {
     pub ambient: u64,
 }
 
+impl Barrier<'_> {
+    /// The same for a process that closes it only by its execve.
+    pub(crate) fn for_ever(self) -> Barrier<'static> {
+        match self {
+            Self::Channel => Barrier::Channel,
+            Self::Listen(socket) => Barrier::Listen(crate::sys::kept(socket)),
+        }
+    }
+}
+
 /// One resource limit, getrlimit(2).
 #[derive(Clone, Copy)]
 pub struct Rlimit {
@@ -444,6 +474,7 @@ pub enum Module {
 }
 
 /// A compiled filter, seccomp(2).
+#[derive(Clone, Copy)]
 pub struct Seccomp<'a> {
     /// Classic BPF.
     pub filter: &'a [libc::sock_filter],

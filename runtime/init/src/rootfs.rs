@@ -11,12 +11,12 @@ use rustix::{
     io::{Errno, Result as SysResult},
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
-        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+        fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
     },
 };
 
 use crate::{
-    At, Report, Result, console, device, hook,
+    At, Report, Result, console, device, hook, namespace,
     path::{self, Target},
     plan::{Container, Enter, FsOption, Inside, Mount, Plan, Rootfs, Source, Stdio},
     sys,
@@ -279,7 +279,7 @@ fn link(root: BorrowedFd<'_>, target: &CStr, to: &CStr) -> SysResult<()> {
 /// Creates a file system of one of this process' namespaces, detached. `mode` is that of a tmpfs' root unless the
 /// options say another.
 pub fn create(fstype: &CStr, options: &[FsOption<'_>], attributes: u32, mode: Option<u32>) -> SysResult<OwnedFd> {
-    let context = fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let mut context = fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC)?;
     if let Some(mode) = mode
         && fstype == c"tmpfs"
         && !options.iter().any(|option| matches!(option, FsOption::Pair(key, _) if *key == c"mode"))
@@ -297,6 +297,11 @@ pub fn create(fstype: &CStr, options: &[FsOption<'_>], attributes: u32, mode: Op
                 Err(e) => return Err(e),
             },
             FsOption::Pair(key, value) => fsconfig_set_string(&context, *key, *value)?,
+            FsOption::PidNamespace(namespace) => match fsconfig_set_fd(&context, c"pidns", namespace) {
+                // Before Linux 6.17 it is the namespace of the process that opens the context.
+                Err(Errno::INVAL) => context = namespace::context_of_children(fstype)?,
+                other => other?,
+            },
         }
     }
     fsconfig_create(&context)?;

@@ -1,7 +1,7 @@
 //! System calls that rustix lacks or wraps with allocation, and the one clone.
 //!
 //! All of the crate's `unsafe` is here. Nothing in this file touches memory that it was not handed, takes a lock or
-//! allocates: `libc::syscall` is a bare trap that sets the calling thread's own errno.
+//! allocates, or needs storage of the thread ([`crate::trap`]).
 #![allow(unsafe_code)]
 
 use core::{cell::Cell, ffi::CStr, mem::size_of};
@@ -11,23 +11,30 @@ use rustix::{
     io::{Errno, Result},
 };
 
-use crate::plan::{Capabilities, Plan, Ptr, SchedulerAttributes};
+use crate::{
+    plan::{Capabilities, Plan, Ptr, SchedulerAttributes},
+    trap::{self, Word},
+};
 
-fn check(ret: libc::c_long) -> Result<libc::c_long> {
-    if ret >= 0 {
-        return Ok(ret);
+fn check(ret: isize) -> Result<i64> {
+    match i32::try_from(ret) {
+        Ok(errno @ -4095..=-1) => Err(Errno::from_raw_os_error(-errno)),
+        _ => Ok(i64::from_ne_bytes(ret.to_ne_bytes())),
     }
-    // SAFETY: the address of this thread's errno, always valid.
-    Err(Errno::from_raw_os_error(unsafe { *libc::__errno_location() }))
 }
 
-/// Invokes a system call whose pointer arguments the caller built from live references.
+/// Invokes a system call whose pointer arguments the caller built from live references; a mutable one is `&raw mut`.
 macro_rules! call {
-    ($nr:expr $(, $arg:expr)*) => {
+    ($nr:expr $(, $arg:expr)*) => {{
+        let mut words = [0usize; 6];
+        let mut _slots = words.iter_mut();
+        $(if let Some(slot) = _slots.next() {
+            *slot = Word::word($arg);
+        })*
         // SAFETY: each wrapper passes integers, or pointers derived from references that outlive the call, with the
         // sizes that the call's man page asks for.
-        check(unsafe { libc::syscall($nr $(, $arg)*) })
-    };
+        check(unsafe { trap::call(Word::word($nr), words) })
+    }};
 }
 
 /// `struct clone_args` of clone3(2), first 88 bytes (Linux 5.7).
@@ -398,8 +405,8 @@ pub fn getcwd(buffer: &mut [u8]) -> Result<&[u8]> {
 
 /// execve(2); returns only the error.
 pub fn execve(path: &CStr, args: &[Ptr], env: &[Cell<Ptr>]) -> Errno {
-    // SAFETY: path is NUL-terminated; the plan's builder ends both vectors in null; Cell<T> has T's layout.
-    match check(unsafe { libc::syscall(libc::SYS_execve, path.as_ptr(), args.as_ptr(), env.as_ptr()) }) {
+    // The path is NUL-terminated; the plan's builder ends both vectors in null; Cell<T> has T's layout.
+    match call!(libc::SYS_execve, path.as_ptr(), args.as_ptr(), env.as_ptr()) {
         Ok(_) => Errno::INVAL,
         Err(e) => e,
     }
@@ -408,15 +415,43 @@ pub fn execve(path: &CStr, args: &[Ptr], env: &[Cell<Ptr>]) -> Errno {
 /// _exit(2) of the whole process.
 pub fn exit(status: i32) -> ! {
     loop {
-        // SAFETY: ends the process, touches nothing.
-        unsafe { libc::syscall(libc::SYS_exit_group, status) };
+        let _ = call!(libc::SYS_exit_group, status);
     }
+}
+
+/// mmap(2) of fresh private memory; its address.
+pub(crate) fn map_memory(size: usize) -> Result<usize> {
+    let (rights, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    let address = call!(libc::SYS_mmap, 0, size, rights, flags, -1, 0)?;
+    Ok(usize::from_ne_bytes(address.to_ne_bytes()))
+}
+
+/// munmap(2).
+///
+/// # Safety
+/// Nothing in that range is used any more.
+pub(crate) unsafe fn unmap(start: usize, size: usize) -> Result<()> {
+    call!(libc::SYS_munmap, start, size).map(drop)
+}
+
+/// rseq(2), Linux 4.18: the kernel writes no more to the area of `length` bytes at `area`.
+pub(crate) fn forget_rseq(area: usize, length: u32) -> Result<()> {
+    const UNREGISTER: i32 = 1;
+    /// What the C library marks its abort handlers with.
+    const SIGNATURE: u32 = if cfg!(target_arch = "aarch64") { 0xd428_bc00 } else { 0x5305_3053 };
+    call!(libc::SYS_rseq, area, length, UNREGISTER, SIGNATURE).map(drop)
 }
 
 /// The plan's channel, in the child.
 pub fn channel<'a>(plan: &Plan<'a>) -> BorrowedFd<'a> {
     // SAFETY: the plan lists it among the fds that stay open until execve.
     unsafe { BorrowedFd::borrow_raw(plan.channel) }
+}
+
+/// The same fd for as long as this process runs the runtime's program.
+pub(crate) fn kept(fd: BorrowedFd<'_>) -> BorrowedFd<'static> {
+    // SAFETY: the plan lists it among the fds that stay open until execve.
+    unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) }
 }
 
 /// An fd by number, for stdin, stdout and stderr.

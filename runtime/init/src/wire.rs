@@ -205,6 +205,8 @@ steps! {
     Listener,
     /// A restriction reads back weaker than planned: `index` says which ([`crate::identity::Restriction`]).
     Weaker,
+    /// Giving up the parent's memory.
+    Shed,
     /// Waiting for the parent's hooks.
     RuntimeHooks,
     /// Hook `index` cannot be executed.

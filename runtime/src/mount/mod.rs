@@ -51,6 +51,8 @@ pub struct Scene<'s, 'a> {
     pub root: BorrowedFd<'s>,
     /// Its absolute path.
     pub rootfs: &'s Path,
+    /// A pid namespace that is joined: a procfs shows it, and not that of its maker, who enters it last.
+    pub pid_namespace: Option<BorrowedFd<'a>>,
     /// A detached tmpfs with the devices, to stand for the mount of a tmpfs at /dev.
     pub dev: Option<OwnedFd>,
 }
@@ -290,9 +292,13 @@ impl<'a> Builder<'a, '_> {
             self.push(c_target, Source::Tree { fd: arena.fd(tree), directory: true }, propagation, name);
             return Ok(());
         }
+        let mut settings = fs_options(arena, &options, &source, scene.label.filter(|_| takes_label(kind)))?;
+        if let Some(namespace) = scene.pid_namespace.filter(|_| kind == "proc") {
+            settings.insert(0, FsOption::PidNamespace(namespace));
+        }
         let source = Source::Fs {
             fstype: arena.text(kind, "mounts.type")?,
-            options: arena.list(fs_options(arena, &options, &source, scene.label.filter(|_| takes_label(kind)))?),
+            options: arena.list(settings),
             attributes: attributes(&options)?,
             relabel: scene.label.filter(|_| kind == "mqueue"),
         };

@@ -1,0 +1,176 @@
+//! What those that live in a pid namespace can see and touch of a process that is being added to it: no more than a
+//! container has. A spy inside looks at each newcomer the moment it appears, and stops it where it may trace it.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
+
+use berth_integration::{
+    bundle::Bundle,
+    runtime::{Runtime, is_runc, wait_until},
+};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+const EXECS: usize = 300;
+const CREATES: usize = 100;
+
+/// The capabilities of a container, as `runc spec` has them, and CAP_SYS_PTRACE, as debuggers and profilers ask for it.
+fn tracing(bundle: Bundle) -> Bundle {
+    let caps = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_SYS_PTRACE"]);
+    let sets = json!({"bounding": caps, "effective": caps, "permitted": caps});
+    bundle.set("/process/capabilities", sets)
+}
+
+/// A filter that is loaded with CAP_SYS_ADMIN, since there is no no_new_privs.
+fn filtered(bundle: Bundle) -> Bundle {
+    let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
+        {"names": ["mount", "bpf"], "action": "SCMP_ACT_ERRNO"},
+    ]});
+    bundle.set("/process/noNewPrivileges", json!(false)).set("/linux/seccomp", profile)
+}
+
+/// A container whose process is the spy.
+struct Spy {
+    stop: PathBuf,
+    pid: u32,
+    _host_mount: HostMount,
+}
+
+/// A mount of the host that no container has.
+struct HostMount(PathBuf);
+
+impl HostMount {
+    fn at(path: PathBuf) -> Self {
+        fs::create_dir(&path).unwrap();
+        rustix::mount::mount("berth-test", &path, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for HostMount {
+    fn drop(&mut self) {
+        rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
+}
+
+impl Spy {
+    fn new(runtime: &Runtime, set: fn(Bundle) -> Bundle) -> Self {
+        let mark = runtime.root().to_str().unwrap().to_owned();
+        let host_file = runtime.work().join("host-file");
+        fs::write(&host_file, "the host's").unwrap();
+        let host_mount = HostMount::at(runtime.work().join("host-mount"));
+        let namespaces = ["mnt", "net", "ipc", "uts", "pid"]
+            .map(|name| fs::read_link(format!("/proc/self/ns/{name}")).unwrap().to_str().unwrap().to_owned());
+        let words = ["spy", "/stop", &mark, host_file.to_str().unwrap(), host_mount.0.to_str().unwrap()];
+        let words: Vec<&str> = words.into_iter().chain(namespaces.iter().map(String::as_str)).collect();
+        let bundle = set(Bundle::probe(&words));
+        let stop = bundle.rootfs().join("stop");
+        runtime.start("b", &bundle);
+        Self { stop, pid: runtime.pid("b"), _host_mount: host_mount }
+    }
+
+    /// Ends it, and gives what it has got hold of.
+    fn caught(self, runtime: &Runtime) -> Value {
+        fs::write(self.stop, "").unwrap();
+        wait_until(|| runtime.said_all().contains("\"spy\""), || "the spy never ended".into());
+        let text = runtime.said_all();
+        let line = text.lines().find(|line| line.contains("\"spy\"")).unwrap();
+        serde_json::from_str::<Value>(line).unwrap()["spy"].clone()
+    }
+}
+
+/// Runs `execs` processes in the spy's container, or creates as many in its pid namespace, and fails when it has caught anything.
+#[track_caller]
+fn nothing_is_caught(name: &str, set: fn(Bundle) -> Bundle, traced: bool, rounds: usize, round: fn(&Runtime, &Spy)) {
+    let runtime = Runtime::new(name);
+    let spy = Spy::new(&runtime, set);
+    for _ in 0..rounds {
+        round(&runtime, &spy);
+    }
+    let mut report = spy.caught(&runtime);
+    if is_runc() {
+        // Its processes have all capabilities until right before their execve.
+        for kind in ["capabilities", "memory", "environ"] {
+            report["caught"].as_object_mut().unwrap().remove(kind);
+        }
+    }
+    assert_eq!(report["caught"], json!({}), "{name}: {report:#}");
+    // A spy that has seen few newcomers, or could stop none where it may, shows nothing.
+    assert!(report["seen"].as_u64().unwrap() > 0, "{name}: {report:#}");
+    assert!(!traced || report["held"].as_u64().unwrap() > 0, "{name}: {report:#}");
+}
+
+fn exec(runtime: &Runtime, _: &Spy) {
+    let secret = runtime.root();
+    runtime.call(&["exec", "b", "/probe"]).env("BERTH_TEST_SECRET", secret.to_str().unwrap()).wait().ok();
+}
+
+fn create(runtime: &Runtime, spy: &Spy) {
+    let bundle = Bundle::probe(&[]).namespace("pid", &format!("/proc/{}/ns/pid", spy.pid));
+    runtime.on("create", "a", &bundle).env("BERTH_TEST_SECRET", runtime.root().to_str().unwrap()).wait().ok();
+    runtime.cmd(&["delete", "--force", "a"]).ok();
+}
+
+fn create_filtered(runtime: &Runtime, spy: &Spy) {
+    let bundle = filtered(Bundle::probe(&[])).namespace("pid", &format!("/proc/{}/ns/pid", spy.pid));
+    runtime.on("create", "a", &bundle).wait().ok();
+    runtime.cmd(&["delete", "--force", "a"]).ok();
+}
+
+#[test]
+fn exec_shows_nothing_of_the_host_to_an_ordinary_neighbour() {
+    nothing_is_caught("spy", |b| b, false, EXECS, exec);
+}
+
+#[test]
+fn exec_holds_no_more_than_the_container_when_it_is_traced() {
+    nothing_is_caught("spy-traced", tracing, true, EXECS, exec);
+}
+
+#[test]
+fn exec_in_a_user_namespace_holds_no_more_than_the_container() {
+    nothing_is_caught("spy-mapped", |b| tracing(b.mapped()), false, CREATES, exec);
+}
+
+#[test]
+fn exec_under_a_filter_holds_no_more_than_the_container() {
+    nothing_is_caught("spy-filtered", |b| filtered(tracing(b)), true, CREATES, exec);
+}
+
+#[test]
+fn container_created_into_a_joined_pid_namespace_holds_no_more_than_a_container() {
+    nothing_is_caught("spy-create", tracing, true, CREATES, create);
+    nothing_is_caught("spy-create-filtered", tracing, true, CREATES / 4, create_filtered);
+}
+
+/// The control: a process of the host that enters the pid namespace as it is.
+#[test]
+fn spy_catches_a_process_that_enters_the_pid_namespace_first() {
+    let runtime = Runtime::new("spy-control");
+    let spy = Spy::new(&runtime, tracing);
+    let mark = runtime.root();
+    let mut careless: Child = Command::new("nsenter")
+        .args([&format!("--pid=/proc/{}/ns/pid", spy.pid), "sleep", "1000"])
+        .env("BERTH_TEST_SECRET", &mark)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until(
+        || {
+            fs::read_to_string(format!("/proc/{0}/task/{0}/children", careless.id()))
+                .is_ok_and(|c| !c.trim().is_empty())
+        },
+        || "nothing has entered the pid namespace".into(),
+    );
+    // The next newcomer has been looked at, so the one before has been, too.
+    exec(&runtime, &spy);
+    let caught = spy.caught(&runtime)["caught"].clone();
+    runtime.cmd(&["delete", "--force", "b"]).ok();
+    careless.wait().unwrap();
+    for kind in ["mountinfo", "net", "capabilities", "environ", "ns/mnt", "ns/net", "root"] {
+        assert!(caught.get(kind).is_some(), "no {kind}: {caught:#}");
+    }
+}

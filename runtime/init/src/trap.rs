@@ -1,0 +1,117 @@
+//! The system call instruction, and what else takes assembly.
+//!
+//! The C library's `syscall` would set `errno`, which lies in the thread's own storage: a process that has given up its
+//! parent's memory ([`crate::shed`]) has none.
+#![allow(unsafe_code)]
+
+use core::arch::asm;
+
+/// What a register takes.
+pub trait Word {
+    /// The value, its sign extended.
+    fn word(self) -> usize;
+}
+
+macro_rules! words {
+    ($($integer:ty => |$value:ident| $word:expr),*) => {
+        $(impl Word for $integer {
+            fn word(self) -> usize {
+                let $value = self;
+                $word
+            }
+        })*
+    };
+}
+
+words! {
+    i32 => |value| (value as isize).cast_unsigned(),
+    u32 => |value| value as usize,
+    i64 => |value| usize::from_ne_bytes(value.to_ne_bytes()),
+    u64 => |value| usize::from_ne_bytes(value.to_ne_bytes()),
+    usize => |value| value
+}
+
+impl<T> Word for *const T {
+    fn word(self) -> usize {
+        self.addr()
+    }
+}
+
+impl<T> Word for *mut T {
+    fn word(self) -> usize {
+        self.addr()
+    }
+}
+
+/// A system call. The result is the kernel's: from -4095 to -1 it is an errno.
+///
+/// # Safety
+/// As the call, of which the man page says what its arguments must be.
+#[cfg(target_arch = "x86_64")]
+pub unsafe fn call(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> isize {
+    let result: isize;
+    // SAFETY: the instruction clobbers rcx and r11 (syscall(2)); the caller vouches for the rest.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number => result,
+            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result
+}
+
+/// A system call. The result is the kernel's: from -4095 to -1 it is an errno.
+///
+/// # Safety
+/// As the call, of which the man page says what its arguments must be.
+#[cfg(target_arch = "aarch64")]
+pub unsafe fn call(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> isize {
+    let result: isize;
+    // SAFETY: x0 alone is written (syscall(2)); the caller vouches for the rest.
+    unsafe {
+        asm!(
+            "svc 0",
+            in("x8") number,
+            inlateout("x0") a => result,
+            in("x1") b, in("x2") c, in("x3") d, in("x4") e, in("x5") f,
+            options(nostack),
+        );
+    }
+    result
+}
+
+/// The thread pointer, from which the C library's per-thread data is found.
+pub fn thread_pointer() -> usize {
+    let pointer: usize;
+    // SAFETY: reads the word that the ABI keeps there, or the register.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        asm!("mov {}, fs:0", out(reg) pointer, options(nostack, readonly, preserves_flags));
+        #[cfg(target_arch = "aarch64")]
+        asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nostack, nomem, preserves_flags));
+    }
+    pointer
+}
+
+/// Calls `then` with `argument` on another stack, whose upper end is `top`.
+///
+/// # Safety
+/// `top` is the end of writable memory that nobody else uses, aligned to 16 bytes; `then` must find `argument` valid.
+pub unsafe fn on_stack<T>(top: *mut u8, then: extern "C" fn(*mut T) -> !, argument: *mut T) -> ! {
+    // SAFETY: nothing of the old stack is used again, since `then` does not return.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        asm!(
+            "mov rsp, {top}", "xor ebp, ebp", "call {then}", "ud2",
+            top = in(reg) top, then = in(reg) then, in("rdi") argument, options(noreturn),
+        );
+        #[cfg(target_arch = "aarch64")]
+        asm!(
+            "mov sp, {top}", "mov x29, xzr", "blr {then}", "brk #1",
+            top = in(reg) top, then = in(reg) then, in("x0") argument, options(noreturn),
+        );
+    }
+}
