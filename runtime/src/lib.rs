@@ -21,6 +21,7 @@ mod failure;
 pub mod features;
 pub mod foreign_dir;
 pub mod hooks;
+mod init_process;
 mod inside;
 pub mod kernel;
 pub mod kill;

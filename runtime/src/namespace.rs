@@ -62,6 +62,20 @@ pub fn own_files(arena: &Arena, kinds: u32) -> Result<&[&CStr]> {
     Ok(arena.list(files))
 }
 
+/// The namespaces of these kinds below a directory of a process in /proc, each with its kind, in the order in which they
+/// are joined.
+///
+/// # Errors
+/// Those of open(2).
+pub fn of_process(directory: &str, kinds: u32) -> Result<Vec<(u32, OwnedFd)>> {
+    let open = |(_, kind, name): &(Kind, u32, &str)| {
+        let path = format!("{directory}/ns/{name}");
+        let fd = rustix::fs::open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        fd.map(|fd| (*kind, fd)).with_context(|| format!("open {path}"))
+    };
+    ALL.iter().filter(|(_, kind, _)| kinds & kind != 0).map(open).collect()
+}
+
 /// Runs `act` in a thread that has a root and a working directory of its own, with which `mounts` may be entered.
 ///
 /// # Errors

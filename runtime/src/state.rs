@@ -28,12 +28,12 @@ use crate::{
     rootless,
     scheduling::Inherited as Scheduling,
     seccomp::Filter,
-    start_socket,
 };
 
 /// The format that this build writes and reads.
 const VERSION: u32 = 1;
-const FILE: &str = "state.json";
+/// The record.
+pub(crate) const FILE: &str = "state.json";
 const FILTER: &str = "seccomp.bpf";
 
 /// runtime.md, "State".
@@ -79,6 +79,9 @@ pub struct State {
     pub pid: i32,
     /// init's start time, clock ticks since boot (proc_pid_stat(5)).
     pub start_time: u64,
+    /// The boot in which it was made; unknown in records of older builds.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub boot: String,
     /// The bundle directory.
     pub bundle: PathBuf,
     /// The root file system.
@@ -150,6 +153,34 @@ impl Container {
             return Err(Error::new(Kind::Internal, text));
         }
         Ok(Self { state: serde_json::from_slice(&json).map_err(bad)?, dir, filter: None })
+    }
+
+    /// What can be known from a record that [`Container::load`] refuses: all, where the format has only grown; `None` where
+    /// it says of no process that lives.
+    ///
+    /// # Errors
+    /// It is not understood, and names a process that lives.
+    pub(crate) fn salvage(root: &Path, id: &str) -> Result<Option<Self>> {
+        let dir = root.join(id);
+        let json = fs::read(dir.join(FILE)).unwrap_or_default();
+        if let Ok(state) = serde_json::from_slice::<State>(&json) {
+            return Ok(Some(Self { dir, state, filter: None }));
+        }
+        #[derive(Deserialize)]
+        struct Named {
+            pid: i32,
+            start_time: u64,
+        }
+        let lives = |named: &Named| {
+            proc::stat(named.pid).is_some_and(|stat| stat.start_time == named.start_time && !stat.ended())
+        };
+        match serde_json::from_slice::<Named>(&json).ok().filter(lives) {
+            Some(Named { pid, .. }) => {
+                let text = format!("{} is not understood, and its process {pid} runs", dir.join(FILE).display());
+                Err(Error::new(Kind::FailedPrecondition, text))
+            }
+            None => Ok(None),
+        }
     }
 
     /// The container's id.
@@ -230,57 +261,6 @@ impl Container {
             Err(e) => Err(Error::from(e).context(format!("read {}", path.display()))),
         }
     }
-
-    /// Asks the kernel how the container is.
-    ///
-    /// # Errors
-    /// When the cgroup cannot be asked.
-    pub fn status(&self) -> Result<Status> {
-        if self.state.pid == 0 {
-            return Ok(Status::Creating);
-        }
-        if !self.is_alive() {
-            return Ok(Status::Stopped);
-        }
-        match self.cgroup().is_frozen() {
-            Ok(true) => return Ok(Status::Paused),
-            Ok(false) => {}
-            Err(e) if e.kind() == Kind::NotFound => {}
-            Err(e) => return Err(e),
-        }
-        // Until it is started init runs the runtime's own program: no marker can be out of date.
-        match fs::metadata(format!("/proc/{}/exe", self.state.pid)) {
-            Ok(exe) if (exe.dev(), exe.ino()) == self.state.runtime => Ok(Status::Created),
-            Ok(_) => Ok(Status::Running),
-            // Of a process that hides, as init does until it is started, an ordinary user sees no program.
-            Err(e) if e.raw_os_error() == Some(libc::EACCES) && start_socket::connect(&self.dir).is_ok() => {
-                Ok(Status::Created)
-            }
-            Err(_) => Ok(if self.is_alive() { Status::Running } else { Status::Stopped }),
-        }
-    }
-
-    /// init is there, is the same process, and is no zombie.
-    fn is_alive(&self) -> bool {
-        proc::stat(self.state.pid).is_some_and(|s| s.start_time == self.state.start_time && !s.dead)
-    }
-
-    /// A pidfd of init.
-    ///
-    /// # Errors
-    /// [`Kind::NotFound`] "container not running" when it is gone or the pid is another process by now; else as
-    /// pidfd_open(2).
-    pub fn pidfd(&self) -> Result<OwnedFd> {
-        let gone = || Error::new(Kind::NotFound, "container not running");
-        let pid = rustix::process::Pid::from_raw(self.state.pid).ok_or_else(gone)?;
-        let fd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).map_err(|e| match e {
-            // EINVAL: the number is a thread's by now.
-            rustix::io::Errno::SRCH | rustix::io::Errno::INVAL => gone(),
-            other => Error::from(other).context("pidfd_open"),
-        })?;
-        // Only after the open: from now on the number cannot be given to another process unnoticed.
-        if self.is_alive() { Ok(fd) } else { Err(gone()) }
-    }
 }
 
 /// A state directory that is being filled; dropped, it is removed again.
@@ -360,6 +340,7 @@ pub fn record(
         id: id.to_owned(),
         pid: 0,
         start_time: 0,
+        boot: proc::boot_id().to_owned(),
         bundle: bundle.to_owned(),
         rootfs: rootfs.to_owned(),
         created: crate::time::now_rfc3339(),
