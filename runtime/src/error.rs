@@ -71,6 +71,21 @@ impl Error {
         self
     }
 
+    /// Tells of all `errors` at once, for work that goes on after the first of them.
+    ///
+    /// # Errors
+    /// Unless there is none.
+    pub fn all(errors: impl IntoIterator<Item = Self>) -> Result<()> {
+        let mut errors: Vec<Self> = errors.into_iter().collect();
+        match errors.len() {
+            0 | 1 => errors.pop().map_or(Ok(()), Err),
+            _ => {
+                let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+                Err(Self::new(Kind::Internal, texts.join("; ")))
+            }
+        }
+    }
+
     /// The same error with what was being done put before it.
     #[must_use]
     pub fn context(mut self, what: impl Into<Cow<'static, str>>) -> Self {
@@ -155,6 +170,16 @@ mod tests {
     fn chain_reads_outermost_first() {
         let e = Err::<(), _>(Error::from_errno(libc::ENOENT)).context("open rootfs").context("create c1");
         assert_eq!(e.unwrap_err().to_string(), "create c1: open rootfs: no such file or directory");
+    }
+
+    #[test]
+    fn several_errors_are_told_as_one() {
+        let error = |text: &'static str| Error::new(Kind::NotFound, text);
+        assert!(Error::all([]).is_ok());
+        let one = Error::all([error("a")]).unwrap_err();
+        assert_eq!((one.kind(), one.to_string().as_str()), (Kind::NotFound, "a"));
+        let both = Error::all([error("a"), error("b")]).unwrap_err();
+        assert_eq!((both.kind(), both.to_string().as_str()), (Kind::Internal, "a; b"));
     }
 
     #[test]

@@ -75,8 +75,13 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
         Status::Created if rootless::is_user() => lent = borrow(container)?,
         _ => {}
     }
-    let init = container.pidfd()?;
     let state = container.state();
+    let init = container.init()?;
+    let directory = init.directory()?;
+    if lent.is_empty() {
+        lent = init.namespaces_by_file(state.namespaces)?;
+    }
+    let init = init.pidfd;
     let filter = container.filter()?;
     let process = options.process;
     let program = process.args().iter().flatten().next().map_or("", String::as_str);
@@ -103,8 +108,8 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     let wanted = state.process.scheduling.overridden_by(process);
     let (born_in, cgroups) = match options.cgroup {
         _ if inside => (None, &[][..]),
-        None => plan::entry(&arena, container.cgroup())?,
-        Some(cgroup) => plan::entry(&arena, cgroup)
+        None => plan::entry(&arena, container.cgroup(), Some(&directory))?,
+        Some(cgroup) => plan::entry(&arena, cgroup, None)
             .context("unable to start container process: error adding pid of the new process to cgroups")?,
     };
     let plan = Plan {
@@ -136,7 +141,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     };
     let plan = Plan { keep: arena.fd_numbers(), ..plan };
 
-    let init_cgroup = || Cgroup::of_process(state.pid);
+    let init_cgroup = || Cgroup::of_process(&directory);
     let how = spawn::Clone {
         flags: 0,
         cgroup: born_in,
@@ -154,7 +159,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
         let legacy = Legacy {
             oom_score_adj: state.process.oom_score_adj,
             cgroup: Some(options.cgroup.unwrap_or(container.cgroup())),
-            init: Some(state.pid).filter(|_| options.cgroup.is_none()),
+            init: Some(directory.as_str()).filter(|_| options.cgroup.is_none()),
         };
         let users = by_kind(namespace::flag::USER);
         Inside::join(users.try_clone().context("dup a namespace")?).run(&legacy, clone)?

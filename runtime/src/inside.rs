@@ -49,7 +49,7 @@ pub struct Legacy<'l> {
     /// Where they are born.
     pub cgroup: Option<&'l Cgroup>,
     /// The container's init, for [`Cgroup::enter`] of an exec.
-    pub init: Option<i32>,
+    pub init: Option<&'l str>,
 }
 
 impl Inside {

@@ -1,14 +1,21 @@
 //! kill: a signal to init, or to everything in the container.
+//!
+//! init is reached by its pidfd, wherever it is; the others by the cgroup. The cgroup alone does not say which processes are
+//! the container's: an agent, a nested manager or a person may have moved init out of it, or removed it (runc#5089, #5117).
 
-use std::os::fd::AsRawFd;
-
-use crate::{
-    Context, Error, Kind, Result, kernel,
-    state::{Container, Status},
+use std::{
+    collections::HashSet,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    time::{Duration, Instant},
 };
+
+use crate::{Context, Error, Kind, Result, init_process::not_running, kernel, state::Container};
 
 /// The highest signal number, signal(7).
 const MAX: i32 = 64;
+
+/// How long SIGKILL is sent again to what still shows up.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Sends a signal to init. SIGKILL to a container that shares its pid namespace reaches all of it: nothing else would
 /// end the rest.
@@ -24,20 +31,20 @@ fn send(container: &Container, signal: i32) -> Result<()> {
     if signal == libc::SIGKILL && !container.private_pid_namespace() {
         return kill_all(container, signal);
     }
-    signal_init(container, signal)
-}
-
-fn signal_init(container: &Container, signal: i32) -> Result<()> {
-    let pidfd = container.pidfd()?;
-    crate::sys::send_signal(pidfd.as_raw_fd(), signal).map_err(|e| match e.errno() {
-        Some(libc::ESRCH) => not_running(),
-        _ => e.context(format!("kill {}: signal {signal}", container.pid())),
-    })?;
+    let init = container.pidfd()?;
+    signal_init(container, init.as_fd(), signal)?;
     if signal == libc::SIGKILL && container.cgroup().is_frozen().unwrap_or(false) {
         // A v1 freezer holds back even this one until it lets go; v2 does not, and nobody is left to be thawed.
         container.cgroup().thaw()?;
     }
     Ok(())
+}
+
+fn signal_init(container: &Container, init: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    crate::sys::send_signal(init.as_raw_fd(), signal).map_err(|e| match e.errno() {
+        Some(libc::ESRCH) => not_running(),
+        _ => e.context(format!("kill {}: signal {signal}", container.pid())),
+    })
 }
 
 /// Sends a signal to every process of the container; where it has no cgroup that says which they are, to init.
@@ -46,21 +53,60 @@ fn signal_init(container: &Container, signal: i32) -> Result<()> {
 /// [`Kind::NotFound`] when there is none.
 pub fn kill_all(container: &Container, signal: i32) -> Result<()> {
     check(signal)?;
-    if !container.cgroup().is_any() {
-        if !container.private_pid_namespace() {
-            let hint = "possibly due to lack of cgroup (Hint: enable cgroup v2 delegation)";
-            log::warn!("failed to kill all processes, {hint}");
-        }
-        return signal_init(container, signal);
+    if !container.cgroup().is_any() && !container.private_pid_namespace() {
+        let hint = "possibly due to lack of cgroup (Hint: enable cgroup v2 delegation)";
+        log::warn!("failed to kill all processes, {hint}");
     }
-    if container.status()? == Status::Stopped && container.cgroup().pids().map_or(true, |p| p.is_empty()) {
-        return Err(not_running());
-    }
-    container.cgroup().signal_all(signal).with_context(|| format!("signal all processes of {}", container.id()))
+    let init = living(container)?;
+    let mut sent = HashSet::new();
+    reach(container, init.as_ref().map(AsFd::as_fd), signal, Instant::now() + PATIENCE, &mut sent).map(drop)
 }
 
-fn not_running() -> Error {
-    Error::new(Kind::NotFound, "container not running")
+/// A pidfd of init; `None` when it has ended.
+pub(crate) fn living(container: &Container) -> Result<Option<std::os::fd::OwnedFd>> {
+    match container.pidfd() {
+        Err(e) if e.kind() == Kind::NotFound => Ok(None),
+        pidfd => pidfd.map(Some),
+    }
+}
+
+/// Sends a signal to `init` and to everything in the cgroup that is not in `sent`, and adds that. Gives how many processes
+/// the cgroup had.
+///
+/// # Errors
+/// [`Kind::NotFound`] when neither is there; all errors of the two ways.
+pub(crate) fn reach(
+    container: &Container,
+    init: Option<BorrowedFd<'_>>,
+    signal: i32,
+    until: Instant,
+    sent: &mut HashSet<i32>,
+) -> Result<usize> {
+    let cgroup = container.cgroup();
+    let by_place = if cgroup.is_any() && container.is_of_this_boot() {
+        match cgroup.signal_all(signal, until, sent) {
+            Err(e) if e.kind() == Kind::NotFound => Ok(0),
+            reached => reached.with_context(|| format!("signal all processes of {}", container.id())),
+        }
+    } else {
+        Ok(0)
+    };
+    let by_identity = match init {
+        // Once and no more, but for the signal that cannot be counted.
+        Some(init) if signal == libc::SIGKILL || !sent.contains(&container.pid()) => {
+            match signal_init(container, init, signal) {
+                Err(e) if e.kind() == Kind::NotFound => Ok(()),
+                sent => sent,
+            }
+        }
+        Some(_) => Ok(()),
+        None if matches!(by_place, Ok(0)) => return Err(not_running()),
+        None => Ok(()),
+    };
+    match (by_place, by_identity) {
+        (Ok(there), Ok(())) => Ok(there),
+        (by_place, by_identity) => Error::all(by_place.err().into_iter().chain(by_identity.err())).map(|()| 0),
+    }
 }
 
 /// Signal 0 asks whether the process is there (kill(2)).

@@ -120,7 +120,9 @@ impl Place {
             let text = format!("cannot change the mounts of container {}: {why}", container.id());
             return Err(Error::new(Kind::FailedPrecondition, text));
         }
-        let of_init = |what: &str| format!("/proc/{}/{what}", container.pid());
+        let init = container.init()?;
+        let directory = init.directory()?;
+        let of_init = |what: &str| format!("{directory}/{what}");
         let open = |what: &str| File::open(of_init(what)).with_context(|| format!("open {}", of_init(what)));
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let place = Self {

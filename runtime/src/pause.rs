@@ -8,10 +8,19 @@ use crate::{
 /// Freezes a container.
 ///
 /// # Errors
-/// [`Kind::FailedPrecondition`] unless it is running or created.
+/// [`Kind::FailedPrecondition`] unless it is running or created, and when its init is not in its cgroup, where the freezer
+/// does not reach it.
 pub fn pause(container: &Container) -> Result<()> {
     match container.status()? {
-        Status::Running | Status::Created => container.cgroup().freeze(),
+        Status::Running | Status::Created => {
+            let (cgroup, init) = (container.cgroup(), container.pid());
+            if !cgroup.freezes(init)? {
+                let text =
+                    format!("cannot pause container {}: its process {init} is not in its cgroup", container.id());
+                return Err(Error::new(Kind::FailedPrecondition, text));
+            }
+            cgroup.freeze()
+        }
         Status::Stopped => Err(Error::new(Kind::FailedPrecondition, "container not running")),
         status => {
             let text = format!("cannot pause container {}: container not running ({status})", container.id());

@@ -1,14 +1,23 @@
 //! ps: the processes of a container.
 
-use crate::{Kind, Result, state::Container};
+use crate::{Kind, Result, kill, state::Container};
 
-/// The pids of everything in the container's cgroup, in the runtime's pid namespace.
+/// The pids of everything in the container's cgroup, in the runtime's pid namespace, and init's wherever it is.
 ///
 /// # Errors
 /// When the cgroup cannot be read; one that is gone holds nothing.
 pub fn ps(container: &Container) -> Result<Vec<i32>> {
-    match container.cgroup().pids() {
-        Err(e) if e.kind() == Kind::NotFound => Ok(Vec::new()),
-        other => other,
+    if !container.is_of_this_boot() {
+        return Ok(Vec::new());
     }
+    let mut pids = match container.cgroup().pids() {
+        Err(e) if e.kind() == Kind::NotFound => Vec::new(),
+        other => other?,
+    };
+    if let Err(at) = pids.binary_search(&container.pid())
+        && kill::living(container)?.is_some()
+    {
+        pids.insert(at, container.pid());
+    }
+    Ok(pids)
 }

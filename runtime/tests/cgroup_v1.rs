@@ -9,6 +9,7 @@
 )]
 
 use std::{
+    collections::HashSet,
     fs,
     os::fd::{AsFd, AsRawFd},
     path::{Path, PathBuf},
@@ -50,6 +51,11 @@ impl Fixture {
         Some(Self { cgroup, parent })
     }
 
+    fn signal(&self, signal: i32) -> berth_runtime::Result<()> {
+        let until = Instant::now() + Duration::from_secs(5);
+        self.cgroup.signal_all(signal, until, &mut HashSet::new()).map(drop)
+    }
+
     fn create(&self, json: &str) {
         self.cgroup.create(&resources(json)).unwrap();
     }
@@ -76,7 +82,7 @@ impl Fixture {
 impl Drop for Fixture {
     fn drop(&mut self) {
         let _ = self.cgroup.thaw();
-        let _ = self.cgroup.signal_all(libc::SIGKILL);
+        let _ = self.signal(libc::SIGKILL);
         let _ = self.cgroup.delete();
         for dir in self.leftovers() {
             let _ = fs::remove_dir(dir.join("pod"));
@@ -199,7 +205,7 @@ fn a_used_or_frozen_cgroup_is_refused_and_an_empty_one_taken_over() {
 fn a_child_enters_by_itself() {
     let Some(f) = Fixture::new() else { return };
     f.create("{}");
-    let entry = f.cgroup.entry().unwrap();
+    let entry = f.cgroup.entry(None).unwrap();
     // SAFETY: clone_args is integers only, for all of which zero is a value.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.exit_signal = u64::try_from(libc::SIGCHLD).unwrap();
@@ -228,7 +234,7 @@ fn a_child_enters_by_itself() {
     let inside = |text: &str| text.lines().filter(|l| l.ends_with("/pod/ctr")).count();
     until("it to be in every hierarchy", || inside(&own()) == entry.join.len() + usize::from(entry.born_in.is_some()));
     assert_eq!(f.cgroup.pids().unwrap(), [child]);
-    f.cgroup.signal_all(libc::SIGKILL).unwrap();
+    f.signal(libc::SIGKILL).unwrap();
     let mut status = 0;
     // SAFETY: `status` is writable for the call, and the child is ours to reap.
     assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
@@ -253,7 +259,7 @@ fn processes_are_counted_in_the_whole_subtree() {
             assert!(procs.lines().any(|l| l == a.id().to_string()), "{}: {procs:?}", path.display());
         }
     }
-    f.cgroup.signal_all(libc::SIGKILL).unwrap();
+    f.signal(libc::SIGKILL).unwrap();
     for child in [&mut a, &mut b] {
         child.wait().unwrap();
     }
@@ -272,17 +278,17 @@ fn the_freezer_stops_and_a_signal_to_all_reaches_the_frozen() {
     f.cgroup.freeze().unwrap();
     assert!(f.cgroup.is_frozen().unwrap());
     f.cgroup.freeze().unwrap();
-    f.cgroup.signal_all(libc::SIGTERM).unwrap();
+    f.signal(libc::SIGTERM).unwrap();
     thread::sleep(Duration::from_millis(50));
     assert!(child.try_wait().unwrap().is_none(), "a frozen process does not act on a signal");
     assert!(f.cgroup.is_frozen().unwrap(), "and stays frozen");
-    f.cgroup.signal_all(libc::SIGKILL).unwrap();
+    f.signal(libc::SIGKILL).unwrap();
     // Both were pending; which of the two ends it is the kernel's choice.
     let signal = child.wait().unwrap().signal();
     assert!(matches!(signal, Some(libc::SIGKILL | libc::SIGTERM)), "{signal:?}");
     assert!(!f.cgroup.is_frozen().unwrap());
     let mut child = f.sleeper();
-    f.cgroup.signal_all(libc::SIGRTMIN() + 3).unwrap();
+    f.signal(libc::SIGRTMIN() + 3).unwrap();
     assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGRTMIN() + 3));
 }
 
@@ -295,7 +301,7 @@ fn forking_processes_are_killed_to_the_last() {
     f.cgroup.add(pid(&parent)).unwrap();
     drop(parent.stdin.take());
     until("all to fork", || f.cgroup.pids().unwrap().len() > 25);
-    f.cgroup.signal_all(libc::SIGKILL).unwrap();
+    f.signal(libc::SIGKILL).unwrap();
     parent.wait().unwrap();
     until("all to be gone", || f.cgroup.pids().unwrap().is_empty());
     f.cgroup.delete().unwrap();
@@ -356,7 +362,7 @@ fn stats_show_what_was_used() {
     let pids = s.pids.unwrap();
     assert_eq!((pids.current, pids.limit), (1, 9));
     assert!(!s.cpu.per_cpu_ns.is_empty());
-    f.cgroup.signal_all(libc::SIGKILL).unwrap();
+    f.signal(libc::SIGKILL).unwrap();
     child.wait().unwrap();
     f.cgroup.delete().unwrap();
     assert_eq!(f.cgroup.stats().unwrap_err().kind(), Kind::NotFound);

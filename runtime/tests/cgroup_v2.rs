@@ -11,6 +11,7 @@
 )]
 
 use std::{
+    collections::HashSet,
     fs,
     os::{
         fd::{AsFd, AsRawFd},
@@ -91,6 +92,11 @@ impl Fixture {
         Self { cgroup, dir: parent.join("pod/ctr"), parent }
     }
 
+    fn signal(&self, signal: i32) -> berth_runtime::Result<()> {
+        let until = Instant::now() + Duration::from_secs(5);
+        self.cgroup.signal_all(signal, until, &mut HashSet::new()).map(drop)
+    }
+
     fn create(&self, json: &str) {
         self.cgroup.create(&resources(json)).unwrap();
     }
@@ -127,7 +133,7 @@ impl Fixture {
 
 impl Drop for Fixture {
     fn drop(&mut self) {
-        let _ = self.cgroup.signal_all(libc::SIGKILL);
+        let _ = self.signal(libc::SIGKILL);
         let _ = self.cgroup.delete();
         let _ = fs::remove_dir(self.parent.join("pod"));
         let _ = fs::remove_dir(&self.parent);
@@ -229,7 +235,7 @@ fn an_update_keeps_what_it_does_not_name() {
         let e = f.cgroup.update(&resources(r#"{"memory":{"limit":1,"checkBeforeUpdate":true}}"#)).unwrap_err();
         assert!(e.to_string().contains("rejecting memory limit 1 <= usage "), "{e}");
         assert!(child.try_wait().unwrap().is_none(), "nothing was killed");
-        f.cgroup.signal_all(libc::SIGKILL).unwrap();
+        f.signal(libc::SIGKILL).unwrap();
         child.wait().unwrap();
     }
 }
@@ -293,17 +299,17 @@ fn kill_reaches_the_subtree_and_the_frozen() {
     assert_eq!(f.cgroup.pids().unwrap(), want);
     f.cgroup.freeze().unwrap();
     assert!(f.cgroup.is_frozen().unwrap());
-    f.cgroup.signal_all(libc::SIGTERM).unwrap();
+    f.signal(libc::SIGTERM).unwrap();
     thread::sleep(Duration::from_millis(50));
     assert!(a.try_wait().unwrap().is_none(), "a frozen process does not act on a signal");
     assert!(f.cgroup.is_frozen().unwrap(), "and stays frozen");
-    f.cgroup.signal_all(libc::SIGKILL).unwrap();
+    f.signal(libc::SIGKILL).unwrap();
     assert_eq!(a.wait().unwrap().signal(), Some(libc::SIGKILL));
     b.wait().unwrap();
     f.cgroup.delete().unwrap();
     f.cgroup.delete().unwrap();
     assert!(!f.dir.exists());
-    for gone in [f.cgroup.pids().map(drop), f.cgroup.signal_all(libc::SIGKILL), f.cgroup.stats().map(drop)] {
+    for gone in [f.cgroup.pids().map(drop), f.signal(libc::SIGKILL), f.cgroup.stats().map(drop)] {
         assert_eq!(gone.unwrap_err().kind(), Kind::NotFound);
     }
     assert!(!f.cgroup.is_frozen().unwrap());
@@ -327,7 +333,7 @@ fn freezing_stops_a_busy_process() {
     f.cgroup.thaw().unwrap();
     assert!(!f.cgroup.is_frozen().unwrap());
     until("it to run on", || used() > frozen);
-    f.cgroup.signal_all(libc::SIGUSR1).unwrap();
+    f.signal(libc::SIGUSR1).unwrap();
     assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGUSR1));
 }
 
@@ -337,7 +343,7 @@ fn freezing_stops_a_busy_process() {
 fn a_process_is_born_in_the_cgroup() {
     let f = Fixture::new();
     f.create("{}");
-    let entry = f.cgroup.entry().unwrap();
+    let entry = f.cgroup.entry(None).unwrap();
     assert!(entry.join.is_empty());
     let dir = entry.born_in.expect("v2 has one");
     // SAFETY: clone_args is integers only, for all of which zero is a value.
@@ -358,7 +364,7 @@ fn a_process_is_born_in_the_cgroup() {
     assert_eq!(f.cgroup.pids().unwrap(), [child]);
     let own = fs::read_to_string(format!("/proc/{child}/cgroup")).unwrap();
     assert!(own.lines().any(|l| l.starts_with("0::/berth-test-") && l.ends_with("/pod/ctr")), "{own}");
-    f.cgroup.signal_all(libc::SIGKILL).unwrap();
+    f.signal(libc::SIGKILL).unwrap();
     let mut status = 0;
     // SAFETY: `status` is writable for the call, and the child is ours to reap.
     assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
@@ -431,7 +437,7 @@ fn an_exchange_of_rules_leaves_no_gap() {
         f.cgroup.update_devices(&resources(&rules)).unwrap();
     }
     assert!(child.try_wait().unwrap().is_none(), "it got the device in between");
-    f.cgroup.signal_all(libc::SIGKILL).unwrap();
+    f.signal(libc::SIGKILL).unwrap();
     child.wait().unwrap();
 }
 
@@ -483,7 +489,7 @@ fn nested_cgroups_go_with_it_however_deep() {
     let mut child = f.sleeper();
     let e = f.cgroup.delete().unwrap_err().to_string();
     assert!(e.contains("device or resource busy"), "{e}");
-    f.cgroup.signal_all(libc::SIGKILL).unwrap();
+    f.signal(libc::SIGKILL).unwrap();
     // Not reaped yet: the kernel lets the cgroup go all the same, a little later.
     f.cgroup.delete().unwrap();
     assert!(!f.dir.exists());

@@ -8,12 +8,12 @@
 use std::{
     fs,
     os::fd::OwnedFd,
-    path::{Component, Path},
+    path::{Component, Path, PathBuf},
 };
 
 use super::{
     Cgroup,
-    dir::{Dir, opened_for_writing},
+    dir::{Dir, gone, opened_for_writing},
     host::{host, own_line},
 };
 use crate::error::{Context, Error, Kind, Result};
@@ -29,35 +29,46 @@ pub struct Entry {
 }
 
 /// See [`Cgroup::entry`].
-pub(super) fn entry(cgroup: &Cgroup) -> Result<Entry> {
+pub(super) fn entry(cgroup: &Cgroup, init: Option<&str>) -> Result<Entry> {
     let mut entry = Entry { born_in: None, join: Vec::with_capacity(cgroup.places.len()) };
     for place in &cgroup.places {
-        if place.controllers.is_empty() {
-            entry.born_in = Some(Dir::open(&place.dir)?.into_fd());
-        } else {
-            entry.join.push(opened_for_writing(&place.dir.join("tasks"))?);
-        }
+        let opened = |dir: &Path| -> Result<_> {
+            if place.controllers.is_empty() {
+                Ok((Some(Dir::open(dir)?.into_fd()), None))
+            } else {
+                Ok((None, Some(opened_for_writing(&dir.join("tasks"))?)))
+            }
+        };
+        let (born_in, join) = match (opened(&place.dir), init) {
+            (Err(e), Some(init)) if gone(&e) => opened(&path_of(&place.controllers, init)?)?,
+            (opened, _) => opened?,
+        };
+        entry.born_in = born_in.or(entry.born_in);
+        entry.join.extend(join);
     }
     Ok(entry)
 }
 
 /// See [`Cgroup::of_process`].
-pub(super) fn of_process(pid: i32) -> Result<OwnedFd> {
-    directory_of(pid).map(Dir::into_fd)
+pub(super) fn of_process(process: &str) -> Result<OwnedFd> {
+    Dir::open(&path_of(&[], process)?).map(Dir::into_fd)
 }
 
-/// The same, to be written in.
-pub(super) fn directory_of(pid: i32) -> Result<Dir> {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).context("read the cgroup of the container's init")?;
-    let v2 = text.lines().filter_map(own_line).find(|(names, _)| names.is_empty());
-    let mount = host()?.mounts().iter().find(|m| m.is_v2());
-    let (Some((_, path)), Some(mount)) = (v2, mount) else {
-        return Err(Error::unsupported("the container's init is in no cgroup of the v2 hierarchy"));
+/// Where the container's init is now in the hierarchy of these v1 controllers, or of v2 where there are none. `init` is its
+/// directory in /proc, of a thread that lives: on v1 one that has ended is shown in the root.
+pub(super) fn path_of(controllers: &[String], init: &str) -> Result<PathBuf> {
+    let text = fs::read_to_string(format!("{init}/cgroup")).context("read the cgroup of the container's init")?;
+    let own = text.lines().filter_map(own_line).find(|(names, _)| names.iter().eq(controllers));
+    let mount = host()?.mounts().iter().find(|m| m.controllers == controllers);
+    let (Some((_, path)), Some(mount)) = (own, mount) else {
+        let hierarchy = if controllers.is_empty() { "v2".to_owned() } else { controllers.join(",") };
+        let text = format!("the container's init is in no cgroup of the {hierarchy} hierarchy");
+        return Err(Error::unsupported(text));
     };
     // Seen from a cgroup namespace of ours, one outside of it begins like this.
     if Path::new(path).components().any(|part| part == Component::ParentDir) {
         let text = format!("the cgroup of the container's init, {path}, is not in ours");
         return Err(Error::new(Kind::FailedPrecondition, text));
     }
-    Dir::open(&mount.dir_of(Path::new(path)))
+    Ok(mount.dir_of(Path::new(path)))
 }

@@ -1,6 +1,6 @@
 //! A cgroup on its way to being a container's: everything before the container's first step, taken back unless it is kept.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use oci_spec::runtime::LinuxResources;
 
@@ -95,7 +95,7 @@ impl Drop for Making<'_> {
         match self.progress {
             Progress::Nothing | Progress::Kept => {}
             Progress::Directories => {
-                let _ = self.cgroup.remove_directories();
+                let _ = self.cgroup.remove_directories(Duration::MAX);
             }
             Progress::Unit => {
                 let _ = self.cgroup.delete();

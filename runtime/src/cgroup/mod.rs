@@ -40,8 +40,10 @@ mod v2;
 mod write;
 
 use std::{
+    collections::HashSet,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use oci_spec::runtime::LinuxResources;
@@ -205,14 +207,16 @@ impl Cgroup {
         make::create(self, resources, &make::Asked::of(self.hierarchy, resources)?)
     }
 
-    /// How a child comes into the cgroup by itself, in every hierarchy and without the 10 ms that [`Cgroup::add`] takes.
-    pub fn entry(&self) -> Result<Entry> {
-        entry::entry(self)
+    /// How a child comes into the cgroup by itself, in every hierarchy and without the 10 ms that [`Cgroup::add`] takes. An
+    /// exec names its container's init by a directory in /proc: where the cgroup is gone it goes to init's.
+    pub fn entry(&self, init: Option<&str>) -> Result<Entry> {
+        entry::entry(self, init)
     }
 
-    /// Puts this process, which has one thread, into the cgroup. An exec names its container's init: where the cgroup takes
-    /// no process of its own any more it goes to init's, and where it may not be entered it stays outside, as with runc.
-    pub fn enter(&self, init: Option<i32>) -> Result<()> {
+    /// Puts this process, which has one thread, into the cgroup. An exec names its container's init by a directory in /proc:
+    /// where the cgroup is gone, or takes no process of its own any more, it goes to init's, and where it may not be entered
+    /// it stays outside, as with runc.
+    pub fn enter(&self, init: Option<&str>) -> Result<()> {
         rootless::enter(self, init)
     }
 
@@ -224,9 +228,9 @@ impl Cgroup {
         }
     }
 
-    /// The v2 cgroup that process `pid` is in now, for CLONE_INTO_CGROUP.
-    pub fn of_process(pid: i32) -> Result<OwnedFd> {
-        entry::of_process(pid)
+    /// The v2 cgroup that a process, named by its directory in /proc, is in now, for CLONE_INTO_CGROUP.
+    pub fn of_process(process: &str) -> Result<OwnedFd> {
+        entry::of_process(process)
     }
 
     /// The cgroup that has `subs` below it: for a controller, or for all where none is named, a path below the container's
@@ -272,10 +276,12 @@ impl Cgroup {
         tree::pids(dir)?.ok_or_else(|| Error::new(Kind::NotFound, format!("cgroup {} does not exist", dir.display())))
     }
 
-    /// Sends `signal` to every process of the cgroup and of those below it, so that none forks away from it. A frozen
-    /// cgroup stays frozen except for SIGKILL, which could not work there. Gone: [`Kind::NotFound`].
-    pub fn signal_all(&self, signal: i32) -> Result<()> {
-        kill::signal_all(self, signal)
+    /// Sends `signal` to every process that is in the cgroup or below it in any hierarchy and not in `sent`, so that none
+    /// forks away from it, and adds them to `sent`, also when it fails. Gives how many processes were there. A frozen cgroup
+    /// stays frozen except for SIGKILL, which could not work there; what keeps appearing is killed until `until`. Gone:
+    /// [`Kind::NotFound`].
+    pub fn signal_all(&self, signal: i32, until: Instant, sent: &mut HashSet<i32>) -> Result<usize> {
+        kill::signal_all(self, signal, until, sent)
     }
 
     /// Stops every process and waits until they all stand, bounded; when they do not, lets all go on again.
@@ -292,6 +298,11 @@ impl Cgroup {
             Hierarchy::V1 => freeze::thaw_v1(&self.freezer()?),
             Hierarchy::V2 => freeze::thaw_v2(&self.freezer()?),
         }
+    }
+
+    /// Whether [`Cgroup::freeze`] stops process `pid`.
+    pub fn freezes(&self, pid: i32) -> Result<bool> {
+        Ok(tree::pids(self.freezer()?.path())?.is_some_and(|pids| pids.contains(&pid)))
     }
 
     /// Whether it is frozen by [`Cgroup::freeze`]. One frozen only from above, without a freezer, or gone, is not.
@@ -328,23 +339,28 @@ impl Cgroup {
     /// about a second in all. What is not there is fine; all errors are told. A systemd that does not answer is only warned
     /// of once the directories are gone: a unit without processes ends by itself.
     pub fn delete(&self) -> Result<()> {
+        self.delete_within(Duration::MAX)
+    }
+
+    /// The same, and no part of it takes longer than `patience`.
+    pub fn delete_within(&self, patience: Duration) -> Result<()> {
         let stopped = match &self.driver {
             Driver::Cgroupfs => Ok(()),
-            Driver::Systemd(unit) => systemd::stop(unit),
+            Driver::Systemd(unit) => systemd::stop(unit, patience),
         };
-        let errors = self.remove_directories();
+        let errors = self.remove_directories(patience);
         match stopped {
             Err(e) if errors.is_empty() => {
                 log::warn!("{e}");
                 Ok(())
             }
-            stopped => all(stopped.err().into_iter().chain(errors).collect()),
+            stopped => Error::all(stopped.err().into_iter().chain(errors)),
         }
     }
 
     /// Removes the directories, and returns what went wrong.
-    fn remove_directories(&self) -> Vec<Error> {
-        let until = Deadline::new();
+    fn remove_directories(&self, patience: Duration) -> Vec<Error> {
+        let until = Deadline::new(patience);
         self.places.iter().filter_map(|p| tree::remove(&p.dir, &until).err()).collect()
     }
 
@@ -385,18 +401,6 @@ impl Cgroup {
         };
         let path = self.path_in("freezer").ok_or_else(|| Error::unsupported(why))?;
         Dir::open(path)
-    }
-}
-
-/// One error that tells of all.
-fn all(errors: Vec<Error>) -> Result<()> {
-    match errors.len() {
-        0 => Ok(()),
-        1 => errors.into_iter().next().map_or(Ok(()), Err),
-        _ => {
-            let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            Err(Error::new(Kind::Internal, all.join("; ")))
-        }
     }
 }
 

@@ -11,7 +11,13 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Cgroup, Driver, Hierarchy, Place, dir::Dir, entry, systemd::Whose, v2};
+use super::{
+    Cgroup, Driver, Hierarchy, Place,
+    dir::{Dir, gone},
+    entry,
+    systemd::Whose,
+    v2,
+};
 use crate::error::{Context, Error, Result};
 
 /// Leaves out of `cgroup` what this user may not make; see [`Cgroup::left_to_user`].
@@ -79,15 +85,14 @@ pub(super) fn is_denied(e: &Error) -> bool {
 }
 
 /// Puts this process into the cgroup, as [`Cgroup::enter`] says.
-pub(super) fn enter(cgroup: &Cgroup, init: Option<i32>) -> Result<()> {
+pub(super) fn enter(cgroup: &Cgroup, init: Option<&str>) -> Result<()> {
     for place in &cgroup.places {
-        let entered = match enter_place(place, &place.dir) {
-            // What the kernel says of a v2 cgroup that has controllers on for those below it, or that is threaded.
-            Err(e) if matches!(e.errno(), Some(libc::EBUSY | libc::EOPNOTSUPP)) => match init {
-                Some(pid) => entry::directory_of(pid)?.write("cgroup.procs", "0"),
-                None => Err(e),
-            },
-            other => other,
+        let entered = match (enter_place(place, &place.dir), init) {
+            // The cgroup is gone, or it is a v2 one that has controllers on for those below it, or that is threaded.
+            (Err(e), Some(init)) if gone(&e) || matches!(e.errno(), Some(libc::EBUSY | libc::EOPNOTSUPP)) => {
+                enter_place(place, &entry::path_of(&place.controllers, init)?)
+            }
+            (entered, _) => entered,
         };
         match entered {
             Err(e) if init.is_some() && cgroup.rootless && is_denied(&e) => {}

@@ -50,8 +50,9 @@ pub(super) fn remove(path: &Path, until: &Deadline) -> Result<()> {
 pub(super) struct Deadline(Instant);
 
 impl Deadline {
-    pub(super) fn new() -> Self {
-        Self(Instant::now() + PATIENCE)
+    /// A second from now, or `patience`.
+    pub(super) fn new(patience: Duration) -> Self {
+        Self(Instant::now() + PATIENCE.min(patience))
     }
 
     fn rmdir(&self, parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
@@ -215,9 +216,9 @@ mod tests {
             rustix::fs::mkdirat(&at, "sibling", Mode::RWXU).unwrap();
             at = open(at.as_fd(), &name).unwrap();
         }
-        remove(&top, &Deadline::new()).unwrap();
+        remove(&top, &Deadline::new(PATIENCE)).unwrap();
         assert!(!top.exists());
-        remove(&top, &Deadline::new()).unwrap();
+        remove(&top, &Deadline::new(PATIENCE)).unwrap();
     }
 
     #[test]
@@ -226,7 +227,7 @@ mod tests {
         let sub = temp.0.join("top/sub");
         fs::create_dir_all(&sub).unwrap();
         fs::write(sub.join("file"), "").unwrap();
-        let e = remove(&temp.0.join("top"), &Deadline::new()).unwrap_err();
+        let e = remove(&temp.0.join("top"), &Deadline::new(PATIENCE)).unwrap_err();
         assert_eq!(e.to_string(), format!("remove cgroup {}/top: directory not empty", temp.0.display()));
     }
 }

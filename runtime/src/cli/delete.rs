@@ -33,7 +33,7 @@ fn run(globals: &Globals, parsed: &Parsed) -> Outcome {
         Ok(container) => container,
         // A container whose state was never written, or can no longer be read.
         Err(_) if force && state::check_id(id).is_ok() => {
-            delete::cleanup(&globals.root, id)?;
+            delete::cleanup(&globals.root, id, delete::PATIENCE)?;
             return Ok(0);
         }
         Err(e) => return Err(e.into()),
@@ -42,17 +42,11 @@ fn run(globals: &Globals, parsed: &Parsed) -> Outcome {
     Ok(0)
 }
 
-/// A created container has run nothing yet, so that it needs no force.
+/// One that is being created is another process' work, and needs force.
 fn remove(container: Container, force: bool) -> Result<(), Error> {
-    if force {
-        return delete::delete(container, true);
+    if !force && container.status()? == Status::Creating {
+        let text = format!("cannot delete container {} that is not stopped: creating", container.id());
+        return Err(Error::new(Kind::FailedPrecondition, text));
     }
-    match container.status()? {
-        Status::Stopped => delete::delete(container, false),
-        Status::Created => delete::delete(container, true),
-        status => Err(Error::new(
-            Kind::FailedPrecondition,
-            format!("cannot delete container {} that is not stopped: {status}", container.id()),
-        )),
-    }
+    delete::delete(container, force)
 }

@@ -89,8 +89,9 @@ fn attend(created: Created, streams: Streams, signals: &Signals, mut relay: Opti
     let status = signals.forward(process, &streams, relay.as_mut());
     // Before the last output: without a pid namespace of its own, the container may have left processes that hold
     // the pipes, and deleting it ends them.
+    // One that has not ended as far as is known here is ended by force.
     if (status.is_err() || !keep)
-        && let Err(e) = delete::delete(created.container, true)
+        && let Err(e) = delete::delete(created.container, status.is_err())
     {
         log::warn!("{e}");
     }

@@ -26,6 +26,7 @@ mod whose;
 use std::{
     collections::HashMap,
     path::{Component, Path, PathBuf},
+    time::Duration,
 };
 
 use self::manager::{Manager, PATIENCE, Property, STOP};
@@ -137,9 +138,9 @@ pub(super) fn attach(unit: &Unit, pid: i32) -> Result<()> {
     Ok(())
 }
 
-/// Ends the unit, if there is one, and makes systemd forget it.
-pub(super) fn stop(unit: &Unit) -> Result<()> {
-    let mut manager = Manager::connect(unit.whose, STOP)?;
+/// Ends the unit, if there is one, and makes systemd forget it; takes no longer than `patience`.
+pub(super) fn stop(unit: &Unit, patience: Duration) -> Result<()> {
+    let mut manager = Manager::connect(unit.whose, STOP.min(patience))?;
     manager.stop(&unit.name, &unit.slice)?;
     manager.done();
     Ok(())
