@@ -1,9 +1,11 @@
 //! `delete`: clean up after a server that is gone. containerd calls it whenever it loses the connection to a shim: after
 //! a crash or a failed start, but also after every orderly end. So it must find its way without help from anybody, be
-//! quick (containerd gives it 5 s), and do nothing where nothing is left.
+//! quick (containerd gives it 5 s), and do nothing where nothing is left. Where something of the container is left it
+//! fails, and the record and the bundle stay: containerd calls it again when it is started the next time.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use berth_proto::task::DeleteResponse;
 use berth_proto::{Message, MessageField};
@@ -15,18 +17,22 @@ use crate::{bundle, clock, mount, socket};
 
 /// What containerd reports as the exit of a container that was cleaned up: 128 + SIGKILL.
 const KILLED: u32 = 137;
+/// How long processes may take to end. The cgroup takes half a second more at the most, and a rootfs that is busy one.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Cleans up and prints a `DeleteResponse`. What fails on the way is told on standard error, which containerd logs;
 /// the rest is cleaned all the same.
 ///
 /// # Errors
-/// The bundle cannot be told, or nobody reads the answer.
+/// A process of the container lives, or something of it cannot be removed; the bundle cannot be told; nobody reads the
+/// answer.
 pub fn run(args: &Args) -> Result<()> {
     let bundle = directory(args)?;
-    let (pid, outcomes) = clean(args, &bundle);
+    let (pid, container, outcomes) = clean(args, &bundle);
     for e in outcomes.into_iter().filter_map(Result::err) {
         complain(args, &e);
     }
+    container.with_context(|| format!("clean up {}", args.id))?;
     let answer = DeleteResponse {
         pid: pid.unwrap_or_default(),
         exit_status: KILLED,
@@ -45,19 +51,20 @@ fn complain(args: &Args, e: &Error) {
 
 /// Every step whatever became of the one before: processes, cgroup and state; then the rootfs that they kept busy; then
 /// the socket of a server that was killed.
-fn clean(args: &Args, bundle: &Path) -> (Option<u32>, [Result<()>; 3]) {
+fn clean(args: &Args, bundle: &Path) -> (Option<u32>, Result<()>, [Result<()>; 2]) {
     let options = TaskOptions::load(bundle).unwrap_or_else(|e| {
         complain(args, &e.context("the usual state root is taken"));
         TaskOptions::default()
     });
     let noted = init_pid(bundle);
-    let (pid, container) = match berth_runtime::delete::cleanup(&options.state_root(&args.namespace), &args.id) {
+    let root = options.state_root(&args.namespace);
+    let (pid, container) = match berth_runtime::delete::cleanup(&root, &args.id, PATIENCE) {
         Ok(pid) => (noted.or(pid.and_then(|pid| u32::try_from(pid).ok())), Ok(())),
         Err(e) => (noted, Err(e)),
     };
     let rootfs = mount::unmount_recursive(&bundle.join("rootfs"));
     let socket = bundle::socket(bundle).map_or(Ok(()), |path| socket::remove_dead(&path));
-    (pid, [container, rootfs, socket])
+    (pid, container, [rootfs, socket])
 }
 
 /// The bundle: as said, else the directory of that id beside the one we run in, which is a bundle itself.

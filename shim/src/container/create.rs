@@ -127,7 +127,7 @@ impl Container {
     async fn undo(&self, mounted: bool) {
         let (root, id, rootfs) = (self.root.clone(), self.id.clone(), self.rootfs());
         let undone = self.sandbox.pool.urgent(move || {
-            berth_runtime::delete::cleanup(&root, &id)?;
+            berth_runtime::delete::cleanup(&root, &id, berth_runtime::delete::PATIENCE)?;
             if mounted { mount::unmount_recursive(&rootfs) } else { Ok(()) }
         });
         if let Err(e) = undone.await {

@@ -53,9 +53,13 @@ impl Container {
         // The kernel kills a pid namespace with its init, so mostly there is nothing to do.
         if let Ok(handle) = self.handle()
             && (frozen || !handle.private_pid_namespace())
-            && let Err(e) = self.sandbox.pool.urgent(move || wind_up(&handle, frozen)).await
         {
-            log::warn!("container {}: after the end of init: {e}", self.id);
+            if !handle.private_pid_namespace() {
+                self.kill_execs();
+            }
+            if let Err(e) = self.sandbox.pool.urgent(move || wind_up(&handle, frozen)).await {
+                log::warn!("container {}: after the end of init: {e}", self.id);
+            }
         }
         match &*self.oom() {
             Some(oom) if exit.status == KILLED => oom.report_at_end(),
@@ -63,6 +67,18 @@ impl Container {
             None => {}
         }
         let _ = self.change(|state| Ok(state.init_settled()));
+    }
+
+    /// Kills the execs by their pidfds: init's end is announced after theirs, and the cgroup does not have one that somebody
+    /// has moved out of it.
+    fn kill_execs(&self) {
+        let pidfds: Vec<_> = self.state().exec_pidfds().collect();
+        for pidfd in pidfds {
+            match sys::signal(pidfd.as_fd(), libc::SIGKILL) {
+                Err(e) if e.errno() != Some(libc::ESRCH) => log::warn!("container {}: kill an exec: {e}", self.id),
+                _ => {}
+            }
+        }
     }
 
     /// Tells of OOM kills that nobody was told of yet: they come before the exit they caused.

@@ -163,6 +163,11 @@ impl State {
         self.execs.iter().filter(|(_, p)| matches!(p.life, Life::Running { .. })).map(|(id, p)| (id.as_str(), p.pid))
     }
 
+    /// The pidfds of the execs that exist and are not over.
+    pub fn exec_pidfds(&self) -> impl Iterator<Item = Arc<OwnedFd>> {
+        self.execs.values().filter_map(Process::pidfd)
+    }
+
     /// All processes, init first, for the dump.
     pub fn processes(&self) -> impl Iterator<Item = (&str, &Process)> {
         std::iter::once(("", &self.init)).chain(self.execs.iter().map(|(id, p)| (id.as_str(), p)))
