@@ -83,6 +83,55 @@ pub fn frozen(path: &str) -> bool {
     state == "FROZEN" || state.lines().any(|line| line == "frozen 1")
 }
 
+/// A cgroup beside that of a container, in every hierarchy: where an agent or a person moves processes. Dropping it kills
+/// what is in it.
+pub struct Elsewhere(String);
+
+impl Elsewhere {
+    /// Makes it; it may lie below a cgroup that is there.
+    pub fn new(path: &str) -> Self {
+        for hierarchy in hierarchies() {
+            let dir = hierarchy.join(path.trim_start_matches('/'));
+            fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("mkdir {}: {e}", dir.display()));
+            // A v1 cpuset begins without CPUs, and then takes nobody.
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                let above: Vec<_> = dir.ancestors().take_while(|above| above.join(file).exists()).collect();
+                for pair in above.windows(2).rev() {
+                    let [dir, parent] = pair else { continue };
+                    if fs::read_to_string(dir.join(file)).is_ok_and(|text| text.trim().is_empty()) {
+                        fs::write(dir.join(file), fs::read_to_string(parent.join(file)).unwrap()).unwrap();
+                    }
+                }
+            }
+        }
+        Self(path.to_owned())
+    }
+
+    /// Moves a process here, in every hierarchy.
+    pub fn take(&self, pid: u32) {
+        self.files("cgroup.procs").iter().for_each(|file| {
+            fs::write(file, pid.to_string()).unwrap_or_else(|e| panic!("move {pid}: {}: {e}", file.display()));
+        });
+    }
+
+    /// Freezes or thaws what is here by v1's freezer, which holds back even SIGKILL; false where there is none.
+    pub fn freeze(&self, frozen: bool) -> bool {
+        let files = self.files("freezer.state");
+        files.iter().for_each(|file| fs::write(file, if frozen { "FROZEN" } else { "THAWED" }).unwrap());
+        !files.is_empty()
+    }
+
+    fn files(&self, name: &str) -> Vec<PathBuf> {
+        directories(&self.0).into_iter().map(|dir| dir.join(name)).filter(|file| file.exists()).collect()
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        kill_and_remove(&self.0);
+    }
+}
+
 /// Kills what is in `path` and below it (frozen or not), and removes the directories.
 pub fn kill_and_remove(path: &str) {
     until_true(&format!("cgroup {path} to go"), LONG, || {

@@ -45,3 +45,4 @@ pub mod tools;
 pub mod twin;
 pub mod vm;
 pub mod wait;
+pub mod world;

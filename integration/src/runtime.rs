@@ -39,7 +39,7 @@ pub struct Runtime {
     work: Scratch,
     cgroup: String,
     mark: String,
-    before: Vec<String>,
+    pub(crate) before: Vec<String>,
     calls: AtomicU32,
     bundles: Mutex<Vec<Arc<Scratch>>>,
     published_faults: bool,

@@ -19,6 +19,10 @@ pub fn act(verb: &str, args: &[String]) -> Option<i32> {
             println!("{}", json!({ "signal": signal }));
             Some(128 + signal)
         }
+        "await" => {
+            println!("{}", json!({ "signal": sys::wait_signal() }));
+            None
+        }
         "say" => {
             println!("{}", args.join(" "));
             None

@@ -16,12 +16,26 @@ pub fn main() -> i32 {
     let args: Vec<String> =
         std::env::args_os().skip(1).map(|a| String::from_utf8_lossy(a.as_encoded_bytes()).into_owned()).collect();
     // Whoever reads what is said before it may send the signal at once.
-    if args.iter().any(|a| a == "signal") {
+    if args.iter().any(|a| a == "signal" || a == "await") {
         sys::block_signals();
     }
-    for action in args.split(|a| a == "+") {
+    run(&args, &fds)
+}
+
+fn run(args: &[String], fds: &serde_json::Value) -> i32 {
+    let mut actions = args.split(|a| a == "+");
+    while let Some(action) = actions.next() {
         let Some((verb, rest)) = action.split_first() else { continue };
-        let end = if verb == "report" { report::print(rest, &fds) } else { act::act(verb, rest) };
+        let end = match verb.as_str() {
+            "report" => report::print(rest, fds),
+            // What follows is done by another thread, whose end is the program's; this one ends here.
+            "headless" => {
+                let (rest, fds) = (actions.collect::<Vec<_>>().join(&"+".to_owned()), fds.clone());
+                std::thread::spawn(move || sys::exit(run(&rest, &fds)));
+                sys::end_thread()
+            }
+            _ => act::act(verb, rest),
+        };
         if let Some(status) = end {
             return status;
         }

@@ -232,6 +232,19 @@ impl Shim {
         berth_proto::task::DeleteResponse::parse_from_bytes(&output.stdout).unwrap()
     }
 
+    /// The same, whatever becomes of it; `None` when it has not ended within `limit`.
+    pub fn try_delete_action(&self, id: &str, bundle: &Path, limit: Duration) -> Option<crate::command::Output> {
+        let words = ["-bundle", bundle.to_str().unwrap(), "delete"];
+        let mut command = command(&[], self.kind, self.work(), &self.namespace, id, &words);
+        let line = crate::command::command_line(&command);
+        command.current_dir(bundle).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let status = crate::command::wait(&mut child, limit)?;
+        let mut stderr = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        Some(crate::command::Output { line, status, stdout: String::new(), stderr })
+    }
+
     /// What its containers left on the host so far; waits a little for what is just ending.
     pub fn residue(&self) -> Vec<String> {
         let bundles = self.bundles.lock().unwrap();
