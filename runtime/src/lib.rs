@@ -38,6 +38,7 @@ mod pid_file;
 mod plan;
 mod proc;
 mod process;
+pub mod program;
 pub mod ps;
 pub mod rdt;
 pub mod rlimit;

@@ -15,6 +15,7 @@ pub mod namespace;
 pub mod path;
 pub mod payload;
 pub mod plan;
+pub mod program;
 pub mod rootfs;
 pub mod scheduling;
 pub mod shed;

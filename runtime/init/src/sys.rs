@@ -120,10 +120,11 @@ pub(crate) fn clone_again() -> Result<Side> {
 /// The flags of the second clone; no exit signal is among them, since `CLONE_PARENT` takes the caller's.
 pub const CLONE_AGAIN: u64 = (libc::CLONE_PARENT | libc::CLONE_PIDFD).cast_unsigned() as u64;
 
-/// A clone that becomes a hook: a child of its own, of the runtime or of a container's init.
+/// A clone that becomes a hook or another program of the host's: a child of its own, of the runtime or of a container's
+/// init.
 pub(crate) fn clone_hook() -> Result<Side> {
-    // SAFETY: only `hook` calls it, and its child runs that file's code up to execve: nothing there allocates, takes a
-    // lock or returns.
+    // SAFETY: only `hook` and `program` call it, and the child runs their code up to execve: nothing there allocates,
+    // takes a lock or returns.
     unsafe { clone_process(0, None) }
 }
 
@@ -410,6 +411,22 @@ pub fn execve(path: &CStr, args: &[Ptr], env: &[Cell<Ptr>]) -> Errno {
         Ok(_) => Errno::INVAL,
         Err(e) => e,
     }
+}
+
+/// All signals at their defaults, and none blocked: execve(2) keeps what is ignored and what is blocked.
+pub fn default_signals() -> Result<()> {
+    let empty = 0u64;
+    // The kernel's struct sigaction: handler, flags, restorer, mask. All zero is SIG_DFL.
+    let default = [0u64; 4];
+    let null = core::ptr::null_mut::<u64>();
+    for signal in 1..=64 {
+        match call!(libc::SYS_rt_sigaction, signal, default.as_ptr(), null, 8usize) {
+            // SIGKILL and SIGSTOP have nothing else.
+            Ok(_) | Err(Errno::INVAL) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    call!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const empty, null, 8usize).map(drop)
 }
 
 /// _exit(2) of the whole process.
