@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use berth_runtime::{Context, Error, Result};
-use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use rustix::fs::{FileType, Mode, OFlags, fcntl_setfl, fstat, open};
 use rustix::io::Errno;
 use tokio::time::{Instant, sleep};
 
@@ -40,7 +40,7 @@ pub enum Input {
 pub enum Output {
     /// A fifo, both ends, non-blocking.
     Fifo(OwnedFd),
-    /// A file or device, appended to.
+    /// A file or device, appended to; it may block.
     Other(OwnedFd),
 }
 
@@ -72,7 +72,10 @@ pub async fn open_output(path: &Path, patience: Duration) -> Result<Output> {
                 let both = open(path, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
                 return Ok(Output::Fifo(both.with_context(|| format!("open {}", path.display()))?));
             }
-            Ok(file) => return Ok(Output::Other(file)),
+            Ok(file) => {
+                let file = blocking(file).with_context(|| format!("open {}", path.display()))?;
+                return Ok(Output::Other(file));
+            }
             // fifo(7): no process has it open for reading.
             Err(Errno::NXIO) if Instant::now() < deadline => {
                 sleep(pause).await;
@@ -99,8 +102,14 @@ pub fn open_file(path: &Path) -> Result<OwnedFd> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).with_context(|| format!("mkdir {}", parent.display()))?;
     }
-    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
-    open(path, flags, Mode::from_raw_mode(0o644)).with_context(|| format!("open {}", path.display()))
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    open(path, flags, Mode::from_raw_mode(0o644)).and_then(blocking).with_context(|| format!("open {}", path.display()))
+}
+
+/// Only the opening is not to block, of a fifo without a reader; the writing is done where it may.
+fn blocking(file: OwnedFd) -> Result<OwnedFd, Errno> {
+    fcntl_setfl(&file, OFlags::APPEND)?;
+    Ok(file)
 }
 
 fn is_fifo(fd: &OwnedFd) -> Result<bool> {

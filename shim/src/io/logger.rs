@@ -3,24 +3,23 @@
 //! The program reads the container's stdout on descriptor 3 and stderr on 4, and says on 5 that it is ready. The
 //! container writes straight into its pipes. The shim keeps the read ends, too: when the program dies, the container
 //! gets no SIGPIPE and does not block, its output is read and lost.
+//!
+//! The program begins with the limits and signals that the shim was started with, and ends by itself at the end of its
+//! input; it is told to end only when it does not.
 
-use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use berth_runtime::{Context, Error, Kind as ErrorKind, Result};
-use nix::fcntl::OFlag;
-use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::stat::Mode;
+use berth_runtime::{Context, Error, Kind as ErrorKind, Result, program};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
 use tokio::sync::watch as news;
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::pump::{Kind, Link, Sink};
 use super::uri::Program;
@@ -32,15 +31,16 @@ use crate::{reap, sys};
 const READY: Duration = Duration::from_secs(30);
 /// How long it may go on after SIGTERM before SIGKILL.
 const GRACE: Duration = Duration::from_secs(12);
-/// The descriptors the program finds its pipes on, in the order stdout, stderr, ready.
-const FIRST_FD: i32 = 3;
-/// Above every descriptor the program is given, so that putting one in place cannot close another.
-const CLEAR_OF: i32 = 10;
+/// How long it may take for the rest of its input, as long as it reads, and how long it may then go on to its own end.
+const REST: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(2));
+/// The first and the longest pause between two looks at that.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
 /// A logging program that runs. Dropping it kills the program.
 #[derive(Debug)]
 pub struct Logger {
     pidfd: Arc<OwnedFd>,
+    pipes: Arc<[Arc<OwnedFd>; 2]>,
     ended: news::Receiver<bool>,
     /// Reading of what the program no longer does.
     drains: Arc<Mutex<Vec<AbortHandle>>>,
@@ -66,16 +66,15 @@ impl Logger {
         let (stdout_read, stdout) = pipe_with(PipeFlags::CLOEXEC).with_context(what)?;
         let (stderr_read, stderr) = pipe_with(PipeFlags::CLOEXEC).with_context(what)?;
         let (ready, ready_write) = pipe_with(PipeFlags::CLOEXEC).with_context(what)?;
-        let given = [raised(&stdout_read)?, raised(&stderr_read)?, raised(&ready_write)?];
-        drop(ready_write);
-        let command = Command::new(program, id, namespace)?;
+        let pipes = Arc::new([Arc::new(stdout_read), Arc::new(stderr_read)]);
+        let command = Command::new(program, id, namespace, pipes.clone(), ready_write);
         let flight = pool.children.flight();
-        let (pid, pidfd) = pool.change(&flight, move || command.spawn(&given)).await.with_context(what)?;
+        let (pid, pidfd) = pool.change(&flight, move || command.start()).await.with_context(what)?;
         pool.children.adopt(&flight, pid);
         drop(flight);
         let (ended_at, ended) = news::channel(false);
-        let logger = Self { pidfd: Arc::new(pidfd), ended, drains: Arc::default() };
-        logger.watch(pid, pool, ended_at, [stdout_read, stderr_read]);
+        let logger = Self { pidfd: Arc::new(pidfd), pipes, ended, drains: Arc::default() };
+        logger.watch(pid, pool, ended_at);
         match timeout(READY, said_ready(ready)).await {
             Ok(Ok(said)) if said || !program.must_say_ready => Ok((logger, Ends { stdout, stderr })),
             Ok(Ok(_)) => {
@@ -89,9 +88,13 @@ impl Logger {
         }
     }
 
-    /// Ends the program: SIGTERM, so that it can write out what it has, and SIGKILL after 12 s.
+    /// Ends the program, which has the time to read what was written and to end by itself: SIGTERM, so that it can write
+    /// out what it has, and SIGKILL after 12 s.
     pub async fn stop(&self) {
         let mut ended = self.ended.clone();
+        if self.finishes().await {
+            return;
+        }
         for (signal, grace) in [(libc::SIGTERM, GRACE), (libc::SIGKILL, GRACE)] {
             let _ = sys::signal(self.pidfd.as_fd(), signal);
             if timeout(grace, ended.wait_for(|&ended| ended)).await.is_ok() {
@@ -100,16 +103,43 @@ impl Logger {
         }
     }
 
+    /// Waits for the program's own end, as long as it reads on or may be at work on what it has read.
+    async fn finishes(&self) -> bool {
+        let mut ended = self.ended.clone();
+        let begin = Instant::now();
+        let (mut pause, mut left, mut since) = (PAUSE.0, usize::MAX, begin);
+        loop {
+            if timeout(pause, ended.wait_for(|&ended| ended)).await.is_ok() {
+                return true;
+            }
+            pause = (pause * 2).min(PAUSE.1);
+            let unread = self.pipes.iter().map(|pipe| rustix::io::ioctl_fionread(pipe).unwrap_or(0)).sum::<u64>();
+            let unread = usize::try_from(unread).unwrap_or(usize::MAX);
+            if unread != left {
+                (left, since) = (unread, Instant::now());
+            }
+            // While another process holds a pipe, its end does not come.
+            if (unread == 0 && !self.pipes.iter().all(|pipe| hung_up(pipe)))
+                || since.elapsed() > REST.1
+                || (unread > 0 && begin.elapsed() > REST.0)
+            {
+                return false;
+            }
+        }
+    }
+
     /// Collects the program when it ends, and goes on reading its pipes.
-    fn watch(&self, pid: i32, pool: &Pool, ended_at: news::Sender<bool>, pipes: [OwnedFd; 2]) {
+    fn watch(&self, pid: i32, pool: &Pool, ended_at: news::Sender<bool>) {
         let (pidfd, drains, children) = (self.pidfd.clone(), self.drains.clone(), pool.children.clone());
+        let pipes = self.pipes.clone();
         tokio::spawn(async move {
             reap::exited(&pidfd).await;
             children.forget(pid);
             // First the drains, then the news: who hears of the end may stop them.
-            for pipe in pipes {
-                if fcntl_setfl(&pipe, OFlags::NONBLOCK).is_ok() {
-                    let task = tokio::spawn(async move { Link::new(Kind::Output, pipe, Sink::Nowhere).run().await });
+            for pipe in &*pipes {
+                if fcntl_setfl(pipe, OFlags::NONBLOCK).is_ok() {
+                    let link = Link::new(Kind::Output, pipe.clone(), Sink::Nowhere);
+                    let task = tokio::spawn(async move { link.run().await });
                     drains.lock().unwrap_or_else(PoisonError::into_inner).push(task.abort_handle());
                 }
             }
@@ -129,44 +159,35 @@ impl Drop for Logger {
     }
 }
 
-/// What posix_spawn(3) is given, made before the pool's thread is entered.
+/// What the pool's thread starts.
 struct Command {
-    path: CString,
-    args: Vec<CString>,
-    env: [CString; 2],
+    path: PathBuf,
+    args: Vec<String>,
+    env: [String; 2],
+    pipes: Arc<[Arc<OwnedFd>; 2]>,
+    ready: OwnedFd,
 }
 
 impl Command {
-    fn new(program: &Program, id: &str, namespace: &str) -> Result<Self> {
-        let path = c_string(program.path.as_os_str().as_encoded_bytes())?;
-        let mut args = vec![path.clone()];
-        for arg in &program.args {
-            args.push(c_string(arg.as_bytes())?);
-        }
-        let id = c_string(format!("CONTAINER_ID={id}").as_bytes())?;
-        let namespace = c_string(format!("CONTAINER_NAMESPACE={namespace}").as_bytes())?;
-        Ok(Self { path, args, env: [id, namespace] })
+    fn new(program: &Program, id: &str, namespace: &str, pipes: Arc<[Arc<OwnedFd>; 2]>, ready: OwnedFd) -> Self {
+        let env = [format!("CONTAINER_ID={id}"), format!("CONTAINER_NAMESPACE={namespace}")];
+        Self { path: program.path.clone(), args: program.args.clone(), env, pipes, ready }
     }
 
-    fn spawn(&self, given: &[OwnedFd; 3]) -> Result<(i32, OwnedFd)> {
-        let mut actions = PosixSpawnFileActions::init()?;
-        actions.add_open(0, c"/dev/null", OFlag::O_RDWR, Mode::empty())?;
-        actions.add_dup2(0, 1)?;
-        actions.add_dup2(0, 2)?;
-        for (place, fd) in (FIRST_FD..).zip(given) {
-            actions.add_dup2(fd.as_raw_fd(), place)?;
-        }
-        // The shim blocks the signals it reads by signalfd and ignores SIGPIPE; a program expects neither.
-        let mut attributes = PosixSpawnAttr::init()?;
-        attributes.set_flags(PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF)?;
-        attributes.set_sigmask(&SigSet::empty())?;
-        attributes.set_sigdefault(&SigSet::from(Signal::SIGPIPE))?;
-        let pid = posix_spawn(self.path.as_c_str(), &actions, &attributes, &self.args, &self.env)?.as_raw();
-        // It is not waited for yet, so its id cannot name another process.
-        let pidfd =
-            Pid::from_raw(pid).ok_or(rustix::io::Errno::SRCH).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))?;
-        Ok((pid, pidfd))
+    fn start(self) -> Result<(i32, OwnedFd)> {
+        let null = super::null()?;
+        let [stdout, stderr] = &*self.pipes;
+        // The pipes are its descriptors 3, 4 and 5.
+        let fds = [null.as_fd(), null.as_fd(), null.as_fd(), stdout.as_fd(), stderr.as_fd(), self.ready.as_fd()];
+        program::start(&program::Program { path: &self.path, args: &self.args, env: &self.env, fds: &fds })
     }
+}
+
+/// No process has the other end.
+fn hung_up(pipe: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(pipe, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok() && fds.iter().any(|fd| fd.revents().contains(PollFlags::HUP))
 }
 
 async fn said_ready(pipe: OwnedFd) -> Result<bool> {
@@ -180,15 +201,6 @@ async fn said_ready(pipe: OwnedFd) -> Result<bool> {
             Err(e) => return Err(e.into()),
         }
     }
-}
-
-fn raised(fd: &OwnedFd) -> Result<OwnedFd> {
-    rustix::io::fcntl_dupfd_cloexec(fd, CLEAR_OF).context("duplicate a pipe")
-}
-
-fn c_string(bytes: &[u8]) -> Result<CString> {
-    CString::new(bytes)
-        .map_err(|_| Error::invalid("logging program: a zero byte in its path, arguments or environment"))
 }
 
 #[cfg(test)]

@@ -12,36 +12,33 @@
 //! /dev/stdout; and because no name of the host shows in the container.
 //!
 //! Made in two steps: [`prepare`] before the process exists (it may wait for a client), [`Prepared::begin`] when it does.
+//! From then on it is [`live`].
 
 pub mod fifo;
+pub mod live;
 pub mod logger;
 pub mod pump;
+pub mod tail;
 pub mod uri;
+pub mod worker;
 
 #[cfg(test)]
 pub(crate) mod testing;
 
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use berth_runtime::{Context, Result, Stdio};
 use rustix::fs::{Gid, Mode, OFlags, Uid, fchown, fcntl_setfl, open};
 use rustix::pipe::{PipeFlags, pipe_with};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
 
 use crate::pool::Pool;
 use fifo::{Input, Output};
+pub use live::Io;
+use live::Streams;
 use logger::Logger;
 use pump::{Kind, Link, Sink};
 use uri::{Request, Target};
-
-/// How long a client may take to read what it was given, when the process is deleted.
-const TAIL: Duration = Duration::from_secs(1);
-/// How often it is looked at meanwhile.
-const TAIL_STEP: Duration = Duration::from_millis(1);
 
 /// Whose stdio it is: what a logging program is told, and who shall own the pipes.
 #[derive(Clone, Debug)]
@@ -71,19 +68,6 @@ struct Wiring {
     writer: Option<OwnedFd>,
     /// Pipes of the process and where each goes; `None` for a terminal that is still to come.
     outputs: Vec<(Option<OwnedFd>, Sink)>,
-    logger: Option<Logger>,
-}
-
-/// Stdio of a process that exists.
-#[derive(Debug)]
-pub struct Io {
-    writer: Mutex<Option<OwnedFd>>,
-    links: Mutex<Vec<(Arc<Link>, JoinHandle<()>)>>,
-    /// How many outputs are still being copied.
-    outputs: watch::Sender<usize>,
-    /// Readers on the client's fifos, of outputs that have ended.
-    tails: Mutex<Vec<OwnedFd>>,
-    console: Mutex<Option<Arc<OwnedFd>>>,
     logger: Option<Logger>,
 }
 
@@ -144,7 +128,7 @@ impl Wiring {
                 pair.try_into().map_err(|_| crate::reap::cut_off())
             }
             Target::File(path) => {
-                let file = fifo::open_file(&path)?;
+                let file = pool.read(move || fifo::open_file(&path)).await?;
                 let again = file.try_clone().context("duplicate log file")?;
                 Ok([self.piped(Sink::Append(file), identity)?, self.piped(Sink::Append(again), identity)?])
             }
@@ -163,7 +147,7 @@ impl Wiring {
         Ok(match request.target()? {
             Target::Paths { stdout: Some(path), .. } => sink(fifo::open_output(&path, fifo::PATIENCE).await?),
             Target::Paths { stdout: None, .. } => Sink::Nowhere,
-            Target::File(path) => Sink::Append(fifo::open_file(&path)?),
+            Target::File(path) => Sink::Append(pool.read(move || fifo::open_file(&path)).await?),
             Target::Logger(program) => {
                 let (logger, ends) = Logger::start(&program, &identity.id, &identity.namespace, pool).await?;
                 fcntl_setfl(&ends.stdout, OFlags::NONBLOCK).context("set up logging pipe")?;
@@ -203,116 +187,21 @@ impl Prepared {
         for (from, sink) in outputs {
             let kind = if from.is_some() { Kind::Output } else { Kind::Terminal };
             if let Some(from) = from.map(Arc::new).or_else(|| console.clone()) {
-                links.push(Arc::new(Link::new(kind, from, sink)));
+                links.push(Link::new(kind, from, sink));
             }
         }
-        let count = links.len();
         if let Some((from, to)) = stdin
             && let Some(to) = to.map(Arc::new).or_else(|| console.clone())
         {
-            links.push(Arc::new(Link::new(Kind::Input, from, Sink::Pipe(to))));
+            links.push(Link::new(Kind::Input, from, Sink::Pipe(to)));
         }
-        let io = Arc::new(Io {
-            writer: Mutex::new(writer),
-            links: Mutex::default(),
-            outputs: watch::Sender::new(count),
-            tails: Mutex::default(),
-            console: Mutex::new(console),
-            logger,
-        });
-        for link in links {
-            io.spawn(link);
-        }
-        Ok(io)
-    }
-}
-
-impl Io {
-    /// The terminal's master, while the process may still use it.
-    pub fn console(&self) -> Option<Arc<OwnedFd>> {
-        lock(&self.console).clone()
-    }
-
-    /// CloseIO: the process sees the end of its stdin when the client closes its end, too.
-    pub fn close_stdin(&self) {
-        lock(&self.writer).take();
-    }
-
-    /// The process has exited: its stdin is closed, and a terminal ends when all that was written to it is copied.
-    pub fn process_gone(&self) {
-        self.close_stdin();
-        lock(&self.links).retain(|(link, task)| {
-            match link.kind() {
-                Kind::Input => task.abort(),
-                Kind::Terminal => link.end(),
-                Kind::Output => {}
-            }
-            link.kind() != Kind::Input
-        });
-    }
-
-    /// Waits until all output has been copied, at most `limit`; whether it was. Then, for a moment, until the client has
-    /// read it: some clients close their end as soon as the process is deleted, with what is still in it.
-    pub async fn drained(&self, limit: Duration) -> bool {
-        let copied = timeout(limit, self.outputs.subscribe().wait_for(|&live| live == 0)).await.is_ok();
-        let tails = std::mem::take(&mut *lock(&self.tails));
-        let unread = |tail: &OwnedFd| rustix::io::ioctl_fionread(tail).is_ok_and(|bytes| bytes > 0);
-        let empty = async {
-            while tails.iter().any(unread) {
-                sleep(TAIL_STEP).await;
-            }
-        };
-        let _ = timeout(limit.min(TAIL), empty).await;
-        copied
-    }
-
-    /// Ends all copying, closes every descriptor, ends the logger.
-    pub async fn close(&self) {
-        self.close_stdin();
-        let links = std::mem::take(&mut *lock(&self.links));
-        for (link, task) in links {
-            task.abort();
-            let _ = task.await;
-            drop(link);
-        }
-        self.outputs.send_replace(0);
-        lock(&self.tails).clear();
-        lock(&self.console).take();
-        if let Some(logger) = &self.logger {
-            logger.stop().await;
-        }
-    }
-
-    fn spawn(self: &Arc<Self>, link: Arc<Link>) {
-        // Registered under the lock, so that even a link that ends at once finds itself in the list.
-        let mut links = lock(&self.links);
-        let task = tokio::spawn({
-            let (io, link) = (self.clone(), link.clone());
-            async move {
-                link.run().await;
-                io.finished(&link);
-            }
-        });
-        links.push((link, task));
-    }
-
-    fn finished(&self, link: &Arc<Link>) {
-        lock(&self.tails).extend(link.tail());
-        lock(&self.links).retain(|(other, _)| !Arc::ptr_eq(other, link));
-        match link.kind() {
-            Kind::Input => {}
-            Kind::Output => self.outputs.send_modify(|live| *live = live.saturating_sub(1)),
-            Kind::Terminal => {
-                lock(&self.console).take();
-                self.outputs.send_modify(|live| *live = live.saturating_sub(1));
-            }
-        }
+        Ok(Io::begin(links, Streams { writer, console, logger }))
     }
 }
 
 fn sink(output: Output) -> Sink {
     match output {
-        Output::Fifo(fd) => Sink::Pipe(fd.into()),
+        Output::Fifo(fd) => Sink::Fifo(fd.into()),
         Output::Other(fd) => Sink::Append(fd),
     }
 }
@@ -335,10 +224,6 @@ fn own(pipe: &OwnedFd, identity: &Identity) -> Result<()> {
 
 fn null() -> Result<OwnedFd> {
     open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).context("open /dev/null")
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@ use crate::io::testing::{Scratch, pty, runtime};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
+use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -124,6 +126,7 @@ fn a_restarted_reader_gets_what_was_written_meanwhile() {
         tokio::time::sleep(Duration::from_millis(20)).await;
         let reader = dir.reader(&out);
         drop(stdout);
+        io.process_gone();
         assert_eq!(timeout(SOON, read_to_end(reader)).await.unwrap().len(), 40_000);
         assert!(io.drained(SOON).await);
     });
@@ -216,6 +219,7 @@ fn a_file_takes_both_outputs() {
         }
         write(&stderr, b"2\n");
         drop((stdout, stderr));
+        io.process_gone();
         assert!(io.drained(SOON).await);
     });
     assert_eq!(std::fs::read(&path).unwrap(), b"1\n2\n");

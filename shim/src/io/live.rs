@@ -1,0 +1,240 @@
+//! The stdio of a process that exists, from its begin to its Delete.
+//!
+//! One rule about a client's fifos: the shim's ends of all of them stay until the process has exited and what it wrote
+//! has been read out. A client takes a stream that breaks as the end of the whole: containerd's CRI stops reading stdout
+//! when it cannot write a byte that was typed too late, and stops sending stdin when the first output ends.
+//!
+//! ```text
+//! stdin    copied ──> process gone, or it reads no more ──> read and thrown away ──┐
+//! output   copied ──> its last writer is gone, and the process ──> the client gets the end, reads what is left ──> closed
+//! ```
+//! What still holds a pipe open after its process has exited, a background child, is cut off [`LINGER`] later, and with
+//! the end of the last output goes stdin. Delete ends everything.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::{sleep, timeout};
+
+use super::logger::Logger;
+use super::pump::{Kind, Link};
+use super::tail::Tail;
+
+/// How long the pipes of a process that has exited are read on when another process holds them, and how long its stdin
+/// is. A client may wait for the end of the streams for ever, as containerd does for a probe whose command left a
+/// background child, and each such process costs descriptors.
+pub const LINGER: Duration = Duration::from_secs(15);
+/// How long a client may take to read what it was given, when the process is deleted.
+const TAIL: Duration = Duration::from_secs(1);
+/// How often it is looked at meanwhile.
+const TAIL_STEP: Duration = Duration::from_millis(1);
+
+/// Stdio of a process that exists.
+#[derive(Debug)]
+pub struct Io {
+    /// The shim's own writer on the client's stdin.
+    writer: Mutex<Option<OwnedFd>>,
+    streams: Mutex<Vec<Stream>>,
+    outputs: watch::Sender<Outputs>,
+    gone: watch::Sender<bool>,
+    linger: Mutex<Option<AbortHandle>>,
+    console: Mutex<Option<Arc<OwnedFd>>>,
+    logger: Option<Logger>,
+}
+
+/// What the process's stdio has beside its links.
+#[derive(Debug)]
+pub(super) struct Streams {
+    pub writer: Option<OwnedFd>,
+    pub console: Option<Arc<OwnedFd>>,
+    pub logger: Option<Logger>,
+}
+
+/// How many outputs are not copied to their end, and how many are not read out by the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Outputs {
+    copied: usize,
+    read: usize,
+}
+
+#[derive(Debug)]
+struct Stream {
+    number: usize,
+    stage: Stage,
+    task: JoinHandle<()>,
+}
+
+#[derive(Clone, Debug)]
+enum Stage {
+    Copying(Arc<Link>),
+    Tail(Arc<Tail>),
+}
+
+impl Io {
+    pub(super) fn begin(links: Vec<Arc<Link>>, streams: Streams) -> Arc<Self> {
+        let Streams { writer, console, logger } = streams;
+        let count = links.iter().filter(|link| link.kind() != Kind::Input).count();
+        let io = Arc::new(Self {
+            writer: Mutex::new(writer),
+            streams: Mutex::default(),
+            outputs: watch::Sender::new(Outputs { copied: count, read: count }),
+            gone: watch::Sender::new(false),
+            linger: Mutex::default(),
+            console: Mutex::new(console),
+            logger,
+        });
+        for (number, link) in links.into_iter().enumerate() {
+            io.spawn(number, link);
+        }
+        io
+    }
+
+    /// The terminal's master, while the process may still use it.
+    pub fn console(&self) -> Option<Arc<OwnedFd>> {
+        lock(&self.console).clone()
+    }
+
+    /// CloseIO: the process sees the end of its stdin when the client closes its end, too.
+    pub fn close_stdin(&self) {
+        lock(&self.writer).take();
+    }
+
+    /// The process has exited: what comes on its stdin is thrown away, and a terminal ends when all that was written to
+    /// it is copied.
+    pub fn process_gone(self: &Arc<Self>) {
+        self.end(&[Kind::Input, Kind::Terminal]);
+        self.close_stdin();
+        if !self.gone.send_replace(true) && !lock(&self.streams).is_empty() {
+            let io = self.clone();
+            let task = tokio::spawn(async move { io.linger(LINGER).await });
+            *lock(&self.linger) = Some(task.abort_handle());
+        }
+    }
+
+    /// Waits until all output has been copied, at most `limit`; whether it was. Then, for a moment, until the client has
+    /// read it: some clients close their end as soon as the process is deleted, with what is still in it.
+    pub async fn drained(&self, limit: Duration) -> bool {
+        let copied = timeout(limit, self.outputs.subscribe().wait_for(|left| left.copied == 0)).await.is_ok();
+        let empty = async {
+            while self.unread() {
+                sleep(TAIL_STEP).await;
+            }
+        };
+        let _ = timeout(limit.min(TAIL), empty).await;
+        copied
+    }
+
+    /// Ends all copying, closes every descriptor, ends the logger.
+    pub async fn close(&self) {
+        if let Some(linger) = lock(&self.linger).take() {
+            linger.abort();
+        }
+        self.close_stdin();
+        let streams = std::mem::take(&mut *lock(&self.streams));
+        for Stream { stage, task, .. } in streams {
+            task.abort();
+            let _ = task.await;
+            drop(stage);
+        }
+        self.outputs.send_replace(Outputs { copied: 0, read: 0 });
+        lock(&self.console).take();
+        if let Some(logger) = &self.logger {
+            logger.stop().await;
+        }
+    }
+
+    /// What is left after the exit gets its end, some time later.
+    pub(super) async fn linger(&self, time: Duration) {
+        sleep(time).await;
+        self.end(&[Kind::Output]);
+        let _ = self.outputs.subscribe().wait_for(|left| left.read == 0).await;
+        let streams = std::mem::take(&mut *lock(&self.streams));
+        for stream in streams {
+            stream.task.abort();
+        }
+    }
+
+    fn spawn(self: &Arc<Self>, number: usize, link: Arc<Link>) {
+        // Registered under the lock, so that even a link that ends at once finds itself in the list.
+        let mut streams = lock(&self.streams);
+        let stage = Stage::Copying(link.clone());
+        let io = self.clone();
+        let task = tokio::spawn(async move {
+            link.run().await;
+            match link.kind() {
+                Kind::Input => io.throw_away(number, link).await,
+                _ => io.give_end(number, link).await,
+            }
+        });
+        streams.push(Stream { number, stage, task });
+    }
+
+    /// Nobody reads the input any more: it is read and thrown away, so that a client neither fails nor hangs.
+    async fn throw_away(self: &Arc<Self>, number: usize, input: Arc<Link>) {
+        let leftover = input.leftover();
+        self.advance(number, Stage::Copying(leftover.clone()));
+        // With this goes the process's end: it sees the end of its input.
+        drop(input);
+        leftover.run().await;
+        // Where only the reader could be had, it has run to an end, and stays open.
+    }
+
+    /// All of an output is copied.
+    async fn give_end(self: &Arc<Self>, number: usize, link: Arc<Link>) {
+        if link.kind() == Kind::Terminal {
+            lock(&self.console).take();
+        }
+        let _ = self.gone.subscribe().wait_for(|&gone| gone).await;
+        let Some(tail) = link.unread().map(Arc::new) else {
+            self.forget(number);
+            drop(link);
+            return self.count(1, 1);
+        };
+        self.advance(number, Stage::Tail(tail.clone()));
+        drop(link);
+        tail.look();
+        self.count(1, 0);
+        tail.read_out().await;
+        self.forget(number);
+        drop(tail);
+        self.count(0, 1);
+    }
+
+    fn count(&self, copied: usize, read: usize) {
+        self.outputs.send_modify(|left| {
+            left.copied = left.copied.saturating_sub(copied);
+            left.read = left.read.saturating_sub(read);
+        });
+    }
+
+    fn forget(&self, number: usize) {
+        lock(&self.streams).retain(|stream| stream.number != number);
+    }
+
+    fn advance(&self, number: usize, stage: Stage) {
+        if let Some(stream) = lock(&self.streams).iter_mut().find(|stream| stream.number == number) {
+            stream.stage = stage;
+        }
+    }
+
+    fn end(&self, kinds: &[Kind]) {
+        for stream in &*lock(&self.streams) {
+            if let Stage::Copying(link) = &stream.stage
+                && kinds.contains(&link.kind())
+            {
+                link.end();
+            }
+        }
+    }
+
+    fn unread(&self) -> bool {
+        lock(&self.streams).iter().any(|stream| matches!(&stream.stage, Stage::Tail(tail) if tail.unread()))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,220 @@
+use super::*;
+use crate::io::testing::{Scratch, pipe, pty, runtime};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+const SOON: Duration = Duration::from_secs(60);
+
+fn nonblocking(fd: &OwnedFd) {
+    rustix::fs::fcntl_setfl(fd, rustix::fs::OFlags::NONBLOCK).unwrap();
+}
+
+fn read_available(fd: &OwnedFd) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut buf = [0; 4096];
+    while let Ok(n) = rustix::io::read(fd, &mut buf) {
+        if n == 0 {
+            break;
+        }
+        all.extend_from_slice(&buf[..n]);
+    }
+    all
+}
+
+#[test]
+fn pipe_to_pipe_until_the_last_writer_closes() {
+    let ((r1, w1), (r2, w2)) = (pipe(), pipe());
+    nonblocking(&r1);
+    nonblocking(&r2);
+    rustix::io::write(&w1, b"all of it").unwrap();
+    drop(w1);
+    runtime()
+        .block_on(async { timeout(SOON, Link::new(Kind::Output, r1, Sink::Pipe(w2.into())).run()).await.unwrap() });
+    assert_eq!(read_available(&r2), b"all of it");
+}
+
+#[test]
+fn a_full_sink_holds_the_source_and_loses_nothing() {
+    let ((r1, w1), (r2, w2)) = (pipe(), pipe());
+    for fd in [&r1, &w1, &r2, &w2] {
+        nonblocking(fd);
+    }
+    runtime().block_on(async {
+        let link = Link::new(Kind::Output, r1, Sink::Pipe(w2.into()));
+        let task = tokio::spawn({
+            let link = link.clone();
+            async move { link.run().await }
+        });
+        drop(link);
+        let mut sent = Vec::new();
+        let mut got = Vec::new();
+        for round in 0..200u8 {
+            let chunk = [round; 3000];
+            while rustix::io::write(&w1, &chunk).is_err() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                got.extend(read_available(&r2));
+            }
+            sent.extend_from_slice(&chunk);
+        }
+        drop(w1);
+        while !task.is_finished() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            got.extend(read_available(&r2));
+        }
+        got.extend(read_available(&r2));
+        assert!(got == sent, "{} of {} bytes", got.len(), sent.len());
+    });
+}
+
+#[test]
+fn a_full_sink_at_the_end_starves_nobody() {
+    let (r1, w1) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+    let (r2, w2) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+    while rustix::io::write(&w2, &[0; 4096]).is_ok() {}
+    drop(w1);
+    runtime().block_on(async {
+        let link = Link::new(Kind::Output, r1, Sink::Pipe(w2.into()));
+        let task = tokio::spawn(async move { link.run().await });
+        // A link that waited in a circle would never let this be reached.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!task.is_finished());
+        while rustix::io::read(&r2, &mut [0; 4096]).is_ok_and(|n| n > 0) {}
+        timeout(SOON, task).await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_failed_sink_is_drained() {
+    let ((r1, w1), (r2, w2)) = (pipe(), pipe());
+    nonblocking(&r1);
+    drop(r2);
+    rustix::io::write(&w1, &[0; 30_000]).unwrap();
+    drop(w1);
+    runtime()
+        .block_on(async { timeout(SOON, Link::new(Kind::Output, r1, Sink::Pipe(w2.into())).run()).await.unwrap() });
+}
+
+#[test]
+fn input_ends_when_nobody_reads() {
+    let ((r1, w1), (r2, w2)) = (pipe(), pipe());
+    nonblocking(&r1);
+    drop(r2);
+    rustix::io::write(&w1, b"x").unwrap();
+    runtime().block_on(async { timeout(SOON, Link::new(Kind::Input, r1, Sink::Pipe(w2.into())).run()).await.unwrap() });
+}
+
+#[test]
+fn two_streams_append_to_one_file() {
+    let dir = Scratch::new();
+    let path = dir.path().join("log");
+    for text in [&b"one\n"[..], b"two\n"] {
+        let (r, w) = pipe();
+        nonblocking(&r);
+        rustix::io::write(&w, text).unwrap();
+        drop(w);
+        let sink = Sink::Append(crate::io::fifo::open_file(&path).unwrap());
+        runtime().block_on(Link::new(Kind::Output, r, sink).run());
+    }
+    assert_eq!(std::fs::read(&path).unwrap(), b"one\ntwo\n");
+}
+
+#[test]
+fn a_full_disk_does_not_stop_the_reader() {
+    let (r, w) = pipe();
+    nonblocking(&r);
+    rustix::io::write(&w, &[0; 60_000]).unwrap();
+    drop(w);
+    let full = rustix::fs::open("/dev/full", rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty()).unwrap();
+    runtime().block_on(async { timeout(SOON, Link::new(Kind::Output, r, Sink::Append(full)).run()).await.unwrap() });
+}
+
+#[test]
+fn a_terminal_is_read_to_the_end_after_its_process_is_gone() {
+    let (master, slave) = pty();
+    let (r, w) = pipe();
+    nonblocking(&master);
+    nonblocking(&r);
+    nonblocking(&w);
+    runtime().block_on(async {
+        let link = Link::new(Kind::Terminal, master, Sink::Pipe(w.into()));
+        let task = tokio::spawn({
+            let link = link.clone();
+            async move { link.run().await }
+        });
+        rustix::io::write(&slave, &[b'x'; 3000]).unwrap();
+        tokio::task::yield_now().await;
+        // A grandchild holds the terminal open: the end is told, not seen.
+        link.end();
+        timeout(SOON, task).await.unwrap().unwrap();
+    });
+    assert_eq!(read_available(&r).len(), 3000);
+    assert!(slave.as_raw_fd() >= 0);
+}
+
+#[test]
+fn a_terminal_ends_when_its_other_side_is_closed() {
+    let (master, slave) = pty();
+    let (r, w) = pipe();
+    nonblocking(&master);
+    nonblocking(&r);
+    rustix::io::write(&slave, b"bye").unwrap();
+    drop(slave);
+    runtime().block_on(async {
+        timeout(SOON, Link::new(Kind::Terminal, master, Sink::Pipe(w.into())).run()).await.unwrap()
+    });
+    assert_eq!(read_available(&r), b"bye");
+}
+
+#[test]
+fn input_reaches_a_terminal() {
+    let (master, slave) = pty();
+    let (r, w) = pipe();
+    nonblocking(&r);
+    nonblocking(&master);
+    rustix::io::write(&w, b"typed\n").unwrap();
+    drop(w);
+    let master = Arc::new(master);
+    runtime()
+        .block_on(async { timeout(SOON, Link::new(Kind::Input, r, Sink::Pipe(master.clone())).run()).await.unwrap() });
+    let mut buf = [0; 16];
+    let n = rustix::io::read(&slave, &mut buf).unwrap();
+    assert_eq!(&buf[..n], b"typed\n");
+}
+
+#[test]
+fn a_terminal_is_read_while_it_takes_no_more() {
+    let (master, slave) = pty();
+    let ((typed, keys), (shown, screen)) = (pipe(), pipe());
+    for fd in [&master, &slave, &typed, &shown] {
+        nonblocking(fd);
+    }
+    // No echo, no lines: bytes as they are.
+    let mut raw = rustix::termios::tcgetattr(&slave).unwrap();
+    raw.make_raw();
+    rustix::termios::tcsetattr(&slave, rustix::termios::OptionalActions::Now, &raw).unwrap();
+    rustix::io::write(&keys, &[b'k'; 60_000]).unwrap();
+    drop(keys);
+    runtime().block_on(async {
+        let master = Arc::new(master);
+        let output = Link::new(Kind::Terminal, master.clone(), Sink::Pipe(screen.into()));
+        let output = tokio::spawn(async move { output.run().await });
+        let input = tokio::spawn(async move { Link::new(Kind::Input, typed, Sink::Pipe(master)).run().await });
+        // Nobody reads what was typed, and it is more than the terminal holds.
+        rustix::io::write(&slave, b"said").unwrap();
+        let mut said = Vec::new();
+        while said.len() < 4 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            said.extend(read_available(&shown));
+        }
+        assert!(said == b"said" && !input.is_finished());
+        let mut got = 0;
+        while got < 60_000 {
+            got += read_available(&slave).len();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        timeout(SOON, input).await.unwrap().unwrap();
+        output.abort();
+    });
+}

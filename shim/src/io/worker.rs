@@ -1,0 +1,122 @@
+//! A thread for work that may block for as long as a disk does. It is made for the first work, stays a moment for the
+//! next, and is one of a stream's own: a log on a disk that hangs holds up nobody else's, and none of the pool's threads.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+/// How long an idle thread stays.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// How many threads there may be at once in the shim. One that hangs in the kernel outlives its stream.
+const MOST: usize = 64;
+/// A thread's stack, in bytes: a buffer, and the frames around it.
+const STACK: usize = 128 * 1024;
+
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// The thread of one stream, if there is one.
+#[derive(Debug, Default)]
+pub struct Worker(Mutex<Option<SyncSender<Work>>>);
+
+impl Worker {
+    /// Runs `work` on the thread. `None`: it was not run, since no thread could be had or the last one just went.
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let (answer, outcome) = oneshot::channel();
+        let work: Work = Box::new(move || drop(answer.send(work())));
+        self.give(work)?;
+        outcome.await.ok()
+    }
+
+    fn give(&self, work: Work) -> Option<()> {
+        let mut thread = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let work = match thread.take() {
+            Some(sender) => match sender.try_send(work) {
+                Ok(()) => {
+                    *thread = Some(sender);
+                    return Some(());
+                }
+                Err(mpsc::TrySendError::Disconnected(work) | mpsc::TrySendError::Full(work)) => work,
+            },
+            None => work,
+        };
+        let sender = start()?;
+        sender.try_send(work).ok()?;
+        *thread = Some(sender);
+        Some(())
+    }
+}
+
+fn start() -> Option<SyncSender<Work>> {
+    let place = Place::take()?;
+    let (sender, works) = mpsc::sync_channel(1);
+    let body = move || serve(&works, &place);
+    match thread::Builder::new().stack_size(STACK).spawn(body) {
+        Ok(_) => Some(sender),
+        Err(e) => {
+            log::warn!("a thread for a log file: {e}");
+            None
+        }
+    }
+}
+
+fn serve(works: &Receiver<Work>, _place: &Place) {
+    while let Ok(work) = works.recv_timeout(KEEP_ALIVE) {
+        work();
+    }
+}
+
+/// One of the threads that there may be.
+struct Place;
+
+impl Place {
+    fn take() -> Option<Self> {
+        let more = |threads| (threads < MOST).then_some(threads + 1);
+        THREADS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Self)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        THREADS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::testing::runtime;
+
+    #[test]
+    fn work_is_done_in_order_and_the_thread_is_kept_for_it() {
+        let worker = Worker::default();
+        runtime().block_on(async {
+            let first = worker.run(|| thread::current().id()).await;
+            assert!(first.is_some() && first != Some(thread::current().id()));
+            assert_eq!(worker.run(|| thread::current().id()).await, first);
+        });
+    }
+
+    #[test]
+    fn a_thread_that_hangs_holds_up_no_other_worker() {
+        let (stuck, free) = (Worker::default(), Worker::default());
+        let (release, held) = mpsc::channel::<()>();
+        runtime().block_on(async {
+            let hanging = stuck.run(move || held.recv().is_err());
+            tokio::pin!(hanging);
+            let beside = async { free.run(|| 7).await };
+            tokio::select! {
+                biased;
+                _ = &mut hanging => panic!("it was to hang"),
+                seven = beside => assert_eq!(seven, Some(7)),
+            }
+            drop(release);
+            assert_eq!(hanging.await, Some(true));
+        });
+    }
+}
