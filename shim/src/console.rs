@@ -3,16 +3,29 @@
 use std::os::fd::OwnedFd;
 
 use berth_runtime::{Context, Error, Result};
+use oci_spec::runtime::{Box, BoxBuilder};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-/// Gives the terminal behind `master` a size, in characters; its foreground process group gets SIGWINCH.
+/// A size in characters.
 ///
 /// # Errors
-/// A size above 65,535.
-pub fn resize(master: &OwnedFd, width: u32, height: u32) -> Result<()> {
+/// One above 65,535.
+pub fn size(width: u32, height: u32) -> Result<Winsize> {
     let size =
         |what: &str, n: u32| u16::try_from(n).map_err(|_| Error::invalid(format!("terminal {what} {n} is too large")));
-    let size = Winsize { ws_col: size("width", width)?, ws_row: size("height", height)?, ws_xpixel: 0, ws_ypixel: 0 };
+    Ok(Winsize { ws_col: size("width", width)?, ws_row: size("height", height)?, ws_xpixel: 0, ws_ypixel: 0 })
+}
+
+/// The same in the words of config.json.
+pub fn spec(size: Winsize) -> Option<Box> {
+    BoxBuilder::default().width(size.ws_col).height(size.ws_row).build().ok()
+}
+
+/// Gives the terminal behind `master` a size; its foreground process group gets SIGWINCH.
+///
+/// # Errors
+/// Those of the ioctl.
+pub fn resize(master: &OwnedFd, size: Winsize) -> Result<()> {
     tcsetwinsize(master, size).context("resize terminal")
 }
 
@@ -23,9 +36,9 @@ mod tests {
     #[test]
     fn the_other_side_sees_the_size() {
         let (master, slave) = crate::io::testing::pty();
-        resize(&master, 132, 43).unwrap();
-        let size = rustix::termios::tcgetwinsize(&slave).unwrap();
-        assert_eq!((size.ws_col, size.ws_row), (132, 43));
-        assert!(resize(&master, 70_000, 1).unwrap_err().to_string().contains("width 70000"));
+        resize(&master, size(132, 43).unwrap()).unwrap();
+        let seen = rustix::termios::tcgetwinsize(&slave).unwrap();
+        assert_eq!((seen.ws_col, seen.ws_row), (132, 43));
+        assert!(size(70_000, 1).unwrap_err().to_string().contains("width 70000"));
     }
 }

@@ -11,9 +11,11 @@ use std::sync::Arc;
 
 use berth_proto::task::Status;
 use berth_proto::wkt::Timestamp;
+use rustix::termios::Winsize;
 use tokio::sync::watch;
 
 use crate::abort::Abort;
+use crate::console;
 use crate::io::{Io, uri::Request};
 use crate::reap::Exit;
 
@@ -53,6 +55,8 @@ pub struct Process {
     pub stdin_closed: bool,
     /// Ends it while it is being made.
     pub abort: Option<Arc<Abort>>,
+    /// ResizePty came before there was a terminal.
+    pub size: Option<Winsize>,
     exit: watch::Sender<Option<Exit>>,
 }
 
@@ -66,6 +70,7 @@ impl Process {
             io: None,
             stdin_closed: false,
             abort: None,
+            size: None,
             exit: watch::Sender::new(None),
         }
     }
@@ -74,6 +79,11 @@ impl Process {
     pub fn run(&mut self, pid: i32, pidfd: Arc<OwnedFd>, io: Arc<Io>) {
         if self.stdin_closed {
             io.close_stdin();
+        }
+        if let (Some(size), Some(console)) = (self.size.take(), io.console())
+            && let Err(e) = console::resize(&console, size)
+        {
+            log::warn!("{e}");
         }
         self.pid = pid;
         self.io = Some(io);

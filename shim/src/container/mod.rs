@@ -206,20 +206,27 @@ impl Container {
         }
     }
 
-    /// ResizePty.
+    /// ResizePty. A process that does not exist yet begins with the size.
     ///
     /// # Errors
     /// A size that no terminal can have; the process is over.
     pub fn resize(&self, exec: &str, width: u32, height: u32) -> Result<()> {
+        let size = console::size(width, height)?;
         let console = {
-            let state = self.state();
-            let process = state.process(exec)?;
+            let mut state = self.state();
+            let process = state.process_mut(exec)?;
             if matches!(process.life, Life::Stopped) {
                 return Err(precondition("cannot resize a stopped process"));
             }
-            process.io.as_ref().and_then(|io| io.console())
+            match &process.io {
+                Some(io) => io.console(),
+                None => {
+                    process.size = Some(size);
+                    None
+                }
+            }
         };
-        console.map_or(Ok(()), |console| console::resize(&console, width, height))
+        console.map_or(Ok(()), |console| console::resize(&console, size))
     }
 
     /// CloseIO for stdin: it ends when the client has closed its end, too.

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::Container;
 use super::state::Born;
 use crate::abort::Abort;
+use crate::console;
 use crate::error::{exec_failed, start_failed};
 use crate::io::{self, Prepared, uri::Request};
 use crate::watch::watch;
@@ -104,6 +105,9 @@ impl Container {
             ready = ready => ready?,
         };
         self.state().exec_starting(exec)?;
+        if let Some(size) = self.state().process(exec)?.size {
+            spec.set_console_size(console::spec(size));
+        }
         let (stdio, handle, aborted) = (prepared.take_child(), self.handle()?, abort.clone());
         let flight = self.sandbox.pool.children.flight();
         let run = move || execute(&handle, &spec, stdio, &aborted);
