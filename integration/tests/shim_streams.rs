@@ -1,0 +1,469 @@
+//! The ends of streams: what comes late, what nobody reads, who has gone, and what a program for logs begins with.
+//! Nothing here is left to luck: each order of events is made, and seen, before the next.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use berth_integration::bundle::Bundle;
+use berth_integration::executable;
+use berth_integration::shim::container::{exec_request, process};
+use berth_integration::shim::{Kind, Shim, stdio};
+use berth_integration::wait::{LONG, until_true};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::ioctl_fionread;
+
+const APPLETS: [&str; 7] = ["sh", "cat", "sleep", "echo", "dd", "stty", "grep"];
+
+fn shell(script: &str) -> Bundle {
+    Bundle::busybox(&["/bin/sh", "-c", script], &APPLETS)
+}
+
+/// Fifos of a client that reads only when it is told to.
+struct Fifos {
+    stdin: PathBuf,
+    stdout: PathBuf,
+    stderr: PathBuf,
+    terminal: bool,
+}
+
+impl Fifos {
+    fn new(shim: &Shim, name: &str, terminal: bool) -> Self {
+        let [stdin, stdout, stderr] =
+            ["in", "out", "err"].map(|end| stdio::fifo(shim.work(), &format!("{name}-{end}")));
+        Self { stdin, stdout, stderr, terminal }
+    }
+
+    /// The client's reader, which reads nothing by itself.
+    fn reader(&self) -> File {
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&self.stdout).unwrap()
+    }
+
+    /// The client's writer; the shim has the fifo open by now.
+    fn writer(&self) -> File {
+        OpenOptions::new().write(true).open(&self.stdin).unwrap()
+    }
+
+    /// Starts `script` with these streams: as init of a container `name`, or as its exec in `c`.
+    fn start(&self, shim: &Shim, name: &str, exec: bool, script: &str) {
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        let stderr = if self.terminal { String::new() } else { text(&self.stderr) };
+        // Somebody reads stderr, or the shim waits for him.
+        let _stderr = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&self.stderr).unwrap();
+        if exec {
+            let mut request = exec_request("c", name, &process(&["/bin/sh", "-c", script]), None);
+            (request.stdin, request.stdout, request.stderr) = (text(&self.stdin), text(&self.stdout), stderr);
+            request.terminal = self.terminal;
+            shim.exec_as(request).unwrap();
+            shim.start_process("c", name).unwrap();
+        } else {
+            let mut request = shim.request(name, &shell(script));
+            (request.stdin, request.stdout, request.stderr) = (text(&self.stdin), text(&self.stdout), stderr);
+            request.terminal = self.terminal;
+            shim.create_as(request).unwrap();
+            shim.start_process(name, "").unwrap();
+        }
+    }
+}
+
+/// The container and the exec id of what [`Fifos::start`] started.
+fn ids(name: &str, exec: bool) -> (&str, &str) {
+    if exec { ("c", name) } else { (name, "") }
+}
+
+/// Each kind of process: name, terminal, exec.
+fn kinds() -> [(&'static str, bool, bool); 4] {
+    [("it", true, true), ("plain", false, true), ("init-it", true, false), ("init", false, false)]
+}
+
+/// All that comes until the end.
+fn read_out(mut client: File) -> String {
+    let mut all = Vec::new();
+    let mut buffer = [0; 65536];
+    loop {
+        let long = Timespec { tv_sec: LONG.as_secs().cast_signed(), tv_nsec: 0 };
+        assert_ne!(poll(&mut [PollFd::new(&client, PollFlags::IN)], Some(&long)).unwrap(), 0, "no end after {all:?}");
+        match client.read(&mut buffer) {
+            Ok(0) => return String::from_utf8(all).unwrap(),
+            Ok(n) => all.extend_from_slice(&buffer[..n]),
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(e) => panic!("read a fifo: {e}"),
+        }
+    }
+}
+
+/// Writes all, on a thread, so that a writer that is left to block is seen.
+fn write_all(mut client: File, size: usize) {
+    let writer = thread::spawn(move || client.write_all(&vec![b'x'; size]));
+    until_true("a write into a stdin that nobody reads", LONG, || writer.is_finished());
+    writer.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_byte_that_is_typed_after_the_exit_costs_no_output() {
+    let shim = Shim::start("late");
+    shim.run("c", &shell("sleep 1000"));
+    for round in 0..10 {
+        for (kind, terminal, exec) in kinds() {
+            let name = format!("{kind}{round}");
+            let fifos = Fifos::new(&shim, &name, terminal);
+            let client = fifos.reader();
+            fifos.start(&shim, &name, exec, "echo said");
+            let mut typist = fifos.writer();
+            let (id, exec) = ids(&name, exec);
+            assert_eq!(shim.status(id, exec), 0);
+            typist.write_all(b"x").unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!(read_out(client).trim_end(), "said", "{name}");
+            typist.write_all(b"x").unwrap_or_else(|e| panic!("{name}, after the end: {e}"));
+            shim.delete(id, exec).unwrap();
+        }
+    }
+    shim.end("c");
+}
+
+#[test]
+fn what_comes_on_stdin_after_the_exit_is_thrown_away() {
+    let shim = Shim::start("thrown");
+    shim.run("c", &shell("sleep 1000"));
+    for (name, terminal, exec) in kinds() {
+        let fifos = Fifos::new(&shim, name, terminal);
+        let client = fifos.reader();
+        fifos.start(&shim, name, exec, "echo said");
+        let typist = fifos.writer();
+        let (id, exec) = ids(name, exec);
+        assert_eq!(shim.status(id, exec), 0);
+        write_all(typist, 1 << 20);
+        // A client that comes anew, and one after CloseIO.
+        write_all(fifos.writer(), 1 << 20);
+        shim.close_stdin(id, exec).unwrap();
+        write_all(fifos.writer(), 1 << 20);
+        assert_eq!(read_out(client).trim_end(), "said", "{name}");
+        shim.delete(id, exec).unwrap();
+    }
+    shim.end("c");
+}
+
+#[test]
+fn a_process_that_reads_no_input_leaves_its_client_unhurt() {
+    let shim = Shim::start("unread");
+    shim.run("c", &shell("sleep 1000"));
+    for (name, exec) in [("plain", true), ("init", false)] {
+        let fifos = Fifos::new(&shim, name, false);
+        let client = fifos.reader();
+        fifos.start(
+            &shim,
+            name,
+            exec,
+            "exec < /dev/null; echo closed; until [ -e /dev/shm/go ]; do sleep 0.02; done; echo end",
+        );
+        let typist = fifos.writer();
+        until_true("the process to close its stdin", LONG, || ioctl_fionread(&client).unwrap() > 0);
+        write_all(typist, 1 << 20);
+        let (id, exec) = ids(name, exec);
+        assert_eq!(shim.phase(id, exec), "RUNNING");
+        let pid = shim.state(id, exec).unwrap().pid;
+        fs::write(format!("/proc/{pid}/root/dev/shm/go"), "").unwrap();
+        assert_eq!(shim.status(id, exec), 0);
+        assert_eq!(read_out(client), "closed\nend\n", "{name}");
+        shim.delete(id, exec).unwrap();
+    }
+    shim.end("c");
+}
+
+/// containerd's CRI stops sending stdin when the first output ends, so `sh -c 'cat > file'` would get a part of it.
+#[test]
+fn no_output_ends_before_its_process() {
+    let shim = Shim::start("early");
+    shim.run("c", &shell("sleep 1000"));
+    for (name, exec) in [("plain", true), ("init", false)] {
+        let fifos = Fifos::new(&shim, name, false);
+        let client = fifos.reader();
+        fifos.start(&shim, name, exec, "exec > /dev/shm/got; echo begun; exec cat");
+        let mut typist = fifos.writer();
+        let (id, exec) = ids(name, exec);
+        let got = format!("/proc/{}/root/dev/shm/got", shim.state(id, exec).unwrap().pid);
+        // What is typed passes through the shim after the news that nobody holds stdout.
+        for word in ["begun\n", "begun\nmore\n"] {
+            until_true("the input to arrive", LONG, || fs::read_to_string(&got).unwrap_or_default() == word);
+            assert_eq!(shim.phase(id, exec), "RUNNING");
+            let mut fds = [PollFd::new(&client, PollFlags::IN)];
+            poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap();
+            assert!(fds[0].revents().is_empty(), "{name}: {:?} while it runs", fds[0].revents());
+            if word == "begun\n" {
+                typist.write_all(b"more\n").unwrap();
+            }
+        }
+        drop(typist);
+        shim.close_stdin(id, exec).unwrap();
+        assert_eq!(shim.status(id, exec), 0);
+        assert_eq!(read_out(client), "", "{name}");
+        shim.delete(id, exec).unwrap();
+    }
+    shim.end("c");
+}
+
+#[test]
+fn much_input_arrives_whole_and_the_end_after_it() {
+    let shim = Shim::start("input");
+    shim.run("c", &shell("sleep 1000"));
+    let fifos = Fifos::new(&shim, "e", false);
+    let client = fifos.reader();
+    fifos.start(&shim, "e", true, "cat > /dev/shm/f; stat -c %s /dev/shm/f 2> /dev/null || wc -c < /dev/shm/f");
+    let mut typist = fifos.writer();
+    typist.write_all(&vec![b'x'; 64 << 20]).unwrap();
+    drop(typist);
+    shim.close_stdin("c", "e").unwrap();
+    shim.status("c", "e");
+    let file = format!("/proc/{}/root/dev/shm/f", shim.state("c", "").unwrap().pid);
+    assert_eq!(fs::metadata(file).unwrap().len(), 64 << 20);
+    drop(client);
+    shim.delete("c", "e").unwrap();
+    shim.end("c");
+}
+
+/// A client that comes back opens the fifo as containerd does: its open(2) waits until there is a writer.
+#[test]
+fn the_last_lines_wait_for_a_client_that_is_away() {
+    let shim = Shim::start("away");
+    shim.run("c", &shell("sleep 1000"));
+    for (name, terminal, exec) in kinds() {
+        for goes_late in [false, true] {
+            let name = format!("{name}{goes_late}");
+            let fifos = Fifos::new(&shim, &name, terminal);
+            let first = fifos.reader();
+            fifos.start(&shim, &name, exec, "until [ -e /dev/shm/go ]; do sleep 0.02; done; echo last; echo lines");
+            let (id, exec) = ids(&name, exec);
+            let pid = shim.state(id, exec).unwrap().pid;
+            // It goes before the last lines, or when they are in the fifo and not read.
+            let first = if goes_late {
+                Some(first)
+            } else {
+                drop(first);
+                None
+            };
+            fs::write(format!("/proc/{pid}/root/dev/shm/go"), "").unwrap();
+            assert_eq!(shim.status(id, exec), 0);
+            drop(first);
+            fs::remove_file(format!("/proc/{}/root/dev/shm/go", shim.state(id, "").unwrap().pid)).unwrap_or_default();
+            let path = fifos.stdout.clone();
+            let back = thread::spawn(move || fs::read_to_string(path).unwrap());
+            until_true("the lines, and the end", LONG, || back.is_finished());
+            let lines = back.join().unwrap();
+            assert_eq!(lines.split_whitespace().collect::<Vec<_>>(), ["last", "lines"], "{name}");
+            shim.delete(id, exec).unwrap();
+        }
+    }
+    shim.end("c");
+}
+
+/// How much short lines may be while nobody reads, in bytes.
+const UNREAD: usize = 125 << 10;
+
+#[test]
+fn short_lines_fit_while_nobody_reads_them() {
+    let shim = Shim::start("lines");
+    shim.run("c", &shell("sleep 1000"));
+    // 20 bytes with the end of the line, which a terminal makes two.
+    let count = UNREAD.div_ceil(20);
+    let script = format!("i=0; while [ $i -lt {count} ]; do echo 0123456789012345678; i=$((i+1)); done");
+    for (name, terminal, exec) in kinds() {
+        let fifos = Fifos::new(&shim, name, terminal);
+        let client = fifos.reader();
+        fifos.start(&shim, name, exec, &script);
+        let (id, exec) = ids(name, exec);
+        // It could not end if one of its lines did not fit.
+        assert_eq!(shim.status(id, exec), 0);
+        assert_eq!(read_out(client).lines().count(), count, "{name}");
+        shim.delete(id, exec).unwrap();
+    }
+    shim.end("c");
+}
+
+/// Lines that the shim takes one by one, as they come at long intervals.
+#[test]
+fn lines_that_come_one_by_one_fit_as_well() {
+    let shim = Shim::start("slowly");
+    shim.run("c", &shell("sleep 1000"));
+    let fifos = Fifos::new(&shim, "e", false);
+    let client = fifos.reader();
+    fifos.start(&shim, "e", true, "while read line; do echo $line; done");
+    let mut typist = fifos.writer();
+    for n in 0..100 {
+        writeln!(typist, "{n:04}").unwrap();
+        until_true("a line in the fifo", LONG, || ioctl_fionread(&client).unwrap() == (n + 1) * 5);
+    }
+    drop(typist);
+    shim.close_stdin("c", "e").unwrap();
+    assert_eq!(shim.status("c", "e"), 0);
+    assert_eq!(read_out(client).lines().count(), 100);
+    shim.delete("c", "e").unwrap();
+    shim.end("c");
+}
+
+/// The log is a fifo whose reader does not read: once it is full, whoever writes into it hangs.
+#[test]
+fn a_log_that_hangs_holds_up_no_call() {
+    let shim = Shim::start("hanging");
+    shim.run("c2", &shell("sleep 1000"));
+    for (name, terminal) in [("plain", false), ("it", true)] {
+        let log = stdio::fifo(shim.work(), &format!("{name}-log"));
+        let reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&log).unwrap();
+        let mut request = shim.request(name, &shell("while :; do echo 0123456789012345678; done"));
+        request.stdout = format!("file://{}", log.display());
+        request.terminal = terminal;
+        shim.create_as(request).unwrap();
+        shim.start_process(name, "").unwrap();
+        until_true("a writer that hangs", LONG, || writers_that_hang(&shim) > 0);
+        for id in [name, "c2"] {
+            assert_eq!(shim.phase(id, ""), "RUNNING");
+        }
+        shim.run_exec("c2", name, &["/bin/echo"], None);
+        assert_eq!(shim.status("c2", name), 0);
+        shim.delete("c2", name).unwrap();
+        shim.kill("c2", "", 0, false).unwrap();
+        shim.kill(name, "", 9, false).unwrap();
+        assert_eq!(shim.status(name, ""), 137);
+        assert!(writers_that_hang(&shim) > 0, "the writer hangs no more: this proves nothing");
+        drop(reader);
+        shim.delete(name, "").unwrap();
+        until_true("the writer to go", LONG, || writers_that_hang(&shim) == 0);
+    }
+    shim.end("c2");
+}
+
+/// The shim's threads that are inside write(2).
+fn writers_that_hang(shim: &Shim) -> usize {
+    let threads = fs::read_dir(format!("/proc/{}/task", shim.pid)).unwrap().flatten();
+    let number = format!("{} ", libc::SYS_write);
+    threads.filter(|t| fs::read_to_string(t.path().join("syscall")).is_ok_and(|call| call.starts_with(&number))).count()
+}
+
+#[test]
+fn what_a_busy_process_logs_to_a_file_is_whole() {
+    let shim = Shim::start("filelog");
+    for terminal in [false, true] {
+        let log = shim.work().join(format!("log-{terminal}"));
+        let mut request =
+            shim.request("c1", &shell("dd if=/dev/zero bs=1000 count=5000 2> /dev/null; echo; echo last"));
+        request.stdout = format!("file://{}", log.display());
+        request.terminal = terminal;
+        shim.create_as(request).unwrap();
+        shim.start_process("c1", "").unwrap();
+        assert_eq!(shim.status("c1", ""), 0);
+        shim.delete("c1", "").unwrap();
+        let all = fs::read(&log).unwrap();
+        assert_eq!(all.iter().filter(|&&byte| byte == 0).count(), 5_000_000);
+        assert_eq!(String::from_utf8_lossy(&all[5_000_000..]).trim(), "last");
+    }
+}
+
+#[test]
+fn a_size_that_is_given_before_the_start_is_in_force_at_the_start() {
+    let shim = Shim::start("size");
+    shim.run("c", &shell("sleep 1000"));
+    for round in 0..10 {
+        let name = format!("e{round}");
+        let fifos = Fifos::new(&shim, &name, true);
+        let client = fifos.reader();
+        let mut request = exec_request("c", &name, &process(&["/bin/stty", "size"]), None);
+        request.stdin = fifos.stdin.to_str().unwrap().into();
+        request.stdout = fifos.stdout.to_str().unwrap().into();
+        request.terminal = true;
+        shim.exec_as(request).unwrap();
+        shim.resize("c", &name, 70_000, 40).unwrap_err();
+        shim.resize("c", &name, 80, 20).unwrap();
+        shim.resize("c", &name, 100, 40).unwrap();
+        shim.start_process("c", &name).unwrap();
+        assert_eq!(shim.status("c", &name), 0);
+        assert_eq!(read_out(client).trim_end(), "40 100");
+        shim.delete("c", &name).unwrap();
+    }
+    shim.end("c");
+}
+
+/// A log program that ends by itself takes its time for what it has read.
+#[test]
+fn a_logging_program_gets_everything_before_it_is_ended() {
+    let shim = Shim::start("slowlogger");
+    let (program, log) = (shim.work().join("logger"), shim.work().join("log"));
+    let script = format!(
+        "#!/bin/sh\nexec 5>&-\nwhile read -r line; do echo \"$line\" >> {log}; done <&3\nwhile read -r line; do :; done <&4\necho end >> {log}\n",
+        log = log.display()
+    );
+    executable::write(&program, &script, 0o755);
+    for terminal in [false, true] {
+        fs::write(&log, "").unwrap();
+        let count = 3000;
+        let mut request =
+            shim.request("c1", &shell(&format!("i=0; while [ $i -lt {count} ]; do echo $i; i=$((i+1)); done")));
+        request.stdout = format!("binary://{}", program.display());
+        request.terminal = terminal;
+        shim.create_as(request).unwrap();
+        shim.start_process("c1", "").unwrap();
+        assert_eq!(shim.status("c1", ""), 0);
+        shim.delete("c1", "").unwrap();
+        let text = fs::read_to_string(&log).unwrap();
+        assert_eq!((text.lines().count(), text.lines().last()), (count + 1, Some("end")), "terminal: {terminal}");
+    }
+}
+
+/// What the caller of the shim had, the program has; what the shim has changed for itself, it has not.
+#[test]
+fn a_logging_program_begins_as_its_caller_would_have_begun_it() {
+    let setting = "ulimit -Sn 777; trap '' HUP USR2 PIPE ALRM; umask 027; exec \"$@\"";
+    let before: Vec<String> = ["/bin/sh", "-c", setting, "sh"].map(Into::into).to_vec();
+    let shim = Shim::start_under(&before, Kind::Berth, "callers");
+    let own = fs::read_to_string(format!("/proc/{}/limits", shim.pid)).unwrap();
+    let files = own.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert!(!files.contains(" 777 "), "the shim has not raised its limit: {files}");
+    let (program, seen) = (shim.work().join("logger"), shim.work().join("seen"));
+    let script = format!(
+        "#!/bin/sh\nexec > {}\nulimit -Sn\numask\ngrep Sig[BI] /proc/self/status\nfor fd in /proc/$$/fd/*; do readlink $fd; done\necho done\nexec 5>&-\ncat <&3\n",
+        seen.display()
+    );
+    executable::write(&program, &script, 0o755);
+    let mut request = shim.request("c1", &shell("echo out"));
+    request.stdout = format!("binary://{}", program.display());
+    shim.create_as(request).unwrap();
+    shim.start_process("c1", "").unwrap();
+    assert_eq!(shim.status("c1", ""), 0);
+    shim.delete("c1", "").unwrap();
+    let text = fs::read_to_string(&seen).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], "777", "{text}");
+    assert_eq!(lines[1], "0027", "{text}");
+    for line in &lines[2..4] {
+        let (name, mask) = line.split_once(":\t").unwrap();
+        assert!(["SigBlk", "SigIgn"].contains(&name), "{text}");
+        assert_eq!(u64::from_str_radix(mask, 16).unwrap(), 0, "{text}");
+    }
+    // Its three streams, the three pipes, and the script that the shell reads.
+    let fds: Vec<&str> = lines[4..].iter().copied().take_while(|line| *line != "done").collect();
+    assert_eq!(fds.iter().filter(|fd| fd.starts_with("pipe:")).count(), 3, "{fds:?}");
+    let known =
+        |fd: &&str| fd.starts_with("pipe:") || *fd == "/dev/null" || fd.contains("/logger") || fd.contains("/seen");
+    assert!(fds.iter().all(known) && fds.len() <= 8, "{fds:?}");
+}
+
+/// As of a probe that ran out of time: its client waits for the end of the streams, and deletes nothing before.
+#[test]
+fn the_streams_of_an_exec_end_though_its_child_lives_on() {
+    let shim = Shim::start("linger");
+    shim.run("c", &shell("sleep 1000"));
+    let (descriptors, ..) = shim.size();
+    let fifos = Fifos::new(&shim, "e", false);
+    let client = fifos.reader();
+    fifos.start(&shim, "e", true, "echo said; sleep 1000 & exec sleep 1000");
+    let typist = fifos.writer();
+    until_true("its word", LONG, || ioctl_fionread(&client).unwrap() > 0);
+    shim.kill("c", "e", 9, false).unwrap();
+    assert_eq!(shim.status("c", "e"), 137);
+    assert_eq!(read_out(client), "said\n");
+    drop(typist);
+    until_true("the descriptors to be closed", LONG, || shim.size().0 <= descriptors);
+    shim.delete("c", "e").unwrap();
+    shim.end("c");
+}
