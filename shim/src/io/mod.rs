@@ -26,6 +26,7 @@ pub mod worker;
 pub(crate) mod testing;
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use berth_runtime::{Context, Result, Stdio};
@@ -128,7 +129,7 @@ impl Wiring {
                 pair.try_into().map_err(|_| crate::reap::cut_off())
             }
             Target::File(path) => {
-                let file = pool.read(move || fifo::open_file(&path)).await?;
+                let file = log_file(path, pool).await?;
                 let again = file.try_clone().context("duplicate log file")?;
                 Ok([self.piped(Sink::Append(file), identity)?, self.piped(Sink::Append(again), identity)?])
             }
@@ -147,7 +148,7 @@ impl Wiring {
         Ok(match request.target()? {
             Target::Paths { stdout: Some(path), .. } => sink(fifo::open_output(&path, fifo::PATIENCE).await?),
             Target::Paths { stdout: None, .. } => Sink::Nowhere,
-            Target::File(path) => Sink::Append(pool.read(move || fifo::open_file(&path)).await?),
+            Target::File(path) => Sink::Append(log_file(path, pool).await?),
             Target::Logger(program) => {
                 let (logger, ends) = Logger::start(&program, &identity.id, &identity.namespace, pool).await?;
                 fcntl_setfl(&ends.stdout, OFlags::NONBLOCK).context("set up logging pipe")?;
@@ -197,6 +198,11 @@ impl Prepared {
         }
         Ok(Io::begin(links, Streams { writer, console, logger }))
     }
+}
+
+/// Opens a log file where its disk may be slow.
+async fn log_file(path: PathBuf, pool: &Pool) -> Result<OwnedFd> {
+    pool.change(&pool.children.flight(), move || fifo::open_file(&path)).await
 }
 
 fn sink(output: Output) -> Sink {
