@@ -148,6 +148,7 @@ fn container_created_into_a_joined_pid_namespace_holds_no_more_than_a_container(
 
 /// The control: a process of the host that enters the pid namespace as it is.
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the test ends it with the pid namespace that it is in")]
 fn spy_catches_a_process_that_enters_the_pid_namespace_first() {
     let runtime = Runtime::new("spy-control");
     let spy = Spy::new(&runtime, tracing);
