@@ -25,7 +25,7 @@ impl Scratch {
     /// Makes one; `name` is part of its name, for a person who looks.
     pub fn new(name: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let unique = format!("berth-test-{}-{}-{name}", procs::name(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let unique = format!("berth-test-{}-{}-{name}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().canonicalize().unwrap().join(unique);
         fs::create_dir(&path).unwrap_or_else(|e| panic!("mkdir {}: {e}", path.display()));
         Self(path)
@@ -40,10 +40,11 @@ impl Scratch {
 /// Takes away what a process that was killed has left under names of its own: the [`Scratch`] directories of `pid`, the
 /// processes that name them, and the cgroups `berth-test-PID-…`.
 pub fn clear_of(pid: i32) {
-    let mark = format!("berth-test-{}-", procs::name_of(pid));
+    let marks = [pid.to_string(), procs::name_of(pid)].map(|name| format!("berth-test-{name}-"));
     let marked = |dir: &Path| -> Vec<PathBuf> {
         let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&mark)).map(|e| e.path()).collect()
+        let ours = |name: &str| marks.iter().any(|mark| name.starts_with(mark));
+        entries.filter(|entry| ours(&entry.file_name().to_string_lossy())).map(|e| e.path()).collect()
     };
     let scratches = marked(&std::env::temp_dir());
     scratches.iter().for_each(|dir| procs::kill_mentioning(dir));

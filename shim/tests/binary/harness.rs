@@ -16,7 +16,7 @@ use berth_proto::{Message, MessageField, task, wkt::Any};
 
 pub const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-berth-v2");
 /// More than anything here takes on a busy machine.
-pub const LONG: Duration = Duration::from_secs(60);
+pub const LONG: Duration = Duration::from_secs(180);
 
 /// A directory of bundles with one namespace and one socket directory, and the servers that were started from it.
 pub struct World {
