@@ -12,6 +12,7 @@ use crate::{
     cgroup, mounts,
     probe::report::KEYS,
     runtime::{Runtime, wait_until},
+    wait::{LONG, until},
 };
 
 /// What of the probe's report says nothing of the runtime: the words it was called with, and inodes and numbers of this
@@ -63,7 +64,7 @@ pub fn observe(runtime: &Runtime, bundle: Bundle) -> Seen {
     runtime.cmd(&["start", "c1"]).ok();
     wait_until(|| runtime.said(number).contains('\n'), || format!("no report: {}", runtime.said_all()));
     report("init", &runtime.said(number), &mut seen);
-    report("exec", &runtime.exec("c1", &report_words()).ok().stdout, &mut seen);
+    report("exec", &exec(runtime, &report_words()), &mut seen);
     if bundle_has_nodes(&bundle) {
         devices(runtime, &mut seen);
     }
@@ -99,9 +100,17 @@ fn devices(runtime: &Runtime, seen: &mut Seen) {
     }
     make.extend(open);
     let words: Vec<&str> = make.iter().map(String::as_str).collect();
-    for line in runtime.exec("c1", &words).ok().stdout.lines() {
+    for line in exec(runtime, &words).lines() {
         flatten("device", &serde_json::from_str(line).unwrap(), seen);
     }
+}
+
+/// What an exec says. runc's needs threads until its execve, and with a limit of one task now and then fails to have them.
+fn exec(runtime: &Runtime, words: &[&str]) -> String {
+    until("an exec", LONG, || {
+        let out = runtime.exec("c1", words);
+        (!out.stderr.contains("pthread_create failed")).then(|| out.ok().stdout)
+    })
 }
 
 fn report(who: &str, said: &str, seen: &mut Seen) {

@@ -4,7 +4,7 @@
 use berth_integration::{
     bundle::Bundle,
     console::{ConsoleSocket, Terminal},
-    runtime::Runtime,
+    runtime::{Runtime, is_runc},
 };
 use serde_json::{Value, json};
 
@@ -114,8 +114,14 @@ fn run_in_the_foreground() {
     let runtime = Runtime::new("foreground");
     let (mut master, slave) = Terminal::pair();
     master.resize(44, 55);
-    let run =
-        runtime.on("run", "c1", &terminal(&["report", "tty", "+", "count", "+", "exit", "7"])).stdin(slave).spawn();
+    let words = ["/probe", "report", "tty", "+", "count", "+", "exit", "7"];
+    // runc passes the size on when the process runs already.
+    let script = format!("until [ \"$(stty size)\" = '44 55' ]; do sleep 0.02; done; exec {}", words.join(" "));
+    let bundle = match is_runc() {
+        true => Bundle::busybox(&["/bin/sh", "-c", &script], &["sh", "stty", "sleep"]),
+        false => Bundle::probe(&words[1..]),
+    };
+    let run = runtime.on("run", "c1", &bundle.set("/process/terminal", json!(true))).stdin(slave).spawn();
     let number = run.number;
     berth_integration::runtime::wait_until(|| runtime.said(number).contains('}'), || "no report".into());
     master.write("hello\n\x04");

@@ -54,8 +54,8 @@ fn said(program: &Path, index: usize) -> Option<String> {
     output.stdout.lines().next()?.split_whitespace().nth(index).map(str::to_owned)
 }
 
-/// The commit that is checked out, where this is a checkout.
+/// The commit that is checked out, where this is a checkout and git is there.
 fn revision() -> Option<String> {
-    let output = run(Command::new("git").arg("-C").arg(workspace()).args(["rev-parse", "--short", "HEAD"]), LONG);
-    output.status.success().then(|| output.stdout.trim().to_owned())
+    let output = Command::new("git").arg("-C").arg(workspace()).args(["rev-parse", "--short", "HEAD"]).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
