@@ -57,6 +57,7 @@ pub fn act(verb: &str, args: &[String]) -> Option<i32> {
         "count" => count(),
         "hunt" => hunt(args),
         "spy" => super::spy::spy(args),
+        "halt" => halt(),
         "notify" => {
             println!("{}", json!({"notify": notify(&args.join("\n"))}));
             None
@@ -196,6 +197,17 @@ fn count() -> Option<i32> {
     }
     println!("{}", json!({"count": {"bytes": total, "sum": sum}}));
     None
+}
+
+/// `halt`: for ever stops every process that comes in sight.
+fn halt() -> Option<i32> {
+    let me = sys::call(libc::SYS_getpid, &[]);
+    loop {
+        let pids = fs::read_dir("/proc").ok()?.flatten();
+        for pid in pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i64>().ok()).filter(|pid| *pid != me) {
+            sys::raw(libc::SYS_kill, [pid, i64::from(libc::SIGSTOP), 0, 0, 0, 0]);
+        }
+    }
 }
 
 /// `hunt SECONDS`: for that long opens `exe`, `mem`, `root`, `cwd` and descriptors of every process in sight but itself and

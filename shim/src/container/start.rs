@@ -143,7 +143,7 @@ impl Container {
     }
 }
 
-fn execute(handle: &berth_runtime::state::Container, spec: &Spec, stdio: Stdio, _abort: &Abort) -> Result<Execed> {
+fn execute(handle: &berth_runtime::state::Container, spec: &Spec, stdio: Stdio, abort: &Abort) -> Result<Execed> {
     berth_runtime::exec::exec(
         handle,
         Options {
@@ -152,7 +152,7 @@ fn execute(handle: &berth_runtime::state::Container, spec: &Spec, stdio: Stdio, 
             pid_file: None,
             preserve_fds: 0,
             ignore_paused: false,
-            abort: None,
+            abort: Some(abort.fd()),
             cgroup: None,
         },
     )
