@@ -23,7 +23,7 @@ use crate::{
     spawn::{self, Bounds, Outcome},
     start_socket,
     state::{Container, Status},
-    sys, user,
+    streams, sys, user, userns,
 };
 
 /// What to run and how.
@@ -88,6 +88,9 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
 
     rootless::check_process(process)?;
     let inside = state.namespaces & namespace::flag::USER != 0 && rootless::is_user();
+    if state.namespaces & namespace::flag::USER != 0 && !inside {
+        streams::give(&options.stdio, || Ok(userns::of_process(state.pid)?.ids))?;
+    }
     let arena = Arena::default();
     let (ours, theirs) = spawn::channel()?;
     let joined = state.namespaces & !if inside { namespace::flag::USER } else { 0 };

@@ -4,7 +4,7 @@
 //! [`pause`], [`update`], [`ps`], [`stats`], [`events`], and [`state`] for `state` and `list`. They call [`plan`], which
 //! calls every leaf once, and [`spawn`], which makes the process.
 //! Floor 1, the leaves, pure translation from the spec to a part of the plan: mount, device, namespace, user,
-//! userns, net_devices, caps, seccomp, lsm, sysctl, rlimit, process, [`sd_notify`], [`rdt`], [`cgroup`]. Floor 0 is the crate `berth-init`, which runs in the child.
+//! userns, net_devices, caps, seccomp, lsm, sysctl, rlimit, process, streams, [`sd_notify`], [`rdt`], [`cgroup`]. Floor 0 is the crate `berth-init`, which runs in the child.
 
 mod arena;
 pub mod bundle;
@@ -54,6 +54,7 @@ pub mod start;
 mod start_socket;
 pub mod state;
 pub mod stats;
+mod streams;
 mod sys;
 mod sysctl;
 pub mod time;

@@ -25,7 +25,7 @@ use crate::{
     rootless, scheduling,
     seccomp::{self, Filter},
     state::State,
-    sysctl, timens,
+    streams, sysctl, timens,
     user::{self, Ids},
 };
 
@@ -110,6 +110,9 @@ pub fn init<'a>(
     let given = Ids::given(spec)?;
     let placement = namespace::plan(arena, linux.namespaces().as_deref().unwrap_or_default(), &given, choices.inside)?;
     check_identity(payload, &placement.users)?;
+    if placement.users.ids.mapped() && choices.inside.is_none() {
+        streams::give(choices.stdio, || Ok(placement.users.ids.clone()))?;
+    }
 
     let defaults = Defaults {
         capabilities: crate::caps::plan(None),

@@ -53,6 +53,14 @@ pub fn own() -> Result<Found> {
     found("self")
 }
 
+/// The user namespace of a process.
+///
+/// # Errors
+/// It is gone.
+pub fn of_process(pid: i32) -> Result<Found> {
+    found(&pid.to_string())
+}
+
 /// Writes the mappings of a process that has a new user namespace. setgroups(2) stays allowed, unless the writer is an
 /// ordinary user: he may map his own ids alone, and his gid only with setgroups(2) denied (user_namespaces(7)). Any others
 /// newuidmap(1) and newgidmap(1) map for him, if the host says that they are his (subuid(5)).
