@@ -37,6 +37,43 @@ fn beyond() -> bool {
     beyond_runc("mounts", "the command is crun's")
 }
 
+/// Whoever makes them, with whatever umask: those inside pass through them.
+#[test]
+fn directories_made_for_mounts_are_the_containers() {
+    if beyond() {
+        return;
+    }
+    let runtime = Runtime::new("live-dirs");
+    let file = runtime.work().join("list.json");
+    let (secret, sealed) = (runtime.work().join("secret"), |path: &str| at(&runtime, path)[0].contains(" ro,"));
+    fs::write(&secret, "text").unwrap();
+    for mapped in [false, true] {
+        let bundle = writable();
+        runtime.start("c1", &if mapped { bundle.mapped() } else { bundle });
+        let tmpfs = json!({"destination": "/run/late", "type": "tmpfs", "source": "tmpfs", "options": ["ro"]});
+        let mut list = vec![bind(&secret, "/run/a/b/secret", &["ro"])];
+        if !mapped {
+            list.extend([tmpfs, bind(&secret, "/run/late/c/secret", &["ro"])]);
+        }
+        fs::write(&file, json!(list).to_string()).unwrap();
+        let through = ["sh", "-c", "umask 077; exec \"$0\" \"$@\""];
+        runtime.call(&["mounts", "add", "c1", file.to_str().unwrap()]).through(&through).wait().ok();
+        let words =
+            ["/probe", "report", "stat=/run", "stat=/run/a/b", "read=/run/a/b/secret", "read=/run/late/c/secret"];
+        let report = runtime.exec("c1", &words).ok().json();
+        for path in ["/run", "/run/a/b"] {
+            let seen = ["mode", "uid", "gid"].map(|key| report["stat"][path][key].as_u64().unwrap());
+            assert_eq!(seen, [0o755, 0, 0], "mapped {mapped}: {path}");
+        }
+        assert_eq!(report["read"]["/run/a/b/secret"], "text");
+        if !mapped {
+            assert!(report["read"]["/run/late/c/secret"] == "text" && sealed("/run/late"), "{report}");
+        }
+        runtime.cmd(&["delete", "--force", "c1"]).ok();
+    }
+    runtime.assert_clean("directories for mounts");
+}
+
 #[test]
 fn come_and_go() {
     if beyond() {

@@ -6,13 +6,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berth_init::plan::{Device, FsOption};
+use berth_init::{
+    mode::Umask,
+    plan::{Device, FsOption},
+};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount};
 
 use crate::{
     Context, Error, Result,
     arena::{self, Arena},
-    mount::{self, Options, attr},
+    mount::{self, Options},
     user::Ids,
 };
 
@@ -116,8 +119,8 @@ pub fn build_dev<'a>(
 ) -> Result<(Option<OwnedFd>, Vec<Device<'a>>)> {
     let Some(spec) = mount::dev_tmpfs(mounts) else { return Ok((None, devices)) };
     let mut options = Options::parse(spec.options().as_deref().unwrap_or_default())?;
-    // Read-only comes at the very end, when targets of other mounts have been made in it.
-    options.superblock.retain(|word| *word != "ro");
+    // That comes at the very end, when targets of other mounts have been made in it.
+    options.take_readonly();
     let source = spec.source().as_deref().map_or("tmpfs".into(), Path::to_string_lossy);
     let mut fs = mount::fs_options(arena, &options, &source, label)?;
     let root = if ids.mapped() {
@@ -128,7 +131,7 @@ pub fn build_dev<'a>(
     } else {
         None
     };
-    let attributes = u32::try_from(options.set & !attr::RDONLY).map_err(|_| Error::invalid("mounts: /dev"))?;
+    let attributes = u32::try_from(options.set).map_err(|_| Error::invalid("mounts: /dev"))?;
     let tree = berth_init::rootfs::create(c"tmpfs", &fs, attributes, None)
         .context("error mounting \"tmpfs\" to rootfs at \"/dev\"")?;
 
@@ -139,6 +142,8 @@ pub fn build_dev<'a>(
         .filter(|t| t.starts_with("/dev") && t != Path::new("/dev"))
         .collect();
     let mut elsewhere = Vec::new();
+    // Nodes and directories are born with their modes.
+    let _umask = Umask::of(0).context("unshare the umask")?;
     for device in devices {
         let path = Path::new(std::ffi::OsStr::from_bytes(device.path.to_bytes()));
         match path.strip_prefix("/dev") {
@@ -146,7 +151,7 @@ pub fn build_dev<'a>(
                 let inside = arena.path(&Path::new("/").join(inside), "linux.devices.path")?;
                 let (uid, gid) = (ids.host_uid(device.uid, "uid")?, ids.host_gid(device.gid, "gid")?);
                 let node = Device { path: inside, uid, gid, ..device };
-                berth_init::device::make(tree.as_fd(), &node)
+                berth_init::device::make(tree.as_fd(), &node, root)
                     .with_context(|| format!("error creating device node {}", path.display()))?;
             }
             _ => elsewhere.push(device),

@@ -62,6 +62,11 @@ pub fn word(failure: Failure, plan: Option<&Plan<'_>>, names: &Names<'_>) -> Err
         }
         Step::MaskedPath => {
             let path = text(rootfs.and_then(|r| r.masked_paths.get(n)).copied());
+            if errno == 0 {
+                let text =
+                    format!("linux.maskedPaths: {path:?} leads to the root of the container, which cannot be masked");
+                return Error::invalid(text);
+            }
             why(format!("can't mask path {path:?}"))
         }
         Step::ReadonlyPath => {

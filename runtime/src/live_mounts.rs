@@ -10,7 +10,7 @@ use std::{
     path::Path,
 };
 
-use berth_init::{path, rootfs};
+use berth_init::{mode::Umask, path, rootfs};
 use oci_spec::runtime::Mount;
 use rustix::{
     fs::{Mode, OFlags},
@@ -26,7 +26,7 @@ use crate::{
     mount,
     namespace::{self, Users},
     state::{Container, Status},
-    userns,
+    sys, userns,
 };
 
 /// Adds `mounts` in their order: bind mounts, and tmpfs for a container without a user namespace of its own. All of them
@@ -56,20 +56,26 @@ pub fn add(container: &Container, mounts: &[Mount]) -> Result<()> {
         root: place.root.as_fd(),
         rootfs: container.rootfs(),
         pid_namespace: None,
+        memory: None,
         dev: None,
     };
     let planned = mount::plan(&arena, &mounts, &[], scene)?;
     let (list, names) = (planned.list, Names { mounts: &planned.names, ..Names::default() });
-    place.inside(|root| {
-        for (n, mount) in list.iter().enumerate() {
-            if let Err(failure) = rootfs::attach(root, mount, n, None) {
-                for done in list.iter().take(n).rev() {
-                    let _ = detach(root, done.target);
-                }
-                return Err(failure::word(failure, None, &names));
+    let owner = place.owner(&users.ids)?;
+    let lent = sys::Lent(list);
+    place.inside(move |root| {
+        let list = lent.get();
+        // Those who are inside may go through the directories that are made, whatever the caller's umask is.
+        let _umask = Umask::of(0).context("unshare the umask")?;
+        let attach = |(n, mount)| rootfs::attach(root, mount, n, None, owner).map_err(|failure| (n, failure));
+        let attached = list.iter().enumerate().try_for_each(attach);
+        attached.and_then(|()| rootfs::seal(list).map_err(|failure| (list.len(), failure))).map_err(|(n, failure)| {
+            for done in list.iter().take(n).rev() {
+                drop(done.open.take());
+                let _ = detach(root, done.target);
             }
-        }
-        Ok(())
+            failure::word(failure, None, &names)
+        })
     })
 }
 
@@ -153,6 +159,14 @@ impl Place {
         let Some(users) = &self.users else { return Ok(Users::default()) };
         let found = userns::read(users.as_fd()).context("the container's user namespace")?;
         Ok(Users { ids: found.ids, fd: Some(users.as_fd()), no_groups: !found.setgroups })
+    }
+
+    /// Who gets what is made for the mounts: root of the container's user namespace, if it has one.
+    fn owner(&self, ids: &userns::Ids) -> Result<path::Owner> {
+        if self.users.is_none() {
+            return Ok(None);
+        }
+        Ok(Some((ids.host_uid(0, "linux.uidMappings")?, ids.host_gid(0, "linux.gidMappings")?)))
     }
 
     /// Runs `act` with the container's root, among the container's mounts, but with this process' own root: paths that

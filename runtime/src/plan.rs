@@ -268,6 +268,7 @@ fn rootfs<'a>(
     let (left, devices) = partition(devices, user_namespace);
     bound.extend(left);
     let dev_links = needs_devices && dev.is_none();
+    let memory = linux.resources().as_ref().and_then(|r| r.memory().as_ref()).and_then(|memory| memory.limit());
     let scene = mount::Scene {
         bundle: &bundle.dir,
         host_propagation,
@@ -284,12 +285,14 @@ fn rootfs<'a>(
             .iter()
             .find(|join| join.flags & namespace::flag::PID != 0)
             .map(|join| join.fd),
+        // 0 and -1 are no limit.
+        memory: memory.and_then(|limit| u64::try_from(limit).ok()).filter(|limit| *limit > 0),
         dev,
     };
     let mounts = mount::plan(arena, mounts, &bound, scene)
         .context("unable to start container process: error during container init")?;
     let paths = |list: &Option<Vec<String>>, field: &str| -> Result<&'a [&'a std::ffi::CStr]> {
-        let mut paths: Vec<_> = list.iter().flatten().map(|p| mount::clean(Path::new(p))).collect();
+        let mut paths: Vec<_> = list.iter().flatten().map(|p| mount::tidy(Path::new(p))).collect();
         // One that is named twice is covered once.
         let mut seen = HashSet::new();
         paths.retain(|path| seen.insert(path.clone()));

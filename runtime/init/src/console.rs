@@ -60,7 +60,7 @@ fn open_pair(root: BorrowedFd<'_>) -> SysResult<(OwnedFd, OwnedFd)> {
 
 /// Binds the slave over `/dev/console` of the container.
 pub fn bind(root: BorrowedFd<'_>, slave: &OwnedFd) -> SysResult<()> {
-    let dev = path::open_or_make(root, c"/dev", Target::Directory)?;
+    let dev = path::open_or_make(root, c"/dev", Target::Directory, None)?;
     let target = path::open_or_make_file(dev.as_fd(), c"console")?;
     let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = open_tree(slave, c"", clone)?;
@@ -96,7 +96,8 @@ pub fn attach(plan: &Plan<'_>, terminal: Option<OwnedFd>) -> Result<()> {
 }
 
 /// Gives the streams to the payload's user so that it can open them anew through /proc. A stream on the host's
-/// `/dev/null` stays the host's; one on a read-only or foreign file system cannot be given and need not be.
+/// `/dev/null` stays the host's; one on a read-only or foreign file system cannot be given and need not be, and in a user
+/// namespace neither can one whose owner is not mapped there: pipes have been given to its root before.
 fn own_streams(plan: &Plan<'_>) -> SysResult<()> {
     let uid = Uid::from_raw(plan.process.uid);
     for number in 0..=2 {

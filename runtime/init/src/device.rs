@@ -2,57 +2,67 @@
 
 use rustix::{
     fd::{AsFd, BorrowedFd},
-    fs::{self, AtFlags, FileType, Mode, OFlags},
+    fs::{self, AtFlags, FileType, Mode, OFlags, Stat},
     io::{Errno, Result},
     process::{Gid, Uid},
 };
 
 use crate::{
-    path::{self, Target},
+    mode,
+    path::{self, Owner, Target},
     plan::Device,
 };
 
-/// Makes a node at its path below `root`, with exactly the mode and owner that the plan says, whatever the umask.
-/// One that is there and is the same device is kept; anything else in its place is an error.
-pub fn make(root: BorrowedFd<'_>, device: &Device<'_>) -> Result<()> {
+/// Makes a node at its path below `root`, with exactly the mode and owner that the plan says: the umask of the caller is 0.
+/// Directories on the way are `owner`'s.
+///
+/// The directory may be a volume that others write to, so nothing is done to a name once it has been looked at. A node
+/// that is there and is the same device stays as it is: it may be the host's own, mounted there. Anything else in its
+/// place is an error.
+pub fn make(root: BorrowedFd<'_>, device: &Device<'_>, owner: Owner) -> Result<()> {
     let mut buffer = [0u8; path::SPLIT];
     let (dir, name) = path::split(device.path, &mut buffer)?;
-    let opened = if dir == c"/" { None } else { Some(path::open_or_make(root, dir, Target::Directory)?) };
+    let opened = if dir == c"/" { None } else { Some(path::open_or_make(root, dir, Target::Directory, owner)?) };
     let dir = opened.as_ref().map_or(root, AsFd::as_fd);
     let kind = FileType::from_raw_mode(device.mode);
     let mode = Mode::from_raw_mode(device.mode & 0o7777);
-    let number = fs::makedev(device.major, device.minor);
-    match fs::mknodat(dir, name, kind, mode, number) {
-        Ok(()) => {}
-        Err(Errno::EXIST) => {
-            let there = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-            let same_kind = FileType::from_raw_mode(there.st_mode) == kind;
-            if !same_kind || (kind != FileType::Fifo && there.st_rdev != number) {
-                return Err(Errno::EXIST);
-            }
-        }
+    let made = match fs::mknodat(dir, name, kind, mode, fs::makedev(device.major, device.minor)) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
         Err(e) => return Err(e),
-    }
-    // By fd, not by name: the directory is the image's, and nothing but the node that was just seen may be changed.
+    };
     let node = fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     let seen = fs::fstat(&node)?;
-    if FileType::from_raw_mode(seen.st_mode) != kind {
+    if !is(&seen, device) {
         return Err(Errno::EXIST);
     }
-    if (seen.st_uid, seen.st_gid) != (device.uid, device.gid) {
+    if made { settle(node.as_fd(), &seen, device) } else { Ok(()) }
+}
+
+/// The device that the plan wants, whatever its mode and owner.
+fn is(seen: &Stat, device: &Device<'_>) -> bool {
+    let kind = FileType::from_raw_mode(device.mode);
+    let same = kind == FileType::Fifo || seen.st_rdev == fs::makedev(device.major, device.minor);
+    FileType::from_raw_mode(seen.st_mode) == kind && same
+}
+
+/// What mknod(2) could not give to a new node: another owner, and a mode that a default ACL of the directory has narrowed,
+/// or that chown(2) takes set-user-ID bits from.
+fn settle(node: BorrowedFd<'_>, seen: &Stat, device: &Device<'_>) -> Result<()> {
+    let given = (seen.st_uid, seen.st_gid) != (device.uid, device.gid);
+    if given {
         let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
-        fs::chownat(&node, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
+        fs::chownat(node, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
     }
-    if seen.st_mode & 0o7777 != device.mode & 0o7777 {
-        // O_PATH fds cannot be fchmod-ed before fchmodat2 (Linux 6.6); the directory entry was made by us above.
-        fs::chmodat(dir, name, mode, AtFlags::empty())?;
-    }
-    Ok(())
+    let wanted = device.mode & 0o7777;
+    let taken = given && wanted & 0o6000 != 0;
+    if seen.st_mode & 0o7777 != wanted || taken { mode::set(node, wanted) } else { Ok(()) }
 }
 
 /// `/dev/fd`, the standard streams and `ptmx`, as every container runtime makes them; those that exist stay, but
-/// `ptmx`, which must be that of the container's own devpts.
-pub fn make_links(dev: BorrowedFd<'_>, owner: Option<(u32, u32)>) -> Result<()> {
+/// `ptmx`, which must be that of the container's own devpts. With an `owner` the directory must be nobody else's to see
+/// yet.
+pub fn make_links(dev: BorrowedFd<'_>, owner: Owner) -> Result<()> {
     const LINKS: [(&core::ffi::CStr, &core::ffi::CStr); 4] = [
         (c"fd", c"/proc/self/fd"),
         (c"stdin", c"/proc/self/fd/0"),
@@ -72,7 +82,7 @@ pub fn make_links(dev: BorrowedFd<'_>, owner: Option<(u32, u32)>) -> Result<()> 
     link(dev, c"ptmx", c"pts/ptmx", owner)
 }
 
-fn link(dev: BorrowedFd<'_>, name: &core::ffi::CStr, to: &core::ffi::CStr, owner: Option<(u32, u32)>) -> Result<()> {
+fn link(dev: BorrowedFd<'_>, name: &core::ffi::CStr, to: &core::ffi::CStr, owner: Owner) -> Result<()> {
     match fs::symlinkat(to, dev, name) {
         Err(Errno::EXIST) => return Ok(()),
         other => other?,

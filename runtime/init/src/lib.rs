@@ -7,10 +7,12 @@
 #![warn(missing_docs)]
 
 pub mod console;
+pub mod cover;
 pub mod device;
 pub mod hook;
 pub mod identity;
 pub mod label;
+pub mod mode;
 pub mod namespace;
 pub mod path;
 pub mod payload;

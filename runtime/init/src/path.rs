@@ -6,13 +6,23 @@
 use core::ffi::CStr;
 
 use rustix::{
-    fd::{AsFd, BorrowedFd, OwnedFd},
-    fs::{self, FileType, Mode, OFlags, ResolveFlags},
+    fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags},
     io::{Errno, Result},
+    process::{Gid, Uid},
 };
+
+use crate::hook;
 
 const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
 const MAX: usize = 4096;
+
+/// How often a path is resolved anew, at most, while renames anywhere on the machine keep the kernel from being sure that it
+/// stayed inside the root (openat2(2), `EAGAIN`).
+const TRIES: u32 = 128;
+
+/// Who gets what is made, when that is not its maker: uid and gid.
+pub type Owner = Option<(u32, u32)>;
 
 /// What a mount target must be.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,7 +36,7 @@ pub enum Target {
 /// Opens `path` below `root` with `flags`.
 ///
 /// # Errors
-/// As openat2(2); `EAGAIN`, which a concurrent rename can cause, is retried.
+/// As openat2(2); `EAGAIN` only when each of many tries met a rename.
 pub fn open(root: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<OwnedFd> {
     resolve(root, path, flags, IN_ROOT)
 }
@@ -37,9 +47,15 @@ pub fn open_ordinary(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd> {
 }
 
 fn resolve(root: BorrowedFd<'_>, path: &CStr, flags: OFlags, how: ResolveFlags) -> Result<OwnedFd> {
+    patiently(|| fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), how))
+}
+
+/// Tries again what was interrupted. Somebody who renames or interrupts for ever must not be waited for that long.
+fn patiently<T>(mut call: impl FnMut() -> Result<T>) -> Result<T> {
+    let mut tries = 1;
     loop {
-        match fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), how) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
+        match call() {
+            Err(Errno::AGAIN | Errno::INTR) if tries < TRIES => tries += 1,
             other => return other,
         }
     }
@@ -49,19 +65,19 @@ fn resolve(root: BorrowedFd<'_>, path: &CStr, flags: OFlags, how: ResolveFlags) 
 ///
 /// # Errors
 /// As openat2(2) and mkdirat(2).
-pub fn open_or_make(root: BorrowedFd<'_>, path: &CStr, target: Target) -> Result<OwnedFd> {
-    find_or_make(root, path, target).map(|(fd, _)| fd)
+pub fn open_or_make(root: BorrowedFd<'_>, path: &CStr, target: Target, owner: Owner) -> Result<OwnedFd> {
+    find_or_make(root, path, target, owner).map(|(fd, _)| fd)
 }
 
 /// As [`open_or_make`], and whether it had to be made.
 ///
 /// # Errors
 /// As [`open_or_make`].
-pub fn find_or_make(root: BorrowedFd<'_>, path: &CStr, target: Target) -> Result<(OwnedFd, bool)> {
+pub fn find_or_make(root: BorrowedFd<'_>, path: &CStr, target: Target, owner: Owner) -> Result<(OwnedFd, bool)> {
     match open(root, path, OFlags::PATH) {
         Err(Errno::NOENT) => {
-            let made = match make_last(root, path, target) {
-                Err(Errno::NOENT) => make(root, path, target),
+            let made = match make_last(root, path, target, owner) {
+                Err(Errno::NOENT) => make(root, path, target, owner),
                 other => other,
             };
             made.map(|fd| (fd, true))
@@ -77,7 +93,7 @@ pub fn find_or_make(root: BorrowedFd<'_>, path: &CStr, target: Target) -> Result
 pub fn open_or_make_file(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
     let find = || resolve(dir, name, OFlags::PATH, IN_ROOT | ResolveFlags::NO_SYMLINKS);
     match find() {
-        Err(Errno::NOENT) => match make_one(dir, name, Target::File) {
+        Err(Errno::NOENT) => match make_one(dir, name, Target::File, None) {
             Ok(()) | Err(Errno::EXIST) => find(),
             Err(e) => Err(e),
         },
@@ -87,14 +103,14 @@ pub fn open_or_make_file(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
 
 /// Makes the last component where only that is missing, as nearly always; `ENOENT` when more is, or when it has no
 /// plain name.
-fn make_last(root: BorrowedFd<'_>, path: &CStr, target: Target) -> Result<OwnedFd> {
+fn make_last(root: BorrowedFd<'_>, path: &CStr, target: Target, owner: Owner) -> Result<OwnedFd> {
     let mut buffer = [0u8; SPLIT];
     let (dir, name) = split(path, &mut buffer).map_err(|_| Errno::NOENT)?;
     if matches!(name.to_bytes(), b"." | b"..") {
         return Err(Errno::NOENT);
     }
     let dir = open(root, dir, OFlags::PATH | OFlags::DIRECTORY)?;
-    match make_one(dir.as_fd(), name, target) {
+    match make_one(dir.as_fd(), name, target, owner) {
         Ok(()) | Err(Errno::EXIST) => open(root, path, OFlags::PATH),
         Err(e) => Err(e),
     }
@@ -106,7 +122,7 @@ const LINKS: usize = 40;
 /// Makes what is missing, a component at a time, also where dangling links lead to: `done` is the way so far, free of
 /// links, and `rest` what is still to be walked. A link's text is put before the rest, one that is absolute starts from
 /// the root again, and `..` takes back a name; what is opened is always opened from the root and inside it.
-fn make(root: BorrowedFd<'_>, path: &CStr, target: Target) -> Result<OwnedFd> {
+fn make(root: BorrowedFd<'_>, path: &CStr, target: Target, owner: Owner) -> Result<OwnedFd> {
     let (mut done, mut rest) = (Text::new(b"")?, Text::new(path.to_bytes())?);
     let mut links = 0;
     while let Some(name) = rest.take_name()? {
@@ -137,7 +153,7 @@ fn make(root: BorrowedFd<'_>, path: &CStr, target: Target) -> Result<OwnedFd> {
                 let dir = if parent_len == 0 { None } else { Some(open(root, parent.c_str()?, OFlags::PATH)?) };
                 let kind = if rest.has_name() { Target::Directory } else { target };
                 let mut name = name;
-                match make_one(dir.as_ref().map_or(root, AsFd::as_fd), name.c_str()?, kind) {
+                match make_one(dir.as_ref().map_or(root, AsFd::as_fd), name.c_str()?, kind, owner) {
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(e) => return Err(e),
                 }
@@ -225,13 +241,64 @@ impl Text {
     }
 }
 
-fn make_one(dir: BorrowedFd<'_>, name: &CStr, target: Target) -> Result<()> {
-    match target {
-        Target::Directory => fs::mkdirat(dir, name, Mode::from_raw_mode(0o755)),
+fn make_one(dir: BorrowedFd<'_>, name: &CStr, target: Target, owner: Owner) -> Result<()> {
+    let made = match target {
+        Target::Directory => {
+            fs::mkdirat(dir, name, Mode::from_raw_mode(0o755))?;
+            if owner.is_none() {
+                return Ok(());
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let made = fs::openat(dir, name, flags, Mode::empty())?;
+            // Whoever can put another directory in its place has one of his own there as easily, unless this one has
+            // something in it.
+            if !is_empty(made.as_fd())? {
+                return Err(Errno::EXIST);
+            }
+            made
+        }
         Target::File => {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
-            fs::openat(dir, name, flags, Mode::from_raw_mode(0o644)).map(drop)
+            fs::openat(dir, name, flags, Mode::from_raw_mode(0o644))?
         }
+    };
+    let Some((uid, gid)) = owner else { return Ok(()) };
+    fs::chownat(&made, c"", Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::EMPTY_PATH)
+}
+
+fn is_empty(dir: BorrowedFd<'_>) -> Result<bool> {
+    let mut buffer = [core::mem::MaybeUninit::uninit(); 512];
+    let mut entries = fs::RawDir::new(dir, &mut buffer);
+    while let Some(entry) = entries.next() {
+        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The name of a descriptor in the procfs at `/proc`, for calls that take no descriptor.
+pub struct OfFd([u8; 25]);
+
+impl OfFd {
+    /// Of `fd`, which must stay open meanwhile.
+    ///
+    /// # Errors
+    /// None: a descriptor's number fits.
+    pub fn new(fd: BorrowedFd<'_>) -> Result<Self> {
+        let mut name = *b"/proc/self/fd/\0\0\0\0\0\0\0\0\0\0\0";
+        let mut digits = [0u8; 10];
+        let number = hook::decimal(fd.as_raw_fd(), &mut digits);
+        name.get_mut(14..14 + number.len()).ok_or(Errno::INVAL)?.copy_from_slice(number);
+        Ok(Self(name))
+    }
+
+    /// As a path.
+    ///
+    /// # Errors
+    /// None.
+    pub fn name(&self) -> Result<&CStr> {
+        CStr::from_bytes_until_nul(&self.0).map_err(|_| Errno::INVAL)
     }
 }
 
@@ -260,3 +327,33 @@ pub fn split<'b>(path: &CStr, buffer: &'b mut [u8]) -> Result<(&'b CStr, &'b CSt
 
 /// Room for [`split`].
 pub const SPLIT: usize = 2 * MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renames_without_end_are_not_waited_for() {
+        let mut calls = 0;
+        let answer: Result<()> = patiently(|| {
+            calls += 1;
+            Err(Errno::AGAIN)
+        });
+        assert_eq!((answer, calls), (Err(Errno::AGAIN), TRIES));
+        let mut left = 3;
+        let answer = patiently(|| {
+            left -= 1;
+            if left == 0 { Ok(()) } else { Err([Errno::AGAIN, Errno::INTR][left % 2]) }
+        });
+        assert_eq!(answer, Ok(()));
+        assert_eq!(patiently(|| Err::<(), _>(Errno::NOENT)), Err(Errno::NOENT));
+    }
+
+    #[test]
+    fn a_descriptor_has_a_name() {
+        let file = fs::open(c"/dev/null", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let name = OfFd::new(file.as_fd()).unwrap();
+        let target = fs::openat(fs::CWD, name.name().unwrap(), OFlags::PATH, Mode::empty()).unwrap();
+        assert_eq!(fs::fstat(&target).unwrap().st_ino, fs::fstat(&file).unwrap().st_ino);
+    }
+}

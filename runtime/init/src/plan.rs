@@ -5,7 +5,7 @@
 
 use core::{cell::Cell, ffi::CStr};
 
-use rustix::fd::{BorrowedFd, RawFd};
+use rustix::fd::{BorrowedFd, OwnedFd, RawFd};
 
 /// A `char *` for execve; null ends the vector.
 pub type Ptr = *const core::ffi::c_char;
@@ -205,6 +205,12 @@ pub struct Mount<'a> {
     pub on_link: bool,
     /// `MS_*` propagation, each put on the attached mount in order.
     pub propagation: &'a [u64],
+    /// The parent has made and filled its file system, and it is attached by a mount that is made in its turn.
+    pub renewed: bool,
+    /// It becomes read-only when nothing has to be made in it any more: other mounts may lie in it.
+    pub sealed: bool,
+    /// The attached mount until then; empty in the plan.
+    pub open: Cell<Option<OwnedFd>>,
 }
 
 /// What is mounted.
@@ -240,11 +246,6 @@ pub enum Source<'a> {
         flags: u64,
         /// For the file system.
         data: &'a CStr,
-    },
-    /// `MOUNT_ATTR_*` put on what is already mounted there.
-    Attributes {
-        /// Set.
-        set: u64,
     },
 }
 

@@ -6,7 +6,7 @@
 use core::ffi::CStr;
 
 use rustix::{
-    fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    fd::{AsFd, BorrowedFd, OwnedFd},
     fs::{self, FileType, Mode, OFlags},
     io::{Errno, Result as SysResult},
     mount::{
@@ -16,17 +16,14 @@ use rustix::{
 };
 
 use crate::{
-    At, Report, Result, console, device, hook, namespace,
-    path::{self, Target},
+    At, Report, Result, console,
+    cover::{self, MOUNT_ATTR_RDONLY},
+    device, namespace,
+    path::{self, OfFd, Owner, Target},
     plan::{Container, Enter, FsOption, Inside, Mount, Plan, Rootfs, Source, Stdio},
     sys,
     wire::{Failure, Step},
 };
-
-const MOUNT_ATTR_RDONLY: u64 = 0x1;
-const MOUNT_ATTR_NOSUID: u64 = 0x2;
-const MOUNT_ATTR_NODEV: u64 = 0x4;
-const MOUNT_ATTR_NOEXEC: u64 = 0x8;
 
 /// Builds the root, with all that is mounted in it. `terminal` becomes the terminal's slave when the plan asks for a
 /// terminal. Returns the root of the host's tree, which [`enter`] leaves behind.
@@ -40,18 +37,18 @@ pub fn build(
     if matches!(rootfs.enter, Enter::Chroot) {
         return Ok(None);
     }
-    // Mount targets and directories are made with the modes that they ask for, as far as 022 allows (runc's rule).
-    rustix::process::umask(Mode::from_raw_mode(0o022));
+    // Mount targets, directories and nodes are born with the modes that they are to have.
+    rustix::process::umask(Mode::empty());
     let host_root = attach_rootfs(rootfs)?;
     let root = rootfs.tree;
-    for (n, mount) in rootfs.mounts.iter().enumerate().filter(|(_, mount)| !closes_dev(mount)) {
-        attach(root, mount, n, Some(report))?;
+    for (n, mount) in rootfs.mounts.iter().enumerate() {
+        attach(root, mount, n, Some(report), None)?;
     }
     for (n, node) in rootfs.devices.iter().enumerate() {
-        device::make(root, node).at_index(Step::Device, n)?;
+        device::make(root, node, None).at_index(Step::Device, n)?;
     }
     if rootfs.dev_links {
-        let dev = path::open_or_make(root, c"/dev", Target::Directory).at(Step::DevLink)?;
+        let dev = path::open_or_make(root, c"/dev", Target::Directory, None).at(Step::DevLink)?;
         device::make_links(dev.as_fd(), None).at(Step::DevLink)?;
     }
     if let Stdio::Terminal { .. } = plan.stdio {
@@ -61,6 +58,8 @@ pub fn build(
         }
         *terminal = Some(slave);
     }
+    // That of hooks, and of a payload that has none of its own.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     Ok(Some(host_root))
 }
 
@@ -71,14 +70,9 @@ pub fn enter(rootfs: &Rootfs<'_>, host_root: Option<OwnedFd>) -> Result<()> {
         return rustix::process::chroot(c".").at(Step::EnterRoot);
     };
     let root = rootfs.tree;
-    for (n, mount) in rootfs.mounts.iter().enumerate().filter(|(_, mount)| closes_dev(mount)) {
-        attach(root, mount, n, None)?;
-    }
-    path::open_or_make(root, rootfs.cwd, Target::Directory).at(Step::MakeCwd)?;
-    for (n, &path) in rootfs.readonly_paths.iter().enumerate() {
-        make_readonly(root, path).at_index(Step::ReadonlyPath, n)?;
-    }
-    mask_all(root, host_root.as_fd(), rootfs)?;
+    path::open_or_make(root, rootfs.cwd, Target::Directory, None).at(Step::MakeCwd)?;
+    seal(rootfs.mounts)?;
+    cover::all(rootfs, host_root.as_fd())?;
     if rootfs.readonly {
         sys::mount_setattr(root, false, MOUNT_ATTR_RDONLY, 0, 0).at(Step::RootReadonly)?;
     }
@@ -116,11 +110,6 @@ fn attach_rootfs(rootfs: &Rootfs<'_>) -> Result<OwnedFd> {
     Ok(host_root)
 }
 
-/// A read-only `/dev` becomes so when nothing has to be made in it any more.
-fn closes_dev(mount: &Mount<'_>) -> bool {
-    matches!(mount.source, Source::Attributes { .. }) && mount.target == c"/dev"
-}
-
 /// Makes the mount that `path` is on private. Only its root can be named, which is one of the directories above.
 fn unshare_mount_of(path: &CStr) -> SysResult<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -135,27 +124,39 @@ fn unshare_mount_of(path: &CStr) -> SysResult<()> {
     Ok(())
 }
 
-/// Makes mount number `n` and hangs it below `root`. Whoever has a `report` has its parent map ids.
-pub fn attach(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize, report: Option<&Report<'_>>) -> Result<()> {
+/// Makes mount number `n` and hangs it below `root`; directories that are made for it are `owner`'s. Whoever has a
+/// `report` has its parent map ids. What becomes read-only in the end waits for [`seal`].
+pub fn attach(
+    root: BorrowedFd<'_>,
+    mount: &Mount<'_>,
+    n: usize,
+    report: Option<&Report<'_>>,
+    owner: Owner,
+) -> Result<()> {
     match &mount.source {
-        Source::Link { to } => link(root, mount.target, to).at_index(Step::MountTarget, n),
-        Source::Inside(inside) => bind_inside(root, mount, inside, n, report),
+        Source::Link { to } => link(root, mount.target, to, owner).at_index(Step::MountTarget, n),
+        Source::Inside(inside) => bind_inside(root, mount, inside, n, (report, owner)),
         Source::Tree { fd, directory } => {
-            let (target, _) = find_target(root, mount, kind(*directory), n)?;
-            let renewed = renew(*fd, mount);
-            hang(renewed.as_ref().map_or(*fd, AsFd::as_fd), target.as_fd(), mount, n)
+            let (target, _) = find_target(root, mount, kind(*directory), n, owner)?;
+            let renewed = if mount.renewed { renew(*fd) } else { None };
+            hang(renewed.as_ref().map_or(*fd, AsFd::as_fd), target.as_fd(), mount, n)?;
+            if mount.sealed {
+                let tree = renewed.map_or_else(|| rustix::io::fcntl_dupfd_cloexec(fd, 0), Ok);
+                mount.open.set(Some(tree.at_index(Step::MountAttach, n)?));
+            }
+            Ok(())
         }
         Source::Fs { fstype, options, attributes, relabel } => {
-            let (target, mode) = find_target(root, mount, Target::Directory, n)?;
+            let (target, mode) = find_target(root, mount, Target::Directory, n, owner)?;
             let tree = create(fstype, options, *attributes, mode).at_index(Step::MountCreate, n)?;
             if let Some(label) = relabel {
                 set_label(tree.as_fd(), label).at_index(Step::MountLabel, n)?;
             }
-            hang(tree.as_fd(), target.as_fd(), mount, n)
-        }
-        Source::Attributes { set } => {
-            let (target, _) = find_target(root, mount, Target::Directory, n)?;
-            sys::mount_setattr(target.as_fd(), false, *set, 0, 0).at_index(Step::MountAttach, n)
+            hang(tree.as_fd(), target.as_fd(), mount, n)?;
+            if mount.sealed {
+                mount.open.set(Some(tree));
+            }
+            Ok(())
         }
         Source::Remount { flags, data } => {
             let target = path::open(root, mount.target, OFlags::PATH).at_index(Step::MountTarget, n)?;
@@ -163,6 +164,16 @@ pub fn attach(root: BorrowedFd<'_>, mount: &Mount<'_>, n: usize, report: Option<
             propagate(target.as_fd(), mount, n)
         }
     }
+}
+
+/// Makes those mounts read-only that are to be so when nothing has to be made in them any more: by the descriptors that they
+/// were attached by, since their names may lead elsewhere by now.
+pub fn seal(mounts: &[Mount<'_>]) -> Result<()> {
+    for (n, mount) in mounts.iter().enumerate() {
+        let Some(tree) = mount.open.take() else { continue };
+        sys::mount_setattr(tree.as_fd(), false, MOUNT_ATTR_RDONLY, 0, 0).at_index(Step::MountAttach, n)?;
+    }
+    Ok(())
 }
 
 /// What a target has to be for this source.
@@ -176,10 +187,10 @@ fn hang(tree: BorrowedFd<'_>, target: BorrowedFd<'_>, mount: &Mount<'_>, n: usiz
 }
 
 /// The same file system in a mount of its own. The kernel lists mounts by when they were made (Linux 6.8), readers take
-/// that for the order of config.json, and the `/dev` of the parent is older than what init makes and mounts before it.
+/// that for the order of config.json, and what the parent has filled is older than what init makes and mounts before it.
 /// Where the kernel copies no detached mount (before Linux 6.15), it is the parent's that is attached.
-fn renew(tree: BorrowedFd<'_>, mount: &Mount<'_>) -> Option<OwnedFd> {
-    (mount.target == c"/dev").then(|| clone_of(tree, true).ok()).flatten()
+fn renew(tree: BorrowedFd<'_>) -> Option<OwnedFd> {
+    clone_of(tree, true).ok()
 }
 
 fn bind_inside(
@@ -187,7 +198,7 @@ fn bind_inside(
     mount: &Mount<'_>,
     inside: &Inside<'_>,
     n: usize,
-    report: Option<&Report<'_>>,
+    (report, owner): (Option<&Report<'_>>, Owner),
 ) -> Result<()> {
     let from = path::open(root, inside.from, OFlags::PATH).at_index(Step::MountSource, n)?;
     let stat = fs::fstat(&from).at_index(Step::MountSource, n)?;
@@ -205,19 +216,14 @@ fn bind_inside(
         };
         mapped.at_index(Step::MountSource, n)?;
     }
-    let (target, _) = find_target(root, mount, kind(directory), n)?;
+    let (target, _) = find_target(root, mount, kind(directory), n, owner)?;
     hang(tree.as_fd(), target.as_fd(), mount, n)
 }
 
 /// There is no call for this by fd that also takes the file system's own options as they are; the host's /proc, which
 /// is still that of this process' root, names the fd.
 fn remount(target: BorrowedFd<'_>, flags: u64, data: &CStr) -> SysResult<()> {
-    let mut path = *b"/proc/self/fd/\0\0\0\0\0\0\0\0\0\0\0";
-    let mut digits = [0u8; 10];
-    let number = hook::decimal(target.as_raw_fd(), &mut digits);
-    path.get_mut(14..14 + number.len()).ok_or(Errno::INVAL)?.copy_from_slice(number);
-    let path = CStr::from_bytes_until_nul(&path).map_err(|_| Errno::INVAL)?;
-    sys::remount(path, flags, data)
+    sys::remount(OfFd::new(target)?.name()?, flags, data)
 }
 
 fn propagate(tree: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
@@ -229,22 +235,22 @@ fn propagate(tree: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
 }
 
 /// Also the mode that a tmpfs takes over from a directory that was there.
-fn find_target(root: BorrowedFd<'_>, mount: &Mount<'_>, kind: Target, n: usize) -> Result<(OwnedFd, Option<u32>)> {
+fn find_target(
+    root: BorrowedFd<'_>,
+    mount: &Mount<'_>,
+    kind: Target,
+    n: usize,
+    owner: Owner,
+) -> Result<(OwnedFd, Option<u32>)> {
     if mount.on_link
-        && let Some(link) = find_link(root, mount.target).at_index(Step::MountTarget, n)?
+        && let Some(link) = find_link(root, mount.target, owner).at_index(Step::MountTarget, n)?
     {
         return Ok((link, None));
     }
     if mount.ordinary {
-        match path::open_ordinary(root, mount.target) {
-            Err(Errno::LOOP | Errno::NOTDIR) => {
-                return Err(Failure { step: Step::NotOrdinary, index: u32::try_from(n).unwrap_or(u32::MAX), errno: 0 });
-            }
-            Err(Errno::NOENT) => {}
-            other => return other.map(|fd| (fd, None)).at_index(Step::MountTarget, n),
-        }
+        return ordinary(root, mount.target, n, owner).map(|fd| (fd, None));
     }
-    let (target, made) = path::find_or_make(root, mount.target, kind).at_index(Step::MountTarget, n)?;
+    let (target, made) = path::find_or_make(root, mount.target, kind, owner).at_index(Step::MountTarget, n)?;
     let stat = fs::fstat(&target).at_index(Step::MountTarget, n)?;
     // move_mount(2) would say EINVAL, which names no fault.
     match (kind, FileType::from_raw_mode(stat.st_mode) == FileType::Directory) {
@@ -254,11 +260,29 @@ fn find_target(root: BorrowedFd<'_>, mount: &Mount<'_>, kind: Target, n: usize) 
     }
 }
 
+/// A directory that is reached through no link. Where it had to be made it is looked for once more: a link may have come
+/// there meanwhile, and what made it follows links.
+fn ordinary(root: BorrowedFd<'_>, target: &CStr, n: usize, owner: Owner) -> Result<OwnedFd> {
+    let found = match path::open_ordinary(root, target) {
+        Err(Errno::NOENT) => {
+            path::open_or_make(root, target, Target::Directory, owner).at_index(Step::MountTarget, n)?;
+            path::open_ordinary(root, target)
+        }
+        other => other,
+    };
+    match found {
+        Err(Errno::LOOP | Errno::NOTDIR) => {
+            Err(Failure { step: Step::NotOrdinary, index: u32::try_from(n).unwrap_or(u32::MAX), errno: 0 })
+        }
+        other => other.at_index(Step::MountTarget, n),
+    }
+}
+
 /// The link at `target`, itself; `None` when something else is there, or nothing.
-fn find_link(root: BorrowedFd<'_>, target: &CStr) -> SysResult<Option<OwnedFd>> {
+fn find_link(root: BorrowedFd<'_>, target: &CStr, owner: Owner) -> SysResult<Option<OwnedFd>> {
     let mut buffer = [0u8; path::SPLIT];
     let (dir, name) = path::split(target, &mut buffer)?;
-    let dir = path::open_or_make(root, dir, Target::Directory)?;
+    let dir = path::open_or_make(root, dir, Target::Directory, owner)?;
     match fs::openat(&dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
         Ok(fd) => Ok((FileType::from_raw_mode(fs::fstat(&fd)?.st_mode) == FileType::Symlink).then_some(fd)),
         Err(Errno::NOENT) => Ok(None),
@@ -266,10 +290,10 @@ fn find_link(root: BorrowedFd<'_>, target: &CStr) -> SysResult<Option<OwnedFd>> 
     }
 }
 
-fn link(root: BorrowedFd<'_>, target: &CStr, to: &CStr) -> SysResult<()> {
+fn link(root: BorrowedFd<'_>, target: &CStr, to: &CStr, owner: Owner) -> SysResult<()> {
     let mut buffer = [0u8; path::SPLIT];
     let (dir, name) = path::split(target, &mut buffer)?;
-    let dir = path::open_or_make(root, dir, Target::Directory)?;
+    let dir = path::open_or_make(root, dir, Target::Directory, owner)?;
     match fs::symlinkat(to, &dir, name) {
         Err(Errno::EXIST) => Ok(()),
         other => other,
@@ -314,78 +338,17 @@ fn set_label(tree: BorrowedFd<'_>, label: &CStr) -> SysResult<()> {
     fs::fsetxattr(&root, c"security.selinux", label.to_bytes_with_nul(), fs::XattrFlags::empty())
 }
 
-fn move_onto(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> SysResult<()> {
+pub(crate) fn move_onto(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> SysResult<()> {
     let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(tree, c"", target, c"", empty)
 }
 
-fn clone_of(fd: BorrowedFd<'_>, recursive: bool) -> SysResult<OwnedFd> {
+pub(crate) fn clone_of(fd: BorrowedFd<'_>, recursive: bool) -> SysResult<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     open_tree(fd, c"", flags)
-}
-
-/// Covers a path with a read-only view of itself; the view is read-only before it is seen, and the path is resolved
-/// once (GHSA-3q8j-pf29-vwv8). One that is missing needs no cover.
-fn make_readonly(root: BorrowedFd<'_>, path: &CStr) -> SysResult<()> {
-    let target = match path::open(root, path, OFlags::PATH) {
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
-        other => other?,
-    };
-    let view = clone_of(target.as_fd(), true)?;
-    sys::mount_setattr(view.as_fd(), false, MOUNT_ATTR_RDONLY, 0, 0)?;
-    move_onto(view.as_fd(), target.as_fd())
-}
-
-/// Hides files behind the host's own null device, never one that the image brought (CVE-2025-31133), and directories
-/// behind one empty read-only tmpfs for all.
-fn mask_all(root: BorrowedFd<'_>, host_root: BorrowedFd<'_>, rootfs: &Rootfs<'_>) -> Result<()> {
-    let paths = rootfs.masked_paths;
-    if paths.is_empty() {
-        return Ok(());
-    }
-    let null = fs::openat(host_root, c"dev/null", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-        .at(Step::MaskedPath)?;
-    let stat = fs::fstat(&null).at(Step::MaskedPath)?;
-    if stat.st_rdev != fs::makedev(1, 3) || FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice {
-        return Err(Failure { step: Step::MaskedPath, index: u32::MAX, errno: Errno::NODEV.raw_os_error() });
-    }
-    let mut empty: Option<OwnedFd> = None;
-    for (n, &path) in paths.iter().enumerate() {
-        mask(root, path, null.as_fd(), &mut empty, rootfs.mask_options).at_index(Step::MaskedPath, n)?;
-    }
-    Ok(())
-}
-
-/// The first masked directory gets the tmpfs itself and the others clones of it: a mount can be cloned once it is
-/// attached (detached ones only since Linux 6.15).
-fn mask(
-    root: BorrowedFd<'_>,
-    path: &CStr,
-    null: BorrowedFd<'_>,
-    empty: &mut Option<OwnedFd>,
-    options: &[FsOption<'_>],
-) -> SysResult<()> {
-    let target = match path::open(root, path, OFlags::PATH) {
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
-        other => other?,
-    };
-    if FileType::from_raw_mode(fs::fstat(&target)?.st_mode) != FileType::Directory {
-        return move_onto(clone_of(null, false)?.as_fd(), target.as_fd());
-    }
-    match empty {
-        Some(tree) => move_onto(clone_of(tree.as_fd(), false)?.as_fd(), target.as_fd()),
-        None => {
-            const RO: u64 = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-            let attributes = u32::try_from(RO).map_err(|_| Errno::INVAL)?;
-            let tree = create(c"tmpfs", options, attributes, None)?;
-            move_onto(tree.as_fd(), target.as_fd())?;
-            *empty = Some(tree);
-            Ok(())
-        }
-    }
 }
 
 /// Takes a mount of the host's away, or covers it where a user namespace holds on to it.

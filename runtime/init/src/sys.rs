@@ -189,6 +189,12 @@ fn set_attributes(fd: BorrowedFd<'_>, recursive: bool, attr: &libc::mount_attr) 
     call!(libc::SYS_mount_setattr, fd.as_raw_fd(), c"".as_ptr(), flags, &raw const *attr, size).map(drop)
 }
 
+/// fchmodat2(2), Linux 6.6, of what `fd` itself refers to.
+pub(crate) fn chmod(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
+    const FCHMODAT2: libc::c_long = 452;
+    call!(FCHMODAT2, fd.as_raw_fd(), c"".as_ptr(), mode, libc::AT_EMPTY_PATH).map(drop)
+}
+
 /// mount(2) with `MS_REMOUNT`.
 pub(crate) fn remount(path: &CStr, flags: u64, data: &CStr) -> Result<()> {
     let none = core::ptr::null::<u8>();

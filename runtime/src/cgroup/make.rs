@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use berth_init::mode::Umask;
 use oci_spec::runtime::LinuxResources;
 use rustix::{fs::Mode, io::Errno};
 
@@ -22,6 +23,12 @@ struct Made {
 }
 
 impl Made {
+    /// For those who make them here, whatever the umask is: a container whose root is mapped looks into its cgroup as any
+    /// other user.
+    fn umask() -> Result<Umask> {
+        Umask::of(0).context("unshare the umask")
+    }
+
     /// Makes `path` and what is missing above it. True when `path` itself was made.
     fn make(&mut self, path: &Path) -> Result<bool> {
         let mode = Mode::from_raw_mode(0o755);
@@ -74,6 +81,7 @@ impl Drop for Made {
 /// Makes `path` and what is missing above it, for whoever removes all of it later.
 pub(super) fn directories(path: &Path) -> Result<()> {
     let mut made = Made { dirs: Vec::new() };
+    let _umask = Made::umask()?;
     made.make(path)?;
     made.keep();
     Ok(())
@@ -114,6 +122,7 @@ pub(super) fn create(cgroup: &Cgroup, resources: &LinuxResources, asked: &Asked)
     let Asked { writes, rules } = asked;
     let mut made = Made { dirs: Vec::new() };
     let mut ready = Vec::with_capacity(cgroup.places.len());
+    let _umask = Made::umask()?;
     for place in &cgroup.places {
         let fresh = made.make(&place.dir)?;
         // A new one in which nothing is written need not be opened.

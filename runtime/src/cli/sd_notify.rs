@@ -7,14 +7,13 @@
 //! watchdog away. What binds the socket's directory into the container is the library's `sd_notify`.
 
 use std::{
-    fs::{self, Permissions},
+    fs,
     io::{ErrorKind, PipeReader},
     os::{
         fd::{AsFd, BorrowedFd},
         linux::net::SocketAddrExt,
         unix::{
             ffi::OsStrExt,
-            fs::PermissionsExt,
             net::{SocketAddr, UnixDatagram},
         },
     },
@@ -99,8 +98,7 @@ impl Relay {
                 _ => {}
             }
             let socket = UnixDatagram::bind(&path)?;
-            // Whoever the container's process is.
-            fs::set_permissions(&path, Permissions::from_mode(0o777))?;
+            open_to_all(&path)?;
             socket.set_nonblocking(true)?;
             Ok(socket)
         };
@@ -169,6 +167,16 @@ impl Relay {
         }
         Ok(())
     }
+}
+
+/// Lets whoever the container's process is write to the socket at `path`, and never to what a link there would lead to.
+fn open_to_all(path: &str) -> std::io::Result<()> {
+    use rustix::fs::{FileType, Mode, OFlags};
+    let file = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::Socket {
+        return Err(ErrorKind::AlreadyExists.into());
+    }
+    Ok(berth_init::mode::set(file.as_fd(), 0o777)?)
 }
 
 /// Which of these can be read, or have been closed; none at the end of the time.

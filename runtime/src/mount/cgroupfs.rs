@@ -85,6 +85,9 @@ fn hierarchies<'a>(
     fs.extend(scene.label.map(|label| FsOption::Pair(c"context", label)));
     let tmpfs = Source::Fs { fstype: c"tmpfs", options: arena.list(fs), attributes: narrow(FLAGS)?, relabel: None };
     builder.push(place("")?, tmpfs, arena.list(options.propagation.clone()), name);
+    if let Some(last) = builder.list.last_mut() {
+        last.sealed = readonly != 0;
+    }
     for mount in host.mounts().iter().filter(|m| !m.is_v2()) {
         let Some(dir) = mount.point.file_name().and_then(|n| n.to_str()) else { continue };
         let source = if scene.cgroup_namespace {
@@ -126,9 +129,6 @@ fn hierarchies<'a>(
                 builder.push(place(controller)?, link, &[], name);
             }
         }
-    }
-    if readonly != 0 {
-        builder.push(place("")?, Source::Attributes { set: attr::RDONLY }, &[], name);
     }
     Ok(())
 }

@@ -3,10 +3,14 @@
 //! It is filled here, detached, by the runtime: the container sees it whole or not at all, and nothing of the image is
 //! followed, only copied. What lies there is found in the root file system, or in a mount of the same config.json that
 //! comes before it.
+//!
+//! The memory that this takes is the runtime's, not the container's, whose limit therefore holds for it here. Without a limit
+//! it is that of the tmpfs, as for what the container itself would put there.
 
 use std::{
     ffi::OsStr,
     fs::File,
+    io::Read,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -24,7 +28,7 @@ use rustix::{
 
 use berth_init::plan::{FsOption, Source};
 
-use super::{Builder, Options, Scene, attr, attributes as fs_attributes, fs_options};
+use super::{Builder, Options, Scene, attributes as fs_attributes, fs_options};
 use crate::{Context, Error, Result};
 
 /// Directories deeper than this are refused, since each level holds descriptors.
@@ -34,16 +38,13 @@ impl<'a> Builder<'a, '_> {
     /// A tmpfs with what is at its place: in the mount before it that is there, else in the root file system.
     pub(super) fn copied_up(
         &self,
-        mut options: Options,
+        options: &Options,
         target: &Path,
         source: &str,
         scene: &Scene<'_, 'a>,
     ) -> Result<OwnedFd> {
         let arena = self.arena;
-        let readonly = options.set & attr::RDONLY;
-        options.set &= !readonly;
-        options.superblock.retain(|word| *word != "ro");
-        let mut fs = fs_options(arena, &options, source, scene.label)?;
+        let mut fs = fs_options(arena, options, source, scene.label)?;
         let ids = &scene.users.ids;
         if ids.mapped() {
             // In front: what config.json says comes after.
@@ -52,19 +53,16 @@ impl<'a> Builder<'a, '_> {
             fs.insert(0, FsOption::Pair(c"gid", arena.text(gid.to_string(), "mounts")?));
         }
         let tree =
-            berth_init::rootfs::create(c"tmpfs", &fs, fs_attributes(&options)?, None).context("create filesystem")?;
+            berth_init::rootfs::create(c"tmpfs", &fs, fs_attributes(options)?, None).context("create filesystem")?;
         let (root, inside) = self.below(target, scene)?;
         let inside = arena.path(&inside, "mounts.destination")?;
         match berth_init::path::open(root, inside, OFlags::PATH | OFlags::DIRECTORY) {
             Ok(from) => {
                 let itself = !options.data.iter().any(|word| word.starts_with("mode="));
-                copy(from.as_fd(), tree.as_fd(), itself)?;
+                copy(from.as_fd(), tree.as_fd(), itself, &mut Room { left: scene.memory })?;
             }
             Err(Errno::NOENT) => {}
             Err(e) => return Err(Error::from(e).context("tmpcopyup: open the directory")),
-        }
-        if readonly != 0 {
-            berth_init::sys::mount_setattr(tree.as_fd(), false, readonly, 0, 0).context("mount_setattr")?;
         }
         Ok(tree)
     }
@@ -79,7 +77,7 @@ impl<'a> Builder<'a, '_> {
             let Ok(inside) = target.strip_prefix(point) else { continue };
             return match mount.source {
                 Source::Tree { fd, directory: true } => Ok((fd, Path::new("/").join(inside))),
-                Source::Attributes { .. } | Source::Remount { .. } => continue,
+                Source::Remount { .. } => continue,
                 _ => Err(Error::unsupported(format!(
                     "tmpcopyup: {} is in a file system that only the container will have",
                     target.display()
@@ -90,23 +88,40 @@ impl<'a> Builder<'a, '_> {
     }
 }
 
+/// How much may still be copied, bytes.
+struct Room {
+    left: Option<u64>,
+}
+
+impl Room {
+    /// What a file costs besides its content, which the kernel keeps in pages.
+    const ENTRY: u64 = 4096;
+
+    fn take(&mut self, bytes: u64) -> Result<()> {
+        let Some(left) = &mut self.left else { return Ok(()) };
+        *left = left
+            .checked_sub(bytes)
+            .ok_or_else(|| Error::invalid("more than linux.resources.memory.limit is there to be copied"))?;
+        Ok(())
+    }
+}
+
 /// Copies what is in the directory `from` into the empty directory `to`; with `itself`, its mode and owner, too.
 ///
 /// # Errors
 /// Names the entry that cannot be copied.
-fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, itself: bool) -> Result<()> {
+fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, itself: bool, room: &mut Room) -> Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let from = fs::openat(from, c".", flags, Mode::empty()).context("tmpcopyup: open the directory")?;
     let to = fs::openat(to, c".", flags, Mode::empty()).context("tmpcopyup: open the tmpfs")?;
-    entries(&from, &to, 0)?;
+    entries(&from, &to, 0, room)?;
     if itself {
-        let stat = fs::fstat(&from).context("tmpcopyup: stat the directory")?;
-        attributes(&from, &to, &stat).context("tmpcopyup: attributes of the directory")?;
+        attributes(&from, &to).context("tmpcopyup: attributes of the directory")?;
     }
     Ok(())
 }
 
-fn entries(from: &OwnedFd, to: &OwnedFd, depth: u32) -> Result<()> {
+fn entries(from: &OwnedFd, to: &OwnedFd, depth: u32, room: &mut Room) -> Result<()> {
     if depth > DEPTH {
         return Err(Error::invalid(format!("tmpcopyup: directories are nested deeper than {DEPTH}")));
     }
@@ -116,30 +131,33 @@ fn entries(from: &OwnedFd, to: &OwnedFd, depth: u32) -> Result<()> {
         if name == c"." || name == c".." {
             continue;
         }
-        one(from, to, name, depth).with_context(|| format!("tmpcopyup: failed to copy {}", name.to_string_lossy()))?;
+        one(from, to, name, depth, room)
+            .with_context(|| format!("tmpcopyup: failed to copy {}", name.to_string_lossy()))?;
     }
     Ok(())
 }
 
-fn one(from: &OwnedFd, to: &OwnedFd, name: &std::ffi::CStr, depth: u32) -> Result<()> {
+/// Others may write to the directory `from`, so what counts is what was opened. `to` is nobody else's to see yet.
+fn one(from: &OwnedFd, to: &OwnedFd, name: &std::ffi::CStr, depth: u32, room: &mut Room) -> Result<()> {
     let stat = fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
     let kind = FileType::from_raw_mode(stat.st_mode);
     let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    room.take(Room::ENTRY)?;
     match kind {
         FileType::Directory => {
             let source = fs::openat(from, name, read | OFlags::DIRECTORY, Mode::empty())?;
             fs::mkdirat(to, name, Mode::RWXU)?;
             let copy = fs::openat(to, name, read | OFlags::DIRECTORY, Mode::empty())?;
-            entries(&source, &copy, depth + 1)?;
-            attributes(&source, &copy, &stat)?;
+            entries(&source, &copy, depth + 1, room)?;
+            attributes(&source, &copy)?;
         }
         FileType::RegularFile => {
             let source = open_regular(from, name)?;
             let make = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             let copy = fs::openat(to, name, make, Mode::RUSR | Mode::WUSR)?;
             let (mut source, mut copy) = (File::from(source), File::from(copy));
-            std::io::copy(&mut source, &mut copy)?;
-            attributes(&source, &copy, &stat)?;
+            content(&mut source, &mut copy, room)?;
+            attributes(&source, &copy)?;
         }
         FileType::Symlink => {
             let target = fs::readlinkat(from, name, Vec::new())?;
@@ -150,15 +168,31 @@ fn one(from: &OwnedFd, to: &OwnedFd, name: &std::ffi::CStr, depth: u32) -> Resul
         }
         FileType::CharacterDevice | FileType::BlockDevice | FileType::Fifo => {
             fs::mknodat(to, name, kind, Mode::from_raw_mode(stat.st_mode), stat.st_rdev)?;
+            let node = fs::openat(to, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
             let (uid, gid) = owner(&stat);
-            fs::chownat(to, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
-            fs::chmodat(to, name, Mode::from_raw_mode(stat.st_mode), AtFlags::empty())?;
+            fs::chownat(&node, c"", uid, gid, AtFlags::EMPTY_PATH)?;
+            berth_init::mode::set(node.as_fd(), stat.st_mode & 0o7777)?;
         }
         // Nobody listens at a socket of an image.
         FileType::Socket | FileType::Unknown => {}
     }
     Ok(())
 }
+
+/// Copies a file piece by piece: it may be longer than it says, and grow meanwhile.
+fn content(from: &mut File, to: &mut File, room: &mut Room) -> Result<()> {
+    loop {
+        let piece = room.left.map_or(PIECE, |left| PIECE.min(left.saturating_add(1)));
+        let copied = std::io::copy(&mut from.by_ref().take(piece), to)?;
+        room.take(copied)?;
+        if copied < piece {
+            return Ok(());
+        }
+    }
+}
+
+/// Bytes of a file that are copied before the room is looked at again.
+const PIECE: u64 = 1 << 20;
 
 /// Opens a regular file and nothing else: a name of a volume may have become a device since it was looked at, which this
 /// process could open and no container should have read.
@@ -172,7 +206,8 @@ fn open_regular(dir: &OwnedFd, name: &std::ffi::CStr) -> Result<OwnedFd> {
 }
 
 /// Owner first: a change of it takes set-user-ID bits and file capabilities away.
-fn attributes(from: impl AsFd, to: impl AsFd, stat: &Stat) -> Result<()> {
+fn attributes(from: impl AsFd, to: impl AsFd) -> Result<()> {
+    let stat = &fs::fstat(&from)?;
     let (uid, gid) = owner(stat);
     fs::fchown(&to, uid, gid)?;
     fs::fchmod(&to, Mode::from_raw_mode(stat.st_mode))?;
@@ -230,14 +265,22 @@ mod tests {
         let top = Scratch(std::env::temp_dir().join(format!("berth-copyup-{}", std::process::id())));
         let (a, b) = (top.0.join("a"), top.0.join("b"));
         std::fs::create_dir_all(a.join("sub/deep")).unwrap();
-        std::fs::create_dir(&b).unwrap();
         std::fs::write(a.join("sub/file"), "text").unwrap();
         std::fs::set_permissions(a.join("sub/file"), Permissions::from_mode(0o4751)).unwrap();
         std::fs::set_permissions(a.join("sub"), Permissions::from_mode(0o1733)).unwrap();
         symlink("/etc/passwd", a.join("link")).unwrap();
         fs::mknodat(fs::CWD, a.join("fifo"), FileType::Fifo, Mode::from_raw_mode(0o640), 0).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(a.join("socket")).unwrap();
-        copy(File::open(&a).unwrap().as_fd(), File::open(&b).unwrap().as_fd(), true).unwrap();
+        let copied = |from: &Path, to: &Path, left: Option<u64>| {
+            std::fs::create_dir(to).unwrap();
+            let room = &mut Room { left };
+            copy(File::open(from).unwrap().as_fd(), File::open(to).unwrap().as_fd(), true, room).map(|()| room.left)
+        };
+        // Six entries that count for a page each, and four bytes.
+        assert_eq!(copied(&a, &b, None).unwrap(), None);
+        assert_eq!(copied(&a, &top.0.join("c"), Some(6 * 4096 + 4)).unwrap(), Some(0));
+        let error = copied(&a, &top.0.join("d"), Some(6 * 4096 + 3)).unwrap_err().to_string();
+        assert!(error.contains("more than linux.resources.memory.limit"), "{error}");
         assert_eq!(std::fs::read_to_string(b.join("sub/file")).unwrap(), "text");
         assert_eq!(std::fs::metadata(b.join("sub/file")).unwrap().mode() & 0o7777, 0o4751);
         assert_eq!(std::fs::metadata(b.join("sub")).unwrap().mode() & 0o7777, 0o1733);

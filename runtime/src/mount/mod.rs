@@ -12,6 +12,7 @@ mod idmap_words;
 mod options;
 
 use std::{
+    cell::Cell,
     ffi::CStr,
     path::{Component, Path, PathBuf},
 };
@@ -53,6 +54,8 @@ pub struct Scene<'s, 'a> {
     pub rootfs: &'s Path,
     /// A pid namespace that is joined: a procfs shows it, and not that of its maker, who enters it last.
     pub pid_namespace: Option<BorrowedFd<'a>>,
+    /// The container's limit of memory, bytes.
+    pub memory: Option<u64>,
     /// A detached tmpfs with the devices, to stand for the mount of a tmpfs at /dev.
     pub dev: Option<OwnedFd>,
 }
@@ -77,7 +80,6 @@ pub fn plan<'a>(
 ) -> Result<Mounts<'a>> {
     let list = Vec::with_capacity(mounts.len());
     let mut builder = Builder { arena, list, names: Vec::new(), targets: Vec::new(), idmaps: IdMaps::new(scene.users) };
-    let mut readonly_dev = false;
     for (n, mount) in mounts.iter().enumerate() {
         let target = clean(mount.destination());
         let target = in_root(&target, scene.rootfs).unwrap_or(target);
@@ -86,7 +88,6 @@ pub fn plan<'a>(
             .with_context(|| format!("error mounting {name}"))?;
         let is_dev = target == Path::new("/dev") && options.bind.is_none() && fstype(mount) == "tmpfs";
         let dev = if is_dev { scene.dev.take() } else { None };
-        readonly_dev |= dev.is_some() && options.set & attr::RDONLY != 0;
         builder.one(mount, &target, &name, options, dev, &scene).map_err(|e| {
             let of_many = e.errno() == Some(libc::EMFILE);
             let e = e.context(format!("error mounting {name}"));
@@ -102,11 +103,6 @@ pub fn plan<'a>(
         builder
             .device(device)
             .with_context(|| format!("error creating device node {}", device.path.to_string_lossy()))?;
-    }
-    if readonly_dev {
-        // Only now: other mounts had their targets made in it.
-        let target = arena.text("/dev", "mounts")?;
-        builder.push(target, Source::Attributes { set: attr::RDONLY }, &[], "\"tmpfs\" to rootfs at \"/dev\"");
     }
     Ok(Mounts { list: arena.list(builder.list), names: builder.names })
 }
@@ -143,6 +139,11 @@ pub fn clean(path: &Path) -> PathBuf {
         }
     }
     out
+}
+
+/// As [`clean`], unless there is a `..` in it: where that leads only the file system knows, which may have a link before it.
+pub fn tidy(path: &Path) -> PathBuf {
+    if path.components().any(|part| part == Component::ParentDir) { Path::new("/").join(path) } else { clean(path) }
 }
 
 /// Where in the root file system a path is that was given as the host sees it.
@@ -239,7 +240,9 @@ struct Builder<'a, 's> {
 
 impl<'a> Builder<'a, '_> {
     fn push(&mut self, target: &'a CStr, source: Source<'a>, propagation: &'a [u64], name: &str) {
-        self.list.push(Mount { target, source, ordinary: false, on_link: false, propagation });
+        let (ordinary, on_link, renewed, sealed) = (false, false, false, false);
+        let open = Cell::default();
+        self.list.push(Mount { target, source, ordinary, on_link, propagation, renewed, sealed, open });
         self.names.push(name.to_owned());
     }
 
@@ -248,7 +251,7 @@ impl<'a> Builder<'a, '_> {
         mount: &Spec,
         target: &Path,
         name: &str,
-        options: Options,
+        mut options: Options,
         dev: Option<OwnedFd>,
         scene: &Scene<'_, 'a>,
     ) -> Result<()> {
@@ -259,7 +262,7 @@ impl<'a> Builder<'a, '_> {
         let c_target = arena.path(target, "mounts.destination")?;
         let propagation = arena.list(options.propagation.clone());
         if let Some(fd) = dev {
-            self.push(c_target, Source::Tree { fd: arena.fd(fd), directory: true }, propagation, name);
+            self.push_filled(c_target, arena.fd(fd), propagation, name, options.take_readonly());
             return Ok(());
         }
         let kind = fstype(mount);
@@ -287,9 +290,11 @@ impl<'a> Builder<'a, '_> {
             _ => {}
         }
         let source = mount.source().as_deref().map_or(kind.into(), Path::to_string_lossy);
+        // Targets of other mounts are made in it.
+        let sealed = kind == "tmpfs" && options.take_readonly();
         if options.copy_up {
-            let tree = self.copied_up(options, target, &source, scene)?;
-            self.push(c_target, Source::Tree { fd: arena.fd(tree), directory: true }, propagation, name);
+            let tree = self.copied_up(&options, target, &source, scene)?;
+            self.push_filled(c_target, arena.fd(tree), propagation, name, sealed);
             return Ok(());
         }
         let mut settings = fs_options(arena, &options, &source, scene.label.filter(|_| takes_label(kind)))?;
@@ -305,8 +310,17 @@ impl<'a> Builder<'a, '_> {
         self.push(c_target, source, propagation, name);
         if let Some(last) = self.list.last_mut() {
             last.ordinary = matches!(kind, "proc" | "sysfs");
+            last.sealed = sealed;
         }
         Ok(())
+    }
+
+    /// A file system that this process has made and filled.
+    fn push_filled(&mut self, target: &'a CStr, fd: BorrowedFd<'a>, propagation: &'a [u64], name: &str, sealed: bool) {
+        self.push(target, Source::Tree { fd, directory: true }, propagation, name);
+        if let Some(last) = self.list.last_mut() {
+            (last.renewed, last.sealed) = (true, sealed);
+        }
     }
 }
 

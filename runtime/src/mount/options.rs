@@ -110,6 +110,15 @@ impl Options {
         }
     }
 
+    /// Takes the wish for a read-only mount out of them; whether it was there.
+    pub fn take_readonly(&mut self) -> bool {
+        let wished = (self.set | self.set_all) & attr::RDONLY != 0;
+        self.set &= !attr::RDONLY;
+        self.set_all &= !attr::RDONLY;
+        self.superblock.retain(|word| *word != "ro");
+        wished
+    }
+
     /// The same as `MS_*` of mount(2), for a remount.
     pub fn classic(&self) -> u64 {
         const MAP: [(u64, u64); 7] = [

@@ -1,0 +1,140 @@
+//! Masked and readonly paths as mounts: their attributes, what they keep from the host, and paths that lead to the root.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
+
+use berth_integration::{
+    bundle::Bundle,
+    case::beyond_runc,
+    mounts,
+    runtime::{Runtime, is_runc},
+};
+use serde_json::{Value, json};
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A mask of a file is the host's null device: the container reads nothing from it, and may change nothing of it.
+#[test]
+fn masks_are_readonly_and_have_no_use_but_to_be_empty() {
+    let runtime = Runtime::new("mask-attributes");
+    let masked = ["/proc/keys", "/proc/timer_list", "/file", "/etc/other", "/dir", "/sys/firmware", "/second"];
+    let chmod = format!("{}:@/file,{}", libc::SYS_chmod, 0o666);
+    let chown = format!("{}:@/etc/other,0,0", libc::SYS_chown);
+    let words = ["report", "mountinfo", "read=/file", "read=/etc/other", "stat=/file", "list=/dir", "+", "open", "rw"];
+    let words = [&words[..], &["/file", "/etc/other", "+", "syscall", &chmod, &chown]].concat();
+    let caps = json!(["CAP_CHOWN", "CAP_FOWNER", "CAP_DAC_OVERRIDE"]);
+    for users in [false, true] {
+        let bundle = Bundle::probe(&words)
+            .file("file", "secret", 0o644)
+            .file("etc/other", "secret", 0o644)
+            .file("dir/file", "secret", 0o644)
+            .dir("second", 0o755)
+            .set("/process/capabilities", json!({"bounding": caps, "effective": caps, "permitted": caps}))
+            .set("/root/readonly", json!(false))
+            .set("/linux/maskedPaths", json!(masked));
+        let out = runtime.run("c1", &if users { bundle.mapped() } else { bundle }).ok();
+        let said = lines(&out.stdout);
+        assert_eq!((&said[0]["read"]["/file"], &said[0]["read"]["/etc/other"]), (&json!(""), &json!("")));
+        assert_eq!((&said[0]["stat"]["/file"]["rdev"], &said[0]["list"]["/dir"]), (&json!([1, 3]), &json!([])));
+        assert_eq!(said[1]["open"], json!({"/file": 0, "/etc/other": 0}), "it can be opened as any null device");
+        if beyond_runc("attributes of masks", "those of a file are the null device's, those of a directory ro") {
+            continue;
+        }
+        let done = &said[2]["syscall"];
+        assert_eq!((&done[&chmod], &done[&chown]), (&json!(-libc::EROFS), &json!(-libc::EROFS)), "{done}");
+        let table = mounts::reported(&said[0]);
+        for path in masked {
+            let Some(mount) = mounts::at(&table, path) else {
+                assert!(path.starts_with("/proc/") || path.starts_with("/sys/"), "{path} is not masked");
+                continue;
+            };
+            let file = mount.fs != "tmpfs" || mount.root != "/";
+            for attribute in ["ro", "nosuid", "noexec", "nodev"] {
+                // A device on a nodev mount could not be opened.
+                assert!(mount.has(attribute) || file && attribute == "nodev", "{attribute}: {mount:?}");
+            }
+        }
+    }
+    runtime.assert_clean("masks");
+}
+
+/// Ways to the root: by name, up, by links of the image.
+const ROOTS: [&str; 8] = ["/", "/.", "/..", "/proc/..", "/link", "/dir/up", "/dir/link/..", "//dir/../"];
+
+fn with_ways(words: &[&str]) -> Bundle {
+    Bundle::probe(words)
+        .link("link", "/")
+        .dir("dir", 0o755)
+        .link("dir/up", "../..")
+        .link("dir/link", "/dir")
+        .set("/root/readonly", json!(false))
+}
+
+/// A mount over the root would be above all that is looked up in it, and change nothing.
+#[test]
+fn a_readonly_path_that_leads_to_the_root_makes_it_readonly() {
+    let runtime = Runtime::new("readonly-root");
+    let words = [
+        "write",
+        "/new",
+        "x",
+        "+",
+        "write",
+        "/dir/new",
+        "x",
+        "+",
+        "write",
+        "/mnt/new",
+        "x",
+        "+",
+        "report",
+        "mountinfo",
+    ];
+    for path in ROOTS {
+        let bundle = with_ways(&words)
+            .mount("/mnt", "tmpfs", "tmpfs", &[])
+            .set("/linux/readonlyPaths", json!([path, "/proc/sys"]));
+        let said = lines(&runtime.run("c1", &bundle).ok().stdout);
+        let written: Vec<_> =
+            said.iter().filter_map(|line| line["write"].as_object()?.values().next()?.as_i64()).collect();
+        let ro = i64::from(libc::EROFS);
+        assert_eq!(written, [ro, ro, 0], "{path}: the root, and nothing mounted in it");
+        let table = mounts::reported(&said[3]);
+        assert!(mounts::at(&table, "/proc/sys").unwrap().has("ro"), "{path}: {table:#?}");
+        // runc leaves a mount above the root besides.
+        assert!(is_runc() || mounts::at(&table, "/").unwrap().has("ro"), "{path}: {table:#?}");
+    }
+    runtime.assert_clean("readonly root");
+}
+
+/// What the container would be then, nobody can have meant.
+#[test]
+fn a_masked_path_that_leads_to_the_root_is_refused() {
+    if beyond_runc("a mask of the root", "it has no effect, and no error") {
+        return;
+    }
+    let runtime = Runtime::new("masked-root");
+    for path in ROOTS {
+        let bundle = with_ways(&["exit", "0"]).set("/linux/maskedPaths", json!(["/proc/keys", path]));
+        runtime.run("c1", &bundle).fails(1, &["linux.maskedPaths", "leads to the root of the container"]);
+        runtime.assert_clean(path);
+    }
+}
+
+/// A bind mount of the root's directory elsewhere is a mount of its own.
+#[test]
+fn the_roots_directory_elsewhere_can_be_covered() {
+    let runtime = Runtime::new("root-elsewhere");
+    let bundle = with_ways(&["write", "/again/new", "x", "+", "write", "/new", "x", "+", "report", "list=/hidden"]);
+    let root = bundle.rootfs();
+    let root = root.to_str().unwrap();
+    let bundle = bundle
+        .mount("/again", "bind", root, &["bind"])
+        .mount("/hidden", "bind", root, &["bind"])
+        .set("/linux/readonlyPaths", json!(["/again"]))
+        .set("/linux/maskedPaths", json!(["/hidden"]));
+    let said = lines(&runtime.run("c1", &bundle).ok().stdout);
+    assert_eq!(said[0]["write"]["/again/new"], libc::EROFS);
+    assert_eq!((&said[1]["write"]["/new"], &said[2]["list"]["/hidden"]), (&json!(0), &json!([])));
+    runtime.assert_clean("the root elsewhere");
+}

@@ -1,0 +1,247 @@
+//! Device nodes in a directory that others write to at the same time, and nodes that are there already: only what the
+//! runtime has made itself gets the mode and the owner of config.json.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
+
+use std::{
+    fs,
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Instant,
+};
+
+use berth_integration::{
+    bundle::Bundle,
+    case::beyond_runc,
+    cgroup,
+    decoy::Decoy,
+    runtime::{Runtime, is_runc, wait_until},
+    wait::LONG,
+};
+use rustix::fs::{CWD, FileType, Mode, RenameFlags, makedev, mknodat, renameat_with};
+use serde_json::{Value, json};
+
+/// How often a container is made. A runtime that changes the mode by name is caught within a few.
+const ROUNDS: usize = 30;
+/// Entries of `linux.devices` at the one path that is swapped: each is a chance.
+const DEVICES: usize = 100;
+
+fn null_at(path: &Path, mode: u32) {
+    let mode = Mode::from_raw_mode(mode);
+    mknodat(CWD, path, FileType::CharacterDevice, mode, makedev(1, 3)).unwrap();
+}
+
+/// A neighbour who owns a volume: again and again the entry `null` is, for a moment, a link to a file of the host; the node
+/// loses its mode, and is gone now and then.
+struct Swapper {
+    end: Arc<AtomicBool>,
+    swaps: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Swapper {
+    fn start(volume: &Path, victim: &Path) -> Self {
+        let (entry, link, node) = (volume.join("null"), volume.join("link"), volume.join("node"));
+        null_at(&node, 0o600);
+        symlink(victim, &link).unwrap();
+        let (end, swaps) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (ended, counted) = (end.clone(), swaps.clone());
+        let exchange = move |entry: &Path| renameat_with(CWD, entry, CWD, &link, RenameFlags::EXCHANGE);
+        let thread = std::thread::spawn(move || {
+            while !ended.load(Ordering::Relaxed) {
+                let round = counted.fetch_add(1, Ordering::Relaxed);
+                // Each may find another state than the one before left: that of the runtime.
+                let _ = fs::hard_link(&node, &entry);
+                let _ = exchange(&entry);
+                let _ = exchange(&entry);
+                let _ = fs::set_permissions(&node, fs::Permissions::from_mode(0o600));
+                if entry.is_symlink() {
+                    let _ = exchange(&entry);
+                } else if round.is_multiple_of(16) {
+                    let _ = fs::remove_file(&entry);
+                }
+            }
+        });
+        Self { end, swaps, thread: Some(thread) }
+    }
+}
+
+impl Drop for Swapper {
+    fn drop(&mut self) {
+        self.end.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// A volume in which a swapper is busy, and the file that its link leads to.
+fn swapped(dir: &Path) -> (PathBuf, Decoy, Swapper) {
+    let volume = dir.join("volume");
+    fs::create_dir_all(&volume).unwrap();
+    let decoy = Decoy::new(dir);
+    fs::set_permissions(decoy.path().join("file"), fs::Permissions::from_mode(0o600)).unwrap();
+    let swapper = Swapper::start(&volume, &decoy.path().join("file"));
+    (volume, decoy, swapper)
+}
+
+/// CVE-2026-47766's kin.
+#[test]
+fn a_device_behind_a_racing_link_does_not_change_a_host_file() {
+    let runtime = Runtime::new("device-race");
+    let (volume, decoy, swapper) = swapped(runtime.work());
+    let before = decoy.fingerprint();
+    let device =
+        json!({"path": "/dev/shared/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0o666, "uid": 7, "gid": 8});
+    let (mut made, mut refused) = (0, 0);
+    for _ in 0..ROUNDS {
+        let bundle = Bundle::probe(&["exit", "0"])
+            .mount("/dev/shared", "bind", volume.to_str().unwrap(), &["bind"])
+            .set("/linux/devices", json!(vec![&device; DEVICES]));
+        let out = runtime.run("c1", &bundle);
+        assert_eq!(decoy.fingerprint(), before, "{out:#?}: {}", decoy.listing());
+        *if out.code == 0 { &mut made } else { &mut refused } += 1;
+    }
+    eprintln!("{made} made, {refused} refused, {} swaps", swapper.swaps.load(Ordering::Relaxed));
+    // It was the link that was found there.
+    assert!(is_runc() || refused > 0, "in {ROUNDS} rounds of {DEVICES} devices nobody met the link");
+    drop(swapper);
+    runtime.assert_clean("the races");
+}
+
+/// The control: what looks at a name and then changes the mode by that name is caught by the same swapper.
+#[test]
+fn the_swapper_catches_a_change_by_name() {
+    let runtime = Runtime::new("device-race-control");
+    let (volume, decoy, _swapper) = swapped(runtime.work());
+    let (before, entry, end) = (decoy.fingerprint(), volume.join("null"), Instant::now() + LONG);
+    while decoy.fingerprint() == before {
+        assert!(Instant::now() < end, "never");
+        for _ in 0..DEVICES {
+            if fs::symlink_metadata(&entry).is_ok_and(|seen| seen.file_type().is_char_device()) {
+                let _ = fs::set_permissions(&entry, fs::Permissions::from_mode(0o666));
+            }
+        }
+    }
+}
+
+/// It may be the host's own node, bound there, or a neighbour's in a volume.
+#[test]
+fn a_device_that_is_there_keeps_its_mode_and_owner() {
+    let runtime = Runtime::new("device-there");
+    let volume = runtime.work().join("volume");
+    fs::create_dir(&volume).unwrap();
+    let (null, pipe, other) = (volume.join("null"), volume.join("pipe"), volume.join("other"));
+    null_at(&null, 0o600);
+    null_at(&other, 0o600);
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    [&null, &pipe].iter().for_each(|path| chown(path, Some(7), Some(8)).unwrap());
+    let bundle = |minor: u32| {
+        Bundle::probe(&["report", "stat=/dev/mine"])
+            .mount("/dev/shared", "bind", volume.to_str().unwrap(), &["bind"])
+            .mount("/dev/mine", "bind", other.to_str().unwrap(), &["bind"])
+            .set(
+                "/linux/devices",
+                json!([
+                    {"path": "/dev/shared/null", "type": "c", "major": 1, "minor": minor, "fileMode": 0o666},
+                    {"path": "/dev/shared/pipe", "type": "p", "fileMode": 0o666, "uid": 0, "gid": 0},
+                    {"path": "/dev/mine", "type": "c", "major": 1, "minor": 3, "fileMode": 0o444, "uid": 9, "gid": 9}
+                ]),
+            )
+    };
+    let report = runtime.run("c1", &bundle(3)).ok().json();
+    assert_eq!(report["stat"]["/dev/mine"]["rdev"], json!([1, 3]));
+    for (path, owner) in [(&null, (7, 8)), (&pipe, (7, 8)), (&other, (0, 0))] {
+        let seen = fs::metadata(path).unwrap();
+        assert_eq!((seen.mode() & 0o7777, (seen.uid(), seen.gid())), (0o600, owner), "{}", path.display());
+    }
+    if !beyond_runc("another device in its place", "it takes whatever is there for the device") {
+        runtime.run("c1", &bundle(5)).fails(1, &["/dev/shared/null", "file exists"]);
+    }
+    runtime.assert_clean("devices that are there");
+}
+
+/// The umask is the caller's business, the modes are config.json's; in a user namespace all of it is its root's.
+#[test]
+fn nodes_and_directories_have_their_modes_whatever_the_umask() {
+    let runtime = Runtime::new("device-umask");
+    let devices = json!([
+        {"path": "/dev/net/deep/tun", "type": "c", "major": 10, "minor": 200, "fileMode": 0o666, "uid": 7, "gid": 8},
+        {"path": "/dev/pipe", "type": "p", "fileMode": 0o622},
+        {"path": "/srv/made/full", "type": "c", "major": 1, "minor": 7, "fileMode": 0o660},
+    ]);
+    let paths =
+        ["/dev/null", "/dev/net/deep/tun", "/dev/pipe", "/dev/net", "/dev/net/deep", "/srv/made", "/mnt/a", "/mnt/a/b"];
+    let stats: Vec<_> = paths.iter().map(|path| format!("stat={path}")).collect();
+    let words =
+        [&["report"], &stats.iter().map(String::as_str).collect::<Vec<_>>()[..], &["+", "sleep", "100"]].concat();
+    for (users, umask) in [(false, "077"), (false, "000"), (true, "077"), (true, "000")] {
+        if users && beyond_runc("devices in a user namespace", "it binds the host's, which has no such") {
+            continue;
+        }
+        let bundle = Bundle::probe(&words).dir("srv", 0o755).dir("mnt", 0o755);
+        let bundle = bundle.mount("/mnt/a/b/c", "tmpfs", "tmpfs", &[]).set("/root/readonly", json!(false));
+        let bundle = if users {
+            // The last would have to be the host's.
+            bundle.set("/linux/devices", json!([devices[0], devices[1]])).dir("srv/made", 0o755).mapped()
+        } else {
+            bundle.set("/linux/devices", devices.clone())
+        };
+        let through = ["sh", "-c", &format!("umask {umask}; exec \"$0\" \"$@\"")].map(str::to_owned);
+        let call = runtime.on("create", "c1", &bundle).through(&through.each_ref().map(String::as_str)).spawn();
+        let number = call.number;
+        call.wait().ok();
+        runtime.cmd(&["start", "c1"]).ok();
+        wait_until(|| runtime.said(number).contains('\n'), || format!("says nothing: {:?}", runtime.said(number)));
+        let report: Value = serde_json::from_str(runtime.said(number).lines().next().unwrap()).unwrap();
+        let seen = |path: &str| {
+            let seen = &report["stat"][path];
+            ["mode", "uid", "gid"].map(|key| seen[key].as_u64().unwrap_or_else(|| panic!("{path}: {seen}")))
+        };
+        let what = format!("umask {umask}, users {users}");
+        for (path, wanted) in [
+            ("/dev/null", [0o666, 0, 0]),
+            ("/dev/net/deep/tun", [0o666, 7, 8]),
+            ("/dev/pipe", [0o622, 0, 0]),
+            ("/dev/net", [0o755, 0, 0]),
+            ("/dev/net/deep", [0o755, 0, 0]),
+            ("/srv/made", [0o755, 0, 0]),
+            ("/mnt/a", [0o755, 0, 0]),
+            ("/mnt/a/b", [0o755, 0, 0]),
+        ] {
+            // runc's directories have the caller's umask.
+            let directory = wanted[0] == 0o755 && umask != "000";
+            assert!(seen(path) == wanted || is_runc() && directory, "{what}: {path}: {:?}", seen(path));
+        }
+        if !beyond_runc("directories of cgroups", "they have the caller's umask") {
+            for directory in cgroup::directories(&runtime.cgroup("c1")) {
+                let mode = fs::metadata(&directory).unwrap().mode() & 0o777;
+                assert_eq!(mode, 0o755, "{what}: {}", directory.display());
+            }
+        }
+        runtime.cmd(&["delete", "--force", "c1"]).ok();
+    }
+    runtime.assert_clean("umask");
+}
+
+/// chown(2) takes these bits from whatever is no directory.
+#[test]
+fn a_device_that_is_given_away_keeps_its_special_bits() {
+    if beyond_runc("set-user-ID on a device", "it sets the mode before the owner") {
+        return;
+    }
+    let runtime = Runtime::new("device-bits");
+    let device =
+        |path: &str| json!({"path": path, "type": "c", "major": 1, "minor": 3, "fileMode": 0o6711, "uid": 7, "gid": 8});
+    let bundle = Bundle::probe(&["report", "stat=/dev/bits", "stat=/srv/bits"])
+        .dir("srv", 0o2755)
+        .set("/root/readonly", json!(false))
+        .set("/linux/devices", json!([device("/dev/bits"), device("/srv/bits")]));
+    let report = runtime.run("c1", &bundle).ok().json();
+    for path in ["/dev/bits", "/srv/bits"] {
+        let seen = &report["stat"][path];
+        assert_eq!((&seen["mode"], &seen["uid"], &seen["gid"]), (&json!(0o6711), &json!(7), &json!(8)), "{path}");
+    }
+}

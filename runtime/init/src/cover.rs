@@ -1,0 +1,138 @@
+//! What of the root is hidden or sealed: `maskedPaths` and `readonlyPaths`.
+//!
+//! Each path is resolved once, inside the root, and covered by what that led to. A path that leads to the root itself
+//! cannot be covered: a mount on the root of a tree is above all that is looked up in it.
+
+use core::ffi::CStr;
+
+use rustix::{
+    fd::{AsFd, BorrowedFd, OwnedFd},
+    fs::{self, AtFlags, FileType, Mode, OFlags, Statx, StatxFlags},
+    io::{Errno, Result as SysResult},
+};
+
+use crate::{
+    At, Result, path,
+    plan::{FsOption, Rootfs},
+    rootfs::{clone_of, create, move_onto},
+    sys,
+    wire::{Failure, Step},
+};
+
+pub(crate) const MOUNT_ATTR_RDONLY: u64 = 0x1;
+const MOUNT_ATTR_NOSUID: u64 = 0x2;
+const MOUNT_ATTR_NODEV: u64 = 0x4;
+const MOUNT_ATTR_NOEXEC: u64 = 0x8;
+
+/// Covers all that the plan says, the host's tree being still in sight.
+pub(crate) fn all(rootfs: &Rootfs<'_>, host_root: BorrowedFd<'_>) -> Result<()> {
+    if rootfs.readonly_paths.is_empty() && rootfs.masked_paths.is_empty() {
+        return Ok(());
+    }
+    let root = Root { fd: rootfs.tree, seen: look(rootfs.tree).at(Step::EnterRoot)? };
+    for (n, &path) in rootfs.readonly_paths.iter().enumerate() {
+        make_readonly(&root, path).at_index(Step::ReadonlyPath, n)?;
+    }
+    mask_all(&root, host_root, rootfs)
+}
+
+/// The root of the tree.
+struct Root<'a> {
+    fd: BorrowedFd<'a>,
+    seen: Statx,
+}
+
+impl Root<'_> {
+    /// What is at `path`, followed inside the root; nothing where nothing is there to be covered.
+    fn find(&self, path: &CStr) -> SysResult<Option<(OwnedFd, Statx)>> {
+        match path::open(self.fd, path, OFlags::PATH) {
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(e) => Err(e),
+            Ok(target) => {
+                let seen = look(target.as_fd())?;
+                Ok(Some((target, seen)))
+            }
+        }
+    }
+
+    /// Not a bind mount of the root's directory, which can be covered as anything else.
+    fn is(&self, other: &Statx) -> bool {
+        let place = |s: &Statx| (s.stx_mnt_id, s.stx_ino, s.stx_dev_major, s.stx_dev_minor);
+        place(&self.seen) == place(other)
+    }
+}
+
+fn look(fd: BorrowedFd<'_>) -> SysResult<Statx> {
+    fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE | StatxFlags::INO | StatxFlags::MNT_ID)
+}
+
+/// Covers a path with a read-only view of itself; the view is read-only before it is seen, and the path is resolved
+/// once (GHSA-3q8j-pf29-vwv8). One that is missing needs no cover; the root becomes read-only itself.
+fn make_readonly(root: &Root<'_>, path: &CStr) -> SysResult<()> {
+    let Some((target, seen)) = root.find(path)? else { return Ok(()) };
+    if root.is(&seen) {
+        return sys::mount_setattr(root.fd, false, MOUNT_ATTR_RDONLY, 0, 0);
+    }
+    let view = clone_of(target.as_fd(), true)?;
+    sys::mount_setattr(view.as_fd(), false, MOUNT_ATTR_RDONLY, 0, 0)?;
+    move_onto(view.as_fd(), target.as_fd())
+}
+
+/// Hides files behind the host's own null device, never one that the image brought (CVE-2025-31133), and directories
+/// behind one empty read-only tmpfs for all.
+fn mask_all(root: &Root<'_>, host_root: BorrowedFd<'_>, rootfs: &Rootfs<'_>) -> Result<()> {
+    if rootfs.masked_paths.is_empty() {
+        return Ok(());
+    }
+    let null = fs::openat(host_root, c"dev/null", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        .at(Step::MaskedPath)?;
+    let stat = fs::fstat(&null).at(Step::MaskedPath)?;
+    if stat.st_rdev != fs::makedev(1, 3) || FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice {
+        return Err(Failure { step: Step::MaskedPath, index: u32::MAX, errno: Errno::NODEV.raw_os_error() });
+    }
+    let mut masks = Masks { null, file: None, directory: None, options: rootfs.mask_options };
+    for (n, &path) in rootfs.masked_paths.iter().enumerate() {
+        let Some((target, seen)) = root.find(path).at_index(Step::MaskedPath, n)? else { continue };
+        if root.is(&seen) {
+            return Err(Failure { step: Step::MaskedPath, index: u32::try_from(n).unwrap_or(u32::MAX), errno: 0 });
+        }
+        let directory = FileType::from_raw_mode(seen.stx_mode.into()) == FileType::Directory;
+        masks.put_on(target.as_fd(), directory).at_index(Step::MaskedPath, n)?;
+    }
+    Ok(())
+}
+
+/// The first mask of each kind is made, and the others are clones of it: a mount can be cloned once it is attached
+/// (detached ones only since Linux 6.15).
+struct Masks<'a> {
+    null: OwnedFd,
+    file: Option<OwnedFd>,
+    directory: Option<OwnedFd>,
+    options: &'a [FsOption<'a>],
+}
+
+impl Masks<'_> {
+    fn put_on(&mut self, target: BorrowedFd<'_>, directory: bool) -> SysResult<()> {
+        let first = if directory { &self.directory } else { &self.file };
+        if let Some(first) = first {
+            return move_onto(clone_of(first.as_fd(), false)?.as_fd(), target);
+        }
+        let mask = if directory { self.empty() } else { self.nothing() }?;
+        move_onto(mask.as_fd(), target)?;
+        *if directory { &mut self.directory } else { &mut self.file } = Some(mask);
+        Ok(())
+    }
+
+    fn empty(&self) -> SysResult<OwnedFd> {
+        const ATTRIBUTES: u64 = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+        create(c"tmpfs", self.options, u32::try_from(ATTRIBUTES).map_err(|_| Errno::INVAL)?, None)
+    }
+
+    /// It is the host's inode that the container sees, whose mode and owner it must not change: that is what read-only
+    /// means for a device. With nodev it could not be opened any more, and reading it is to give nothing, no error.
+    fn nothing(&self) -> SysResult<OwnedFd> {
+        let mask = clone_of(self.null.as_fd(), false)?;
+        sys::mount_setattr(mask.as_fd(), false, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, 0, 0)?;
+        Ok(mask)
+    }
+}
