@@ -91,6 +91,9 @@ fn a_readonly_path_that_leads_to_the_root_makes_it_readonly() {
         "mountinfo",
     ];
     for path in ROOTS {
+        if !["/", "/."].contains(&path) && beyond_runc(path, "it leads to a mount above the root, without effect") {
+            continue;
+        }
         let bundle = with_ways(&words)
             .mount("/mnt", "tmpfs", "tmpfs", &[])
             .set("/linux/readonlyPaths", json!([path, "/proc/sys"]));

@@ -53,7 +53,8 @@ fn pipes_of_the_caller_are_given_to_the_payload() {
         let call = runtime.on("create", "c1", &bundle).through(&through).spawn();
         let number = call.number;
         // cat ends with the container, so the call is not waited for before that.
-        let created = || runtime.cmd(&["state", "c1"]).stdout.contains("\"created\"");
+        let status = |out: &str| serde_json::from_str::<Value>(out).is_ok_and(|state| state["status"] == "created");
+        let created = || status(&runtime.cmd(&["state", "c1"]).stdout);
         wait_until(created, || format!("c1 never created: {}", runtime.said(number)));
         for stream in [1, 2] {
             let seen = fs::metadata(format!("/proc/{}/fd/{stream}", runtime.pid("c1"))).unwrap();
