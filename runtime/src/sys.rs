@@ -71,17 +71,17 @@ pub fn image() -> Option<berth_init::plan::Image> {
     // SAFETY: reads the vector that the kernel has put on the stack (getauxval(3)).
     let name = unsafe { libc::getauxval(libc::AT_EXECFN) };
     let name = usize::from_ne_bytes(name.to_ne_bytes());
+    // SAFETY: the same vector.
+    let page = usize::from_ne_bytes(unsafe { libc::getauxval(libc::AT_PAGESZ) }.to_ne_bytes());
     // The file name lies in the highest page of the stack (execve(2)).
-    (name != 0).then(|| berth_init::plan::Image {
+    (name != 0 && page != 0).then(|| berth_init::plan::Image {
         start: start.addr(),
         end: end.addr(),
-        top: (name + 1).next_multiple_of(PAGE),
+        top: (name + 1).next_multiple_of(page),
+        page,
         rseq: rseq(),
     })
 }
-
-/// Bytes; a multiple of it is a multiple of every page size of the architecture.
-const PAGE: usize = if cfg!(target_arch = "aarch64") { 64 << 10 } else { 4 << 10 };
 
 /// The area that glibc (from 2.35 on) registers for each thread.
 #[cfg(target_env = "gnu")]

@@ -54,6 +54,8 @@ pub struct Image {
     pub end: usize,
     /// Address after the stack, above which the runtime has nothing.
     pub top: usize,
+    /// The size of a page, bytes.
+    pub page: usize,
     /// Where the C library has registered an area with rseq(2), from the thread pointer on, and sizes that the area may
     /// have been registered with, bytes.
     pub rseq: Option<(isize, [u32; 3])>,

@@ -19,6 +19,7 @@ use crate::{
 
 /// The stack of what follows: it runs hooks and reads capabilities back, and calls nothing deep.
 const STACK: usize = 256 << 10;
+/// A multiple of every page size.
 const PAGE: usize = 64 << 10;
 
 /// What follows in the new memory.
@@ -77,7 +78,7 @@ extern "C" fn go_on(follow: *mut Follow) -> ! {
                 sys::exit(1);
             }
         }
-        from = last.next_multiple_of(4096);
+        from = last.next_multiple_of(image.page);
     }
     then(tail, report)
 }
