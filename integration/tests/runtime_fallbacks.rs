@@ -59,17 +59,21 @@ fn what_has_a_fallback() {
     if beyond_runc("fallbacks", "it has others") {
         return;
     }
-    let cases: [(&str, Without); 5] = [
+    let cases: [(&str, Without); 6] = [
         // The caller's keyring stays.
         ("keyrings", calls(&["keyctl", "add_key", "request_key"])),
         ("memfd_create", calls(&["memfd_create"])),
         ("statx", calls(&["statx"])),
         ("faccessat2", calls(&["faccessat2"])),
+        ("fchmodat2", calls(&["fchmodat2"])),
         ("copies in the kernel", calls(&["copy_file_range", "sendfile", "splice"])),
     ];
     let runtime = Runtime::new("fallbacks");
     for (name, without) in cases {
-        let bundle = Bundle::probe(&["sleep", "100"]);
+        // chown(2) takes bits of this mode, which are given back.
+        let device =
+            json!({"path": "/dev/bits", "type": "c", "major": 1, "minor": 3, "fileMode": 0o4711, "uid": 7, "gid": 8});
+        let bundle = Bundle::probe(&["sleep", "100"]).set("/linux/devices", json!([device]));
         for (verb, call) in [
             ("create", runtime.on("create", "c1", &bundle)),
             ("start", runtime.call(&["start", "c1"])),

@@ -7,7 +7,7 @@ use core::ffi::CStr;
 
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
-    fs::{self, AtFlags, FileType, Mode, OFlags, Statx, StatxFlags},
+    fs::{self, AtFlags, FileType, Mode, OFlags, Stat, StatxFlags},
     io::{Errno, Result as SysResult},
 };
 
@@ -29,7 +29,7 @@ pub(crate) fn all(rootfs: &Rootfs<'_>, host_root: BorrowedFd<'_>) -> Result<()> 
     if rootfs.readonly_paths.is_empty() && rootfs.masked_paths.is_empty() {
         return Ok(());
     }
-    let root = Root { fd: rootfs.tree, seen: look(rootfs.tree).at(Step::EnterRoot)? };
+    let root = Root { fd: rootfs.tree, seen: fs::fstat(rootfs.tree).at(Step::EnterRoot)? };
     for (n, &path) in rootfs.readonly_paths.iter().enumerate() {
         make_readonly(&root, path).at_index(Step::ReadonlyPath, n)?;
     }
@@ -39,43 +39,47 @@ pub(crate) fn all(rootfs: &Rootfs<'_>, host_root: BorrowedFd<'_>) -> Result<()> 
 /// The root of the tree.
 struct Root<'a> {
     fd: BorrowedFd<'a>,
-    seen: Statx,
+    seen: Stat,
 }
 
 impl Root<'_> {
     /// What is at `path`, followed inside the root; nothing where nothing is there to be covered.
-    fn find(&self, path: &CStr) -> SysResult<Option<(OwnedFd, Statx)>> {
-        match path::open(self.fd, path, OFlags::PATH) {
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-            Err(e) => Err(e),
-            Ok(target) => {
-                let seen = look(target.as_fd())?;
-                Ok(Some((target, seen)))
-            }
-        }
-    }
-
-    /// Not a bind mount of the root's directory, which can be covered as anything else.
-    fn is(&self, other: &Statx) -> bool {
-        let place = |s: &Statx| (s.stx_mnt_id, s.stx_ino, s.stx_dev_major, s.stx_dev_minor);
-        place(&self.seen) == place(other)
+    fn find(&self, path: &CStr) -> SysResult<Option<Found>> {
+        let at = match path::open(self.fd, path, OFlags::PATH) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+            other => other?,
+        };
+        let seen = fs::fstat(&at)?;
+        // A bind mount of the root's directory is another mount, which can be covered as anything else.
+        let same = (seen.st_dev, seen.st_ino) == (self.seen.st_dev, self.seen.st_ino);
+        let root = same && mount_id(at.as_fd())? == mount_id(self.fd)?;
+        let directory = FileType::from_raw_mode(seen.st_mode) == FileType::Directory;
+        Ok(Some(Found { at, root, directory }))
     }
 }
 
-fn look(fd: BorrowedFd<'_>) -> SysResult<Statx> {
-    fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE | StatxFlags::INO | StatxFlags::MNT_ID)
+/// What a path led to.
+struct Found {
+    at: OwnedFd,
+    root: bool,
+    directory: bool,
+}
+
+/// Linux 5.8.
+fn mount_id(fd: BorrowedFd<'_>) -> SysResult<u64> {
+    fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).map(|seen| seen.stx_mnt_id)
 }
 
 /// Covers a path with a read-only view of itself; the view is read-only before it is seen, and the path is resolved
 /// once (GHSA-3q8j-pf29-vwv8). One that is missing needs no cover; the root becomes read-only itself.
 fn make_readonly(root: &Root<'_>, path: &CStr) -> SysResult<()> {
-    let Some((target, seen)) = root.find(path)? else { return Ok(()) };
-    if root.is(&seen) {
+    let Some(found) = root.find(path)? else { return Ok(()) };
+    if found.root {
         return sys::mount_setattr(root.fd, false, MOUNT_ATTR_RDONLY, 0, 0);
     }
-    let view = clone_of(target.as_fd(), true)?;
+    let view = clone_of(found.at.as_fd(), true)?;
     sys::mount_setattr(view.as_fd(), false, MOUNT_ATTR_RDONLY, 0, 0)?;
-    move_onto(view.as_fd(), target.as_fd())
+    move_onto(view.as_fd(), found.at.as_fd())
 }
 
 /// Hides files behind the host's own null device, never one that the image brought (CVE-2025-31133), and directories
@@ -92,12 +96,11 @@ fn mask_all(root: &Root<'_>, host_root: BorrowedFd<'_>, rootfs: &Rootfs<'_>) -> 
     }
     let mut masks = Masks { null, file: None, directory: None, options: rootfs.mask_options };
     for (n, &path) in rootfs.masked_paths.iter().enumerate() {
-        let Some((target, seen)) = root.find(path).at_index(Step::MaskedPath, n)? else { continue };
-        if root.is(&seen) {
+        let Some(found) = root.find(path).at_index(Step::MaskedPath, n)? else { continue };
+        if found.root {
             return Err(Failure { step: Step::MaskedPath, index: u32::try_from(n).unwrap_or(u32::MAX), errno: 0 });
         }
-        let directory = FileType::from_raw_mode(seen.stx_mode.into()) == FileType::Directory;
-        masks.put_on(target.as_fd(), directory).at_index(Step::MaskedPath, n)?;
+        masks.put_on(found.at.as_fd(), found.directory).at_index(Step::MaskedPath, n)?;
     }
     Ok(())
 }
