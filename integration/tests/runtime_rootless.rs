@@ -356,51 +356,6 @@ fn mounts_that_a_user_namespace_cannot_make() {
     }
 }
 
-/// A passwd, subuid and subgid of the test's own, in a mount namespace of its own, so that newuidmap(1) knows the user.
-#[test]
-fn more_ids_are_mapped_by_newuidmap() {
-    const FIRST: u32 = 300_000;
-    let runtime = runtime("newuidmap");
-    let file = |name: &str, text: &str| {
-        let path = runtime.work().join(name);
-        fs::write(&path, text).unwrap();
-        format!("mount --bind {} /etc/{name}", path.display())
-    };
-    let script = [
-        file("passwd", &format!("root:x:0:0::/:/bin/sh\nberth-user:x:{USER}:{USER}::/:/bin/sh\n")),
-        file("subuid", &format!("berth-user:{FIRST}:1000\n")),
-        file("subgid", &format!("berth-user:{FIRST}:1000\n")),
-        "exec \"$@\"".to_owned(),
-    ];
-    let script = script.join("\n");
-    let words = ["unshare", "-m", "sh", "-ec", &script, "sh"];
-
-    let own_and_more = json!([{"containerID": 0, "hostID": USER, "size": 1},
-        {"containerID": 1, "hostID": FIRST, "size": 1000}]);
-    let bundle = probe(&["signal"])
-        .set("/linux/uidMappings", own_and_more.clone())
-        .set("/linux/gidMappings", own_and_more)
-        .set("/process/user", json!({"uid": 5, "gid": 6}));
-    runtime.on("create", "c1", &bundle).as_root_through(&words).wait().ok();
-    runtime.cmd(&["start", "c1"]).ok();
-    until_executed(&runtime, "c1");
-    let pid = runtime.pid("c1");
-    assert_eq!(ids(pid), [vec![FIRST + 4; 3], vec![FIRST + 5; 3]]);
-    assert_eq!(proc(pid, "uid_map"), format!("0 {USER} 1 1 {FIRST} 1000"));
-    assert_eq!(proc(pid, "setgroups"), "allow");
-    let exec = runtime.cmd(&["exec", "--user", "9:10", "c1", "/probe", "report", "ids"]).ok().json();
-    assert_eq!((&exec["ids"]["uid"], &exec["ids"]["gid"]), (&json!([9, 9, 9]), &json!([10, 10, 10])));
-    runtime.cmd(&["delete", "--force", "c1"]).ok();
-
-    // Ids that are not his.
-    let others = json!([{"containerID": 0, "hostID": USER, "size": 1},
-        {"containerID": 1, "hostID": FIRST + 1000, "size": 10}]);
-    let bundle = probe(&["exit", "0"]).set("/linux/uidMappings", others.clone()).set("/linux/gidMappings", others);
-    let says = if is_runc() { "failed to use newuid map" } else { "not allowed" };
-    runtime.on("create", "c2", &bundle).as_root_through(&words).wait().fails(1, &[says]);
-    runtime.assert_clean("a refused mapping");
-}
-
 /// As an engine calls it that has made a user namespace for itself.
 #[test]
 fn root_of_a_user_namespace() {

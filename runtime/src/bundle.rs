@@ -5,19 +5,20 @@
 //! `null` and an absent `process.user` as Go programs do, which wrote most of the files that there are.
 
 use std::{
+    borrow::Cow,
     fs::File,
     io::Read,
     path::{Path, PathBuf},
 };
 
-use oci_spec::runtime::{Mount, Process, Spec};
+use oci_spec::runtime::{LinuxResources, Mount, Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{
     Context, Error, Kind, Result, check,
     features::{MEMORY_FLAGS, MEMORY_MODES},
-    mount,
+    json, mount,
     objects::Objects,
 };
 
@@ -47,6 +48,9 @@ impl Bundle {
         let json = text(&dir)?;
         let mut warnings = Vec::new();
         let mut spec: Spec = parse(&json, "process", &mut warnings).context("config.json")?;
+        if let Some(resources) = spec.linux_mut().as_mut().and_then(|linux| linux.resources_mut().as_mut()) {
+            take_absent(resources, &json, "/linux/resources");
+        }
         mount::translate_idmaps(&mut spec).context("config.json")?;
         check::spec(&spec).context("config.json")?;
         warnings.extend(taken_otherwise(&spec));
@@ -110,6 +114,27 @@ pub fn parse_process(json: &[u8]) -> Result<Process> {
     Ok(process)
 }
 
+/// Parses the JSON of `linux.resources`, of an update.
+///
+/// # Errors
+/// [`Kind::InvalidArgument`] naming the field.
+pub fn parse_resources(json: &[u8]) -> Result<LinuxResources> {
+    let mut resources = parse(json, "", &mut Vec::new())?;
+    take_absent(&mut resources, json, "");
+    Ok(resources)
+}
+
+/// Takes out what oci-spec 0.10 has as a number and the specification, since 1.3, as one that may be absent: the limit of
+/// processes. What is not there is no limit, and 0 is one. Of all others the two agree.
+fn take_absent(resources: &mut LinuxResources, json: &[u8], at: &str) {
+    if resources.pids().is_some_and(|pids| pids.limit() == 0) {
+        let whole: Value = json::read(json).unwrap_or_default();
+        if whole.pointer(&format!("{at}/pids/limit")).is_none_or(Value::is_null) {
+            resources.set_pids(None);
+        }
+    }
+}
+
 fn read(path: &Path) -> Result<Vec<u8>> {
     let file = File::open(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound if path.ends_with("config.json") => {
@@ -136,6 +161,9 @@ fn parse<T: DeserializeOwned>(json: &[u8], process: &str, warnings: &mut Vec<Str
         && text.end().is_ok()
     {
         return Ok(value);
+    }
+    if let Cow::Owned(json) = json::repaired(json) {
+        return parse(&json, process, warnings);
     }
     let mut value: Value = serde_json::from_slice(json).map_err(|e| Error::invalid(e.to_string()))?;
     drop_nulls(&mut value);
@@ -287,6 +315,42 @@ mod tests {
         }
         assert!(spec(r#"{"ociVersion":"1","process":{"cwd":"/","args":[null]}}"#).0.is_err());
         assert!(parse_process(br#"{"cwd":"/","args":["a"]}"#).is_ok());
+    }
+
+    #[test]
+    fn no_limit_of_processes_is_none_and_zero_is_one() {
+        for (json, limit) in [
+            (r#"{"pids":{}}"#, None),
+            (r#"{"pids":{"limit":null}}"#, None),
+            (r#"{"pids":{"limit":0}}"#, Some(0)),
+            (r#"{"pids":{"limit":7,"limit":0}}"#, Some(0)),
+            (r#"{"pids":{"limit":-1}}"#, Some(-1)),
+            (r#"{"pids":{"limit":5}}"#, Some(5)),
+            ("{}", None),
+        ] {
+            let limit_of = |resources: &LinuxResources| resources.pids().map(|pids| pids.limit());
+            assert_eq!(limit_of(&parse_resources(json.as_bytes()).unwrap()), limit, "{json}");
+            let whole = format!(r#"{{"ociVersion":"1","linux":{{"resources":{json}}}}}"#);
+            let mut spec = spec(&whole).0.unwrap();
+            let resources = spec.linux_mut().as_mut().unwrap().resources_mut().as_mut().unwrap();
+            take_absent(resources, whole.as_bytes(), "/linux/resources");
+            assert_eq!(limit_of(resources), limit, "{whole}");
+        }
+        assert!(parse_resources(br#"{"pids":[]}"#).is_err() && parse_resources(b"").is_err());
+        let error = parse_resources(br#"{"memory":{"limit":"1"}}"#).unwrap_err().to_string();
+        assert!(error.starts_with("memory.limit: "), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_text_is_read_as_go_reads_it() {
+        let json = b"{\"ociVersion\":\"1\",\"annotations\":{\"k\\udc00\":\"v\xff\"},
+            \"process\":{\"cwd\":\"/\",\"args\":[\"a\\ud800\"],\"env\":[\"A=\xe2\x82\"]}}";
+        let spec: Spec = parse(json, "process", &mut Vec::new()).unwrap();
+        assert_eq!(spec.annotations().as_ref().unwrap()["k\u{fffd}"], "v\u{fffd}");
+        let process = spec.process().as_ref().unwrap();
+        assert_eq!(process.args().as_ref().unwrap(), &["a\u{fffd}"]);
+        assert_eq!(process.env().as_ref().unwrap(), &["A=\u{fffd}\u{fffd}"]);
+        assert!(parse_process(b"{\"cwd\":\"/\",\"args\":[\"\xff\"]}").is_ok());
     }
 
     #[test]

@@ -14,6 +14,9 @@ use crate::{
 /// uname(2): bytes of a name, without the NUL.
 const NAME_MAX: usize = 64;
 
+/// setgroups(2): how many groups a process may have.
+const NGROUPS_MAX: usize = 65536;
+
 /// A whole config.json.
 pub fn spec(spec: &Spec) -> Result<()> {
     if spec.version().is_empty() {
@@ -103,8 +106,9 @@ pub fn mounts(list: &[Mount]) -> Result<()> {
 
 fn user(user: &User) -> Result<()> {
     let groups = user.additional_gids().as_deref().unwrap_or_default();
-    if groups.len() > berth_init::identity::MAX_GROUPS - 1 {
-        return Err(Error::invalid("process.user.additionalGids: too many groups"));
+    if groups.len() > NGROUPS_MAX {
+        let text = format!("too many groups: {}, of which the kernel takes {NGROUPS_MAX}", groups.len());
+        return Err(Error::invalid(format!("process.user.additionalGids: {text}")));
     }
     let ids = [("uid".to_owned(), user.uid()), ("gid".to_owned(), user.gid())].into_iter();
     for (field, id) in ids.chain(groups.iter().enumerate().map(|(n, gid)| (format!("additionalGids[{n}]"), *gid))) {

@@ -14,7 +14,7 @@ use crate::{
     arena::Arena,
     bundle::Bundle,
     caps,
-    cgroup::{Cgroup, Making, Manager, Request},
+    cgroup::{self, Cgroup, Making, Manager, Request},
     failure::{self, Names},
     hooks::{self, AtCreate},
     inside::{Inside, Legacy},
@@ -111,16 +111,21 @@ fn make(options: Options<'_>) -> Result<Created> {
     rlimit::make_room(mounts.saturating_add(usize::try_from(options.preserve_fds).unwrap_or(usize::MAX)));
     let process =
         bundle.spec.process().as_ref().ok_or_else(|| Error::invalid("config.json: process: must be specified"))?;
-    let shares_cgroups = rootless::shares_cgroups(options.rootless);
+    let linux = bundle.spec.linux().as_ref();
+    let cgroups_path = linux.and_then(|l| l.cgroups_path().as_deref());
+    let shares_cgroups =
+        rootless::shares_cgroups(options.rootless, cgroup::is_by_systemd(cgroups_path, options.cgroup_manager));
     rootless::check(&bundle.spec, shares_cgroups)?;
+    if !shares_cgroups && bundle.spec.annotations().as_ref().is_some_and(user::keeps_groups) {
+        let groups = user::own_groups()?;
+        (options.warn)(&format!("{}: the container keeps the runtime's groups: {groups:?}", user::KEEP_GROUPS));
+    }
     for warning in bundle.warnings.iter().chain(&caps::warnings(process.capabilities().as_ref())) {
         (options.warn)(warning);
     }
-    let linux = bundle.spec.linux().as_ref();
-    let cgroups_path = linux.and_then(|l| l.cgroups_path().as_deref());
     let none = LinuxResources::default();
     let resources = linux.and_then(|l| l.resources().as_ref()).unwrap_or(&none);
-    let mut cgroup = Cgroup::resolve(cgroups_path, options.id, options.cgroup_manager, options.rootless)?;
+    let mut cgroup = Cgroup::resolve(cgroups_path, options.id, options.cgroup_manager, shares_cgroups)?;
     if shares_cgroups && cgroup.is_any() {
         cgroup = cgroup.left_to_user(resources, cgroups_path.is_some_and(|path| !path.as_os_str().is_empty()))?;
     }
@@ -152,6 +157,9 @@ fn make(options: Options<'_>) -> Result<Created> {
     record.rdt = rdt.group();
 
     let inside = Inside::of(&bundle.spec, &user::Ids::given(&bundle.spec)?)?;
+    if let Some(inside) = &inside {
+        rootless::check_process(process, inside.setgroups())?;
+    }
     let arena = Arena::default();
     let (ours, theirs) = spawn::channel()?;
     let choices = Choices {

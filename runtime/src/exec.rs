@@ -86,7 +86,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     let process = options.process;
     let program = process.args().iter().flatten().next().map_or("", String::as_str);
 
-    rootless::check_process(process)?;
+    rootless::check_process(process, !rootless::is_user() || userns::of_process(state.pid)?.setgroups)?;
     let inside = state.namespaces & namespace::flag::USER != 0 && rootless::is_user();
     if state.namespaces & namespace::flag::USER != 0 && !inside {
         streams::give(&options.stdio, || Ok(userns::of_process(state.pid)?.ids))?;

@@ -26,7 +26,7 @@ use berth_init::{
 use oci_spec::runtime::{Hook, Hooks, Spec};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Kind, Result, arena::Arena, error::errno_text, rlimit};
+use crate::{Error, Kind, Result, arena::Arena, error::errno_text, rlimit, signals};
 
 /// How much of what a hook wrote an error repeats, bytes a stream.
 const SHOWN: u64 = 16 << 10;
@@ -310,6 +310,7 @@ fn point<'a>(arena: &'a Arena, hooks: &[Hook], text: &[String; 2], env: &'a [Cel
         state: [arena.bytes(before.as_bytes()), arena.bytes(after.as_bytes())],
         directory: None,
         limit: rlimit::given(),
+        ignored: signals::ignored(),
     })
 }
 

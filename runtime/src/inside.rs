@@ -37,6 +37,7 @@ use crate::{
 pub struct Inside {
     namespace: OwnedFd,
     ids: Ids,
+    setgroups: bool,
     mounts: bool,
     clocks: Option<String>,
 }
@@ -64,10 +65,11 @@ impl Inside {
             return Ok(None);
         };
         let new = |kind| namespaces.iter().any(|n| n.typ() == kind && joined(n).is_none());
-        let (namespace, ids) = match joined(users) {
+        let (namespace, ids, setgroups) = match joined(users) {
             None => {
                 ids.check_complete()?;
-                (userns::make(ids).context("linux")?, ids.clone())
+                // Whether it was to be denied was asked before anything was made.
+                (userns::make(ids).context("linux")?, ids.clone(), true)
             }
             Some(path) => {
                 let what = || format!("linux.namespaces: user namespace path {}", path.display());
@@ -75,21 +77,26 @@ impl Inside {
                 let fd = rustix::fs::open(path, flags, Mode::empty()).with_context(what)?;
                 let found = userns::read(fd.as_fd()).with_context(what)?;
                 found.ids.check_complete().with_context(what)?;
-                (fd, found.ids)
+                (fd, found.ids, found.setgroups)
             }
         };
         let clocks = new(Type::Time).then(|| timens::offsets(linux.and_then(|l| l.time_offsets().as_ref())));
-        Ok(Some(Self { namespace, ids, mounts: new(Type::Mount), clocks }))
+        Ok(Some(Self { namespace, ids, setgroups, mounts: new(Type::Mount), clocks }))
     }
 
     /// The user namespace of a container that is there, by its init.
     pub fn join(init: OwnedFd) -> Self {
-        Self { namespace: init, ids: Ids::default(), mounts: false, clocks: None }
+        Self { namespace: init, ids: Ids::default(), setgroups: true, mounts: false, clocks: None }
     }
 
     /// Its mappings, as the host sees them.
     pub fn ids(&self) -> &Ids {
         &self.ids
+    }
+
+    /// Whether setgroups(2) is allowed in it.
+    pub fn setgroups(&self) -> bool {
+        self.setgroups
     }
 
     /// Does `work` in there.

@@ -17,12 +17,12 @@ use std::{
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
+    AddressFamily, SocketFlags, SocketType, connect, socket_with,
     sockopt::{Timeout, set_socket_timeout},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Context, Error, Kind, Result, hooks::Told, spec::OCI_VERSION, sys};
+use crate::{Context, Error, Kind, Result, hooks::Told, spec::OCI_VERSION, sys, unix_address::Address};
 
 /// How long an agent may leave a connection, or what is sent on it, alone.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -123,7 +123,7 @@ fn deliver(path: &Path, json: &[u8], fd: BorrowedFd<'_>, patience: Duration) -> 
     let connected = || -> rustix::io::Result<UnixStream> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
-        connect(&socket, &SocketAddrUnix::new(path)?)?;
+        connect(&socket, Address::of(path)?.socket())?;
         Ok(socket.into())
     };
     let socket = connected().context("failed to connect with seccomp agent specified in the seccomp profile")?;
@@ -137,7 +137,7 @@ fn deliver(path: &Path, json: &[u8], fd: BorrowedFd<'_>, patience: Duration) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::net::{bind, listen};
+    use rustix::net::{SocketAddrUnix, bind, listen};
     use serde_json::{Value, json};
 
     #[test]

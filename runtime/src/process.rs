@@ -7,7 +7,8 @@ use oci_spec::runtime::Process;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Result, arena::Arena, lsm, notify::Listener, rlimit, scheduling::Inherited as Scheduling, seccomp::Filter, user,
+    Result, arena::Arena, lsm, notify::Listener, rlimit, scheduling::Inherited as Scheduling, seccomp::Filter, signals,
+    user,
 };
 
 /// What the container decides when the process itself does not: init decides everything, an exec inherits.
@@ -21,7 +22,7 @@ pub struct Defaults<'d> {
     pub apparmor: Option<&'d str>,
     /// SELinux label.
     pub selinux: Option<&'d str>,
-    /// The runtime's supplementary groups stay ([`user::keeps_groups`]).
+    /// The runtime's supplementary groups stay because an annotation says so ([`user::keeps_groups`]).
     pub keep_groups: bool,
 }
 
@@ -63,6 +64,8 @@ pub fn plan<'a>(
     let args = process.args().as_deref().unwrap_or_default();
     let env = dedup(process.env().as_deref().unwrap_or_default());
     let home = !env.iter().any(|v| v.strip_prefix("HOME=").is_some_and(|h| !h.is_empty()));
+    let keep_groups = defaults.keep_groups || crate::rootless::keeps_groups(process);
+    let groups = user::groups(arena, process.user(), keep_groups)?;
     let (executables, searched) = executables(arena, args.first().map_or("", String::as_str), &env)?;
     Ok(Plan {
         args: vector(arena, args.iter().map(String::as_str), "process.args", 1)?,
@@ -73,14 +76,16 @@ pub fn plan<'a>(
         cwd: arena.path(process.cwd(), "process.cwd")?,
         uid: process.user().uid(),
         gid: process.user().gid(),
-        groups: user::groups(arena, process.user()),
-        keep_groups: defaults.keep_groups || crate::rootless::keeps_groups(),
+        groups,
+        keep_groups,
+        held: arena.list(vec![Cell::new(0); groups.len() + 1]),
         umask: process.user().umask().or(defaults.umask),
         capabilities: match process.capabilities() {
             Some(sets) => crate::caps::plan(Some(sets)),
             None => defaults.capabilities,
         },
         rlimits: arena.list(rlimit::plan(process.rlimits().as_deref().unwrap_or_default())),
+        ignored: signals::ignored(),
         no_new_privs: process.no_new_privileges() == Some(true),
         labels: lsm::plan(arena, process, defaults.apparmor, defaults.selinux)?,
         seccomp: filter.map(told).map(|f| Seccomp {
@@ -132,15 +137,16 @@ fn cells<'a>(arena: &'a Arena, pointers: &[Ptr]) -> &'a [Cell<Ptr>] {
     arena.list(pointers.iter().copied().map(Cell::new).collect())
 }
 
-/// What to try, in order, and whether it comes from PATH. Only absolute directories count: a relative one would be
-/// searched from wherever the process happens to be (Go's exec.ErrDot).
+/// What to try, in order, and whether it comes from PATH. As with execvp(3), and beyond Go's exec.ErrDot, a relative
+/// directory is one below the working directory of the process, and an empty one is that itself.
 fn executables<'a>(arena: &'a Arena, name: &str, env: &[&str]) -> Result<(&'a [&'a std::ffi::CStr], bool)> {
     if name.contains('/') {
         return Ok((arena.list(vec![arena.text(name, "process.args[0]")?]), false));
     }
-    let path = env.iter().find_map(|v| v.strip_prefix("PATH=")).unwrap_or_default();
+    let path = env.iter().find_map(|v| v.strip_prefix("PATH=")).filter(|_| !name.is_empty());
     let mut out = Vec::new();
-    for dir in path.split(':').filter(|dir| dir.starts_with('/') && !name.is_empty()) {
+    for dir in path.iter().flat_map(|path| path.split(':')) {
+        let dir = if dir.is_empty() { "." } else { dir };
         out.push(arena.text(Path::new(dir).join(name).as_os_str().as_bytes(), "process.args[0]")?);
     }
     Ok((arena.list(out), true))
@@ -222,11 +228,12 @@ mod tests {
     }
 
     #[test]
-    fn path_is_searched_in_absolute_directories() {
+    fn path_is_searched_as_execvp_does() {
         let arena = Arena::default();
-        let (list, searched) = executables(&arena, "sh", &["PATH=/a::b:/c/"]).unwrap();
+        let (list, searched) = executables(&arena, "sh", &["PATH=/a::b:.:/c/:"]).unwrap();
         assert!(searched);
-        assert_eq!(list, [c"/a/sh", c"/c/sh"]);
+        assert_eq!(list, [c"/a/sh", c"./sh", c"b/sh", c"./sh", c"/c/sh", c"./sh"]);
+        assert_eq!(executables(&arena, "sh", &["PATH="]).unwrap(), (&[c"./sh"][..], true));
         assert_eq!(executables(&arena, "./sh", &[]).unwrap(), (&[c"./sh"][..], false));
         assert!(executables(&arena, "sh", &[]).unwrap().0.is_empty());
         assert!(executables(&arena, "", &["PATH=/bin"]).unwrap().0.is_empty());

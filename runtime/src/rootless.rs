@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 
-use crate::{Error, Result, mount, namespace::joined, net_devices::NetDevices, user::Ids};
+use crate::{Error, Result, cgroup, mount, namespace::joined, net_devices::NetDevices, user::Ids};
 
 /// Who the runtime is, by the effective user id. Asked once, before anything is entered where it would be another.
 pub fn uid() -> u32 {
@@ -21,10 +21,14 @@ pub fn is_user() -> bool {
     uid() != 0
 }
 
-/// Whether what the host does not let us do with cgroups is left undone, unless it is asked for: not for root of the host,
-/// or as `asked`.
-pub fn shares_cgroups(asked: Option<bool>) -> bool {
-    asked.unwrap_or_else(|| is_user() || in_user_namespace())
+/// Whether what the host does not let us do with cgroups is left undone, unless it is asked for: as `asked`, and `None`
+/// (`--rootless auto`) means what it does to runc. Never for root of the host; for root of a user namespace where no
+/// `systemd` makes the cgroups, since nobody knows which he may make, or where that systemd is an ordinary user's. One
+/// that has the user namespace to itself makes every cgroup there is.
+///
+/// This is the one place that decides: also whose systemd is asked follows from it.
+pub fn shares_cgroups(asked: Option<bool>, systemd: bool) -> bool {
+    asked.unwrap_or_else(|| is_user() || in_user_namespace() && !(systemd && cgroup::systemd_is_of_root()))
 }
 
 /// Whether this is another user namespace than the first. Asked once, before any other is entered.
@@ -44,9 +48,8 @@ pub fn check(spec: &Spec, shares_cgroups: bool) -> Result<()> {
         let text = "linux.netDevices: network devices are not supported for rootless containers";
         return Err(Error::unsupported(text));
     }
-    spec.process().as_ref().map_or(Ok(()), check_process)?;
     if !is_user() {
-        return Ok(());
+        return spec.process().as_ref().map_or(Ok(()), |process| check_process(process, true));
     }
     let linux = spec.linux().as_ref();
     let mut namespaces = linux.and_then(|l| l.namespaces().as_ref()).into_iter().flatten();
@@ -61,6 +64,9 @@ pub fn check(spec: &Spec, shares_cgroups: bool) -> Result<()> {
         }
     }
     let ids = Ids::given(spec)?;
+    // One that is joined is asked when it is opened.
+    let setgroups = joined(users).is_some() || !ids.maps_only_gid(rustix::process::getegid().as_raw());
+    spec.process().as_ref().map_or(Ok(()), |process| check_process(process, setgroups))?;
     for (n, mount) in spec.mounts().iter().flatten().enumerate() {
         let words = || mount.options().iter().flatten();
         if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() || words().any(|word| mount::is_idmap(word))
@@ -84,24 +90,32 @@ pub fn check(spec: &Spec, shares_cgroups: bool) -> Result<()> {
     Ok(())
 }
 
-/// The same of a process alone.
+/// The same of a process alone. `setgroups` says whether the user namespace of an ordinary user's container allows
+/// setgroups(2): one that newgidmap(1) has mapped more than the own id in does.
 ///
 /// # Errors
 /// Names the field.
-pub fn check_process(process: &Process) -> Result<()> {
-    if process.user().additional_gids().as_ref().is_none_or(Vec::is_empty) || !keeps_groups() {
-        return Ok(());
-    }
+pub fn check_process(process: &Process, setgroups: bool) -> Result<()> {
     let why = match is_user() {
-        true => "cannot set any additional groups in a rootless container",
-        false => "the user namespace denies setgroups",
+        _ if !has_groups(process) => return Ok(()),
+        true if !setgroups => "cannot set any additional groups in a rootless container",
+        false if denies_groups() => "the user namespace denies setgroups",
+        _ => return Ok(()),
     };
     Err(Error::unsupported(format!("process.user.additionalGids: {why}")))
 }
 
-/// Whether the supplementary groups of the runtime stay with all that it makes: those of an ordinary user, and what a user
-/// namespace has been given that denies setgroups(2).
-pub fn keeps_groups() -> bool {
-    let denied = || std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim_end() == "deny");
-    is_user() || in_user_namespace() && denied()
+fn has_groups(process: &Process) -> bool {
+    process.user().additional_gids().as_ref().is_some_and(|gids| !gids.is_empty())
+}
+
+/// Whether this process is root of a user namespace that denies setgroups(2).
+fn denies_groups() -> bool {
+    in_user_namespace() && std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim_end() == "deny")
+}
+
+/// Whether the supplementary groups of the runtime stay with the process: those of an ordinary user who names no others,
+/// and where setgroups(2) is denied.
+pub fn keeps_groups(process: &Process) -> bool {
+    if is_user() { !has_groups(process) } else { denies_groups() }
 }

@@ -11,7 +11,7 @@ use crate::{
 ///
 /// # Errors
 /// [`Kind::FailedPrecondition`] when the container is stopped; the file, value and errno of a limit that the kernel
-/// refuses; as [`rdt::Update::check`], before anything is written.
+/// refuses; as [`rdt::Update::check`], before anything is written. Nothing of an update that fails stays in force.
 pub fn update(container: &Container, resources: &LinuxResources, rdt: rdt::Update<'_>) -> Result<()> {
     let group = container.state().rdt.as_ref();
     if !rdt.is_empty() {
@@ -21,6 +21,6 @@ pub fn update(container: &Container, resources: &LinuxResources, rdt: rdt::Updat
         return Err(Error::new(Kind::FailedPrecondition, "container not running"));
     }
     cgroup::check(resources, "resources")?;
-    container.cgroup().update(resources)?;
-    rdt.apply(group)
+    let before = container.cgroup().update(resources)?;
+    rdt.apply(group).map_err(|e| before.put_back(e))
 }

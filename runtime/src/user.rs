@@ -1,10 +1,10 @@
-//! Users: id mappings of a user namespace, and supplementary groups. Pure.
+//! Users: id mappings of a user namespace, and supplementary groups.
 
 use std::collections::HashMap;
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Spec, User};
 
-use crate::{Error, Result, arena::Arena};
+use crate::{Context, Error, Result, arena::Arena};
 
 /// The id mappings of a user namespace; empty where there is none of the container's own.
 #[derive(Clone, Debug, Default)]
@@ -176,10 +176,28 @@ fn check(map: &[LinuxIdMapping], field: &str) -> Result<()> {
     Ok(())
 }
 
-/// The supplementary groups of the payload: its additional ones and nothing else. The kernel's own answer also
-/// counts the primary group where a caller put it there (CVE-2023-25173 is about leaving some out).
-pub fn groups<'a>(arena: &'a Arena, user: &User) -> &'a [u32] {
-    arena.list(user.additional_gids().clone().unwrap_or_default())
+/// The supplementary groups of the payload, ascending: its additional ones and nothing else, or those of the runtime where
+/// it is to `keep` them. The kernel's own answer also counts the primary group where a caller put it there (CVE-2023-25173
+/// is about leaving some out).
+///
+/// # Errors
+/// As getgroups(2).
+pub fn groups<'a>(arena: &'a Arena, user: &User, keep: bool) -> Result<&'a [u32]> {
+    let mut groups = match keep {
+        true => own_groups()?,
+        false => user.additional_gids().clone().unwrap_or_default(),
+    };
+    groups.sort_unstable();
+    Ok(arena.list(groups))
+}
+
+/// The supplementary groups of this process.
+///
+/// # Errors
+/// As getgroups(2).
+pub fn own_groups() -> Result<Vec<u32>> {
+    let groups = rustix::process::getgroups().context("getgroups")?;
+    Ok(groups.into_iter().map(rustix::process::Gid::as_raw).collect())
 }
 
 /// Whether the supplementary groups of the runtime stay with all processes of a container with these annotations, and its

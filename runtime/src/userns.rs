@@ -6,7 +6,6 @@
 use std::{
     fs,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    process::{Command, Stdio},
 };
 
 use berth_init::wire::{LEN, Message};
@@ -16,7 +15,7 @@ use rustix::{
 };
 
 pub use crate::user::Ids;
-use crate::{Context, Error, Kind, Result, namespace::flag, rootless, sys};
+use crate::{Context, Error, Kind, Result, namespace::flag, program, rootless, sys};
 
 /// What a user namespace that is there is like.
 pub struct Found {
@@ -85,18 +84,18 @@ pub fn write_maps(pid: i32, ids: &Ids) -> Result<()> {
 
 /// Runs a program that may map ids which the caller may not.
 fn have_mapped(tool: &'static str, pid: i32, map: &str) -> Result<()> {
-    let run = Command::new(tool).arg(pid.to_string()).args(map.split_ascii_whitespace()).stdin(Stdio::null()).output();
-    let out = run.map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => {
+    let args: Vec<_> =
+        std::iter::once(pid.to_string()).chain(map.split_ascii_whitespace().map(str::to_owned)).collect();
+    let out = program::run(tool, &args).map_err(|e| match e.kind() {
+        Kind::NotFound => {
             Error::unsupported(format!("{tool}: mapping tool not present, without which a user maps no id but the own"))
         }
-        _ => Error::from(e).context(tool),
+        _ => e,
     })?;
-    if out.status.success() {
+    if out.status == Some(0) {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&out.stderr);
-    Err(Error::new(Kind::FailedPrecondition, format!("{tool}: {}", said.trim())))
+    Err(Error::new(Kind::FailedPrecondition, format!("{tool}: {}", out.stderr.trim())))
 }
 
 fn found(process: &str) -> Result<Found> {

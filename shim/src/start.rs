@@ -148,7 +148,7 @@ fn spawn(args: &Args, request: &Request, group: &str, listener: &OwnedFd) -> Res
         let mut attributes = PosixSpawnAttr::init()?;
         attributes.set_pgroup(Pid::from_raw(0))?;
         attributes.set_sigmask(&SigSet::empty())?;
-        attributes.set_sigdefault(&SigSet::from_iter([Signal::SIGPIPE]))?;
+        attributes.set_sigdefault(&SigSet::all())?;
         attributes.set_flags(
             PosixSpawnFlags::POSIX_SPAWN_SETPGROUP
                 | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK

@@ -10,19 +10,17 @@
 //!   waits for its end, the timeout, or the end of whoever waits for the maker
 //! ```
 
-use core::ffi::CStr;
-
 use rustix::{
-    fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    fs::MemfdFlags,
+    fd::{AsFd, BorrowedFd, OwnedFd},
     io::{self, Errno},
     pipe::{PipeFlags, pipe_with},
     process::{Pid, Signal, WaitId, WaitIdOptions, getpid, getppid, pidfd_send_signal, waitid},
 };
 
 use crate::{
-    At, Result, confine, identity,
+    At, Result, confine,
     plan::{Hook, Hooks, Process},
+    program::{self, memory},
     sys::{self, Side},
     wire::{Failure, Step},
 };
@@ -129,18 +127,11 @@ fn be_hook(
         if getppid() != Some(maker) {
             return Err(libc::ECANCELED);
         }
-        for (number, stream) in (0..).zip(streams) {
-            sys::dup_onto(stream, number).map_err(raw)?;
-        }
         // Fds that the payload would inherit are nothing to a hook.
-        sys::cloexec_from(3).map_err(raw)?;
-        sys::reset_signals().map_err(raw)?;
+        program::shed(&streams, point.limit.as_ref(), point.ignored).map_err(raw)?;
         if let Some(directory) = point.directory {
             // A bundle that is gone by now (poststop) is no reason not to run.
             let _ = rustix::process::chdir(directory);
-        }
-        if let Some(limit) = &point.limit {
-            identity::set_limit(limit).map_err(raw)?;
         }
         if let Some(process) = confined {
             confine(process, None).map_err(|f| f.errno)?;
@@ -166,16 +157,6 @@ fn state([before, after]: [&[u8]; 2], pid: i32) -> io::Result<OwnedFd> {
     }
     rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
     Ok(file)
-}
-
-/// A file in memory, above the numbers of the standard streams.
-fn memory(name: &CStr) -> io::Result<OwnedFd> {
-    // Linux 6.3, and asked for where vm.memfd_noexec is 2; older kernels do not know it.
-    let file = match rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL) {
-        Err(Errno::INVAL) => rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?,
-        other => other?,
-    };
-    if file.as_raw_fd() > 2 { Ok(file) } else { io::fcntl_dupfd_cloexec(file, 3) }
 }
 
 /// A pid or a descriptor, which is not negative, in decimal digits.

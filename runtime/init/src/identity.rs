@@ -15,8 +15,6 @@ use crate::{
     wire::{Failure, Step},
 };
 
-/// How many groups are read back; Linux allows 65536, a spec with more than this is refused by the parent.
-pub const MAX_GROUPS: usize = 1024;
 /// The highest capability that a mask can hold.
 const CAP_MAX: u64 = 63;
 const CAP_SYS_ADMIN: u64 = 1 << 21;
@@ -198,12 +196,7 @@ pub fn verify(process: &Process<'_>, late: bool) -> Result<()> {
     if !sys::ids_are(process.uid, process.gid).at(Step::Weaker)? {
         return weaker(Restriction::Ids);
     }
-    let mut buffer = [0u32; MAX_GROUPS];
-    let count = sys::get_groups(&mut buffer).at(Step::Weaker)?;
-    let held = buffer.get(..count).unwrap_or_default();
-    if !process.keep_groups && held.iter().any(|g| !process.groups.contains(g)) {
-        return weaker(Restriction::Groups);
-    }
+    verify_groups(process)?;
     let wanted = &process.capabilities;
     for cap in (0..=CAP_MAX).filter(|cap| wanted.bounding & 1 << cap == 0) {
         match sys::prctl(libc::PR_CAPBSET_READ, cap, 0) {
@@ -224,6 +217,21 @@ pub fn verify(process: &Process<'_>, late: bool) -> Result<()> {
         return weaker(Restriction::NoNewPrivs);
     }
     if late { Ok(()) } else { verify_capabilities(wanted, held) }
+}
+
+/// No group is held that is not planned. Of those that stay with the process the kernel may show other numbers by now, of
+/// another user namespace, but not more of them.
+fn verify_groups(process: &Process<'_>) -> Result<()> {
+    let held = match sys::get_groups(process.held) {
+        // More than are planned.
+        Err(Errno::INVAL) => return weaker(Restriction::Groups),
+        count => process.held.get(..count.at(Step::Weaker)?).unwrap_or_default(),
+    };
+    let planned = |group: u32| process.groups.binary_search(&group).is_ok();
+    if held.len() > process.groups.len() || !process.keep_groups && !held.iter().all(|group| planned(group.get())) {
+        return weaker(Restriction::Groups);
+    }
+    Ok(())
 }
 
 /// The last look, under the filter. Where the filter denies the question, the denial shows that it is there; where

@@ -25,11 +25,12 @@ pub mod sys;
 pub mod trap;
 pub mod wire;
 
-use core::ffi::CStr;
+use core::{cell::Cell, ffi::CStr};
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    fs::Mode,
     io::Errno,
     net::{self, RecvFlags, SendFlags, SocketFlags},
 };
@@ -214,7 +215,7 @@ fn finish(tail: &Tail<'_>, report: &mut Report<'_>) -> Result<core::convert::Inf
         confine(process, Some(report))?;
     }
     report.wait_at_barrier(tail.barrier, held.as_ref().map(AsFd::as_fd))?;
-    sys::reset_signals().at(Step::Signals)?;
+    sys::reset_signals(process.ignored).at(Step::Signals)?;
     if notifies && !early {
         confine(process, Some(report))?;
     }
@@ -259,7 +260,11 @@ fn run_create_hooks(container: &Container<'_>, report: &Report<'_>) -> Result<()
         report.send(Message::Hooks, &[]);
         wait_for(report.channel, wire::HOOKED).at(Step::RuntimeHooks)?;
     }
-    run_hooks(&container.create_container, None, Some(report.channel), report)
+    // They find what the runtime was given.
+    let umask = report.umask.take().filter(|_| !container.create_container.list.is_empty()).map(rustix::process::umask);
+    run_hooks(&container.create_container, None, Some(report.channel), report)?;
+    umask.map(rustix::process::umask);
+    Ok(())
 }
 
 /// Runs init's hooks of one point; of one that fails, the output goes with the failure, which ends init.
@@ -355,12 +360,14 @@ pub struct Report<'a> {
     accepted: Option<OwnedFd>,
     /// See [`Plan::lent`].
     lent: [Option<OwnedFd>; wire::LENT],
+    /// The caller's, where the root was built with another.
+    umask: Cell<Option<Mode>>,
 }
 
 impl<'a> Report<'a> {
     /// To its maker, so far.
     fn new(channel: BorrowedFd<'a>) -> Self {
-        Self { channel, accepted: None, lent: [const { None }; wire::LENT] }
+        Self { channel, accepted: None, lent: [const { None }; wire::LENT], umask: Cell::new(None) }
     }
 
     /// Sends a message and the fds that belong to it. A reader that is gone is not an error: the barrier will tell.

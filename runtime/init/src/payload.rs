@@ -211,14 +211,51 @@ fn complain(executable: &CStr, errno: i32) {
         libc::ETXTBSY => b"text file busy",
         _ => b"it cannot be executed",
     };
-    for part in [b"exec ", executable.to_bytes(), b": ", words, b"\n"] {
+    let _ = io::write(rustix::stdio::stderr(), b"exec ");
+    for part in harmless(executable.to_bytes()) {
         let _ = io::write(rustix::stdio::stderr(), part);
     }
+    for part in [b": ", words, b"\n"] {
+        let _ = io::write(rustix::stdio::stderr(), part);
+    }
+}
+
+/// A name of the image in parts, with a question mark for each character that a terminal obeys: C0, DEL, and C1 as UTF-8
+/// has it.
+fn harmless(name: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = name;
+    core::iter::from_fn(move || {
+        let obeyed = |at: usize| match rest.get(at..) {
+            Some([0xc2, 0x80..=0x9f, ..]) => 2,
+            Some([..0x20 | 0x7f, ..]) => 1,
+            _ => 0,
+        };
+        let plain = (0..rest.len()).find(|at| obeyed(*at) > 0).unwrap_or(rest.len());
+        let (part, next): (&[u8], usize) = match plain {
+            0 => (b"?", obeyed(0)),
+            len => (rest.get(..len).unwrap_or_default(), len),
+        };
+        let done = rest.is_empty();
+        rest = rest.get(next..).unwrap_or_default();
+        (!done).then_some(part)
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_terminal_obeys_no_name() {
+        for (name, said) in [
+            (&b"/bin/sh"[..], &b"/bin/sh"[..]),
+            (b"\x1b[2Ja\x7f", b"?[2Ja?"),
+            (b"\xc2\x9b1m\xc3\xa9\n\n", b"?1m\xc3\xa9??"),
+            (b"", b""),
+        ] {
+            assert!(harmless(name).flatten().eq(said), "{}", name.escape_ascii());
+        }
+    }
 
     fn home(passwd: &[u8], uid: u32) -> Option<([u8; 8], usize)> {
         let mut out = [0u8; 8];

@@ -117,11 +117,13 @@ pub struct Hooks<'a> {
     pub directory: Option<&'a CStr>,
     /// A limit that they have; the others are those of the maker.
     pub limit: Option<Rlimit>,
+    /// Signals that the maker ignores, by bit.
+    pub ignored: u64,
 }
 
 impl Hooks<'_> {
     /// No hooks.
-    pub const NONE: Hooks<'static> = Hooks { list: &[], state: [&[], &[]], directory: None, limit: None };
+    pub const NONE: Hooks<'static> = Hooks { list: &[], state: [&[], &[]], directory: None, limit: None, ignored: 0 };
 }
 
 /// One hook.
@@ -338,17 +340,20 @@ pub struct Process<'a> {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Supplementary groups, all of them.
+    /// Supplementary groups, all of them, ascending.
     pub groups: &'a [u32],
-    /// There are none, and the runtime's own stay: an ordinary user may not give up what may bar him from a file
-    /// (user_namespaces(7), "setgroups").
+    /// They are the runtime's own, which stay (user_namespaces(7), "setgroups").
     pub keep_groups: bool,
+    /// Where those that the kernel has are read back to: room for one more than there may be.
+    pub held: &'a [Cell<u32>],
     /// File mode creation mask.
     pub umask: Option<u32>,
     /// The five sets.
     pub capabilities: Capabilities,
     /// Resource limits.
     pub rlimits: &'a [Rlimit],
+    /// Signals that the runtime ignores, by bit; the payload ignores none.
+    pub ignored: u64,
     /// `PR_SET_NO_NEW_PRIVS`.
     pub no_new_privs: bool,
     /// Security module labels for execve, one a module.

@@ -1,13 +1,14 @@
-//! A program of the host's that is started and goes on by itself, as one that logs.
+//! Programs of the host's that are started: one that logs, one that maps ids. Hooks begin the same way.
 //!
-//! It begins with what the caller of the runtime had, not with what the runtime has made of that for itself: the limit
-//! of open files, signals at their defaults, and no descriptors but those that are meant for it.
+//! A program begins with what the caller of the runtime had, not with what the runtime has made of that for itself: the
+//! limit of open files, signals at their defaults, and no descriptors but those that are meant for it. The umask, the
+//! working directory and all else are those of its maker.
 
-use core::cell::Cell;
-use core::ffi::CStr;
+use core::{cell::Cell, ffi::CStr};
 
 use rustix::{
-    fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
+    fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    fs::MemfdFlags,
     io::{self, Errno},
     pipe::{PipeFlags, pipe_with},
     process::{WaitId, WaitIdOptions, waitid},
@@ -31,6 +32,8 @@ pub struct Program<'a> {
     pub fds: &'a [BorrowedFd<'a>],
     /// A limit that it has; the others are those of its maker.
     pub limit: Option<Rlimit>,
+    /// Signals that its maker ignores, by bit.
+    pub ignored: u64,
 }
 
 /// Starts it, and returns when it executes; gives its pid and pidfd.
@@ -41,7 +44,7 @@ pub fn start(program: &Program<'_>) -> io::Result<(i32, OwnedFd)> {
     let (said, says) = pipe_with(PipeFlags::CLOEXEC)?;
     // Above the numbers that are given away.
     let says = io::fcntl_dupfd_cloexec(says, RawFd::try_from(program.fds.len()).unwrap_or(RawFd::MAX))?;
-    let (pid, pidfd) = match sys::clone_hook()? {
+    let (pid, pidfd) = match sys::clone_program()? {
         Side::Child => become_it(program, &says),
         Side::Parent(pid, pidfd) => (pid, pidfd),
     };
@@ -63,19 +66,33 @@ pub fn start(program: &Program<'_>) -> io::Result<(i32, OwnedFd)> {
 /// The program, up to its execve; what keeps it from that goes to the maker.
 fn become_it(program: &Program<'_>, says: &OwnedFd) -> ! {
     let try_it = || -> io::Result<core::convert::Infallible> {
-        let mut number: RawFd = 0;
-        for fd in program.fds {
-            sys::dup_onto(*fd, number)?;
-            number += 1;
-        }
-        sys::cloexec_from(number.cast_unsigned())?;
-        sys::default_signals()?;
-        if let Some(limit) = &program.limit {
-            identity::set_limit(limit)?;
-        }
+        shed(program.fds, program.limit.as_ref(), program.ignored)?;
         Err(sys::execve(program.path, program.args, program.env))
     };
     let Err(errno) = try_it();
     let _ = io::write(says, &errno.raw_os_error().to_ne_bytes());
     sys::exit(127)
+}
+
+/// Puts the streams in their places, and leaves behind what a program is not to have of its maker.
+pub(crate) fn shed(streams: &[BorrowedFd<'_>], limit: Option<&Rlimit>, ignored: u64) -> io::Result<()> {
+    for (number, stream) in (0..).zip(streams) {
+        sys::dup_onto(*stream, number)?;
+    }
+    sys::cloexec_from(u32::try_from(streams.len()).unwrap_or(0))?;
+    sys::reset_signals(ignored)?;
+    limit.map_or(Ok(()), identity::set_limit)
+}
+
+/// A file in memory, above the numbers of the standard streams.
+///
+/// # Errors
+/// As memfd_create(2).
+pub fn memory(name: &CStr) -> io::Result<OwnedFd> {
+    // Linux 6.3, and asked for where vm.memfd_noexec is 2; older kernels do not know it.
+    let file = match rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?,
+        other => other?,
+    };
+    if file.as_raw_fd() > 2 { Ok(file) } else { io::fcntl_dupfd_cloexec(file, 3) }
 }

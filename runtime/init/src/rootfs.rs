@@ -38,7 +38,7 @@ pub fn build(
         return Ok(None);
     }
     // Mount targets, directories and nodes are born with the modes that they are to have.
-    rustix::process::umask(Mode::empty());
+    report.umask.set(Some(rustix::process::umask(Mode::empty())));
     let host_root = attach_rootfs(rootfs)?;
     let root = rootfs.tree;
     for (n, mount) in rootfs.mounts.iter().enumerate() {

@@ -168,9 +168,11 @@ fn copy(room: &mut Room, tail: &Tail<'_>) -> Tail<'static> {
             gid: process.gid,
             groups: &[],
             keep_groups: process.keep_groups,
+            held: &[],
             umask: process.umask,
             capabilities: process.capabilities,
             rlimits: room.list(process.rlimits, |_, limit| *limit),
+            ignored: process.ignored,
             no_new_privs: process.no_new_privs,
             labels: &[],
             seccomp,
@@ -198,5 +200,6 @@ fn hooks(room: &mut Room, hooks: &Hooks<'_>) -> Hooks<'static> {
         state: [room.bytes(before), room.bytes(after)],
         directory: hooks.directory.map(|path| room.text(path)),
         limit: hooks.limit,
+        ignored: hooks.ignored,
     }
 }

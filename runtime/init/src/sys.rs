@@ -128,6 +128,13 @@ pub(crate) fn clone_hook() -> Result<Side> {
     unsafe { clone_process(0, None) }
 }
 
+/// A clone that becomes a program of the host.
+pub(crate) fn clone_program() -> Result<Side> {
+    // SAFETY: only `program` calls it, and its child runs that file's code up to execve: nothing there allocates, takes a
+    // lock or returns.
+    unsafe { clone_process(0, None) }
+}
+
 /// ppoll(2) for the end of the process of `pidfd`: true when it has come; false once `watch` is hung up or `seconds`
 /// have passed.
 pub(crate) fn wait_readable(
@@ -277,14 +284,20 @@ pub fn held_signal(fd: BorrowedFd<'_>) -> Result<i32> {
     Ok(i32::from_ne_bytes([a, b, c, d]))
 }
 
-/// Makes the process start over with no signal blocked and SIGPIPE at its default: a runtime ignores SIGPIPE, and an
-/// ignored signal stays ignored over execve (signal(7)).
-pub fn reset_signals() -> Result<()> {
+/// Default dispositions of the signals that are `ignored`, by bit, and none blocked: execve(2) keeps both. Handlers are gone
+/// since the clone.
+pub fn reset_signals(ignored: u64) -> Result<()> {
     let empty = 0u64;
     // The kernel's struct sigaction: handler, flags, restorer, mask. All zero is SIG_DFL.
     let default = [0u64; 4];
     let null = core::ptr::null_mut::<u64>();
-    call!(libc::SYS_rt_sigaction, libc::SIGPIPE, default.as_ptr(), null, 8usize)?;
+    for signal in (1..=64).filter(|signal| ignored & 1 << (signal - 1) != 0) {
+        match call!(libc::SYS_rt_sigaction, signal, default.as_ptr(), null, 8usize) {
+            // Of SIGKILL and SIGSTOP, where all are reset.
+            Ok(_) | Err(Errno::INVAL) => {}
+            Err(e) => return Err(e),
+        }
+    }
     call!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const empty, null, 8usize).map(drop)
 }
 
@@ -310,9 +323,9 @@ pub fn ids_are(uid: u32, gid: u32) -> Result<bool> {
     Ok(u == [uid; 3] && g == [gid; 3])
 }
 
-/// getgroups(2) into `buffer`; how many there are.
-pub fn get_groups(buffer: &mut [u32]) -> Result<usize> {
-    let n = call!(libc::SYS_getgroups, buffer.len(), buffer.as_mut_ptr())?;
+/// getgroups(2) into `buffer`, which is not empty; how many there are.
+pub fn get_groups(buffer: &[Cell<u32>]) -> Result<usize> {
+    let n = call!(libc::SYS_getgroups, buffer.len(), buffer.as_ptr().cast::<u32>().cast_mut())?;
     Ok(usize::try_from(n).unwrap_or(0))
 }
 
@@ -417,22 +430,6 @@ pub fn execve(path: &CStr, args: &[Ptr], env: &[Cell<Ptr>]) -> Errno {
         Ok(_) => Errno::INVAL,
         Err(e) => e,
     }
-}
-
-/// All signals at their defaults, and none blocked: execve(2) keeps what is ignored and what is blocked.
-pub fn default_signals() -> Result<()> {
-    let empty = 0u64;
-    // The kernel's struct sigaction: handler, flags, restorer, mask. All zero is SIG_DFL.
-    let default = [0u64; 4];
-    let null = core::ptr::null_mut::<u64>();
-    for signal in 1..=64 {
-        match call!(libc::SYS_rt_sigaction, signal, default.as_ptr(), null, 8usize) {
-            // SIGKILL and SIGSTOP have nothing else.
-            Ok(_) | Err(Errno::INVAL) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    call!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const empty, null, 8usize).map(drop)
 }
 
 /// _exit(2) of the whole process.

@@ -16,6 +16,7 @@ use rustix::{
 use crate::error::{Error, Result};
 
 /// A cgroup directory.
+#[derive(Debug)]
 pub(super) struct Dir {
     fd: OwnedFd,
     path: PathBuf,

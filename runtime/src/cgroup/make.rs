@@ -7,7 +7,8 @@ use oci_spec::runtime::LinuxResources;
 use rustix::{fs::Mode, io::Errno};
 
 use super::{
-    Cgroup, Driver, Hierarchy, Place, allowlist,
+    Before, Cgroup, Driver, Hierarchy, Place, allowlist,
+    before::Dirs,
     devices::{self, Rule},
     dir::{Dir, gone},
     freeze,
@@ -280,32 +281,49 @@ fn fill_v2(ready: &[Ready<'_>], writes: &[Write], resources: &LinuxResources, ru
 }
 
 /// New limits for a cgroup that is there; see [`Cgroup::update`].
-pub(super) fn update(cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
-    set(cgroup, resources).context("update cgroup")
+pub(super) fn update<'c>(cgroup: &'c Cgroup, resources: &LinuxResources) -> Result<Before<'c>> {
+    let updated = || {
+        let (dirs, mut writes) = wanted(cgroup, resources)?;
+        let mut before = Before::read(cgroup, dirs, &writes)?;
+        match set(cgroup, &mut before, &mut writes) {
+            Ok(()) => Ok(before),
+            Err(e) => Err(before.put_back(e)),
+        }
+    };
+    updated().context("update cgroup")
 }
 
-fn set(cgroup: &Cgroup, resources: &LinuxResources) -> Result<()> {
+/// What an update writes, and where; all that can be wrong in the request itself is found here.
+fn wanted<'c>(cgroup: &'c Cgroup, resources: &LinuxResources) -> Result<(Dirs<'c>, Vec<Write>)> {
     match cgroup.hierarchy {
         Hierarchy::V1 => {
             let mut writes = v1::writes(resources)?;
-            if let Driver::Systemd(unit) = &cgroup.driver {
+            if let Driver::Systemd(_) = &cgroup.driver {
                 complete_v1(cgroup, &mut writes)?;
-                systemd::update(unit, cgroup, &mut writes)?;
             }
             let used = |p: &&Place| writes.iter().any(|w| p.has(w.controller));
-            let dirs: Vec<_> = cgroup.places.iter().filter(used).map(|p| Ok((p, open(p)?))).collect::<Result<_>>()?;
-            apply(&writes, |controller| dirs.iter().find(|(p, _)| p.has(controller)).map(|(_, dir)| dir))
+            let dirs = cgroup.places.iter().filter(used).map(|p| Ok((p, open(p)?))).collect::<Result<_>>()?;
+            Ok((dirs, writes))
         }
         Hierarchy::V2 => {
-            let dir = open(cgroup.main_place()?)?;
+            let place = cgroup.main_place()?;
+            let dir = open(place)?;
             let resources = unified::complete(&dir, resources)?;
-            let mut writes = v2::writes(&resources)?;
+            let writes = v2::writes(&resources)?;
             unified::check_before_update(&dir, &resources)?;
-            if let Driver::Systemd(unit) = &cgroup.driver {
-                systemd::update(unit, cgroup, &mut writes)?;
-            }
-            unified::apply(&dir, &writes)
+            Ok((vec![(place, dir)], writes))
         }
+    }
+}
+
+fn set(cgroup: &Cgroup, before: &mut Before<'_>, writes: &mut [Write]) -> Result<()> {
+    if let Driver::Systemd(unit) = &cgroup.driver {
+        systemd::update(unit, cgroup, writes)?;
+        before.told_systemd();
+    }
+    match (cgroup.hierarchy, before.dir_of("")) {
+        (Hierarchy::V2, Some(dir)) => unified::apply(dir, writes),
+        _ => apply(writes, |controller| before.dir_of(controller)),
     }
 }
 

@@ -12,6 +12,7 @@
 
 mod absence;
 mod allowlist;
+mod before;
 mod below;
 mod check;
 mod delegate;
@@ -51,6 +52,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     absence::{Absence, step_out},
+    before::Before,
     check::check,
     devices::default_device_rules,
     entry::Entry,
@@ -73,6 +75,17 @@ use crate::error::{Context, Error, Kind, Result};
 /// the system bus, of which a user may have only some hundreds (dbus-daemon(1), `max_connections_per_user`).
 pub fn rest() {
     systemd::disconnect();
+}
+
+/// Whether systemd is asked to make the cgroup: by the manager, or because the path has its form.
+pub fn is_by_systemd(cgroups_path: Option<&Path>, by: Manager) -> bool {
+    by == Manager::Systemd || by == Manager::Cgroupfs && cgroups_path.is_some_and(path::is_systemd_form)
+}
+
+/// Whether the systemd that root of a user namespace reaches is root's of that namespace, and not one of an ordinary user
+/// outside. Where no bus of a user can be found it is, as to runc.
+pub fn systemd_is_of_root() -> bool {
+    systemd::owner_of_bus() == 0
 }
 
 /// How limits are written and processes counted.
@@ -143,15 +156,15 @@ impl Cgroup {
     /// of the hierarchy, a relative one from the caller's own cgroup (on v2 from the one above it, which may hold no
     /// processes), none means `id`. A `..` is refused. With [`Manager::Systemd`], or when the path says so by its form
     /// `slice:prefix:name`, it is that of a scope; with [`Manager::Disabled`] there is none, whatever the path.
-    /// `rootless` says whether the scope is one of the caller's own systemd; `None`: unless he is root of the host.
-    pub fn resolve(cgroups_path: Option<&Path>, id: &str, by: Manager, rootless: Option<bool>) -> Result<Self> {
+    /// `rootless` says that the scope is one of the caller's own systemd ([`crate::rootless::shares_cgroups`]).
+    pub fn resolve(cgroups_path: Option<&Path>, id: &str, by: Manager, rootless: bool) -> Result<Self> {
         if by == Manager::Disabled {
             // Rules of devices would be the maker's as well: what has no cgroup is as what may have none.
             let hierarchy = Hierarchy::of(host()?);
             return Ok(Self { hierarchy, driver: Driver::Cgroupfs, places: Vec::new(), rootless: true });
         }
-        let (driver, inner) = if by == Manager::Systemd || cgroups_path.is_some_and(path::is_systemd_form) {
-            let whose = systemd::Whose::of_caller(rootless);
+        let (driver, inner) = if is_by_systemd(cgroups_path, by) {
+            let whose = if rootless { systemd::Whose::User } else { systemd::Whose::Host };
             if whose == systemd::Whose::User && !host()?.unified() {
                 let text = "cannot use rootless systemd cgroups manager on cgroup v1";
                 return Err(Error::unsupported(format!("systemd cgroup driver: {text}")));
@@ -250,8 +263,8 @@ impl Cgroup {
 
     /// Sets the limits that `resources` names and leaves the others. Its device rules are not looked at, as with runc:
     /// callers pass what a container was made with, and others (GPU plug-ins) may have added to it since. A cgroup that is
-    /// gone is [`Kind::NotFound`].
-    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+    /// gone is [`Kind::NotFound`]. An update that fails leaves what was there before; one that does not can be taken back.
+    pub fn update(&self, resources: &LinuxResources) -> Result<Before<'_>> {
         make::update(self, resources)
     }
 

@@ -9,11 +9,15 @@ use std::{
         fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
     },
+    path::Path,
 };
 
-use berth_runtime::{Context, Result};
+use berth_runtime::{Context, Result, unix_address::Address};
 use rustix::{
-    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
+    net::{
+        self, AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg,
+        socket_with,
+    },
     termios::{OptionalActions, OutputModes, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize},
 };
 
@@ -73,7 +77,12 @@ impl Drop for HostTerminal {
 /// # Errors
 /// Nobody listens there.
 pub fn connect(path: &str) -> Result<UnixStream> {
-    UnixStream::connect(path).with_context(|| format!("dial unix {path}: connect"))
+    let connected = || -> rustix::io::Result<UnixStream> {
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        net::connect(&socket, Address::of(Path::new(path))?.socket())?;
+        Ok(socket.into())
+    };
+    connected().with_context(|| format!("dial unix {path}: connect"))
 }
 
 /// Sends `fd` by `SCM_RIGHTS`, with `name` as the message.

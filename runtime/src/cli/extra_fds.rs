@@ -1,12 +1,10 @@
 //! Fds beyond stdio that go on to the process: the sockets of systemd's socket activation, then those of
 //! `--preserve-fds`, from 3 on.
 
-use std::io;
-
 use berth_runtime::{Error, Result};
 use oci_spec::runtime::Spec;
 
-use super::args::Parsed;
+use super::{args::Parsed, sys};
 
 /// How many there are.
 pub struct ExtraFds {
@@ -16,14 +14,14 @@ pub struct ExtraFds {
 }
 
 impl ExtraFds {
-    /// Counts them for `create` and `run`, and sees that they are open.
+    /// Counts them for `create` and `run`, and sees that they were passed.
     ///
     /// # Errors
-    /// A preserved fd that is not open, or a negative number of them.
+    /// One that was not passed, or is the runtime's own, is named; a negative number of them.
     pub fn find(parsed: &Parsed) -> Result<Self> {
         let variable = |name| std::env::var(name).ok();
         let listen = sockets(variable("LISTEN_PID"), variable("LISTEN_FDS"), std::process::id());
-        Self::count(listen, parsed, is_open)
+        Self::count(listen, parsed, sys::was_given)
     }
 
     /// Counts them for `exec`, which takes no part in socket activation.
@@ -31,19 +29,25 @@ impl ExtraFds {
     /// # Errors
     /// As [`ExtraFds::find`].
     pub fn preserved(parsed: &Parsed) -> Result<Self> {
-        Self::count(0, parsed, is_open)
+        Self::count(0, parsed, sys::was_given)
     }
 
-    fn count(listen: u32, parsed: &Parsed, open: impl Fn(u32) -> io::Result<()>) -> Result<Self> {
+    fn count(listen: u32, parsed: &Parsed, given: impl Fn(u32) -> bool) -> Result<Self> {
         let wanted = parsed.int("preserve-fds").unwrap_or(0);
         let invalid = || Error::invalid(format!("--preserve-fds {wanted}: not a number of file descriptors"));
         let preserve = u32::try_from(wanted).map_err(|_| invalid())?;
         let count = listen.checked_add(preserve).ok_or_else(invalid)?;
         let first = listen.checked_add(3).ok_or_else(invalid)?;
+        if let Some(fd) = (3..first).find(|fd| !given(*fd)) {
+            return Err(Error::invalid(format!("LISTEN_FDS={listen}: file descriptor {fd} was not passed")));
+        }
         for n in 0..preserve {
             let fd = first.checked_add(n).ok_or_else(invalid)?;
-            let said = |e| Error::from(e).context(format!("unable to stat preserved-fd {n} (of {preserve})"));
-            open(fd).map_err(said)?;
+            if !given(fd) {
+                let text =
+                    format!("unable to stat preserved-fd {n} (of {preserve}): file descriptor {fd} was not passed");
+                return Err(Error::invalid(text));
+            }
         }
         Ok(Self { count, listen })
     }
@@ -62,10 +66,6 @@ impl ExtraFds {
     }
 }
 
-fn is_open(fd: u32) -> io::Result<()> {
-    std::fs::symlink_metadata(format!("/proc/self/fd/{fd}")).map(drop)
-}
-
 /// How many sockets sd_listen_fds(3) would find in the process `us`.
 fn sockets(pid: Option<String>, fds: Option<String>, us: u32) -> u32 {
     match (pid.map(|pid| pid.parse::<u32>()), fds.map(|fds| fds.parse::<u32>())) {
@@ -81,8 +81,7 @@ mod tests {
 
     fn count(listen: u32, flag: &str, open: u32) -> Result<u32> {
         let parsed = args::parse(create::COMMAND.flags, &[flag.to_owned()], false).unwrap();
-        let probe = |fd| if fd < 3 + open { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENOENT)) };
-        ExtraFds::count(listen, &parsed, probe).map(|extra| extra.count)
+        ExtraFds::count(listen, &parsed, |fd| fd < 3 + open).map(|extra| extra.count)
     }
 
     #[test]
@@ -101,7 +100,11 @@ mod tests {
         assert_eq!(count(0, "--preserve-fds=0", 0).unwrap(), 0);
         assert_eq!(
             count(1, "--preserve-fds=2", 2).unwrap_err().to_string(),
-            "unable to stat preserved-fd 1 (of 2): no such file or directory"
+            "unable to stat preserved-fd 1 (of 2): file descriptor 5 was not passed"
+        );
+        assert_eq!(
+            count(2, "--preserve-fds=0", 1).unwrap_err().to_string(),
+            "LISTEN_FDS=2: file descriptor 4 was not passed"
         );
         assert!(count(0, "--preserve-fds=-1", 9).is_err());
         assert!(count(0, "--preserve-fds=4294967295", 9).is_err());

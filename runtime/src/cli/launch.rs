@@ -9,7 +9,7 @@ use berth_runtime::{
     Context, Result,
     bundle::{self, Bundle},
     create::{self, Barrier, Created},
-    delete,
+    delete, json,
 };
 use oci_spec::runtime::Spec;
 use serde::Deserialize;
@@ -109,8 +109,8 @@ fn wants_terminal(bundle: &Path) -> Result<bool> {
     struct Process {
         terminal: Option<bool>,
     }
-    let json = bundle::text(bundle).unwrap_or_default();
-    match serde_json::from_slice::<Config>(&json) {
+    let text = bundle::text(bundle).unwrap_or_default();
+    match json::read::<Config>(&text) {
         Ok(config) => Ok(config.process.and_then(|process| process.terminal) == Some(true)),
         Err(_) => {
             let spec = Bundle::load(bundle)?.spec;

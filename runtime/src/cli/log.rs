@@ -4,6 +4,7 @@
 //! This is the one place that logs; the library hands its warnings over through the `log` façade.
 
 use std::{
+    borrow::Cow,
     fmt::Write as _,
     fs::File,
     io::{IsTerminal, Write as _},
@@ -68,7 +69,7 @@ pub fn failed(message: &str) {
     let logger = LOGGER.get_or_init(fallback);
     logger.write(Level::Error, message);
     if logger.file.is_some() {
-        let _ = writeln!(std::io::stderr(), "{message}");
+        let _ = writeln!(std::io::stderr(), "{}", harmless(message));
     }
 }
 
@@ -136,7 +137,29 @@ fn coloured(level: Level, seconds: u64, message: &str) -> String {
         Level::Debug => (37, "DEBU"),
         Level::Trace => (37, "TRAC"),
     };
+    let message = harmless(message);
     format!("\x1b[{colour}m{name}\x1b[0m[{seconds:04}] {message:<44} \n")
+}
+
+/// The text with what a terminal would obey written out: names of an image are in it. Lines and tabs stay.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if obeyed(c) { escape(&mut out, c) } else { out.push(c) }
+    }
+    Cow::Owned(out)
+}
+
+/// A control character as Go quotes it.
+fn escape(out: &mut String, c: char) {
+    let _ = match u32::from(c) {
+        code @ ..0x80 => write!(out, "\\x{code:02x}"),
+        code => write!(out, "\\u{code:04x}"),
+    };
 }
 
 /// A value of a text line: bare when it is one plain word, else quoted as Go quotes.
@@ -158,12 +181,7 @@ fn quoted(text: &str) -> String {
             '\u{8}' => out.push_str("\\b"),
             '\u{b}' => out.push_str("\\v"),
             '\u{c}' => out.push_str("\\f"),
-            c if c.is_control() => {
-                let _ = match u32::from(c) {
-                    code @ ..0x80 => write!(out, "\\x{code:02x}"),
-                    code => write!(out, "\\u{code:04x}"),
-                };
-            }
+            c if c.is_control() => escape(&mut out, c),
             c => out.push(c),
         }
     }
@@ -214,6 +232,14 @@ mod tests {
             coloured(Level::Error, 0, "container does not exist"),
             format!("\x1b[31mERRO\x1b[0m[0000] {:<44} \n", "container does not exist")
         );
+    }
+
+    #[test]
+    fn a_terminal_is_told_nothing_by_a_name() {
+        let name = "exec: \"\u{1b}]0;t\u{7}\u{1b}[2Jx\u{9b}31m\u{7f}\": not\n\tfound \u{e9}";
+        let line = coloured(Level::Error, 0, name);
+        let said = line.strip_prefix("\x1b[31mERRO\x1b[0m[0000] ").unwrap();
+        assert_eq!(said.trim_end(), "exec: \"\\x1b]0;t\\x07\\x1b[2Jx\\u009b31m\\x7f\": not\n\tfound \u{e9}");
     }
 
     #[test]

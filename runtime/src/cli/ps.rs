@@ -1,8 +1,6 @@
 //! `ps`: the processes of a container, through the host's ps(1) or as pids.
 
-use std::process::Command as Program;
-
-use berth_runtime::{Context, Error, Kind, Result, ps};
+use berth_runtime::{Context, Error, Kind, Result, program, ps};
 
 use super::{
     Globals, Outcome,
@@ -38,17 +36,13 @@ fn run(globals: &Globals, parsed: &Parsed) -> Outcome {
 
 /// What the host's ps(1) prints, given the `options` or else `-ef`.
 fn host_ps(options: &[String]) -> Result<String> {
-    let mut ps = Program::new("ps");
-    if options.is_empty() {
-        ps.arg("-ef");
+    let usual = ["-ef".to_owned()];
+    let out = program::run("ps", if options.is_empty() { &usual } else { options }).context("exec ps")?;
+    if out.status != Some(0) {
+        let status = out.status.map_or("ended by a signal".to_owned(), |status| format!("exit status: {status}"));
+        return Err(Error::new(Kind::Internal, format!("ps: {status}: {}{}", out.stdout, out.stderr)));
     }
-    let output = ps.args(options).output().context("exec ps")?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    if !output.status.success() {
-        let said = text(&output.stdout) + &text(&output.stderr);
-        return Err(Error::new(Kind::Internal, format!("ps: {}: {said}", output.status)));
-    }
-    Ok(text(&output.stdout))
+    Ok(out.stdout)
 }
 
 /// The header and the lines whose PID column holds one of `pids`.

@@ -17,11 +17,11 @@ use std::{
             net::{SocketAddr, UnixDatagram},
         },
     },
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use berth_runtime::{Context, Error, Result, sd_notify, state};
+use berth_runtime::{Context, Error, Result, sd_notify, state, unix_address::Address};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
@@ -33,7 +33,12 @@ use super::console;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The service manager's socket.
-pub struct Manager(SocketAddr);
+pub enum Manager {
+    /// At a path.
+    At(PathBuf),
+    /// An abstract one.
+    Abstract(SocketAddr),
+}
 
 impl Manager {
     /// Of the environment; `None` when nobody wants to be notified.
@@ -46,19 +51,21 @@ impl Manager {
     }
 
     fn parse(text: &[u8]) -> Result<Self> {
-        let address = match text {
-            [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
-            [b'/', ..] => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(text)),
-            _ => return Err(Error::invalid("neither an absolute path nor an abstract socket")),
-        };
-        Ok(Self(address?))
+        match text {
+            [b'@', name @ ..] => Ok(Self::Abstract(SocketAddr::from_abstract_name(name)?)),
+            [b'/', ..] if !text.contains(&0) => Ok(Self::At(std::ffi::OsStr::from_bytes(text).into())),
+            _ => Err(Error::invalid("neither an absolute path nor an abstract socket")),
+        }
     }
 
     fn tell(&self, ready: &[u8], pid: i32) -> Result<Receipt> {
         let tell = || -> Result<Receipt> {
             let socket = UnixDatagram::unbound()?;
             socket.set_write_timeout(Some(PATIENCE))?;
-            socket.connect_addr(&self.0)?;
+            match self {
+                Self::At(path) => rustix::net::connect(&socket, Address::of(path)?.socket())?,
+                Self::Abstract(address) => socket.connect_addr(address)?,
+            }
             socket.send(&[ready, b"\n"].concat())?;
             socket.send(format!("MAINPID={pid}\n").as_bytes())?;
             let (pipe, theirs) = std::io::pipe()?;
@@ -199,9 +206,14 @@ mod tests {
 
     #[test]
     fn a_manager_has_a_path_or_an_abstract_name() {
-        assert!(Manager::parse(b"/run/systemd/notify").unwrap().0.as_pathname().is_some());
-        assert!(Manager::parse(b"@abstract").unwrap().0.as_abstract_name() == Some(b"abstract"));
-        for bad in [&b"relative"[..], b"vsock:2:1234", &[b'/'; 200], b"/with\0nul"] {
+        assert!(matches!(Manager::parse(b"/run/systemd/notify"), Ok(Manager::At(_))));
+        assert!(matches!(Manager::parse(&[b'/'; 200]), Ok(Manager::At(_))));
+        let name = |manager| match manager {
+            Manager::Abstract(address) => address.as_abstract_name().map(<[u8]>::to_vec),
+            Manager::At(_) => None,
+        };
+        assert_eq!(name(Manager::parse(b"@abstract").unwrap()).as_deref(), Some(&b"abstract"[..]));
+        for bad in [&b"relative"[..], b"vsock:2:1234", &[b'@'; 200], b"/with\0nul"] {
             assert!(Manager::parse(bad).is_err(), "{bad:?}");
         }
     }

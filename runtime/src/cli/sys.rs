@@ -1,4 +1,4 @@
-//! The two system calls of the command line that no crate wraps safely.
+//! The few system calls of the command line that no crate wraps safely.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -16,6 +16,15 @@ pub fn default_sigchld() -> Result<()> {
     // installs a handler for SIGCHLD whose loss could matter.
     unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
     Ok(())
+}
+
+/// Whether this process was given the descriptor `number` by whoever started it: it is open, and would have outlived the
+/// execve(2) that this program began with. One of its own has `FD_CLOEXEC`.
+pub fn was_given(number: u32) -> bool {
+    let Ok(number) = i32::try_from(number) else { return false };
+    // SAFETY: F_GETFD takes no pointer; of a number that is not open it says EBADF.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    flags >= 0 && flags & libc::FD_CLOEXEC == 0
 }
 
 /// Sends `number`, real-time signals included, to the process of `pidfd` (pidfd_send_signal(2), Linux 5.1).

@@ -2,7 +2,7 @@
 
 use std::io::{Read, stdin};
 
-use berth_runtime::{Context, Error, Kind, Result, rdt, update};
+use berth_runtime::{Context, Error, Kind, Result, bundle, rdt, update};
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Value, json};
 
@@ -52,25 +52,16 @@ fn run(globals: &Globals, parsed: &Parsed) -> Outcome {
         Some("-") => {
             let mut json = Vec::new();
             stdin().lock().read_to_end(&mut json).context("read the standard input")?;
-            read(&json).context("--resources -")?
+            bundle::parse_resources(&json).context("--resources -")?
         }
         Some(path) => {
             let json = std::fs::read(path).with_context(|| format!("open {path}"))?;
-            read(&json).with_context(|| format!("--resources {path}"))?
+            bundle::parse_resources(&json).with_context(|| format!("--resources {path}"))?
         }
         None => from_flags(parsed)?,
     };
     update::update(&container, &resources, rdt)?;
     Ok(0)
-}
-
-/// Parses limits, naming the field that is malformed.
-fn read(json: &[u8]) -> Result<LinuxResources> {
-    let mut json = serde_json::Deserializer::from_slice(json);
-    serde_path_to_error::deserialize(&mut json).map_err(|e| match e.path().to_string().as_str() {
-        "." | "?" => Error::invalid(e.inner().to_string()),
-        path => Error::invalid(format!("{path}: {}", e.inner())),
-    })
 }
 
 fn from_flags(parsed: &Parsed) -> Result<LinuxResources> {
@@ -210,7 +201,5 @@ mod tests {
             let e = limits(line).unwrap_err().to_string();
             assert!(e.starts_with(&format!("invalid value for {flag}: ")), "{e}");
         }
-        assert!(read(br#"{"memory": {"limit": "1"}}"#).unwrap_err().to_string().starts_with("memory.limit: "));
-        assert!(read(b"").is_err());
     }
 }

@@ -272,8 +272,7 @@ impl Container {
     /// Malformed resources, a container that is over, a limit the kernel refuses.
     pub async fn update(&self, resources: Option<&Any>) -> Result<()> {
         let json = resources.map(|any| any.value.as_slice()).unwrap_or_default();
-        let resources: oci_spec::runtime::LinuxResources =
-            serde_json::from_slice(json).map_err(|e| Error::invalid(format!("resources: {e}")))?;
+        let resources = berth_runtime::bundle::parse_resources(json).map_err(|e| e.context("resources"))?;
         let _turn = self.turn.write().await;
         self.state().updatable()?;
         self.verb(move |handle| {

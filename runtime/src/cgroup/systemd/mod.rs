@@ -30,7 +30,10 @@ use std::{
 };
 
 use self::manager::{Manager, PATIENCE, Property, STOP};
-pub(super) use self::{unit::Unit, whose::Whose};
+pub(super) use self::{
+    unit::Unit,
+    whose::{Whose, owner_of_bus},
+};
 use super::{Cgroup, Hierarchy, devices::Rule, write::Write};
 use crate::error::{Context, Error, Kind, Result};
 
@@ -86,6 +89,19 @@ pub(super) fn update(unit: &Unit, cgroup: &Cgroup, writes: &mut [Write]) -> Resu
     let mut manager = Manager::connect(unit.whose, PATIENCE)?;
     let version = supported(&mut manager)?;
     let properties = properties::limits(cgroup.hierarchy(), writes, version)?;
+    if !properties.is_empty() {
+        set(&mut manager, unit, cgroup, &properties)?;
+    }
+    manager.done();
+    Ok(())
+}
+
+/// Gives the unit the limits back that it had before an update: `rows` are what the files had then.
+pub(super) fn put_back(unit: &Unit, cgroup: &Cgroup, rows: &mut [Write]) -> Result<()> {
+    let mut manager = Manager::connect(unit.whose, PATIENCE)?;
+    let version = supported(&mut manager)?;
+    let mut properties = properties::limits(cgroup.hierarchy(), rows, version)?;
+    properties.extend(properties::unset(rows, version));
     if !properties.is_empty() {
         set(&mut manager, unit, cgroup, &properties)?;
     }

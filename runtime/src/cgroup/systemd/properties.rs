@@ -273,6 +273,14 @@ fn cpuset(property: &str, write: &Write, version: u32, out: &mut Properties) -> 
     Ok(())
 }
 
+/// The properties of files that name nothing, which [`limits`] leaves as they are.
+pub(super) fn unset(rows: &[Write], version: u32) -> Vec<Property> {
+    let files = [("cpuset.cpus", "AllowedCPUs"), ("cpuset.mems", "AllowedMemoryNodes")];
+    let named = |row: &Write| files.iter().find(|(file, _)| *file == row.file).map(|(_, name)| *name);
+    let empty = rows.iter().filter(|row| row.value.trim().is_empty() && version >= CPUSET).filter_map(named);
+    empty.map(|name| (name.to_owned(), Value::Array("y".to_owned(), Vec::new()))).collect()
+}
+
 fn bits(list: &str) -> Option<Vec<u8>> {
     let mut bits = Vec::new();
     for range in list.trim().split(',').filter(|r| !r.trim().is_empty()) {

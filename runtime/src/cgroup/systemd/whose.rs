@@ -6,13 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::{io::Errno, net::SocketAddrUnix};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::bus::{Bus, Failure};
 use crate::{
     error::{Error, Kind, Result},
     rootless,
+    unix_address::Address,
 };
 
 /// The environment variables of the D-Bus specification, and what holds without them.
@@ -41,12 +42,6 @@ pub(in crate::cgroup) enum Whose {
 }
 
 impl Whose {
-    /// A user's where not all cgroups may be made, or as `asked`. In a user namespace it depends on who is outside: where
-    /// the whole machine is in it, with a systemd of its own, nobody is.
-    pub(in crate::cgroup) fn of_caller(asked: Option<bool>) -> Self {
-        if asked.unwrap_or_else(|| owner() != 0) { Self::User } else { Self::Host }
-    }
-
     /// For the record: the machine's is not mentioned.
     pub(super) fn is_host(&self) -> bool {
         *self == Self::Host
@@ -67,6 +62,19 @@ impl Whose {
             Self::User => open_user(std::env::var_os(USER_ADDRESS), std::env::var_os(USER_DIRECTORY), until),
         }
     }
+}
+
+/// Whose the systemd is that root of a user namespace would reach by the bus of the user outside: 0 where the whole
+/// machine is in the namespace, with a systemd of its own, or where there is no such bus.
+pub(in crate::cgroup) fn owner_of_bus() -> u32 {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    if has_user_bus(set(USER_ADDRESS), set(USER_DIRECTORY)) { owner() } else { 0 }
+}
+
+fn has_user_bus(address: Option<OsString>, directory: Option<OsString>) -> bool {
+    address.is_some()
+        || directory
+            .is_some_and(|dir| ["bus", "systemd/private"].iter().any(|name| Path::new(&dir).join(name).exists()))
 }
 
 /// The user's id as the bus sees it: in a user namespace the kernel says only how the ids there are mapped, and systemd by
@@ -147,8 +155,8 @@ fn connect(path: &str, whose: Whose, direct: bool, until: Instant) -> Result<Bus
         Whose::Host => rootless::uid(),
         Whose::User => owner(),
     };
-    let address = SocketAddrUnix::new(path).map_err(|e: Errno| Failure::Lost(e.into()))?;
-    Bus::connect(&address, direct, uid, until.min(Instant::now() + GREETING))
+    let address = Address::of(Path::new(path)).map_err(|e: Errno| Failure::Lost(e.into()))?;
+    Bus::connect(address.socket(), direct, uid, until.min(Instant::now() + GREETING))
 }
 
 /// `unix:path=/run/dbus/system_bus_socket,guid=…`; other transports serve no bus of this machine.
@@ -222,6 +230,17 @@ mod tests {
         let says =
             format!("systemd cgroup driver: connect to the user's bus at {}: connection refused", place.display());
         assert_eq!(e.to_string(), says);
+    }
+
+    #[test]
+    fn a_bus_is_named_or_where_buses_are() {
+        let dir = std::env::temp_dir().join(format!("berth-has-bus-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        assert!(!has_user_bus(None, None) && !has_user_bus(None, Some(dir.clone().into())));
+        assert!(has_user_bus(Some("unix:path=/x".into()), None));
+        std::fs::write(dir.join("bus"), "").unwrap();
+        assert!(has_user_bus(None, Some(dir.clone().into())));
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
