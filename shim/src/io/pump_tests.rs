@@ -218,3 +218,23 @@ fn a_terminal_is_read_while_it_takes_no_more() {
         output.abort();
     });
 }
+
+#[test]
+fn a_stream_that_always_has_more_leaves_the_loop_to_others() {
+    let (r, w) = pipe();
+    nonblocking(&r);
+    rustix::pipe::fcntl_setpipe_size(&w, 1 << 20).unwrap();
+    rustix::io::write(&w, &vec![b'm'; 1 << 20]).unwrap();
+    drop(w);
+    runtime().block_on(async {
+        let link = Link::new(Kind::Output, r, Sink::Nowhere);
+        let task = tokio::spawn(async move { link.run().await });
+        let mut turns = 0;
+        while !task.is_finished() {
+            turns += 1;
+            tokio::task::yield_now().await;
+        }
+        // A stream that never lets go leaves one or two: before its first move, and after its last.
+        assert!(turns >= 4, "{turns} turns of others while a megabyte was moved");
+    });
+}

@@ -1,7 +1,7 @@
 use super::*;
 use crate::io::testing::{Scratch, pty, runtime};
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -253,5 +253,41 @@ fn nothing_stays_open() {
         }
         tokio::task::yield_now().await;
         assert_eq!(names(), before);
+    });
+}
+
+#[test]
+fn what_a_background_child_holds_ends_with_what_was_written_before() {
+    let dir = Scratch::new();
+    let (stdin, out) = (dir.fifo("in"), dir.fifo("out"));
+    let reader = dir.reader(&out);
+    let request = Request { stdin: text(&stdin), stdout: text(&out), ..Request::default() };
+    runtime().block_on(async {
+        let mut prepared = prepare(&request, &identity(), &Pool::default()).await.unwrap();
+        let [_, child, _] = fds(&mut prepared);
+        let io = prepared.begin(None).unwrap();
+        let typist = std::fs::OpenOptions::new().write(true).open(&stdin).unwrap();
+        // More than the fifo holds, and a client that reads only later: nothing of it may be lost.
+        let (size, mut written) = (400_000, 0);
+        fcntl_setfl(&child, OFlags::NONBLOCK).unwrap();
+        while let Ok(n) = {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            rustix::io::write(&child, &vec![b'y'; size - written])
+        } {
+            written += n;
+        }
+        io.process_gone();
+        let lingering = tokio::spawn({
+            let io = io.clone();
+            async move { io.linger(Duration::ZERO).await }
+        });
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert!(!lingering.is_finished(), "it ends what nobody has read");
+        write(&typist.into(), b"too late");
+        assert_eq!(timeout(SOON, read_to_end(reader)).await.unwrap().len(), written);
+        timeout(SOON, lingering).await.unwrap().unwrap();
+        // The child is told by a broken pipe, as at Delete.
+        assert_eq!(rustix::io::write(&child, b"more").unwrap_err(), rustix::io::Errno::PIPE);
+        assert!(std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&stdin).is_err());
     });
 }
