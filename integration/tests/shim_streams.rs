@@ -42,9 +42,11 @@ impl Fifos {
         OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&self.stdout).unwrap()
     }
 
-    /// The client's writer; the shim has the fifo open by now.
+    /// The client's writer; the shim has the fifo open, or the test fails here.
     fn writer(&self) -> File {
-        OpenOptions::new().write(true).open(&self.stdin).unwrap()
+        let writer = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&self.stdin).unwrap();
+        rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::empty()).unwrap();
+        writer
     }
 
     /// Starts `script` with these streams: as init of a container `name`, or as its exec in `c`.
