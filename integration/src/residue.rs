@@ -70,9 +70,12 @@ fn processes(cgroup: &str, mark: &str, dirs: &[&Path]) -> Vec<(u32, String)> {
         let rooted = fs::read_link(proc.join("root")).is_ok_and(|root| dirs.iter().any(|d| root.starts_with(d)));
         if rooted || has("cgroup", cgroup) || has("environ", mark) {
             let stat = fs::read_to_string(proc.join("stat")).unwrap_or_default();
-            let state = stat.rsplit(") ").next().and_then(|s| s.chars().next()).unwrap_or('X');
-            // A zombie waits for its parent, which is either named here itself or none of ours.
-            if matches!(state, 'Z' | 'X') {
+            let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+            let state = fields.first().and_then(|s| s.chars().next()).unwrap_or('X');
+            // A zombie waits for its parent, which is either named here itself or none of ours; unless other threads of it
+            // run (field 20, proc_pid_stat(5)).
+            let threads = fields.get(17).and_then(|n| n.parse::<u32>().ok()).unwrap_or(0);
+            if matches!(state, 'Z' | 'X') && threads <= 1 {
                 continue;
             }
             let command = fs::read(proc.join("cmdline")).unwrap_or_default();
