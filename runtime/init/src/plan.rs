@@ -1,7 +1,6 @@
 //! The plan: everything the child needs, decided, opened and compiled by the parent before the clone.
 //!
-//! It is borrowed and flat (`&CStr`, fds, integers), so that carrying it out allocates nothing. The parent keeps it
-//! and words the child's failures with it.
+//! It is borrowed and flat, so that carrying it out allocates nothing; the parent words the child's failures with it.
 
 use core::{cell::Cell, ffi::CStr};
 

@@ -87,7 +87,14 @@ extern "C" fn go_on(follow: *mut Follow) -> ! {
 fn forget_rseq(image: &Image) -> SysResult<()> {
     let Some((offset, lengths)) = image.rseq else { return Ok(()) };
     let area = trap::thread_pointer().wrapping_add_signed(offset);
-    lengths.into_iter().map(|length| sys::forget_rseq(area, length)).find(SysResult::is_ok).unwrap_or(Err(Errno::INVAL))
+    if lengths.into_iter().any(|length| sys::forget_rseq(area, length).is_ok()) {
+        return Ok(());
+    }
+    // A maker that shares another's memory has nothing registered, and so its child (CLONE_VM). Only then can anything be.
+    match lengths.into_iter().find(|length| sys::register_rseq(area, *length).is_ok()) {
+        Some(length) => sys::forget_rseq(area, length),
+        None => Err(Errno::INVAL),
+    }
 }
 
 /// Where copies go; one that measures only counts.

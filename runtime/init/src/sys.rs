@@ -454,12 +454,18 @@ pub(crate) unsafe fn unmap(start: usize, size: usize) -> Result<()> {
     call!(libc::SYS_munmap, start, size).map(drop)
 }
 
+/// What the C library marks its abort handlers with (rseq(2)).
+const RSEQ_SIGNATURE: u32 = if cfg!(target_arch = "aarch64") { 0xd428_bc00 } else { 0x5305_3053 };
+
 /// rseq(2), Linux 4.18: the kernel writes no more to the area of `length` bytes at `area`.
 pub(crate) fn forget_rseq(area: usize, length: u32) -> Result<()> {
     const UNREGISTER: i32 = 1;
-    /// What the C library marks its abort handlers with.
-    const SIGNATURE: u32 = if cfg!(target_arch = "aarch64") { 0xd428_bc00 } else { 0x5305_3053 };
-    call!(libc::SYS_rseq, area, length, UNREGISTER, SIGNATURE).map(drop)
+    call!(libc::SYS_rseq, area, length, UNREGISTER, RSEQ_SIGNATURE).map(drop)
+}
+
+/// The kernel writes to that area from now on, unless it writes to one already.
+pub(crate) fn register_rseq(area: usize, length: u32) -> Result<()> {
+    call!(libc::SYS_rseq, area, length, 0, RSEQ_SIGNATURE).map(drop)
 }
 
 /// The plan's channel, in the child.
