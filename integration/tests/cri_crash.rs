@@ -13,6 +13,7 @@ use serde_json::json;
 matrix!(
     containerd_killed,
     containerd_stopped_in_order,
+    containerd_killed_under_ctr,
     shim_killed,
     shim_killed_under_ctr,
     shim_killed_while_containerd_is_away
@@ -53,11 +54,6 @@ fn restart(lab: &Containerd, end: fn(&Containerd)) {
     let lost = lab.runtime == Runtime::Runc && lab.version == Version::V2_3;
     let expected = if lost { (255, "Unknown") } else { (42, "Error") };
     assert_eq!((&status["exitCode"], &status["reason"]), (&expected.0.into(), &expected.1.into()), "{status}");
-    // What it said at last waits in the shim (containerd#6771). The shim for runc ends the stream when nobody reads it,
-    // and containerd 1.6 closes what it has just opened.
-    if lab.runtime != Runtime::Runc && lab.version == Version::V2_3 {
-        until_true("the last line of the log", LONG, || ending.log().ends_with("last\n"));
-    }
     assert_eq!(going.status()["state"], "CONTAINER_RUNNING");
     assert_eq!(going.exec(&["echo", "still"]).stdout.trim(), "still");
     let before = going.log();
@@ -70,6 +66,23 @@ fn restart(lab: &Containerd, end: fn(&Containerd)) {
     after.stop(0);
     pod.stop();
     pod.remove();
+}
+
+/// A task that ends while containerd is away has its own exit code, not 255 for one that is lost.
+fn containerd_killed_under_ctr(lab: &Containerd) {
+    if lab.runtime == Runtime::Runc {
+        eprintln!("skipped: containerd 2 takes a task of its own shim for leaked when it has ended");
+        return;
+    }
+    lab.import_for_ctr();
+    let task = Task::start(lab, "ending", &[], &["sh", "-c", "until [ -e /go ]; do usleep 10000; done; exit 42"]);
+    let pid = task.pid();
+    lab.kill();
+    std::fs::write(format!("/proc/{pid}/root/go"), "").unwrap();
+    until_true("a task to end without containerd", LONG, || !procs::alive(pid));
+    lab.launch();
+    assert_eq!(task.reap(), 42);
+    task.remove();
 }
 
 /// A pod of which two containers have a child each: all of it must go with the shim.
