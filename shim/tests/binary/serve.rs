@@ -63,7 +63,8 @@ fn connections_that_come_and_go_leave_nothing() {
     let socket = world.bundle("c1", "{}").start();
     let pid = server_pid(&socket);
     let descriptors = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
-    eventually("the first connection to go", || descriptors() <= 9);
+    // Six of them are kept in reserve, for a time when there are no others.
+    eventually("the first connection to go", || descriptors() <= 15);
     let before = descriptors();
     let idle: Vec<_> = (0..200).map(|_| UnixStream::connect(&socket).unwrap()).collect();
     eventually("all to be accepted", || descriptors() >= 200);
