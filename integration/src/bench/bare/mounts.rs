@@ -156,6 +156,11 @@ impl Plan<'_> {
             }
         };
         self.steps.push(Step::Bind { source, target: relative(path)?, recursive: false });
+        if !directory {
+            // Not nodev: the null device could not be opened.
+            let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NOEXEC;
+            self.steps.push(Step::Remount { target: relative(path)?, flags });
+        }
         Ok(())
     }
 
