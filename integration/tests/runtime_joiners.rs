@@ -175,3 +175,27 @@ fn spy_catches_a_process_that_enters_the_pid_namespace_first() {
         assert!(caught.get(kind).is_some(), "no {kind}: {caught:#}");
     }
 }
+
+/// execve(2) and hooks come after the memory of the runtime has gone.
+#[test]
+fn process_in_a_joined_pid_namespace_fails_and_runs_hooks_as_any_other() {
+    let runtime = Runtime::new("joiner-ends");
+    let bundle = Bundle::probe(&["sleep", "100"]).file("script", "#!/no/such/interpreter\n", 0o755);
+    runtime.start("b", &bundle);
+    let out = runtime.exec("b", &["/script"]).fails(255, &["no such file or directory"]);
+    assert!(out.stdout.is_empty(), "{out:#?}");
+    let joined = |words: &[&str]| {
+        Bundle::probe(words).namespace("pid", &format!("/proc/{}/ns/pid", runtime.pid("b"))).file(
+            "script",
+            "#!/no/such/interpreter\n",
+            0o755,
+        )
+    };
+    let hook = |status: &str| json!({"startContainer": [{"path": "/probe", "args": ["/probe", "exit", status]}]});
+    let out = runtime.run("a", &joined(&["exit", "7"]).set("/hooks", hook("0")));
+    assert_eq!(out.code, 7, "{out:#?}");
+    runtime.run("a", &joined(&["exit", "7"]).set("/hooks", hook("3"))).fails(1, &["startContainer"]);
+    let out = runtime.run("a", &joined(&[]).args(&["/script"]));
+    assert!(out.code != 0 && out.code != 139 && out.stderr.contains("no such file or directory"), "{out:#?}");
+    assert_eq!(runtime.exec("b", &["/probe", "exit", "5"]).code, 5);
+}

@@ -176,9 +176,14 @@ const AT_THE_BARRIER: &[libc::c_long] = &[
 
 /// A process does this, besides, when it is cloned into a pid namespace that others are in, and until it is the payload.
 const AT_THE_ENTRY: &[libc::c_long] = &[
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_arch_prctl,
     libc::SYS_execve,
     libc::SYS_ioctl,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
     libc::SYS_prlimit64,
+    libc::SYS_rseq,
     libc::SYS_sched_setattr,
     libc::SYS_setsid,
     libc::SYS_signalfd4,

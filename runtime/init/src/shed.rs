@@ -14,11 +14,13 @@ use crate::{
     At, Report, Result, Tail,
     plan::{Barrier, Hook, Hooks, Image, Process, Ptr, Scheduling, Seccomp},
     sys, trap,
-    wire::Step,
+    wire::{Failure, Message, Step},
 };
 
 /// The stack of what follows: it runs hooks and reads capabilities back, and calls nothing deep.
 const STACK: usize = 256 << 10;
+/// Room for what the C library keeps of a thread, on either side of the thread pointer: descriptors are closed through it.
+const THREAD: usize = 32 << 10;
 /// A multiple of every page size.
 const PAGE: usize = 64 << 10;
 
@@ -28,6 +30,7 @@ struct Follow {
     report: Report<'static>,
     image: Image,
     area: (usize, usize),
+    thread: usize,
     then: fn(&Tail<'static>, &mut Report<'static>) -> !,
 }
 
@@ -45,9 +48,10 @@ pub fn shed(
     let mut measure = Room { next: 0, end: 0, measures: true };
     let _ = copy(&mut measure, tail);
     let data = (measure.next + size_of::<Follow>() + align_of::<Follow>()).next_multiple_of(PAGE);
-    let start = sys::map_memory(STACK + data).at(Step::Shed)?;
-    let (stack_end, end) = (start + STACK, start + STACK + data);
-    let mut room = Room { next: stack_end, end, measures: false };
+    let start = sys::map_memory(STACK + 2 * THREAD + data).at(Step::Shed)?;
+    let stack_end = start + STACK;
+    let (thread, end) = (stack_end + THREAD, stack_end + 2 * THREAD + data);
+    let mut room = Room { next: stack_end + 2 * THREAD, end, measures: false };
     let tail = copy(&mut room, tail);
     let place = room.take(size_of::<Follow>(), align_of::<Follow>()).ok_or(Errno::NOMEM).at(Step::Shed)?;
     let follow: *mut Follow = ptr::with_exposed_provenance_mut(place);
@@ -55,7 +59,7 @@ pub fn shed(
     // this function does not return any more.
     unsafe {
         let report = ptr::read(ptr::from_mut(report).cast::<Report<'static>>());
-        follow.write(Follow { tail, report, image: *image, area: (start, end), then });
+        follow.write(Follow { tail, report, image: *image, area: (start, end), thread, then });
         trap::on_stack(ptr::with_exposed_provenance_mut(stack_end), go_on, follow)
     }
 }
@@ -63,24 +67,39 @@ pub fn shed(
 /// The first thing on the new stack.
 extern "C" fn go_on(follow: *mut Follow) -> ! {
     // SAFETY: `shed` has just written it, and nobody else knows it.
-    let Follow { tail, report, image, area: (start, end), then } = unsafe { &mut *follow };
+    let Follow { tail, report, image, area: (start, end), thread, then } = unsafe { &mut *follow };
+    // SAFETY: the thread pointer is in the middle of zeroed room, and has its own address in it, twice (x86-64's ABI, and the
+    // C library's header of a thread).
+    let moved = unsafe {
+        let words: *mut usize = ptr::with_exposed_provenance_mut(*thread);
+        words.write(*thread);
+        words.add(2).write(*thread);
+        trap::set_thread_pointer(*thread)
+    };
+    if let Err(failure) = moved.at(Step::Shed) {
+        give_up(report, failure);
+    }
     // All else of the address space, in its order: the program itself and this memory stay.
     let mut kept = [(image.start, image.end), (*start, *end)];
     kept.sort_unstable();
     let mut from = 0;
     for (first, last) in kept.into_iter().chain([(image.top, image.top)]) {
         if first > from {
-            // SAFETY: nothing in there is referred to any more: the tail is a copy, the stack is another, and no handler
-            // of a signal, no thread-local data and no registration with the kernel is left.
+            // SAFETY: nothing in there is referred to any more: the tail is a copy, the stack and the thread's data are
+            // others, and no handler of a signal and no registration with the kernel is left.
             let unmapped = unsafe { sys::unmap(from, first - from) };
-            if let Err(e) = unmapped.at(Step::Shed) {
-                report.send(crate::wire::Message::Failure(e), &[]);
-                sys::exit(1);
+            if let Err(failure) = unmapped.at(Step::Shed) {
+                give_up(report, failure);
             }
         }
         from = last.next_multiple_of(image.page);
     }
     then(tail, report)
+}
+
+fn give_up(report: &Report<'_>, failure: Failure) -> ! {
+    report.send(Message::Failure(failure), &[]);
+    sys::exit(1)
 }
 
 /// The kernel writes to a registered area whenever the process comes back from it (rseq(2)).

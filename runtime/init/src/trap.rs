@@ -1,10 +1,11 @@
 //! The system call instruction, and what else takes assembly.
 //!
-//! The C library's `syscall` would set `errno`, which lies in the thread's own storage: a process that has given up its
-//! parent's memory ([`crate::shed`]) has none.
+//! Nothing here needs the C library, or the storage that it has for each thread.
 #![allow(unsafe_code)]
 
 use core::arch::asm;
+
+use rustix::io::{Errno, Result};
 
 /// What a register takes.
 pub trait Word {
@@ -94,6 +95,33 @@ pub fn thread_pointer() -> usize {
         asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nostack, nomem, preserves_flags));
     }
     pointer
+}
+
+/// Moves the thread pointer.
+///
+/// # Errors
+/// A filter forbids it.
+///
+/// # Safety
+/// `pointer` has zeroed memory of its own on both sides, for the data that the C library keeps of a thread, and holds its own
+/// address where the ABI wants it.
+pub unsafe fn set_thread_pointer(pointer: usize) -> Result<()> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        const ARCH_SET_FS: usize = 0x1002;
+        let number = libc::SYS_arch_prctl.word();
+        // SAFETY: the caller vouches for the address.
+        match unsafe { call(number, [ARCH_SET_FS, pointer, 0, 0, 0, 0]) } {
+            0 => Ok(()),
+            _ => Err(Errno::PERM),
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        // SAFETY: the caller vouches for the address.
+        unsafe { asm!("msr tpidr_el0, {}", in(reg) pointer, options(nostack, nomem, preserves_flags)) };
+        Ok(())
+    }
 }
 
 /// Calls `then` with `argument` on another stack, whose upper end is `top`.
