@@ -4,6 +4,7 @@
 
 use berth_integration::{
     bundle::Bundle,
+    case::beyond_runc,
     runtime::{Runtime, is_runc, wait_until},
 };
 use serde_json::{Value, json};
@@ -85,6 +86,13 @@ impl Spy {
 /// Runs `execs` processes in the spy's container, or creates as many in its pid namespace, and fails when it has caught anything.
 #[track_caller]
 fn nothing_is_caught(name: &str, set: fn(Bundle) -> Bundle, traced: bool, rounds: usize, round: fn(&Runtime, &Spy)) {
+    if traced
+        && beyond_runc(name, "its threads have all capabilities until their execve, and wait for one that is traced")
+    {
+        return;
+    }
+    // It takes ten times as long, and tests the test.
+    let rounds = if is_runc() { rounds / 10 } else { rounds };
     let runtime = Runtime::new(name);
     let spy = Spy::new(&runtime, set);
     for _ in 0..rounds {
@@ -150,6 +158,9 @@ fn container_created_into_a_joined_pid_namespace_holds_no_more_than_a_container(
 #[test]
 #[expect(clippy::disallowed_methods, reason = "the test ends it with the pid namespace that it is in")]
 fn spy_catches_a_process_that_enters_the_pid_namespace_first() {
+    if beyond_runc("spy-control", "an exec of its waits for a thread that is traced") {
+        return;
+    }
     let runtime = Runtime::new("spy-control");
     let spy = Spy::new(&runtime, tracing);
     let mark = runtime.root();
@@ -194,7 +205,8 @@ fn process_in_a_joined_pid_namespace_fails_and_runs_hooks_as_any_other() {
     let hook = |status: &str| json!({"startContainer": [{"path": "/probe", "args": ["/probe", "exit", status]}]});
     let out = runtime.run("a", &joined(&["exit", "7"]).set("/hooks", hook("0")));
     assert_eq!(out.code, 7, "{out:#?}");
-    runtime.run("a", &joined(&["exit", "7"]).set("/hooks", hook("3"))).fails(1, &["startContainer"]);
+    let out = runtime.run("a", &joined(&["exit", "7"]).set("/hooks", hook("3")));
+    assert!(matches!(out.code, 1 | 255) && out.stderr.contains("startContainer hook"), "{out:#?}");
     let out = runtime.run("a", &joined(&[]).args(&["/script"]));
     assert!(out.code != 0 && out.code != 139 && out.stderr.contains("no such file or directory"), "{out:#?}");
     assert_eq!(runtime.exec("b", &["/probe", "exit", "5"]).code, 5);
