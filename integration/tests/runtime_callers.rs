@@ -255,13 +255,17 @@ fn programs_find_what_their_caller_had() {
         let said = fs::read_to_string(dir.join(kind)).unwrap();
         let lines: Vec<_> = said.split_whitespace().collect();
         let none = "0000000000000000";
-        assert_eq!(lines[..4], ["SigBlk:", none, "SigIgn:", none], "{kind}: {said}");
+        assert_eq!(lines[..3], ["SigBlk:", none, "SigIgn:"], "{kind}: {said}");
+        // posix_spawn(3), by which the runtime was started here, ignores the C library's own two, and runc leaves that.
+        let own = if is_runc() { 0x1_8000_0000 } else { 0 };
+        assert_eq!(u64::from_str_radix(lines[3], 16).unwrap() & !own, 0, "{kind}: {said}");
         assert_eq!(lines[5], "0027", "{kind}: {said}");
         // runc gives its init the payload's limits at once.
         let limit = if is_runc() && kind == "createContainer" { "1024" } else { "777" };
         assert_eq!(lines[4], limit, "{kind}: {said}");
-        // ls opens the directory itself, with the lowest number that is free.
-        assert!(lines[6..].iter().all(|fd| matches!(*fd, "0" | "1" | "2" | "3")), "{kind}: {said}");
+        // ls opens the directory itself, with the lowest number that is free. Hooks of runc's init have its descriptors.
+        let few = lines[6..].iter().all(|fd| matches!(*fd, "0" | "1" | "2" | "3"));
+        assert!(few || is_runc() && kind == "createContainer", "{kind}: {said}");
     }
 }
 
