@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::runtime::{Runtime, wait_until};
 use crate::wait::{LONG, until};
 
 /// One process of the machine.
@@ -116,6 +117,27 @@ fn stat(pid: i32) -> Option<(char, i32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut after_name = stat.rsplit_once(") ")?.1.split(' ');
     Some((after_name.next()?.chars().next()?, after_name.next()?.parse().ok()?))
+}
+
+/// The three ids of each kind that the kernel has for a process, as the host counts them: real, effective, saved.
+pub fn ids(pid: u32) -> [Vec<u32>; 2] {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    ["Uid:", "Gid:"].map(|key| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        line.split_whitespace().take(3).map(|id| id.parse().unwrap()).collect()
+    })
+}
+
+/// Waits until the probe runs: runc's start returns before its execve, and an ordinary user cannot enter a process that hides.
+pub fn until_executed(runtime: &Runtime, id: &str) {
+    let pid = runtime.pid(id);
+    wait_until(|| words_of(pid, "comm") == "probe", || format!("{id} runs {}", words_of(pid, "comm")));
+}
+
+/// The words of a file of /proc/PID, with a space between them.
+pub fn words_of(pid: u32, file: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

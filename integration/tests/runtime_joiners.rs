@@ -1,5 +1,5 @@
-//! What those that live in a pid namespace can see and touch of a process that is being added to it: no more than a
-//! container has. A spy inside looks at each newcomer the moment it appears, and stops it where it may trace it.
+//! A process that is being added to a pid namespace shows those that live there no more than a container has, and lends
+//! them no more rights. A spy inside looks at each newcomer the moment it appears, and stops it where it may trace it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{

@@ -6,6 +6,7 @@ use berth_integration::{
     cgroup,
     console::ConsoleSocket,
     delegation::Delegation,
+    procs::{ids, until_executed, words_of},
     runtime::{Call, Runtime, is_runc, wait_until},
 };
 use serde_json::{Value, json};
@@ -34,27 +35,6 @@ fn from<'c>(call: Call<'c>, delegation: &Delegation) -> Call<'c> {
     call.as_root_through(&delegation.inside().iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// The three ids of each kind that the kernel has for a process, as the host counts them: real, effective, saved.
-fn ids(pid: u32) -> [Vec<u32>; 2] {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    ["Uid:", "Gid:"].map(|key| {
-        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
-        line.split_whitespace().take(3).map(|id| id.parse().unwrap()).collect()
-    })
-}
-
-/// Until the probe runs: runc's start returns before its execve, and an ordinary user cannot enter a process that hides.
-fn until_executed(runtime: &Runtime, id: &str) {
-    let pid = runtime.pid(id);
-    wait_until(|| proc(pid, "comm") == "probe", || format!("{id} runs {}", proc(pid, "comm")));
-}
-
-/// What the kernel says of a process, a word a space.
-fn proc(pid: u32, file: &str) -> String {
-    let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
 #[test]
 fn one_id_is_mapped_without_help() {
     let runtime = runtime("one-id");
@@ -66,9 +46,9 @@ fn one_id_is_mapped_without_help() {
     let report = report().unwrap();
     let pid = runtime.pid("c1");
     assert_eq!(ids(pid), [vec![USER; 3], vec![USER; 3]]);
-    assert_eq!(proc(pid, "uid_map"), format!("0 {USER} 1"));
-    assert_eq!(proc(pid, "gid_map"), format!("0 {USER} 1"));
-    assert_eq!(proc(pid, "setgroups"), "deny");
+    assert_eq!(words_of(pid, "uid_map"), format!("0 {USER} 1"));
+    assert_eq!(words_of(pid, "gid_map"), format!("0 {USER} 1"));
+    assert_eq!(words_of(pid, "setgroups"), "deny");
     assert_eq!(fs::metadata(runtime.root().join("c1")).unwrap().uid(), USER);
     runtime.cmd(&["kill", "c1", "TERM"]).ok();
     runtime.until("c1", "stopped");
@@ -188,8 +168,8 @@ fn what_only_the_user_can_give() {
     runtime.start("c1", &bundle);
     until_executed(&runtime, "c1");
     let pid = runtime.pid("c1");
-    assert_eq!(proc(pid, "oom_score_adj"), "900");
-    assert_eq!(proc(pid, "timens_offsets"), "monotonic 0 0 boottime 1000000 0");
+    assert_eq!(words_of(pid, "oom_score_adj"), "900");
+    assert_eq!(words_of(pid, "timens_offsets"), "monotonic 0 0 boottime 1000000 0");
     assert_eq!(runtime.exec("c1", &["/probe", "report", "oom"]).ok().json()["oom"], "900");
     let lower = probe(&["exit", "0"]).set("/process/oomScoreAdj", json!(-900));
     runtime.run("c2", &lower).fails(1, &[if is_runc() { "" } else { "process.oomScoreAdj" }]);

@@ -4,7 +4,8 @@
 use berth_integration::{
     bundle::Bundle,
     case::beyond_runc,
-    runtime::{Runtime, is_runc, wait_until},
+    procs::{ids, until_executed, words_of},
+    runtime::{Runtime, is_runc},
 };
 use serde_json::{Value, json};
 use std::fs;
@@ -20,27 +21,6 @@ fn runtime(name: &str) -> Runtime {
 
 fn probe(words: &[&str]) -> Bundle {
     Bundle::probe(words).rootless(USER)
-}
-
-/// The three ids of each kind that the kernel has for a process, as the host counts them: real, effective, saved.
-fn ids(pid: u32) -> [Vec<u32>; 2] {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    ["Uid:", "Gid:"].map(|key| {
-        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
-        line.split_whitespace().take(3).map(|id| id.parse().unwrap()).collect()
-    })
-}
-
-/// Until the probe runs: runc's start returns before its execve, and an ordinary user cannot enter a process that hides.
-fn until_executed(runtime: &Runtime, id: &str) {
-    let pid = runtime.pid(id);
-    wait_until(|| proc(pid, "comm") == "probe", || format!("{id} runs {}", proc(pid, "comm")));
-}
-
-/// What the kernel says of a process, a word a space.
-fn proc(pid: u32, file: &str) -> String {
-    let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The first of the ids that are set aside for the user, of a thousand.
@@ -121,8 +101,8 @@ fn more_ids_are_mapped_by_newuidmap() {
     until_executed(&runtime, "c1");
     let pid = runtime.pid("c1");
     assert_eq!(ids(pid), [vec![FIRST + 4; 3], vec![FIRST + 5; 3]]);
-    assert_eq!(proc(pid, "uid_map"), format!("0 {USER} 1 1 {FIRST} 1000"));
-    assert_eq!(proc(pid, "setgroups"), "allow");
+    assert_eq!(words_of(pid, "uid_map"), format!("0 {USER} 1 1 {FIRST} 1000"));
+    assert_eq!(words_of(pid, "setgroups"), "allow");
     let exec = runtime.cmd(&["exec", "--user", "9:10", "c1", "/probe", "report", "ids"]).ok().json();
     assert_eq!((&exec["ids"]["uid"], &exec["ids"]["gid"]), (&json!([9, 9, 9]), &json!([10, 10, 10])));
     runtime.cmd(&["delete", "--force", "c1"]).ok();

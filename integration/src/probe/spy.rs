@@ -20,7 +20,7 @@ const PTRACE_INTERRUPT: i64 = 0x4207;
 const PTRACE_DETACH: i64 = 17;
 const NAMESPACES: [&str; 8] = ["mnt", "net", "ipc", "uts", "cgroup", "user", "pid", "time"];
 
-/// What was seen, a sample of each kind.
+/// The catch: how often each kind was seen, and the first sample of it.
 #[derive(Default)]
 struct Caught(Map<String, Value>);
 
