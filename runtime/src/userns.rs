@@ -6,12 +6,16 @@
 use std::{
     fs,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Duration,
 };
 
 use berth_init::wire::{LEN, Message};
 use rustix::{
     fs::{Mode, OFlags},
-    net::{AddressFamily, RecvFlags, SocketFlags, SocketType},
+    net::{
+        AddressFamily, RecvFlags, SocketFlags, SocketType,
+        sockopt::{Timeout, set_socket_timeout},
+    },
 };
 
 pub use crate::user::Ids;
@@ -108,6 +112,9 @@ fn found(process: &str) -> Result<Found> {
     Ok(Found { ids, setgroups: read("setgroups")?.trim_end() != "deny" })
 }
 
+/// How long a process may take to enter a user namespace, which costs it a few system calls.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A process in a user namespace. Dropped, it is killed and reaped.
 struct Holder {
     pid: i32,
@@ -127,10 +134,15 @@ impl Holder {
     }
 
     fn wait(&self) -> Result<()> {
+        // The owner of a namespace that is joined may stop the process that enters it.
+        set_socket_timeout(&self.channel, Timeout::Recv, Some(PATIENCE))?;
         let mut buffer = [0u8; LEN];
         let len = loop {
             match rustix::net::recv(&self.channel, &mut buffer[..], RecvFlags::empty()) {
                 Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => {
+                    return Err(Error::new(Kind::Internal, "a process that holds a user namespace does not answer"));
+                }
                 other => break other?.0,
             }
         };
