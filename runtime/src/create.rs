@@ -14,7 +14,7 @@ use crate::{
     arena::Arena,
     bundle::Bundle,
     caps,
-    cgroup::{self, Cgroup, Making, Manager, Request},
+    cgroup::{Cgroup, Making, Manager, Request, Rights, Rootless},
     failure::{self, Names},
     hooks::{self, AtCreate},
     inside::{Inside, Legacy},
@@ -54,9 +54,8 @@ pub struct Options<'a> {
     pub cgroup_manager: Manager,
     /// Give the container a place for a notification socket ([`sd_notify`]).
     pub sd_notify: bool,
-    /// Do without what the host does not allow with cgroups, unless config.json asks for it; `None`: unless this is root of
-    /// the host.
-    pub rootless: Option<bool>,
+    /// `--rootless`: whether cgroup setup that the host forbids is skipped.
+    pub rootless: Rootless,
     /// Becomes readable when the caller gives the container up; then init is ended, and nothing is left.
     pub abort: Option<BorrowedFd<'a>>,
     /// Changes config.json as the front door's protocol asks, before it is used.
@@ -113,10 +112,9 @@ fn make(options: Options<'_>) -> Result<Created> {
         bundle.spec.process().as_ref().ok_or_else(|| Error::invalid("config.json: process: must be specified"))?;
     let linux = bundle.spec.linux().as_ref();
     let cgroups_path = linux.and_then(|l| l.cgroups_path().as_deref());
-    let shares_cgroups =
-        rootless::shares_cgroups(options.rootless, cgroup::is_by_systemd(cgroups_path, options.cgroup_manager));
-    rootless::check(&bundle.spec, shares_cgroups)?;
-    if !shares_cgroups && bundle.spec.annotations().as_ref().is_some_and(user::keeps_groups) {
+    let rights = options.rootless.resolve(cgroups_path, options.cgroup_manager);
+    rootless::check(&bundle.spec, rights)?;
+    if rights == Rights::Full && bundle.spec.annotations().as_ref().is_some_and(user::keeps_groups) {
         let groups = user::own_groups()?;
         (options.warn)(&format!("{}: the container keeps the runtime's groups: {groups:?}", user::KEEP_GROUPS));
     }
@@ -125,8 +123,8 @@ fn make(options: Options<'_>) -> Result<Created> {
     }
     let none = LinuxResources::default();
     let resources = linux.and_then(|l| l.resources().as_ref()).unwrap_or(&none);
-    let mut cgroup = Cgroup::resolve(cgroups_path, options.id, options.cgroup_manager, shares_cgroups)?;
-    if shares_cgroups && cgroup.is_any() {
+    let mut cgroup = Cgroup::resolve(cgroups_path, options.id, options.cgroup_manager, rights)?;
+    if rights == Rights::Delegated && cgroup.is_any() {
         cgroup = cgroup.left_to_user(resources, cgroups_path.is_some_and(|path| !path.as_os_str().is_empty()))?;
     }
     let filter = plan::filter(&bundle.spec)?;

@@ -1,14 +1,14 @@
 //! A runtime that is not root of the host: who it is, and what such a one cannot be asked for.
 //!
-//! Two things that go by the same name. An *ordinary user* ([`is_user`]) can do nothing but from inside a user namespace of
-//! his own, which every container of his must have; [`crate::inside`] goes there. And whoever has no right to *cgroups*
-//! ([`shares_cgroups`]), which can be root of a user namespace as well, gets containers without what may not be made.
+//! An unprivileged caller ([`is_user`]) works from inside a user namespace of its own, which each of its containers must
+//! have; [`crate::inside`] enters it. The rights to cgroups are another matter ([`Rights`]): root of a user namespace may
+//! lack them as well.
 
 use std::sync::OnceLock;
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 
-use crate::{Error, Result, cgroup, mount, namespace::joined, net_devices::NetDevices, user::Ids};
+use crate::{Error, Result, cgroup::Rights, mount, namespace::joined, net_devices::NetDevices, user::Ids};
 
 /// Who the runtime is, by the effective user id. Asked once, before anything is entered where it would be another.
 pub fn uid() -> u32 {
@@ -21,16 +21,6 @@ pub fn is_user() -> bool {
     uid() != 0
 }
 
-/// Whether what the host does not let us do with cgroups is left undone, unless it is asked for: as `asked`, and `None`
-/// (`--rootless auto`) means what it does to runc. Never for root of the host; for root of a user namespace where no
-/// `systemd` makes the cgroups, since nobody knows which he may make, or where that systemd is an ordinary user's. One
-/// that has the user namespace to itself makes every cgroup there is.
-///
-/// This is the one place that decides: also whose systemd is asked follows from it.
-pub fn shares_cgroups(asked: Option<bool>, systemd: bool) -> bool {
-    asked.unwrap_or_else(|| is_user() || in_user_namespace() && !(systemd && cgroup::systemd_is_of_root()))
-}
-
 /// Whether this is another user namespace than the first. Asked once, before any other is entered.
 pub fn in_user_namespace() -> bool {
     /// Of the first user namespace since Linux 3.8 (proc_ns.h, `PROC_USER_INIT_INO`).
@@ -39,12 +29,12 @@ pub fn in_user_namespace() -> bool {
     *INSIDE.get_or_init(|| rustix::fs::stat("/proc/self/ns/user").is_ok_and(|ns| ns.st_ino != FIRST))
 }
 
-/// What an ordinary user, or one who [`shares_cgroups`], cannot have, in runc's words.
+/// Refuses the fields of config.json that an unprivileged caller, or one without full rights to cgroups, cannot have.
 ///
 /// # Errors
-/// Names it.
-pub fn check(spec: &Spec, shares_cgroups: bool) -> Result<()> {
-    if spec.linux().as_ref().is_some_and(NetDevices::any) && (is_user() || shares_cgroups) {
+/// Names the field, in runc's words.
+pub fn check(spec: &Spec, rights: Rights) -> Result<()> {
+    if spec.linux().as_ref().is_some_and(NetDevices::any) && (is_user() || rights == Rights::Delegated) {
         let text = "linux.netDevices: network devices are not supported for rootless containers";
         return Err(Error::unsupported(text));
     }

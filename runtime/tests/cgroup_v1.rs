@@ -24,7 +24,7 @@ use std::{
 
 use berth_runtime::{
     Kind,
-    cgroup::{self, Cgroup, Hierarchy, Manager, Stats},
+    cgroup::{self, Cgroup, Hierarchy, Manager, Rights, Stats},
 };
 use oci_spec::runtime::LinuxResources;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -51,7 +51,7 @@ impl Fixture {
         // A pid alone is not one of the whole machine where the tests run in a container.
         let space = fs::metadata("/proc/self/ns/pid").unwrap().ino();
         let parent = PathBuf::from(format!("/berth-test-{}n{space}-{n}", std::process::id()));
-        let cgroup = Cgroup::resolve(Some(&parent.join("pod/ctr")), "ctr", Manager::Cgroupfs, false).unwrap();
+        let cgroup = Cgroup::resolve(Some(&parent.join("pod/ctr")), "ctr", Manager::Cgroupfs, Rights::Full).unwrap();
         assert_eq!(cgroup.hierarchy(), Hierarchy::V1);
         Some(Self { cgroup, parent })
     }
@@ -438,7 +438,7 @@ fn relative_and_absent_paths_lie_under_the_callers_own() {
     let Some(f) = Fixture::new() else { return };
     let name = f.parent.strip_prefix("/").unwrap();
     for (given, tail) in [(Some(name), name), (None, Path::new("berth-test-id"))] {
-        let cgroup = Cgroup::resolve(given, "berth-test-id", Manager::Cgroupfs, false).unwrap();
+        let cgroup = Cgroup::resolve(given, "berth-test-id", Manager::Cgroupfs, Rights::Full).unwrap();
         for m in cgroup::host().unwrap().mounts().iter().filter(|m| m.controllers == ["memory"]) {
             assert_eq!(cgroup.path_in("memory").unwrap(), m.own_dir().join(tail));
         }

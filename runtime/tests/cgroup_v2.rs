@@ -26,7 +26,7 @@ use std::{
 
 use berth_runtime::{
     Kind,
-    cgroup::{self, Cgroup, Hierarchy, Manager, Stats},
+    cgroup::{self, Cgroup, Hierarchy, Manager, Rights, Stats},
 };
 use oci_spec::runtime::LinuxResources;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -86,7 +86,7 @@ impl Fixture {
         assert!(cgroup::host().unwrap().unified(), "only in the namespace that the first test makes");
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let parent = PathBuf::from(format!("/berth-test-{}-{n}", std::process::id()));
-        let cgroup = Cgroup::resolve(Some(&parent.join("pod/ctr")), "ctr", Manager::Cgroupfs, false).unwrap();
+        let cgroup = Cgroup::resolve(Some(&parent.join("pod/ctr")), "ctr", Manager::Cgroupfs, Rights::Full).unwrap();
         assert_eq!(cgroup.hierarchy(), Hierarchy::V2);
         let parent = Path::new(TOP).join(parent.strip_prefix("/").unwrap());
         Self { cgroup, dir: parent.join("pod/ctr"), parent }

@@ -59,6 +59,7 @@ pub use self::{
     host::{Host, Mount, host},
     making::{Making, Request},
     oom::OomWatch,
+    rootless::{Rights, Rootless},
     stats::{
         Blkio, BlkioEntry, Counters, IoEntry, MemoryEntry, MemoryEvents, Pids, Placement, Psi, PsiLine, Rdma,
         RdmaEntry, Stats, V1Cpu, V1Hugetlb, V1Memory, V1Stats, V2Cpu, V2Hugetlb, V2Io, V2Memory, V2Stats,
@@ -78,14 +79,8 @@ pub fn rest() {
 }
 
 /// Whether systemd is asked to make the cgroup: by the manager, or because the path has its form.
-pub fn is_by_systemd(cgroups_path: Option<&Path>, by: Manager) -> bool {
+fn is_by_systemd(cgroups_path: Option<&Path>, by: Manager) -> bool {
     by == Manager::Systemd || by == Manager::Cgroupfs && cgroups_path.is_some_and(path::is_systemd_form)
-}
-
-/// Whether the systemd that root of a user namespace reaches is root's of that namespace, and not one of an ordinary user
-/// outside. Where no bus of a user can be found it is, as to runc.
-pub fn systemd_is_of_root() -> bool {
-    systemd::owner_of_bus() == 0
 }
 
 /// How limits are written and processes counted.
@@ -156,15 +151,18 @@ impl Cgroup {
     /// of the hierarchy, a relative one from the caller's own cgroup (on v2 from the one above it, which may hold no
     /// processes), none means `id`. A `..` is refused. With [`Manager::Systemd`], or when the path says so by its form
     /// `slice:prefix:name`, it is that of a scope; with [`Manager::Disabled`] there is none, whatever the path.
-    /// `rootless` says that the scope is one of the caller's own systemd ([`crate::rootless::shares_cgroups`]).
-    pub fn resolve(cgroups_path: Option<&Path>, id: &str, by: Manager, rootless: bool) -> Result<Self> {
+    /// With [`Rights::Delegated`] the user's instance of systemd makes the scope.
+    pub fn resolve(cgroups_path: Option<&Path>, id: &str, by: Manager, rights: Rights) -> Result<Self> {
         if by == Manager::Disabled {
             // Rules of devices would be the maker's as well: what has no cgroup is as what may have none.
             let hierarchy = Hierarchy::of(host()?);
             return Ok(Self { hierarchy, driver: Driver::Cgroupfs, places: Vec::new(), rootless: true });
         }
         let (driver, inner) = if is_by_systemd(cgroups_path, by) {
-            let whose = if rootless { systemd::Whose::User } else { systemd::Whose::Host };
+            let whose = match rights {
+                Rights::Full => systemd::Whose::Host,
+                Rights::Delegated => systemd::Whose::User,
+            };
             if whose == systemd::Whose::User && !host()?.unified() {
                 let text = "cannot use rootless systemd cgroups manager on cgroup v1";
                 return Err(Error::unsupported(format!("systemd cgroup driver: {text}")));

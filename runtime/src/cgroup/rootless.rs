@@ -12,13 +12,55 @@ use rustix::{
 };
 
 use super::{
-    Cgroup, Driver, Hierarchy, Place,
+    Cgroup, Driver, Hierarchy, Manager, Place,
     dir::{Dir, gone},
-    entry,
-    systemd::Whose,
+    entry, is_by_systemd,
+    systemd::{self, Whose},
     v2,
 };
-use crate::error::{Context, Error, Result};
+use crate::{
+    error::{Context, Error, Result},
+    rootless::{in_user_namespace, is_user},
+};
+
+/// The value of `--rootless`. A front door passes it on; [`Rootless::resolve`] gives it a meaning, once a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rootless {
+    /// Depends on the caller, as with runc.
+    #[default]
+    Auto,
+    /// `true`: cgroup setup that the host forbids is skipped, also for root.
+    On,
+    /// `false`: cgroup setup that the host forbids is an error, also for an unprivileged caller.
+    Off,
+}
+
+/// The cgroups that the runtime expects to be allowed to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rights {
+    /// All cgroups of the host; the systemd driver asks the system instance. A refusal of the kernel is an error.
+    Full,
+    /// The cgroups that are delegated to the caller; the systemd driver asks the user's instance. A refusal of the kernel is
+    /// an error only if config.json names cgroupsPath or sets a limit.
+    Delegated,
+}
+
+impl Rootless {
+    /// Decides which cgroups a container with this `linux.cgroupsPath` may use. [`Rootless::Auto`] means the same as to
+    /// runc: the caller has full rights if it is root of the initial user namespace. Root of another user namespace has
+    /// them only with the systemd driver, and only if the systemd that it reaches is the namespace's own (LXC).
+    pub fn resolve(self, cgroups_path: Option<&Path>, manager: Manager) -> Rights {
+        let delegated = match self {
+            Self::On => true,
+            Self::Off => false,
+            Self::Auto => {
+                let own_systemd = || is_by_systemd(cgroups_path, manager) && systemd::owner_of_bus() == 0;
+                is_user() || in_user_namespace() && !own_systemd()
+            }
+        };
+        if delegated { Rights::Delegated } else { Rights::Full }
+    }
+}
 
 /// Leaves out of `cgroup` what this user may not make; see [`Cgroup::left_to_user`].
 pub(super) fn attain(cgroup: &mut Cgroup, resources: &LinuxResources, named: bool) -> Result<()> {

@@ -44,7 +44,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berth_runtime::{Context, Error, cgroup::Manager, rootless, state::Container};
+use berth_runtime::{
+    Context, Error,
+    cgroup::{Manager, Rootless},
+    rootless,
+    state::Container,
+};
 
 use self::args::Parsed;
 
@@ -80,8 +85,8 @@ pub struct Globals {
     pub root_given: bool,
     /// Who makes cgroups.
     pub cgroup_manager: Manager,
-    /// Cgroups are made as far as they are allowed; `None`: as the runtime finds itself.
-    pub rootless: Option<bool>,
+    /// `--rootless`: whether cgroup setup that the host forbids is skipped.
+    pub rootless: Rootless,
 }
 
 /// Runs the command line and returns the exit status.
@@ -193,10 +198,10 @@ fn failed(globals: &Globals, command: &str, error: Error) -> Failure {
 fn globals(program: &'static str, parsed: &Parsed) -> Result<Globals, Failure> {
     // Go's strconv.ParseBool.
     let rootless = match parsed.text("rootless") {
-        None => None,
-        Some(text) if text.eq_ignore_ascii_case("auto") => None,
-        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Some(true),
-        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Some(false),
+        None => Rootless::Auto,
+        Some(text) if text.eq_ignore_ascii_case("auto") => Rootless::Auto,
+        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Rootless::On,
+        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Rootless::Off,
         Some(text) => return Err(Error::invalid(format!("--rootless {text:?}: neither true, false nor auto")).into()),
     };
     let root_given = parsed.is_set("root");

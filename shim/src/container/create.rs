@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use berth_proto::events::{TaskCreate, TaskIO};
 use berth_proto::task::{CreateTaskRequest, Mount};
-use berth_runtime::cgroup::Manager;
+use berth_runtime::cgroup::{Manager, Rootless};
 use berth_runtime::create::{Barrier, Created, Options};
 use berth_runtime::{Error, Result, Stdio};
 use oci_spec::runtime::Spec;
@@ -196,7 +196,7 @@ impl Job {
             } else {
                 Manager::Cgroupfs
             },
-            rootless: None,
+            rootless: Rootless::Auto,
             adjust: Some(&adjust),
             warn: &|warning| log::warn!("container {}: {warning}", self.id),
         })
