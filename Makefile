@@ -8,7 +8,7 @@ TARGET  := $(or $(CARGO_TARGET_DIR),target)
 STATIC  := -C target-feature=+crt-static -C relocation-model=static
 INSTALL := berth containerd-shim-berth-v2
 # Their packages by name: what the tests' programs ask of a shared crate must not change what is installed.
-SHIPPED := -p berth-runtime -p containerd-shim-berth-v2
+SHIPPED := -p berth-cli -p containerd-shim-berth-v2
 TOOLS    = $(notdir $(basename $(wildcard integration/src/bin/*.rs)))
 RUNTIMES := berth runc
 FLOORS   := berth-null-shim berth-bare
@@ -102,7 +102,7 @@ vm-shell: needs-test build tools ## a shell in a test machine (VM=sid unless tol
 	@BERTH_BIN_DIR=$(abspath $(TARGET))/release $(VM_RUN) shell $(firstword $(VM)) $(VM_LOGS)/shell $(if $(COMMAND),-- '$(COMMAND)')
 
 docs: needs-unit ## write docs/cli/, the manual pages and completions of shells, anew from the table of commands
-	BERTH_DOCS=write $(CARGO) test --quiet -p berth-runtime --bin berth manual
+	BERTH_DOCS=write $(CARGO) test --quiet -p berth-cli --bin berth manual
 
 conformance: needs-unit ## write docs/conformance.md anew: what berth does with each field and command, and what proves it
 	BERTH_CONFORMANCE=write $(CARGO) test --quiet -p berth-integration --lib conformance

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{COMMANDS, Command, Flag, Takes, choices, repeats, shown, spellings, takes_container};
-use crate::cli::table::GLOBALS;
+use crate::table::GLOBALS;
 
 /// A function for the directory of functions of its name.
 pub fn script() -> String {

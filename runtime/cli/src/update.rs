@@ -146,7 +146,7 @@ fn bytes(text: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::args;
+    use crate::args;
 
     fn limits(line: &str) -> Result<Value> {
         let words: Vec<_> = line.split(' ').map(str::to_owned).collect();

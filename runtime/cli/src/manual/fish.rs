@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{COMMANDS, Flag, Takes, choices, shown, takes_container};
-use crate::cli::table::GLOBALS;
+use crate::table::GLOBALS;
 
 /// One `complete` a flag, command and operand.
 pub fn script() -> String {

@@ -55,7 +55,7 @@ fn takes_container(command: &Command) -> bool {
 
 #[test]
 fn pages_and_completions_are_those_of_the_table() {
-    let directory = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cli"));
+    let directory = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/cli"));
     let write = std::env::var("BERTH_DOCS").is_ok_and(|what| what == "write");
     let mut stale = vec![];
     for (name, text) in files() {

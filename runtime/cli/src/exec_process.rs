@@ -126,7 +126,7 @@ fn id(what: &str, text: &str) -> Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{args, exec};
+    use crate::{args, exec};
 
     fn process(words: &[&str]) -> Result<Process> {
         let words: Vec<_> = words.iter().map(|w| (*w).to_owned()).collect();

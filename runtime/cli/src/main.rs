@@ -1,6 +1,6 @@
-//! The command line: words in, one verb of the library, words and an exit status out.
+//! `berth`, the runc-compatible command line: words in, one verb of the library, words and an exit status out.
 //!
-//! It decodes, calls, encodes; what a verb means is the library's. Main path: [`main`] reads the global flags, starts
+//! It decodes, calls, encodes; what a verb means is the library's. Main path: [`run`] reads the global flags, starts
 //! the log, finds the command in [`table::COMMANDS`], reads its flags and runs it. Flags, words and exit statuses are
 //! those of runc 1.5.1; called by the name `runc`, it also calls itself so.
 
@@ -89,8 +89,12 @@ pub struct Globals {
     pub rootless: Rootless,
 }
 
+fn main() {
+    std::process::exit(run(std::env::args_os().collect()));
+}
+
 /// Runs the command line and returns the exit status.
-pub fn main(words: Vec<OsString>) -> i32 {
+fn run(words: Vec<OsString>) -> i32 {
     match try_main(words) {
         Ok(status) => status,
         Err(failure) => {

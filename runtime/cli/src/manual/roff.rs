@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Command, Flag, Takes, shown, spellings};
-use crate::cli::{
+use crate::{
     help::ABOUT,
     table::{COMMANDS, GLOBALS},
 };

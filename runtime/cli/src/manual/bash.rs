@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{COMMANDS, Flag, Takes, choices, shown, spellings, takes_container};
-use crate::cli::table::GLOBALS;
+use crate::table::GLOBALS;
 
 /// Completes commands, flags, the values that a flag chooses from, ids of containers and signals; else file names.
 pub fn script() -> String {

@@ -77,7 +77,7 @@ fn sockets(pid: Option<String>, fds: Option<String>, us: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{args, create};
+    use crate::{args, create};
 
     fn count(listen: u32, flag: &str, open: u32) -> Result<u32> {
         let parsed = args::parse(create::COMMAND.flags, &[flag.to_owned()], false).unwrap();
