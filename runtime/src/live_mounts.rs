@@ -1,8 +1,8 @@
-//! Mounts of a container that is there already: more of them, and some taken away, as `crun mounts` has it.
+//! Adds mounts to an existing container, and removes them (`crun mounts`).
 //!
-//! Trees are made as for a new container, here, from the host's files; a thread that has joined the container's mounts
-//! hangs them below its root. What depends on more of a container than its mounts (proc, sysfs, cgroup, mqueue) is left to
-//! its making.
+//! The runtime creates detached mounts from files of the host, as for a new container. A thread that has joined the
+//! container's mount namespace attaches them below the container's root. Mounts that depend on other namespaces of the
+//! container (proc, sysfs, cgroup, mqueue) are not supported.
 
 use std::{
     fs::File,
@@ -29,43 +29,45 @@ use crate::{
     sys, userns,
 };
 
-/// Adds `mounts` in their order: bind mounts, and tmpfs for a container without a user namespace of its own. All of them
-/// or none; directories and files that were made for them to be mounted on stay.
+/// Adds `mounts` in their order: bind mounts, and tmpfs if the container has no user namespace of its own.
+///
+/// On failure, no mount of the list stays. Directories and files that were created as targets stay.
 ///
 /// # Errors
-/// [`Kind::FailedPrecondition`] unless the container is there; else names the mount.
+/// [`Kind::FailedPrecondition`] unless the container is running with its own mount namespace. Other errors name the
+/// mount.
 pub fn add(container: &Container, mounts: &[Mount]) -> Result<()> {
     check::mounts(mounts)?;
-    let place = Place::of(container)?;
+    let opened = OpenContainer::of(container)?;
     for (n, mount) in mounts.iter().enumerate() {
-        place.takes(mount).with_context(|| format!("mounts[{n}]"))?;
+        opened.check_supported(mount).with_context(|| format!("mounts[{n}]"))?;
     }
-    let users = place.users()?;
+    let users = opened.users()?;
     let mut mounts = mounts.to_vec();
     mount::translate_idmaps_of(&mut mounts, &users.ids)?;
-    check::mapped_mounts(&mounts, place.users.is_some())?;
+    check::mapped_mounts(&mounts, opened.users.is_some())?;
     let arena = Arena::default();
-    let scene = mount::Scene {
+    let context = mount::MountContext {
         bundle: container.bundle(),
         host_propagation: libc::MS_PRIVATE,
         cgroup: container.cgroup(),
         cgroup_namespace: false,
         users: &users,
-        user_namespace: place.users.is_some(),
+        user_namespace: opened.users.is_some(),
         label: None,
-        root: place.root.as_fd(),
+        root: opened.root.as_fd(),
         rootfs: container.rootfs(),
         pid_namespace: None,
         memory: None,
         dev: None,
     };
-    let planned = mount::plan(&arena, &mounts, &[], scene)?;
+    let planned = mount::plan(&arena, &mounts, &[], context)?;
     let (list, names) = (planned.list, Names { mounts: &planned.names, ..Names::default() });
-    let owner = place.owner(&users.ids)?;
-    let lent = sys::Lent(list);
-    place.inside(move |root| {
-        let list = lent.get();
-        // Those who are inside may go through the directories that are made, whatever the caller's umask is.
+    let owner = opened.owner(&users.ids)?;
+    let list = sys::SendRef(list);
+    opened.run_inside(move |root| {
+        let list = list.get();
+        // With umask 0 the processes inside may enter the new directories, regardless of the caller's umask.
         let _umask = Umask::of(0).context("unshare the umask")?;
         let attach = |(n, mount)| rootfs::attach(root, mount, n, None, owner).map_err(|failure| (n, failure));
         let attached = list.iter().enumerate().try_for_each(attach);
@@ -79,13 +81,14 @@ pub fn add(container: &Container, mounts: &[Mount]) -> Result<()> {
     })
 }
 
-/// Takes `mounts` away, the last one first; only their destinations are looked at.
+/// Removes `mounts`, the last of the list first. Only their destinations matter.
 ///
 /// # Errors
-/// As [`add`]; a destination on which nothing is mounted. Those after it in the list are gone by then.
+/// As [`add`], and [`Kind::InvalidArgument`] for a destination without a mount. The mounts after it in the list are
+/// removed by then.
 pub fn remove(container: &Container, mounts: &[Mount]) -> Result<()> {
     check::mounts(mounts)?;
-    let place = Place::of(container)?;
+    let opened = OpenContainer::of(container)?;
     let arena = Arena::default();
     let field = |n: usize| format!("mounts[{n}].destination");
     let targets: Vec<_> = mounts
@@ -96,7 +99,7 @@ pub fn remove(container: &Container, mounts: &[Mount]) -> Result<()> {
             target => arena.path(&target, "mounts.destination"),
         })
         .collect::<Result<_>>()?;
-    place.inside(|root| {
+    opened.run_inside(|root| {
         for (n, target) in targets.iter().enumerate().rev() {
             detach(root, target).map_err(|e| match e {
                 Errno::INVAL => Error::invalid(format!("{}: {}: not mounted", field(n), target.to_string_lossy())),
@@ -107,14 +110,14 @@ pub fn remove(container: &Container, mounts: &[Mount]) -> Result<()> {
     })
 }
 
-/// Where a container's mounts are.
-struct Place {
+/// The namespaces and the root of a container, opened.
+struct OpenContainer {
     mounts: File,
     users: Option<File>,
     root: OwnedFd,
 }
 
-impl Place {
+impl OpenContainer {
     fn of(container: &Container) -> Result<Self> {
         let own = container.state().namespaces;
         let why = match container.status()? {
@@ -131,23 +134,23 @@ impl Place {
         let of_init = |what: &str| format!("{directory}/{what}");
         let open = |what: &str| File::open(of_init(what)).with_context(|| format!("open {}", of_init(what)));
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let place = Self {
+        let opened = Self {
             mounts: open("ns/mnt")?,
             users: if own & namespace::flag::USER != 0 { Some(open("ns/user")?) } else { None },
             root: rustix::fs::open(of_init("root"), flags, Mode::empty()).with_context(|| of_init("root"))?,
         };
-        // All of that was of this very process, not of another with its pid.
+        // The files belong to init, not to a later process with the same pid, if init still exists now.
         container.pidfd()?;
-        Ok(place)
+        Ok(opened)
     }
 
-    fn takes(&self, mount: &Mount) -> Result<()> {
-        let words = mount.options().as_deref().unwrap_or_default();
+    fn check_supported(&self, mount: &Mount) -> Result<()> {
+        let options = mount.options().as_deref().unwrap_or_default();
         match mount.typ().as_deref().unwrap_or_default() {
-            _ if words.iter().any(|word| word == "remount") => {
-                Err(Error::unsupported("remount: not of a mount to be added"))
+            _ if options.iter().any(|option| option == "remount") => {
+                Err(Error::unsupported("remount: cannot be added to a running container"))
             }
-            _ if words.iter().any(|word| matches!(word.as_str(), "bind" | "rbind")) => Ok(()),
+            _ if options.iter().any(|option| matches!(option.as_str(), "bind" | "rbind")) => Ok(()),
             "bind" => Ok(()),
             "tmpfs" if self.users.is_none() => Ok(()),
             "tmpfs" => Err(Error::unsupported("type: a tmpfs cannot be added in a user namespace")),
@@ -161,7 +164,7 @@ impl Place {
         Ok(Users { ids: found.ids, fd: Some(users.as_fd()), no_groups: !found.setgroups })
     }
 
-    /// Who gets what is made for the mounts: root of the container's user namespace, if it has one.
+    /// Returns the owner of new targets: root of the container's user namespace, if it has one.
     fn owner(&self, ids: &userns::Ids) -> Result<path::Owner> {
         if self.users.is_none() {
             return Ok(None);
@@ -169,9 +172,9 @@ impl Place {
         Ok(Some((ids.host_uid(0, "linux.uidMappings")?, ids.host_gid(0, "linux.gidMappings")?)))
     }
 
-    /// Runs `act` with the container's root, among the container's mounts, but with this process' own root: paths that
-    /// are not below that fd, such as /proc, are the host's.
-    fn inside(&self, act: impl FnOnce(BorrowedFd<'_>) -> Result<()> + Send) -> Result<()> {
+    /// Runs `act` with the container's root in the container's mount namespace, but with the root directory of the
+    /// host. Thus absolute paths, such as /proc, are the host's.
+    fn run_inside(&self, act: impl FnOnce(BorrowedFd<'_>) -> Result<()> + Send) -> Result<()> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let host = rustix::fs::open(c"/", flags, Mode::empty()).context("open /")?;
         namespace::among(Some(self.mounts.as_fd()), || {
@@ -181,7 +184,7 @@ impl Place {
     }
 }
 
-/// Takes away what is mounted at `target`, with all below it. EINVAL: nothing is.
+/// Unmounts `target` and all mounts below it. `EINVAL` says that nothing is mounted there.
 fn detach(root: BorrowedFd<'_>, target: &std::ffi::CStr) -> rustix::io::Result<()> {
     use std::os::fd::AsRawFd;
     let at = path::open(root, target, OFlags::PATH)?;

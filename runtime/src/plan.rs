@@ -251,7 +251,8 @@ fn rootfs<'a>(
         Some(other) => other,
     };
     // First of all the mounts: mountinfo lists them in the order of their making, and `/` belongs at the top.
-    let tree = mount::clone_tree(&path, true).with_context(|| format!("root.path: rootfs {}", path.display()))?;
+    let tree = mount::clone_tree(&path, mount::Submounts::Include)
+        .with_context(|| format!("root.path: rootfs {}", path.display()))?;
     // A shared root is shared with others of the container, and not with the host: there, whatever is mounted in it would
     // appear, and stay. Volumes have the host's peer group all the same.
     let before = if user_namespace { libc::MS_SLAVE } else { libc::MS_PRIVATE };
@@ -269,7 +270,7 @@ fn rootfs<'a>(
     bound.extend(left);
     let dev_links = needs_devices && dev.is_none();
     let memory = linux.resources().as_ref().and_then(|r| r.memory().as_ref()).and_then(|memory| memory.limit());
-    let scene = mount::Scene {
+    let context = mount::MountContext {
         bundle: &bundle.dir,
         host_propagation,
         cgroup,
@@ -289,10 +290,10 @@ fn rootfs<'a>(
         memory: memory.and_then(|limit| u64::try_from(limit).ok()).filter(|limit| *limit > 0),
         dev,
     };
-    let mounts = mount::plan(arena, mounts, &bound, scene)
+    let mounts = mount::plan(arena, mounts, &bound, context)
         .context("unable to start container process: error during container init")?;
     let paths = |list: &Option<Vec<String>>, field: &str| -> Result<&'a [&'a std::ffi::CStr]> {
-        let mut paths: Vec<_> = list.iter().flatten().map(|p| mount::tidy(Path::new(p))).collect();
+        let mut paths: Vec<_> = list.iter().flatten().map(|p| mount::clean_unless_dotdot(Path::new(p))).collect();
         // One that is named twice is covered once.
         let mut seen = HashSet::new();
         paths.retain(|path| seen.insert(path.clone()));

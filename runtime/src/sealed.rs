@@ -79,7 +79,7 @@ impl Program {
 
 fn read_only_mount() -> Result<OwnedFd> {
     let exe = std::fs::read_link(SELF).context("readlink /proc/self/exe")?;
-    let tree = mount::clone_tree(&exe, false)?;
+    let tree = mount::clone_tree(&exe, mount::Submounts::Exclude)?;
     // The path may be another file by now: an upgrade replaced it.
     let (theirs, ours) = (rustix::fs::fstat(&tree)?, rustix::fs::stat(SELF)?);
     if (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino) {

@@ -123,13 +123,13 @@ pub fn reap(pidfd: BorrowedFd<'_>) {
 }
 
 /// A reference that another thread uses while its owner waits for that thread.
-pub struct Lent<'a, T: ?Sized>(pub &'a T);
+pub struct SendRef<'a, T: ?Sized>(pub &'a T);
 
 // SAFETY: the scope in which it is lent (`timens::in_new`, `namespace::among`) ends only when the other thread has, and the
 // lender does nothing but wait meanwhile; so one thread at a time has the value.
-unsafe impl<T: ?Sized> Send for Lent<'_, T> {}
+unsafe impl<T: ?Sized> Send for SendRef<'_, T> {}
 
-impl<'a, T: ?Sized> Lent<'a, T> {
+impl<'a, T: ?Sized> SendRef<'a, T> {
     /// What was lent.
     pub fn get(&self) -> &'a T {
         self.0

@@ -59,7 +59,7 @@ pub fn offsets(wanted: Option<&HashMap<String, LinuxTimeOffset>>) -> String {
 /// # Errors
 /// The kernel has no time namespaces, or refuses an offset.
 pub fn in_new<T: Send>(plan: &Plan<'_>, offsets: &str, clone: impl FnOnce(&Plan<'_>) -> Result<T> + Send) -> Result<T> {
-    let plan = sys::Lent(plan);
+    let plan = sys::SendRef(plan);
     in_thread(move || {
         berth_init::sys::unshare(flag::TIME).map_err(unsupported)?;
         if !offsets.is_empty() {

@@ -1,33 +1,33 @@
-//! Mounts of type cgroup: one file system on a unified host, a directory of hierarchies on a v1 host.
+//! Mounts of type `cgroup`: one cgroup2 file system on a cgroup v2 host, a directory of hierarchies on a v1 host.
 
 use std::{ffi::CStr, path::Path};
 
 use berth_init::plan::{FsOption, Source};
 
-use super::{Builder, Options, Scene, attr, bind::set_attributes, clone_tree};
+use super::{Builder, MountContext, Options, Submounts, attr, bind::set_attributes, clone_tree};
 use crate::{Context, Result, cgroup};
 
-/// Flags of everything in such a mount, as every runtime mounts it.
+/// Attributes of all cgroup mounts; runc and crun set the same.
 const FLAGS: u64 = attr::NOSUID | attr::NODEV | attr::NOEXEC;
 
-/// Adds what shows the container its cgroups at `target`.
+/// Adds the mounts that show the container's cgroups at `target`.
 pub(super) fn plan<'a>(
     builder: &mut Builder<'a, '_>,
     target: &CStr,
     name: &str,
     options: &Options,
-    scene: &Scene<'_, 'a>,
+    context: &MountContext<'_, 'a>,
 ) -> Result<()> {
     let host = cgroup::host()?;
-    // Without a cgroup namespace it is the host's hierarchy that shows, and files of it that root of a user namespace
-    // might own (CVE-2023-25809).
-    let readonly = if scene.user_namespace && !scene.cgroup_namespace { attr::RDONLY } else { 0 };
+    // Without a cgroup namespace the mount shows the host's hierarchy. Root of a user namespace may own files there and
+    // must not write to them (CVE-2023-25809).
+    let readonly = if context.user_namespace && !context.cgroup_namespace { attr::RDONLY } else { 0 };
     let target = target.to_str().map_err(|_| crate::Error::invalid("destination: not UTF-8"))?;
     if host.unified() {
-        unified(builder, host, target, name, options, scene, readonly)
+        unified(builder, host, target, name, options, context, readonly)
     } else {
         let readonly = readonly | options.set & attr::RDONLY;
-        hierarchies(builder, host, target, name, options, scene, readonly)
+        hierarchies(builder, host, target, name, options, context, readonly)
     }
 }
 
@@ -37,25 +37,26 @@ fn unified<'a>(
     target: &str,
     name: &str,
     options: &Options,
-    scene: &Scene<'_, 'a>,
+    context: &MountContext<'_, 'a>,
     readonly: u64,
 ) -> Result<()> {
     let arena = builder.arena;
-    // A cgroup that systemd makes is not there yet; then it is the whole hierarchy, which a new mount would show as well.
-    let own = scene.cgroup.path_in("").filter(|_| scene.cgroup.comes_first());
+    // With the systemd driver the container's cgroup does not exist yet. Then the whole hierarchy is bound; a new mount
+    // would show the same.
+    let own = context.cgroup.path_in("").filter(|_| context.cgroup.comes_first());
     let whole = host.mounts().iter().find(|m| m.is_v2()).map(|m| m.point.as_path());
     let source = if readonly != 0
         && let Some(path) = own.or(whole)
     {
-        // A user namespace cannot mount what belongs to the host's cgroup namespace.
-        let tree = clone_tree(path, false)?;
-        let bind = Options { bind: Some(false), set: FLAGS | readonly, ..Options::default() };
-        set_attributes(&tree, &bind, scene).context("mount_setattr")?;
+        // The kernel refuses a user namespace a new mount of the host's cgroup namespace, so this is a bind mount.
+        let tree = clone_tree(path, Submounts::Exclude)?;
+        let bind = Options { bind: Some(Submounts::Exclude), set: FLAGS | readonly, ..Options::default() };
+        set_attributes(&tree, &bind, context).context("mount_setattr")?;
         Source::Tree { fd: arena.fd(tree), directory: true }
     } else {
         let mut fs = vec![FsOption::Pair(c"source", c"cgroup")];
-        for word in &options.data {
-            fs.push(FsOption::Flag(arena.text(word, "mounts.options")?));
+        for option in &options.data {
+            fs.push(FsOption::Flag(arena.text(option, "mounts.options")?));
         }
         let attributes = super::attributes(options)? | u32::try_from(readonly).unwrap_or_default();
         Source::Fs { fstype: c"cgroup2", options: arena.list(fs), attributes, relabel: None }
@@ -65,15 +66,17 @@ fn unified<'a>(
     Ok(())
 }
 
-/// A small tmpfs with a directory a hierarchy: mounted anew below a cgroup namespace, which roots it at the
-/// container's cgroup, else a bind mount of that cgroup; and links for the names of merged controllers.
+/// Adds a tmpfs with one directory per v1 hierarchy, and a symbolic link for each controller of a merged hierarchy.
+///
+/// With a cgroup namespace each hierarchy is a new mount, which the kernel roots at the container's cgroup. Without one
+/// it is a bind mount of that cgroup.
 fn hierarchies<'a>(
     builder: &mut Builder<'a, '_>,
     host: &cgroup::Host,
     target: &str,
     name: &str,
     options: &Options,
-    scene: &Scene<'_, 'a>,
+    context: &MountContext<'_, 'a>,
     readonly: u64,
 ) -> Result<()> {
     let arena = builder.arena;
@@ -82,7 +85,7 @@ fn hierarchies<'a>(
     let narrow = |bits: u64| u32::try_from(bits).map_err(|_| crate::Error::invalid("options: out of range"));
 
     let mut fs = vec![FsOption::Pair(c"mode", c"755"), FsOption::Pair(c"source", c"tmpfs")];
-    fs.extend(scene.label.map(|label| FsOption::Pair(c"context", label)));
+    fs.extend(context.label.map(|label| FsOption::Pair(c"context", label)));
     let tmpfs = Source::Fs { fstype: c"tmpfs", options: arena.list(fs), attributes: narrow(FLAGS)?, relabel: None };
     builder.push(place("")?, tmpfs, arena.list(options.propagation.clone()), name);
     if let Some(last) = builder.list.last_mut() {
@@ -90,11 +93,11 @@ fn hierarchies<'a>(
     }
     for mount in host.mounts().iter().filter(|m| !m.is_v2()) {
         let Some(dir) = mount.point.file_name().and_then(|n| n.to_str()) else { continue };
-        let source = if scene.cgroup_namespace {
+        let source = if context.cgroup_namespace {
             let mut fs = Vec::new();
             for controller in &mount.controllers {
                 match controller.split_once('=') {
-                    // A named hierarchy has no controller.
+                    // `name=systemd`: a named hierarchy has no controller.
                     Some((key, value)) => {
                         fs.push(FsOption::Flag(c"none"));
                         fs.push(FsOption::Pair(arena.text(key, "mounts")?, arena.text(value, "mounts")?));
@@ -111,15 +114,15 @@ fn hierarchies<'a>(
             }
         } else {
             let controller = mount.controllers.first().map_or("", String::as_str);
-            let path = match scene.cgroup.path_in(controller) {
+            let path = match context.cgroup.path_in(controller) {
                 Some(path) => path.to_path_buf(),
-                // A container that could have none there is in its maker's.
-                None if scene.cgroup.is_rootless() => mount.own_dir(),
+                // A rootless container without a cgroup in this hierarchy stays in the runtime's.
+                None if context.cgroup.is_rootless() => mount.own_dir(),
                 None => continue,
             };
-            let tree = clone_tree(&path, false)?;
-            let bind = Options { bind: Some(false), set: FLAGS | readonly, ..Options::default() };
-            set_attributes(&tree, &bind, scene).context("mount_setattr")?;
+            let tree = clone_tree(&path, Submounts::Exclude)?;
+            let bind = Options { bind: Some(Submounts::Exclude), set: FLAGS | readonly, ..Options::default() };
+            set_attributes(&tree, &bind, context).context("mount_setattr")?;
             Source::Tree { fd: arena.fd(tree), directory: true }
         };
         builder.push(place(dir)?, source, &[], name);

@@ -1,11 +1,11 @@
-//! `tmpcopyup`: a tmpfs that begins with what the image has at its place.
+//! `tmpcopyup`: a new tmpfs gets a copy of the directory that it covers.
 //!
-//! It is filled here, detached, by the runtime: the container sees it whole or not at all, and nothing of the image is
-//! followed, only copied. What lies there is found in the root file system, or in a mount of the same config.json that
-//! comes before it.
+//! The runtime fills the tmpfs while it is detached, so the container sees it whole or not at all. It copies symbolic
+//! links of the image and follows none. The directory to copy lies in the root file system, or in an earlier mount of
+//! the same config.json.
 //!
-//! The memory that this takes is the runtime's, not the container's, whose limit therefore holds for it here. Without a limit
-//! it is that of the tmpfs, as for what the container itself would put there.
+//! The kernel charges the copied pages to the runtime's cgroup, not to the container's. Therefore the code here holds
+//! the copy to `linux.resources.memory.limit`. Without that limit only the size of the tmpfs bounds the copy.
 
 use std::{
     ffi::OsStr,
@@ -28,38 +28,42 @@ use rustix::{
 
 use berth_init::plan::{FsOption, Source};
 
-use super::{Builder, Options, Scene, attributes as fs_attributes, fs_options};
+use super::{Builder, MountContext, Options, attributes as fs_attributes, fs_options};
 use crate::{Context, Error, Result};
 
-/// Directories deeper than this are refused, since each level holds descriptors.
-const DEPTH: u32 = 200;
+/// Deepest nesting of directories that is copied: each level holds open file descriptors.
+const MAX_DEPTH: u32 = 200;
 
 impl<'a> Builder<'a, '_> {
-    /// A tmpfs with what is at its place: in the mount before it that is there, else in the root file system.
-    pub(super) fn copied_up(
+    /// Creates a detached tmpfs and copies into it the directory at `target`, if there is one.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Unsupported`] if an earlier mount covers `target` with a file system that only the child creates.
+    pub(super) fn copy_up(
         &self,
         options: &Options,
         target: &Path,
         source: &str,
-        scene: &Scene<'_, 'a>,
+        context: &MountContext<'_, 'a>,
     ) -> Result<OwnedFd> {
         let arena = self.arena;
-        let mut fs = fs_options(arena, options, source, scene.label)?;
-        let ids = &scene.users.ids;
+        let mut fs = fs_options(arena, options, source, context.label)?;
+        let ids = &context.users.ids;
         if ids.mapped() {
-            // In front: what config.json says comes after.
+            // These come first, so that the options of config.json override them.
             let (uid, gid) = (ids.host_uid(0, "linux.uidMappings")?, ids.host_gid(0, "linux.gidMappings")?);
             fs.insert(0, FsOption::Pair(c"uid", arena.text(uid.to_string(), "mounts")?));
             fs.insert(0, FsOption::Pair(c"gid", arena.text(gid.to_string(), "mounts")?));
         }
         let tree =
             berth_init::rootfs::create(c"tmpfs", &fs, fs_attributes(options)?, None).context("create filesystem")?;
-        let (root, inside) = self.below(target, scene)?;
-        let inside = arena.path(&inside, "mounts.destination")?;
-        match berth_init::path::open(root, inside, OFlags::PATH | OFlags::DIRECTORY) {
+        let (root, path) = self.copy_source(target, context)?;
+        let path = arena.path(&path, "mounts.destination")?;
+        match berth_init::path::open(root, path, OFlags::PATH | OFlags::DIRECTORY) {
             Ok(from) => {
-                let itself = !options.data.iter().any(|word| word.starts_with("mode="));
-                copy(from.as_fd(), tree.as_fd(), itself, &mut Room { left: scene.memory })?;
+                let named_mode = options.data.iter().any(|option| option.starts_with("mode="));
+                let root_attributes = if named_mode { RootAttributes::Keep } else { RootAttributes::Copy };
+                copy(from.as_fd(), tree.as_fd(), root_attributes, &mut Budget { left: context.memory })?;
             }
             Err(Errno::NOENT) => {}
             Err(e) => return Err(Error::from(e).context("tmpcopyup: open the directory")),
@@ -67,8 +71,8 @@ impl<'a> Builder<'a, '_> {
         Ok(tree)
     }
 
-    /// The mount of this config.json that `target` lies in, or the root, and the path inside it.
-    fn below<'f>(&self, target: &Path, scene: &Scene<'f, 'a>) -> Result<(BorrowedFd<'f>, PathBuf)>
+    /// Returns the earlier mount that contains `target`, or else the root, and the path of `target` inside it.
+    fn copy_source<'f>(&self, target: &Path, context: &MountContext<'f, 'a>) -> Result<(BorrowedFd<'f>, PathBuf)>
     where
         'a: 'f,
     {
@@ -84,46 +88,55 @@ impl<'a> Builder<'a, '_> {
                 ))),
             };
         }
-        Ok((scene.root, target.to_owned()))
+        Ok((context.root, target.to_owned()))
     }
 }
 
-/// How much may still be copied, bytes.
-struct Room {
+/// Whether the tmpfs's root directory gets mode, owner and times of the copied directory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum RootAttributes {
+    Copy,
+    /// The mount names a mode.
+    Keep,
+}
+
+/// The memory that the copy may still take.
+struct Budget {
+    /// Bytes; `None` is unlimited.
     left: Option<u64>,
 }
 
-impl Room {
-    /// What a file costs besides its content, which the kernel keeps in pages.
+impl Budget {
+    /// Bytes charged for an inode, besides the pages of its content.
     const ENTRY: u64 = 4096;
 
-    fn take(&mut self, bytes: u64) -> Result<()> {
+    fn spend(&mut self, bytes: u64) -> Result<()> {
         let Some(left) = &mut self.left else { return Ok(()) };
         *left = left
             .checked_sub(bytes)
-            .ok_or_else(|| Error::invalid("more than linux.resources.memory.limit is there to be copied"))?;
+            .ok_or_else(|| Error::invalid("the directory is larger than linux.resources.memory.limit"))?;
         Ok(())
     }
 }
 
-/// Copies what is in the directory `from` into the empty directory `to`; with `itself`, its mode and owner, too.
+/// Copies the content of the directory `from` into the empty directory `to`.
 ///
 /// # Errors
 /// Names the entry that cannot be copied.
-fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, itself: bool, room: &mut Room) -> Result<()> {
+fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, root: RootAttributes, budget: &mut Budget) -> Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let from = fs::openat(from, c".", flags, Mode::empty()).context("tmpcopyup: open the directory")?;
     let to = fs::openat(to, c".", flags, Mode::empty()).context("tmpcopyup: open the tmpfs")?;
-    entries(&from, &to, 0, room)?;
-    if itself {
-        attributes(&from, &to).context("tmpcopyup: attributes of the directory")?;
+    copy_entries(&from, &to, 0, budget)?;
+    if root == RootAttributes::Copy {
+        copy_attributes(&from, &to).context("tmpcopyup: attributes of the directory")?;
     }
     Ok(())
 }
 
-fn entries(from: &OwnedFd, to: &OwnedFd, depth: u32, room: &mut Room) -> Result<()> {
-    if depth > DEPTH {
-        return Err(Error::invalid(format!("tmpcopyup: directories are nested deeper than {DEPTH}")));
+fn copy_entries(from: &OwnedFd, to: &OwnedFd, depth: u32, budget: &mut Budget) -> Result<()> {
+    if depth > MAX_DEPTH {
+        return Err(Error::invalid(format!("tmpcopyup: directories are nested deeper than {MAX_DEPTH}")));
     }
     for entry in Dir::read_from(from).context("tmpcopyup: read the directory")? {
         let entry = entry.context("tmpcopyup: read the directory")?;
@@ -131,33 +144,36 @@ fn entries(from: &OwnedFd, to: &OwnedFd, depth: u32, room: &mut Room) -> Result<
         if name == c"." || name == c".." {
             continue;
         }
-        one(from, to, name, depth, room)
+        copy_entry(from, to, name, depth, budget)
             .with_context(|| format!("tmpcopyup: failed to copy {}", name.to_string_lossy()))?;
     }
     Ok(())
 }
 
-/// Others may write to the directory `from`, so what counts is what was opened. `to` is nobody else's to see yet.
-fn one(from: &OwnedFd, to: &OwnedFd, name: &std::ffi::CStr, depth: u32, room: &mut Room) -> Result<()> {
+/// Copies one directory entry.
+///
+/// Other processes may write to `from` meanwhile, so each step works on an opened file, not on its name. Only this
+/// process sees `to`.
+fn copy_entry(from: &OwnedFd, to: &OwnedFd, name: &std::ffi::CStr, depth: u32, budget: &mut Budget) -> Result<()> {
     let stat = fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
     let kind = FileType::from_raw_mode(stat.st_mode);
     let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    room.take(Room::ENTRY)?;
+    budget.spend(Budget::ENTRY)?;
     match kind {
         FileType::Directory => {
             let source = fs::openat(from, name, read | OFlags::DIRECTORY, Mode::empty())?;
             fs::mkdirat(to, name, Mode::RWXU)?;
             let copy = fs::openat(to, name, read | OFlags::DIRECTORY, Mode::empty())?;
-            entries(&source, &copy, depth + 1, room)?;
-            attributes(&source, &copy)?;
+            copy_entries(&source, &copy, depth + 1, budget)?;
+            copy_attributes(&source, &copy)?;
         }
         FileType::RegularFile => {
             let source = open_regular(from, name)?;
             let make = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             let copy = fs::openat(to, name, make, Mode::RUSR | Mode::WUSR)?;
             let (mut source, mut copy) = (File::from(source), File::from(copy));
-            content(&mut source, &mut copy, room)?;
-            attributes(&source, &copy)?;
+            copy_content(&mut source, &mut copy, budget)?;
+            copy_attributes(&source, &copy)?;
         }
         FileType::Symlink => {
             let target = fs::readlinkat(from, name, Vec::new())?;
@@ -173,40 +189,46 @@ fn one(from: &OwnedFd, to: &OwnedFd, name: &std::ffi::CStr, depth: u32, room: &m
             fs::chownat(&node, c"", uid, gid, AtFlags::EMPTY_PATH)?;
             berth_init::mode::set(node.as_fd(), stat.st_mode & 0o7777)?;
         }
-        // Nobody listens at a socket of an image.
+        // A socket file of an image has no listener, so a copy would be useless.
         FileType::Socket | FileType::Unknown => {}
     }
     Ok(())
 }
 
-/// Copies a file piece by piece: it may be longer than it says, and grow meanwhile.
-fn content(from: &mut File, to: &mut File, room: &mut Room) -> Result<()> {
+/// Copies a file chunk by chunk: its size in stat(2) may be wrong, and it may grow meanwhile.
+fn copy_content(from: &mut File, to: &mut File, budget: &mut Budget) -> Result<()> {
     loop {
-        let piece = room.left.map_or(PIECE, |left| PIECE.min(left.saturating_add(1)));
-        let copied = std::io::copy(&mut from.by_ref().take(piece), to)?;
-        room.take(copied)?;
-        if copied < piece {
+        let chunk = budget.left.map_or(CHUNK, |left| CHUNK.min(left.saturating_add(1)));
+        let copied = std::io::copy(&mut from.by_ref().take(chunk), to)?;
+        budget.spend(copied)?;
+        if copied < chunk {
             return Ok(());
         }
     }
 }
 
-/// Bytes of a file that are copied before the room is looked at again.
-const PIECE: u64 = 1 << 20;
+/// Bytes of a file that are copied between two looks at the budget.
+const CHUNK: u64 = 1 << 20;
 
-/// Opens a regular file and nothing else: a name of a volume may have become a device since it was looked at, which this
-/// process could open and no container should have read.
+/// Opens a regular file, and no other kind of file.
+///
+/// In a volume, another container may have replaced the file by a device node since it was examined. This process could
+/// open the device, and the container would read its content.
+///
+/// # Errors
+/// `EAGAIN` if the file is no longer a regular one.
 fn open_regular(dir: &OwnedFd, name: &std::ffi::CStr) -> Result<OwnedFd> {
     let path = fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     if FileType::from_raw_mode(fs::fstat(&path)?.st_mode) != FileType::RegularFile {
         return Err(Errno::AGAIN.into());
     }
-    let again = format!("/proc/self/fd/{}", path.as_raw_fd());
-    Ok(fs::open(again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+    let reopened = format!("/proc/self/fd/{}", path.as_raw_fd());
+    Ok(fs::open(reopened, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// Owner first: a change of it takes set-user-ID bits and file capabilities away.
-fn attributes(from: impl AsFd, to: impl AsFd) -> Result<()> {
+/// Copies owner, mode, extended attributes and times, in this order: chown(2) clears set-user-ID bits and file
+/// capabilities.
+fn copy_attributes(from: impl AsFd, to: impl AsFd) -> Result<()> {
     let stat = &fs::fstat(&from)?;
     let (uid, gid) = owner(stat);
     fs::fchown(&to, uid, gid)?;
@@ -221,7 +243,7 @@ fn attributes(from: impl AsFd, to: impl AsFd) -> Result<()> {
         let mut value = vec![0u8; 64 << 10];
         let len = fgetxattr(&from, name, &mut value[..])?;
         match fsetxattr(&to, name, value.get(..len).unwrap_or_default(), XattrFlags::empty()) {
-            // A tmpfs knows those of users since Linux 6.6.
+            // tmpfs has had `user.*` attributes since Linux 6.6.
             Ok(()) | Err(Errno::NOTSUP) => {}
             Err(e) => return Err(e.into()),
         }
@@ -261,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_copied_and_nothing_followed() {
+    fn tmpcopyup_copies_all_entries_and_follows_no_link() {
         let top = Scratch(std::env::temp_dir().join(format!("berth-copyup-{}", std::process::id())));
         let (a, b) = (top.0.join("a"), top.0.join("b"));
         std::fs::create_dir_all(a.join("sub/deep")).unwrap();
@@ -273,14 +295,15 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(a.join("socket")).unwrap();
         let copied = |from: &Path, to: &Path, left: Option<u64>| {
             std::fs::create_dir(to).unwrap();
-            let room = &mut Room { left };
-            copy(File::open(from).unwrap().as_fd(), File::open(to).unwrap().as_fd(), true, room).map(|()| room.left)
+            let budget = &mut Budget { left };
+            copy(File::open(from).unwrap().as_fd(), File::open(to).unwrap().as_fd(), RootAttributes::Copy, budget)
+                .map(|()| budget.left)
         };
-        // Six entries that count for a page each, and four bytes.
+        // The budget counts a page for each of the six entries, and the four bytes of the file.
         assert_eq!(copied(&a, &b, None).unwrap(), None);
         assert_eq!(copied(&a, &top.0.join("c"), Some(6 * 4096 + 4)).unwrap(), Some(0));
         let error = copied(&a, &top.0.join("d"), Some(6 * 4096 + 3)).unwrap_err().to_string();
-        assert!(error.contains("more than linux.resources.memory.limit"), "{error}");
+        assert!(error.contains("larger than linux.resources.memory.limit"), "{error}");
         assert_eq!(std::fs::read_to_string(b.join("sub/file")).unwrap(), "text");
         assert_eq!(std::fs::metadata(b.join("sub/file")).unwrap().mode() & 0o7777, 0o4751);
         assert_eq!(std::fs::metadata(b.join("sub")).unwrap().mode() & 0o7777, 0o1733);

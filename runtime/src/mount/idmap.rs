@@ -1,4 +1,4 @@
-//! Idmapped mounts: which mapping a mount gets, and the user namespace that stands for it.
+//! Idmapped mounts: finds the mapping of each mount, and creates the user namespace that carries it.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -14,38 +14,40 @@ use berth_init::{
 use oci_spec::runtime::Mount;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
-use super::{Options, attr, clone_tree};
+use super::{Options, Submounts, attr, clone_tree};
 use crate::{Context, Error, Result, namespace::Users, user::Ids, userns};
 
-/// The mappings of one container's mounts; each distinct one has one user namespace.
+/// The id mappings of one container's mounts, with one user namespace for each distinct mapping.
 pub struct IdMaps<'u> {
     users: &'u Users<'u>,
-    made: HashMap<String, OwnedFd>,
+    namespaces: HashMap<String, OwnedFd>,
 }
 
 impl<'u> IdMaps<'u> {
-    /// None yet, for a container with this user namespace.
+    /// Starts without namespaces, for a container with the user namespace `users`.
     pub fn new(users: &'u Users<'u>) -> Self {
-        Self { users, made: HashMap::new() }
+        Self { users, namespaces: HashMap::new() }
     }
 
-    /// Maps the ids of `tree`, a detached clone of `source`, when the mount asks for that: as its own mappings say, or
-    /// with `idmap` alone as the container's user namespace does.
+    /// Maps the ids of `tree`, a detached clone of `source`, if the mount asks for it.
+    ///
+    /// The mount's own mappings come first. With the option `idmap` alone, the mappings of the container's user
+    /// namespace apply.
     ///
     /// # Errors
-    /// Names the mount and its file system when that cannot be.
+    /// Names the mount and its file system if the file system cannot be idmapped.
     pub fn apply(&mut self, mount: &Mount, options: &Options, tree: &OwnedFd, source: &Path) -> Result<()> {
         match self.ids(mount, options)? {
-            Some(ids) => map(tree, options.idmap == Some(true), self.namespace(&ids)?, source),
+            Some(ids) => map(tree, options.idmap == Some(Submounts::Include), self.namespace(&ids)?, source),
             None => Ok(()),
         }
     }
 
-    /// The user namespace whose ids a mount asks for, if it does.
+    /// Returns the user namespace with the mappings that the mount asks for, if it asks for any.
     ///
     /// # Errors
-    /// As user_namespaces(7) has it for the mappings.
-    pub fn wanted(&mut self, mount: &Mount, options: &Options) -> Result<Option<OwnedFd>> {
+    /// As user_namespaces(7) documents for writing the mappings.
+    pub fn requested_namespace(&mut self, mount: &Mount, options: &Options) -> Result<Option<OwnedFd>> {
         let Some(ids) = self.ids(mount, options)? else { return Ok(None) };
         self.namespace(&ids)?.try_clone_to_owned().map(Some).context("dup a user namespace")
     }
@@ -66,21 +68,22 @@ impl<'u> IdMaps<'u> {
             return Ok(fd);
         }
         let key = format!("{}g\n{}", ids.uid_map(), ids.gid_map());
-        let made: &OwnedFd = match self.made.entry(key) {
+        let namespace: &OwnedFd = match self.namespaces.entry(key) {
             Entry::Occupied(there) => there.into_mut(),
             Entry::Vacant(free) => free.insert(userns::make(ids)?),
         };
-        Ok(made.as_fd())
+        Ok(namespace.as_fd())
     }
 }
 
-/// A detached clone of all that is mounted at `path`, private and with its ids mapped as `users` maps them; it can only
-/// be read when `readonly`.
+/// Clones all mounts at `path` as a detached private tree, with ids mapped as in the user namespace `users`.
+///
+/// With `readonly` every mount of the tree is read-only.
 ///
 /// # Errors
-/// Names the path, and the mount and file system that cannot be mapped.
+/// Names the path, and the mount and file system that cannot be idmapped.
 pub fn clone_mapped(path: &Path, users: BorrowedFd<'_>, readonly: bool) -> Result<OwnedFd> {
-    let tree = clone_tree(path, true)?;
+    let tree = clone_tree(path, Submounts::Include)?;
     let set = if readonly { attr::RDONLY } else { 0 };
     let private = mount_setattr(tree.as_fd(), true, set, 0, libc::MS_PRIVATE);
     private.with_context(|| format!("mount_setattr {}", path.display()))?;
@@ -88,10 +91,10 @@ pub fn clone_mapped(path: &Path, users: BorrowedFd<'_>, readonly: bool) -> Resul
     Ok(tree)
 }
 
-/// Maps the ids of `tree`, which init has made of a part of the root file system, as `inside` asks for it.
+/// Maps the ids of `tree`, which init has cloned from a part of the root file system, as `inside` asks for it.
 ///
 /// # Errors
-/// Names the part that cannot be mapped.
+/// Names the path that cannot be idmapped.
 pub fn map_inside(inside: &Inside<'_>, tree: BorrowedFd<'_>) -> Result<()> {
     let Some((users, recursive)) = inside.ids else { return Ok(()) };
     map_ids(tree, recursive, users).with_context(|| {
@@ -101,37 +104,39 @@ pub fn map_inside(inside: &Inside<'_>, tree: BorrowedFd<'_>) -> Result<()> {
 }
 
 fn map(tree: &OwnedFd, recursive: bool, users: BorrowedFd<'_>, source: &Path) -> Result<()> {
-    map_ids(tree.as_fd(), recursive, users).map_err(|e| Error::from(e).context(fault(source, recursive, users)))
+    map_ids(tree.as_fd(), recursive, users).map_err(|e| Error::from(e).context(error_words(source, recursive, users)))
 }
 
-/// Words for a tree that would not be mapped: the first of its mounts that is at fault.
-fn fault(source: &Path, recursive: bool, users: BorrowedFd<'_>) -> String {
+/// Words the error for a tree that cannot be idmapped. Names the first of its mounts that the kernel refuses.
+fn error_words(source: &Path, recursive: bool, users: BorrowedFd<'_>) -> String {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mut mounts = vec![(source.to_owned(), kind(&table, source))];
+    let mut mounts = vec![(source.to_owned(), fstype_of(&table, source))];
     if recursive {
-        mounts.extend(below(&table, source));
+        mounts.extend(submounts(&table, source));
     }
-    let refuses = |path: &Path| clone_tree(path, false).is_ok_and(|tree| map_ids(tree.as_fd(), false, users).is_err());
+    let refuses = |path: &Path| {
+        clone_tree(path, Submounts::Exclude).is_ok_and(|tree| map_ids(tree.as_fd(), false, users).is_err())
+    };
     let (path, kind) = mounts.iter().find(|(path, _)| refuses(path)).or(mounts.first()).cloned().unwrap_or_default();
     format!("mount_setattr MOUNT_ATTR_IDMAP {}: file system {kind} cannot be idmapped here", path.display())
 }
 
-/// The type of the file system that `path` is on.
-fn kind(table: &str, path: &Path) -> String {
+/// Returns the type of the file system that contains `path`, or an empty string.
+fn fstype_of(table: &str, path: &Path) -> String {
     let id = statx(CWD, path, AtFlags::NO_AUTOMOUNT, StatxFlags::MNT_ID).map(|x| x.stx_mnt_id.to_string());
     let found = table.lines().find(|line| line.split(' ').next() == id.as_deref().ok());
-    found.and_then(fstype).unwrap_or_default().to_owned()
+    found.and_then(fstype_field).unwrap_or_default().to_owned()
 }
 
-/// The mounts below a path, with the types of their file systems.
-fn below(table: &str, path: &Path) -> Vec<(PathBuf, String)> {
+/// Returns the mounts below `path` and the types of their file systems.
+fn submounts(table: &str, path: &Path) -> Vec<(PathBuf, String)> {
     let mounts =
-        table.lines().filter_map(|line| Some((PathBuf::from(line.split(' ').nth(4)?), fstype(line)?.to_owned())));
+        table.lines().filter_map(|line| Some((PathBuf::from(line.split(' ').nth(4)?), fstype_field(line)?.to_owned())));
     mounts.filter(|(point, _)| point != path && point.starts_with(path)).collect()
 }
 
-/// proc_pid_mountinfo(5): behind the separator stands the type.
-fn fstype(line: &str) -> Option<&str> {
+/// Returns the file system type of a line of mountinfo, the first field behind the separator (proc_pid_mountinfo(5)).
+fn fstype_field(line: &str) -> Option<&str> {
     line.split_once(" - ")?.1.split(' ').next()
 }
 
@@ -143,9 +148,9 @@ mod tests {
         31 30 0:41 / /srv/a rw - tmpfs none rw\n32 1 0:42 / /srv2 rw - nfs a:/b rw\n";
 
     #[test]
-    fn types_are_found() {
-        assert_eq!(below(TABLE, Path::new("/srv")), [(PathBuf::from("/srv/a"), "tmpfs".to_owned())]);
-        assert_eq!(kind(TABLE, Path::new("/no/such/path")), "");
-        assert_eq!(TABLE.lines().filter_map(fstype).collect::<Vec<_>>(), ["proc", "ext4", "tmpfs", "nfs"]);
+    fn mountinfo_gives_file_system_types() {
+        assert_eq!(submounts(TABLE, Path::new("/srv")), [(PathBuf::from("/srv/a"), "tmpfs".to_owned())]);
+        assert_eq!(fstype_of(TABLE, Path::new("/no/such/path")), "");
+        assert_eq!(TABLE.lines().filter_map(fstype_field).collect::<Vec<_>>(), ["proc", "ext4", "tmpfs", "nfs"]);
     }
 }

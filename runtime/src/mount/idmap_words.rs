@@ -1,60 +1,62 @@
-//! `idmap=` and `ridmap=` with a mapping of their own, which crun has and podman passes on for its volumes, put as the
-//! specification has it: as the mount's `uidMappings` and `gidMappings`. Pure.
+//! Mount options `idmap=…` and `ridmap=…` with their own mappings, an extension of crun that podman uses for volumes.
 //!
-//! `idmap=uids=0-100-10#10-200-5;gids=@0-1-10`: in each triplet the first id in the file system, the id on the host that it
-//! becomes, how many there are; behind an `@` the second id is one of the container's user namespace.
+//! They become the mount's `uidMappings` and `gidMappings` of the OCI spec. The example is
+//! `idmap=uids=0-100-10#10-200-5;gids=@0-1-10`. A triplet holds the first id in the file system, the first id on the
+//! host, and the number of ids. After `@`, the second id is an id of the container's user namespace. Pure.
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount, Spec};
 
 use crate::{Context, Error, Result, user::Ids};
 
-/// Takes the mappings out of the words of all mounts of a config.json, and leaves `idmap` or `ridmap`.
+/// Moves the mappings of all mounts of a config.json from the options to `uidMappings` and `gidMappings`. The option
+/// `idmap` or `ridmap` stays.
 ///
 /// # Errors
 /// As [`translate_list`].
 pub fn translate(spec: &mut Spec) -> Result<()> {
-    // Few configurations have any; of the others not even the container's mappings are looked at.
-    if !spec.mounts().iter().flatten().any(has_any) {
+    // Few configurations have such options. In the others even a faulty mapping of the container is no error here.
+    if !spec.mounts().iter().flatten().any(has_mapping) {
         return Ok(());
     }
     let of_container = Ids::given(spec)?;
     translate_list(spec.mounts_mut().as_deref_mut().unwrap_or_default(), &of_container)
 }
 
-/// The same for a list of mounts of a container with these mappings.
+/// Does the same for a list of mounts of a container with the mappings `of_container`.
 ///
 /// # Errors
-/// Names the mount and its word: no such mapping, or the mount has mappings besides.
+/// Names the mount and its option if the mapping is malformed, or if the mount has `uidMappings` or `gidMappings` too.
 pub fn translate_list(mounts: &mut [Mount], of_container: &Ids) -> Result<()> {
-    for (n, mount) in mounts.iter_mut().enumerate().filter(|(_, mount)| has_any(mount)) {
-        let mut words = mount.options().clone().unwrap_or_default();
+    for (n, mount) in mounts.iter_mut().enumerate().filter(|(_, mount)| has_mapping(mount)) {
+        let mut options = mount.options().clone().unwrap_or_default();
         let mut found = (None, None);
-        for word in &mut words {
-            let Some((plain, text)) = mapped(word) else { continue };
-            found = parse(text, of_container).with_context(|| format!("mounts[{n}].options: {word}"))?;
-            *word = plain.to_owned();
+        for option in &mut options {
+            let Some((plain, text)) = split_option(option) else { continue };
+            found = parse(text, of_container).with_context(|| format!("mounts[{n}].options: {option}"))?;
+            *option = plain.to_owned();
         }
         if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-            let text = "an idmap word with mappings beside uidMappings or gidMappings";
+            let text = "an option with mappings beside uidMappings or gidMappings";
             return Err(Error::invalid(format!("mounts[{n}].options: {text}")));
         }
-        mount.set_options(Some(words)).set_uid_mappings(found.0).set_gid_mappings(found.1);
+        mount.set_options(Some(options)).set_uid_mappings(found.0).set_gid_mappings(found.1);
     }
     Ok(())
 }
 
-fn has_any(mount: &Mount) -> bool {
-    mount.options().iter().flatten().any(|word| mapped(word).is_some())
+fn has_mapping(mount: &Mount) -> bool {
+    mount.options().iter().flatten().any(|option| split_option(option).is_some())
 }
 
-/// The plain word, and the mappings behind it.
-fn mapped(word: &str) -> Option<(&'static str, &str)> {
-    ["idmap", "ridmap"].into_iter().find_map(|plain| Some((plain, word.strip_prefix(plain)?.strip_prefix('=')?)))
+/// Splits `idmap=…` into the plain option and its mappings.
+fn split_option(option: &str) -> Option<(&'static str, &str)> {
+    ["idmap", "ridmap"].into_iter().find_map(|plain| Some((plain, option.strip_prefix(plain)?.strip_prefix('=')?)))
 }
 
-type Lines = Option<Vec<LinuxIdMapping>>;
+/// The mappings of one kind of ids, if the option has any.
+type Mappings = Option<Vec<LinuxIdMapping>>;
 
-fn parse(text: &str, of_container: &Ids) -> Result<(Lines, Lines)> {
+fn parse(text: &str, of_container: &Ids) -> Result<(Mappings, Mappings)> {
     let (mut uids, mut gids) = (None, None);
     for part in text.split(';') {
         let (list, host): (_, &dyn Fn(u32) -> Result<u32>) = match part.split_once('=') {
@@ -64,21 +66,21 @@ fn parse(text: &str, of_container: &Ids) -> Result<(Lines, Lines)> {
         };
         let relative = |id| match of_container.mapped() {
             true => host(id),
-            false => Err(Error::invalid("the container has no user namespace with mappings to relate to")),
+            false => Err(Error::invalid("@: the container has no user namespace with mappings")),
         };
-        let lines = list.split('#').map(|triplet| line(triplet, &relative)).collect::<Result<_>>()?;
-        *if part.starts_with('u') { &mut uids } else { &mut gids } = Some(lines);
+        let mappings = list.split('#').map(|triplet| parse_triplet(triplet, &relative)).collect::<Result<_>>()?;
+        *if part.starts_with('u') { &mut uids } else { &mut gids } = Some(mappings);
     }
     Ok((uids, gids))
 }
 
-fn line(triplet: &str, relative: &dyn Fn(u32) -> Result<u32>) -> Result<LinuxIdMapping> {
-    let bad = || Error::invalid(format!("{triplet:?} is no mapping, as 0-100000-65536"));
-    let absolute = triplet.strip_prefix('@');
-    let numbers = absolute.unwrap_or(triplet).split('-').map(str::parse).collect::<Result<Vec<u32>, _>>();
+fn parse_triplet(triplet: &str, relative: &dyn Fn(u32) -> Result<u32>) -> Result<LinuxIdMapping> {
+    let bad = || Error::invalid(format!("{triplet:?} is no mapping such as 0-100000-65536"));
+    let relative_triplet = triplet.strip_prefix('@');
+    let numbers = relative_triplet.unwrap_or(triplet).split('-').map(str::parse).collect::<Result<Vec<u32>, _>>();
     let numbers = numbers.map_err(|_| bad())?;
     let [inside, host, size] = numbers.as_slice() else { return Err(bad()) };
-    let host = if absolute.is_some() { relative(*host)? } else { *host };
+    let host = if relative_triplet.is_some() { relative(*host)? } else { *host };
     LinuxIdMappingBuilder::default().container_id(*inside).host_id(host).size(*size).build().map_err(|_| bad())
 }
 
@@ -103,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn words_become_mappings() {
+    fn idmap_options_become_mappings_of_the_mount() {
         let mount = of("idmap=uids=0-1-10#10-11-10;gids=0-100-10").unwrap();
         assert_eq!(mount["options"], json!(["bind", "idmap"]));
         assert_eq!(mount["uidMappings"], lines(&[[0, 1, 10], [10, 11, 10]]));
@@ -115,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn other_words_stay() {
+    fn options_without_mappings_stay_unchanged() {
         for word in ["idmap", "ridmap", "idmapped=1", "uids=0-1-10"] {
             let mount = of(word).unwrap();
             assert_eq!((&mount["options"], mount.get("uidMappings")), (&json!(["bind", word]), None));
@@ -123,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_mapping_is_named() {
+    fn malformed_idmap_options_are_refused_by_name() {
         for word in
             ["idmap=", "ridmap=uids", "idmap=uids=0-1", "idmap=uids=0-1-2-3", "idmap=uids=a-1-2", "idmap=x=0-1-2"]
         {

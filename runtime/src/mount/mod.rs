@@ -1,8 +1,8 @@
-//! Mounts: from config.json to what the child attaches.
+//! Plans mounts: turns `mounts` of config.json into the list that the child attaches.
 //!
-//! A bind mount's source is cloned here, detached, with its attributes set: the source is checked before there is a
-//! process, and nothing is ever visible with the wrong attributes. File systems that belong to one of the container's
-//! namespaces (proc, sysfs, mqueue, devpts, cgroup) are the child's to create.
+//! The runtime clones the source of a bind mount detached and sets its attributes. So the source is checked before the
+//! clone, and no process ever sees the mount with wrong attributes. File systems that belong to a namespace of the
+//! container (proc, sysfs, mqueue, devpts, cgroup) must be created inside it, so the child creates them.
 
 mod bind;
 mod cgroupfs;
@@ -27,48 +27,49 @@ use rustix::{
 
 pub use idmap::{clone_mapped, map_inside};
 pub use idmap_words::{translate as translate_idmaps, translate_list as translate_idmaps_of};
-pub use options::{Options, attr, known as known_options};
+pub use options::{Options, Submounts, attr, known as known_options};
 
 use crate::{Context, Error, Result, arena::Arena, cgroup::Cgroup, namespace::Users};
 use idmap::IdMaps;
 
-/// What the mounts of one container have in common.
-pub struct Scene<'s, 'a> {
-    /// The bundle: relative sources start here.
+/// The facts about a container that its mounts need.
+pub struct MountContext<'s, 'a> {
+    /// The bundle directory, against which relative sources are resolved.
     pub bundle: &'s Path,
-    /// `MS_*` of the whole tree; bind mounts start with it, as they would in a tree that has it.
+    /// Propagation of the container's tree, as `MS_*`. Bind mounts start with it.
     pub host_propagation: u64,
-    /// The container's cgroup, for mounts of type cgroup.
+    /// The container's cgroup, for mounts of type `cgroup`.
     pub cgroup: &'s Cgroup,
-    /// There is a cgroup namespace, so that a cgroup file system shows the container's part only.
+    /// The container has a cgroup namespace of its own, so a cgroup mount shows only its part of the hierarchy.
     pub cgroup_namespace: bool,
     /// The container's user namespace.
     pub users: &'s Users<'s>,
-    /// It has one of its own.
+    /// The container has a user namespace of its own.
     pub user_namespace: bool,
-    /// SELinux context of the file systems that are the container's own.
+    /// SELinux context of the file systems that the container mounts (`linux.mountLabel`).
     pub label: Option<&'a CStr>,
-    /// The root file system, for what a tmpfs begins with.
+    /// The root file system, from which `tmpcopyup` copies.
     pub root: BorrowedFd<'s>,
-    /// Its absolute path.
+    /// The absolute path of the root file system on the host.
     pub rootfs: &'s Path,
-    /// A pid namespace that is joined: a procfs shows it, and not that of its maker, who enters it last.
+    /// A pid namespace that the container joins. A new procfs must show it, although the mounting process enters it
+    /// last.
     pub pid_namespace: Option<BorrowedFd<'a>>,
-    /// The container's limit of memory, bytes.
+    /// `linux.resources.memory.limit` in bytes.
     pub memory: Option<u64>,
-    /// A detached tmpfs with the devices, to stand for the mount of a tmpfs at /dev.
+    /// A detached tmpfs with the device nodes, which replaces the tmpfs mount at `/dev`.
     pub dev: Option<OwnedFd>,
 }
 
-/// What is to be mounted, in order, with the words for errors: index by index the same length.
+/// The mounts in order, and a description of each for error messages. Both lists have the same length.
 pub struct Mounts<'a> {
-    /// For the child.
+    /// The child's list.
     pub list: &'a [Mount<'a>],
-    /// `"proc" to rootfs at "/proc"`.
+    /// Descriptions such as `"proc" to rootfs at "/proc"`.
     pub names: Vec<String>,
 }
 
-/// Translates the mounts of a config.json, and `devices` that have to be bound from the host.
+/// Plans the mounts of a config.json, and bind mounts of `devices` from the host.
 ///
 /// # Errors
 /// Names the mount as runc does: `error mounting "src" to rootfs at "/dst": …`.
@@ -76,23 +77,24 @@ pub fn plan<'a>(
     arena: &'a Arena,
     mounts: &[Spec],
     devices: &[Device<'a>],
-    mut scene: Scene<'_, 'a>,
+    mut context: MountContext<'_, 'a>,
 ) -> Result<Mounts<'a>> {
     let list = Vec::with_capacity(mounts.len());
-    let mut builder = Builder { arena, list, names: Vec::new(), targets: Vec::new(), idmaps: IdMaps::new(scene.users) };
+    let mut builder =
+        Builder { arena, list, names: Vec::new(), targets: Vec::new(), idmaps: IdMaps::new(context.users) };
     for (n, mount) in mounts.iter().enumerate() {
         let target = clean(mount.destination());
-        let target = in_root(&target, scene.rootfs).unwrap_or(target);
-        let name = name(mount, &target);
+        let target = path_in_rootfs(&target, context.rootfs).unwrap_or(target);
+        let name = describe(mount, &target);
         let options = Options::parse(mount.options().as_deref().unwrap_or_default())
             .with_context(|| format!("error mounting {name}"))?;
         let is_dev = target == Path::new("/dev") && options.bind.is_none() && fstype(mount) == "tmpfs";
-        let dev = if is_dev { scene.dev.take() } else { None };
-        builder.one(mount, &target, &name, options, dev, &scene).map_err(|e| {
-            let of_many = e.errno() == Some(libc::EMFILE);
+        let dev = if is_dev { context.dev.take() } else { None };
+        builder.plan_mount(mount, &target, &name, options, dev, &context).map_err(|e| {
+            let out_of_fds = e.errno() == Some(libc::EMFILE);
             let e = e.context(format!("error mounting {name}"));
-            if of_many {
-                e.context(format!("mounts[{n}]: more than there may be open files (RLIMIT_NOFILE)"))
+            if out_of_fds {
+                e.context(format!("mounts[{n}]: too many mounts for the limit of open files (RLIMIT_NOFILE)"))
             } else {
                 e
             }
@@ -101,13 +103,13 @@ pub fn plan<'a>(
     }
     for device in devices {
         builder
-            .device(device)
+            .bind_device(device)
             .with_context(|| format!("error creating device node {}", device.path.to_string_lossy()))?;
     }
     Ok(Mounts { list: arena.list(builder.list), names: builder.names })
 }
 
-/// True when the child or the parent has to provide `/dev`'s devices: nothing of the host's is bound there.
+/// Returns true if the runtime must create the device nodes, because no mount binds a host directory at `/dev`.
 pub fn needs_devices(mounts: &[Spec]) -> bool {
     !mounts.iter().any(|m| {
         let options = m.options().as_deref().unwrap_or_default();
@@ -116,7 +118,7 @@ pub fn needs_devices(mounts: &[Spec]) -> bool {
     })
 }
 
-/// The options of the tmpfs at /dev, if there is one.
+/// Returns the tmpfs mount at `/dev`, if there is one.
 pub fn dev_tmpfs(mounts: &[Spec]) -> Option<&Spec> {
     mounts.iter().find(|m| {
         let options = m.options().as_deref().unwrap_or_default();
@@ -126,7 +128,7 @@ pub fn dev_tmpfs(mounts: &[Spec]) -> Option<&Spec> {
     })
 }
 
-/// An absolute path without `.`, `..` above the root, or doubled slashes.
+/// Returns `path` as an absolute path without `.`, `..` and doubled slashes. A `..` at the root stays there.
 pub fn clean(path: &Path) -> PathBuf {
     let mut out = PathBuf::from("/");
     for part in path.components() {
@@ -141,13 +143,14 @@ pub fn clean(path: &Path) -> PathBuf {
     out
 }
 
-/// As [`clean`], unless there is a `..` in it: where that leads only the file system knows, which may have a link before it.
-pub fn tidy(path: &Path) -> PathBuf {
+/// Returns [`clean`] of `path`, or the absolute path unchanged if it contains `..`. The component before `..` may be a
+/// symbolic link, so only the kernel can resolve it.
+pub fn clean_unless_dotdot(path: &Path) -> PathBuf {
     if path.components().any(|part| part == Component::ParentDir) { Path::new("/").join(path) } else { clean(path) }
 }
 
-/// Where in the root file system a path is that was given as the host sees it.
-fn in_root(path: &Path, rootfs: &Path) -> Option<PathBuf> {
+/// Turns a path of the host into a path inside the root file system. Returns `None` if it lies outside.
+fn path_in_rootfs(path: &Path, rootfs: &Path) -> Option<PathBuf> {
     let inside = path.strip_prefix(rootfs).ok().filter(|_| rootfs != Path::new("/"))?;
     Some(Path::new("/").join(inside))
 }
@@ -156,23 +159,23 @@ fn fstype(mount: &Spec) -> &str {
     mount.typ().as_deref().unwrap_or_default()
 }
 
-/// Words of mount options that map ids.
-pub fn is_idmap(word: &str) -> bool {
-    matches!(word, "idmap" | "ridmap")
+/// Returns true for the mount options that ask for id mapping.
+pub fn is_idmap(option: &str) -> bool {
+    matches!(option, "idmap" | "ridmap")
 }
 
-/// A cgroup file system.
+/// Returns true if the mount is a cgroup file system.
 pub fn is_cgroup(mount: &Spec) -> bool {
     matches!(fstype(mount), "cgroup" | "cgroup2")
 }
 
-fn name(mount: &Spec, target: &Path) -> String {
+fn describe(mount: &Spec, target: &Path) -> String {
     let source = mount.source().as_deref().map_or_else(|| fstype(mount).into(), Path::to_string_lossy);
     format!("\"{source}\" to rootfs at \"{}\"", target.display())
 }
 
-/// Options of a file system, for fsconfig(2): superblock words, then data, then the SELinux context of all that is in it
-/// and the name that mountinfo shows.
+/// Returns the options of a file system for fsconfig(2): superblock options, then `data`, then the SELinux context
+/// `label` and the name that mountinfo shows as the source.
 pub fn fs_options<'a>(
     arena: &'a Arena,
     options: &Options,
@@ -180,20 +183,21 @@ pub fn fs_options<'a>(
     label: Option<&'a CStr>,
 ) -> Result<Vec<FsOption<'a>>> {
     let mut out = Vec::new();
-    for word in &options.superblock {
-        out.push(match *word {
-            // ext4 has it by that name; what has not, has the counter always or never.
+    for option in &options.superblock {
+        out.push(match *option {
+            // ext4 and others call it `i_version`. A file system without this option always or never has the
+            // counter.
             "iversion" => FsOption::Hint(c"i_version"),
-            word => FsOption::Flag(arena.text(word, "mounts.options")?),
+            option => FsOption::Flag(arena.text(option, "mounts.options")?),
         });
     }
-    // A context has commas of its own, for which mount(8) wants it in quotes.
-    let is_context = |word: &&String| CONTEXTS.iter().any(|key| word.starts_with(key));
-    let (contexts, words): (Vec<_>, Vec<_>) = options.data.iter().partition(is_context);
-    for word in
-        contexts.iter().map(|w| w.as_str()).chain(words.iter().flat_map(|w| w.split(','))).filter(|w| !w.is_empty())
+    // A SELinux context contains commas. mount(8) therefore requires quotes around it.
+    let is_context = |option: &&String| CONTEXTS.iter().any(|key| option.starts_with(key));
+    let (contexts, others): (Vec<_>, Vec<_>) = options.data.iter().partition(is_context);
+    for option in
+        contexts.iter().map(|o| o.as_str()).chain(others.iter().flat_map(|o| o.split(','))).filter(|o| !o.is_empty())
     {
-        out.push(match word.split_once('=') {
+        out.push(match option.split_once('=') {
             Some((key, value)) => {
                 let value = if CONTEXTS.iter().any(|c| c.trim_end_matches('=') == key) {
                     value.trim_matches('"')
@@ -202,7 +206,7 @@ pub fn fs_options<'a>(
                 };
                 FsOption::Pair(arena.text(key, "mounts.options")?, arena.text(value, "mounts.options")?)
             }
-            None => FsOption::Flag(arena.text(word, "mounts.options")?),
+            None => FsOption::Flag(arena.text(option, "mounts.options")?),
         });
     }
     if let Some(label) = label.filter(|_| contexts.is_empty()) {
@@ -212,16 +216,16 @@ pub fn fs_options<'a>(
     Ok(out)
 }
 
-/// SELinux contexts among the options of a file system (mount(8)).
+/// Options of mount(8) that set an SELinux context.
 const CONTEXTS: [&str; 4] = ["context=", "fscontext=", "defcontext=", "rootcontext="];
 
-/// The file system takes a context for what is in it. There is one proc, one sysfs, one cgroup file system for all who
-/// see the same of it, with the context that the first mount gave it; mqueue has it from the kernel itself.
-fn takes_label(fstype: &str) -> bool {
+/// Returns true if a mount of the file system may name a context. proc, sysfs and cgroup have one superblock for all
+/// mounts of a namespace, which keeps the context of the first mount. The kernel itself labels mqueue.
+fn accepts_context(fstype: &str) -> bool {
     !matches!(fstype, "proc" | "sysfs" | "mqueue" | "cgroup" | "cgroup2")
 }
 
-/// Options of the tmpfs that hides directories.
+/// Returns the options of the empty tmpfs that masks directories (`linux.maskedPaths`).
 pub fn mask_options<'a>(arena: &'a Arena, label: Option<&'a CStr>) -> &'a [FsOption<'a>] {
     let mut options =
         vec![FsOption::Flag(c"ro"), FsOption::Pair(c"nr_blocks", c"1"), FsOption::Pair(c"nr_inodes", c"1")];
@@ -233,7 +237,7 @@ struct Builder<'a, 's> {
     arena: &'a Arena,
     list: Vec<Mount<'a>>,
     names: Vec<String>,
-    /// Where something has been put by now.
+    /// Targets of the mounts that are planned so far.
     targets: Vec<PathBuf>,
     idmaps: IdMaps<'s>,
 }
@@ -246,14 +250,14 @@ impl<'a> Builder<'a, '_> {
         self.names.push(name.to_owned());
     }
 
-    fn one(
+    fn plan_mount(
         &mut self,
         mount: &Spec,
         target: &Path,
         name: &str,
         mut options: Options,
         dev: Option<OwnedFd>,
-        scene: &Scene<'_, 'a>,
+        context: &MountContext<'_, 'a>,
     ) -> Result<()> {
         if target == Path::new("/") {
             return Err(Error::invalid("mounting into / is prohibited"));
@@ -267,45 +271,45 @@ impl<'a> Builder<'a, '_> {
         }
         let kind = fstype(mount);
         if options.remount {
-            if options.set_all | options.clear_all != 0 {
-                return Err(Error::unsupported("mount options of a whole tree (rro and the like) with remount"));
+            if options.set_recursive | options.clear_recursive != 0 {
+                return Err(Error::unsupported("recursive mount options (rro and the like) with remount"));
             }
             if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
                 return Err(Error::invalid("uidMappings: not with remount"));
             }
             let data = arena.text(options.data.join(","), "mounts.options")?;
-            self.push(c_target, Source::Remount { flags: options.classic(), data }, propagation, name);
+            self.push(c_target, Source::Remount { flags: options.ms_flags(), data }, propagation, name);
             return Ok(());
         }
         if options.copy_up && kind != "tmpfs" {
             return Err(Error::invalid("tmpcopyup: the mount is not a tmpfs"));
         }
         if options.bind.is_some() || kind == "bind" {
-            return self.bind(mount, target, name, &options, scene);
+            return self.bind(mount, target, name, &options, context);
         }
-        inside_proc(target, kind == "proc")?;
+        check_proc_target(target, kind == "proc")?;
         match kind {
             "" => return Err(Error::invalid("type: must be specified unless the mount is a bind mount")),
-            "cgroup" => return cgroupfs::plan(self, c_target, name, &options, scene),
+            "cgroup" => return cgroupfs::plan(self, c_target, name, &options, context),
             _ => {}
         }
         let source = mount.source().as_deref().map_or(kind.into(), Path::to_string_lossy);
-        // Targets of other mounts are made in it.
+        // The tmpfs becomes read-only last, because targets of later mounts are created in it.
         let sealed = kind == "tmpfs" && options.take_readonly();
         if options.copy_up {
-            let tree = self.copied_up(&options, target, &source, scene)?;
+            let tree = self.copy_up(&options, target, &source, context)?;
             self.push_filled(c_target, arena.fd(tree), propagation, name, sealed);
             return Ok(());
         }
-        let mut settings = fs_options(arena, &options, &source, scene.label.filter(|_| takes_label(kind)))?;
-        if let Some(namespace) = scene.pid_namespace.filter(|_| kind == "proc") {
+        let mut settings = fs_options(arena, &options, &source, context.label.filter(|_| accepts_context(kind)))?;
+        if let Some(namespace) = context.pid_namespace.filter(|_| kind == "proc") {
             settings.insert(0, FsOption::PidNamespace(namespace));
         }
         let source = Source::Fs {
             fstype: arena.text(kind, "mounts.type")?,
             options: arena.list(settings),
             attributes: attributes(&options)?,
-            relabel: scene.label.filter(|_| kind == "mqueue"),
+            relabel: context.label.filter(|_| kind == "mqueue"),
         };
         self.push(c_target, source, propagation, name);
         if let Some(last) = self.list.last_mut() {
@@ -315,7 +319,7 @@ impl<'a> Builder<'a, '_> {
         Ok(())
     }
 
-    /// A file system that this process has made and filled.
+    /// Adds a file system that this process has created and filled.
     fn push_filled(&mut self, target: &'a CStr, fd: BorrowedFd<'a>, propagation: &'a [u64], name: &str, sealed: bool) {
         self.push(target, Source::Tree { fd, directory: true }, propagation, name);
         if let Some(last) = self.list.last_mut() {
@@ -325,22 +329,26 @@ impl<'a> Builder<'a, '_> {
 }
 
 fn attributes(options: &Options) -> Result<u32> {
-    u32::try_from(options.set | options.set_all).map_err(|_| Error::invalid("options: out of range"))
+    u32::try_from(options.set | options.set_recursive).map_err(|_| Error::invalid("options: out of range"))
 }
 
-/// A detached clone of the mount at `path`.
-pub fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
+/// Clones the mount at `path` as a detached mount (open_tree(2)).
+///
+/// # Errors
+/// Names the path.
+pub fn clone_tree(path: &Path, submounts: Submounts) -> Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    if recursive {
+    if submounts.included() {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     open_tree(CWD, path, flags).with_context(|| format!("open_tree {}", path.display()))
 }
 
-/// `linux.rootfsPropagation` as a flag of mount(2); recursive or not, it is the whole root.
+/// Returns `linux.rootfsPropagation` as a flag of mount(2). The flag always applies to the whole root, with or without
+/// `r` in front.
 ///
 /// # Errors
-/// Another word.
+/// [`crate::Kind::InvalidArgument`] for an unknown word.
 pub fn root_propagation(word: Option<&str>) -> Result<Option<u64>> {
     match word.unwrap_or_default() {
         "" => Ok(None),
@@ -352,8 +360,10 @@ pub fn root_propagation(word: Option<&str>) -> Result<Option<u64>> {
     }
 }
 
-/// The propagation of a clone of the host's. One that is to be shared is first given `before`, if anything, which says what
-/// it keeps of the host's peer group.
+/// Sets the propagation of `tree`, a detached clone of host mounts.
+///
+/// If it is to be shared, `before` is set first: `MS_PRIVATE` leaves the host's peer group, `MS_SLAVE` keeps receiving
+/// its events.
 pub fn set_propagation(tree: &OwnedFd, propagation: u64, before: Option<u64>) -> rustix::io::Result<()> {
     use berth_init::sys::mount_setattr;
     if propagation == libc::MS_SHARED
@@ -364,8 +374,8 @@ pub fn set_propagation(tree: &OwnedFd, propagation: u64, before: Option<u64>) ->
     mount_setattr(tree.as_fd(), true, 0, 0, propagation)
 }
 
-/// Files of /proc that lxcfs and its kind may cover.
-const PROC_COVERS: [&str; 10] = [
+/// Files of /proc that lxcfs and similar services may cover; runc has the same list.
+const COVERABLE_PROC_FILES: [&str; 10] = [
     "/proc/cpuinfo",
     "/proc/diskstats",
     "/proc/meminfo",
@@ -378,14 +388,14 @@ const PROC_COVERS: [&str; 10] = [
     "/proc/sys/crypto/fips_enabled",
 ];
 
-/// Nothing but a procfs may stand at /proc, and next to nothing inside it: what the runtime and others write there
-/// must reach the kernel (CVE-2019-16884).
-fn inside_proc(target: &Path, procfs: bool) -> Result<()> {
+/// Refuses a mount at /proc that is not procfs, and any mount inside /proc except those of [`COVERABLE_PROC_FILES`].
+/// Writes of the runtime below /proc must reach the kernel (CVE-2019-16884).
+fn check_proc_target(target: &Path, procfs: bool) -> Result<()> {
     let proc = Path::new("/proc");
     if !target.starts_with(proc) || target == proc && procfs {
         return Ok(());
     }
-    if PROC_COVERS.iter().any(|allowed| target == Path::new(allowed)) || procfs {
+    if COVERABLE_PROC_FILES.iter().any(|allowed| target == Path::new(allowed)) || procfs {
         return Ok(());
     }
     let target = target.display();
@@ -397,7 +407,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_cleaned_below_the_root() {
+    fn clean_keeps_paths_below_the_root() {
         for (path, clean_path) in
             [("/a//b/./c", "/a/b/c"), ("a", "/a"), ("/../../etc", "/etc"), ("/a/../b", "/b"), ("/", "/"), ("", "/")]
         {
@@ -406,11 +416,11 @@ mod tests {
     }
 
     #[test]
-    fn proc_is_for_procfs() {
-        assert!(inside_proc(Path::new("/proc"), true).is_ok());
-        assert!(inside_proc(Path::new("/proc"), false).is_err());
-        assert!(inside_proc(Path::new("/proc/self/attr"), false).is_err());
-        assert!(inside_proc(Path::new("/proc/meminfo"), false).is_ok());
-        assert!(inside_proc(Path::new("/procfs"), false).is_ok());
+    fn only_procfs_may_be_mounted_at_proc() {
+        assert!(check_proc_target(Path::new("/proc"), true).is_ok());
+        assert!(check_proc_target(Path::new("/proc"), false).is_err());
+        assert!(check_proc_target(Path::new("/proc/self/attr"), false).is_err());
+        assert!(check_proc_target(Path::new("/proc/meminfo"), false).is_ok());
+        assert!(check_proc_target(Path::new("/procfs"), false).is_ok());
     }
 }
