@@ -60,6 +60,27 @@ impl Bundle {
         }
         Ok(Self { dir, spec, warnings })
     }
+
+    /// Whether the container's process gets a terminal (`process.terminal`).
+    pub fn terminal(&self) -> bool {
+        self.spec.process().as_ref().and_then(Process::terminal) == Some(true)
+    }
+
+    /// Overrides `process.terminal`. containerd's Create request decides about the terminal, whatever config.json says.
+    pub fn set_terminal(&mut self, terminal: bool) {
+        if let Some(process) = self.spec.process_mut() {
+            process.set_terminal(Some(terminal));
+        }
+    }
+
+    /// Adds variables (`NAME=value`) to the environment of the container's process.
+    pub fn add_env(&mut self, variables: Vec<String>) {
+        if let Some(process) = self.spec.process_mut().as_mut().filter(|_| !variables.is_empty()) {
+            let mut env = process.env().clone().unwrap_or_default();
+            env.extend(variables);
+            process.set_env(Some(env));
+        }
+    }
 }
 
 /// What is not done as it is written, and was not always a mistake.
@@ -80,11 +101,8 @@ fn taken_otherwise(spec: &Spec) -> Vec<String> {
     warnings
 }
 
-/// The text of a bundle's config.json.
-///
-/// # Errors
-/// There is none, or one that is too large.
-pub fn text(bundle: &Path) -> Result<Vec<u8>> {
+/// Reads a bundle's config.json.
+fn text(bundle: &Path) -> Result<Vec<u8>> {
     read(&bundle.join("config.json"))
 }
 

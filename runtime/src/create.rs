@@ -6,7 +6,7 @@ use std::{
 };
 
 use berth_init::plan::{Enter, Plan, Source};
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::LinuxResources;
 use rustix::mount::UnmountFlags;
 
 use crate::{
@@ -36,8 +36,8 @@ pub struct Options<'a> {
     pub root: &'a Path,
     /// The container's id.
     pub id: &'a str,
-    /// The bundle directory.
-    pub bundle: &'a Path,
+    /// The bundle, as the front door has loaded and changed it.
+    pub bundle: Bundle,
     /// Standard streams, unless the process has a terminal.
     pub stdio: Stdio,
     /// Who will start it.
@@ -58,8 +58,6 @@ pub struct Options<'a> {
     pub rootless: Rootless,
     /// Becomes readable when the caller gives the container up; then init is ended, and nothing is left.
     pub abort: Option<BorrowedFd<'a>>,
-    /// Changes config.json as the front door's protocol asks, before it is used.
-    pub adjust: Option<&'a dyn Fn(&mut Spec)>,
     /// Gets what a user should hear, at once: if there is to be no container, this may be why.
     pub warn: &'a dyn Fn(&str),
 }
@@ -99,10 +97,7 @@ pub fn create(options: Options<'_>) -> Result<Created> {
 
 fn make(options: Options<'_>) -> Result<Created> {
     state::check_id(options.id)?;
-    let mut bundle = Bundle::load(options.bundle)?;
-    if let Some(adjust) = options.adjust {
-        adjust(&mut bundle.spec);
-    }
+    let mut bundle = options.bundle;
     if options.sd_notify {
         sd_notify::announce(&mut bundle.spec, &options.root.join(options.id))?;
     }

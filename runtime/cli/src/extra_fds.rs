@@ -2,7 +2,6 @@
 //! `--preserve-fds`, from 3 on.
 
 use berth_runtime::{Error, Result};
-use oci_spec::runtime::Spec;
 
 use super::{args::Parsed, sys};
 
@@ -52,16 +51,12 @@ impl ExtraFds {
         Ok(Self { count, listen })
     }
 
-    /// Tells the container's process of its sockets; it is process 1 there.
-    pub fn announce(&self, spec: &mut Spec) {
-        if self.listen == 0 {
-            return;
-        }
-        if let Some(process) = spec.process_mut() {
-            let mut env = process.env().clone().unwrap_or_default();
-            env.push(format!("LISTEN_FDS={}", self.listen));
-            env.push("LISTEN_PID=1".to_owned());
-            process.set_env(Some(env));
+    /// The variables by which sd_listen_fds(3) finds the sockets; none without sockets. The container's process has pid 1
+    /// in its pid namespace.
+    pub fn environment(&self) -> Vec<String> {
+        match self.listen {
+            0 => Vec::new(),
+            sockets => vec![format!("LISTEN_FDS={sockets}"), "LISTEN_PID=1".to_owned()],
         }
     }
 }

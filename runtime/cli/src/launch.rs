@@ -7,12 +7,10 @@ use std::{
 
 use berth_runtime::{
     Context, Result,
-    bundle::{self, Bundle},
+    bundle::Bundle,
     create::{self, Barrier, Created},
-    delete, json,
+    delete,
 };
-use oci_spec::runtime::Spec;
-use serde::Deserialize;
 
 use super::{
     Globals,
@@ -60,11 +58,11 @@ pub fn create(
     let id = parsed.operand(0);
     let bundle = Path::new(parsed.text("bundle").unwrap_or("."));
     std::fs::metadata(bundle).with_context(|| format!("chdir {}", bundle.display()))?;
-    let terminal = wants_terminal(bundle)?;
+    let mut bundle = Bundle::load(bundle)?;
     let extra = ExtraFds::find(parsed)?;
     let pidfd_socket = parsed.text("pidfd-socket").map(console::connect).transpose()?;
-    let (front, stdio) = Front::prepare(globals.program, terminal, detached, parsed.text("console-socket"))?;
-    let listen = |spec: &mut Spec| extra.announce(spec);
+    let (front, stdio) = Front::prepare(globals.program, bundle.terminal(), detached, parsed.text("console-socket"))?;
+    bundle.add_env(extra.environment());
     let mut created = create::create(create::Options {
         root: &globals.root,
         id,
@@ -79,7 +77,6 @@ pub fn create(
         cgroup_manager: globals.cgroup_manager,
         sd_notify,
         rootless: globals.rootless,
-        adjust: Some(&listen),
         warn: &|warning| log::warn!("{warning}"),
     })?;
     match hand_out(&mut created, front, pidfd_socket.as_ref()) {
@@ -95,27 +92,6 @@ pub fn create(
 pub fn undo(created: Created) {
     if let Err(e) = delete::delete(created.container, true) {
         log::warn!("{e}");
-    }
-}
-
-/// Whether the bundle's process has a terminal. Only that is read, because [`create::create`] reads and checks the
-/// whole; what cannot be read even so far is left to the same check to word.
-fn wants_terminal(bundle: &Path) -> Result<bool> {
-    #[derive(Deserialize)]
-    struct Config {
-        process: Option<Process>,
-    }
-    #[derive(Deserialize)]
-    struct Process {
-        terminal: Option<bool>,
-    }
-    let text = bundle::text(bundle).unwrap_or_default();
-    match json::read::<Config>(&text) {
-        Ok(config) => Ok(config.process.and_then(|process| process.terminal) == Some(true)),
-        Err(_) => {
-            let spec = Bundle::load(bundle)?.spec;
-            Ok(spec.process().as_ref().and_then(|process| process.terminal()) == Some(true))
-        }
     }
 }
 

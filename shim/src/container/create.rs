@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use berth_proto::events::{TaskCreate, TaskIO};
 use berth_proto::task::{CreateTaskRequest, Mount};
+use berth_runtime::bundle::Bundle;
 use berth_runtime::cgroup::{Manager, Rootless};
 use berth_runtime::create::{Barrier, Created, Options};
 use berth_runtime::{Error, Result, Stdio};
-use oci_spec::runtime::Spec;
 use tokio::sync::{RwLock, Semaphore};
 
 use super::state::{Born, State};
@@ -172,17 +172,12 @@ impl Job {
     }
 
     fn make(self) -> Result<Created> {
-        let terminal = self.terminal;
-        // The request decides about the terminal, whatever config.json says.
-        let adjust = move |spec: &mut Spec| {
-            if let Some(process) = spec.process_mut() {
-                process.set_terminal(Some(terminal));
-            }
-        };
+        let mut bundle = Bundle::load(&self.bundle)?;
+        bundle.set_terminal(self.terminal);
         berth_runtime::create::create(Options {
             root: &self.root,
             id: &self.id,
-            bundle: &self.bundle,
+            bundle,
             stdio: self.stdio,
             barrier: Barrier::Inherited,
             pid_file: Some(&self.bundle.join(PID_FILE)),
@@ -197,7 +192,6 @@ impl Job {
                 Manager::Cgroupfs
             },
             rootless: Rootless::Auto,
-            adjust: Some(&adjust),
             warn: &|warning| log::warn!("container {}: {warning}", self.id),
         })
     }
