@@ -325,26 +325,26 @@ fn birth<'a>(
     }
     let what = "unable to start container process: error during container init";
     let mut outcome = pending.wait()?;
-    while let Outcome::IdMap(index, tree) = &outcome {
+    while let Outcome::MapIds(index, tree) = &outcome {
         map_ids(planned, *index, tree).context(what)?;
-        pending.mapped()?;
+        pending.ids_mapped()?;
         outcome = pending.wait()?;
     }
-    if let Outcome::Hooks = outcome {
+    if let Outcome::RunHooks = outcome {
         devices.hand_over(pending.pid()).context(what)?;
         hooks.run(record.told(), pending.pid()).context(what)?;
-        pending.hooked()?;
+        pending.hooks_done()?;
         outcome = pending.wait()?;
     }
-    if let (Outcome::Listener(number), Some(listener)) = (&outcome, &record.process.listener) {
+    if let (Outcome::SeccompListener(number), Some(listener)) = (&outcome, &record.process.listener) {
         let pid = pending.pid();
         let about = (record.told(), "creating", pid);
         notify::send(listener, about, (pid, pending.pidfd(), *number)).context(what)?;
-        pending.heard()?;
+        pending.agent_ready()?;
         outcome = pending.wait()?;
     }
     match outcome {
-        Outcome::IdMap(..) | Outcome::Hooks | Outcome::Listener(_) => Err(spawn::foreign()),
+        Outcome::MapIds(..) | Outcome::RunHooks | Outcome::SeccompListener(_) => Err(spawn::foreign()),
         Outcome::Ready => Ok(pending),
         Outcome::Failed(failure, output) if hooks::is_hook(failure) => {
             Err(hooks::word("createContainer", &hooks.create_container, failure, output).context(what))
@@ -371,7 +371,7 @@ fn birth<'a>(
 fn map_ids(planned: &Planned<'_>, index: u32, tree: &OwnedFd) -> Result<()> {
     let n = usize::try_from(index).unwrap_or(usize::MAX);
     let mount = planned.plan.container.as_ref().and_then(|container| container.rootfs.mounts.get(n));
-    let (Some(Source::Inside(inside)), Some(name)) = (mount.map(|mount| &mount.source), planned.mount_names.get(n))
+    let (Some(Source::RootBind(inside)), Some(name)) = (mount.map(|mount| &mount.source), planned.mount_names.get(n))
     else {
         return Err(spawn::foreign());
     };

@@ -132,7 +132,7 @@ pub fn build_dev<'a>(
         None
     };
     let attributes = u32::try_from(options.set).map_err(|_| Error::invalid("mounts: /dev"))?;
-    let tree = berth_init::rootfs::create(c"tmpfs", &fs, attributes, None)
+    let tree = berth_init::mount::create(c"tmpfs", &fs, attributes, None)
         .context("error mounting \"tmpfs\" to rootfs at \"/dev\"")?;
 
     // A device below another mount inside /dev must wait for that mount.
@@ -143,7 +143,7 @@ pub fn build_dev<'a>(
         .collect();
     let mut elsewhere = Vec::new();
     // Nodes and directories are born with their modes.
-    let _umask = Umask::of(0).context("unshare the umask")?;
+    let _umask = Umask::set(0).context("unshare the umask")?;
     for device in devices {
         let path = Path::new(std::ffi::OsStr::from_bytes(device.path.to_bytes()));
         match path.strip_prefix("/dev") {

@@ -103,6 +103,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     let defaults = Defaults {
         capabilities: Capabilities { bounding, effective, permitted, inheritable, ambient },
         umask: state.process.umask,
+        waits_for_start: false,
         // Labels of the container hold for an exec that names none.
         apparmor: state.process.apparmor.as_deref(),
         selinux: state.process.selinux.as_deref(),
@@ -117,10 +118,10 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     };
     let plan = Plan {
         channel: arena.name(theirs.as_fd()),
-        keep: &[],
+        keep_fds: &[],
         image: sys::image(),
-        preserve: options.preserve_fds,
-        cgroups,
+        preserve_fds: options.preserve_fds,
+        cgroup_tasks: cgroups,
         namespaces: Namespaces {
             joins: arena.list(joins),
             unshare: 0,
@@ -132,7 +133,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
         all_cpus: !wanted.names_cpus(),
         oom_score_adj: plan::oom_score_adj(&arena, state.process.oom_score_adj.filter(|_| !inside)),
         keyring: plan::keyring(&arena, &state.id, !state.process.keyring)?,
-        key_label: lsm::key_label(&arena, process, defaults.selinux)?,
+        keyring_label: lsm::key_label(&arena, process, defaults.selinux)?,
         container: None,
         stdio: plan::stdio(&arena, process, &options.stdio)?,
         process: berth_init::plan::Process {
@@ -140,9 +141,9 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
             ..process::plan(&arena, process, defaults, filter.as_deref())?
         },
         barrier: None,
-        lent: &[],
+        namespace_files: &[],
     };
-    let plan = Plan { keep: arena.fd_numbers(), ..plan };
+    let plan = Plan { keep_fds: arena.fd_numbers(), ..plan };
 
     let init_cgroup = || Cgroup::of_process(&directory);
     let how = spawn::Clone {
@@ -178,14 +179,14 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     state.rdt.as_ref().map_or(Ok(()), |group| group.adopt_late(pending.pid()))?;
     pending.go()?;
     let mut outcome = pending.wait()?;
-    if let (Outcome::Listener(number), Some(listener)) = (&outcome, &state.process.listener) {
+    if let (Outcome::SeccompListener(number), Some(listener)) = (&outcome, &state.process.listener) {
         let about = (state.told(), "running", state.pid);
         notify::send(listener, about, (pending.pid(), pending.pidfd(), *number))?;
-        pending.heard()?;
+        pending.agent_ready()?;
         outcome = pending.wait()?;
     }
     match outcome {
-        Outcome::IdMap(..) | Outcome::Hooks | Outcome::Listener(_) => return Err(spawn::foreign()),
+        Outcome::MapIds(..) | Outcome::RunHooks | Outcome::SeccompListener(_) => return Err(spawn::foreign()),
         Outcome::Closed | Outcome::Ready => {}
         Outcome::Failed(failure, _) => {
             let names = Names { program, ..Names::default() };
@@ -207,8 +208,8 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
 fn borrow(container: &Container) -> Result<Vec<(u32, OwnedFd)>> {
     let what = "cannot exec in a container that has not been started, as an ordinary user";
     let channel = start_socket::connect(container.dir()).context(what)?;
-    spawn::say(channel.as_fd(), wire::NAMESPACES).context(what)?;
-    let (Some(Message::Ready), fds) = spawn::receive(channel.as_fd())? else { return Err(spawn::foreign()) };
+    spawn::send_byte(channel.as_fd(), wire::GET_NAMESPACES).context(what)?;
+    let (Some(Message::Namespaces), fds) = spawn::receive(channel.as_fd())? else { return Err(spawn::foreign()) };
     let lent: Vec<_> = fds.into_iter().map(|fd| Ok((sys::namespace_kind(&fd)?, fd))).collect::<Result<_>>()?;
     if lent.iter().fold(0, |all, (kind, _)| all | kind) == container.state().namespaces {
         Ok(lent)

@@ -35,7 +35,7 @@ pub fn word(failure: Failure, plan: Option<&Plan<'_>>, names: &Names<'_>) -> Err
     let mount = || names.mounts.get(n).cloned().unwrap_or_default();
     match step {
         Step::NotOnPath => Error::new(Kind::NotFound, format!("exec: {program:?}: executable file not found in $PATH")),
-        Step::Executable if index == payload::NOT_SEEN => {
+        Step::Executable if index == payload::NOT_FOUND => {
             Error::new(Kind::NotFound, format!("exec: {program:?}: stat {program}: {}", errno_text(errno)))
         }
         Step::Executable => Error::new(Kind::Internal, format!("exec: {program:?}: {}", errno_text(errno))),
@@ -47,7 +47,7 @@ pub fn word(failure: Failure, plan: Option<&Plan<'_>>, names: &Names<'_>) -> Err
         Step::CwdOutside => Error::invalid(
             "process.cwd: current working directory is outside of container mount namespace root -- possible container breakout detected",
         ),
-        Step::NotOrdinary => {
+        Step::NotPlainDirectory => {
             let target = text(rootfs.and_then(|r| r.mounts.get(n)).map(|m| m.target));
             Error::invalid(format!("error mounting {}: {target:?} must be mounted on ordinary directory", mount()))
         }
@@ -95,16 +95,16 @@ pub fn word(failure: Failure, plan: Option<&Plan<'_>>, names: &Names<'_>) -> Err
         Step::Label => why(label(plan, n, "write")),
         Step::LabelReadBack if errno == 0 => why(label(plan, n, "another label is read back from")),
         Step::LabelReadBack => why(label(plan, n, "read")),
-        Step::KeyLabel => {
-            let name = plan.and_then(|p| p.key_label).map(String::from_utf8_lossy).unwrap_or_default();
+        Step::KeyringLabel => {
+            let name = plan.and_then(|p| p.keyring_label).map(String::from_utf8_lossy).unwrap_or_default();
             why(format!("process.selinuxLabel: {name:?}: can't set the keyring's label in attr/keycreate"))
         }
-        Step::Weaker => why(format!("refusing to run: {} weaker than planned", restriction(index))),
+        Step::NotRestricted => why(format!("refusing to run: {} weaker than planned", restriction(index))),
         Step::Cgroup => why("linux.cgroupsPath: enter the cgroup".into()),
         Step::OomScoreAdj => why("process.oomScoreAdj: write oom_score_adj".into()),
         Step::User | Step::BecomeRoot => why("process.user: setresuid".into()),
         Step::Groups => why("process.user.additionalGids: setgroups".into()),
-        Step::Listener => why("linux.seccomp.listenerPath: nobody has taken the listener".into()),
+        Step::SeccompAgent => why("linux.seccomp.listenerPath: nobody has taken the listener".into()),
         Step::Seccomp => why("linux.seccomp: error loading seccomp filter".into()),
         Step::Capabilities | Step::BoundingSet => why("process.capabilities: unable to apply caps".into()),
         Step::Console | Step::ConsoleBind => why("open the container's terminal in /dev/pts".into()),
@@ -113,7 +113,7 @@ pub fn word(failure: Failure, plan: Option<&Plan<'_>>, names: &Names<'_>) -> Err
         Step::Hostname => why("hostname: sethostname".into()),
         Step::Domainname => why("domainname: setdomainname".into()),
         Step::Clone => why("linux.namespaces: clone the process into the pid namespace".into()),
-        Step::Shed => why("give up the memory of the runtime before the pid namespace is entered".into()),
+        Step::UnmapMemory => why("give up the memory of the runtime before the pid namespace is entered".into()),
         Step::MakeCwd => why("process.cwd: mkdir".into()),
         other => why(format!("{other:?}").to_lowercase()),
     }

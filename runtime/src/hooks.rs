@@ -19,7 +19,7 @@ use std::{
 };
 
 use berth_init::{
-    hook::{self, Ward},
+    hook::{self, HookContext},
     plan::{Hook as Planned, Hooks as Point, Ptr},
     wire::{Failure, Step},
 };
@@ -271,7 +271,7 @@ fn run(
 
 /// Runs the `n`th of them; what it writes goes to the log.
 fn one(kind: &str, hooks: &[Hook], point: &Point<'_>, n: usize, pid: i32) -> Result<()> {
-    match hook::run(point, n, &Ward { pid, watch: None, confined: None }) {
+    match hook::run(point, n, &HookContext { pid, watch: None, filtered: None }) {
         Ok(output) => {
             for (stream, file) in ["stdout", "stderr"].iter().zip(output) {
                 let said = read(file);
@@ -310,7 +310,7 @@ fn point<'a>(arena: &'a Arena, hooks: &[Hook], text: &[String; 2], env: &'a [Cel
         state: [arena.bytes(before.as_bytes()), arena.bytes(after.as_bytes())],
         directory: None,
         limit: rlimit::given(),
-        ignored: signals::ignored(),
+        ignored_signals: signals::ignored(),
     })
 }
 

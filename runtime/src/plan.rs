@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use berth_init::plan::{Barrier, Container, Device, Enter, Plan, Rootfs, Stdio as PlanStdio};
+use berth_init::plan::{Barrier, Container, Device, Enter, Plan, Rootfs, SeccompWhen, Stdio as PlanStdio};
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 use rustix::fs::{Mode, OFlags};
 
@@ -117,6 +117,7 @@ pub fn init<'a>(
     let defaults = Defaults {
         capabilities: crate::caps::plan(None),
         umask: Some(0o022),
+        waits_for_start: true,
         apparmor: None,
         selinux: None,
         keep_groups: user::keeps_groups(&state.annotations),
@@ -125,14 +126,17 @@ pub fn init<'a>(
     let mut process = berth_init::plan::Process { scheduling, ..process::plan(arena, payload, defaults, filter)? };
     let root = rootfs_path(bundle);
     let hooks = hooks::plan(arena, spec, state.told(), &root, process.env)?;
-    if let Some(filter) = &mut process.seccomp {
-        // init could not wait for a hook under it, nor make one.
-        filter.first &= hooks.start_container.list.is_empty();
+    if let Some(filter) = &mut process.seccomp
+        && filter.when == SeccompWhen::BeforeVisible
+        && !hooks.start_container.list.is_empty()
+    {
+        // init can neither create a hook nor wait for one under this filter.
+        filter.when = SeccompWhen::BeforeExec;
     }
     let (mut rootfs, mount_names) = rootfs(arena, bundle, linux, payload, cgroup, &placement, choices)?;
     if hooks.in_bundle() || rootfs.enter == Enter::InHost {
         let root = root.canonicalize().with_context(|| format!("root.path: rootfs {}", root.display()))?;
-        rootfs.at = Some(arena.path(&root, "root.path")?);
+        rootfs.attach_at = Some(arena.path(&root, "root.path")?);
     }
     let sysctls = sysctl::plan(arena, linux.sysctl().as_ref().unwrap_or(&std::collections::HashMap::new()), |kind| {
         placement.is_private(kind)
@@ -158,19 +162,19 @@ pub fn init<'a>(
     let cgroup_owner = if outside { cgroup_owner(spec, payload, &placement) } else { None };
     let plan = Plan {
         channel: arena.name(channel),
-        keep: &[],
+        keep_fds: &[],
         image: None,
-        preserve: choices.preserve_fds,
-        cgroups,
+        preserve_fds: choices.preserve_fds,
+        cgroup_tasks: cgroups,
         namespaces: placement.child,
         all_cpus: true,
         oom_score_adj: oom_score_adj(arena, adj.filter(|_| !new_users)),
         keyring: keyring(arena, &state.id, choices.no_new_keyring)?,
-        key_label: lsm::key_label(arena, payload, None)?,
+        keyring_label: lsm::key_label(arena, payload, None)?,
         container: Some(container),
         stdio: stdio(arena, payload, choices.stdio)?,
         process,
-        lent: match (choices.inside, choices.listener) {
+        namespace_files: match (choices.inside, choices.listener) {
             // In mounts that are joined /proc is somebody else's.
             (Some(_), Some(_)) if placement.made & namespace::flag::MOUNT != 0 => {
                 namespace::own_files(arena, placement.own)?
@@ -180,7 +184,7 @@ pub fn init<'a>(
         barrier: Some(choices.listener.map_or(Barrier::Channel, |socket| Barrier::Listen(arena.lend(socket)))),
     };
     Ok(Planned {
-        plan: Plan { keep: arena.fd_numbers(), image: crate::sys::image(), ..plan },
+        plan: Plan { keep_fds: arena.fd_numbers(), image: crate::sys::image(), ..plan },
         placement_clone: placement.clone,
         born_in,
         clocks: (outside && placement.time).then(|| timens::offsets(linux.time_offsets().as_ref())),
@@ -218,7 +222,7 @@ fn rootfs<'a>(
     let label = lsm::mount_label(arena, linux.mount_label().as_deref())?;
     let empty = Rootfs {
         tree: arena.fd(open_rootfs(&path)?),
-        at: None,
+        attach_at: None,
         host_propagation: 0,
         enter: Enter::Chroot,
         mounts: &[],

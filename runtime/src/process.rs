@@ -2,7 +2,11 @@
 
 use std::{cell::Cell, os::unix::ffi::OsStrExt, path::Path};
 
-use berth_init::plan::{Capabilities, Process as Plan, Ptr, Seccomp};
+use berth_init::{
+    barrier::{AT_BARRIER, AT_PID_CLONE},
+    plan::{Capabilities, Process as Plan, Ptr, Seccomp, SeccompWhen},
+    sys::{SECOND_CLONE_FLAGS, has_listener},
+};
 use oci_spec::runtime::Process;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +26,8 @@ pub struct Defaults<'d> {
     pub apparmor: Option<&'d str>,
     /// SELinux label.
     pub selinux: Option<&'d str>,
+    /// The process is an init, and waits at the barrier between create and start.
+    pub waits_for_start: bool,
     /// The runtime's supplementary groups stay because an annotation says so ([`user::keeps_groups`]).
     pub keep_groups: bool,
 }
@@ -70,43 +76,50 @@ pub fn plan<'a>(
     Ok(Plan {
         args: vector(arena, args.iter().map(String::as_str), "process.args", 1)?,
         env: cells(arena, vector(arena, env.into_iter().filter(|v| *v != "HOME="), "process.env", 2)?),
-        home,
+        find_home: home,
         executables,
-        searched,
+        from_path: searched,
         cwd: arena.path(process.cwd(), "process.cwd")?,
         uid: process.user().uid(),
         gid: process.user().gid(),
         groups,
         keep_groups,
-        held: arena.list(vec![Cell::new(0); groups.len() + 1]),
+        groups_buffer: arena.list(vec![Cell::new(0); groups.len() + 1]),
         umask: process.user().umask().or(defaults.umask),
         capabilities: match process.capabilities() {
             Some(sets) => crate::caps::plan(Some(sets)),
             None => defaults.capabilities,
         },
         rlimits: arena.list(rlimit::plan(process.rlimits().as_deref().unwrap_or_default())),
-        ignored: signals::ignored(),
+        ignored_signals: signals::ignored(),
         no_new_privs: process.no_new_privileges() == Some(true),
         labels: lsm::plan(arena, process, defaults.apparmor, defaults.selinux)?,
-        seccomp: filter.map(told).map(|f| Seccomp {
-            filter: f.instructions(),
-            flags: f.flags(),
-            readable: readable(f),
-            early: berth_init::sys::notifies(f.flags()) && spares_the_barrier(f),
-            shown: berth_init::sys::notifies(f.flags()) && crate::rootless::is_user(),
-            first: !berth_init::sys::notifies(f.flags())
-                && process.no_new_privileges() != Some(true)
-                && spares_the_barrier(f)
-                && spares_the_entry(f),
-        }),
+        seccomp: filter.map(|filter| seccomp(filter, process, defaults.waits_for_start)),
         scheduling: None,
-        own_stdio: true,
+        chown_stdio: true,
     })
 }
 
-fn told(filter: &Filter) -> &Filter {
+/// The filter, and the point at which init loads it.
+fn seccomp<'a>(filter: &'a Filter, process: &Process, waits_for_start: bool) -> Seccomp<'a> {
     log::debug!("seccomp filter flags: {}", filter.flags());
-    filter
+    let listener = has_listener(filter.flags());
+    let allows_barrier = AT_BARRIER.iter().all(|nr| allows(filter, *nr, 0));
+    let allows_pid_clone =
+        || AT_PID_CLONE.iter().all(|nr| allows(filter, *nr, 0)) && allows(filter, libc::SYS_clone, SECOND_CLONE_FLAGS);
+    let when = match (listener, allows_barrier) {
+        (true, true) if waits_for_start => SeccompWhen::BeforeBarrier,
+        (true, _) => SeccompWhen::AfterBarrier,
+        (false, true) if process.no_new_privileges() != Some(true) && allows_pid_clone() => SeccompWhen::BeforeVisible,
+        (false, _) => SeccompWhen::BeforeExec,
+    };
+    Seccomp {
+        filter: filter.instructions(),
+        flags: filter.flags(),
+        when,
+        state_readable: state_readable(filter),
+        dumpable_for_agent: listener && crate::rootless::is_user(),
+    }
 }
 
 /// The last value of a variable counts, at the place of the last (runc's rule).
@@ -157,58 +170,15 @@ const ARCH: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 const ARCH: u32 = 0xc000_00b7;
 
-/// What init does at the barrier (`wait_at_barrier`), and until it runs hooks or executes the payload.
-const AT_THE_BARRIER: &[libc::c_long] = &[
-    libc::SYS_accept4,
-    libc::SYS_close,
-    libc::SYS_close_range,
-    libc::SYS_exit_group,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_poll,
-    libc::SYS_ppoll,
-    libc::SYS_read,
-    libc::SYS_recvfrom,
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_sendmsg,
-    libc::SYS_sendto,
-];
-
-/// A process does this, besides, when it is cloned into a pid namespace that others are in, and until it is the payload.
-const AT_THE_ENTRY: &[libc::c_long] = &[
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_arch_prctl,
-    libc::SYS_execve,
-    libc::SYS_ioctl,
-    libc::SYS_mmap,
-    libc::SYS_munmap,
-    libc::SYS_prlimit64,
-    libc::SYS_rseq,
-    libc::SYS_sched_setattr,
-    libc::SYS_setsid,
-    libc::SYS_signalfd4,
-];
-
-/// Init can wait for its start under this filter.
-fn spares_the_barrier(filter: &Filter) -> bool {
-    AT_THE_BARRIER.iter().all(|nr| spares(filter, *nr, 0))
-}
-
-/// A process can be cloned into its pid namespace under this filter.
-fn spares_the_entry(filter: &Filter) -> bool {
-    AT_THE_ENTRY.iter().all(|nr| spares(filter, *nr, 0))
-        && spares(filter, libc::SYS_clone, berth_init::sys::CLONE_AGAIN)
-}
-
-/// The filter allows this call, whose first argument may matter.
-fn spares(filter: &Filter, nr: libc::c_long, first: u64) -> bool {
+/// True if the filter allows this call with `first` as its first argument.
+fn allows(filter: &Filter, nr: libc::c_long, first: u64) -> bool {
     let Ok(nr) = i32::try_from(nr) else { return false };
     let action = filter.verdict(ARCH, nr, [first, 0, 0, 0, 0, 0]) & libc::SECCOMP_RET_ACTION_FULL;
     [libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_LOG].contains(&action)
 }
 
-/// Asking the kernel for the seccomp mode does not kill under this filter.
-fn readable(filter: &Filter) -> bool {
+/// True if the filter kills neither for prctl(2) `PR_GET_SECCOMP` nor for capget(2).
+fn state_readable(filter: &Filter) -> bool {
     let Ok(nr) = i32::try_from(libc::SYS_prctl) else { return false };
     let question = [u64::from(libc::PR_GET_SECCOMP.cast_unsigned()), 0, 0, 0, 0, 0];
     let Ok(caps) = i32::try_from(libc::SYS_capget) else { return false };

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use berth_init::program::{self, memory};
+use berth_init::program::{self, memfd};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{Access, Mode, OFlags},
@@ -77,8 +77,8 @@ fn begin(
         fds.iter().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, clear)).collect::<Result<_, _>>()?;
     let fds: Vec<BorrowedFd<'_>> = above.iter().map(AsFd::as_fd).collect();
     let (args, env) = (arena.list(args), arena.list(env));
-    let (limit, ignored) = (rlimit::given(), signals::ignored());
-    Ok(program::start(&program::Program { path, args, env, fds: &fds, limit, ignored })?)
+    let (limit, ignored_signals) = (rlimit::given(), signals::ignored());
+    Ok(program::start(&program::Program { path, args, env, fds: &fds, limit, ignored_signals })?)
 }
 
 /// What a program has said, and how it ended.
@@ -102,7 +102,7 @@ pub fn run(name: &str, args: &[String]) -> Result<Output> {
     let env: Vec<Vec<u8>> = std::env::vars_os().map(variable).collect();
     let null =
         rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).context("open /dev/null")?;
-    let (stdout, stderr) = (memory(c"stdout")?, memory(c"stderr")?);
+    let (stdout, stderr) = (memfd(c"stdout")?, memfd(c"stderr")?);
     let streams = [null.as_fd(), stdout.as_fd(), stderr.as_fd()];
     let (_, pidfd) = begin(name.as_bytes(), &path, args, &env, &streams).with_context(|| name.to_owned())?;
     let status = end(name, pidfd.as_fd())?;

@@ -100,11 +100,11 @@ pub struct Child {
 /// How a conversation ended.
 pub enum Outcome {
     /// This tree, of the mount of that index, waits to have its ids mapped.
-    IdMap(u32, OwnedFd),
+    MapIds(u32, OwnedFd),
     /// The runtime's hooks are due.
-    Hooks,
+    RunHooks,
     /// The filter's listener is this fd of the child, who waits until somebody has it.
-    Listener(i32),
+    SeccompListener(i32),
     /// At the barrier.
     Ready,
     /// The channel closed: execve happened, or the child is dead.
@@ -154,7 +154,7 @@ pub fn spawn<'a>(
     let namespaces = &plan.namespaces;
     let second = if namespaces.enter_pid || namespaces.second_clone { Second::Expected } else { Second::Done };
     let policy = plan.process.scheduling.as_ref().and_then(|scheduling| scheduling.policy);
-    let policy = policy.filter(|policy| namespaces.enter_pid && berth_init::scheduling::is_parents(policy));
+    let policy = policy.filter(|policy| namespaces.enter_pid && berth_init::scheduling::set_by_parent(policy));
     Ok(Pending { channel, pid, pidfd, console: None, second, policy, bounds, kept: false })
 }
 
@@ -196,22 +196,22 @@ impl Pending<'_> {
 
     /// Lets the child begin: it is in its cgroup and its ids are mapped.
     pub fn go(&self) -> Result<()> {
-        say(self.channel.as_fd(), wire::GO).context("release the container's init")
+        send_byte(self.channel.as_fd(), wire::GO).context("release the container's init")
     }
 
     /// The ids of its tree are mapped.
-    pub fn mapped(&self) -> Result<()> {
-        say(self.channel.as_fd(), wire::MAPPED).context("release the container's init after a mapping")
+    pub fn ids_mapped(&self) -> Result<()> {
+        send_byte(self.channel.as_fd(), wire::IDS_MAPPED).context("release the container's init after a mapping")
     }
 
     /// The runtime's hooks have run.
-    pub fn hooked(&self) -> Result<()> {
-        say(self.channel.as_fd(), wire::HOOKED).context("release the container's init after the hooks")
+    pub fn hooks_done(&self) -> Result<()> {
+        send_byte(self.channel.as_fd(), wire::HOOKS_DONE).context("release the container's init after the hooks")
     }
 
     /// Somebody has the filter's listener.
-    pub fn heard(&self) -> Result<()> {
-        say(self.channel.as_fd(), wire::HEARD).context("release the process after its filter")
+    pub fn agent_ready(&self) -> Result<()> {
+        send_byte(self.channel.as_fd(), wire::AGENT_READY).context("release the process after its filter")
     }
 
     /// Its pidfd.
@@ -237,15 +237,15 @@ impl Pending<'_> {
                 (Some(Message::Failure(failure)), _) => return Ok(Outcome::Failed(failure, fds)),
                 (None, _) if matches!(self.second, Second::Done) => return Ok(Outcome::Closed),
                 (None, _) => return Err(ended_early()),
-                (Some(Message::Crowded), _) => self.step_out()?,
-                (Some(Message::Moved(pid)), Some(pidfd)) => self.adopt(pid, pidfd)?,
+                (Some(Message::CgroupFull), _) => self.step_out()?,
+                (Some(Message::Cloned(pid)), Some(pidfd)) => self.adopt(pid, pidfd)?,
                 (Some(Message::Console), Some(master)) => self.console = Some(master),
-                (Some(Message::IdMap(index)), Some(tree)) => return Ok(Outcome::IdMap(index, tree)),
-                (Some(Message::Hooks), _) => return Ok(Outcome::Hooks),
+                (Some(Message::MapIds(index)), Some(tree)) => return Ok(Outcome::MapIds(index, tree)),
+                (Some(Message::RunHooks), _) => return Ok(Outcome::RunHooks),
                 // Before the second clone only the first child speaks, and it says neither.
                 (Some(Message::Ready), _) if matches!(self.second, Second::Done) => return Ok(Outcome::Ready),
-                (Some(Message::Listener(number)), _) if matches!(self.second, Second::Done) => {
-                    return Ok(Outcome::Listener(number));
+                (Some(Message::SeccompListener(number)), _) if matches!(self.second, Second::Done) => {
+                    return Ok(Outcome::SeccompListener(number));
                 }
                 (Some(_), _) => return Err(foreign()),
             }
@@ -287,7 +287,7 @@ impl Pending<'_> {
     fn step_out(&mut self) -> Result<()> {
         let Second::Expected = self.second else { return Err(foreign()) };
         self.second = Second::Outside(cgroup::step_out(self.pid)?);
-        say(self.channel.as_fd(), wire::RETRY).context("have the container's process cloned again")
+        send_byte(self.channel.as_fd(), wire::RETRY).context("have the container's process cloned again")
     }
 
     /// The child has made the process that becomes the payload. It does nothing until it is told that it is known, and in
@@ -308,7 +308,7 @@ impl Pending<'_> {
         if let Some(policy) = &self.policy {
             berth_init::sys::set_scheduler(pid, policy).context("process.scheduler: error setting scheduler")?;
         }
-        say(self.channel.as_fd(), wire::ADOPTED).context("release the container's process")
+        send_byte(self.channel.as_fd(), wire::ADOPTED).context("release the container's process")
     }
 
     /// The child is a container's now.
@@ -330,7 +330,7 @@ impl Drop for Pending<'_> {
 }
 
 /// Says one byte to the other end.
-pub fn say(channel: BorrowedFd<'_>, word: u8) -> Result<()> {
+pub fn send_byte(channel: BorrowedFd<'_>, word: u8) -> Result<()> {
     rustix::net::send(channel, &[word], rustix::net::SendFlags::NOSIGNAL)?;
     Ok(())
 }
@@ -348,7 +348,7 @@ fn ended_early() -> Error {
 /// One message of the child, with the fds that came along; `None` at the end.
 pub fn receive(channel: BorrowedFd<'_>) -> Result<(Option<Message>, Vec<OwnedFd>)> {
     let mut buffer = [0u8; wire::LEN + 1];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(wire::LENT))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(wire::MAX_NAMESPACES))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let got = loop {
         match recvmsg(channel, &mut [IoSliceMut::new(&mut buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {

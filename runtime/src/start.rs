@@ -42,7 +42,7 @@ pub fn start(container: &Container, barrier: Option<OwnedFd>) -> Result<()> {
 /// # Errors
 /// [`Kind::FailedPrecondition`] when it has ended.
 pub fn release(barrier: BorrowedFd<'_>) -> Result<()> {
-    spawn::say(barrier, wire::START).map_err(|_| stopped())
+    spawn::send_byte(barrier, wire::START).map_err(|_| stopped())
 }
 
 /// Waits for a released init's execve. Does not block once `channel` is readable, unless the container
@@ -57,11 +57,12 @@ pub fn outcome(container: &Container, channel: BorrowedFd<'_>) -> Result<()> {
 /// The payload's failure, and whether it was a hook's; `None` when it was executed.
 fn heard(container: &Container, channel: BorrowedFd<'_>) -> Result<Option<(Error, bool)>> {
     let mut said = spawn::receive(channel)?;
-    if let ((Some(Message::Listener(number)), _), Some(listener)) = (&said, &container.state().process.listener) {
+    if let ((Some(Message::SeccompListener(number)), _), Some(listener)) = (&said, &container.state().process.listener)
+    {
         let (init, state) = (container.pidfd()?, container.state());
         let about = (state.told(), "created", state.pid);
         notify::send(listener, about, (state.pid, init.as_fd(), *number))?;
-        spawn::say(channel, wire::HEARD)?;
+        spawn::send_byte(channel, wire::AGENT_READY)?;
         said = spawn::receive(channel)?;
     }
     match said {

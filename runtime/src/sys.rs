@@ -24,11 +24,11 @@ pub fn clone_into(plan: &Plan<'_>, flags: u32, cgroup: Option<BorrowedFd<'_>>) -
     }
 }
 
-/// Clones a process that stands for a user namespace ([`berth_init::namespace::hold`]). Returns its pid and pidfd.
+/// Clones a process that stands for a user namespace ([`berth_init::namespace::hold_user_namespace`]). Returns its pid and pidfd.
 pub fn clone_and_hold(flags: u32, channel: BorrowedFd<'_>, join: Option<BorrowedFd<'_>>) -> Result<(i32, OwnedFd)> {
-    // SAFETY: the child runs berth_init::namespace::hold, which is no_std without alloc and never returns.
+    // SAFETY: the child runs berth_init::namespace::hold_user_namespace, which is no_std without alloc and never returns.
     match unsafe { berth_init::sys::clone_process(u64::from(flags), None) }.context("clone3")? {
-        Side::Child => berth_init::namespace::hold(channel, join),
+        Side::Child => berth_init::namespace::hold_user_namespace(channel, join),
         Side::Parent(pid, pidfd) => Ok((pid, pidfd)),
     }
 }

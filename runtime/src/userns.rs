@@ -147,7 +147,7 @@ impl Holder {
             }
         };
         match Message::decode(buffer.get(..len).unwrap_or_default()) {
-            Some(Message::Ready) => Ok(()),
+            Some(Message::InUserNamespace) => Ok(()),
             Some(Message::Failure(failure)) => Err(Error::from_errno(failure.errno)),
             _ => Err(Error::new(Kind::Internal, "a process ended before its time")),
         }

@@ -183,7 +183,7 @@ fn open_to_all(path: &str) -> std::io::Result<()> {
     if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::Socket {
         return Err(ErrorKind::AlreadyExists.into());
     }
-    Ok(berth_init::mode::set(file.as_fd(), 0o777)?)
+    Ok(berth_init::mode::chmod(file.as_fd(), 0o777)?)
 }
 
 /// Which of these can be read, or have been closed; none at the end of the time.

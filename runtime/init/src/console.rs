@@ -11,17 +11,18 @@ use rustix::{
 };
 
 use crate::{
-    At, Report, Result,
+    error::{At, Result},
     path::{self, Target},
     plan::{Plan, Stdio},
+    report::Report,
     sys,
-    wire::{Failure, Message, Step},
+    wire::{Message, Step},
 };
 
 const DEVPTS_MAGIC: u64 = 0x1cd1;
 
 /// Opens a terminal of the devpts at `/dev/pts` below the current root, for an exec.
-pub fn open(plan: &Plan<'_>, report: &Report<'_>) -> Result<OwnedFd> {
+fn open(plan: &Plan<'_>, report: &Report<'_>) -> Result<OwnedFd> {
     let root = fs::open(c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).at(Step::Console)?;
     open_in(root.as_fd(), plan, report)
 }
@@ -74,25 +75,27 @@ pub fn take_control() -> Result<()> {
     rustix::process::ioctl_tiocsctty(terminal).at(Step::Stdio)
 }
 
-/// Puts the streams at 0, 1 and 2, owned by the payload's user.
-pub fn attach(plan: &Plan<'_>, terminal: Option<OwnedFd>) -> Result<()> {
-    match (&plan.stdio, terminal) {
-        (_, Some(slave)) => {
+/// Puts the standard streams at 0, 1 and 2: the plan's fds, or the slave of `terminal`. If the plan asks for a terminal and
+/// none is open, opens one in the current root. The payload's user owns the streams afterwards.
+pub fn attach(plan: &Plan<'_>, terminal: Option<OwnedFd>, report: &Report<'_>) -> Result<()> {
+    match &plan.stdio {
+        Stdio::Terminal { .. } => {
+            let slave = match terminal {
+                Some(slave) => slave,
+                None => open(plan, report)?,
+            };
             for number in 0..=2 {
                 sys::dup_onto(slave.as_fd(), number).at(Step::Stdio)?;
             }
         }
-        (Stdio::Fds(fds), None) => {
+        Stdio::Fds(fds) => {
             for (fd, number) in fds.iter().zip(0..) {
                 sys::dup_onto(*fd, number).at(Step::Stdio)?;
             }
         }
-        (Stdio::Inherit, None) => {}
-        (Stdio::Terminal { .. }, None) => {
-            return Err(Failure { step: Step::Console, index: 0, errno: Errno::NOTTY.raw_os_error() });
-        }
+        Stdio::Inherit => {}
     }
-    if plan.process.own_stdio { own_streams(plan).at(Step::Stdio) } else { Ok(()) }
+    if plan.process.chown_stdio { own_streams(plan).at(Step::Stdio) } else { Ok(()) }
 }
 
 /// Gives the streams to the payload's user so that it can open them anew through /proc. A stream on the host's

@@ -12,14 +12,14 @@ use rustix::{
 };
 
 use crate::{
-    At, Result, path,
+    error::{At, Result},
+    mount::{MOUNT_ATTR_RDONLY, clone_of, create, move_onto},
+    path,
     plan::{FsOption, Rootfs},
-    rootfs::{clone_of, create, move_onto},
     sys,
     wire::{Failure, Step},
 };
 
-pub(crate) const MOUNT_ATTR_RDONLY: u64 = 0x1;
 const MOUNT_ATTR_NOSUID: u64 = 0x2;
 const MOUNT_ATTR_NODEV: u64 = 0x4;
 const MOUNT_ATTR_NOEXEC: u64 = 0x8;

@@ -56,7 +56,7 @@ fn settle(node: BorrowedFd<'_>, seen: &Stat, device: &Device<'_>) -> Result<()> 
     }
     let wanted = device.mode & 0o7777;
     let taken = given && wanted & 0o6000 != 0;
-    if seen.st_mode & 0o7777 != wanted || taken { mode::set(node, wanted) } else { Ok(()) }
+    if seen.st_mode & 0o7777 != wanted || taken { mode::chmod(node, wanted) } else { Ok(()) }
 }
 
 /// `/dev/fd`, the standard streams and `ptmx`, as every container runtime makes them; those that exist stay, but

@@ -18,69 +18,120 @@ use rustix::{
 };
 
 use crate::{
-    At, Result, confine,
-    plan::{Hook, Hooks, Process},
-    program::{self, memory},
+    digits::decimal,
+    error::{At, Result},
+    plan::{Container, Hook, Hooks, Process, SeccompWhen},
+    program::{self, memfd},
+    report::Report,
+    rootfs::HostTree,
+    seccomp,
     sys::{self, Side},
-    wire::{Failure, Step},
+    wire::{self, Failure, Message, Step},
 };
 
 /// What a hook has written: standard output and standard error, each a file in memory.
 pub type Output = [OwnedFd; 2];
 
 /// A hook that did not end well.
-pub struct Fault {
+pub struct HookError {
     /// [`Step::HookStart`], [`Step::HookStatus`] or [`Step::HookTimeout`].
     pub failure: Failure,
     /// What it wrote, once it could.
     pub output: Option<Output>,
 }
 
-impl From<Failure> for Fault {
+impl From<Failure> for HookError {
     fn from(failure: Failure) -> Self {
         Self { failure, output: None }
     }
 }
 
 /// Whom a hook depends on.
-pub struct Ward<'a> {
+pub struct HookContext<'a> {
     /// The container's process, as the hook sees it.
     pub pid: i32,
     /// A hook whose maker waits for nothing any more is ended when this has an error or is hung up.
     pub watch: Option<BorrowedFd<'a>>,
     /// The hook has the restrictions of this payload.
-    pub confined: Option<&'a Process<'a>>,
+    pub filtered: Option<&'a Process<'a>>,
 }
 
 /// Runs all hooks of a point, in order, up to the first that fails. What they write is dropped with them.
-pub fn run_all(point: &Hooks<'_>, ward: &Ward<'_>) -> core::result::Result<(), Fault> {
-    (0..point.list.len()).try_for_each(|n| run(point, n, ward).map(drop))
+pub fn run_all(point: &Hooks<'_>, context: &HookContext<'_>) -> core::result::Result<(), HookError> {
+    (0..point.list.len()).try_for_each(|n| run(point, n, context).map(drop))
 }
 
 /// Runs the `n`th hook of a point to its end; gives what it wrote.
-pub fn run(point: &Hooks<'_>, n: usize, ward: &Ward<'_>) -> core::result::Result<Output, Fault> {
+pub fn run(point: &Hooks<'_>, n: usize, context: &HookContext<'_>) -> core::result::Result<Output, HookError> {
     let Some(hook) = point.list.get(n) else {
-        return Err(Errno::INVAL).at_index(Step::HookStart, n).map_err(Fault::from);
+        return Err(Errno::INVAL).at_index(Step::HookStart, n).map_err(HookError::from);
     };
     let files = || -> io::Result<(OwnedFd, Output)> {
-        Ok((state(point.state, ward.pid)?, [memory(c"hook-stdout")?, memory(c"hook-stderr")?]))
+        Ok((state(point.state, context.pid)?, [memfd(c"hook-stdout")?, memfd(c"hook-stderr")?]))
     };
     let (stdin, output) = files().at_index(Step::HookStart, n)?;
-    match watched(point, hook, [stdin.as_fd(), output[0].as_fd(), output[1].as_fd()], ward, n) {
+    match watched(point, hook, [stdin.as_fd(), output[0].as_fd(), output[1].as_fd()], context, n) {
         Ok(()) => Ok(output),
-        Err(failure) => Err(Fault { failure, output: Some(output) }),
+        Err(failure) => Err(HookError { failure, output: Some(output) }),
     }
 }
 
-fn watched(point: &Hooks<'_>, hook: &Hook<'_>, streams: [BorrowedFd<'_>; 3], ward: &Ward<'_>, n: usize) -> Result<()> {
+/// Runs the hooks that belong between the mounts and the pivot: the parent's, then createContainer. Both end with the parent:
+/// if the parent is gone, no process would take over the container.
+pub(crate) fn run_before_pivot(container: &Container<'_>, host: Option<&HostTree>, report: &Report<'_>) -> Result<()> {
+    if container.runtime_hooks {
+        report.send(Message::RunHooks, &[]);
+        report.wait_for(wire::HOOKS_DONE).at(Step::RuntimeHooks)?;
+    }
+    // The hooks have the umask of the runtime's caller, and not the one that the root was built with.
+    let umask = host.filter(|_| !container.create_container.list.is_empty());
+    let umask = umask.map(|host| rustix::process::umask(host.caller_umask));
+    run_in_init(&container.create_container, None, Some(report.channel), report)?;
+    umask.map(rustix::process::umask);
+    Ok(())
+}
+
+/// Runs the startContainer hooks, with the rights of the payload. A filter that is loaded at execve is loaded by each hook
+/// for itself, because init could not create a hook under it.
+pub(crate) fn run_before_exec(hooks: &Hooks<'_>, process: &Process<'_>, report: &Report<'_>) -> Result<()> {
+    let filtered = seccomp::is_loaded_at(SeccompWhen::BeforeExec, process).then_some(process);
+    run_in_init(hooks, filtered, None, report)
+}
+
+/// Runs hooks as children of init. If one of them fails, its output is sent with the failure.
+fn run_in_init(
+    hooks: &Hooks<'_>,
+    filtered: Option<&Process<'_>>,
+    watch: Option<BorrowedFd<'_>>,
+    report: &Report<'_>,
+) -> Result<()> {
+    if hooks.list.is_empty() {
+        return Ok(());
+    }
+    let pid = getpid().as_raw_nonzero().get();
+    run_all(hooks, &HookContext { pid, watch, filtered }).map_err(|error| {
+        if let Some([stdout, stderr]) = &error.output {
+            report.send(Message::Failure(error.failure), &[stdout.as_fd(), stderr.as_fd()]);
+        }
+        error.failure
+    })
+}
+
+fn watched(
+    point: &Hooks<'_>,
+    hook: &Hook<'_>,
+    streams: [BorrowedFd<'_>; 3],
+    context: &HookContext<'_>,
+    n: usize,
+) -> Result<()> {
     let (said, says) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).at_index(Step::HookStart, n)?;
     let maker = getpid();
     let pidfd = match sys::clone_hook().at_index(Step::HookStart, n)? {
-        Side::Child => be_hook(point, hook, streams, ward.confined, maker, says),
+        Side::Child => be_hook(point, hook, streams, context.filtered, maker, says),
         Side::Parent(_, pidfd) => pidfd,
     };
     drop(says);
-    let ended = sys::wait_readable(pidfd.as_fd(), ward.watch, hook.timeout).at_index(Step::HookStatus, n)?;
+    let ended = sys::wait_readable(pidfd.as_fd(), context.watch, hook.timeout).at_index(Step::HookStatus, n)?;
     if !ended {
         // EPERM or ESRCH change nothing: the wait below tells.
         let _ = pidfd_send_signal(&pidfd, Signal::KILL);
@@ -116,7 +167,7 @@ fn be_hook(
     point: &Hooks<'_>,
     hook: &Hook<'_>,
     streams: [BorrowedFd<'_>; 3],
-    confined: Option<&Process<'_>>,
+    filtered: Option<&Process<'_>>,
     maker: Pid,
     says: OwnedFd,
 ) -> ! {
@@ -128,13 +179,13 @@ fn be_hook(
             return Err(libc::ECANCELED);
         }
         // Fds that the payload would inherit are nothing to a hook.
-        program::shed(&streams, point.limit.as_ref(), point.ignored).map_err(raw)?;
+        program::shed(&streams, point.limit.as_ref(), point.ignored_signals).map_err(raw)?;
         if let Some(directory) = point.directory {
             // A bundle that is gone by now (poststop) is no reason not to run.
             let _ = rustix::process::chdir(directory);
         }
-        if let Some(process) = confined {
-            confine(process, None).map_err(|f| f.errno)?;
+        if let Some(process) = filtered {
+            seccomp::load(process, None).map_err(|f| f.errno)?;
         }
         Err(sys::execve(hook.path, hook.args, hook.env).raw_os_error())
     };
@@ -146,7 +197,7 @@ fn be_hook(
 
 /// The state of the container as JSON, to be read from its start.
 fn state([before, after]: [&[u8]; 2], pid: i32) -> io::Result<OwnedFd> {
-    let file = memory(c"hook-state")?;
+    let file = memfd(c"hook-state")?;
     let mut digits = [0u8; 10];
     for part in [before, decimal(pid, &mut digits), after] {
         let mut left = part;
@@ -157,30 +208,4 @@ fn state([before, after]: [&[u8]; 2], pid: i32) -> io::Result<OwnedFd> {
     }
     rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
     Ok(file)
-}
-
-/// A pid or a descriptor, which is not negative, in decimal digits.
-pub(crate) fn decimal(mut number: i32, digits: &mut [u8; 10]) -> &[u8] {
-    let mut start = digits.len();
-    for (n, slot) in digits.iter_mut().enumerate().rev() {
-        *slot = b'0' + u8::try_from(number.rem_euclid(10)).unwrap_or(0);
-        number /= 10;
-        start = n;
-        if number == 0 {
-            break;
-        }
-    }
-    digits.get(start..).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn decimals() {
-        for (number, text) in [(0, "0"), (1, "1"), (10, "10"), (4_194_304, "4194304"), (i32::MAX, "2147483647")] {
-            assert_eq!(decimal(number, &mut [0; 10]), text.as_bytes());
-        }
-    }
 }

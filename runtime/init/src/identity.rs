@@ -9,10 +9,10 @@ use rustix::{
 };
 
 use crate::{
-    At, Result,
+    error::{At, Result, refusal},
     plan::{Capabilities, Plan, Process},
     sys,
-    wire::{Failure, Step},
+    wire::Step,
 };
 
 /// The highest capability that a mask can hold.
@@ -21,7 +21,7 @@ const CAP_SYS_ADMIN: u64 = 1 << 21;
 /// keyctl(2): the keyring's owner may search it.
 const KEY_USR_SEARCH: u32 = 0x0008_0000;
 
-/// The restrictions that [`verify`] reads back, as the index of [`Step::Weaker`].
+/// The restrictions that [`verify`] reads back, as the index of [`Step::NotRestricted`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Restriction {
@@ -37,6 +37,12 @@ pub enum Restriction {
     NoNewPrivs,
     /// No filter is active.
     Seccomp,
+}
+
+/// Clears the dumpable flag (`PR_SET_DUMPABLE`): /proc/PID of the process then belongs to root of the host, and ptrace(2)
+/// takes CAP_SYS_PTRACE in the initial user namespace.
+pub(crate) fn clear_dumpable() -> Result<()> {
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at(Step::Dumpable).map(drop)
 }
 
 /// Through the host's /proc, before any namespace is entered.
@@ -145,7 +151,7 @@ fn drop_bounding(keep: u64) -> Result<()> {
 }
 
 /// The right to load a filter without no_new_privs. What the runtime itself lacks is not asked for.
-pub fn raise_permitted(process: &Process<'_>) -> Result<()> {
+pub fn raise_filter_capability(process: &Process<'_>) -> Result<()> {
     let held = sys::get_capabilities().at(Step::Capabilities)?;
     let effective = (process.capabilities.effective | CAP_SYS_ADMIN) & held.permitted;
     sys::set_capabilities(&Capabilities { effective, ..held }).at(Step::Capabilities)
@@ -153,7 +159,7 @@ pub fn raise_permitted(process: &Process<'_>) -> Result<()> {
 
 /// Gives up every permitted capability but the payload's and the one that loads a filter, for a process that loads it
 /// only after others can see it.
-pub fn keep_filter_right(process: &Process<'_>) -> Result<()> {
+pub fn keep_filter_capability(process: &Process<'_>) -> Result<()> {
     let held = sys::get_capabilities().at(Step::Capabilities)?;
     let permitted = held.permitted & (process.capabilities.permitted | CAP_SYS_ADMIN);
     let inheritable = held.inheritable & process.capabilities.inheritable;
@@ -193,7 +199,7 @@ const AMBIENT_CLEAR_ALL: u64 = 4;
 /// Asks the kernel what this process is now, and refuses to go on when anything is weaker than planned. Comes before
 /// the filter, which might answer in the kernel's stead. `late` says that capabilities are dropped only after it.
 pub fn verify(process: &Process<'_>, late: bool) -> Result<()> {
-    if !sys::ids_are(process.uid, process.gid).at(Step::Weaker)? {
+    if !sys::ids_are(process.uid, process.gid).at(Step::NotRestricted)? {
         return weaker(Restriction::Ids);
     }
     verify_groups(process)?;
@@ -206,14 +212,14 @@ pub fn verify(process: &Process<'_>, late: bool) -> Result<()> {
         }
     }
     // What is not both permitted and inheritable is not ambient (capabilities(7)): mostly that leaves none to ask for.
-    let held = sys::get_capabilities().at(Step::Weaker)?;
+    let held = sys::get_capabilities().at(Step::NotRestricted)?;
     let suspects = held.permitted & held.inheritable & !wanted.ambient;
     for cap in (0..=CAP_MAX).filter(|cap| suspects & 1 << cap != 0) {
         if matches!(sys::prctl(libc::PR_CAP_AMBIENT, AMBIENT_IS_SET, cap), Ok(1)) {
             return weaker(Restriction::CapabilityBounds);
         }
     }
-    if process.no_new_privs && sys::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0).at(Step::Weaker)? != 1 {
+    if process.no_new_privs && sys::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0).at(Step::NotRestricted)? != 1 {
         return weaker(Restriction::NoNewPrivs);
     }
     if late { Ok(()) } else { verify_capabilities(wanted, held) }
@@ -222,10 +228,10 @@ pub fn verify(process: &Process<'_>, late: bool) -> Result<()> {
 /// No group is held that is not planned. Of those that stay with the process the kernel may show other numbers by now, of
 /// another user namespace, but not more of them.
 fn verify_groups(process: &Process<'_>) -> Result<()> {
-    let held = match sys::get_groups(process.held) {
+    let held = match sys::get_groups(process.groups_buffer) {
         // More than are planned.
         Err(Errno::INVAL) => return weaker(Restriction::Groups),
-        count => process.held.get(..count.at(Step::Weaker)?).unwrap_or_default(),
+        count => process.groups_buffer.get(..count.at(Step::NotRestricted)?).unwrap_or_default(),
     };
     let planned = |group: u32| process.groups.binary_search(&group).is_ok();
     if held.len() > process.groups.len() || !process.keep_groups && !held.iter().all(|group| planned(group.get())) {
@@ -235,10 +241,10 @@ fn verify_groups(process: &Process<'_>) -> Result<()> {
 }
 
 /// The last look, under the filter. Where the filter denies the question, the denial shows that it is there; where
-/// it would kill for it, the parent has said so (`readable`) and seccomp(2) has vouched for itself by answering 0.
+/// it would kill for it, the parent has said so (`state_readable`) and seccomp(2) has vouched for itself by answering 0.
 pub fn verify_filter(process: &Process<'_>, late: bool) -> Result<()> {
     let Some(filter) = &process.seccomp else { return Ok(()) };
-    if filter.readable && matches!(sys::prctl(libc::PR_GET_SECCOMP, 0, 0), Ok(mode) if mode != 2) {
+    if filter.state_readable && matches!(sys::prctl(libc::PR_GET_SECCOMP, 0, 0), Ok(mode) if mode != 2) {
         return weaker(Restriction::Seccomp);
     }
     match sys::get_capabilities() {
@@ -259,5 +265,5 @@ fn verify_capabilities(wanted: &Capabilities, held: Capabilities) -> Result<()> 
 }
 
 fn weaker<T>(restriction: Restriction) -> Result<T> {
-    Err(Failure { step: Step::Weaker, index: restriction as u32, errno: 0 })
+    Err(refusal(Step::NotRestricted, restriction as usize))
 }

@@ -12,9 +12,9 @@ use rustix::{
 };
 
 use crate::{
-    At, Result,
+    error::{At, Result, refusal},
     plan::{Label, Module, Plan},
-    wire::{Failure, Step},
+    wire::Step,
 };
 
 /// At most so many modules are given a label.
@@ -26,7 +26,7 @@ const KEY_CREATE: &CStr = c"thread-self/attr/keycreate";
 
 /// The host's /proc, while it is in sight; `None` when nothing has a label.
 pub fn host_proc(plan: &Plan<'_>) -> Result<Option<OwnedFd>> {
-    if plan.process.labels.is_empty() && plan.key_label.is_none() {
+    if plan.process.labels.is_empty() && plan.keyring_label.is_none() {
         return Ok(None);
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -34,12 +34,12 @@ pub fn host_proc(plan: &Plan<'_>) -> Result<Option<OwnedFd>> {
 }
 
 /// The label of the session keyring that is made next (keyrings(7), SELinux); execve takes it back.
-pub fn set_key_label(plan: &Plan<'_>, proc: Option<BorrowedFd<'_>>) -> Result<()> {
-    let (Some(label), Some(proc)) = (plan.key_label, proc) else { return Ok(()) };
-    let file = open(proc, KEY_CREATE).at(Step::KeyLabel)?;
-    io::write(&file, label).at(Step::KeyLabel)?;
-    let held = reads_as(&file, |got| is_context(label, got)).at(Step::KeyLabel)?;
-    if held { Ok(()) } else { Err(Failure { step: Step::KeyLabel, index: 0, errno: 0 }) }
+pub fn set_keyring_label(plan: &Plan<'_>, proc: Option<BorrowedFd<'_>>) -> Result<()> {
+    let (Some(label), Some(proc)) = (plan.keyring_label, proc) else { return Ok(()) };
+    let file = open(proc, KEY_CREATE).at(Step::KeyringLabel)?;
+    io::write(&file, label).at(Step::KeyringLabel)?;
+    let held = reads_as(&file, |got| is_context(label, got)).at(Step::KeyringLabel)?;
+    if held { Ok(()) } else { Err(refusal(Step::KeyringLabel, 0)) }
 }
 
 /// The payload's labels, on their way to execve.
@@ -76,8 +76,7 @@ impl<'a> Labels<'a> {
                 None => false,
             };
             if !held {
-                let index = u32::try_from(n).unwrap_or(u32::MAX);
-                return Err(Failure { step: Step::LabelReadBack, index, errno: 0 });
+                return Err(refusal(Step::LabelReadBack, n));
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use rustix::{
     io::{Errno, Result},
 };
 
-use crate::{path::OfFd, sys};
+use crate::{path::ProcFdPath, sys};
 
 /// The umask of this thread alone, until it is dropped.
 pub struct Umask(Mode);
@@ -20,7 +20,7 @@ impl Umask {
     ///
     /// # Errors
     /// As unshare(2).
-    pub fn of(mask: u32) -> Result<Self> {
+    pub fn set(mask: u32) -> Result<Self> {
         sys::unshare(libc::CLONE_FS.unsigned_abs())?;
         Ok(Self(rustix::process::umask(Mode::from_raw_mode(mask))))
     }
@@ -36,10 +36,10 @@ impl Drop for Umask {
 ///
 /// # Errors
 /// As fchmodat2(2) (Linux 6.6); before that as chmod(2) of the descriptor's name in `/proc`.
-pub fn set(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
+pub fn chmod(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
     match sys::chmod(fd, mode) {
         // A filter that does not know the call may answer EPERM.
-        Err(Errno::NOSYS | Errno::PERM) => fs::chmod(OfFd::new(fd)?.name()?, Mode::from_raw_mode(mode)),
+        Err(Errno::NOSYS | Errno::PERM) => fs::chmod(ProcFdPath::new(fd)?.name()?, Mode::from_raw_mode(mode)),
         other => other,
     }
 }

@@ -12,11 +12,12 @@ use rustix::{
 };
 
 use crate::{
-    At, Report, Result, close_other_fds,
+    error::{At, Result},
+    fds, identity,
     plan::{Plan, Sysctl},
+    report::{self, Report, wait_for},
     sys::{self, Side},
-    wait_for,
-    wire::{ADOPTED, GO, LEN, LENT, Message, RETRY, Step},
+    wire::{ADOPTED, GO, LEN, MAX_NAMESPACES, Message, RETRY, Step},
 };
 
 /// Joins, then makes, in the order in which each is allowed by the one before it.
@@ -59,9 +60,9 @@ pub fn enter(plan: &Plan<'_>, report: &Report<'_>) -> Result<()> {
 
 /// The namespaces that this process is in now, which it may look at though it hides. Where it cannot, there is none to
 /// give, and whoever asks will see that.
-pub fn open_own(plan: &Plan<'_>) -> [Option<OwnedFd>; LENT] {
-    let mut own = [const { None }; LENT];
-    for (path, slot) in plan.lent.iter().zip(&mut own) {
+pub fn open_own(plan: &Plan<'_>) -> [Option<OwnedFd>; MAX_NAMESPACES] {
+    let mut own = [const { None }; MAX_NAMESPACES];
+    for (path, slot) in plan.namespace_files.iter().zip(&mut own) {
         *slot = rustix::fs::open(*path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok();
     }
     own
@@ -83,16 +84,15 @@ fn shed_groups() -> Result<()> {
 fn become_root() -> Result<()> {
     sys::set_ids(0, 0).at(Step::BecomeRoot)?;
     // A change of ids sets it to what fs.suid_dumpable says, and others may live in that namespace.
-    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at(Step::Hide)?;
-    Ok(())
+    identity::clear_dumpable()
 }
 
 /// A process that is there for its user namespace alone: born in one that is new, or entering `join`. It says
 /// `Ready` and lives until the other end of the channel is closed.
-pub fn hold(channel: BorrowedFd<'_>, join: Option<BorrowedFd<'_>>) -> ! {
+pub fn hold_user_namespace(channel: BorrowedFd<'_>, join: Option<BorrowedFd<'_>>) -> ! {
     let report = Report::new(channel);
     match enter_and_hide(channel, join) {
-        Ok(()) => report.send(Message::Ready, &[]),
+        Ok(()) => report.send(Message::InUserNamespace, &[]),
         Err(failure) => report.send(Message::Failure(failure), &[]),
     }
     let _ = wait_for(channel, GO);
@@ -103,14 +103,14 @@ fn enter_and_hide(channel: BorrowedFd<'_>, join: Option<BorrowedFd<'_>>) -> Resu
     if join.is_some() {
         // Root of the namespace may not look into it. A new one has nobody else, and the maps of a process that hides are
         // no ordinary user's to write (proc(5)).
-        sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at(Step::Hide)?;
+        identity::clear_dumpable()?;
     }
     let number = channel.as_raw_fd();
     let other = join.map_or(number, |fd| fd.as_raw_fd());
-    close_other_fds(0, &[number.min(other), number.max(other)])?;
+    fds::close_all_but(0, &[number.min(other), number.max(other)])?;
     if let Some(fd) = join {
         sys::setns(fd, CLONE_NEWUSER).at(Step::JoinNamespace)?;
-        sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at(Step::Hide)?;
+        identity::clear_dumpable()?;
     }
     Ok(())
 }
@@ -123,18 +123,18 @@ fn enter_and_hide(channel: BorrowedFd<'_>, join: Option<BorrowedFd<'_>>) -> Resu
 /// As clone(2). The first `EAGAIN` is put to the parent, who can take this process out of a cgroup that has as many
 /// processes as it may have: an exec has to work there.
 pub fn clone_into_pid(report: &Report<'_>) -> Result<()> {
-    let made = match sys::clone_again() {
+    let made = match sys::second_clone() {
         Err(Errno::AGAIN) => {
-            report.send(Message::Crowded, &[]);
-            wait_for(report.channel, RETRY).at(Step::Channel)?;
-            sys::clone_again()
+            report.send(Message::CgroupFull, &[]);
+            report.wait_for(RETRY).at(Step::Channel)?;
+            sys::second_clone()
         }
         other => other,
     };
     match made.at(Step::Clone)? {
-        Side::Child => wait_for(report.channel, ADOPTED).at(Step::Channel),
+        Side::Child => report.wait_for(ADOPTED).at(Step::Channel),
         Side::Parent(pid, pidfd) => {
-            report.send(Message::Moved(pid), &[pidfd.as_fd()]);
+            report.send(Message::Cloned(pid), &[pidfd.as_fd()]);
             sys::exit(0)
         }
     }
@@ -152,7 +152,7 @@ pub fn context_of_children(fstype: &CStr) -> io::Result<OwnedFd> {
             let opened = sys::prctl(libc::PR_SET_DUMPABLE, 0, 0)
                 .and_then(|_| rustix::mount::fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC));
             if let Ok(context) = opened {
-                crate::send(theirs.as_fd(), Message::Ready, &[context.as_fd()]);
+                report::send(theirs.as_fd(), Message::FsContext, &[context.as_fd()]);
             }
             sys::exit(0)
         }

@@ -12,7 +12,7 @@ use rustix::{
     process::{Gid, Uid},
 };
 
-use crate::hook;
+use crate::digits::decimal;
 
 const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
 const MAX: usize = 4096;
@@ -30,7 +30,7 @@ pub enum Target {
     /// A directory.
     Directory,
     /// Anything else.
-    File,
+    NonDirectory,
 }
 
 /// Opens `path` below `root` with `flags`.
@@ -42,7 +42,7 @@ pub fn open(root: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<OwnedFd>
 }
 
 /// Opens a directory that is reached through no link at all; `ELOOP` if there is one.
-pub fn open_ordinary(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd> {
+pub fn open_without_links(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd> {
     resolve(root, path, OFlags::PATH | OFlags::DIRECTORY, IN_ROOT | ResolveFlags::NO_SYMLINKS)
 }
 
@@ -93,7 +93,7 @@ pub fn find_or_make(root: BorrowedFd<'_>, path: &CStr, target: Target, owner: Ow
 pub fn open_or_make_file(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
     let find = || resolve(dir, name, OFlags::PATH, IN_ROOT | ResolveFlags::NO_SYMLINKS);
     match find() {
-        Err(Errno::NOENT) => match make_one(dir, name, Target::File, None) {
+        Err(Errno::NOENT) => match make_one(dir, name, Target::NonDirectory, None) {
             Ok(()) | Err(Errno::EXIST) => find(),
             Err(e) => Err(e),
         },
@@ -257,7 +257,7 @@ fn make_one(dir: BorrowedFd<'_>, name: &CStr, target: Target, owner: Owner) -> R
             }
             made
         }
-        Target::File => {
+        Target::NonDirectory => {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
             fs::openat(dir, name, flags, Mode::from_raw_mode(0o644))?
         }
@@ -278,9 +278,9 @@ fn is_empty(dir: BorrowedFd<'_>) -> Result<bool> {
 }
 
 /// The name of a descriptor in the procfs at `/proc`, for calls that take no descriptor.
-pub struct OfFd([u8; 25]);
+pub struct ProcFdPath([u8; 25]);
 
-impl OfFd {
+impl ProcFdPath {
     /// Of `fd`, which must stay open meanwhile.
     ///
     /// # Errors
@@ -288,7 +288,7 @@ impl OfFd {
     pub fn new(fd: BorrowedFd<'_>) -> Result<Self> {
         let mut name = *b"/proc/self/fd/\0\0\0\0\0\0\0\0\0\0\0";
         let mut digits = [0u8; 10];
-        let number = hook::decimal(fd.as_raw_fd(), &mut digits);
+        let number = decimal(fd.as_raw_fd(), &mut digits);
         name.get_mut(14..14 + number.len()).ok_or(Errno::INVAL)?.copy_from_slice(number);
         Ok(Self(name))
     }
@@ -352,7 +352,7 @@ mod tests {
     #[test]
     fn a_descriptor_has_a_name() {
         let file = fs::open(c"/dev/null", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
-        let name = OfFd::new(file.as_fd()).unwrap();
+        let name = ProcFdPath::new(file.as_fd()).unwrap();
         let target = fs::openat(fs::CWD, name.name().unwrap(), OFlags::PATH, Mode::empty()).unwrap();
         assert_eq!(fs::fstat(&target).unwrap().st_ino, fs::fstat(&file).unwrap().st_ino);
     }

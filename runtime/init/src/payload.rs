@@ -9,11 +9,27 @@ use rustix::{
 };
 
 use crate::{
-    At, Result,
-    plan::Process,
+    error::{At, Result, refusal},
+    plan::{Barrier, Hooks, Process},
     sys,
     wire::{Failure, Step},
 };
+
+/// The part of the plan that is still to be carried out when the process has the payload's rights.
+pub struct Remaining<'a> {
+    /// The payload.
+    pub process: Process<'a>,
+    /// The path that execve takes.
+    pub executable: &'a CStr,
+    /// The hooks that run right before execve.
+    pub start_container: Hooks<'a>,
+    /// The wait between create and start; absent for an exec.
+    pub barrier: Option<Barrier<'a>>,
+    /// See [`crate::plan::Namespaces::enter_pid`].
+    pub enters_pid: bool,
+    /// The standard streams are a terminal.
+    pub terminal: bool,
+}
 
 /// Room for `HOME=` and a directory.
 pub const HOME_MAX: usize = 1024;
@@ -26,7 +42,7 @@ const PASSWD_MAX: usize = 1 << 20;
 /// is read without following a link out of the root (there is none: this is the root), must be a regular file, and
 /// is read up to 1 MiB.
 pub fn set_home(process: &Process<'_>, buffer: &mut [u8; HOME_MAX]) -> Result<()> {
-    if !process.home {
+    if !process.find_home {
         return Ok(());
     }
     const PREFIX: &[u8] = b"HOME=";
@@ -154,13 +170,13 @@ pub fn change_directory(process: &Process<'_>, done: bool) -> Result<()> {
     let mut buffer = [0u8; 4097];
     match sys::getcwd(&mut buffer) {
         Ok(path) if path.starts_with(b"/") => Ok(()),
-        Ok(_) | Err(Errno::NOENT) => Err(Failure { step: Step::CwdOutside, index: 0, errno: 0 }),
+        Ok(_) | Err(Errno::NOENT) => Err(refusal(Step::CwdOutside, 0)),
         Err(e) => Err(e).at(Step::Cwd),
     }
 }
 
 /// The index of [`Step::Executable`]: the file could not be seen at all.
-pub const NOT_SEEN: u32 = 0;
+pub const NOT_FOUND: u32 = 0;
 /// The index of [`Step::Executable`]: it is there, but no program that this user may run.
 pub const NOT_EXECUTABLE: u32 = 1;
 
@@ -168,8 +184,8 @@ pub const NOT_EXECUTABLE: u32 = 1;
 pub fn find<'a>(process: &Process<'a>) -> Result<&'a CStr> {
     let refused = |index, e: Errno| Failure { step: Step::Executable, index, errno: e.raw_os_error() };
     match process.executables {
-        [only] if only.to_bytes().contains(&b'/') && !process.searched => {
-            let stat = fs::stat(*only).map_err(|e| refused(NOT_SEEN, e))?;
+        [only] if only.to_bytes().contains(&b'/') && !process.from_path => {
+            let stat = fs::stat(*only).map_err(|e| refused(NOT_FOUND, e))?;
             may_execute(only, &stat).map_err(|e| refused(NOT_EXECUTABLE, e))?;
             Ok(only)
         }
@@ -177,7 +193,7 @@ pub fn find<'a>(process: &Process<'a>) -> Result<&'a CStr> {
             .iter()
             .find(|path| fs::stat(**path).is_ok_and(|stat| may_execute(path, &stat).is_ok()))
             .copied()
-            .ok_or(Failure { step: Step::NotOnPath, index: 0, errno: 0 }),
+            .ok_or(refusal(Step::NotOnPath, 0)),
     }
 }
 

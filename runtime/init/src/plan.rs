@@ -15,11 +15,11 @@ pub struct Plan<'a> {
     /// right after the clone, since the end of the child must be the end of the channel.
     pub channel: RawFd,
     /// Fds above 2 that stay open until execve, ascending; every other one is closed first of all.
-    pub keep: &'a [RawFd],
+    pub keep_fds: &'a [RawFd],
     /// How many fds from 3 on go to the payload (`--preserve-fds`).
-    pub preserve: u32,
+    pub preserve_fds: u32,
     /// v1 `tasks` files of the cgroups to enter, open for writing.
-    pub cgroups: &'a [BorrowedFd<'a>],
+    pub cgroup_tasks: &'a [BorrowedFd<'a>],
     /// Namespaces to enter or make after the clone.
     pub namespaces: Namespaces<'a>,
     /// Takes every CPU that its cgroup has, and not only those that the runtime was bound to.
@@ -29,7 +29,7 @@ pub struct Plan<'a> {
     /// Session keyring to create or join, by name; `keyrings(7)`.
     pub keyring: Option<&'a CStr>,
     /// SELinux context that it is made with.
-    pub key_label: Option<&'a [u8]>,
+    pub keyring_label: Option<&'a [u8]>,
     /// The container to build; absent for an exec, which finds it built.
     pub container: Option<Container<'a>>,
     /// Where stdin, stdout and stderr come from.
@@ -41,7 +41,7 @@ pub struct Plan<'a> {
     /// The program, with [`Namespaces::enter_pid`]; absent where it is not linked statically, and so needs more.
     pub image: Option<Image>,
     /// Files of its own namespaces in the host's /proc, given to whoever asks for them until then; at most 8.
-    pub lent: &'a [&'a CStr],
+    pub namespace_files: &'a [&'a CStr],
 }
 
 /// What of the runtime's address space a process keeps when it gives up the rest ([`crate::shed`]): the program itself.
@@ -117,12 +117,13 @@ pub struct Hooks<'a> {
     /// A limit that they have; the others are those of the maker.
     pub limit: Option<Rlimit>,
     /// Signals that the maker ignores, by bit.
-    pub ignored: u64,
+    pub ignored_signals: u64,
 }
 
 impl Hooks<'_> {
     /// No hooks.
-    pub const NONE: Hooks<'static> = Hooks { list: &[], state: [&[], &[]], directory: None, limit: None, ignored: 0 };
+    pub const NONE: Hooks<'static> =
+        Hooks { list: &[], state: [&[], &[]], directory: None, limit: None, ignored_signals: 0 };
 }
 
 /// One hook.
@@ -169,7 +170,7 @@ pub struct Rootfs<'a> {
     pub tree: BorrowedFd<'a>,
     /// Where in the copied host tree it is hung, for hooks that look for it in the bundle, or in the host's own; absent:
     /// over `/`.
-    pub at: Option<&'a CStr>,
+    pub attach_at: Option<&'a CStr>,
     /// `MS_*` propagation put recursively on the copied host tree first.
     pub host_propagation: u64,
     /// How the root is entered.
@@ -203,17 +204,17 @@ pub struct Mount<'a> {
     /// What is mounted.
     pub source: Source<'a>,
     /// The target must be a plain directory, no link (proc and sysfs: CVE-2019-19921, CVE-2023-27561).
-    pub ordinary: bool,
+    pub plain_directory: bool,
     /// A target that is a link is mounted on, instead of what it leads to.
-    pub on_link: bool,
+    pub onto_link: bool,
     /// `MS_*` propagation, each put on the attached mount in order.
     pub propagation: &'a [u64],
     /// The parent has made and filled its file system, and it is attached by a mount that is made in its turn.
-    pub renewed: bool,
+    pub reclone: bool,
     /// It becomes read-only when nothing has to be made in it any more: other mounts may lie in it.
-    pub sealed: bool,
+    pub readonly_at_end: bool,
     /// The attached mount until then; empty in the plan.
-    pub open: Cell<Option<OwnedFd>>,
+    pub attached: Cell<Option<OwnedFd>>,
 }
 
 /// What is mounted.
@@ -226,7 +227,7 @@ pub enum Source<'a> {
         directory: bool,
     },
     /// What is at a place in the tree by then: it shows what was mounted before it.
-    Inside(Inside<'a>),
+    RootBind(RootBind<'a>),
     /// A file system that belongs to a namespace of the child.
     Fs {
         /// `proc`.
@@ -237,6 +238,8 @@ pub enum Source<'a> {
         attributes: u32,
         /// SELinux context for its root, where the file system takes none as an option.
         relabel: Option<&'a CStr>,
+        /// The root gets the mode of the target directory, if that exists: a tmpfs without the option `mode`.
+        target_mode: bool,
     },
     /// A symbolic link, not a mount: the names of merged v1 controllers.
     Link {
@@ -253,7 +256,7 @@ pub enum Source<'a> {
 }
 
 /// A bind mount of a part of the root file system.
-pub struct Inside<'a> {
+pub struct RootBind<'a> {
     /// Absolute, inside the root.
     pub from: &'a CStr,
     /// With all that is mounted below it.
@@ -261,9 +264,9 @@ pub struct Inside<'a> {
     /// `MOUNT_ATTR_*` to set and to clear.
     pub attributes: (u64, u64),
     /// The same for all that is mounted below it, too.
-    pub all: (u64, u64),
+    pub recursive_attributes: (u64, u64),
     /// A user namespace whose ids it is mapped by, and whether all below it are.
-    pub ids: Option<(BorrowedFd<'a>, bool)>,
+    pub idmap: Option<(BorrowedFd<'a>, bool)>,
 }
 
 /// One option of a file system.
@@ -271,7 +274,7 @@ pub enum FsOption<'a> {
     /// `ro`.
     Flag(&'a CStr),
     /// A flag that a file system which does not know it has no use for.
-    Hint(&'a CStr),
+    Optional(&'a CStr),
     /// `mode=755`.
     Pair(&'a CStr, &'a CStr),
     /// The pid namespace that a procfs shows, in place of the maker's own.
@@ -328,11 +331,11 @@ pub struct Process<'a> {
     /// Ends in null; the slot before it is free for HOME when `home` is set.
     pub env: &'a [Cell<Ptr>],
     /// HOME is looked up in the container's passwd.
-    pub home: bool,
+    pub find_home: bool,
     /// Tried in order, as execvp(3) would.
     pub executables: &'a [&'a CStr],
     /// They were made from PATH: the payload was named without a slash.
-    pub searched: bool,
+    pub from_path: bool,
     /// Absolute.
     pub cwd: &'a CStr,
     /// User.
@@ -344,7 +347,7 @@ pub struct Process<'a> {
     /// They are the runtime's own, which stay (user_namespaces(7), "setgroups").
     pub keep_groups: bool,
     /// Where those that the kernel has are read back to: room for one more than there may be.
-    pub held: &'a [Cell<u32>],
+    pub groups_buffer: &'a [Cell<u32>],
     /// File mode creation mask.
     pub umask: Option<u32>,
     /// The five sets.
@@ -352,7 +355,7 @@ pub struct Process<'a> {
     /// Resource limits.
     pub rlimits: &'a [Rlimit],
     /// Signals that the runtime ignores, by bit; the payload ignores none.
-    pub ignored: u64,
+    pub ignored_signals: u64,
     /// `PR_SET_NO_NEW_PRIVS`.
     pub no_new_privs: bool,
     /// Security module labels for execve, one a module.
@@ -362,7 +365,7 @@ pub struct Process<'a> {
     /// CPUs, priorities and the like; absent: as they come.
     pub scheduling: Option<Scheduling<'a>>,
     /// The user may not own the streams that it is given (stdio is chowned to it, as runc does).
-    pub own_stdio: bool,
+    pub chown_stdio: bool,
 }
 
 /// How the kernel treats the payload; what is absent stays as it comes.
@@ -438,16 +441,6 @@ pub struct Capabilities {
     pub ambient: u64,
 }
 
-impl Barrier<'_> {
-    /// The same for a process that closes it only by its execve.
-    pub(crate) fn for_ever(self) -> Barrier<'static> {
-        match self {
-            Self::Channel => Barrier::Channel,
-            Self::Listen(socket) => Barrier::Listen(crate::sys::kept(socket)),
-        }
-    }
-}
-
 /// One resource limit, getrlimit(2).
 #[derive(Clone, Copy)]
 pub struct Rlimit {
@@ -487,13 +480,26 @@ pub struct Seccomp<'a> {
     pub filter: &'a [libc::sock_filter],
     /// `SECCOMP_FILTER_FLAG_*`.
     pub flags: u32,
-    /// prctl(PR_GET_SECCOMP) may be called under the filter: it does not kill.
-    pub readable: bool,
-    /// It notifies, and leaves alone what init does between `create` and `start`: it is loaded before that.
-    pub early: bool,
-    /// It notifies, and whoever takes the listener may not look into a process that hides.
-    pub shown: bool,
-    /// It is loaded before anybody can see the process: without no_new_privs that takes CAP_SYS_ADMIN, which then goes. It
-    /// does not notify, and allows all that follows up to execve.
-    pub first: bool,
+    /// When it is loaded.
+    pub when: SeccompWhen,
+    /// The filter does not kill for prctl(2) and capget(2), with which the process verifies its restrictions.
+    pub state_readable: bool,
+    /// The filter has a listener, and its agent may take the listener only from a dumpable process.
+    pub dumpable_for_agent: bool,
+}
+
+/// The point at which the filter is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeccompWhen {
+    /// Before another process can see the payload's process. The payload does not set no_new_privs, so loading takes
+    /// CAP_SYS_ADMIN, which is dropped right after. The filter has no listener, there are no startContainer hooks, and the
+    /// filter allows all calls that follow ([`crate::barrier::AT_BARRIER`], [`crate::barrier::AT_PID_CLONE`]).
+    BeforeVisible,
+    /// At create. The filter has a listener, so it can be loaded once only, and its agent is checked at create. It allows
+    /// [`crate::barrier::AT_BARRIER`].
+    BeforeBarrier,
+    /// At start, before the hooks. The filter has a listener.
+    AfterBarrier,
+    /// Right before execve. The filter need not allow anything but execve. Each startContainer hook loads it for itself.
+    BeforeExec,
 }

@@ -33,7 +33,7 @@ pub struct Program<'a> {
     /// A limit that it has; the others are those of its maker.
     pub limit: Option<Rlimit>,
     /// Signals that its maker ignores, by bit.
-    pub ignored: u64,
+    pub ignored_signals: u64,
 }
 
 /// Starts it, and returns when it executes; gives its pid and pidfd.
@@ -66,7 +66,7 @@ pub fn start(program: &Program<'_>) -> io::Result<(i32, OwnedFd)> {
 /// The program, up to its execve; what keeps it from that goes to the maker.
 fn become_it(program: &Program<'_>, says: &OwnedFd) -> ! {
     let try_it = || -> io::Result<core::convert::Infallible> {
-        shed(program.fds, program.limit.as_ref(), program.ignored)?;
+        shed(program.fds, program.limit.as_ref(), program.ignored_signals)?;
         Err(sys::execve(program.path, program.args, program.env))
     };
     let Err(errno) = try_it();
@@ -88,7 +88,7 @@ pub(crate) fn shed(streams: &[BorrowedFd<'_>], limit: Option<&Rlimit>, ignored: 
 ///
 /// # Errors
 /// As memfd_create(2).
-pub fn memory(name: &CStr) -> io::Result<OwnedFd> {
+pub fn memfd(name: &CStr) -> io::Result<OwnedFd> {
     // Linux 6.3, and asked for where vm.memfd_noexec is 2; older kernels do not know it.
     let file = match rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL) {
         Err(Errno::INVAL) => rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?,

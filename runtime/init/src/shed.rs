@@ -11,10 +11,12 @@ use core::{cell::Cell, ffi::CStr, ptr, slice};
 use rustix::io::{Errno, Result as SysResult};
 
 use crate::{
-    At, Report, Result, Tail,
+    error::{At, Result},
+    payload::Remaining,
     plan::{Barrier, Hook, Hooks, Image, Process, Ptr, Scheduling, Seccomp},
+    report::Report,
     sys, trap,
-    wire::{Failure, Message, Step},
+    wire::Step,
 };
 
 /// The stack of what follows: it runs hooks and reads capabilities back, and calls nothing deep.
@@ -26,34 +28,34 @@ const PAGE: usize = 64 << 10;
 
 /// What follows in the new memory.
 struct Follow {
-    tail: Tail<'static>,
+    tail: Remaining<'static>,
     report: Report<'static>,
     image: Image,
     area: (usize, usize),
     thread: usize,
-    then: fn(&Tail<'static>, &mut Report<'static>) -> !,
+    then: fn(&Remaining<'static>, &mut Report<'static>) -> !,
 }
 
 /// Goes on as `then`, with a copy of `tail`, in memory that holds nothing else.
 ///
 /// # Errors
 /// Only before anything is given up: there is no memory.
-pub fn shed(
+pub fn keep_only(
     image: &Image,
-    tail: &Tail<'_>,
+    tail: &Remaining<'_>,
     report: &mut Report<'_>,
-    then: fn(&Tail<'static>, &mut Report<'static>) -> !,
+    then: fn(&Remaining<'static>, &mut Report<'static>) -> !,
 ) -> Result<core::convert::Infallible> {
-    forget_rseq(image).at(Step::Shed)?;
+    forget_rseq(image).at(Step::UnmapMemory)?;
     let mut measure = Room { next: 0, end: 0, measures: true };
     let _ = copy(&mut measure, tail);
     let data = (measure.next + size_of::<Follow>() + align_of::<Follow>()).next_multiple_of(PAGE);
-    let start = sys::map_memory(STACK + 2 * THREAD + data).at(Step::Shed)?;
+    let start = sys::map_memory(STACK + 2 * THREAD + data).at(Step::UnmapMemory)?;
     let stack_end = start + STACK;
     let (thread, end) = (stack_end + THREAD, stack_end + 2 * THREAD + data);
     let mut room = Room { next: stack_end + 2 * THREAD, end, measures: false };
     let tail = copy(&mut room, tail);
-    let place = room.take(size_of::<Follow>(), align_of::<Follow>()).ok_or(Errno::NOMEM).at(Step::Shed)?;
+    let place = room.take(size_of::<Follow>(), align_of::<Follow>()).ok_or(Errno::NOMEM).at(Step::UnmapMemory)?;
     let follow: *mut Follow = ptr::with_exposed_provenance_mut(place);
     // SAFETY: `place` is aligned room in a fresh mapping. The descriptors of the report go with it: it is forgotten here, since
     // this function does not return any more.
@@ -76,8 +78,8 @@ extern "C" fn go_on(follow: *mut Follow) -> ! {
         words.add(2).write(*thread);
         trap::set_thread_pointer(*thread)
     };
-    if let Err(failure) = moved.at(Step::Shed) {
-        give_up(report, failure);
+    if let Err(failure) = moved.at(Step::UnmapMemory) {
+        report.fail(failure);
     }
     // All else of the address space, in its order: the program itself and this memory stay.
     let mut kept = [(image.start, image.end), (*start, *end)];
@@ -88,18 +90,13 @@ extern "C" fn go_on(follow: *mut Follow) -> ! {
             // SAFETY: nothing in there is referred to any more: the tail is a copy, the stack and the thread's data are
             // others, and no handler of a signal and no registration with the kernel is left.
             let unmapped = unsafe { sys::unmap(from, first - from) };
-            if let Err(failure) = unmapped.at(Step::Shed) {
-                give_up(report, failure);
+            if let Err(failure) = unmapped.at(Step::UnmapMemory) {
+                report.fail(failure);
             }
         }
         from = last.next_multiple_of(image.page);
     }
     then(tail, report)
-}
-
-fn give_up(report: &Report<'_>, failure: Failure) -> ! {
-    report.send(Message::Failure(failure), &[]);
-    sys::exit(1)
 }
 
 /// The kernel writes to a registered area whenever the process comes back from it (rseq(2)).
@@ -165,15 +162,14 @@ impl Room {
 }
 
 /// A copy of all that the tail refers to and that is still of use.
-fn copy(room: &mut Room, tail: &Tail<'_>) -> Tail<'static> {
+fn copy(room: &mut Room, tail: &Remaining<'_>) -> Remaining<'static> {
     let process = &tail.process;
     let seccomp = process.seccomp.as_ref().map(|filter| Seccomp {
         filter: room.list(filter.filter, |_, line| *line),
         flags: filter.flags,
-        readable: filter.readable,
-        early: filter.early,
-        shown: filter.shown,
-        first: filter.first,
+        when: filter.when,
+        state_readable: filter.state_readable,
+        dumpable_for_agent: filter.dumpable_for_agent,
     });
     let scheduling = process.scheduling.as_ref().map(|wanted| Scheduling {
         cpus: None,
@@ -182,34 +178,41 @@ fn copy(room: &mut Room, tail: &Tail<'_>) -> Tail<'static> {
         personality: None,
         memory: None,
     });
-    Tail {
+    Remaining {
         process: Process {
             args: room.list(process.args, |room, pointer| room.pointer(*pointer)),
             env: room.list(process.env, |room, pointer| Cell::new(room.pointer(pointer.get()))),
-            home: process.home,
+            find_home: process.find_home,
             executables: &[],
-            searched: process.searched,
+            from_path: process.from_path,
             cwd: c"",
             uid: process.uid,
             gid: process.gid,
             groups: &[],
             keep_groups: process.keep_groups,
-            held: &[],
+            groups_buffer: &[],
             umask: process.umask,
             capabilities: process.capabilities,
             rlimits: room.list(process.rlimits, |_, limit| *limit),
-            ignored: process.ignored,
+            ignored_signals: process.ignored_signals,
             no_new_privs: process.no_new_privs,
             labels: &[],
             seccomp,
             scheduling,
-            own_stdio: process.own_stdio,
+            chown_stdio: process.chown_stdio,
         },
         executable: room.text(tail.executable),
         start_container: hooks(room, &tail.start_container),
-        barrier: tail.barrier.map(Barrier::for_ever),
+        barrier: tail.barrier.map(barrier),
         enters_pid: tail.enters_pid,
         terminal: tail.terminal,
+    }
+}
+
+fn barrier(barrier: Barrier<'_>) -> Barrier<'static> {
+    match barrier {
+        Barrier::Channel => Barrier::Channel,
+        Barrier::Listen(socket) => Barrier::Listen(sys::kept(socket)),
     }
 }
 
@@ -226,6 +229,6 @@ fn hooks(room: &mut Room, hooks: &Hooks<'_>) -> Hooks<'static> {
         state: [room.bytes(before), room.bytes(after)],
         directory: hooks.directory.map(|path| room.text(path)),
         limit: hooks.limit,
-        ignored: hooks.ignored,
+        ignored_signals: hooks.ignored_signals,
     }
 }

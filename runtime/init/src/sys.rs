@@ -104,10 +104,10 @@ pub unsafe fn clone_process(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Resul
 ///
 /// # Errors
 /// As clone(2).
-pub(crate) fn clone_again() -> Result<Side> {
+pub(crate) fn second_clone() -> Result<Side> {
     let mut pidfd: RawFd = -1;
     // The arguments that differ between architectures are all 0.
-    match call!(libc::SYS_clone, CLONE_AGAIN, 0, &raw mut pidfd, 0, 0)? {
+    match call!(libc::SYS_clone, SECOND_CLONE_FLAGS, 0, &raw mut pidfd, 0, 0)? {
         0 => Ok(Side::Child),
         pid => {
             // SAFETY: the kernel stored a new fd that nobody else owns.
@@ -118,7 +118,7 @@ pub(crate) fn clone_again() -> Result<Side> {
 }
 
 /// The flags of the second clone; no exit signal is among them, since `CLONE_PARENT` takes the caller's.
-pub const CLONE_AGAIN: u64 = (libc::CLONE_PARENT | libc::CLONE_PIDFD).cast_unsigned() as u64;
+pub const SECOND_CLONE_FLAGS: u64 = (libc::CLONE_PARENT | libc::CLONE_PIDFD).cast_unsigned() as u64;
 
 /// A clone that becomes a hook or another program of the host's: a child of its own, of the runtime or of a container's
 /// init.
@@ -265,7 +265,7 @@ const fn bit(signal: i32) -> u64 {
 
 /// Has the signals that end a process arrive by a signalfd(2): the first process of a pid namespace would not even be
 /// given them (pid_namespaces(7)), unless they are blocked.
-pub fn hold_signals() -> Result<OwnedFd> {
+pub fn block_signals() -> Result<OwnedFd> {
     let mask = ENDING;
     let null = core::ptr::null_mut::<u64>();
     call!(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, &raw const mask, null, 8usize)?;
@@ -275,8 +275,8 @@ pub fn hold_signals() -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// The signal that a fd of [`hold_signals`] has; waits for it.
-pub fn held_signal(fd: BorrowedFd<'_>) -> Result<i32> {
+/// The signal that a fd of [`block_signals`] has; waits for it.
+pub fn read_signal(fd: BorrowedFd<'_>) -> Result<i32> {
     // struct signalfd_siginfo; the number comes first.
     let mut info = [0u8; 128];
     rustix::io::read(fd, &mut info)?;
@@ -404,7 +404,7 @@ pub fn set_filter(filter: &[libc::sock_filter], flags: u32) -> Result<Option<i32
         filter: filter.as_ptr().cast_mut(),
     };
     let answer = call!(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)?;
-    if notifies(flags) {
+    if has_listener(flags) {
         return i32::try_from(answer).map(Some).map_err(|_| Errno::BADF);
     }
     // With TSYNC a positive answer is the thread that could not be synchronised.
@@ -412,7 +412,7 @@ pub fn set_filter(filter: &[libc::sock_filter], flags: u32) -> Result<Option<i32
 }
 
 /// These flags of seccomp(2) ask for a listener.
-pub fn notifies(flags: u32) -> bool {
+pub fn has_listener(flags: u32) -> bool {
     u64::from(flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER != 0
 }
 

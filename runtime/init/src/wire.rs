@@ -3,12 +3,12 @@
 //! ```text
 //! parent                       child
 //!   GO  ------------------------>        in its cgroup, ids mapped
-//!        <------------------ Crowded     only when the cgroup has no room for the second clone
+//!        <------------------ CgroupFull     only when the cgroup has no room for the second clone
 //!   RETRY  --------------------->        the child is out of that cgroup for the moment
-//!        <------------- Moved(pidfd)     only with a second clone: into a pid namespace that others are in, or a new one
+//!        <------------- Cloned(pidfd)     only with a second clone: into a pid namespace that others are in, or a new one
 //!   ADOPTED -------------------->        for the second child, which does nothing before
 //!        <----------- Console(master)    only with a terminal
-//!        <--------------- IdMap(tree)    for each part of the root that is mounted elsewhere with its ids mapped
+//!        <--------------- MapIds(tree)    for each part of the root that is mounted elsewhere with its ids mapped
 //!   MAPPED --------------------->
 //!        <-------------------- Hooks     only when the parent has hooks to run before the root is entered
 //!   HOOKED --------------------->
@@ -29,18 +29,18 @@ pub const ADOPTED: u8 = b'a';
 /// The byte that says that a second clone may be tried again.
 pub const RETRY: u8 = b'r';
 /// The byte that says that the tree's ids are mapped.
-pub const MAPPED: u8 = b'm';
+pub const IDS_MAPPED: u8 = b'm';
 /// The byte that says that the parent's hooks have run.
-pub const HOOKED: u8 = b'h';
+pub const HOOKS_DONE: u8 = b'h';
 /// The byte that says that the filter's listener has somebody who listens.
-pub const HEARD: u8 = b'n';
+pub const AGENT_READY: u8 = b'n';
 /// The byte that lets the payload begin.
 pub const START: u8 = b's';
-/// The byte that asks the init that waits for [`START`] for its namespaces; they come with a [`Message::Ready`]. An
+/// The byte that asks the init that waits for [`START`] for its namespaces; they come with a [`Message::Namespaces`]. An
 /// ordinary user cannot have them from the kernel, to whom that init hides.
-pub const NAMESPACES: u8 = b'l';
+pub const GET_NAMESPACES: u8 = b'l';
 /// How many namespaces that may be.
-pub const LENT: usize = 8;
+pub const MAX_NAMESPACES: usize = 8;
 /// Size of a child's message, bytes.
 pub const LEN: usize = 16;
 
@@ -50,17 +50,23 @@ pub enum Message {
     /// The pty master comes with it.
     Console,
     /// The container's real process is this pid; its pidfd comes with it.
-    Moved(i32),
+    Cloned(i32),
     /// The cgroup takes no further process, so that the container's real one cannot be made.
-    Crowded,
+    CgroupFull,
     /// The detached tree of the mount of this index waits to have its ids mapped; its fd comes with it.
-    IdMap(u32),
+    MapIds(u32),
     /// The mounts are there: it is time for the parent's hooks.
-    Hooks,
+    RunHooks,
     /// At the barrier.
     Ready,
+    /// The namespaces that [`GET_NAMESPACES`] asked for; their fds come with it.
+    Namespaces,
+    /// The process that [`crate::namespace::hold_user_namespace`] runs in is in its user namespace.
+    InUserNamespace,
+    /// A context of fsopen(2) that a child of init has opened; its fd comes with it.
+    FsContext,
     /// The filter is loaded, and its listener is this fd of the child.
-    Listener(i32),
+    SeccompListener(i32),
     /// It went wrong. What a hook wrote comes with it, in two files.
     Failure(Failure),
 }
@@ -90,7 +96,7 @@ macro_rules! steps {
 
 steps! {
     /// Becoming invisible to neighbours.
-    Hide,
+    Dumpable,
     /// Closing what is not the container's.
     CloseFds,
     /// Reading the parent's GO.
@@ -122,7 +128,7 @@ steps! {
     /// Finding or making the target of mount `index`.
     MountTarget,
     /// The target of mount `index` is not a plain directory.
-    NotOrdinary,
+    NotPlainDirectory,
     /// Creating the file system of mount `index`.
     MountCreate,
     /// Labelling the root of mount `index`.
@@ -178,7 +184,7 @@ steps! {
     /// Label `index` reads back as another.
     LabelReadBack,
     /// The session keyring's label.
-    KeyLabel,
+    KeyringLabel,
     /// Bounding set.
     BoundingSet,
     /// Supplementary groups.
@@ -202,11 +208,11 @@ steps! {
     /// Loading the filter.
     Seccomp,
     /// Waiting for somebody to listen to it.
-    Listener,
+    SeccompAgent,
     /// A restriction reads back weaker than planned: `index` says which ([`crate::identity::Restriction`]).
-    Weaker,
+    NotRestricted,
     /// Giving up the parent's memory.
-    Shed,
+    UnmapMemory,
     /// Waiting for the parent's hooks.
     RuntimeHooks,
     /// Hook `index` cannot be executed.
@@ -226,13 +232,16 @@ impl Message {
     pub fn encode(self) -> [u8; LEN] {
         let (kind, a, b, c) = match self {
             Self::Console => (1u32, 0, 0, 0),
-            Self::Moved(pid) => (2, 0, 0, pid),
+            Self::Cloned(pid) => (2, 0, 0, pid),
             Self::Ready => (3, 0, 0, 0),
             Self::Failure(f) => (4, f.step as u32, f.index, f.errno),
-            Self::Hooks => (5, 0, 0, 0),
-            Self::Listener(number) => (6, 0, 0, number),
-            Self::IdMap(index) => (7, 0, index, 0),
-            Self::Crowded => (8, 0, 0, 0),
+            Self::RunHooks => (5, 0, 0, 0),
+            Self::SeccompListener(number) => (6, 0, 0, number),
+            Self::MapIds(index) => (7, 0, index, 0),
+            Self::CgroupFull => (8, 0, 0, 0),
+            Self::Namespaces => (9, 0, 0, 0),
+            Self::InUserNamespace => (10, 0, 0, 0),
+            Self::FsContext => (11, 0, 0, 0),
         };
         let mut out = [0; LEN];
         let words = [kind.to_ne_bytes(), a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes()];
@@ -255,16 +264,19 @@ impl Message {
         let c = i32::from_ne_bytes(c.to_ne_bytes());
         match kind {
             1 => Some(Self::Console),
-            2 => Some(Self::Moved(c)),
+            2 => Some(Self::Cloned(c)),
             3 => Some(Self::Ready),
             4 => {
                 let step = *Step::ALL.get(usize::try_from(a).ok()?)?;
                 Some(Self::Failure(Failure { step, index: b, errno: c }))
             }
-            5 => Some(Self::Hooks),
-            6 => Some(Self::Listener(c)),
-            7 => Some(Self::IdMap(b)),
-            8 => Some(Self::Crowded),
+            5 => Some(Self::RunHooks),
+            6 => Some(Self::SeccompListener(c)),
+            7 => Some(Self::MapIds(b)),
+            8 => Some(Self::CgroupFull),
+            9 => Some(Self::Namespaces),
+            10 => Some(Self::InUserNamespace),
+            11 => Some(Self::FsContext),
             _ => None,
         }
     }
@@ -282,13 +294,16 @@ mod tests {
         }
         for m in [
             Message::Console,
-            Message::Moved(-1),
-            Message::Moved(4_194_304),
-            Message::IdMap(7),
-            Message::Hooks,
-            Message::Crowded,
-            Message::Listener(9),
+            Message::Cloned(-1),
+            Message::Cloned(4_194_304),
+            Message::MapIds(7),
+            Message::RunHooks,
+            Message::CgroupFull,
+            Message::SeccompListener(9),
             Message::Ready,
+            Message::Namespaces,
+            Message::InUserNamespace,
+            Message::FsContext,
         ] {
             assert_eq!(Message::decode(&m.encode()), Some(m));
         }

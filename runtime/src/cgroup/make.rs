@@ -27,7 +27,7 @@ impl Made {
     /// For those who make them here, whatever the umask is: a container whose root is mapped looks into its cgroup as any
     /// other user.
     fn umask() -> Result<Umask> {
-        Umask::of(0).context("unshare the umask")
+        Umask::set(0).context("unshare the umask")
     }
 
     /// Makes `path` and what is missing above it. True when `path` itself was made.

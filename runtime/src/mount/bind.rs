@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berth_init::plan::{Device, Inside, Source};
+use berth_init::plan::{Device, RootBind, Source};
 use oci_spec::runtime::Mount as Spec;
 use rustix::{
     fd::{AsFd, OwnedFd},
@@ -49,18 +49,18 @@ impl<'a> Builder<'a, '_> {
         if !options.source_nofollow
             && let Some(from) = self.source_inside_rootfs(&source, submounts, context)
         {
-            let inside = Inside {
+            let inside = RootBind {
                 from: arena.path(&from, "mounts.source")?,
                 recursive: submounts.included(),
                 attributes: options.bind_attributes(),
-                all: options.recursive_attributes(),
-                ids: self
+                recursive_attributes: options.recursive_attributes(),
+                idmap: self
                     .idmaps
                     .requested_namespace(mount, options)?
                     .map(|fd| (arena.fd(fd), options.idmap == Some(Submounts::Include))),
             };
             let target = arena.path(target, "mounts.destination")?;
-            self.push(target, Source::Inside(inside), arena.list(options.propagation.clone()), name);
+            self.push(target, Source::RootBind(inside), arena.list(options.propagation.clone()), name);
             return Ok(());
         }
         let tree = if options.source_nofollow { clone_link(&source)? } else { clone_tree(&source, submounts)? };
@@ -74,7 +74,7 @@ impl<'a> Builder<'a, '_> {
         let source = Source::Tree { fd: arena.fd(tree), directory };
         self.push(c_target, source, arena.list(options.propagation.clone()), name);
         if let Some(last) = self.list.last_mut() {
-            last.on_link = options.target_nofollow;
+            last.onto_link = options.target_nofollow;
         }
         Ok(())
     }

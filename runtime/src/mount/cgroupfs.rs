@@ -59,7 +59,7 @@ fn unified<'a>(
             fs.push(FsOption::Flag(arena.text(option, "mounts.options")?));
         }
         let attributes = super::attributes(options)? | u32::try_from(readonly).unwrap_or_default();
-        Source::Fs { fstype: c"cgroup2", options: arena.list(fs), attributes, relabel: None }
+        Source::Fs { fstype: c"cgroup2", options: arena.list(fs), attributes, relabel: None, target_mode: false }
     };
     let propagation = arena.list(options.propagation.clone());
     builder.push(arena.text(target, "mounts.destination")?, source, propagation, name);
@@ -86,10 +86,11 @@ fn hierarchies<'a>(
 
     let mut fs = vec![FsOption::Pair(c"mode", c"755"), FsOption::Pair(c"source", c"tmpfs")];
     fs.extend(context.label.map(|label| FsOption::Pair(c"context", label)));
-    let tmpfs = Source::Fs { fstype: c"tmpfs", options: arena.list(fs), attributes: narrow(FLAGS)?, relabel: None };
+    let (fs, attributes) = (arena.list(fs), narrow(FLAGS)?);
+    let tmpfs = Source::Fs { fstype: c"tmpfs", options: fs, attributes, relabel: None, target_mode: false };
     builder.push(place("")?, tmpfs, arena.list(options.propagation.clone()), name);
     if let Some(last) = builder.list.last_mut() {
-        last.sealed = readonly != 0;
+        last.readonly_at_end = readonly != 0;
     }
     for mount in host.mounts().iter().filter(|m| !m.is_v2()) {
         let Some(dir) = mount.point.file_name().and_then(|n| n.to_str()) else { continue };
@@ -111,6 +112,7 @@ fn hierarchies<'a>(
                 options: arena.list(fs),
                 attributes: narrow(FLAGS | readonly)?,
                 relabel: None,
+                target_mode: false,
             }
         } else {
             let controller = mount.controllers.first().map_or("", String::as_str);

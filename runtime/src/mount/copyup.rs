@@ -56,7 +56,7 @@ impl<'a> Builder<'a, '_> {
             fs.insert(0, FsOption::Pair(c"gid", arena.text(gid.to_string(), "mounts")?));
         }
         let tree =
-            berth_init::rootfs::create(c"tmpfs", &fs, fs_attributes(options)?, None).context("create filesystem")?;
+            berth_init::mount::create(c"tmpfs", &fs, fs_attributes(options)?, None).context("create filesystem")?;
         let (root, path) = self.copy_source(target, context)?;
         let path = arena.path(&path, "mounts.destination")?;
         match berth_init::path::open(root, path, OFlags::PATH | OFlags::DIRECTORY) {
@@ -187,7 +187,7 @@ fn copy_entry(from: &OwnedFd, to: &OwnedFd, name: &std::ffi::CStr, depth: u32, b
             let node = fs::openat(to, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
             let (uid, gid) = owner(&stat);
             fs::chownat(&node, c"", uid, gid, AtFlags::EMPTY_PATH)?;
-            berth_init::mode::set(node.as_fd(), stat.st_mode & 0o7777)?;
+            berth_init::mode::chmod(node.as_fd(), stat.st_mode & 0o7777)?;
         }
         // A socket file of an image has no listener, so a copy would be useless.
         FileType::Socket | FileType::Unknown => {}

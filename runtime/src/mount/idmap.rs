@@ -8,7 +8,7 @@ use std::{
 };
 
 use berth_init::{
-    plan::Inside,
+    plan::RootBind,
     sys::{map_ids, mount_setattr},
 };
 use oci_spec::runtime::Mount;
@@ -95,8 +95,8 @@ pub fn clone_mapped(path: &Path, users: BorrowedFd<'_>, readonly: bool) -> Resul
 ///
 /// # Errors
 /// Names the path that cannot be idmapped.
-pub fn map_inside(inside: &Inside<'_>, tree: BorrowedFd<'_>) -> Result<()> {
-    let Some((users, recursive)) = inside.ids else { return Ok(()) };
+pub fn map_inside(inside: &RootBind<'_>, tree: BorrowedFd<'_>) -> Result<()> {
+    let Some((users, recursive)) = inside.idmap else { return Ok(()) };
     map_ids(tree, recursive, users).with_context(|| {
         let from = inside.from.to_string_lossy();
         format!("mount_setattr MOUNT_ATTR_IDMAP {from}: the file system there cannot be idmapped here")

@@ -187,7 +187,7 @@ pub fn fs_options<'a>(
         out.push(match *option {
             // ext4 and others call it `i_version`. A file system without this option always or never has the
             // counter.
-            "iversion" => FsOption::Hint(c"i_version"),
+            "iversion" => FsOption::Optional(c"i_version"),
             option => FsOption::Flag(arena.text(option, "mounts.options")?),
         });
     }
@@ -214,6 +214,11 @@ pub fn fs_options<'a>(
     }
     out.push(FsOption::Pair(c"source", arena.text(source, "mounts.source")?));
     Ok(out)
+}
+
+/// True if the options set the mode of a tmpfs's root.
+fn has_mode(options: &[FsOption<'_>]) -> bool {
+    options.iter().any(|option| matches!(option, FsOption::Pair(key, _) if *key == c"mode"))
 }
 
 /// Options of mount(8) that set an SELinux context.
@@ -244,9 +249,18 @@ struct Builder<'a, 's> {
 
 impl<'a> Builder<'a, '_> {
     fn push(&mut self, target: &'a CStr, source: Source<'a>, propagation: &'a [u64], name: &str) {
-        let (ordinary, on_link, renewed, sealed) = (false, false, false, false);
-        let open = Cell::default();
-        self.list.push(Mount { target, source, ordinary, on_link, propagation, renewed, sealed, open });
+        let (plain_directory, onto_link, reclone, readonly_at_end) = (false, false, false, false);
+        let attached = Cell::default();
+        self.list.push(Mount {
+            target,
+            source,
+            plain_directory,
+            onto_link,
+            propagation,
+            reclone,
+            readonly_at_end,
+            attached,
+        });
         self.names.push(name.to_owned());
     }
 
@@ -307,14 +321,15 @@ impl<'a> Builder<'a, '_> {
         }
         let source = Source::Fs {
             fstype: arena.text(kind, "mounts.type")?,
+            target_mode: kind == "tmpfs" && !has_mode(&settings),
             options: arena.list(settings),
             attributes: attributes(&options)?,
             relabel: context.label.filter(|_| kind == "mqueue"),
         };
         self.push(c_target, source, propagation, name);
         if let Some(last) = self.list.last_mut() {
-            last.ordinary = matches!(kind, "proc" | "sysfs");
-            last.sealed = sealed;
+            last.plain_directory = matches!(kind, "proc" | "sysfs");
+            last.readonly_at_end = sealed;
         }
         Ok(())
     }
@@ -323,7 +338,7 @@ impl<'a> Builder<'a, '_> {
     fn push_filled(&mut self, target: &'a CStr, fd: BorrowedFd<'a>, propagation: &'a [u64], name: &str, sealed: bool) {
         self.push(target, Source::Tree { fd, directory: true }, propagation, name);
         if let Some(last) = self.list.last_mut() {
-            (last.renewed, last.sealed) = (true, sealed);
+            (last.reclone, last.readonly_at_end) = (true, sealed);
         }
     }
 }

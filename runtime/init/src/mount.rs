@@ -1,0 +1,71 @@
+//! Mounts as file descriptors: created, cloned and changed while they are detached, then attached.
+//!
+//! A detached mount is visible to no process, so nothing can be seen with attributes that it is not to have.
+
+use core::ffi::CStr;
+
+use rustix::{
+    fd::{BorrowedFd, OwnedFd},
+    fs::{self, Mode, OFlags},
+    io::{Errno, Result},
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_fd,
+        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    },
+};
+
+use crate::{digits::octal_mode, namespace, path::ProcFdPath, plan::FsOption, sys};
+
+pub(crate) const MOUNT_ATTR_RDONLY: u64 = 0x1;
+
+/// Creates a file system of one of this process' namespaces, detached. `mode` is that of a tmpfs' root unless the
+/// options say another.
+pub fn create(fstype: &CStr, options: &[FsOption<'_>], attributes: u32, mode: Option<u32>) -> Result<OwnedFd> {
+    let mut context = fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if let Some(mode) = mode {
+        let text = octal_mode(mode);
+        fsconfig_set_string(&context, c"mode", CStr::from_bytes_with_nul(&text).map_err(|_| Errno::INVAL)?)?;
+    }
+    for option in options {
+        match option {
+            FsOption::Flag(key) => fsconfig_set_flag(&context, *key)?,
+            FsOption::Optional(key) => match fsconfig_set_flag(&context, *key) {
+                Ok(()) | Err(Errno::INVAL) => {}
+                Err(e) => return Err(e),
+            },
+            FsOption::Pair(key, value) => fsconfig_set_string(&context, *key, *value)?,
+            FsOption::PidNamespace(namespace) => match fsconfig_set_fd(&context, c"pidns", namespace) {
+                // Before Linux 6.17 it is the namespace of the process that opens the context.
+                Err(Errno::INVAL) => context = namespace::context_of_children(fstype)?,
+                other => other?,
+            },
+        }
+    }
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::from_bits_retain(attributes))
+}
+
+/// The SELinux context of a detached mount's root. An fd of a mount is no open file, which this takes.
+pub(crate) fn set_label(tree: BorrowedFd<'_>, label: &CStr) -> Result<()> {
+    let root = fs::openat(tree, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    fs::fsetxattr(&root, c"security.selinux", label.to_bytes_with_nul(), fs::XattrFlags::empty())
+}
+
+pub(crate) fn move_onto(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
+    let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(tree, c"", target, c"", empty)
+}
+
+pub(crate) fn clone_of(fd: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(fd, c"", flags)
+}
+
+/// There is no call for this by fd that also takes the file system's own options as they are; the host's /proc, which
+/// is still that of this process' root, names the fd.
+pub(crate) fn remount(target: BorrowedFd<'_>, flags: u64, data: &CStr) -> Result<()> {
+    sys::remount(ProcFdPath::new(target)?.name()?, flags, data)
+}
