@@ -36,7 +36,8 @@ pub fn group(bundle: &Path, id: &str) -> Result<String> {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(id.to_owned()),
         read => read.with_context(|| "read config.json")?,
     };
-    let config: Config = berth_runtime::json::read(&json).map_err(|e| Error::invalid(format!("config.json: {e}")))?;
+    let config: Config =
+        berth_runtime::go_json::read(&json).map_err(|e| Error::invalid(format!("config.json: {e}")))?;
     let annotations = config.annotations.unwrap_or_default();
     let named = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
     Ok(named(&annotations.group).or_else(|| named(&annotations.sandbox)).unwrap_or_else(|| id.to_owned()))

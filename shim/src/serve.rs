@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use berth_proto::task_services;
 use berth_proto::ttrpc::asynchronous::{Server, transport::Listener};
-use berth_runtime::{Context, Error, Kind, Result, rlimit};
+use berth_runtime::{Context, Error, Kind, Result, open_files};
 use rustix::process::DumpableBehavior;
 
 use crate::args::Args;
@@ -38,7 +38,7 @@ pub fn run(args: &Args) -> Result<()> {
     let listener = inherit::listener()?;
     memory::one_arena();
     // each container and exec costs descriptors for as long as it lives
-    rlimit::raise_own();
+    open_files::raise_own();
     reserve::keep();
     // the kernel named us after the descriptor that we were run from
     rustix::thread::set_name(c"containerd-shim").context("set the process' name")?;

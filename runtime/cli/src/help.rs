@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, io::Write as _};
 
-use berth_runtime::spec::OCI_VERSION;
+use berth_runtime::OCI_VERSION;
 
 use super::{
     args::{Command, Flag, HELP, Takes},

@@ -45,9 +45,8 @@ use std::{
 };
 
 use berth_runtime::{
-    Context, Error,
+    Context, Error, caller,
     cgroup::{Manager, Rootless},
-    rootless,
     state::Container,
 };
 
@@ -266,7 +265,7 @@ fn default_root() -> Result<PathBuf, Failure> {
 }
 
 fn honours_xdg() -> bool {
-    rootless::is_user() || (rootless::in_user_namespace() && std::env::var_os("USER").is_none_or(|user| user != "root"))
+    caller::is_user() || (caller::in_user_namespace() && std::env::var_os("USER").is_none_or(|user| user != "root"))
 }
 
 /// `path` made absolute and cleaned of `.` and `..` by text alone, as Go's `filepath.Abs` does.

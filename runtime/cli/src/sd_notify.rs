@@ -21,7 +21,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use berth_runtime::{Context, Error, Result, sd_notify, state, unix_address::Address};
+use berth_runtime::{
+    Context, Error, Result, sd_notify,
+    unix_address::{self, Address},
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
@@ -98,7 +101,7 @@ impl Relay {
     pub fn bind(manager: Manager, state: &Path) -> Result<Self> {
         let dir = state.join(sd_notify::DIR);
         let bind = || -> std::io::Result<UnixDatagram> {
-            let (_dir, path) = state::short_path(&dir, sd_notify::SOCKET)?;
+            let (_dir, path) = unix_address::short_path(&dir, sd_notify::SOCKET)?;
             // Of a start that failed.
             match fs::remove_file(&path) {
                 Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use berth_runtime::{Context, Error, Kind, spec};
+use berth_runtime::{Context, Error, Kind, default_spec};
 use serde::Serialize;
 
 use super::{
@@ -46,7 +46,7 @@ fn run(_: &Globals, parsed: &Parsed) -> Outcome {
         return Err(Error::from(e).context(format!("chdir {}", bundle.display())).into());
     }
     let ids = || (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let text = text(&spec::default_spec(unified(), parsed.on("rootless").then(ids)))?;
+    let text = text(&default_spec::default_spec(unified(), parsed.on("rootless").then(ids)))?;
     let path = bundle.join("config.json");
     // create_new: the check and the creation are one step, so that no file is ever overwritten.
     let mut file = match File::create_new(&path) {
@@ -61,7 +61,7 @@ fn run(_: &Globals, parsed: &Parsed) -> Outcome {
 }
 
 /// The file's text, indented by tabs.
-fn text(spec: &spec::Spec) -> Result<Vec<u8>, Error> {
+fn text(spec: &default_spec::Spec) -> Result<Vec<u8>, Error> {
     let mut text = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"\t");
     let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn the_file_reads_as_runcs() {
-        let text = String::from_utf8(text(&spec::default_spec(false, None)).unwrap()).unwrap();
+        let text = String::from_utf8(text(&default_spec::default_spec(false, None)).unwrap()).unwrap();
         assert!(text.starts_with("{\n\t\"ociVersion\": \"1.3.0\",\n\t\"process\": {\n\t\t\"terminal\": true,\n"));
         assert!(text.ends_with("\n\t}\n}"));
     }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     error::{Context, Error, Result},
-    rootless::{in_user_namespace, is_user},
+    host::caller::{in_user_namespace, is_user},
 };
 
 /// The value of `--rootless`. A front door passes it on; [`Rootless::resolve`] gives it a meaning, once a container.

@@ -4,7 +4,7 @@ use oci_spec::runtime::LinuxSeccomp;
 use serde_json::{Value, json};
 
 /// The table the compiler is built with, to take names from.
-pub const TABLE: &str = include_str!("../../src/seccomp/syscalls.tbl");
+pub const TABLE: &str = include_str!("../../src/leaves/seccomp/syscalls.tbl");
 
 /// Names of the table.
 pub fn names() -> impl Iterator<Item = &'static str> {

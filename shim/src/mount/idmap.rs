@@ -7,8 +7,7 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use berth_runtime::userns::{self, Ids};
-use berth_runtime::{Context, Error, Result, clone_mapped};
+use berth_runtime::{Context, Error, Ids, Result, clone_mapped, user_namespace};
 use nix::mount::{MntFlags, umount2};
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
@@ -27,7 +26,7 @@ pub fn namespace(uids: Option<&str>, gids: Option<&str>) -> Result<Option<OwnedF
         (None, None) => Ok(None),
         (Some(uids), Some(gids)) => {
             let ids = Ids::new(&parse(uids, "uidmap")?, &parse(gids, "gidmap")?, "rootfs ")?;
-            userns::make(&ids).map(Some)
+            user_namespace::make(&ids).map(Some)
         }
         (Some(_), None) => Err(Error::invalid("option uidmap without gidmap")),
         (None, Some(_)) => Err(Error::invalid("option gidmap without uidmap")),

@@ -12,8 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::bus::{Bus, Failure};
 use crate::{
     error::{Error, Kind, Result},
-    rootless,
-    unix_address::Address,
+    host::{caller, unix_address::Address},
 };
 
 /// The environment variables of the D-Bus specification, and what holds without them.
@@ -80,8 +79,8 @@ fn has_user_bus(address: Option<OsString>, directory: Option<OsString>) -> bool 
 /// The user's id as the bus sees it: in a user namespace the kernel says only how the ids there are mapped, and systemd by
 /// the names of its slices who is behind them (sd_pid_get_owner_uid(3)).
 fn owner() -> u32 {
-    if !rootless::in_user_namespace() {
-        return rootless::uid();
+    if !caller::in_user_namespace() {
+        return caller::uid();
     }
     std::fs::read_to_string("/proc/self/cgroup").ok().and_then(|text| owner_of(&text)).unwrap_or(0)
 }
@@ -152,7 +151,7 @@ fn no_bus(place: &str, whose: Whose, failure: Failure) -> Error {
 
 fn connect(path: &str, whose: Whose, direct: bool, until: Instant) -> Result<Bus, Failure> {
     let uid = match whose {
-        Whose::Host => rootless::uid(),
+        Whose::Host => caller::uid(),
         Whose::User => owner(),
     };
     let address = Address::of(Path::new(path)).map_err(|e: Errno| Failure::Lost(e.into()))?;

@@ -1,0 +1,12 @@
+//! The host: facts that are asked once, and its files, sockets and programs.
+
+pub mod caller;
+pub mod foreign_dir;
+pub mod kernel;
+pub mod mountinfo;
+pub mod open_files;
+pub mod proc;
+pub mod program;
+pub mod signals;
+pub mod time;
+pub mod unix_address;

@@ -1,0 +1,184 @@
+//! Programs of the host's that are started: one that logs beside a container, newuidmap(1), ps(1). How one is started is
+//! [`berth_init::program`]'s.
+
+use std::{
+    cell::Cell,
+    ffi::OsStr,
+    fs::File,
+    io::{Read, Seek},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use berth_init::program::{self, memfd};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{Access, Mode, OFlags},
+    io::Errno,
+    process::{WaitId, WaitIdOptions, waitid},
+};
+
+use crate::{
+    Context, Error, Kind, Result,
+    arena::Arena,
+    host::{open_files, signals},
+    sys,
+};
+
+/// How long a program may take that is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How much of what it writes is read, bytes a stream.
+const MOST: u64 = 64 << 20;
+
+/// What to start.
+#[derive(Debug)]
+pub struct Program<'a> {
+    /// Absolute.
+    pub path: &'a Path,
+    /// The words after its name.
+    pub args: &'a [String],
+    /// The whole of its environment.
+    pub env: &'a [String],
+    /// Its descriptors from 0 on. It gets no others.
+    pub fds: &'a [BorrowedFd<'a>],
+}
+
+/// Starts it with the limit of open files that the runtime was given and all signals at their defaults, and returns when
+/// it executes; gives its pid and pidfd.
+///
+/// # Errors
+/// A zero byte in a word; it cannot be executed. Nothing is left.
+pub fn start(program: &Program<'_>) -> Result<(i32, OwnedFd)> {
+    begin(program.path.as_os_str().as_bytes(), program.path, program.args, program.env, program.fds)
+}
+
+/// The same, by the name that it is called by.
+fn begin(
+    name: &[u8],
+    path: &Path,
+    words: &[impl AsRef<[u8]>],
+    variables: &[impl AsRef<[u8]>],
+    fds: &[BorrowedFd<'_>],
+) -> Result<(i32, OwnedFd)> {
+    let arena = Arena::default();
+    let path = arena.path(path, "program's path")?;
+    let mut args = vec![arena.text(name, "program's name")?.as_ptr()];
+    for word in words {
+        args.push(arena.text(word, "program's arguments")?.as_ptr());
+    }
+    args.push(std::ptr::null());
+    let mut env = Vec::with_capacity(variables.len() + 1);
+    for word in variables {
+        env.push(Cell::new(arena.text(word, "program's environment")?.as_ptr()));
+    }
+    env.push(Cell::new(std::ptr::null()));
+    // Above every number that is given away, so that putting one in place cannot close another.
+    let clear = i32::try_from(fds.len()).unwrap_or(i32::MAX).saturating_add(3);
+    let above: Vec<OwnedFd> =
+        fds.iter().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, clear)).collect::<Result<_, _>>()?;
+    let fds: Vec<BorrowedFd<'_>> = above.iter().map(AsFd::as_fd).collect();
+    let (args, env) = (arena.list(args), arena.list(env));
+    let (limit, ignored_signals) = (open_files::given(), signals::ignored());
+    Ok(program::start(&program::Program { path, args, env, fds: &fds, limit, ignored_signals })?)
+}
+
+/// What a program has said, and how it ended.
+pub struct Output {
+    /// Its exit status; `None` when a signal ended it.
+    pub status: Option<i32>,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+/// Runs a program of PATH to its end, with this process' environment and nothing on its standard input.
+///
+/// # Errors
+/// [`Kind::NotFound`] when there is none of the name; it does not end within 30 s, and is killed.
+pub fn run(name: &str, args: &[String]) -> Result<Output> {
+    let path = find(name)?;
+    let variable =
+        |(name, value): (std::ffi::OsString, std::ffi::OsString)| [name.as_bytes(), b"=", value.as_bytes()].concat();
+    let env: Vec<Vec<u8>> = std::env::vars_os().map(variable).collect();
+    let null =
+        rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).context("open /dev/null")?;
+    let (stdout, stderr) = (memfd(c"stdout")?, memfd(c"stderr")?);
+    let streams = [null.as_fd(), stdout.as_fd(), stderr.as_fd()];
+    let (_, pidfd) = begin(name.as_bytes(), &path, args, &env, &streams).with_context(|| name.to_owned())?;
+    let status = end(name, pidfd.as_fd())?;
+    Ok(Output { status, stdout: read(stdout)?, stderr: read(stderr)? })
+}
+
+/// The first program of this name in PATH, as execvp(3) finds it.
+fn find(name: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places = path.as_bytes().split(|byte| *byte == b':').map(|dir| match dir {
+        [] => Path::new(".").join(name),
+        dir => Path::new(OsStr::from_bytes(dir)).join(name),
+    });
+    let found = places.find(|place| place.is_file() && rustix::fs::access(place, Access::EXEC_OK).is_ok());
+    found.ok_or_else(|| Error::new(Kind::NotFound, format!("{name}: executable file not found in $PATH")))
+}
+
+/// Waits for the end of a program.
+fn end(name: &str, pidfd: BorrowedFd<'_>) -> Result<Option<i32>> {
+    let patience = Timespec::try_from(PATIENCE).ok();
+    let ended = loop {
+        match poll(&mut [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)], patience.as_ref()) {
+            Err(Errno::INTR) => {}
+            ended => break ended.context("poll")? > 0,
+        }
+    };
+    if !ended {
+        sys::kill_and_reap(pidfd);
+        return Err(Error::new(Kind::Internal, format!("{name}: did not end within {} s", PATIENCE.as_secs())));
+    }
+    loop {
+        match waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {
+            Err(Errno::INTR) => {}
+            status => return Ok(status.context("waitid")?.and_then(|status| status.exit_status())),
+        }
+    }
+}
+
+fn read(file: OwnedFd) -> Result<String> {
+    let mut file = File::from(file);
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.take(MOST).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str) -> Output {
+        run("sh", &["-c".to_owned(), script.to_owned()]).unwrap()
+    }
+
+    #[test]
+    fn a_program_is_run_to_its_end() {
+        let out = sh("cat; echo out; echo err >&2; exit 7");
+        assert_eq!((out.status, out.stdout.as_str(), out.stderr.as_str()), (Some(7), "out\n", "err\n"));
+        assert_eq!(sh("kill -9 $$").status, None);
+        assert_eq!(run("no-such-program", &[]).err().unwrap().kind(), Kind::NotFound);
+        let status = sh("cat /proc/self/status").stdout;
+        assert!(
+            status.contains("SigIgn:\t0000000000000000\n") && status.contains("SigBlk:\t0000000000000000\n"),
+            "{status}"
+        );
+        assert_eq!(sh("ls /proc/$$/fd | tr -d '\\n'").stdout, "012");
+    }
+
+    #[test]
+    fn what_cannot_be_executed_is_said_and_leaves_nothing() {
+        let program = Program { path: Path::new("/etc/passwd"), args: &[], env: &[], fds: &[] };
+        assert_eq!(start(&program).unwrap_err().errno(), Some(libc::EACCES));
+    }
+}

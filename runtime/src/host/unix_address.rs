@@ -1,0 +1,80 @@
+//! Addresses of unix sockets at paths of any length: the kernel's own hold 107 bytes (unix(7)).
+
+use std::{
+    os::fd::{AsRawFd, OwnedFd},
+    path::Path,
+};
+
+use rustix::{
+    fs::{Mode, OFlags},
+    io::{Errno, Result},
+    net::SocketAddrUnix,
+};
+
+/// What connect(2) takes for a socket that is there.
+pub struct Address {
+    address: SocketAddrUnix,
+    /// The socket's file, by whose number the address names it.
+    _file: Option<OwnedFd>,
+}
+
+impl Address {
+    /// Of the socket at `path`; by its descriptor where the path is too long.
+    ///
+    /// # Errors
+    /// As open(2), for such a path.
+    pub fn of(path: &Path) -> Result<Self> {
+        match SocketAddrUnix::new(path) {
+            Ok(address) => Ok(Self { address, _file: None }),
+            Err(Errno::NAMETOOLONG) => {
+                let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+                let address = SocketAddrUnix::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+                Ok(Self { address, _file: Some(file) })
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// For connect(2), for as long as this is there.
+    pub fn socket(&self) -> &SocketAddrUnix {
+        &self.address
+    }
+}
+
+/// An address for the socket `name` in a state directory of any length, and the directory that must stay open while it is
+/// used: a socket's address holds 107 bytes (unix(7)).
+pub fn short_path(dir: &Path, name: &str) -> Result<(OwnedFd, String)> {
+    let fd = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let path = format!("/proc/self/fd/{}/{name}", fd.as_raw_fd());
+    Ok((fd, path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+    use super::*;
+
+    #[test]
+    fn a_socket_at_any_depth_is_reached() {
+        let top = std::env::temp_dir().join(format!("berth-address-{}", std::process::id()));
+        for name in ["s".to_owned(), "s".repeat(120), "s".repeat(255)] {
+            let dir = top.join("d".repeat(200)).join("e".repeat(200));
+            std::fs::create_dir_all(&dir).unwrap();
+            let made = top.join("short");
+            let listener = UnixListener::bind(&made).unwrap();
+            std::fs::rename(&made, dir.join(&name)).unwrap();
+            let socket = || {
+                rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap()
+            };
+            rustix::net::connect(socket(), Address::of(&dir.join(&name)).unwrap().socket()).unwrap();
+            listener.accept().unwrap();
+            std::fs::rename(dir.join(&name), &made).unwrap();
+            rustix::net::connect(socket(), Address::of(&made).unwrap().socket()).unwrap();
+            assert_eq!(Address::of(&dir.join(&name)).err(), Some(Errno::NOENT));
+            std::fs::remove_dir_all(&top).unwrap();
+        }
+    }
+}

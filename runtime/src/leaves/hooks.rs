@@ -1,0 +1,429 @@
+//! Hooks: which there are, what they are told, those that the runtime runs itself, and words for one that fails.
+//!
+//! How a hook is run is [`berth_init::hook`]'s; at which moment, the verbs say (config.md, "POSIX-platform Hooks").
+//!
+//! | kind | by whom | where | a failure |
+//! |---|---|---|---|
+//! | prestart, createRuntime | the runtime | the runtime's namespaces | ends the create |
+//! | createContainer | init | the container's namespaces, the host's tree as root | ends the create |
+//! | startContainer | init | the container, with the payload's rights | ends the start, and the container |
+//! | poststart | the runtime | the runtime's namespaces | ends the start, and the container |
+//! | poststop | the runtime | the runtime's namespaces | is a warning |
+
+use std::{
+    cell::Cell,
+    collections::BTreeMap,
+    io::{Read, Seek},
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    path::Path,
+};
+
+use berth_init::{
+    hook::{self, HookContext},
+    plan::{Hook as Planned, Hooks as Point, Ptr},
+    wire::{Failure, Step},
+};
+use oci_spec::runtime::{Hook, Hooks, Spec};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Error, Kind, Result,
+    arena::Arena,
+    error::errno_text,
+    host::{open_files, signals},
+    oci_state::OciState,
+};
+
+/// How much of what a hook wrote an error repeats, bytes a stream.
+const SHOWN: u64 = 16 << 10;
+
+/// The log's target for what hooks say: a front door whose log is a person's terminal leaves it out.
+pub const SAID: &str = "hooks";
+
+/// The kinds, in the words of config.json, in the order of the lifecycle.
+pub const KINDS: [&str; 6] =
+    ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+
+/// The hooks of a config.json, in the order of [`KINDS`].
+fn lists(hooks: &Hooks) -> [&[Hook]; 6] {
+    #[allow(deprecated, reason = "prestart is deprecated in the specification and still written by callers")]
+    let prestart = hooks.prestart();
+    let others = [
+        hooks.create_runtime(),
+        hooks.create_container(),
+        hooks.start_container(),
+        hooks.poststart(),
+        hooks.poststop(),
+    ];
+    let [b, c, d, e, f] = others.map(|list| list.as_deref().unwrap_or_default());
+    [prestart.as_deref().unwrap_or_default(), b, c, d, e, f]
+}
+
+/// What the specification asks of hooks beyond their types.
+///
+/// # Errors
+/// Names the field.
+pub fn check(hooks: &Hooks) -> Result<()> {
+    for (kind, list) in KINDS.iter().zip(lists(hooks)) {
+        for (n, hook) in list.iter().enumerate() {
+            let bad = |field: &str, why: String| Err(Error::invalid(format!("hooks.{kind}[{n}].{field}: {why}")));
+            if !hook.path().is_absolute() {
+                return bad("path", format!("must be absolute: {:?}", hook.path()));
+            }
+            if hook.timeout().is_some_and(|seconds| seconds <= 0) {
+                return bad("timeout", "must be greater than zero".into());
+            }
+            let has_nul = |bytes: &[u8]| bytes.contains(&0);
+            if has_nul(hook.path().as_os_str().as_bytes()) {
+                return bad("path", "contains a NUL byte".into());
+            }
+            for (field, words) in [("args", hook.args()), ("env", hook.env())] {
+                if let Some(at) = words.iter().flatten().position(|word| has_nul(word.as_bytes())) {
+                    return bad(&format!("{field}[{at}]"), "contains a NUL byte".into());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The hooks whose moment is after create, as state.json keeps them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Later {
+    /// Run by init; here for the words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub start_container: Vec<Hook>,
+    /// After the payload has been executed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub poststart: Vec<Hook>,
+    /// After the container is gone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub poststop: Vec<Hook>,
+}
+
+impl Later {
+    /// Those of a config.json.
+    pub fn of(spec: &Spec) -> Self {
+        let Some(hooks) = spec.hooks() else { return Self::default() };
+        let [_, _, _, start_container, poststart, poststop] = lists(hooks).map(<[Hook]>::to_vec);
+        Self { start_container, poststart, poststop }
+    }
+
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The hooks of create.
+#[derive(Default)]
+pub struct AtCreate {
+    /// prestart and createRuntime: those that the runtime runs while init waits.
+    runtime: [Vec<Hook>; 2],
+    /// Run by init; here for the words.
+    pub create_container: Vec<Hook>,
+}
+
+impl AtCreate {
+    /// Those of a config.json.
+    pub fn of(spec: &Spec) -> Self {
+        let Some(hooks) = spec.hooks() else { return Self::default() };
+        let [prestart, create_runtime, create_container, ..] = lists(hooks).map(<[Hook]>::to_vec);
+        Self { runtime: [prestart, create_runtime], create_container }
+    }
+
+    /// Runs the runtime's, with the pid of the container's init.
+    ///
+    /// # Errors
+    /// That of the first that fails.
+    pub fn run(&self, told: OciState<'_>, pid: i32) -> Result<()> {
+        let text = text(told, "creating")?;
+        KINDS.iter().zip(&self.runtime).try_for_each(|(kind, list)| run(kind, list, &text, pid, told.bundle, Err))
+    }
+}
+
+/// Init's own part of a plan.
+pub struct ForInit<'a> {
+    /// The runtime has hooks at create.
+    pub runtime: bool,
+    /// In the container's namespaces, before the root is entered.
+    pub create_container: Point<'a>,
+    /// In the container, before execve.
+    pub start_container: Point<'a>,
+}
+
+impl ForInit<'_> {
+    /// Some hook looks for the container's root where the bundle has it.
+    pub fn in_bundle(&self) -> bool {
+        self.runtime || !self.create_container.list.is_empty()
+    }
+}
+
+/// Plans the hooks that init runs. `payload_env` is what a startContainer hook without an environment has (runc's rule).
+///
+/// # Errors
+/// Names the field.
+pub fn plan<'a>(
+    arena: &'a Arena,
+    spec: &Spec,
+    told: OciState<'_>,
+    rootfs: &Path,
+    payload_env: &'a [Cell<Ptr>],
+) -> Result<ForInit<'a>> {
+    let Some(hooks) = spec.hooks() else {
+        return Ok(ForInit { runtime: false, create_container: Point::NONE, start_container: Point::NONE });
+    };
+    let [prestart, create_runtime, create_container, start_container, ..] = lists(hooks);
+    let nothing = environment::<&str>(arena, &[])?;
+    let create_container = Point {
+        directory: Some(arena.path(rootfs, "root.path")?),
+        ..point(arena, create_container, &text(told, "creating")?, nothing)?
+    };
+    Ok(ForInit {
+        runtime: !prestart.is_empty() || !create_runtime.is_empty(),
+        create_container,
+        // Those run with the payload's limits.
+        start_container: Point { limit: None, ..point(arena, start_container, &text(told, "created")?, payload_env)? },
+    })
+}
+
+/// After the payload has been executed.
+///
+/// # Errors
+/// That of the first that fails.
+pub fn poststart(hooks: &Later, told: OciState<'_>, pid: i32) -> Result<()> {
+    if hooks.poststart.is_empty() {
+        return Ok(());
+    }
+    run("poststart", &hooks.poststart, &text(told, "running")?, pid, told.bundle, Err)
+}
+
+/// After the container is gone. Each runs whatever became of the one before; what fails is a warning (runtime.md,
+/// "Lifecycle", step 13).
+pub fn poststop(hooks: &Later, told: OciState<'_>) {
+    let warn = |e: Error| log::warn!("container {}: {e}", told.id);
+    let each = |e| {
+        warn(e);
+        Ok(())
+    };
+    let all = text(told, "stopped").and_then(|text| run("poststop", &hooks.poststop, &text, 0, told.bundle, each));
+    if let Err(e) = all {
+        warn(e);
+    }
+}
+
+/// The state that a hook reads, before and after the pid (runtime.md, "State").
+fn text(told: OciState<'_>, status: &str) -> Result<[String; 2]> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Before<'s> {
+        oci_version: &'s str,
+        id: &'s str,
+        status: &'s str,
+    }
+    #[derive(Serialize)]
+    struct After<'s> {
+        bundle: &'s Path,
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        annotations: BTreeMap<&'s String, &'s String>,
+    }
+    let bad = |e: serde_json::Error| Error::new(Kind::Internal, format!("encode the state for a hook: {e}"));
+    let before = Before { oci_version: told.oci_version, id: told.id, status };
+    let after = After { bundle: told.bundle, annotations: told.annotations.iter().collect() };
+    let mut before = serde_json::to_string(&before).map_err(bad)?;
+    before.truncate(before.len().saturating_sub(1));
+    before.push_str(",\"pid\":");
+    let mut after = serde_json::to_string(&after).map_err(bad)?;
+    after.replace_range(..1, ",");
+    Ok([before, after])
+}
+
+/// Runs the runtime's own hooks in order, and goes on after one that fails if `failed` says so.
+fn run(
+    kind: &str,
+    hooks: &[Hook],
+    text: &[String; 2],
+    pid: i32,
+    bundle: &Path,
+    failed: impl Fn(Error) -> Result<()>,
+) -> Result<()> {
+    if hooks.is_empty() {
+        return Ok(());
+    }
+    let arena = Arena::default();
+    let inherited: Vec<Vec<u8>> = std::env::vars_os()
+        .map(|(name, value)| [name.as_encoded_bytes(), b"=", value.as_encoded_bytes()].concat())
+        .collect();
+    let point = Point {
+        directory: Some(arena.path(bundle, "bundle")?),
+        ..point(&arena, hooks, text, environment(&arena, &inherited)?)?
+    };
+    (0..hooks.len()).try_for_each(|n| one(kind, hooks, &point, n, pid).or_else(&failed))
+}
+
+/// Runs the `n`th of them; what it writes goes to the log.
+fn one(kind: &str, hooks: &[Hook], point: &Point<'_>, n: usize, pid: i32) -> Result<()> {
+    match hook::run(point, n, &HookContext { pid, watch: None, filtered: None }) {
+        Ok(output) => {
+            for (stream, file) in ["stdout", "stderr"].iter().zip(output) {
+                let said = read(file);
+                if !said.is_empty() {
+                    log::info!(target: SAID, "{kind} hook #{n}: {stream}: {said}");
+                }
+            }
+            Ok(())
+        }
+        Err(fault) => Err(word(kind, hooks, fault.failure, fault.output.into_iter().flatten().collect())),
+    }
+}
+
+fn point<'a>(arena: &'a Arena, hooks: &[Hook], text: &[String; 2], env: &'a [Cell<Ptr>]) -> Result<Point<'a>> {
+    let mut list = Vec::with_capacity(hooks.len());
+    for hook in hooks {
+        let path = arena.path(hook.path(), "hooks.path")?;
+        let mut args = Vec::new();
+        for word in hook.args().iter().flatten() {
+            args.push(arena.text(word, "hooks.args")?.as_ptr());
+        }
+        if args.is_empty() {
+            args.push(path.as_ptr());
+        }
+        args.push(std::ptr::null());
+        let env = match hook.env().as_deref().unwrap_or_default() {
+            [] => env,
+            own => environment(arena, own)?,
+        };
+        let timeout = hook.timeout().map(|seconds| u32::try_from(seconds).unwrap_or(u32::MAX));
+        list.push(Planned { path, args: arena.list(args), env, timeout });
+    }
+    let [before, after] = text;
+    Ok(Point {
+        list: arena.list(list),
+        state: [arena.bytes(before.as_bytes()), arena.bytes(after.as_bytes())],
+        directory: None,
+        limit: open_files::given(),
+        ignored_signals: signals::ignored(),
+    })
+}
+
+fn environment<'a, T: AsRef<[u8]>>(arena: &'a Arena, words: &[T]) -> Result<&'a [Cell<Ptr>]> {
+    let mut cells = Vec::with_capacity(words.len() + 1);
+    for word in words {
+        cells.push(Cell::new(arena.text(word, "hooks.env")?.as_ptr()));
+    }
+    cells.push(Cell::new(std::ptr::null()));
+    Ok(arena.list(cells))
+}
+
+/// True for the failures of a hook.
+pub fn is_hook(failure: Failure) -> bool {
+    matches!(failure.step, Step::HookStart | Step::HookStatus | Step::HookTimeout)
+}
+
+/// The error of a hook that failed, in runc's words. `output` is what it wrote to standard output and standard error.
+pub fn word(kind: &str, hooks: &[Hook], failure: Failure, output: Vec<OwnedFd>) -> Error {
+    let hook = usize::try_from(failure.index).ok().and_then(|n| hooks.get(n));
+    let said = |status: String| {
+        let [stdout, stderr] =
+            output.try_into().map_or_else(|_| [String::new(), String::new()], |o: [_; 2]| o.map(read));
+        format!("{status}, stdout: {stdout}, stderr: {stderr}")
+    };
+    let why = match failure.step {
+        Step::HookTimeout => {
+            let seconds = hook.and_then(Hook::timeout).unwrap_or_default();
+            format!("hook ran past specified timeout of {seconds}.0s")
+        }
+        Step::HookStart => {
+            let path = hook.map(|h| h.path().display().to_string()).unwrap_or_default();
+            format!("fork/exec {path}: {}", errno_text(failure.errno))
+        }
+        _ => said(status_text(failure.errno)),
+    };
+    Error::new(Kind::Internal, format!("error running {kind} hook #{}: {why}", failure.index))
+}
+
+/// A status of wait(2) as Go prints it.
+fn status_text(status: i32) -> String {
+    match nix::sys::signal::Signal::try_from(status & 0x7f) {
+        Ok(signal) => {
+            let core = if status & 0x80 == 0 { "" } else { " (core dumped)" };
+            format!("signal: {}{core}", signal_text(signal))
+        }
+        Err(_) if status & 0x7f != 0 => format!("signal: signal {}", status & 0x7f),
+        Err(_) => format!("exit status {}", status >> 8 & 0xff),
+    }
+}
+
+fn signal_text(signal: nix::sys::signal::Signal) -> String {
+    use nix::sys::signal::Signal;
+    match signal {
+        Signal::SIGKILL => "killed".into(),
+        Signal::SIGTERM => "terminated".into(),
+        Signal::SIGINT => "interrupt".into(),
+        Signal::SIGHUP => "hangup".into(),
+        Signal::SIGABRT => "aborted".into(),
+        Signal::SIGSEGV => "segmentation fault".into(),
+        Signal::SIGBUS => "bus error".into(),
+        Signal::SIGPIPE => "broken pipe".into(),
+        Signal::SIGSYS => "bad system call".into(),
+        Signal::SIGILL => "illegal instruction".into(),
+        Signal::SIGFPE => "floating point exception".into(),
+        other => other.as_str().to_lowercase(),
+    }
+}
+
+/// What a hook wrote, from the start, without the newline at its end.
+fn read(file: OwnedFd) -> String {
+    let mut file = std::fs::File::from(file);
+    let mut bytes = Vec::new();
+    // A hook may have done anything with its streams; what cannot be read is not repeated.
+    let _ = file.rewind().and_then(|()| file.take(SHOWN).read_to_end(&mut bytes).map(drop));
+    String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn hooks(kind: &str, hook: serde_json::Value) -> Hooks {
+        serde_json::from_value(json!({ kind: [{"path": "/first"}, hook] })).unwrap()
+    }
+
+    #[test]
+    fn what_is_refused_is_named() {
+        for kind in KINDS {
+            for (hook, says) in [
+                (json!({"path": "relative"}), "path: must be absolute: \"relative\""),
+                (json!({"path": ""}), "path: must be absolute: \"\""),
+                (json!({"path": "/a\u{0}b"}), "path: contains a NUL byte"),
+                (json!({"path": "/a", "timeout": 0}), "timeout: must be greater than zero"),
+                (json!({"path": "/a", "timeout": -1}), "timeout: must be greater than zero"),
+                (json!({"path": "/a", "args": ["a", "b\u{0}"]}), "args[1]: contains a NUL byte"),
+                (json!({"path": "/a", "env": ["A=\u{0}"]}), "env[0]: contains a NUL byte"),
+            ] {
+                let error = check(&hooks(kind, hook)).unwrap_err();
+                assert_eq!(error.to_string(), format!("hooks.{kind}[1].{says}"));
+                assert_eq!(error.kind(), Kind::InvalidArgument);
+            }
+            check(&hooks(kind, json!({"path": "/a", "args": [], "env": ["A"], "timeout": 1}))).unwrap();
+        }
+    }
+
+    #[test]
+    fn words_are_runcs() {
+        let hooks: Vec<Hook> = serde_json::from_value(json!([{"path": "/bin/x", "timeout": 3}])).unwrap();
+        for (step, errno, says) in [
+            (Step::HookStart, libc::ENOENT, "fork/exec /bin/x: no such file or directory"),
+            (Step::HookTimeout, 0, "hook ran past specified timeout of 3.0s"),
+            (Step::HookStatus, 7 << 8, "exit status 7, stdout: , stderr: "),
+            (Step::HookStatus, libc::SIGKILL, "signal: killed, stdout: , stderr: "),
+            (Step::HookStatus, libc::SIGSEGV | 0x80, "signal: segmentation fault (core dumped), stdout: , stderr: "),
+            (Step::HookStatus, 40, "signal: signal 40, stdout: , stderr: "),
+        ] {
+            let error = word("poststart", &hooks, Failure { step, index: 0, errno }, vec![]);
+            assert_eq!(error.to_string(), format!("error running poststart hook #0: {says}"));
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Devices: the list that every container has, those of config.json, and the tmpfs that holds them.
+
+use std::{
+    ffi::CStr,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use berth_init::{
+    mode::Umask,
+    plan::{Device, FsOption},
+};
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount};
+
+use crate::{
+    Context, Error, Result,
+    arena::{self, Arena},
+    id_maps::Ids,
+    leaves::mount::{self, Options},
+};
+
+/// Path, major, minor: config.md, "Default Devices".
+const DEFAULT: [(&str, u32, u32); 6] = [
+    ("/dev/null", 1, 3),
+    ("/dev/random", 1, 8),
+    ("/dev/full", 1, 7),
+    ("/dev/tty", 5, 0),
+    ("/dev/zero", 1, 5),
+    ("/dev/urandom", 1, 9),
+];
+
+/// All devices of a container, with owners as the container sees them: config.json's override the default ones of the
+/// same path.
+///
+/// # Errors
+/// Names the field that is out of range or maps to nobody.
+pub fn plan<'a>(arena: &'a Arena, devices: &[LinuxDevice], ids: &Ids) -> Result<Vec<Device<'a>>> {
+    let mut out = Vec::new();
+    for (path, major, minor) in DEFAULT {
+        if devices.iter().any(|d| mount::clean(d.path()) == Path::new(path)) {
+            continue;
+        }
+        let path = arena.text(path, "linux.devices")?;
+        out.push(Device { path, mode: libc::S_IFCHR | 0o666, major, minor, uid: 0, gid: 0 });
+    }
+    for (n, device) in devices.iter().enumerate() {
+        let device = one(arena, device, ids).map_err(|e| named(n, &e))?;
+        // A link to that of the container's own devpts stands there, whatever config.json has.
+        if device.path != c"/dev/ptmx" {
+            out.push(device);
+        }
+    }
+    Ok(out)
+}
+
+/// What is wrong with the devices of a config.json, whoever their owners are.
+///
+/// # Errors
+/// Names the field.
+pub fn check(devices: &[LinuxDevice]) -> Result<()> {
+    devices
+        .iter()
+        .enumerate()
+        .try_for_each(|(n, device)| numbers(device).and_then(|_| path(device)).map(drop).map_err(|e| named(n, &e)))
+}
+
+fn one<'a>(arena: &'a Arena, device: &LinuxDevice, ids: &Ids) -> Result<Device<'a>> {
+    let (kind, major, minor) = numbers(device)?;
+    Ok(Device {
+        path: arena.path(&path(device)?, "path")?,
+        // runc's default for a device that names no mode.
+        mode: kind | device.file_mode().unwrap_or(0o666) & 0o7777,
+        major,
+        minor,
+        uid: ids.host_uid(device.uid().unwrap_or(0), "uid").map(|_| device.uid().unwrap_or(0))?,
+        gid: ids.host_gid(device.gid().unwrap_or(0), "gid").map(|_| device.gid().unwrap_or(0))?,
+    })
+}
+
+/// An error that begins with the member.
+fn named(n: usize, error: &Error) -> Error {
+    Error::invalid(format!("linux.devices[{n}].{error}"))
+}
+
+fn path(device: &LinuxDevice) -> Result<PathBuf> {
+    let path = mount::clean(device.path());
+    if path == Path::new("/") {
+        return Err(Error::invalid("path: must not be empty"));
+    }
+    arena::check(path.as_os_str().as_encoded_bytes(), || "path".into())?;
+    Ok(path)
+}
+
+/// The file type for mknod(2), the major and the minor number.
+fn numbers(device: &LinuxDevice) -> Result<(u32, u32, u32)> {
+    let kind = match device.typ() {
+        LinuxDeviceType::C | LinuxDeviceType::U => libc::S_IFCHR,
+        LinuxDeviceType::B => libc::S_IFBLK,
+        LinuxDeviceType::P => return Ok((libc::S_IFIFO, 0, 0)),
+        LinuxDeviceType::A => return Err(Error::invalid("type: invalid device type \"a\"")),
+    };
+    let number = |value: i64, field: &str, max: u32| {
+        u32::try_from(value)
+            .ok()
+            .filter(|&v| v <= max)
+            .ok_or_else(|| Error::invalid(format!("{field}: {value} is out of range")))
+    };
+    Ok((kind, number(device.major(), "major", (1 << 12) - 1)?, number(device.minor(), "minor", (1 << 20) - 1)?))
+}
+
+/// Builds `/dev` in a detached tmpfs, so that nothing of the image's own `/dev` is ever touched (CVE-2026-41579,
+/// CVE-2026-47766). Returns it with the devices that do not belong in it.
+pub fn build_dev<'a>(
+    arena: &'a Arena,
+    mounts: &[Mount],
+    devices: Vec<Device<'a>>,
+    ids: &Ids,
+    label: Option<&'a CStr>,
+) -> Result<(Option<OwnedFd>, Vec<Device<'a>>)> {
+    let Some(spec) = mount::dev_tmpfs(mounts) else { return Ok((None, devices)) };
+    let mut options = Options::parse(spec.options().as_deref().unwrap_or_default())?;
+    // That comes at the very end, when targets of other mounts have been made in it.
+    options.take_readonly();
+    let source = spec.source().as_deref().map_or("tmpfs".into(), Path::to_string_lossy);
+    let mut fs = mount::fs_options(arena, &options, &source, label)?;
+    let root = if ids.mapped() {
+        let (uid, gid) = (ids.host_uid(0, "linux.uidMappings")?, ids.host_gid(0, "linux.gidMappings")?);
+        fs.push(owner(arena, "uid", uid)?);
+        fs.push(owner(arena, "gid", gid)?);
+        Some((uid, gid))
+    } else {
+        None
+    };
+    let attributes = u32::try_from(options.set).map_err(|_| Error::invalid("mounts: /dev"))?;
+    let tree = berth_init::mount::create(c"tmpfs", &fs, attributes, None)
+        .context("error mounting \"tmpfs\" to rootfs at \"/dev\"")?;
+
+    // A device below another mount inside /dev must wait for that mount.
+    let covered: Vec<PathBuf> = mounts
+        .iter()
+        .map(|m| mount::clean(m.destination()))
+        .filter(|t| t.starts_with("/dev") && t != Path::new("/dev"))
+        .collect();
+    let mut elsewhere = Vec::new();
+    // Nodes and directories are born with their modes.
+    let _umask = Umask::set(0).context("unshare the umask")?;
+    for device in devices {
+        let path = Path::new(std::ffi::OsStr::from_bytes(device.path.to_bytes()));
+        match path.strip_prefix("/dev") {
+            Ok(inside) if !covered.iter().any(|c| path.starts_with(c)) => {
+                let inside = arena.path(&Path::new("/").join(inside), "linux.devices.path")?;
+                let (uid, gid) = (ids.host_uid(device.uid, "uid")?, ids.host_gid(device.gid, "gid")?);
+                let node = Device { path: inside, uid, gid, ..device };
+                berth_init::device::make(tree.as_fd(), &node, root)
+                    .with_context(|| format!("error creating device node {}", path.display()))?;
+            }
+            _ => elsewhere.push(device),
+        }
+    }
+    berth_init::device::make_links(tree.as_fd(), root).context("error setting up /dev links")?;
+    Ok((Some(tree), elsewhere))
+}
+
+use std::os::unix::ffi::OsStrExt;
+
+fn owner<'a>(arena: &'a Arena, key: &str, id: u32) -> Result<FsOption<'a>> {
+    Ok(FsOption::Pair(arena.text(key, "mounts")?, arena.text(id.to_string(), "mounts")?))
+}

@@ -1,0 +1,4 @@
+//! Network devices that move into the container.
+
+pub mod devices;
+mod rtnetlink;

@@ -1,0 +1,97 @@
+//! What this runtime supports, as the features structure of the runtime specification (features.md, 1.3.0): the
+//! command `features` prints it, and the shim hands it to containerd.
+//!
+//! Only what is done is named: what is parsed and then refused is not a feature.
+
+use serde_json::{Value, json};
+
+use crate::{
+    OCI_VERSION, cgroup,
+    leaves::{
+        hooks, mount,
+        scheduling::{MEMORY_FLAGS, MEMORY_MODES},
+        seccomp, user,
+    },
+};
+
+/// The capabilities of Linux in the order of their numbers (capability.h, 6.18).
+const CAPABILITIES: &str = "\
+    CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID CAP_KILL CAP_SETGID \
+    CAP_SETUID CAP_SETPCAP CAP_LINUX_IMMUTABLE CAP_NET_BIND_SERVICE CAP_NET_BROADCAST CAP_NET_ADMIN CAP_NET_RAW \
+    CAP_IPC_LOCK CAP_IPC_OWNER CAP_SYS_MODULE CAP_SYS_RAWIO CAP_SYS_CHROOT CAP_SYS_PTRACE CAP_SYS_PACCT \
+    CAP_SYS_ADMIN CAP_SYS_BOOT CAP_SYS_NICE CAP_SYS_RESOURCE CAP_SYS_TIME CAP_SYS_TTY_CONFIG CAP_MKNOD CAP_LEASE \
+    CAP_AUDIT_WRITE CAP_AUDIT_CONTROL CAP_SETFCAP CAP_MAC_OVERRIDE CAP_MAC_ADMIN CAP_SYSLOG CAP_WAKE_ALARM \
+    CAP_BLOCK_SUSPEND CAP_AUDIT_READ CAP_PERFMON CAP_BPF CAP_CHECKPOINT_RESTORE";
+
+/// What a seccomp rule may do.
+const SECCOMP_ACTIONS: &str = "\
+    SCMP_ACT_ALLOW SCMP_ACT_ERRNO SCMP_ACT_KILL SCMP_ACT_KILL_PROCESS SCMP_ACT_KILL_THREAD SCMP_ACT_LOG SCMP_ACT_NOTIFY SCMP_ACT_TRACE SCMP_ACT_TRAP";
+
+/// How a seccomp rule may compare an argument.
+const SECCOMP_OPERATORS: &str = "\
+    SCMP_CMP_EQ SCMP_CMP_GE SCMP_CMP_GT SCMP_CMP_LE SCMP_CMP_LT SCMP_CMP_MASKED_EQ \
+    SCMP_CMP_NE";
+
+/// The flags of seccomp(2) that a profile may ask for.
+const SECCOMP_FLAGS: &str = "\
+    SECCOMP_FILTER_FLAG_TSYNC SECCOMP_FILTER_FLAG_SPEC_ALLOW SECCOMP_FILTER_FLAG_LOG \
+    SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV";
+
+/// The features structure.
+pub fn features() -> Value {
+    json!({
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": OCI_VERSION,
+        "hooks": hooks::KINDS,
+        "mountOptions": mount::known_options(),
+        "linux": {
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
+            "capabilities": words(CAPABILITIES),
+            "cgroup": { "v1": true, "v2": true, "systemd": true, "systemdUser": false, "rdma": true },
+            "seccomp": {
+                "enabled": true,
+                "actions": words(SECCOMP_ACTIONS),
+                "operators": words(SECCOMP_OPERATORS),
+                "archs": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"],
+                "knownFlags": words(SECCOMP_FLAGS),
+                "supportedFlags": words(SECCOMP_FLAGS),
+            },
+            "apparmor": { "enabled": true },
+            "selinux": { "enabled": true },
+            "intelRdt": { "enabled": true, "schemata": true, "monitoring": true },
+            "memoryPolicy": { "modes": words(MEMORY_MODES), "flags": words(MEMORY_FLAGS) },
+            "mountExtensions": { "idmap": { "enabled": true } },
+            "netDevices": { "enabled": true },
+        },
+        "annotations": {},
+        "potentiallyUnsafeConfigAnnotations": [
+            "org.systemd.property.", seccomp::raw::ANNOTATION, cgroup::SUBGROUP, cgroup::DELEGATE, user::KEEP_GROUPS,
+        ],
+    })
+}
+
+fn words(list: &str) -> Vec<&str> {
+    list.split(' ').collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_has_the_shape_of_the_specification() {
+        let features: oci_spec::runtime::Features = serde_json::from_value(features()).unwrap();
+        assert_eq!(features.oci_version_max(), OCI_VERSION);
+        let linux = features.linux().as_ref().unwrap();
+        assert_eq!(linux.capabilities().as_ref().unwrap().len(), 41);
+        assert_eq!(linux.cgroup().as_ref().unwrap().systemd(), &Some(true));
+        assert_eq!(features.hooks().as_ref().unwrap().len(), 6);
+    }
+
+    #[test]
+    fn lists_are_sorted_and_without_repeats() {
+        for list in [SECCOMP_ACTIONS, SECCOMP_OPERATORS, MEMORY_MODES, MEMORY_FLAGS] {
+            assert!(words(list).is_sorted_by(|a, b| a < b));
+        }
+    }
+}

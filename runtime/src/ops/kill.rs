@@ -1,0 +1,178 @@
+//! kill: a signal to init, or to everything in the container.
+//!
+//! init is reached by its pidfd, wherever it is; the others by the cgroup. The cgroup alone does not say which processes are
+//! the container's: an agent, a nested manager or a person may have moved init out of it, or removed it (runc#5089, #5117).
+
+use std::{
+    collections::HashSet,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    Context, Error, Kind, Result,
+    container::{init::not_running, state::Container},
+    host::kernel,
+};
+
+/// The highest signal number, signal(7).
+const MAX: i32 = 64;
+
+/// How long SIGKILL is sent again to what still shows up.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Sends a signal to init. SIGKILL to a container that shares its pid namespace reaches all of it: nothing else would
+/// end the rest.
+///
+/// # Errors
+/// [`Kind::NotFound`] "container not running".
+pub fn kill(container: &Container, signal: i32) -> Result<()> {
+    send(container, signal).map_err(kernel::explain)
+}
+
+fn send(container: &Container, signal: i32) -> Result<()> {
+    check(signal)?;
+    if signal == libc::SIGKILL && !container.private_pid_namespace() {
+        return kill_all(container, signal);
+    }
+    let init = container.pidfd()?;
+    signal_init(container, init.as_fd(), signal)?;
+    if signal == libc::SIGKILL && container.cgroup().is_frozen().unwrap_or(false) {
+        // A v1 freezer holds back even this one until it lets go; v2 does not, and nobody is left to be thawed.
+        container.cgroup().thaw()?;
+    }
+    Ok(())
+}
+
+fn signal_init(container: &Container, init: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    crate::sys::send_signal(init.as_raw_fd(), signal).map_err(|e| match e.errno() {
+        Some(libc::ESRCH) => not_running(),
+        _ => e.context(format!("kill {}: signal {signal}", container.pid())),
+    })
+}
+
+/// Sends a signal to every process of the container; where it has no cgroup that says which they are, to init.
+///
+/// # Errors
+/// [`Kind::NotFound`] when there is none.
+pub fn kill_all(container: &Container, signal: i32) -> Result<()> {
+    check(signal)?;
+    if !container.cgroup().is_any() && !container.private_pid_namespace() {
+        let hint = "possibly due to lack of cgroup (Hint: enable cgroup v2 delegation)";
+        log::warn!("failed to kill all processes, {hint}");
+    }
+    let init = living(container)?;
+    let mut sent = HashSet::new();
+    reach(container, init.as_ref().map(AsFd::as_fd), signal, Instant::now() + PATIENCE, &mut sent).map(drop)
+}
+
+/// A pidfd of init; `None` when it has ended.
+pub(crate) fn living(container: &Container) -> Result<Option<std::os::fd::OwnedFd>> {
+    match container.pidfd() {
+        Err(e) if e.kind() == Kind::NotFound => Ok(None),
+        pidfd => pidfd.map(Some),
+    }
+}
+
+/// Sends a signal to `init` and to everything in the cgroup that is not in `sent`, and adds that. Gives how many processes
+/// the cgroup had.
+///
+/// # Errors
+/// [`Kind::NotFound`] when neither is there; all errors of the two ways.
+pub(crate) fn reach(
+    container: &Container,
+    init: Option<BorrowedFd<'_>>,
+    signal: i32,
+    until: Instant,
+    sent: &mut HashSet<i32>,
+) -> Result<usize> {
+    let cgroup = container.cgroup();
+    let by_place = if cgroup.is_any() && container.is_of_this_boot() {
+        match cgroup.signal_all(signal, until, sent) {
+            Err(e) if e.kind() == Kind::NotFound => Ok(0),
+            reached => reached.with_context(|| format!("signal all processes of {}", container.id())),
+        }
+    } else {
+        Ok(0)
+    };
+    let by_identity = match init {
+        // Once and no more, but for the signal that cannot be counted.
+        Some(init) if signal == libc::SIGKILL || !sent.contains(&container.pid()) => {
+            match signal_init(container, init, signal) {
+                Err(e) if e.kind() == Kind::NotFound => Ok(()),
+                sent => sent,
+            }
+        }
+        Some(_) => Ok(()),
+        None if matches!(by_place, Ok(0)) => return Err(not_running()),
+        None => Ok(()),
+    };
+    match (by_place, by_identity) {
+        (Ok(there), Ok(())) => Ok(there),
+        (by_place, by_identity) => Error::all(by_place.err().into_iter().chain(by_identity.err())).map(|()| 0),
+    }
+}
+
+/// Signal 0 asks whether the process is there (kill(2)).
+fn check(signal: i32) -> Result<()> {
+    if (0..=MAX).contains(&signal) { Ok(()) } else { Err(Error::invalid(format!("unknown signal {signal}"))) }
+}
+
+/// Reads a signal: a number, or a name with or without SIG, as kill(1) does.
+///
+/// # Errors
+/// [`Kind::InvalidArgument`] naming the text.
+pub fn parse_signal(text: &str) -> Result<i32> {
+    let unknown = || Error::invalid(format!("unknown signal {text:?}"));
+    if let Ok(number) = text.parse::<i32>() {
+        return if (1..=MAX).contains(&number) || number == 0 { Ok(number) } else { Err(unknown()) };
+    }
+    let upper = text.to_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let offset = |base: i32, digits: &str, sign: i32| -> Option<i32> {
+        let n = if digits.is_empty() { 0 } else { digits.parse::<u8>().ok().map(i32::from)? };
+        Some(base + sign * n).filter(|s| (libc::SIGRTMIN()..=MAX).contains(s))
+    };
+    if let Some(rest) = name.strip_prefix("RTMIN") {
+        return offset(libc::SIGRTMIN(), rest.trim_start_matches('+'), 1).ok_or_else(unknown);
+    }
+    if let Some(rest) = name.strip_prefix("RTMAX") {
+        return offset(MAX, rest.trim_start_matches('-'), -1).ok_or_else(unknown);
+    }
+    match name {
+        "IOT" => Ok(libc::SIGABRT),
+        "CLD" => Ok(libc::SIGCHLD),
+        "POLL" => Ok(libc::SIGIO),
+        _ => format!("SIG{name}").parse::<nix::sys::signal::Signal>().map(|s| s as i32).map_err(|_| unknown()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals() {
+        for (text, number) in [
+            ("9", 9),
+            ("KILL", 9),
+            ("SIGKILL", 9),
+            ("term", 15),
+            ("sighup", 1),
+            ("64", 64),
+            ("0", 0),
+            ("SIGRTMIN", 34),
+            ("RTMIN+3", 37),
+            ("SIGRTMAX-1", 63),
+            ("RTMAX", 64),
+            ("CLD", 17),
+            ("IOT", 6),
+            ("POLL", 29),
+        ] {
+            assert_eq!(parse_signal(text).unwrap(), number, "{text}");
+        }
+        for bad in ["", "65", "-1", "SIG", "SIGFOO", "RTMIN+99", "9x", "RTMAX-40", " 9"] {
+            assert!(parse_signal(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The runtime's own program, out of reach of the containers.
+//!
+//! Until its execve a container's process runs this program, and an image whose entry point is `#!/proc/self/exe` has
+//! it run inside: through /proc/<pid>/exe it could be opened for writing, and the host's binary replaced
+//! (CVE-2019-5736). So whoever makes containers runs from a read-only mount of its own file that hangs in no namespace:
+//! opening it for writing fails with EROFS, nobody can remount it, and its pages are those of the page cache. Where
+//! mounts are not allowed a sealed copy in memory serves.
+
+use std::{
+    fs::File,
+    io::Write,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    path::PathBuf,
+    process::Command,
+    sync::OnceLock,
+};
+
+use rustix::fs::{MemfdFlags, SealFlags, StatVfsMountFlags};
+
+use crate::{Context, Error, Kind, Result, leaves::mount};
+
+const SELF: &str = "/proc/self/exe";
+
+/// This process runs from a file that nobody can write to through it. Asked once.
+pub fn is_sealed() -> bool {
+    static SEALED: OnceLock<bool> = OnceLock::new();
+    *SEALED.get_or_init(|| {
+        let readonly = rustix::fs::statvfs(SELF).is_ok_and(|s| s.f_flag.contains(StatVfsMountFlags::RDONLY));
+        readonly
+            || File::open(SELF)
+                .is_ok_and(|f| rustix::fs::fcntl_get_seals(&f).is_ok_and(|s| s.contains(SealFlags::WRITE)))
+    })
+}
+
+/// Runs this program again, with the same arguments, from a sealed file, unless it runs from one already. It stays the
+/// same process; descriptors that are not close-on-exec stay open.
+///
+/// # Errors
+/// Neither a mount nor a sealed copy can be had.
+pub fn ensure() -> Result<()> {
+    if is_sealed() {
+        return Ok(());
+    }
+    let program = Program::new()?;
+    log::debug!("runc exeseal: using /proc/self/exe clone (a read-only mount of it, or a sealed copy)");
+    let mut args = std::env::args_os();
+    let name = args.next().unwrap_or_default();
+    Err(Error::from(Command::new(program.path()).arg0(name).args(args).exec()).context("run the sealed program"))
+}
+
+/// Refuses to make a process from an unsealed one.
+pub(crate) fn check() -> Result<()> {
+    let text = "refusing to make a container: its processes could write to the runtime's own program";
+    if is_sealed() { Ok(()) } else { Err(Error::new(Kind::Internal, text)) }
+}
+
+/// A sealed file of this program, to be executed by its path while this value lives.
+pub struct Program(OwnedFd);
+
+impl Program {
+    /// A read-only mount, or else a sealed copy.
+    ///
+    /// # Errors
+    /// As memfd_create(2) and write(2).
+    pub fn new() -> Result<Self> {
+        let fd = read_only_mount().or_else(|_| sealed_copy())?;
+        // Out of the way of numbers that a caller dups onto.
+        Ok(Self(rustix::io::fcntl_dupfd_cloexec(fd, 64).context("dup the sealed program")?))
+    }
+
+    /// Where it can be executed from, in this process and its children.
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
+    }
+}
+
+fn read_only_mount() -> Result<OwnedFd> {
+    let exe = std::fs::read_link(SELF).context("readlink /proc/self/exe")?;
+    let tree = mount::clone_tree(&exe, mount::Submounts::Exclude)?;
+    // The path may be another file by now: an upgrade replaced it.
+    let (theirs, ours) = (rustix::fs::fstat(&tree)?, rustix::fs::stat(SELF)?);
+    if (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino) {
+        return Err(Error::new(Kind::NotFound, format!("{} has been replaced", exe.display())));
+    }
+    berth_init::sys::mount_setattr(tree.as_fd(), false, mount::attr::RDONLY, 0, 0)?;
+    Ok(tree)
+}
+
+fn sealed_copy() -> Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // MFD_EXEC (Linux 6.3) where the host asks for it; older kernels do not know the flag.
+    let memory = rustix::fs::memfd_create("berth", flags | MemfdFlags::EXEC)
+        .or_else(|_| rustix::fs::memfd_create("berth", flags))
+        .context("memfd_create")?;
+    let mut copy = File::from(memory);
+    std::io::copy(&mut File::open(SELF).context("open /proc/self/exe")?, &mut copy).context("copy /proc/self/exe")?;
+    copy.flush()?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&copy, seals).context("seal the copy")?;
+    // Only a read-only descriptor of it can be executed.
+    let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
+    Ok(File::open(path).context("open the sealed copy")?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sealed_copy_cannot_be_changed() {
+        let fd = sealed_copy().unwrap();
+        assert_eq!(rustix::fs::ftruncate(&fd, 0).unwrap_err(), rustix::io::Errno::INVAL);
+        let again = std::fs::OpenOptions::new().write(true).open(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        assert!(again.is_err() || again.unwrap().write(b"x").is_err());
+        assert!(rustix::fs::fcntl_get_seals(&fd).unwrap().contains(SealFlags::WRITE));
+        assert!(!is_sealed(), "the test program itself is an ordinary file");
+    }
+}

@@ -1,0 +1,419 @@
+//! A bundle: config.json, read once, checked before anything is made.
+//!
+//! The spec's types are oci-spec's. The usual config.json is parsed straight into them; only one that does not fit is
+//! looked at again, to name the field, to let unknown capabilities pass with a warning as the spec asks, and to read
+//! `null` and an absent `process.user` as Go programs do, which wrote most of the files that there are.
+
+use std::{
+    borrow::Cow,
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use oci_spec::runtime::{LinuxResources, Mount, Process, Spec};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::{
+    Context, Error, Kind, Result,
+    leaves::{
+        mount,
+        scheduling::{MEMORY_FLAGS, MEMORY_MODES},
+    },
+    spec::{check, go_json, strict_json::Objects},
+};
+
+/// Blocks of config.json that are not Linux'.
+const FOREIGN: [&str; 5] = ["freebsd", "solaris", "vm", "windows", "zos"];
+/// A config.json larger than this is refused, bytes.
+const MAX: u64 = 64 << 20;
+
+/// A bundle whose config.json has been read and checked.
+pub struct Bundle {
+    /// The bundle directory, absolute.
+    pub dir: PathBuf,
+    /// config.json.
+    pub spec: Spec,
+    /// What was let pass: unknown capabilities, flags of the personality.
+    pub warnings: Vec<String>,
+}
+
+impl Bundle {
+    /// Reads and checks `<dir>/config.json`.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] without a config.json, [`Kind::InvalidArgument`] naming the field, [`Kind::Unsupported`]
+    /// for fields that this build refuses.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let dir = std::path::absolute(dir).with_context(|| format!("bundle {}", dir.display()))?;
+        let json = text(&dir)?;
+        let mut warnings = Vec::new();
+        let mut spec: Spec = parse(&json, "process", &mut warnings).context("config.json")?;
+        if let Some(resources) = spec.linux_mut().as_mut().and_then(|linux| linux.resources_mut().as_mut()) {
+            take_absent(resources, &json, "/linux/resources");
+        }
+        mount::translate_idmaps(&mut spec).context("config.json")?;
+        check::spec(&spec).context("config.json")?;
+        warnings.extend(taken_otherwise(&spec));
+        let personality = spec.linux().as_ref().and_then(|l| l.personality().as_ref());
+        if let Some(flags) = personality.and_then(|p| p.flags().as_ref()).filter(|f| !f.is_empty()) {
+            warnings.push(format!("linux.personality.flags: ignoring unsupported personality flags: {flags:?}"));
+        }
+        Ok(Self { dir, spec, warnings })
+    }
+
+    /// Whether the container's process gets a terminal (`process.terminal`).
+    pub fn terminal(&self) -> bool {
+        self.spec.process().as_ref().and_then(Process::terminal) == Some(true)
+    }
+
+    /// Overrides `process.terminal`. containerd's Create request decides about the terminal, whatever config.json says.
+    pub fn set_terminal(&mut self, terminal: bool) {
+        if let Some(process) = self.spec.process_mut() {
+            process.set_terminal(Some(terminal));
+        }
+    }
+
+    /// Adds variables (`NAME=value`) to the environment of the container's process.
+    pub fn add_env(&mut self, variables: Vec<String>) {
+        if let Some(process) = self.spec.process_mut().as_mut().filter(|_| !variables.is_empty()) {
+            let mut env = process.env().clone().unwrap_or_default();
+            env.extend(variables);
+            process.set_env(Some(env));
+        }
+    }
+}
+
+/// What is not done as it is written, and was not always a mistake.
+fn taken_otherwise(spec: &Spec) -> Vec<String> {
+    let mounts = spec.mounts().iter().flatten().enumerate().filter(|(_, mount)| !mount.destination().is_absolute());
+    let mut warnings: Vec<_> = mounts
+        .map(|(n, mount)| {
+            format!("mounts[{n}].destination: {} is not absolute, taken from /", mount.destination().display())
+        })
+        .collect();
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    if let Some(memory) = resources.and_then(|resources| resources.memory().as_ref())
+        && memory.kernel().or(memory.kernel_tcp()).is_some_and(|bytes| bytes != 0)
+    {
+        // runc's words, as of `update`.
+        warnings.push("Kernel memory settings are ignored and will be removed".to_owned());
+    }
+    warnings
+}
+
+/// Reads a bundle's config.json.
+fn text(bundle: &Path) -> Result<Vec<u8>> {
+    read(&bundle.join("config.json"))
+}
+
+/// Reads a process.json, as `exec --process` names it.
+///
+/// # Errors
+/// As [`Bundle::load`].
+pub fn load_process(path: &Path) -> Result<Process> {
+    parse_process(&read(path)?).with_context(|| path.display().to_string())
+}
+
+/// Reads a list of mounts, as `mounts add` names it.
+///
+/// # Errors
+/// As [`Bundle::load`].
+pub fn load_mounts(path: &Path) -> Result<Vec<Mount>> {
+    parse(&read(path)?, "", &mut Vec::new()).with_context(|| path.display().to_string())
+}
+
+/// Parses the JSON of a `process` object.
+///
+/// # Errors
+/// [`Kind::InvalidArgument`] naming the field.
+pub fn parse_process(json: &[u8]) -> Result<Process> {
+    let process = parse(json, "", &mut Vec::new())?;
+    check::process(&process)?;
+    Ok(process)
+}
+
+/// Parses the JSON of `linux.resources`, of an update.
+///
+/// # Errors
+/// [`Kind::InvalidArgument`] naming the field.
+pub fn parse_resources(json: &[u8]) -> Result<LinuxResources> {
+    let mut resources = parse(json, "", &mut Vec::new())?;
+    take_absent(&mut resources, json, "");
+    Ok(resources)
+}
+
+/// Takes out what oci-spec 0.10 has as a number and the specification, since 1.3, as one that may be absent: the limit of
+/// processes. What is not there is no limit, and 0 is one. Of all others the two agree.
+fn take_absent(resources: &mut LinuxResources, json: &[u8], at: &str) {
+    if resources.pids().is_some_and(|pids| pids.limit() == 0) {
+        let whole: Value = go_json::read(json).unwrap_or_default();
+        if whole.pointer(&format!("{at}/pids/limit")).is_none_or(Value::is_null) {
+            resources.set_pids(None);
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let file = File::open(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound if path.ends_with("config.json") => {
+            Error::new(Kind::NotFound, "JSON specification file config.json not found")
+        }
+        _ => Error::from(e).context(format!("open {}", path.display())),
+    })?;
+    // One read for all of it, and one that finds the end.
+    let size = file.metadata().map_or(0, |meta| meta.len());
+    if size > MAX {
+        return Err(Error::invalid(format!("{}: larger than {MAX} bytes", path.display())));
+    }
+    let mut json = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
+    file.take(MAX + 1).read_to_end(&mut json).with_context(|| format!("read {}", path.display()))?;
+    match u64::try_from(json.len()) {
+        Ok(len) if len <= MAX => Ok(json),
+        _ => Err(Error::invalid(format!("{}: larger than {MAX} bytes", path.display()))),
+    }
+}
+
+fn parse<T: DeserializeOwned>(json: &[u8], process: &str, warnings: &mut Vec<String>) -> Result<T> {
+    let mut text = serde_json::Deserializer::from_slice(json);
+    if let Ok(value) = T::deserialize(Objects(&mut text))
+        && text.end().is_ok()
+    {
+        return Ok(value);
+    }
+    if let Cow::Owned(json) = go_json::repaired(json) {
+        return parse(&json, process, warnings);
+    }
+    let mut value: Value = serde_json::from_slice(json).map_err(|e| Error::invalid(e.to_string()))?;
+    drop_nulls(&mut value);
+    if let Some(whole) = value.as_object_mut().filter(|_| !process.is_empty()) {
+        // For hosts of other kinds, whatever is in them (config.md, "Platform-specific configuration").
+        FOREIGN.iter().for_each(|block| drop(whole.remove(*block)));
+    }
+    let object = if process.is_empty() { Some(&mut value) } else { value.get_mut(process) };
+    if let Some(Value::Object(object)) = object {
+        object.entry("user").or_insert_with(|| Value::Object(serde_json::Map::new()));
+        if let Some(Value::Object(sets)) = object.get_mut("capabilities") {
+            drop_unknown_capabilities(sets, warnings);
+        }
+        respell(object);
+    }
+    if let Some(policy) = value.get("linux").and_then(|linux| linux.get("memoryPolicy")) {
+        known_memory_policy(policy)?;
+    }
+    serde_path_to_error::deserialize(Objects(value)).map_err(|e| match e.path().to_string().as_str() {
+        "." => Error::invalid(e.inner().to_string()),
+        path => Error::invalid(format!("{path}: {}", e.inner())),
+    })
+}
+
+/// Takes out members that are `null`: absent, to Go. In an array a `null` stays, and is a mistake.
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            object.retain(|_, member| !member.is_null());
+            object.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(array) => array.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
+/// What the specification allows and oci-spec 0.10 reads in another spelling, or not at all.
+fn respell(process: &mut serde_json::Map<String, Value>) {
+    let flags = process.get_mut("scheduler").and_then(|s| s.get_mut("flags")).and_then(Value::as_array_mut);
+    for flag in flags.into_iter().flatten() {
+        match flag.as_str() {
+            Some("SCHED_FLAG_RESET_ON_FORK") => *flag = "SCHED_RESET_ON_FORK".into(),
+            Some("SCHED_FLAG_DL_OVERRUN") => *flag = "SCHED_FLAG_D_L_OVERRUN".into(),
+            _ => {}
+        }
+    }
+    if let Some(affinity) = process.get_mut("execCPUAffinity").and_then(Value::as_object_mut) {
+        // An empty list is none; spaces and empty members are nothing.
+        affinity.retain(|_, text| text.as_str() != Some(""));
+        for text in affinity.values_mut() {
+            let Some(list) = text.as_str() else { continue };
+            let members: Vec<_> = list.split(',').map(str::trim).filter(|member| !member.is_empty()).collect();
+            *text = members.join(",").into();
+        }
+    }
+}
+
+/// Words that runc's users know for what would otherwise be told as serde has it.
+fn known_memory_policy(policy: &Value) -> Result<()> {
+    let known = |words: &str, word: &Value| word.as_str().is_some_and(|word| words.split(' ').any(|w| w == word));
+    let mode = policy.get("mode").unwrap_or(&Value::Null);
+    if !known(MEMORY_MODES, mode) {
+        let mode = mode.as_str().unwrap_or_default();
+        return Err(Error::invalid(format!("linux.memoryPolicy.mode: invalid memory policy mode {mode:?}")));
+    }
+    let flags = policy.get("flags").and_then(Value::as_array).into_iter().flatten();
+    match flags.into_iter().find(|flag| !known(MEMORY_FLAGS, flag)) {
+        Some(flag) => Err(Error::invalid(format!("linux.memoryPolicy.flags: invalid memory policy flag {flag}"))),
+        None => Ok(()),
+    }
+}
+
+fn drop_unknown_capabilities(sets: &mut serde_json::Map<String, Value>, warnings: &mut Vec<String>) {
+    for names in sets.values_mut().filter_map(Value::as_array_mut) {
+        names.retain(|name| {
+            let Some(text) = name.as_str() else { return true };
+            let known = serde_json::from_value::<oci_spec::runtime::Capability>(name.clone()).is_ok();
+            if !known {
+                let warning = format!("ignoring unknown or unavailable capabilities: [{text}]");
+                if !warnings.contains(&warning) {
+                    warnings.push(warning);
+                }
+            }
+            known
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(json: &str) -> (Result<Spec>, Vec<String>) {
+        let mut warnings = Vec::new();
+        let spec = parse(json.as_bytes(), "process", &mut warnings);
+        (spec, warnings)
+    }
+
+    #[test]
+    fn absent_fields_stay_absent() {
+        let (spec, _) = spec(r#"{"ociVersion":"1.0.2","linux":{}}"#);
+        let spec = spec.unwrap();
+        assert!(spec.hostname().is_none() && spec.process().is_none() && spec.mounts().is_none());
+        let linux = spec.linux().as_ref().unwrap();
+        assert!(linux.namespaces().is_none() && linux.masked_paths().is_none() && linux.resources().is_none());
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        for (json, field) in [
+            (
+                r#"{"ociVersion":"1","linux":{"namespaces":[{"type":"pid"},{"type":"warp"}]}}"#,
+                "linux.namespaces[1].type",
+            ),
+            (r#"{"ociVersion":"1","process":{"cwd":7,"user":{}}}"#, "process.cwd"),
+            (r#"{"ociVersion":"1","process":{"cwd":"/","user":{"uid":4294967296}}}"#, "process.user.uid"),
+            (r#"{"ociVersion":"1","process":{"cwd":"/","user":{"uid":-1}}}"#, "process.user.uid"),
+            (
+                r#"{"ociVersion":"1","linux":{"seccomp":{"defaultAction":"SCMP_ACT_MAYBE"}}}"#,
+                "linux.seccomp.defaultAction",
+            ),
+        ] {
+            let error = spec(json).0.unwrap_err();
+            assert!(error.to_string().starts_with(field), "{json}: {error}");
+            assert_eq!(error.kind(), Kind::InvalidArgument);
+        }
+        for (json, field) in [
+            (r#"{"ociVersion":"1","linux":[]}"#, "linux: invalid type: sequence, expected struct Linux"),
+            (r#"{"ociVersion":"1","hooks":{"poststop":[["/a"]]}}"#, "hooks.poststop[0]: invalid type"),
+            (r#"{"ociVersion":"1","linux":{"resources":{"memory":[1]}}}"#, "linux.resources.memory: invalid type"),
+            (r#"["1"]"#, "invalid type: sequence"),
+        ] {
+            let error = spec(json).0.unwrap_err().to_string();
+            assert!(error.starts_with(field), "{json}: {error}");
+        }
+        assert!(spec("{\"ociVersion\":").0.unwrap_err().to_string().contains("line 1"));
+        assert!(spec("").0.is_err() && spec("null").0.is_err() && spec("7").0.is_err());
+    }
+
+    #[test]
+    fn what_go_reads_as_absent_is_absent() {
+        for json in [
+            r#"{"ociVersion":"1","process":{"cwd":"/","args":["a"]}}"#,
+            r#"{"ociVersion":"1","process":{"cwd":"/","args":["a"],"user":null,"env":null}}"#,
+            r#"{"ociVersion":"1","process":{"cwd":"/","args":["a"],"user":{"uid":null}},"hooks":null}"#,
+        ] {
+            let process = spec(json).0.unwrap().process().clone().unwrap();
+            assert_eq!((process.user().uid(), process.user().gid()), (0, 0), "{json}");
+        }
+        assert!(spec(r#"{"ociVersion":"1","process":{"cwd":"/","args":[null]}}"#).0.is_err());
+        assert!(parse_process(br#"{"cwd":"/","args":["a"]}"#).is_ok());
+    }
+
+    #[test]
+    fn no_limit_of_processes_is_none_and_zero_is_one() {
+        for (json, limit) in [
+            (r#"{"pids":{}}"#, None),
+            (r#"{"pids":{"limit":null}}"#, None),
+            (r#"{"pids":{"limit":0}}"#, Some(0)),
+            (r#"{"pids":{"limit":7,"limit":0}}"#, Some(0)),
+            (r#"{"pids":{"limit":-1}}"#, Some(-1)),
+            (r#"{"pids":{"limit":5}}"#, Some(5)),
+            ("{}", None),
+        ] {
+            let limit_of = |resources: &LinuxResources| resources.pids().map(|pids| pids.limit());
+            assert_eq!(limit_of(&parse_resources(json.as_bytes()).unwrap()), limit, "{json}");
+            let whole = format!(r#"{{"ociVersion":"1","linux":{{"resources":{json}}}}}"#);
+            let mut spec = spec(&whole).0.unwrap();
+            let resources = spec.linux_mut().as_mut().unwrap().resources_mut().as_mut().unwrap();
+            take_absent(resources, whole.as_bytes(), "/linux/resources");
+            assert_eq!(limit_of(resources), limit, "{whole}");
+        }
+        assert!(parse_resources(br#"{"pids":[]}"#).is_err() && parse_resources(b"").is_err());
+        let error = parse_resources(br#"{"memory":{"limit":"1"}}"#).unwrap_err().to_string();
+        assert!(error.starts_with("memory.limit: "), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_text_is_read_as_go_reads_it() {
+        let json = b"{\"ociVersion\":\"1\",\"annotations\":{\"k\\udc00\":\"v\xff\"},
+            \"process\":{\"cwd\":\"/\",\"args\":[\"a\\ud800\"],\"env\":[\"A=\xe2\x82\"]}}";
+        let spec: Spec = parse(json, "process", &mut Vec::new()).unwrap();
+        assert_eq!(spec.annotations().as_ref().unwrap()["k\u{fffd}"], "v\u{fffd}");
+        let process = spec.process().as_ref().unwrap();
+        assert_eq!(process.args().as_ref().unwrap(), &["a\u{fffd}"]);
+        assert_eq!(process.env().as_ref().unwrap(), &["A=\u{fffd}\u{fffd}"]);
+        assert!(parse_process(b"{\"cwd\":\"/\",\"args\":[\"\xff\"]}").is_ok());
+    }
+
+    #[test]
+    fn blocks_of_other_platforms_are_passed_over() {
+        for json in [
+            r#"{"ociVersion":"1","vm":{"x":1},"windows":[],"solaris":7,"zos":{},"freebsd":""}"#,
+            r#"{"ociVersion":"1","windows":{"layerFolders":7}}"#,
+        ] {
+            assert!(spec(json).0.is_ok(), "{json}");
+        }
+    }
+
+    #[test]
+    fn what_is_taken_otherwise_is_told() {
+        let warned = |json: &str| taken_otherwise(&spec(json).0.unwrap());
+        let json = r#"{"ociVersion":"1","mounts":[{"destination":"/a"},{"destination":"b/c"}],
+            "linux":{"resources":{"memory":{"kernelTCP":5}}}}"#;
+        let told = [
+            "mounts[1].destination: b/c is not absolute, taken from /",
+            "Kernel memory settings are ignored and will be removed",
+        ];
+        assert_eq!(warned(json), told);
+        assert!(warned(r#"{"ociVersion":"1","linux":{"resources":{"memory":{"kernel":0,"limit":5}}}}"#).is_empty());
+    }
+
+    #[test]
+    fn spellings_of_the_specification_are_read() {
+        let json = r#"{"ociVersion":"1","process":{"cwd":"/","user":{"uid":0,"gid":0},
+            "scheduler":{"policy":"SCHED_OTHER","flags":["SCHED_FLAG_RESET_ON_FORK","SCHED_FLAG_DL_OVERRUN"]},
+            "execCPUAffinity":{"initial":"","final":" 0-1 ,, 3"}}}"#;
+        let process = spec(json).0.unwrap().process().clone().unwrap();
+        assert_eq!(process.scheduler().as_ref().unwrap().flags().as_ref().unwrap().len(), 2);
+        let affinity = process.exec_cpu_affinity().clone().unwrap();
+        assert_eq!((affinity.initial().as_deref(), affinity.cpu_affinity_final().as_deref()), (None, Some("0-1,3")));
+    }
+
+    #[test]
+    fn unknown_capabilities_are_let_pass_once() {
+        let json = r#"{"ociVersion":"1","process":{"cwd":"/","user":{"uid":0,"gid":0},
+            "capabilities":{"bounding":["CAP_KILL","CAP_WARP"],"effective":["CAP_WARP"]}}}"#;
+        let (spec, warnings) = spec(json);
+        let process = spec.unwrap().process().clone().unwrap();
+        assert_eq!(process.capabilities().as_ref().unwrap().bounding().as_ref().unwrap().len(), 1);
+        assert_eq!(warnings, ["ignoring unknown or unavailable capabilities: [CAP_WARP]"]);
+    }
+}

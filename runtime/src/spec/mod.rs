@@ -1,0 +1,7 @@
+//! config.json: read, checked, and the one that `spec` writes.
+
+pub mod bundle;
+pub mod check;
+pub mod default_spec;
+pub mod go_json;
+mod strict_json;
