@@ -69,13 +69,13 @@ impl Arena {
     }
 
     /// Keeps open in the child an fd that somebody else owns for as long.
-    pub fn lend<'a>(&self, fd: BorrowedFd<'a>) -> BorrowedFd<'a> {
+    pub fn inherit_borrowed<'a>(&self, fd: BorrowedFd<'a>) -> BorrowedFd<'a> {
         self.numbers.borrow_mut().push(fd.as_raw_fd());
         fd
     }
 
     /// Keeps open in the child an fd that the parent closes after the clone.
-    pub fn name(&self, fd: BorrowedFd<'_>) -> RawFd {
+    pub fn inherit_raw(&self, fd: BorrowedFd<'_>) -> RawFd {
         self.numbers.borrow_mut().push(fd.as_raw_fd());
         fd.as_raw_fd()
     }

@@ -39,7 +39,7 @@ pub fn clone_and_hold(flags: u32, channel: BorrowedFd<'_>, join: Option<Borrowed
 ///
 /// # Errors
 /// As clone(2); the process ended before the work was done.
-pub fn beside<T>(work: impl FnOnce() -> T) -> Result<T> {
+pub fn run_in_vfork_child<T>(work: impl FnOnce() -> T) -> Result<T> {
     use nix::sched::{CloneFlags, clone};
     // The kernel gives pages to what is used of it.
     let mut stack = vec![0u8; 8 << 20];
@@ -182,7 +182,7 @@ mod tests {
     #[allow(clippy::disallowed_methods, reason = "it is another process whose directory changes")]
     fn what_is_done_beside_is_done_here() {
         let mut seen = vec![std::process::id()];
-        let (directory, fd) = beside(|| {
+        let (directory, fd) = run_in_vfork_child(|| {
             seen.push(std::process::id());
             // Its own, as with credentials and namespaces.
             std::env::set_current_dir("/proc").unwrap();

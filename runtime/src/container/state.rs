@@ -109,7 +109,7 @@ pub struct State {
 
 impl State {
     /// What hooks and seccomp's agents are told.
-    pub fn told(&self) -> OciState<'_> {
+    pub fn oci_state(&self) -> OciState<'_> {
         let Self { oci_version, id, bundle, annotations, .. } = self;
         OciState { oci_version, id, bundle, annotations }
     }

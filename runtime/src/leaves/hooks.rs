@@ -118,14 +118,14 @@ impl Later {
 
 /// The hooks of create.
 #[derive(Default)]
-pub struct AtCreate {
+pub struct CreateHooks {
     /// prestart and createRuntime: those that the runtime runs while init waits.
     runtime: [Vec<Hook>; 2],
     /// Run by init; here for the words.
     pub create_container: Vec<Hook>,
 }
 
-impl AtCreate {
+impl CreateHooks {
     /// Those of a config.json.
     pub fn of(spec: &Spec) -> Self {
         let Some(hooks) = spec.hooks() else { return Self::default() };
@@ -274,7 +274,7 @@ fn one(kind: &str, hooks: &[Hook], point: &Point<'_>, n: usize, pid: i32) -> Res
             }
             Ok(())
         }
-        Err(fault) => Err(word(kind, hooks, fault.failure, fault.output.into_iter().flatten().collect())),
+        Err(fault) => Err(to_error(kind, hooks, fault.failure, fault.output.into_iter().flatten().collect())),
     }
 }
 
@@ -322,7 +322,7 @@ pub fn is_hook(failure: Failure) -> bool {
 }
 
 /// The error of a hook that failed, in runc's words. `output` is what it wrote to standard output and standard error.
-pub fn word(kind: &str, hooks: &[Hook], failure: Failure, output: Vec<OwnedFd>) -> Error {
+pub fn to_error(kind: &str, hooks: &[Hook], failure: Failure, output: Vec<OwnedFd>) -> Error {
     let hook = usize::try_from(failure.index).ok().and_then(|n| hooks.get(n));
     let said = |status: String| {
         let [stdout, stderr] =
@@ -422,7 +422,7 @@ mod tests {
             (Step::HookStatus, libc::SIGSEGV | 0x80, "signal: segmentation fault (core dumped), stdout: , stderr: "),
             (Step::HookStatus, 40, "signal: signal 40, stdout: , stderr: "),
         ] {
-            let error = word("poststart", &hooks, Failure { step, index: 0, errno }, vec![]);
+            let error = to_error("poststart", &hooks, Failure { step, index: 0, errno }, vec![]);
             assert_eq!(error.to_string(), format!("error running poststart hook #0: {says}"));
         }
     }

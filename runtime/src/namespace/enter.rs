@@ -1,7 +1,7 @@
 //! Work inside the container's user namespace, for a runtime that is an ordinary user.
 //!
 //! Only root of that namespace can make mounts and enter what belongs to it; state, hooks and the way to systemd are the
-//! user's own. So what plans and clones a process is done [beside](sys::beside): by a process that has the memory and the
+//! user's own. So what plans and clones a process is done [beside](sys::run_in_vfork_child): by a process that has the memory and the
 //! descriptors of this one, but credentials of its own.
 //!
 //! ```text
@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// A user namespace to work in.
-pub struct Inside {
+pub struct UsernsHelper {
     namespace: OwnedFd,
     ids: Ids,
     setgroups: bool,
@@ -45,7 +45,7 @@ pub struct Inside {
 
 /// What children get that the work makes, of what only the user himself can give them.
 #[derive(Default)]
-pub struct Legacy<'l> {
+pub struct PreEntry<'l> {
     /// `process.oomScoreAdj`.
     pub oom_score_adj: Option<i32>,
     /// Where they are born.
@@ -54,7 +54,7 @@ pub struct Legacy<'l> {
     pub init: Option<&'l str>,
 }
 
-impl Inside {
+impl UsernsHelper {
     /// The user namespace of a new container, made or joined; `None` where the runtime is root and needs none to work in.
     ///
     /// # Errors
@@ -104,10 +104,10 @@ impl Inside {
     ///
     /// # Errors
     /// The namespace cannot be entered, or what the work says.
-    pub fn run<T>(&self, legacy: &Legacy<'_>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub fn run_in_userns<T>(&self, pre_entry: &PreEntry<'_>, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let dumpable = init::prctl(libc::PR_GET_DUMPABLE, 0, 0).context("prctl PR_GET_DUMPABLE")?;
-        let done = sys::beside(|| {
-            self.enter(legacy)?;
+        let done = sys::run_in_vfork_child(|| {
+            self.enter(pre_entry)?;
             work()
         });
         // It is the memory that hides; what fs.suid_dumpable made of it cannot be asked for (prctl(2)).
@@ -117,14 +117,14 @@ impl Inside {
         done?
     }
 
-    fn enter(&self, legacy: &Legacy<'_>) -> Result<()> {
+    fn enter(&self, pre_entry: &PreEntry<'_>) -> Result<()> {
         let hide = || init::prctl(libc::PR_SET_DUMPABLE, 0, 0).context("prctl PR_SET_DUMPABLE");
-        if let Some(value) = legacy.oom_score_adj {
+        if let Some(value) = pre_entry.oom_score_adj {
             fs::write("/proc/self/oom_score_adj", value.to_string())
                 .context("process.oomScoreAdj: write oom_score_adj")?;
         }
-        if let Some(cgroup) = legacy.cgroup {
-            cgroup.enter(legacy.init)?;
+        if let Some(cgroup) = pre_entry.cgroup {
+            cgroup.enter(pre_entry.init)?;
         }
         // The kernel asks for the rights of whoever opened it, and shows it to nobody once this process hides.
         let clocks = self.clocks.as_ref().map(|offsets| {

@@ -16,7 +16,7 @@ use berth_init::plan::{Join, Namespaces};
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType as Kind};
 use rustix::fs::{Mode, OFlags};
 
-use self::enter::Inside;
+use self::enter::UsernsHelper;
 use crate::{Context, Error, Result, arena::Arena, id_maps::Ids};
 
 /// Bit and file below /proc/<pid>/ns; the order in which they are joined: user last, since those that belong to the host
@@ -108,7 +108,7 @@ pub fn plan<'a>(
     arena: &'a Arena,
     namespaces: &[LinuxNamespace],
     ids: &Ids,
-    inside: Option<&Inside>,
+    inside: Option<&UsernsHelper>,
 ) -> Result<Placement<'a>> {
     let mut made = 0;
     let mut joins = Vec::new();

@@ -21,7 +21,7 @@ use crate::{
     id_maps::Ids,
     leaves::{
         caps,
-        hooks::{self, AtCreate},
+        hooks::{self, CreateHooks},
         mount,
         network::devices::NetDevices,
         rdt, rlimit, sd_notify,
@@ -30,11 +30,11 @@ use crate::{
     },
     namespace::{
         self,
-        enter::{Inside, Legacy},
+        enter::{PreEntry, UsernsHelper},
         kind,
         thread::run_in_mount_ns,
     },
-    plan::{self, Choices, Planned},
+    plan::{self, Choices, InitPlan},
     spawn::{
         self, Bounds, Outcome, Pending,
         failure::{self, Names},
@@ -137,7 +137,7 @@ fn make(options: Options<'_>) -> Result<Created> {
     let filter = plan::filter(&bundle.spec)?;
 
     // Dropped after all that follows: poststop hooks run when nothing is left.
-    let mut last_rites = LastRites::default();
+    let mut poststop = PoststopGuard::default();
     let draft = Draft::new(options.root, options.id)?;
     if options.sd_notify {
         sd_notify::make_dir(draft.dir())?;
@@ -161,7 +161,7 @@ fn make(options: Options<'_>) -> Result<Created> {
     rdt.make(intel_rdt)?;
     record.rdt = rdt.group();
 
-    let inside = Inside::of(&bundle.spec, &Ids::given(&bundle.spec)?)?;
+    let inside = UsernsHelper::of(&bundle.spec, &Ids::given(&bundle.spec)?)?;
     if let Some(inside) = &inside {
         rootless::check_process(process, inside.setgroups())?;
     }
@@ -175,7 +175,7 @@ fn make(options: Options<'_>) -> Result<Created> {
         preserve_fds: options.preserve_fds,
         inside: inside.as_ref(),
     };
-    let hooks = AtCreate::of(&bundle.spec);
+    let hooks = CreateHooks::of(&bundle.spec);
     let mut devices = NetDevices::of(linux);
     let filter_of_init = filter.as_deref();
     let planned =
@@ -187,19 +187,19 @@ fn make(options: Options<'_>) -> Result<Created> {
             // first: the child has them, too, until its execve.
             drop(bundle);
             settle();
-            last_rites.owe(&record);
+            poststop.arm(&record);
             let pending = clone(&planned, (ours, theirs), options.abort, false)?;
             (planned, pending)
         }
         Some(inside) => {
-            let legacy = Legacy {
+            let pre_entry = PreEntry {
                 oom_score_adj: process.oom_score_adj(),
                 cgroup: Some(&cgroup).filter(|cgroup| cgroup.comes_first()),
                 init: None,
             };
-            inside.run(&legacy, || {
+            inside.run_in_userns(&pre_entry, || {
                 let planned = planned(theirs.as_fd())?;
-                last_rites.owe(&record);
+                poststop.arm(&record);
                 let pending = clone(&planned, (ours, theirs), options.abort, true)?;
                 Ok((planned, pending))
             })?
@@ -224,7 +224,7 @@ fn make(options: Options<'_>) -> Result<Created> {
     rdt.keep();
     devices.keep();
     mounted.keep();
-    last_rites.keep();
+    poststop.disarm();
     let barrier = match options.barrier {
         Barrier::Inherited => Some(child.channel),
         Barrier::Listening => None,
@@ -234,23 +234,23 @@ fn make(options: Options<'_>) -> Result<Created> {
 
 /// Runs the poststop hooks of a container that is not kept, when everything else of it has been undone.
 #[derive(Default)]
-struct LastRites(Option<State>);
+struct PoststopGuard(Option<State>);
 
-impl LastRites {
+impl PoststopGuard {
     /// From now on there is a container to be undone.
-    fn owe(&mut self, state: &State) {
+    fn arm(&mut self, state: &State) {
         self.0 = (!state.hooks.poststop.is_empty()).then(|| state.clone());
     }
 
-    fn keep(mut self) {
+    fn disarm(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for LastRites {
+impl Drop for PoststopGuard {
     fn drop(&mut self) {
         if let Some(state) = &self.0 {
-            hooks::poststop(&state.hooks, state.told());
+            hooks::poststop(&state.hooks, state.oci_state());
         }
     }
 }
@@ -293,7 +293,7 @@ fn settle() {
 
 /// Makes the process that will be init.
 fn clone<'a>(
-    planned: &Planned<'_>,
+    planned: &InitPlan<'_>,
     channel: (OwnedFd, OwnedFd),
     abort: Option<BorrowedFd<'a>>,
     beside: bool,
@@ -312,12 +312,12 @@ fn clone<'a>(
 
 /// From the clone to the barrier.
 fn birth<'a>(
-    planned: &Planned<'_>,
+    planned: &InitPlan<'_>,
     mut pending: Pending<'a>,
     cgroup: &Cgroup,
     (making, rdt): (&mut Making<'_>, &rdt::Making),
     record: &State,
-    (hooks, devices): (&AtCreate, &mut NetDevices),
+    (hooks, devices): (&CreateHooks, &mut NetDevices),
 ) -> Result<Pending<'a>> {
     if let Some(ids) = &planned.maps {
         namespace::user::write_maps(pending.pid(), ids).context("linux")?;
@@ -344,13 +344,13 @@ fn birth<'a>(
     }
     if let Outcome::RunHooks = outcome {
         devices.hand_over(pending.pid()).context(what)?;
-        hooks.run(record.told(), pending.pid()).context(what)?;
+        hooks.run(record.oci_state(), pending.pid()).context(what)?;
         pending.hooks_done()?;
         outcome = pending.wait()?;
     }
     if let (Outcome::SeccompListener(number), Some(listener)) = (&outcome, &record.process.listener) {
         let pid = pending.pid();
-        let about = (record.told(), "creating", pid);
+        let about = (record.oci_state(), "creating", pid);
         agent::send(listener, about, (pid, pending.pidfd(), *number)).context(what)?;
         pending.agent_ready()?;
         outcome = pending.wait()?;
@@ -359,7 +359,7 @@ fn birth<'a>(
         Outcome::MapIds(..) | Outcome::RunHooks | Outcome::SeccompListener(_) => Err(spawn::foreign()),
         Outcome::Ready => Ok(pending),
         Outcome::Failed(failure, output) if hooks::is_hook(failure) => {
-            Err(hooks::word("createContainer", &hooks.create_container, failure, output).context(what))
+            Err(hooks::to_error("createContainer", &hooks.create_container, failure, output).context(what))
         }
         Outcome::Failed(failure, _) => {
             let names = Names {
@@ -367,7 +367,7 @@ fn birth<'a>(
                 program: &record.process.program,
                 cpus_bound: planned.cpus_bound,
             };
-            Err(failure::word(failure, Some(&planned.plan), &names).context(what))
+            Err(failure::to_error(failure, Some(&planned.plan), &names).context(what))
         }
         Outcome::Closed => {
             let text = match cgroup.oom_kills() {
@@ -380,7 +380,7 @@ fn birth<'a>(
 }
 
 /// Maps the ids of a tree that init has made for the mount of this index.
-fn map_ids(planned: &Planned<'_>, index: u32, tree: &OwnedFd) -> Result<()> {
+fn map_ids(planned: &InitPlan<'_>, index: u32, tree: &OwnedFd) -> Result<()> {
     let n = usize::try_from(index).unwrap_or(usize::MAX);
     let mount = planned.plan.container.as_ref().and_then(|container| container.rootfs.mounts.get(n));
     let (Some(Source::RootBind(inside)), Some(name)) = (mount.map(|mount| &mount.source), planned.mount_names.get(n))

@@ -136,7 +136,7 @@ fn destroy(container: &Container, until: Instant) -> Result<()> {
     let hooked = !container.state().hooks.poststop.is_empty() && container.dir().exists();
     remove_record(container.dir())?;
     if hooked {
-        hooks::poststop(&container.state().hooks, container.state().told());
+        hooks::poststop(&container.state().hooks, container.state().oci_state());
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ use crate::{
     leaves::{lsm, rlimit, scheduling, seccomp::agent, streams, user},
     namespace::{
         self,
-        enter::{Inside, Legacy},
+        enter::{PreEntry, UsernsHelper},
     },
     plan::{
         self,
@@ -108,7 +108,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     let by_init = Join { fd: init.as_fd(), flags: joined };
     let by_file = lent.iter().map(|(kind, fd)| Join { fd: fd.as_fd(), flags: kind & joined });
     let joins = by_file.chain(lent.is_empty().then_some(by_init)).filter(|join| join.flags != 0);
-    let joins: Vec<_> = joins.map(|join| Join { fd: arena.lend(join.fd), ..join }).collect();
+    let joins: Vec<_> = joins.map(|join| Join { fd: arena.inherit_borrowed(join.fd), ..join }).collect();
     let by_kind = |kind: u32| lent.iter().find(|(of, _)| *of == kind).map_or(&init, |(_, fd)| fd);
     let [bounding, effective, permitted, inheritable, ambient] = state.process.capabilities;
     let defaults = Defaults {
@@ -128,7 +128,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
             .context("unable to start container process: error adding pid of the new process to cgroups")?,
     };
     let plan = Plan {
-        channel: arena.name(theirs.as_fd()),
+        channel: arena.inherit_raw(theirs.as_fd()),
         keep_fds: &[],
         image: sys::image(),
         preserve_fds: options.preserve_fds,
@@ -171,13 +171,13 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     let bounds = Bounds { abort: options.abort, patience };
     let clone = || spawn::spawn(&plan, &how, bounds, (ours, theirs));
     let mut pending = if inside {
-        let legacy = Legacy {
+        let pre_entry = PreEntry {
             oom_score_adj: state.process.oom_score_adj,
             cgroup: Some(options.cgroup.unwrap_or(container.cgroup())),
             init: Some(directory.as_str()).filter(|_| options.cgroup.is_none()),
         };
         let users = by_kind(namespace::kind::USER);
-        Inside::join(users.try_clone().context("dup a namespace")?).run(&legacy, clone)?
+        UsernsHelper::join(users.try_clone().context("dup a namespace")?).run_in_userns(&pre_entry, clone)?
     } else {
         clone()?
     };
@@ -191,7 +191,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     pending.go()?;
     let mut outcome = pending.wait()?;
     if let (Outcome::SeccompListener(number), Some(listener)) = (&outcome, &state.process.listener) {
-        let about = (state.told(), "running", state.pid);
+        let about = (state.oci_state(), "running", state.pid);
         agent::send(listener, about, (pending.pid(), pending.pidfd(), *number))?;
         pending.agent_ready()?;
         outcome = pending.wait()?;
@@ -201,7 +201,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
         Outcome::Closed | Outcome::Ready => {}
         Outcome::Failed(failure, _) => {
             let names = Names { program, ..Names::default() };
-            return Err(failure::word(failure, Some(&plan), &names).context("unable to start container process"));
+            return Err(failure::to_error(failure, Some(&plan), &names).context("unable to start container process"));
         }
     }
     if let Some(path) = options.pid_file {

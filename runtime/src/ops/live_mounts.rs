@@ -78,7 +78,7 @@ pub fn add(container: &Container, mounts: &[Mount]) -> Result<()> {
                     drop(done.attached.take());
                     let _ = detach(root, done.target);
                 }
-                failure::word(failure, None, &names)
+                failure::to_error(failure, None, &names)
             },
         )
     })

@@ -67,7 +67,7 @@ fn heard(container: &Container, channel: BorrowedFd<'_>) -> Result<Option<(Error
     if let ((Some(Message::SeccompListener(number)), _), Some(listener)) = (&said, &container.state().process.listener)
     {
         let (init, state) = (container.pidfd()?, container.state());
-        let about = (state.told(), "created", state.pid);
+        let about = (state.oci_state(), "created", state.pid);
         agent::send(listener, about, (state.pid, init.as_fd(), *number))?;
         spawn::send_byte(channel, wire::AGENT_READY)?;
         said = spawn::receive(channel)?;
@@ -75,11 +75,11 @@ fn heard(container: &Container, channel: BorrowedFd<'_>) -> Result<Option<(Error
     match said {
         (Some(Message::Failure(failure)), output) if hooks::is_hook(failure) => {
             let list = &container.state().hooks.start_container;
-            Ok(Some((hooks::word("startContainer", list, failure, output), true)))
+            Ok(Some((hooks::to_error("startContainer", list, failure, output), true)))
         }
         (Some(Message::Failure(failure)), _) => {
             let names = Names { program: &container.state().process.program, ..Names::default() };
-            Ok(Some((failure::word(failure, None, &names), false)))
+            Ok(Some((failure::to_error(failure, None, &names), false)))
         }
         (Some(_), _) => Err(Error::new(Kind::Internal, "the container's init said something else than how it went")),
         (None, _) => {
@@ -106,7 +106,7 @@ pub fn has_poststart(container: &Container) -> bool {
 /// Names the hook.
 pub fn poststart(container: &Container) -> Result<()> {
     let state = container.state();
-    hooks::poststart(&state.hooks, state.told(), state.pid).inspect_err(|_| {
+    hooks::poststart(&state.hooks, state.oci_state(), state.pid).inspect_err(|_| {
         match kill::kill_all(container, libc::SIGKILL) {
             Ok(()) => {}
             Err(e) if e.kind() == Kind::NotFound => {}

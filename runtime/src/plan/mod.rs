@@ -29,7 +29,7 @@ use crate::{
         seccomp::{self, Filter},
         streams, sysctl, user,
     },
-    namespace::{self, Users, enter::Inside, time},
+    namespace::{self, Users, enter::UsernsHelper, time},
     spec::bundle::Bundle,
 };
 
@@ -46,11 +46,11 @@ pub struct Choices<'c> {
     /// Fds from 3 on for the payload.
     pub preserve_fds: u32,
     /// The user namespace that this process is in for the time, which is the container's.
-    pub inside: Option<&'c Inside>,
+    pub inside: Option<&'c UsernsHelper>,
 }
 
 /// The plan of an init, and what its maker needs besides.
-pub struct Planned<'a> {
+pub struct InitPlan<'a> {
     /// For the child.
     pub plan: Plan<'a>,
     /// For clone3 and setns.
@@ -107,7 +107,7 @@ pub fn init<'a>(
     filter: Option<&'a Filter>,
     channel: BorrowedFd<'_>,
     choices: &Choices<'a>,
-) -> Result<Planned<'a>> {
+) -> Result<InitPlan<'a>> {
     let spec = &bundle.spec;
     let linux = spec.linux().as_ref().ok_or_else(|| Error::invalid("linux: must be specified"))?;
     let payload = spec.process().as_ref().ok_or_else(|| Error::invalid("process: must be specified"))?;
@@ -129,7 +129,7 @@ pub fn init<'a>(
     let scheduling = scheduling::plan(arena, &state.process.scheduling, false)?;
     let mut process = berth_init::plan::Process { scheduling, ..process::plan(arena, payload, defaults, filter)? };
     let root = rootfs_path(bundle);
-    let hooks = hooks::plan(arena, spec, state.told(), &root, process.env)?;
+    let hooks = hooks::plan(arena, spec, state.oci_state(), &root, process.env)?;
     if let Some(filter) = &mut process.seccomp
         && filter.when == SeccompWhen::BeforeVisible
         && !hooks.start_container.list.is_empty()
@@ -165,7 +165,7 @@ pub fn init<'a>(
     let adj = payload.oom_score_adj().filter(|_| outside);
     let cgroup_owner = if outside { cgroup_owner(spec, payload, &placement) } else { None };
     let plan = Plan {
-        channel: arena.name(channel),
+        channel: arena.inherit_raw(channel),
         keep_fds: &[],
         image: None,
         preserve_fds: choices.preserve_fds,
@@ -185,9 +185,11 @@ pub fn init<'a>(
             }
             _ => &[],
         },
-        barrier: Some(choices.listener.map_or(Barrier::Channel, |socket| Barrier::Listen(arena.lend(socket)))),
+        barrier: Some(
+            choices.listener.map_or(Barrier::Channel, |socket| Barrier::Listen(arena.inherit_borrowed(socket))),
+        ),
     };
-    Ok(Planned {
+    Ok(InitPlan {
         plan: Plan { keep_fds: arena.fd_numbers(), image: crate::sys::image(), ..plan },
         placement_clone: placement.clone,
         born_in,

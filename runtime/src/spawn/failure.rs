@@ -20,7 +20,7 @@ pub struct Names<'n> {
 }
 
 /// The error of a child's failure, as runc's users know it.
-pub fn word(failure: Failure, plan: Option<&Plan<'_>>, names: &Names<'_>) -> Error {
+pub fn to_error(failure: Failure, plan: Option<&Plan<'_>>, names: &Names<'_>) -> Error {
     let Failure { step, index, errno } = failure;
     let n = usize::try_from(index).unwrap_or(usize::MAX);
     let error = if errno == 0 { None } else { Some(Error::from_errno(errno)) };

@@ -21,7 +21,7 @@ use crate::{
         mount,
         scheduling::{MEMORY_FLAGS, MEMORY_MODES},
     },
-    spec::{check, go_json, strict_json::Objects},
+    spec::{check, go_json, strict_json::RejectSeqForStruct},
 };
 
 /// Blocks of config.json that are not Linux'.
@@ -177,7 +177,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 
 fn parse<T: DeserializeOwned>(json: &[u8], process: &str, warnings: &mut Vec<String>) -> Result<T> {
     let mut text = serde_json::Deserializer::from_slice(json);
-    if let Ok(value) = T::deserialize(Objects(&mut text))
+    if let Ok(value) = T::deserialize(RejectSeqForStruct(&mut text))
         && text.end().is_ok()
     {
         return Ok(value);
@@ -202,7 +202,7 @@ fn parse<T: DeserializeOwned>(json: &[u8], process: &str, warnings: &mut Vec<Str
     if let Some(policy) = value.get("linux").and_then(|linux| linux.get("memoryPolicy")) {
         known_memory_policy(policy)?;
     }
-    serde_path_to_error::deserialize(Objects(value)).map_err(|e| match e.path().to_string().as_str() {
+    serde_path_to_error::deserialize(RejectSeqForStruct(value)).map_err(|e| match e.path().to_string().as_str() {
         "." => Error::invalid(e.inner().to_string()),
         path => Error::invalid(format!("{path}: {}", e.inner())),
     })

@@ -1,5 +1,5 @@
-//! Objects where config.json has objects. What serde derives for a structure also reads a list, member by member, so
-//! that `[]` would be a structure of defaults and `[1]` a memory limit. [`Objects`] around a deserializer asks it for a
+//! RejectSeqForStruct where config.json has objects. What serde derives for a structure also reads a list, member by member, so
+//! that `[]` would be a structure of defaults and `[1]` a memory limit. [`RejectSeqForStruct`] around a deserializer asks it for a
 //! map wherever a structure is to be read, and hands everything else on.
 
 use std::fmt;
@@ -8,18 +8,18 @@ use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, Seq
 
 /// A deserializer that reads no structure from a list; and, on the way down to the members, what it hands to the
 /// deserializer below and gets from it.
-pub struct Objects<T>(pub T);
+pub struct RejectSeqForStruct<T>(pub T);
 
 /// Methods of a deserializer that differ in their name alone.
 macro_rules! ask {
     ($($method:ident)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
-            self.0.$method(Objects(visitor))
+            self.0.$method(RejectSeqForStruct(visitor))
         }
     )*};
 }
 
-impl<'de, D: Deserializer<'de>> Deserializer<'de> for Objects<D> {
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for RejectSeqForStruct<D> {
     type Error = D::Error;
 
     ask! {
@@ -35,19 +35,19 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Objects<D> {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        self.0.deserialize_map(Objects(visitor))
+        self.0.deserialize_map(RejectSeqForStruct(visitor))
     }
 
     fn deserialize_unit_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, D::Error> {
-        self.0.deserialize_unit_struct(name, Objects(visitor))
+        self.0.deserialize_unit_struct(name, RejectSeqForStruct(visitor))
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, D::Error> {
-        self.0.deserialize_newtype_struct(name, Objects(visitor))
+        self.0.deserialize_newtype_struct(name, RejectSeqForStruct(visitor))
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, D::Error> {
-        self.0.deserialize_tuple(len, Objects(visitor))
+        self.0.deserialize_tuple(len, RejectSeqForStruct(visitor))
     }
 
     fn deserialize_tuple_struct<V: Visitor<'de>>(
@@ -56,7 +56,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Objects<D> {
         len: usize,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        self.0.deserialize_tuple_struct(name, len, Objects(visitor))
+        self.0.deserialize_tuple_struct(name, len, RejectSeqForStruct(visitor))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -65,7 +65,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Objects<D> {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        self.0.deserialize_enum(name, variants, Objects(visitor))
+        self.0.deserialize_enum(name, variants, RejectSeqForStruct(visitor))
     }
 
     fn is_human_readable(&self) -> bool {
@@ -82,7 +82,7 @@ macro_rules! tell {
     )*};
 }
 
-impl<'de, V: Visitor<'de>> Visitor<'de> for Objects<V> {
+impl<'de, V: Visitor<'de>> Visitor<'de> for RejectSeqForStruct<V> {
     type Value = V::Value;
 
     tell! {
@@ -105,19 +105,19 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Objects<V> {
     }
 
     fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
-        self.0.visit_some(Objects(inner))
+        self.0.visit_some(RejectSeqForStruct(inner))
     }
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
-        self.0.visit_newtype_struct(Objects(inner))
+        self.0.visit_newtype_struct(RejectSeqForStruct(inner))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<V::Value, A::Error> {
-        self.0.visit_seq(Objects(list))
+        self.0.visit_seq(RejectSeqForStruct(list))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<V::Value, A::Error> {
-        self.0.visit_map(Objects(map))
+        self.0.visit_map(RejectSeqForStruct(map))
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, value: A) -> Result<V::Value, A::Error> {
@@ -126,19 +126,19 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Objects<V> {
     }
 }
 
-impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Objects<S> {
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for RejectSeqForStruct<S> {
     type Value = S::Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<S::Value, D::Error> {
-        self.0.deserialize(Objects(deserializer))
+        self.0.deserialize(RejectSeqForStruct(deserializer))
     }
 }
 
-impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Objects<A> {
+impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for RejectSeqForStruct<A> {
     type Error = A::Error;
 
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, A::Error> {
-        self.0.next_element_seed(Objects(seed))
+        self.0.next_element_seed(RejectSeqForStruct(seed))
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -146,7 +146,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Objects<A> {
     }
 }
 
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for Objects<A> {
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for RejectSeqForStruct<A> {
     type Error = A::Error;
 
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, A::Error> {
@@ -154,7 +154,7 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Objects<A> {
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
-        self.0.next_value_seed(Objects(seed))
+        self.0.next_value_seed(RejectSeqForStruct(seed))
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -193,7 +193,7 @@ mod tests {
     }
 
     fn read(text: &str) -> Result<Outer, serde_json::Error> {
-        Outer::deserialize(Objects(&mut Json::from_str(text)))
+        Outer::deserialize(RejectSeqForStruct(&mut Json::from_str(text)))
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod cgroupfs;
 mod copyup;
 pub mod device;
 mod idmap;
-mod idmap_words;
+mod idmap_options;
 mod options;
 
 use std::{
@@ -27,7 +27,7 @@ use rustix::{
 };
 
 pub use idmap::{clone_mapped, map_inside};
-pub use idmap_words::{translate as translate_idmaps, translate_list as translate_idmaps_of};
+pub use idmap_options::{translate as translate_idmaps, translate_list as translate_idmaps_of};
 pub use options::{Options, Submounts, attr, known as known_options};
 
 use crate::{Context, Error, Result, arena::Arena, cgroup::Cgroup, namespace::Users};
