@@ -1,8 +1,7 @@
 //! `google.protobuf.Any` as containerd uses it: the type's bare full name for protobuf messages (with or without a host
 //! before a slash), and a `types.containerd.io/…` URL with a JSON value for OCI types.
 
-use protobuf::Message;
-use protobuf::well_known_types::any::Any;
+use protobuf::{Message, well_known_types::any::Any};
 
 use crate::{events, metrics, runc, runtime_options::RuntimeOptions};
 

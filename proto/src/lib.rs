@@ -9,25 +9,33 @@ pub mod runtime_options;
 mod services;
 
 pub use async_trait::async_trait;
-pub use containerd_shim_protos::protobuf::{self, Message, MessageField, SpecialFields};
-pub use containerd_shim_protos::ttrpc;
-pub use services::{TASK_V2, TASK_V3, failure, task_services};
+pub use containerd_shim_protos::{
+    protobuf::{self, Message, MessageField, SpecialFields},
+    ttrpc,
+};
+
+pub use self::services::{TASK_V2, TASK_V3, failure, task_services};
 
 /// `containerd.task.v3`: requests, responses, and the [`Task`](task::Task) service of 17 calls. Version 2 is the same
 /// to the byte but for the package's name.
 pub mod task {
-    pub use containerd_shim_protos::shim::shim::*;
-    pub use containerd_shim_protos::shim_async::{Task, TaskClient, create_task};
-    pub use containerd_shim_protos::types::mount::Mount;
-    pub use containerd_shim_protos::types::task::{ProcessInfo, Status};
+    pub use containerd_shim_protos::{
+        shim::shim::*,
+        shim_async::{Task, TaskClient, create_task},
+        types::{
+            mount::Mount,
+            task::{ProcessInfo, Status},
+        },
+    };
 }
 
 /// `containerd.events`: what a shim publishes, and the service of containerd that takes it.
 pub mod events {
-    pub use containerd_shim_protos::events::task::*;
-    pub use containerd_shim_protos::shim::event::Envelope;
-    pub use containerd_shim_protos::shim::events::ForwardRequest;
-    pub use containerd_shim_protos::shim_async::{Events, EventsClient, create_events};
+    pub use containerd_shim_protos::{
+        events::task::*,
+        shim::{event::Envelope, events::ForwardRequest},
+        shim_async::{Events, EventsClient, create_events},
+    };
 }
 
 /// `containerd.runc.v1`: the options of a task, of a checkpoint, and what `Pids` says of an exec.

@@ -3,8 +3,7 @@
 //! `containerd-shim-protos` has no such message. It is three fields, so it is written out here, without descriptors:
 //! 1 `type_url` (string), 2 `config_path` (string), 3 `config_body` (bytes).
 
-use protobuf::rt::WireType;
-use protobuf::{CodedInputStream, CodedOutputStream};
+use protobuf::{CodedInputStream, CodedOutputStream, rt::WireType};
 
 /// The options table of a runtime handler, as TOML.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,10 +1,11 @@
 //! The task service under both of its names, and how a call fails on the wire.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use crate::task::{Task, create_task};
-use crate::ttrpc;
+use crate::{
+    task::{Task, create_task},
+    ttrpc,
+};
 
 /// The service containerd 1.6 and 1.7 call, and newer ones when the shim's reply to `start` says version 2.
 pub const TASK_V2: &str = "containerd.task.v2.Task";

@@ -1,7 +1,9 @@
 //! The way to end a process that is being made and has no pidfd yet that anybody else could signal it by.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::OnceLock,
+};
 
 use berth_runtime::{Context, Error, Kind, Result};
 use rustix::event::{EventfdFlags, eventfd};
@@ -59,7 +61,7 @@ impl Abort {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::testing::runtime;
+    use crate::testing::runtime;
 
     #[test]
     fn the_first_signal_counts_and_is_seen_in_every_way() {

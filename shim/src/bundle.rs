@@ -1,8 +1,10 @@
 //! The bundle directory as the shim's own actions use it: the group that config.json names, and the small files left
 //! for containerd and for a later `delete`. What config.json means is the runtime's business.
 
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
 use berth_runtime::{Context, Error, Result, foreign_dir};
 use serde::Deserialize;
@@ -67,33 +69,14 @@ pub fn write(bundle: &Path, name: &str, content: &[u8]) -> Result<()> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    /// A directory of its own that goes with the value.
-    pub(crate) struct Scratch(pub PathBuf);
-
-    impl Scratch {
-        pub fn new() -> Self {
-            static NEXT: AtomicU32 = AtomicU32::new(0);
-            let name = format!("berth-shim-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-            let path = std::env::temp_dir().join(name);
-            std::fs::create_dir(&path).unwrap();
-            Self(path)
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
+    use crate::testing::Scratch;
 
     fn grouped(json: &str) -> Result<String> {
         let dir = Scratch::new();
-        std::fs::write(dir.0.join("config.json"), json).unwrap();
-        group(&dir.0, "c1")
+        std::fs::write(dir.path().join("config.json"), json).unwrap();
+        group(dir.path(), "c1")
     }
 
     #[test]
@@ -109,7 +92,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_bundle_without_config_is_its_own_group() {
-        assert_eq!(group(&Scratch::new().0, "c1").unwrap(), "c1");
+        assert_eq!(group(Scratch::new().path(), "c1").unwrap(), "c1");
     }
 
     #[test]
@@ -123,12 +106,12 @@ pub(crate) mod tests {
     #[test]
     fn an_address_comes_back() {
         let dir = Scratch::new();
-        assert_eq!(socket(&dir.0), None);
-        write_address(&dir.0, "unix:///run/s/abc").unwrap();
-        write_address(&dir.0, "unix:///run/s/def").unwrap();
-        assert_eq!(socket(&dir.0), Some("/run/s/def".into()));
-        assert_eq!(std::fs::read_dir(&dir.0).unwrap().count(), 1, "no temporary file is left");
-        std::fs::write(dir.0.join("address"), "vsock://1:2").unwrap();
-        assert_eq!(socket(&dir.0), None);
+        assert_eq!(socket(dir.path()), None);
+        write_address(dir.path(), "unix:///run/s/abc").unwrap();
+        write_address(dir.path(), "unix:///run/s/def").unwrap();
+        assert_eq!(socket(dir.path()), Some("/run/s/def".into()));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
+        std::fs::write(dir.path().join("address"), "vsock://1:2").unwrap();
+        assert_eq!(socket(dir.path()), None);
     }
 }

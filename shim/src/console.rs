@@ -35,7 +35,7 @@ mod tests {
 
     #[test]
     fn the_other_side_sees_the_size() {
-        let (master, slave) = crate::io::testing::pty();
+        let (master, slave) = crate::testing::pty();
         resize(&master, size(132, 43).unwrap()).unwrap();
         let seen = rustix::termios::tcgetwinsize(&slave).unwrap();
         assert_eq!((seen.ws_col, seen.ws_row), (132, 43));

@@ -1,7 +1,6 @@
 //! What the server gives the service to work with.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use tokio::sync::Notify;
 

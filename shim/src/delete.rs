@@ -3,17 +3,16 @@
 //! quick (containerd gives it 5 s), and do nothing where nothing is left. Where something of the container is left it
 //! fails, and the record and the bundle stay: containerd calls it again when it is started the next time.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use berth_proto::task::DeleteResponse;
-use berth_proto::{Message, MessageField};
+use berth_proto::{Message, MessageField, task::DeleteResponse};
 use berth_runtime::{Context, Error, Kind, Result};
 
-use crate::args::Args;
-use crate::options::TaskOptions;
-use crate::{bundle, clock, mount, socket};
+use crate::{args::Args, bundle, clock, mount, options::TaskOptions, socket};
 
 /// What containerd reports as the exit of a container that was cleaned up: 128 + SIGKILL.
 const KILLED: u32 = 137;

@@ -24,10 +24,11 @@ async fn joined<T>(task: JoinHandle<ttrpc::Result<T>>) -> ttrpc::Result<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::time::Duration;
-    use tokio::sync::oneshot;
-    use tokio::time::timeout;
+
+    use tokio::{sync::oneshot, time::timeout};
+
+    use super::*;
 
     #[tokio::test]
     async fn dropped_callers_do_not_stop_the_work() {

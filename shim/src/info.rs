@@ -2,8 +2,11 @@
 
 use std::io::Write;
 
-use berth_proto::info::{RuntimeInfo, RuntimeVersion};
-use berth_proto::{Message, MessageField, any, wkt::Any};
+use berth_proto::{
+    Message, MessageField, any,
+    info::{RuntimeInfo, RuntimeVersion},
+    wkt::Any,
+};
 use berth_runtime::{Context, Error, Kind, Result};
 
 /// The name under which containerd finds this binary on its PATH.

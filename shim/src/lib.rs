@@ -40,11 +40,12 @@ pub mod stats;
 pub mod sys;
 pub mod watch;
 
-use std::ffi::OsString;
-use std::io::Write;
-use std::process::ExitCode;
+#[cfg(test)]
+mod testing;
 
-use args::{Action, Args};
+use std::{ffi::OsString, io::Write, process::ExitCode};
+
+use self::args::{Action, Args};
 
 /// Runs the action that the arguments (without the program's name) ask for.
 ///

@@ -1,18 +1,21 @@
 //! The listener as a stream of connections, admitting processes of our own user only. The socket's mode says the same;
 //! the check holds also for a descriptor that was passed on, and in a directory that somebody opened up.
 
-use std::io;
-use std::os::fd::OwnedFd;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::{
+    io,
+    os::fd::OwnedFd,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use futures_core::Stream;
-use tokio::net::{UnixListener, UnixStream};
-use tokio::time::{Sleep, sleep};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    time::{Sleep, sleep},
+};
 
-use crate::frames::Frames;
-use crate::reserve;
+use crate::{frames::Frames, reserve};
 
 /// How long to rest after a failed accept: out of descriptors or memory, which trying again at once would not mend.
 const REST: Duration = Duration::from_millis(100);

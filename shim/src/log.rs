@@ -5,11 +5,13 @@
 //! meanwhile is there when it comes back. A line is at most PIPE_BUF bytes, which the kernel writes whole or not at
 //! all, and control characters are escaped, so nothing that a container says can forge a line.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
-use std::sync::OnceLock;
+use std::{
+    fs::{File, OpenOptions},
+    io::Write,
+    os::unix::fs::{FileTypeExt, OpenOptionsExt},
+    path::Path,
+    sync::OnceLock,
+};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
@@ -129,8 +131,8 @@ mod tests {
 
     #[test]
     fn only_a_fifo_is_opened() {
-        let dir = crate::bundle::tests::Scratch::new();
-        let path = dir.0.join("log");
+        let dir = crate::testing::Scratch::new();
+        let path = dir.path().join("log");
         assert!(open(&path).is_none());
         std::fs::write(&path, "").unwrap();
         assert!(open(&path).is_none());
@@ -138,8 +140,8 @@ mod tests {
 
     #[test]
     fn a_full_fifo_does_not_block() {
-        let dir = crate::bundle::tests::Scratch::new();
-        let path = dir.0.join("log");
+        let dir = crate::testing::Scratch::new();
+        let path = dir.path().join("log");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR).unwrap();
         let fifo = Fifo { file: OnceLock::from(open(&path).unwrap()) };
         log::set_max_level(LevelFilter::Info);

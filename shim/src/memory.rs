@@ -5,8 +5,7 @@
 //! [`Rest`] hands it back a moment after the work.
 #![allow(unsafe_code)]
 
-use std::convert::Infallible;
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use tokio::sync::Notify;
 

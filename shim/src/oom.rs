@@ -3,16 +3,16 @@
 //! One watch per container, asked at two times: when the kernel says that something happened, and before an exit is
 //! announced, so that the kill is told before the death. Counting is the runtime's; each kill is told once.
 
-use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    os::fd::AsFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use berth_proto::events::TaskOOM;
 use berth_runtime::events::OomWatch;
-use tokio::io::Interest;
-use tokio::task::AbortHandle;
+use tokio::{io::Interest, task::AbortHandle};
 
-use crate::publish::Publisher;
-use crate::watch;
+use crate::{publish::Publisher, watch};
 
 /// The watch of one container; dropping it ends it.
 #[derive(Debug)]

@@ -6,18 +6,18 @@
 //! ```
 //! Which of these moves is allowed when is the container's decision (`container::state`).
 
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::{os::fd::OwnedFd, sync::Arc};
 
-use berth_proto::task::Status;
-use berth_proto::wkt::Timestamp;
+use berth_proto::{task::Status, wkt::Timestamp};
 use rustix::termios::Winsize;
 use tokio::sync::watch;
 
-use crate::abort::Abort;
-use crate::console;
-use crate::io::{Io, uri::Request};
-use crate::reap::Exit;
+use crate::{
+    abort::Abort,
+    console,
+    io::{Io, uri::Request},
+    reap::Exit,
+};
 
 /// Where a process is in its life.
 #[derive(Debug)]
@@ -168,7 +168,7 @@ impl From<Exit> for Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::testing::runtime;
+    use crate::testing::runtime;
 
     #[test]
     fn an_end_is_set_once_and_every_waiter_hears_it() {

@@ -3,11 +3,15 @@
 //!
 //! They are made first, so that their numbers are low: a limit that is lowered later still has them in it.
 
-use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    os::fd::OwnedFd,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
-use rustix::process::{Resource, getrlimit};
-use rustix::stdio::stdin;
+use rustix::{
+    process::{Resource, getrlimit},
+    stdio::stdin,
+};
 
 /// How many are kept: what the deepest of the urgent verbs has open at once (a pidfd, a directory of the state, of a
 /// cgroup and of one below it, a file in that), and one for a connection meanwhile.

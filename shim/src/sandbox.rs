@@ -1,20 +1,17 @@
 //! The pod: the containers that one group's calls are about. Everything that belongs to the pod and not to the process
 //! hangs here (namespace, publisher, containers), so that a process may come to serve several.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-use std::fmt::Write;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fmt::Write,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use berth_runtime::{Error, Kind, Result};
-use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::{sync::Notify, time::timeout};
 
-use crate::container::Container;
-use crate::context::ServerContext;
-use crate::error::no_container;
-use crate::pool::Pool;
+use crate::{container::Container, context::ServerContext, error::no_container, pool::Pool};
 
 /// How long a pod may be without a container: before its first, and after its last.
 const UNUSED: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));

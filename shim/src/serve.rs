@@ -4,23 +4,32 @@
 //! until containerd's `Shutdown`, SIGTERM or SIGINT. What the calls mean is the [`Service`]'s business; this module is
 //! the process around it.
 
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use berth_proto::task_services;
-use berth_proto::ttrpc::asynchronous::{Server, transport::Listener};
+use berth_proto::{
+    task_services,
+    ttrpc::asynchronous::{Server, transport::Listener},
+};
 use berth_runtime::{Context, Error, Kind, Result, open_files};
 use rustix::process::DumpableBehavior;
 
-use crate::args::Args;
-use crate::context::{ServerContext, ShutdownHandle};
-use crate::listener::Admitted;
-use crate::publish::Publisher;
-use crate::service::Service;
-use crate::signals::{Signal, Signals};
-use crate::socket::{self, Identity};
-use crate::{frames, inherit, log, memory, reserve, signals};
+use crate::{
+    args::Args,
+    context::{ServerContext, ShutdownHandle},
+    frames, inherit,
+    listener::Admitted,
+    log, memory,
+    publish::Publisher,
+    reserve,
+    service::Service,
+    signals,
+    signals::{Signal, Signals},
+    socket::{self, Identity},
+};
 
 /// How many readiness events are fetched at a time, 12 bytes each.
 const EVENTS: usize = 128;
@@ -39,7 +48,7 @@ pub fn run(args: &Args) -> Result<()> {
     memory::one_arena();
     // each container and exec costs descriptors for as long as it lives
     open_files::raise_own();
-    reserve::keep();
+    fd_reserve::fill();
     // the kernel named us after the descriptor that we were run from
     rustix::thread::set_name(c"containerd-shim").context("set the process' name")?;
     log::init(Path::new("."), args.debug, true);

@@ -3,25 +3,21 @@
 //! A call that changes something runs as a task of its own (`detach`): a client's timeout or disconnect never cancels a
 //! change. Calls that only ask are answered where they arrive.
 
-use std::convert::Infallible;
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
-use berth_proto::task::{
-    CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse,
-    DeleteRequest, DeleteResponse, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, PidsResponse,
-    ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse,
-    StatsRequest, StatsResponse, Task, UpdateTaskRequest, WaitRequest, WaitResponse,
+use berth_proto::{
+    async_trait, failure,
+    task::{
+        CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse,
+        DeleteRequest, DeleteResponse, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, PidsResponse,
+        ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse,
+        StatsRequest, StatsResponse, Task, UpdateTaskRequest, WaitRequest, WaitResponse,
+    },
+    ttrpc::{self, asynchronous::TtrpcContext},
+    wkt::Empty,
 };
-use berth_proto::ttrpc::{self, asynchronous::TtrpcContext};
-use berth_proto::wkt::Empty;
-use berth_proto::{async_trait, failure};
 
-use crate::container;
-use crate::context::ServerContext;
-use crate::detach;
-use crate::error::status;
-use crate::io::uri::Request;
-use crate::sandbox::Sandbox;
+use crate::{container, context::ServerContext, detach, error::status, io::uri::Request, sandbox::Sandbox};
 
 /// The service, for both of its names. Clones are the same pod.
 #[derive(Clone, Debug)]

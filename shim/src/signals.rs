@@ -4,8 +4,10 @@
 use std::os::fd::OwnedFd;
 
 use berth_runtime::{Context, Result};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal as Number, pthread_sigmask};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::{
+    signal::{SigSet, SigmaskHow, Signal as Number, pthread_sigmask},
+    signalfd::{SfdFlags, SignalFd},
+};
 use rustix::io::Errno;
 use tokio::io::{Interest, unix::AsyncFd};
 

@@ -5,23 +5,34 @@
 //! listener is bound here and passed on, so containerd can connect before the server has run at all, and there is
 //! nothing to wait for.
 
-use std::ffi::{CString, OsString};
-use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::{CString, OsString},
+    io::{Read, Write},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::ffi::OsStringExt,
+    },
+    path::{Path, PathBuf},
+};
 
 use berth_runtime::{Context, Error, Result, sealed::Program};
-use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
-use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::Pid;
-use nix::{fcntl::OFlag, sys::stat::Mode};
+use nix::{
+    fcntl::OFlag,
+    spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn},
+    sys::{
+        signal::{SigSet, Signal},
+        stat::Mode,
+    },
+    unistd::Pid,
+};
 use rustix::thread::CoreSchedulingScope;
 
-use crate::args::Args;
-use crate::bootstrap::Request;
-use crate::socket::{self, Claim};
-use crate::{bundle, inherit, log, shim_cgroup};
+use crate::{
+    args::Args,
+    bootstrap::Request,
+    bundle, inherit, log, shim_cgroup,
+    socket::{self, Claim},
+};
 
 /// More than this on standard input is not read (bytes); containerd's own shim draws the line here, too.
 const INPUT: u64 = 10 << 20;
@@ -193,8 +204,8 @@ mod tests {
 
     #[test]
     fn a_taken_back_start_leaves_no_socket() {
-        let scratch = crate::bundle::tests::Scratch::new();
-        let path = scratch.0.join("s/socket");
+        let scratch = crate::testing::Scratch::new();
+        let path = scratch.path().join("s/socket");
         let Claim::Ours(_listener) = socket::claim(&path).unwrap() else { panic!("served") };
         drop(Made { socket: &path, server: None });
         assert!(!path.exists());

@@ -2,11 +2,12 @@
 //! descriptor to promise that it stays the same one, which the standard library's owning and borrowing types do.
 #![allow(unsafe_code)]
 
-use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+};
 
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// A descriptor that stays open, and the same, for as long as the value lives.
 pub trait Stable: AsRawFd + sealed::Sealed {}

@@ -1,25 +1,35 @@
 //! Create: from the request to init waiting behind its barrier. What fails is undone, last step first.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
 
-use berth_proto::events::{TaskCreate, TaskIO};
-use berth_proto::task::{CreateTaskRequest, Mount};
-use berth_runtime::bundle::Bundle;
-use berth_runtime::cgroup::{Manager, Rootless};
-use berth_runtime::create::{Barrier, Created, Options};
-use berth_runtime::{Error, Result, Stdio};
+use berth_proto::{
+    events::{TaskCreate, TaskIO},
+    task::{CreateTaskRequest, Mount},
+};
+use berth_runtime::{
+    Error, Result, Stdio,
+    bundle::Bundle,
+    cgroup::{Manager, Rootless},
+    create::{Barrier, Created, Options},
+};
 use tokio::sync::{RwLock, Semaphore};
 
-use super::state::{Born, State};
-use super::{Container, PLACES};
-use crate::bundle;
-use crate::error::create_failed;
-use crate::io::{self, Identity, Prepared, uri::Request};
-use crate::mount;
-use crate::oom::Oom;
-use crate::options::TaskOptions;
-use crate::sandbox::Sandbox;
+use super::{
+    Container, PLACES,
+    state::{Born, State},
+};
+use crate::{
+    bundle,
+    error::create_failed,
+    io::{self, Identity, Prepared, uri::Request},
+    mount,
+    oom::Oom,
+    options::TaskOptions,
+    sandbox::Sandbox,
+};
 
 /// The file that tells `delete` and moby init's pid.
 const PID_FILE: &str = "init.pid";

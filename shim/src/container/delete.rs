@@ -1,18 +1,13 @@
 //! Delete: of an exec (it is forgotten) and of a container (nothing of it is left).
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use berth_proto::events::TaskDelete;
-use berth_proto::task::DeleteResponse;
+use berth_proto::{events::TaskDelete, task::DeleteResponse};
 use berth_runtime::{Error, Kind, Result};
 use tokio::time::timeout;
 
-use super::state::Phase;
-use super::{Container, missing_is_fine};
-use crate::mount;
-use crate::process::Process;
-use crate::reap::Exit;
+use super::{Container, missing_is_fine, state::Phase};
+use crate::{mount, process::Process, reap::Exit};
 
 /// How long output may still come from a process that is gone, when one of its children holds the pipe. containerd
 /// gives an event ten seconds in all, and does nothing else meanwhile.

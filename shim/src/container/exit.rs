@@ -1,15 +1,19 @@
 //! What happens when a process of the container ends. One small task watches each process; what it does when its
 //! process is gone can be repeated by whoever finds the record halfway.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, MutexGuard, PoisonError},
+};
 
 use berth_runtime::Result;
 
 use super::{Container, missing_is_fine};
-use crate::oom::Oom;
-use crate::reap::{self, Exit};
-use crate::sys;
+use crate::{
+    oom::Oom,
+    reap::{self, Exit},
+    sys,
+};
 
 /// The exit status of a process that SIGKILL ended.
 const KILLED: u32 = 128 + libc::SIGKILL.unsigned_abs();

@@ -12,29 +12,35 @@ mod exit;
 mod start;
 pub mod state;
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
-use berth_proto::task::{PidsResponse, ProcessInfo, StateResponse};
-use berth_proto::wkt::Any;
-use berth_proto::{any, runc};
+use berth_proto::{
+    any, runc,
+    task::{PidsResponse, ProcessInfo, StateResponse},
+    wkt::Any,
+};
 use berth_runtime::{Error, Kind, Result};
 use tokio::sync::{RwLock, Semaphore};
 
-use crate::console;
-use crate::error::{finished, is_want, no_container, precondition};
-use crate::io::uri::Request;
-use crate::oom::Oom;
-use crate::process::{Life, Waiter};
-use crate::publish::Event;
-use crate::sandbox::Sandbox;
-use crate::{reserve, stats, sys};
-use state::{Phase, State};
-
-pub use create::create;
+pub use self::create::create;
+use self::state::{Phase, State};
+use crate::{
+    console,
+    error::{finished, is_want, no_container, precondition},
+    io::uri::Request,
+    oom::Oom,
+    process::{Life, Waiter},
+    publish::Event,
+    reserve,
+    sandbox::Sandbox,
+    stats, sys,
+};
 
 /// The largest signal number.
 const LAST_SIGNAL: u32 = 64;

@@ -1,24 +1,29 @@
 //! Start: of init (the barrier is released) and of an exec (the process is made). The verb returns when execve has
 //! happened, so a program that cannot be executed is an error here and never an exit.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-use std::time::Duration;
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
 
-use berth_runtime::exec::{Execed, Options};
-use berth_runtime::{Context, Result, Stdio, start};
+use berth_runtime::{
+    Context, Result, Stdio,
+    exec::{Execed, Options},
+    start,
+};
 use oci_spec::runtime::Process as Spec;
-use tokio::io::Interest;
-use tokio::time::timeout;
+use tokio::{io::Interest, time::timeout};
 
-use super::Container;
-use super::state::Born;
-use crate::abort::Abort;
-use crate::console;
-use crate::error::{exec_failed, start_failed};
-use crate::io::{self, Prepared, uri::Request};
-use crate::watch::watch;
-use crate::{reap, sys};
+use super::{Container, state::Born};
+use crate::{
+    abort::Abort,
+    console,
+    error::{exec_failed, start_failed},
+    io::{self, Prepared, uri::Request},
+    reap, sys,
+    watch::watch,
+};
 
 /// How long an init that could not be started may take to be collected.
 const DIE: Duration = Duration::from_secs(2);

@@ -11,17 +11,23 @@
 //! What still holds a pipe open after its process has exited, a background child, is cut off [`LINGER`] later, and with
 //! the end of the last output goes stdin. Delete ends everything.
 
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::{
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinHandle};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::watch,
+    task::{AbortHandle, JoinHandle},
+    time::{sleep, timeout},
+};
 
-use super::logger::Logger;
-use super::pump::{Kind, Link};
-use super::tail::Tail;
+use super::{
+    logger::Logger,
+    pump::{Kind, Link},
+    tail::Tail,
+};
 
 /// How long the pipes of a process that has exited are read on when another process holds them, and how long its stdin
 /// is. A client may wait for the end of the streams for ever, as containerd does for a probe whose command left a

@@ -22,24 +22,23 @@ pub mod tail;
 pub mod uri;
 pub mod worker;
 
-#[cfg(test)]
-pub(crate) mod testing;
-
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
 use berth_runtime::{Context, Result, Stdio};
-use rustix::fs::{Gid, Mode, OFlags, Uid, fchown, fcntl_setfl, open};
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::{
+    fs::{Gid, Mode, OFlags, Uid, fchown, fcntl_setfl, open},
+    pipe::{PipeFlags, pipe_with},
+};
 
+pub use self::live::Io;
+use self::{
+    fifo::{Input, Output},
+    live::Streams,
+    logger::Logger,
+    pump::{Kind, Link, Sink},
+    uri::{Request, Target},
+};
 use crate::pool::Pool;
-use fifo::{Input, Output};
-pub use live::Io;
-use live::Streams;
-use logger::Logger;
-use pump::{Kind, Link, Sink};
-use uri::{Request, Target};
 
 /// Whose stdio it is: what a logging program is told, and who shall own the pipes.
 #[derive(Clone, Debug)]
@@ -164,6 +163,14 @@ impl Wiring {
         fcntl_setfl(&ours, OFlags::NONBLOCK).context("set up output")?;
         self.outputs.push((Some(ours), sink));
         Ok(child)
+    }
+}
+
+#[cfg(test)]
+impl Prepared {
+    /// Stdio that is connected to nothing.
+    pub(crate) fn unconnected() -> Self {
+        Self { child: Stdio::Null, wiring: Wiring::default() }
     }
 }
 

@@ -1,10 +1,14 @@
-use super::*;
-use crate::io::testing::{Scratch, pty, runtime};
-use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
-use std::time::Duration;
+use std::{
+    io::Write,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::Path,
+    time::Duration,
+};
+
 use tokio::time::timeout;
+
+use super::*;
+use crate::testing::{Scratch, pty, runtime};
 
 const SOON: Duration = Duration::from_secs(60);
 

@@ -1,11 +1,15 @@
 //! A thread for work that may block for as long as a disk does. It is made for the first work, stays a moment for the
 //! next, and is one of a stream's own: a log on a disk that hangs holds up nobody else's, and none of the pool's threads.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
-use std::time::Duration;
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{self, Receiver, SyncSender},
+    },
+    thread,
+    time::Duration,
+};
 
 use tokio::sync::oneshot;
 
@@ -90,7 +94,7 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::testing::runtime;
+    use crate::testing::runtime;
 
     #[test]
     fn work_is_done_in_order_and_the_thread_is_kept_for_it() {

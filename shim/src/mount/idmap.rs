@@ -4,8 +4,10 @@
 //! common, which is read-only and mapped. While the overlay is being mounted the clone is mounted below it, at the rootfs,
 //! so that whoever cleans up after a crash finds it there; an overlay keeps clones of its layers.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::{
+    os::fd::{BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
 
 use berth_runtime::{Context, Error, Ids, Result, clone_mapped, user_namespace};
 use nix::mount::{MntFlags, umount2};

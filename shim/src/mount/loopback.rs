@@ -1,7 +1,9 @@
 //! A file that is a filesystem, put behind a loop device that frees itself when the last mount of it is gone.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
 
 use berth_runtime::{Context, Error, Result};
 use nix::mount::MsFlags;

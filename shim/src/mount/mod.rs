@@ -10,18 +10,24 @@ mod options;
 mod overlay;
 mod table;
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use berth_proto::task::Mount;
 use berth_runtime::{Context, Error, Result, clone_mapped};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use rustix::fs::{Mode, OFlags, ResolveFlags, mkdir, open, openat2};
-use rustix::mount::move_mount;
+use rustix::{
+    fs::{Mode, OFlags, ResolveFlags, mkdir, open, openat2},
+    mount::move_mount,
+};
 
-use idmap::{Layers, ONTO};
-use options::Options;
+use self::{
+    idmap::{Layers, ONTO},
+    options::Options,
+};
 
 /// How often an unmount that is answered EBUSY is tried again, as containerd does: a scanner or an exiting process
 /// may hold the tree for a moment.

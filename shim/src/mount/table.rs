@@ -1,8 +1,10 @@
 //! The kernel's table of mounts, as far as an unmount needs it: mount points in the order they were made.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsString,
+    os::unix::ffi::OsStringExt,
+    path::{Path, PathBuf},
+};
 
 use berth_runtime::{Context, Result, mountinfo::unescape};
 

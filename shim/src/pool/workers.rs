@@ -3,10 +3,12 @@
 //! A thread that cannot be made is an answer here, and what was to run in it is given back. tokio's own pool panics then,
 //! which ends the process and with it every container's shim.
 
-use std::collections::VecDeque;
-use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use crate::memory;
 
@@ -111,8 +113,9 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::sync::mpsc;
+
+    use super::*;
 
     #[test]
     fn jobs_that_wait_for_each_other_all_run() {

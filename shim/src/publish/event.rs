@@ -1,10 +1,13 @@
 //! The events of a task, and their topics.
 
-use berth_proto::events::{
-    Envelope, ForwardRequest, TaskCheckpointed, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit,
-    TaskOOM, TaskPaused, TaskResumed, TaskStart,
+use berth_proto::{
+    MessageField, any,
+    events::{
+        Envelope, ForwardRequest, TaskCheckpointed, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit,
+        TaskOOM, TaskPaused, TaskResumed, TaskStart,
+    },
+    protobuf,
 };
-use berth_proto::{MessageField, any, protobuf};
 
 use crate::clock;
 

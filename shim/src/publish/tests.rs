@@ -1,14 +1,21 @@
 //! The publisher against a service of our own that dies and comes back.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use berth_proto::{
+    async_trait,
+    events::{Envelope, Events, TaskExit, TaskStart, create_events},
+    failure,
+    ttrpc::asynchronous::{Server, TtrpcContext},
+    wkt::Empty,
+};
 
 use super::*;
-use crate::bundle::tests::Scratch;
-use berth_proto::events::{Envelope, Events, TaskExit, TaskStart, create_events};
-use berth_proto::ttrpc::asynchronous::{Server, TtrpcContext};
-use berth_proto::{async_trait, failure, wkt::Empty};
+use crate::testing::Scratch;
 
 type Log = Arc<Mutex<Vec<Envelope>>>;
 
@@ -53,7 +60,7 @@ fn exit(id: impl Into<String>) -> TaskExit {
 }
 
 fn address(scratch: &Scratch) -> PathBuf {
-    scratch.0.join("containerd.ttrpc")
+    scratch.path().join("containerd.ttrpc")
 }
 
 fn ids(log: &Log) -> Vec<String> {

@@ -5,10 +5,8 @@
 mod v1;
 mod v2;
 
-use berth_proto::any;
-use berth_proto::wkt::Any;
-use berth_runtime::stats::Stats;
-use berth_runtime::{Error, Kind, Result, state};
+use berth_proto::{any, wkt::Any};
+use berth_runtime::{Error, Kind, Result, state, stats::Stats};
 
 /// The container's metrics at this moment.
 ///

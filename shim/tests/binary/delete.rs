@@ -2,8 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use berth_proto::Message;
-use berth_proto::task::DeleteResponse;
+use berth_proto::{Message, task::DeleteResponse};
 
 use crate::harness::*;
 

@@ -1,18 +1,28 @@
 //! A bundle, the binary run in it, and a client of the server.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read, Write},
+    os::unix::{
+        fs::{OpenOptionsExt, PermissionsExt},
+        net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
 
-use berth_proto::bootstrap::{BootstrapParams, BootstrapResult, Extension};
-use berth_proto::ttrpc::r#async::{Client, transport::Socket};
-use berth_proto::ttrpc::proto::{Code, Request};
-use berth_proto::{Message, MessageField, task, wkt::Any};
+use berth_proto::{
+    Message, MessageField,
+    bootstrap::{BootstrapParams, BootstrapResult, Extension},
+    task,
+    ttrpc::{
+        r#async::{Client, transport::Socket},
+        proto::{Code, Request},
+    },
+    wkt::Any,
+};
 
 pub const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-berth-v2");
 /// More than anything here takes on a busy machine.

@@ -1,13 +1,13 @@
 //! The server: who may talk to it, what it makes of nonsense, and how it ends.
 
-use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    path::Path,
+    time::Duration,
+};
 
-use berth_proto::ttrpc::proto::Code;
-use berth_proto::{TASK_V2, TASK_V3};
+use berth_proto::{TASK_V2, TASK_V3, ttrpc::proto::Code};
 
 use crate::harness::*;
 

@@ -1,11 +1,11 @@
 //! `start`, `-info` and `-v`.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 
-use berth_proto::bootstrap::BootstrapResult;
-use berth_proto::info::RuntimeInfo;
-use berth_proto::{Message, any, runc};
+use berth_proto::{Message, any, bootstrap::BootstrapResult, info::RuntimeInfo, runc};
 
 use crate::harness::*;
 

@@ -7,17 +7,20 @@
 
 mod workers;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use berth_runtime::{Context, Error, Result};
-use tokio::sync::{Semaphore, oneshot};
-use tokio::time::timeout;
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::timeout,
+};
 
-use crate::memory::Rest;
-use crate::reap::{Children, Flight, cut_off};
-use crate::reserve;
-use workers::{Job, Workers};
+use self::workers::{Job, Workers};
+use crate::{
+    memory::Rest,
+    reap::{Children, Flight, cut_off},
+    reserve,
+};
 
 /// How many changes run at once, over all containers of the shim: more at a time do not make any of them faster.
 const CHANGES: usize = 16;

@@ -1,8 +1,10 @@
-//! What the unit tests of stdio share: a scratch directory with fifos in it, pipes, terminals and a small runtime.
+//! Helpers of the unit tests: a scratch directory with fifos in it, pipes, terminals and a small tokio runtime.
 
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use rustix::fs::{Mode, OFlags, mknodat, open};
 
@@ -65,9 +67,4 @@ pub fn pty() -> (OwnedFd, OwnedFd) {
 /// Some descriptor.
 pub fn null() -> OwnedFd {
     open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).unwrap()
-}
-
-/// Stdio that leads nowhere.
-pub fn unconnected() -> std::sync::Arc<super::Io> {
-    super::Prepared { child: berth_runtime::Stdio::Null, wiring: super::Wiring::default() }.begin(None).unwrap()
 }

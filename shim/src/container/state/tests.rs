@@ -1,11 +1,11 @@
 use super::*;
-use crate::io::testing::{null, unconnected};
+use crate::{io::Prepared, testing::null};
 
 const EXIT: Exit = Exit { status: 7, seconds: 10, nanoseconds: 20 };
 const LATER: Exit = Exit { status: 8, seconds: 11, nanoseconds: 21 };
 
 fn born(pid: i32) -> Born {
-    Born { pid, pidfd: Arc::new(null()), io: unconnected() }
+    Born { pid, pidfd: Arc::new(null()), io: Prepared::unconnected().begin(None).unwrap() }
 }
 
 fn abort() -> Arc<Abort> {
@@ -116,7 +116,7 @@ fn an_exec_that_fails_to_start_tells_nothing_and_releases_everyone() {
     state.init_exited(EXIT);
     state.init_settled();
     assert_eq!(names(&state.exec_started("e", None)), ["exit c 100 7"]);
-    assert_eq!(crate::io::testing::runtime().block_on(waiter.exit()).status, 255);
+    assert_eq!(crate::testing::runtime().block_on(waiter.exit()).status, 255);
     assert_eq!(state.process_status("e").unwrap(), Status::STOPPED);
     assert_eq!(kind(state.exec_opening("e", abort())), Kind::FailedPrecondition);
 }
@@ -260,7 +260,7 @@ fn an_exec_that_is_being_made_can_be_ended() {
     let waiter = state.abort("e", 9).unwrap();
     assert_eq!(abort.signal(), Some(9));
     assert!(state.exec_started("e", None).is_empty());
-    assert_eq!(crate::io::testing::runtime().block_on(waiter.exit()).status, 137);
+    assert_eq!(crate::testing::runtime().block_on(waiter.exit()).status, 137);
     assert!(state.abort("e", 9).is_none());
     assert_eq!(state.take_exec("e").unwrap().exit().unwrap().status, 137);
     // One that has been made takes signals like any other.

@@ -4,16 +4,22 @@
 //! it holds a lock on the directory (flock on the directory itself: no file to leave behind). Under the lock a socket
 //! file is either listened on, or dead and free to be replaced.
 
-use std::io::ErrorKind;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::{
+    io::ErrorKind,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::{DirBuilderExt, MetadataExt},
+    },
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use berth_runtime::{Context, Error, Result};
-use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::{
+    fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags},
+    io::Errno,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
+};
 use sha2::{Digest, Sha256};
 
 /// Where sockets are, unless containerd says otherwise.
@@ -177,101 +183,4 @@ fn unlink_socket(path: &Path) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::bundle::tests::Scratch;
-
-    fn mode(path: &Path) -> u32 {
-        std::fs::symlink_metadata(path).unwrap().mode() & 0o7777
-    }
-
-    #[test]
-    fn names_differ_in_every_part_and_fit() {
-        let dir = Path::new(DIRECTORY);
-        let one = path(dir, "/run/c.sock", "ns", "g").unwrap();
-        assert!(one.as_os_str().len() < 107);
-        assert_eq!(one, path(dir, "/run/c.sock", "ns", "g").unwrap());
-        for other in [("/run/d.sock", "ns", "g"), ("/run/c.sock", "nt", "g"), ("/run/c.sock", "ns", "h")] {
-            assert_ne!(one, path(dir, other.0, other.1, other.2).unwrap());
-        }
-        let long = PathBuf::from(format!("/{}", "x".repeat(60)));
-        assert!(path(&long, "", "ns", "g").unwrap_err().to_string().contains("file name too long"));
-    }
-
-    #[test]
-    fn the_first_claims_and_the_second_finds() {
-        let scratch = Scratch::new();
-        let path = scratch.0.join("deep/s/socket");
-        let Claim::Ours(listener) = claim(&path).unwrap() else { panic!("served") };
-        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
-        assert!(matches!(claim(&path).unwrap(), Claim::Served));
-        remove_dead(&path).unwrap();
-        assert!(path.exists(), "a served socket stays");
-        drop(listener);
-        let Claim::Ours(_listener) = claim(&path).unwrap() else { panic!("the dead socket was not replaced") };
-    }
-
-    #[test]
-    fn a_full_backlog_is_alive() {
-        let scratch = Scratch::new();
-        let path = scratch.0.join("s/socket");
-        let Claim::Ours(listener) = claim(&path).unwrap() else { panic!("served") };
-        rustix::net::listen(&listener, 0).unwrap();
-        let waiting = std::os::unix::net::UnixStream::connect(&path).unwrap();
-        assert!(matches!(claim(&path).unwrap(), Claim::Served));
-        drop(waiting);
-    }
-
-    #[test]
-    fn dead_sockets_go_and_successors_stay() {
-        let scratch = Scratch::new();
-        let path = scratch.0.join("s/socket");
-        let Claim::Ours(first) = claim(&path).unwrap() else { panic!("served") };
-        let own = identity(&path).unwrap();
-        drop(first);
-        remove_dead(&path).unwrap();
-        assert!(!path.exists());
-        remove_dead(&path).unwrap();
-        // keeps the inode number from being used again
-        let _other = std::os::unix::net::UnixListener::bind(path.with_extension("other")).unwrap();
-        let Claim::Ours(_second) = claim(&path).unwrap() else { panic!("served") };
-        if identity(&path) != Some(own) {
-            remove_own(&path, own).unwrap();
-            assert!(path.exists(), "a successor's socket stays");
-        }
-        remove_own(&path, identity(&path).unwrap()).unwrap();
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn what_is_no_socket_is_not_removed() {
-        let scratch = Scratch::new();
-        let path = scratch.0.join("s/socket");
-        make_directory(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, "precious").unwrap();
-        assert!(claim(&path).unwrap_err().to_string().ends_with("is no socket"));
-        assert!(path.exists());
-    }
-
-    #[test]
-    fn a_directory_open_to_others_is_refused() {
-        let scratch = Scratch::new();
-        let dir = scratch.0.join("s");
-        make_directory(&dir).unwrap();
-        rustix::fs::chmod(&dir, Mode::from_raw_mode(0o777)).unwrap();
-        let e = claim(&dir.join("socket")).unwrap_err();
-        assert!(e.to_string().contains("writable by another user"), "{e}");
-    }
-
-    #[test]
-    fn one_of_many_racers_claims() {
-        let scratch = Scratch::new();
-        let path = scratch.0.join("s/socket");
-        drop(claim(&path).unwrap()); // they find a dead socket
-        let claims: Vec<_> = std::thread::scope(|scope| {
-            let racers: Vec<_> = (0..8).map(|_| scope.spawn(|| claim(&path).unwrap())).collect();
-            racers.into_iter().map(|racer| racer.join().unwrap()).collect()
-        });
-        assert_eq!(claims.iter().filter(|claim| matches!(claim, Claim::Ours(_))).count(), 1);
-    }
-}
+mod tests;

@@ -7,13 +7,17 @@
 //! One of the two is held all the time, so what is in the fifo stays; and while only the writer is, the kernel says
 //! whether somebody else has it open for reading (poll(2), POLLERR).
 
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::{
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::OFlags;
-use rustix::io::ioctl_fionread;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::OFlags,
+    io::ioctl_fionread,
+};
 use tokio::time::sleep;
 
 use super::pump::reopen;
@@ -97,75 +101,4 @@ fn has_reader(writer: &OwnedFd) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::io::testing::{Scratch, runtime};
-    use rustix::fs::{Mode, open};
-    use std::io::Read;
-
-    fn writer(path: &std::path::Path) -> Arc<OwnedFd> {
-        Arc::new(open(path, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).unwrap())
-    }
-
-    #[test]
-    fn a_client_that_is_there_gets_the_end_at_once() {
-        let dir = Scratch::new();
-        let path = dir.fifo("out");
-        let client = dir.reader(&path);
-        let both = writer(&path);
-        rustix::io::write(&*both, b"left").unwrap();
-        let tail = Tail::of(&both).unwrap();
-        drop(both);
-        tail.look();
-        assert!(tail.unread());
-        let mut buffer = [0; 8];
-        assert_eq!(rustix::io::read(&client, &mut buffer).unwrap(), 4);
-        assert_eq!(rustix::io::read(&client, &mut buffer).unwrap(), 0);
-        assert!(!tail.unread());
-        runtime().block_on(tail.read_out());
-    }
-
-    #[test]
-    fn a_client_that_is_away_finds_what_is_left_and_then_the_end() {
-        let dir = Scratch::new();
-        let path = dir.fifo("out");
-        let both = writer(&path);
-        rustix::io::write(&*both, b"left").unwrap();
-        let tail = Tail::of(&both).unwrap();
-        drop(both);
-        tail.look();
-        let client = std::thread::spawn(move || {
-            let mut text = String::new();
-            std::fs::File::open(path).unwrap().read_to_string(&mut text).unwrap();
-            text
-        });
-        runtime().block_on(async {
-            tail.read_out().await;
-            drop(tail);
-        });
-        assert_eq!(client.join().unwrap(), "left");
-    }
-
-    #[test]
-    fn a_client_that_goes_before_it_has_read_may_come_back() {
-        let dir = Scratch::new();
-        let path = dir.fifo("out");
-        let client = dir.reader(&path);
-        let both = writer(&path);
-        rustix::io::write(&*both, b"left").unwrap();
-        let tail = Tail::of(&both).unwrap();
-        drop(both);
-        tail.look();
-        drop(client);
-        let client = std::thread::spawn(move || {
-            let mut text = String::new();
-            std::fs::File::open(path).unwrap().read_to_string(&mut text).unwrap();
-            text
-        });
-        runtime().block_on(async {
-            tail.read_out().await;
-            drop(tail);
-        });
-        assert_eq!(client.join().unwrap(), "left");
-    }
-}
+mod tests;

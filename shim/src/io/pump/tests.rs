@@ -1,9 +1,9 @@
-use super::*;
-use crate::io::testing::{Scratch, pipe, pty, runtime};
-use std::os::fd::AsRawFd;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{os::fd::AsRawFd, sync::Arc, time::Duration};
+
 use tokio::time::timeout;
+
+use super::*;
+use crate::testing::{Scratch, pipe, pty, runtime};
 
 const SOON: Duration = Duration::from_secs(60);
 

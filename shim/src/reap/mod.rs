@@ -5,17 +5,18 @@
 //! a pid namespace whose parent died. [`Children::sweep`] collects those and nothing else: it peeks, and a child that is
 //! known, or that a verb may just be making, is left alone.
 
-use std::collections::BTreeSet;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    collections::BTreeSet,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use berth_runtime::{Context, Error, Result};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tokio::io::Interest;
 
-use crate::sys;
-use crate::watch::watch;
+use crate::{sys, watch::watch};
 
 /// Exit status when the real one cannot be known, as containerd has it.
 const UNKNOWN: u32 = 255;
@@ -211,65 +212,4 @@ pub fn cut_off() -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn unknown_and_no_flight_is_an_orphan() {
-        assert!(Ledger::default().is_orphan(7));
-    }
-
-    #[test]
-    fn known_is_not() {
-        let children = Arc::new(Children::default());
-        let flight = children.flight();
-        children.adopt(&flight, 7);
-        drop(flight);
-        assert!(!children.ledger().is_orphan(7));
-        children.forget(7);
-        assert!(children.ledger().is_orphan(7));
-    }
-
-    #[test]
-    fn only_flights_from_before_protect_it() {
-        let children = Arc::new(Children::default());
-        let before = children.flight();
-        assert!(!children.ledger().is_orphan(7));
-        let after = children.flight();
-        assert!(!children.ledger().is_orphan(7));
-        drop(before);
-        // `after` began when 7 was dead already.
-        assert!(children.ledger().is_orphan(7));
-        drop(after);
-    }
-
-    #[test]
-    fn a_newer_suspect_is_judged_by_its_own_flights() {
-        let children = Arc::new(Children::default());
-        let first = children.flight();
-        assert!(!children.ledger().is_orphan(7));
-        let second = children.flight();
-        drop(first);
-        assert!(!children.ledger().is_orphan(8));
-        drop(second);
-        assert!(children.ledger().is_orphan(8));
-    }
-
-    #[test]
-    fn statuses_are_read_by_pidfd() {
-        use rustix::process::{Pid, PidfdFlags, pidfd_open};
-        for (script, status) in [("exit 0", 0), ("exit 42", 42), ("kill -9 $$", 137), ("kill -34 $$", 162)] {
-            #[expect(
-                clippy::disallowed_methods,
-                clippy::zombie_processes,
-                reason = "a test needs some child, and waits by pidfd"
-            )]
-            let child = std::process::Command::new("/bin/sh").args(["-c", script]).spawn().unwrap();
-            let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-            let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
-            let exit = crate::io::testing::runtime().block_on(exited(&pidfd));
-            assert_eq!(exit.status, status, "{script}");
-            assert!(exit.seconds > 1_600_000_000);
-        }
-    }
-}
+mod tests;

@@ -15,18 +15,20 @@
 mod event;
 mod queue;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use berth_proto::events::{EventsClient, ForwardRequest};
-use berth_proto::ttrpc::{self, Code, asynchronous::Client, asynchronous::transport::Socket};
-use tokio::net::UnixStream;
-use tokio::time::timeout;
+use berth_proto::{
+    events::{EventsClient, ForwardRequest},
+    ttrpc::{
+        self, Code,
+        asynchronous::{Client, transport::Socket},
+    },
+};
+use tokio::{net::UnixStream, time::timeout};
 
+pub use self::event::Event;
+use self::queue::Queue;
 use crate::reserve;
-
-pub use event::Event;
-use queue::Queue;
 
 /// How many events are kept while containerd is away, and beyond them only ends. An event takes about half a kilobyte.
 const CAPACITY: usize = 8192;

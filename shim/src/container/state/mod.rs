@@ -10,21 +10,22 @@
 //! begins after `exec_started`, and init's end waits for `started`. Init's end is the last of its container: it waits
 //! until no exec is being made or exists, and none may be started once init is collected.
 
-use std::collections::BTreeMap;
-use std::mem;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::{collections::BTreeMap, mem, os::fd::OwnedFd, sync::Arc};
 
-use berth_proto::events::{TaskExecAdded, TaskExecStarted, TaskExit, TaskPaused, TaskResumed, TaskStart};
-use berth_proto::task::Status;
+use berth_proto::{
+    events::{TaskExecAdded, TaskExecStarted, TaskExit, TaskPaused, TaskResumed, TaskStart},
+    task::Status,
+};
 use berth_runtime::{Error, Kind, Result, state};
 
-use crate::abort::Abort;
-use crate::error::{finished, no_container, no_process, precondition};
-use crate::io::{Io, uri::Request};
-use crate::process::{Life, Process, Waiter};
-use crate::publish::Event;
-use crate::reap::Exit;
+use crate::{
+    abort::Abort,
+    error::{finished, no_container, no_process, precondition},
+    io::{Io, uri::Request},
+    process::{Life, Process, Waiter},
+    publish::Event,
+    reap::Exit,
+};
 
 /// How many execs a container may have that nobody has deleted.
 const EXECS: usize = 4096;
@@ -462,5 +463,4 @@ fn exit_event(container: &str, id: &str, process: &Process) -> Event {
 }
 
 #[cfg(test)]
-#[path = "state_tests.rs"]
 mod tests;

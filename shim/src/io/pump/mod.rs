@@ -11,20 +11,24 @@
 //!
 //! An output whose far end fails is read on and thrown away: the container must not block because a disk is full.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::{
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
-use rustix::io::{Errno, ioctl_fionread};
-use rustix::pipe::{SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, splice};
-use tokio::io::Interest;
-use tokio::sync::Notify;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{Mode, OFlags},
+    io::{Errno, ioctl_fionread},
+    pipe::{SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, splice},
+};
+use tokio::{io::Interest, sync::Notify};
 
-use super::tail::Tail;
-use super::worker::Worker;
+use super::{tail::Tail, worker::Worker};
 use crate::watch::watch;
 
 /// What one splice may move from a pipe: a pipe's default capacity, in bytes.
@@ -388,5 +392,4 @@ fn write_all(file: &OwnedFd, mut bytes: &[u8]) {
 }
 
 #[cfg(test)]
-#[path = "pump_tests.rs"]
 mod tests;

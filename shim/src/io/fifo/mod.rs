@@ -4,13 +4,13 @@
 //! with no reader at all would answer EPIPE. One `O_RDWR` descriptor is both ends. But it is opened only once a client
 //! has its reader there: a fifo that nobody reads must fail the request, not swallow the output.
 
-use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::time::Duration;
+use std::{os::fd::OwnedFd, path::Path, time::Duration};
 
 use berth_runtime::{Context, Error, Result};
-use rustix::fs::{FileType, Mode, OFlags, fcntl_setfl, fstat, open};
-use rustix::io::Errno;
+use rustix::{
+    fs::{FileType, Mode, OFlags, fcntl_setfl, fstat, open},
+    io::Errno,
+};
 use tokio::time::{Instant, sleep};
 
 /// How long a client may take to open its end; containerd's shim waits as long.
@@ -118,67 +118,4 @@ fn is_fifo(fd: &OwnedFd) -> Result<bool> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::io::testing::{Scratch, runtime};
-    use std::io::Read;
-
-    #[test]
-    fn a_reader_that_never_comes_is_an_error_with_the_path() {
-        let dir = Scratch::new();
-        let path = dir.fifo("out");
-        let error = runtime().block_on(open_output(&path, Duration::from_millis(20))).unwrap_err();
-        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
-        assert_eq!(error.kind(), berth_runtime::Kind::FailedPrecondition);
-    }
-
-    #[test]
-    fn a_late_reader_is_waited_for() {
-        let dir = Scratch::new();
-        let path = dir.fifo("out");
-        let reader = std::thread::spawn({
-            let path = path.clone();
-            move || {
-                std::thread::sleep(Duration::from_millis(30));
-                let mut text = String::new();
-                std::fs::File::open(path).unwrap().read_to_string(&mut text).unwrap();
-                text
-            }
-        });
-        let Output::Fifo(fd) = runtime().block_on(open_output(&path, PATIENCE)).unwrap() else { panic!("no fifo") };
-        rustix::io::write(&fd, b"hello").unwrap();
-        drop(fd);
-        assert_eq!(reader.join().unwrap(), "hello");
-    }
-
-    #[test]
-    fn a_reader_may_go_and_come_back() {
-        let dir = Scratch::new();
-        let path = dir.fifo("out");
-        let reader = dir.reader(&path);
-        let Output::Fifo(fd) = runtime().block_on(open_output(&path, PATIENCE)).unwrap() else { panic!("no fifo") };
-        drop(reader);
-        rustix::io::write(&fd, b"kept").unwrap();
-        let reader = dir.reader(&path);
-        let mut buf = [0; 8];
-        assert_eq!(rustix::io::read(&reader, &mut buf).unwrap(), 4);
-    }
-
-    #[test]
-    fn a_file_is_appended_to_and_its_directory_made() {
-        let dir = Scratch::new();
-        let path = dir.path().join("a/b/log");
-        for _ in 0..2 {
-            rustix::io::write(open_file(&path).unwrap(), b"x").unwrap();
-        }
-        assert_eq!(std::fs::read(&path).unwrap(), b"xx");
-    }
-
-    #[test]
-    fn missing_paths_are_named() {
-        let missing = Path::new("/nowhere/fifo");
-        assert!(open_input(missing).unwrap_err().to_string().contains("/nowhere/fifo"));
-        let error = runtime().block_on(open_output(missing, PATIENCE)).unwrap_err();
-        assert!(error.to_string().contains("/nowhere/fifo"));
-    }
-}
+mod tests;

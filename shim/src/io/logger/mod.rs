@@ -7,25 +7,31 @@
 //! The program begins with the limits and signals that the shim was started with, and ends by itself at the end of its
 //! input; it is told to end only when it does not.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use berth_runtime::{Context, Error, Kind as ErrorKind, Result, program};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{OFlags, fcntl_setfl};
-use rustix::pipe::{PipeFlags, pipe_with};
-use tokio::io::Interest;
-use tokio::sync::watch as news;
-use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{OFlags, fcntl_setfl},
+    pipe::{PipeFlags, pipe_with},
+};
+use tokio::{
+    io::Interest,
+    sync::watch as news,
+    task::AbortHandle,
+    time::{Instant, timeout},
+};
 
-use super::pump::{Kind, Link, Sink};
-use super::uri::Program;
-use crate::pool::Pool;
-use crate::watch::watch;
-use crate::{reap, sys};
+use super::{
+    pump::{Kind, Link, Sink},
+    uri::Program,
+};
+use crate::{pool::Pool, reap, sys, watch::watch};
 
 /// How long the program may take to get ready.
 const READY: Duration = Duration::from_secs(30);
@@ -204,79 +210,4 @@ async fn said_ready(pipe: OwnedFd) -> Result<bool> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::io::testing::{Scratch, runtime};
-    use std::path::PathBuf;
-
-    /// A shell that is there already: a file that was just written may still be open for writing in a child that
-    /// another test is about to make, and then cannot be executed (ETXTBSY).
-    fn program(script: &str, must_say_ready: bool) -> Program {
-        let args = ["-c", script, "logger", "key", "value"].map(Into::into);
-        Program { path: PathBuf::from("/bin/sh"), args: args.to_vec(), must_say_ready }
-    }
-
-    #[test]
-    fn it_gets_pipes_arguments_and_two_variables() {
-        let dir = Scratch::new();
-        let out = dir.path().join("out");
-        let script = format!(
-            "printf r >&5; exec 5>&-; {{ echo \"$1 $2 $CONTAINER_ID $CONTAINER_NAMESPACE ${{HOME-unset}}\"; cat <&3; cat <&4; }} > {}",
-            out.display()
-        );
-        let program = program(&script, true);
-        runtime().block_on(async {
-            let pool = Pool::default();
-            let (logger, ends) = Logger::start(&program, "c1", "ns", &pool).await.unwrap();
-            rustix::io::write(&ends.stdout, b"from stdout\n").unwrap();
-            rustix::io::write(&ends.stderr, b"from stderr\n").unwrap();
-            drop(ends);
-            let mut ended = logger.ended.clone();
-            timeout(GRACE, ended.wait_for(|&e| e)).await.unwrap().unwrap();
-        });
-        assert_eq!(std::fs::read_to_string(out).unwrap(), "key value c1 ns unset\nfrom stdout\nfrom stderr\n");
-    }
-
-    #[test]
-    fn one_that_ends_unready_is_an_error_only_in_v2() {
-        runtime().block_on(async {
-            let pool = Pool::default();
-            assert!(Logger::start(&program("exit 3", false), "c", "n", &pool).await.is_ok());
-            let error = Logger::start(&program("exit 3", true), "c", "n", &pool).await.unwrap_err();
-            assert!(error.to_string().contains("before it was ready"), "{error}");
-        });
-    }
-
-    #[test]
-    fn a_missing_program_is_named() {
-        let program = Program { path: PathBuf::from("/nowhere/log"), args: vec![], must_say_ready: false };
-        let error =
-            runtime().block_on(async { Logger::start(&program, "c", "n", &Pool::default()).await.unwrap_err() });
-        assert_eq!(error.to_string(), "start logging program /nowhere/log: no such file or directory");
-    }
-
-    #[test]
-    fn output_is_read_on_when_it_dies() {
-        runtime().block_on(async {
-            let (logger, ends) = Logger::start(&program("exit 0", false), "c", "n", &Pool::default()).await.unwrap();
-            let mut ended = logger.ended.clone();
-            timeout(GRACE, ended.wait_for(|&e| e)).await.unwrap().unwrap();
-            let writer = tokio::task::spawn_blocking(move || {
-                for _ in 0..100 {
-                    rustix::io::write(&ends.stdout, &[0; 10_000]).unwrap();
-                }
-            });
-            timeout(GRACE, writer).await.unwrap().unwrap();
-        });
-    }
-
-    #[test]
-    fn stop_ends_it() {
-        runtime().block_on(async {
-            let (logger, _ends) =
-                Logger::start(&program("exec 5>&-; exec sleep 60", false), "c", "n", &Pool::default()).await.unwrap();
-            logger.stop().await;
-            assert!(*logger.ended.borrow());
-        });
-    }
-}
+mod tests;

@@ -1,0 +1,100 @@
+use berth_proto::{
+    MessageField, any,
+    bootstrap::{Extension, LogLevel},
+    runc,
+};
+
+use super::*;
+
+fn args() -> Args {
+    Args { namespace: "k8s.io".into(), id: "c1".into(), ..Args::default() }
+}
+
+fn systemd() -> Any {
+    any::pack(&runc::Options { systemd_cgroup: true, ..Default::default() }).unwrap()
+}
+
+fn params() -> BootstrapParams {
+    BootstrapParams { instance_id: "c1".into(), namespace: "k8s.io".into(), ..Default::default() }
+}
+
+fn decode(input: &[u8]) -> Result<Request> {
+    Request::decode(input, &args(), true)
+}
+
+#[test]
+fn nothing_is_the_defaults() {
+    assert_eq!(decode(b"").unwrap(), Request { form: Form::Json, ..Request::default() });
+    assert_eq!(Request::decode(b"", &args(), false).unwrap().form, Form::Address);
+}
+
+#[test]
+fn options_that_also_decode_as_params_are_options() {
+    let bytes = systemd().write_to_bytes().unwrap();
+    let trap = BootstrapParams::parse_from_bytes(&bytes).unwrap();
+    assert_eq!(trap.instance_id, "containerd.runc.v1.Options", "the trap is there");
+    let request = decode(&bytes).unwrap();
+    assert_eq!((request.form, request.options.systemd_cgroup), (Form::Json, Some(true)));
+}
+
+#[test]
+fn options_that_decode_as_nothing_else() {
+    let message = runc::Options { io_uid: 70_000, ..Default::default() };
+    let bytes = any::pack(&message).unwrap().write_to_bytes().unwrap();
+    assert!(BootstrapParams::parse_from_bytes(&bytes).is_err(), "its value is no UTF-8");
+    assert_eq!(decode(&bytes).unwrap().options.io_uid, 70_000);
+}
+
+#[test]
+fn params_bring_everything() {
+    let foreign = Extension { value: MessageField::some(any::json("x.v1.Pod", vec![1])), ..Default::default() };
+    let extension = Extension { value: MessageField::some(systemd()), ..Default::default() };
+    let mut params = params();
+    params.extensions = vec![foreign, extension];
+    params.socket_dir = Some("/run/x".into());
+    params.containerd_ttrpc_address = "/run/c.ttrpc".into();
+    params.log_level = LogLevel::LOG_LEVEL_DEBUG.into();
+    let request = decode(&params.write_to_bytes().unwrap()).unwrap();
+    let options = TaskOptions { systemd_cgroup: Some(true), ..TaskOptions::default() };
+    let (socket_dir, ttrpc_address) = (Some("/run/x".into()), Some("/run/c.ttrpc".into()));
+    assert_eq!(request, Request { form: Form::Message, options, socket_dir, ttrpc_address, debug: true });
+}
+
+#[test]
+fn params_without_anything_else() {
+    let request = decode(&params().write_to_bytes().unwrap()).unwrap();
+    assert_eq!(request, Request { form: Form::Message, ..Request::default() });
+}
+
+#[test]
+fn params_of_another_container_are_not_ours() {
+    let other = BootstrapParams { instance_id: "c2".into(), ..params() };
+    assert_eq!(decode(&other.write_to_bytes().unwrap()).unwrap().form, Form::Json);
+}
+
+#[test]
+fn garbage_is_refused() {
+    for input in [&b"\xff\xff\xff"[..], b"H\x01", b"{}", b"\x12\x01x"] {
+        let e = decode(input).unwrap_err();
+        assert!(e.to_string().starts_with("standard input is neither"), "{input:?}: {e}");
+    }
+    let bad = any::json("containerd.runc.v1.Options", vec![0x0a, 0x7f]).write_to_bytes().unwrap();
+    assert!(decode(&bad).unwrap_err().to_string().contains("options containerd.runc.v1.Options: malformed"));
+}
+
+#[test]
+fn the_three_answers() {
+    assert_eq!(Form::Address.answer("unix:///s").unwrap(), b"unix:///s");
+    let json: serde_json::Value = serde_json::from_slice(&Form::Json.answer("unix:///s").unwrap()).unwrap();
+    assert_eq!(json, serde_json::json!({"version": 2, "address": "unix:///s", "protocol": "ttrpc"}));
+    let result = BootstrapResult::parse_from_bytes(&Form::Message.answer("unix:///s").unwrap()).unwrap();
+    assert_eq!((result.version, result.address.as_str(), result.protocol.as_str()), (2, "unix:///s", "ttrpc"));
+}
+
+#[test]
+fn an_address_is_not_taken_for_a_message() {
+    // containerd 2.3 tries the protobuf message first
+    for form in [Form::Address, Form::Json] {
+        assert!(BootstrapResult::parse_from_bytes(&form.answer("unix:///run/containerd/s/ab").unwrap()).is_err());
+    }
+}

@@ -1,0 +1,86 @@
+use berth_proto::{MessageField, events::Envelope};
+
+use super::*;
+
+fn request(topic: &str) -> ForwardRequest {
+    let envelope = Envelope { topic: topic.into(), ..Envelope::default() };
+    ForwardRequest { envelope: MessageField::some(envelope), ..ForwardRequest::default() }
+}
+
+fn drain(queue: &Queue) -> Vec<String> {
+    let next = || queue.front().inspect(|_| queue.pop()).map(|request| request.envelope.topic.clone());
+    std::iter::from_fn(next).collect()
+}
+
+fn oom(container: &str) -> Weight {
+    Weight::Oom(container.into())
+}
+
+#[test]
+fn what_nobody_waits_for_gives_way_first() {
+    let queue = Queue::new(3);
+    let (last, passing) = (Weight::Final, Weight::Passing);
+    for (topic, weight) in [("exit1", &last), ("added", &passing), ("started", &passing), ("exit2", &last)] {
+        queue.push(request(topic), weight.clone());
+    }
+    assert_eq!(drain(&queue), ["exit1", "started", "exit2"]);
+}
+
+#[test]
+fn a_storm_of_oom_events_pushes_no_exit_out() {
+    let queue = Queue::new(40);
+    queue.push(request("exit"), Weight::Final);
+    for round in 0..10_000 {
+        queue.push(request("oom"), oom(&format!("c{}", round % 100)));
+    }
+    for _ in 0..5 {
+        queue.push(request("exit"), Weight::Final);
+    }
+    let left = drain(&queue);
+    assert_eq!(left.len(), 40);
+    assert_eq!(left.iter().filter(|topic| *topic == "exit").count(), 6);
+    assert_eq!(left.first().map(String::as_str), Some("exit"));
+}
+
+#[test]
+fn one_container_keeps_no_others_oom_events_out() {
+    let queue = Queue::new(100);
+    queue.push(request("started"), Weight::Passing);
+    for _ in 0..10_000 {
+        queue.push(request("noisy"), oom("noisy"));
+    }
+    queue.push(request("other"), oom("other"));
+    let left = drain(&queue);
+    assert_eq!(left.len(), OOMS + 2);
+    assert_eq!((left.first().map(String::as_str), left.last().map(String::as_str)), (Some("started"), Some("other")));
+}
+
+#[test]
+fn ends_are_kept_beyond_the_capacity() {
+    let queue = Queue::new(2);
+    for topic in ["a", "b", "c"] {
+        queue.push(request(topic), Weight::Final);
+    }
+    queue.push(request("d"), Weight::Passing);
+    queue.push(request("e"), oom("c"));
+    assert_eq!(drain(&queue), ["a", "b", "c"]);
+}
+
+#[test]
+fn the_one_on_its_way_stays() {
+    let queue = Queue::new(2);
+    queue.push(request("a"), Weight::Passing);
+    assert_eq!(queue.front().unwrap().envelope.topic, "a");
+    for topic in ["b", "c"] {
+        queue.push(request(topic), Weight::Passing);
+    }
+    queue.pop();
+    assert_eq!(drain(&queue), ["c"]);
+}
+
+#[test]
+fn no_capacity_keeps_nothing() {
+    let queue = Queue::new(0);
+    queue.push(request("a"), Weight::Final);
+    assert_eq!(queue.len(), 0);
+}
