@@ -4,10 +4,10 @@ use std::{path::PathBuf, sync::Arc};
 
 use tokio::sync::Notify;
 
-use crate::publish::Publisher;
+use crate::{pool::Pool, publish::Publisher};
 
 /// The server as the service sees it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct ServerContext {
     /// containerd's namespace.
     pub namespace: String,
@@ -17,6 +17,8 @@ pub struct ServerContext {
     pub publisher: Publisher,
     /// Ends the server.
     pub shutdown: ShutdownHandle,
+    /// Threads for blocking work.
+    pub pool: Pool,
     /// Our own executable.
     pub exe: PathBuf,
 }

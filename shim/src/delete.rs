@@ -15,7 +15,7 @@ use berth_runtime::{Context, Error, Kind, Result};
 use crate::{args::Args, bundle, clock, mount, options::TaskOptions, socket};
 
 /// What containerd reports as the exit of a container that was cleaned up: 128 + SIGKILL.
-const KILLED: u32 = 137;
+const EXIT_STATUS: u32 = 137;
 /// How long processes may take to end. The cgroup takes half a second more at the most, and a rootfs that is busy one.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -26,15 +26,15 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A process of the container lives, or something of it cannot be removed; the bundle cannot be told; nobody reads the
 /// answer.
 pub fn run(args: &Args) -> Result<()> {
-    let bundle = directory(args)?;
+    let bundle = bundle_directory(args)?;
     let (pid, container, outcomes) = clean(args, &bundle);
     for e in outcomes.into_iter().filter_map(Result::err) {
-        complain(args, &e);
+        report(args, &e);
     }
     container.with_context(|| format!("clean up {}", args.id))?;
     let answer = DeleteResponse {
         pid: pid.unwrap_or_default(),
-        exit_status: KILLED,
+        exit_status: EXIT_STATUS,
         exited_at: MessageField::some(clock::timestamp()),
         ..DeleteResponse::default()
     };
@@ -44,7 +44,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// Tells of what went wrong. Nobody may be there to read it, or its disk may be full: the clean-up goes on.
-fn complain(args: &Args, e: &Error) {
+fn report(args: &Args, e: &Error) {
     let _ = writeln!(std::io::stderr(), "clean up {}: {e}", args.id);
 }
 
@@ -52,7 +52,7 @@ fn complain(args: &Args, e: &Error) {
 /// the socket of a server that was killed.
 fn clean(args: &Args, bundle: &Path) -> (Option<u32>, Result<()>, [Result<()>; 2]) {
     let options = TaskOptions::load(bundle).unwrap_or_else(|e| {
-        complain(args, &e.context("the usual state root is taken"));
+        report(args, &e.context("the usual state root is taken"));
         TaskOptions::default()
     });
     let noted = init_pid(bundle);
@@ -67,7 +67,7 @@ fn clean(args: &Args, bundle: &Path) -> (Option<u32>, Result<()>, [Result<()>; 2
 }
 
 /// The bundle: as said, else the directory of that id beside the one we run in, which is a bundle itself.
-fn directory(args: &Args) -> Result<PathBuf> {
+fn bundle_directory(args: &Args) -> Result<PathBuf> {
     if let Some(bundle) = &args.bundle {
         return Ok(bundle.clone());
     }

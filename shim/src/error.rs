@@ -18,7 +18,7 @@ pub fn code(kind: Kind) -> ttrpc::Code {
 
 /// Whether a system call failed for want of something that may be there again later: a thread or process, a descriptor,
 /// memory, room on a disk.
-pub fn is_want(error: &Error) -> bool {
+pub fn is_shortage(error: &Error) -> bool {
     let wants = [libc::EAGAIN, libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOSPC, libc::EDQUOT];
     error.kind() == Kind::Internal && error.errno().is_some_and(|errno| wants.contains(&errno))
 }
@@ -26,7 +26,7 @@ pub fn is_want(error: &Error) -> bool {
 /// The error as an answer to a call.
 #[expect(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
 pub fn status(error: Error) -> ttrpc::Error {
-    let code = if is_want(&error) { ttrpc::Code::RESOURCE_EXHAUSTED } else { code(error.kind()) };
+    let code = if is_shortage(&error) { ttrpc::Code::RESOURCE_EXHAUSTED } else { code(error.kind()) };
     failure(code, error.to_string())
 }
 
@@ -58,6 +58,11 @@ pub fn no_process(id: &str, exec: &str) -> Error {
 /// The process is gone already; `kill` counts on NOT_FOUND.
 pub fn finished() -> Error {
     Error::new(Kind::NotFound, "process already finished")
+}
+
+/// The shim is shutting down, so the work was cut off.
+pub fn shutting_down() -> Error {
+    Error::new(Kind::Internal, "the shim is shutting down")
 }
 
 /// The container or process is in a state that does not allow `what`.

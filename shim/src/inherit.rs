@@ -15,18 +15,18 @@ pub const LISTENER: RawFd = 3;
 ///
 /// # Errors
 /// close_range(2) failed (Linux 5.11 has the flag).
-pub fn seal() -> Result<()> {
+pub fn set_cloexec() -> Result<()> {
     let flag = libc::c_int::try_from(libc::CLOSE_RANGE_CLOEXEC).unwrap_or_default();
     // SAFETY: close_range(2) with CLOEXEC closes nothing now, it changes flags of descriptors; no memory is touched.
-    let sealed = unsafe { libc::close_range(3, libc::c_uint::MAX, flag) };
-    if sealed == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).context("close_range") }
+    let done = unsafe { libc::close_range(3, libc::c_uint::MAX, flag) };
+    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).context("close_range") }
 }
 
 /// Takes over the listener that was inherited as descriptor 3. Called once, before anything else opens descriptors.
 ///
 /// # Errors
 /// Descriptor 3 is closed or is no listening socket: the server was not run by `start`.
-pub fn listener() -> Result<OwnedFd> {
+pub fn take_listener() -> Result<OwnedFd> {
     // SAFETY: borrowed for the two checks below only; fcntl(2) on a closed number answers EBADF.
     let borrowed = unsafe { BorrowedFd::borrow_raw(LISTENER) };
     let listens = rustix::io::fcntl_setfd(borrowed, FdFlags::CLOEXEC)

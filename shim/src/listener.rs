@@ -15,19 +15,19 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use crate::{frames::Frames, reserve};
+use crate::{fd_reserve, frames::FrameFilter};
 
-/// How long to rest after a failed accept: out of descriptors or memory, which trying again at once would not mend.
-const REST: Duration = Duration::from_millis(100);
+/// How long to backoff after a failed accept: out of descriptors or memory, which trying again at once would not mend.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Accepted and admitted connections, without end.
-pub struct Admitted {
+pub struct PeerCheckedListener {
     listener: UnixListener,
     uid: u32,
-    rest: Option<Pin<Box<Sleep>>>,
+    backoff: Option<Pin<Box<Sleep>>>,
 }
 
-impl Admitted {
+impl PeerCheckedListener {
     /// Takes over a listening socket.
     ///
     /// # Errors
@@ -36,7 +36,7 @@ impl Admitted {
         let listener = std::os::unix::net::UnixListener::from(listener);
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener)?;
-        Ok(Self { listener, uid: rustix::process::geteuid().as_raw(), rest: None })
+        Ok(Self { listener, uid: rustix::process::geteuid().as_raw(), backoff: None })
     }
 
     fn admits(&self, peer: &UnixStream) -> bool {
@@ -54,23 +54,23 @@ impl Admitted {
     }
 }
 
-impl Stream for Admitted {
-    type Item = io::Result<Frames<UnixStream>>;
+impl Stream for PeerCheckedListener {
+    type Item = io::Result<FrameFilter<UnixStream>>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            if let Some(rest) = &mut self.rest {
-                ready!(rest.as_mut().poll(context));
-                self.rest = None;
+            if let Some(backoff) = &mut self.backoff {
+                ready!(backoff.as_mut().poll(context));
+                self.backoff = None;
             }
             match ready!(self.listener.poll_accept(context)) {
-                Ok((peer, _)) if self.admits(&peer) => return Poll::Ready(Some(Ok(Frames::new(peer)))),
+                Ok((peer, _)) if self.admits(&peer) => return Poll::Ready(Some(Ok(FrameFilter::new(peer)))),
                 Ok(_) => {}
                 // A containerd that was restarted must find us again.
-                Err(e) if e.raw_os_error() == Some(libc::EMFILE) && reserve::give_one() => {}
+                Err(e) if e.raw_os_error() == Some(libc::EMFILE) && fd_reserve::release_one() => {}
                 Err(e) => {
                     log::error!("accept: {e}");
-                    self.rest = Some(Box::pin(sleep(REST)));
+                    self.backoff = Some(Box::pin(sleep(ACCEPT_BACKOFF)));
                 }
             }
         }

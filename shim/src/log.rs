@@ -28,16 +28,25 @@ struct Fifo {
     file: OnceLock<File>,
 }
 
+/// Where standard error goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stderr {
+    /// It stays as it is.
+    Keep,
+    /// It goes into the log, so that the message of a panic is kept.
+    ToLog,
+}
+
 /// Logs into the fifo of a bundle from now on. Without one (a shim run by hand) nothing is logged.
 ///
 /// With `stderr`, standard error goes there as well, so that a panic leaves its message.
-pub fn init(bundle: &Path, debug: bool, stderr: bool) {
+pub fn init(bundle: &Path, level: LevelFilter, stderr: Stderr) {
     let Some(file) = open(&bundle.join(FILE)) else { return };
-    if stderr {
+    if stderr == Stderr::ToLog {
         let _ = rustix::stdio::dup2_stderr(&file); // the message of a panic is worth no failure
     }
     if LOGGER.file.set(file).is_ok() && log::set_logger(&LOGGER).is_ok() {
-        log::set_max_level(if debug { LevelFilter::Debug } else { LevelFilter::Info });
+        log::set_max_level(level);
     }
 }
 

@@ -17,12 +17,12 @@ use crate::{publish::Publisher, watch};
 /// The watch of one container; dropping it ends it.
 #[derive(Debug)]
 pub struct Oom {
-    source: Arc<Source>,
+    source: Arc<OomSource>,
     task: AbortHandle,
 }
 
 #[derive(Debug)]
-struct Source {
+struct OomSource {
     id: String,
     watch: Mutex<OomWatch>,
     publisher: Publisher,
@@ -33,7 +33,7 @@ impl Oom {
     pub fn watch(id: &str, watch: OomWatch, publisher: &Publisher) -> Option<Self> {
         let polled = watch.as_fd().try_clone_to_owned().and_then(|fd| watch::watch(fd, Interest::READABLE));
         let polled = polled.map_err(|e| log::warn!("container {id}: OOM events: {e}")).ok()?;
-        let source = Arc::new(Source { id: id.to_owned(), watch: Mutex::new(watch), publisher: publisher.clone() });
+        let source = Arc::new(OomSource { id: id.to_owned(), watch: Mutex::new(watch), publisher: publisher.clone() });
         let task = tokio::spawn({
             let source = source.clone();
             async move {
@@ -55,7 +55,7 @@ impl Oom {
     pub fn report_at_end(&self) {
         self.source.report();
         if self.source.watch().lost() > 0 {
-            self.source.tell();
+            self.source.publish();
         }
     }
 }
@@ -66,16 +66,16 @@ impl Drop for Oom {
     }
 }
 
-impl Source {
+impl OomSource {
     fn report(&self) {
         match self.watch().drain() {
             Ok(0) => {}
-            Ok(_) => self.tell(),
+            Ok(_) => self.publish(),
             Err(e) => log::warn!("container {}: OOM events: {e}", self.id),
         }
     }
 
-    fn tell(&self) {
+    fn publish(&self) {
         self.publisher.send(TaskOOM { container_id: self.id.clone(), ..Default::default() });
     }
 

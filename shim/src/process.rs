@@ -15,13 +15,13 @@ use tokio::sync::watch;
 use crate::{
     abort::Abort,
     console,
-    io::{Io, uri::Request},
+    io::{Io, uri::StdioRequest},
     reap::Exit,
 };
 
 /// Where a process is in its life.
 #[derive(Debug)]
-pub enum Life {
+pub enum ProcessPhase {
     /// Asked for; `spec` is the JSON `process` object of an exec, checked, and empty for init.
     Added {
         /// JSON.
@@ -44,9 +44,9 @@ pub enum Life {
 #[derive(Debug)]
 pub struct Process {
     /// The stdio that the client asked for.
-    pub request: Request,
+    pub request: StdioRequest,
     /// Where it is in its life.
-    pub life: Life,
+    pub phase: ProcessPhase,
     /// Its id in the shim's pid namespace; 0 before it exists, kept after its end.
     pub pid: i32,
     /// Its stdio, from when it exists until it is deleted.
@@ -56,46 +56,46 @@ pub struct Process {
     /// Ends it while it is being made.
     pub abort: Option<Arc<Abort>>,
     /// ResizePty came before there was a terminal.
-    pub size: Option<Winsize>,
+    pub initial_size: Option<Winsize>,
     exit: watch::Sender<Option<Exit>>,
 }
 
 impl Process {
     /// One that is asked for.
-    pub fn new(request: Request, spec: Vec<u8>) -> Self {
+    pub fn new(request: StdioRequest, spec: Vec<u8>) -> Self {
         Self {
             request,
-            life: Life::Added { spec },
+            phase: ProcessPhase::Added { spec },
             pid: 0,
             io: None,
             stdin_closed: false,
             abort: None,
-            size: None,
+            initial_size: None,
             exit: watch::Sender::new(None),
         }
     }
 
     /// It exists now.
-    pub fn run(&mut self, pid: i32, pidfd: Arc<OwnedFd>, io: Arc<Io>) {
+    pub fn set_running(&mut self, pid: i32, pidfd: Arc<OwnedFd>, io: Arc<Io>) {
         if self.stdin_closed {
             io.close_stdin();
         }
-        if let (Some(size), Some(console)) = (self.size.take(), io.console())
+        if let (Some(size), Some(console)) = (self.initial_size.take(), io.console())
             && let Err(e) = console::resize(&console, size)
         {
             log::warn!("{e}");
         }
         self.pid = pid;
         self.io = Some(io);
-        self.life = Life::Running { pidfd };
+        self.phase = ProcessPhase::Running { pidfd };
     }
 
     /// It is over: everyone who waits is told, and an end that was recorded once stays as it is.
-    pub fn stop(&mut self, exit: Exit) {
-        self.life = Life::Stopped;
+    pub fn set_stopped(&mut self, exit: Exit) {
+        self.phase = ProcessPhase::Stopped;
         self.exit.send_if_modified(|known| known.is_none() && known.replace(exit).is_none());
         if let Some(io) = &self.io {
-            io.process_gone();
+            io.process_exited();
         }
     }
 
@@ -110,37 +110,37 @@ impl Process {
     }
 
     /// How many bytes of its spec are kept.
-    pub fn kept(&self) -> usize {
-        match &self.life {
-            Life::Added { spec } => spec.len(),
+    pub fn spec_bytes(&self) -> usize {
+        match &self.phase {
+            ProcessPhase::Added { spec } => spec.len(),
             _ => 0,
         }
     }
 
     /// Its start has begun, and it does not exist yet.
-    pub fn is_being_made(&self) -> bool {
-        matches!(self.life, Life::Opening | Life::Starting)
+    pub fn is_starting(&self) -> bool {
+        matches!(self.phase, ProcessPhase::Opening | ProcessPhase::Starting)
     }
 
     /// The pidfd of a process that exists and is not over.
     pub fn pidfd(&self) -> Option<Arc<OwnedFd>> {
-        match &self.life {
-            Life::Running { pidfd } => Some(pidfd.clone()),
+        match &self.phase {
+            ProcessPhase::Running { pidfd } => Some(pidfd.clone()),
             _ => None,
         }
     }
 
     /// It is being made, or exists: its container may not end before it.
-    pub fn is_live(&self) -> bool {
-        matches!(self.life, Life::Starting | Life::Running { .. })
+    pub fn holds_container(&self) -> bool {
+        matches!(self.phase, ProcessPhase::Starting | ProcessPhase::Running { .. })
     }
 
     /// What State says of it when its container is neither pausing nor paused.
     pub fn status(&self) -> Status {
-        match self.life {
-            Life::Added { .. } | Life::Opening | Life::Starting => Status::CREATED,
-            Life::Running { .. } => Status::RUNNING,
-            Life::Stopped => Status::STOPPED,
+        match self.phase {
+            ProcessPhase::Added { .. } | ProcessPhase::Opening | ProcessPhase::Starting => Status::CREATED,
+            ProcessPhase::Running { .. } => Status::RUNNING,
+            ProcessPhase::Stopped => Status::STOPPED,
         }
     }
 }
@@ -172,11 +172,11 @@ mod tests {
 
     #[test]
     fn an_end_is_set_once_and_every_waiter_hears_it() {
-        let mut process = Process::new(Request::default(), vec![]);
+        let mut process = Process::new(StdioRequest::default(), vec![]);
         let (early, late) = (process.waiter(), process.waiter());
         let first = Exit { status: 42, seconds: 1, nanoseconds: 2 };
-        process.stop(first);
-        process.stop(Exit { status: 137, seconds: 3, nanoseconds: 4 });
+        process.set_stopped(first);
+        process.set_stopped(Exit { status: 137, seconds: 3, nanoseconds: 4 });
         assert_eq!(process.exit(), Some(first));
         let after = process.waiter();
         drop(process);
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_process_that_is_forgotten_releases_its_waiters() {
-        let process = Process::new(Request::default(), vec![]);
+        let process = Process::new(StdioRequest::default(), vec![]);
         let waiter = process.waiter();
         drop(process);
         assert_eq!(runtime().block_on(waiter.exit()).status, 255);

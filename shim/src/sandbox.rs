@@ -8,21 +8,24 @@ use std::{
     time::Duration,
 };
 
+use berth_proto::task::{CreateTaskRequest, DeleteResponse};
 use berth_runtime::{Error, Kind, Result};
 use tokio::{sync::Notify, time::timeout};
 
-use crate::{container::Container, context::ServerContext, error::no_container, pool::Pool};
+use crate::{
+    container::{Container, NewContainer},
+    context::ServerContext,
+    error::no_container,
+};
 
 /// How long a pod may be without a container: before its first, and after its last.
-const UNUSED: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
+const IDLE_LIMIT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
 
 /// A pod.
 #[derive(Debug)]
 pub struct Sandbox {
-    /// What the server gave us.
-    pub context: ServerContext,
-    /// Where verbs run.
-    pub pool: Pool,
+    /// Shared with all containers.
+    pub context: Arc<ServerContext>,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
     /// Told at every create and every release.
     changed: Notify,
@@ -30,8 +33,36 @@ pub struct Sandbox {
 
 impl Sandbox {
     /// A pod without containers.
-    pub fn new(context: ServerContext) -> Arc<Self> {
-        Arc::new(Self { context, pool: Pool::default(), containers: Mutex::default(), changed: Notify::new() })
+    pub fn new(context: ServerContext) -> Self {
+        Self { context: Arc::new(context), containers: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// Create: takes the id and creates the container; returns init's pid.
+    ///
+    /// # Errors
+    /// The request is invalid, the id is taken, or the runtime failed. Nothing of the container is left then.
+    pub async fn create(&self, request: CreateTaskRequest) -> Result<u32> {
+        let new = NewContainer::parse(&self.context, request)?;
+        let container = new.container().clone();
+        self.reserve(container.clone())?;
+        let created = new.create().await;
+        if created.is_err() {
+            self.release(&container);
+        }
+        created
+    }
+
+    /// Delete: of the container for an empty `exec`, else of the exec.
+    ///
+    /// # Errors
+    /// As [`Container::delete`] and [`Container::delete_exec`].
+    pub async fn delete(&self, container: &Arc<Container>, exec: &str) -> Result<DeleteResponse> {
+        if !exec.is_empty() {
+            return container.delete_exec(exec).await;
+        }
+        let deleted = container.delete().await?;
+        self.release(container);
+        Ok(deleted.close_execs().await)
     }
 
     /// The container, as far as it has got.
@@ -43,10 +74,7 @@ impl Sandbox {
     }
 
     /// Takes the container's id: of two creates one wins.
-    ///
-    /// # Errors
-    /// The id is taken.
-    pub fn reserve(&self, container: Arc<Container>) -> Result<()> {
+    fn reserve(&self, container: Arc<Container>) -> Result<()> {
         match self.containers().entry(container.id().to_owned()) {
             Entry::Occupied(taken) => {
                 Err(Error::new(Kind::AlreadyExists, format!("container {:?} already exists", taken.key())))
@@ -60,7 +88,7 @@ impl Sandbox {
     }
 
     /// Forgets this container, and not one that has taken its id since.
-    pub fn release(&self, container: &Arc<Container>) {
+    fn release(&self, container: &Arc<Container>) {
         if let Entry::Occupied(entry) = self.containers().entry(container.id().to_owned())
             && Arc::ptr_eq(entry.get(), container)
         {
@@ -71,8 +99,8 @@ impl Sandbox {
 
     /// Returns when the pod has been without a container for so long that nobody will come any more: a containerd that
     /// was killed between the last Delete and its Shutdown does not ask again.
-    pub async fn abandoned(&self) {
-        let (mut patience, later) = UNUSED;
+    pub async fn wait_idle_shutdown(&self) {
+        let (mut patience, later) = IDLE_LIMIT;
         loop {
             if !self.is_empty() {
                 self.changed.notified().await;

@@ -1,4 +1,4 @@
-//! The server: one process and, at rest, one thread for all containers of a pod.
+//! The server: one process and, at trim, one thread for all containers of a pod.
 //!
 //! It is run by [`start`](crate::start) with its listener as descriptor 3 and its bundle as working directory, and lives
 //! until containerd's `Shutdown`, SIGTERM or SIGINT. What the calls mean is the [`Service`]'s business; this module is
@@ -20,38 +20,38 @@ use rustix::process::DumpableBehavior;
 use crate::{
     args::Args,
     context::{ServerContext, ShutdownHandle},
-    frames, inherit,
-    listener::Admitted,
-    log, memory,
+    fd_reserve, frames, inherit,
+    listener::PeerCheckedListener,
+    log::{self, Stderr},
+    pool::Pool,
     publish::Publisher,
-    reserve,
     service::Service,
-    signals,
-    signals::{Signal, Signals},
-    socket::{self, Identity},
+    signals::{self, Signal, Signals},
+    socket::{self, SocketId},
+    trim,
 };
 
 /// How many readiness events are fetched at a time, 12 bytes each.
-const EVENTS: usize = 128;
+const EVENTS_PER_POLL: usize = 128;
 /// How long the exit waits for events to be delivered: containerd's own patience for a shutdown is 3 s.
 const FLUSH: Duration = Duration::from_millis(2500);
 /// How often the exit lets everything else run, so that the answer of `Shutdown` is written: from the handler it passes
 /// through two tasks, which are ready by then, and a socket that has room.
-const TURNS: usize = 16;
+const EXIT_YIELDS: usize = 16;
 
 /// Serves until told to stop.
 ///
 /// # Errors
 /// Descriptor 3 is no listener, or the process cannot be set up. Once it serves, nothing ends it but a request.
 pub fn run(args: &Args) -> Result<()> {
-    let listener = inherit::listener()?;
-    memory::one_arena();
+    let listener = inherit::take_listener()?;
+    trim::limit_arenas();
     // each container and exec costs descriptors for as long as it lives
-    open_files::raise_own();
+    rlimit::raise_own();
     fd_reserve::fill();
     // the kernel named us after the descriptor that we were run from
     rustix::thread::set_name(c"containerd-shim").context("set the process' name")?;
-    log::init(Path::new("."), args.debug, true);
+    log::init(Path::new("."), args.log_level(), Stderr::ToLog);
     signals::block()?;
     // orphans of the containers come to us, so that their exits are seen and nothing stays a zombie
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("become subreaper")?;
@@ -60,7 +60,7 @@ pub fn run(args: &Args) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
-        .max_io_events_per_tick(EVENTS)
+        .max_io_events_per_tick(EVENTS_PER_POLL)
         .build()
         .context("make the runtime")?;
     let outcome = runtime.block_on(serve(args, listener));
@@ -73,7 +73,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
-    let own = Socket::of(&listener);
+    let own = OwnSocket::of(&listener);
     let signals = Signals::new()?;
     let shutdown = ShutdownHandle::default();
     let publisher = Publisher::new(&ttrpc_address(args), &args.namespace);
@@ -82,10 +82,11 @@ async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
         id: args.id.clone(),
         publisher: publisher.clone(),
         shutdown: shutdown.clone(),
+        pool: Pool::default(),
         // `start` names it; our own link shows the sealed mount that we run from
         exe: std::env::args_os().next().map_or_else(|| "/proc/self/exe".into(), PathBuf::from),
     });
-    let listener = Listener::new(Admitted::new(listener).context("watch the listener")?);
+    let listener = Listener::new(PeerCheckedListener::new(listener).context("watch the listener")?);
     let mut server = Server::new()
         .add_listener(listener)
         .register_service(task_services(std::sync::Arc::new(service.clone())))
@@ -93,10 +94,10 @@ async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
     server.start().await.map_err(|e| Error::new(Kind::Internal, e.to_string()).context("serve"))?;
     ::log::debug!("serving group {} of namespace {}", args.id, args.namespace);
 
-    let abandoned = service.abandoned();
-    tokio::pin!(abandoned);
-    let rest = service.rest();
-    tokio::pin!(rest);
+    let idle = service.wait_idle_shutdown();
+    tokio::pin!(idle);
+    let trim = service.trim_when_idle();
+    tokio::pin!(trim);
     loop {
         tokio::select! {
             signal = signals.next() => match signal? {
@@ -108,8 +109,8 @@ async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
                 }
             },
             () = shutdown.requested() => break,
-            never = &mut rest => match never {},
-            () = &mut abandoned => {
+            never = &mut trim => match never {},
+            () = &mut idle => {
                 ::log::info!("no container for a while: stopping");
                 break;
             }
@@ -117,32 +118,32 @@ async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
     }
     // in this order: nobody finds us any more, what we have to say is said, the last answer is out
     if let Some(socket) = own {
-        reserve::around(|| socket.remove());
+        fd_reserve::with_spare_fds(|| socket.remove());
     }
     if !publisher.flush(FLUSH).await {
         ::log::error!("exiting with {} events undelivered", publisher.pending());
     }
-    for _ in 0..TURNS {
+    for _ in 0..EXIT_YIELDS {
         tokio::task::yield_now().await;
     }
     Ok(())
 }
 
 /// The file of our listener.
-struct Socket {
+struct OwnSocket {
     path: PathBuf,
-    identity: Identity,
+    socket_id: SocketId,
 }
 
-impl Socket {
+impl OwnSocket {
     fn of(listener: &OwnedFd) -> Option<Self> {
         let address = std::os::unix::net::UnixListener::from(listener.try_clone().ok()?).local_addr().ok()?;
         let path = address.as_pathname()?.to_owned();
-        socket::identity(&path).map(|identity| Self { path, identity })
+        socket::socket_id(&path).map(|socket_id| Self { path, socket_id })
     }
 
     fn remove(&self) {
-        if let Err(e) = socket::remove_own(&self.path, self.identity) {
+        if let Err(e) = socket::remove_own(&self.path, self.socket_id) {
             ::log::error!("{e}");
         }
     }

@@ -17,7 +17,7 @@ use berth_proto::{
     wkt::Empty,
 };
 
-use crate::{container, context::ServerContext, detach, error::status, io::uri::Request, sandbox::Sandbox};
+use crate::{container, context::ServerContext, detach, error::status, io::uri::StdioRequest, sandbox::Sandbox};
 
 /// The service, for both of its names. Clones are the same pod.
 #[derive(Clone, Debug)]
@@ -28,7 +28,7 @@ pub struct Service {
 impl Service {
     /// A pod without containers.
     pub fn new(context: ServerContext) -> Self {
-        Self { sandbox: Sandbox::new(context) }
+        Self { sandbox: Arc::new(Sandbox::new(context)) }
     }
 
     /// What stands where, for the log.
@@ -38,17 +38,17 @@ impl Service {
 
     /// Collects exited children that nobody made here. Never blocks; for SIGCHLD.
     pub fn sweep(&self) {
-        self.sandbox.pool.children.sweep();
+        self.sandbox.context.pool.children.sweep();
     }
 
     /// Returns when nobody will use this pod any more.
-    pub async fn abandoned(&self) {
-        self.sandbox.abandoned().await;
+    pub async fn wait_idle_shutdown(&self) {
+        self.sandbox.wait_idle_shutdown().await;
     }
 
     /// Gives memory back after work, for ever.
-    pub async fn rest(&self) -> Infallible {
-        self.sandbox.pool.rest.keep().await
+    pub async fn trim_when_idle(&self) -> Infallible {
+        self.sandbox.context.pool.idle_trim.run().await
     }
 
     fn container(&self, id: &str) -> ttrpc::Result<Arc<container::Container>> {
@@ -60,7 +60,7 @@ impl Service {
 impl Task for Service {
     async fn create(&self, _: &TtrpcContext, r: CreateTaskRequest) -> ttrpc::Result<CreateTaskResponse> {
         let sandbox = self.sandbox.clone();
-        let pid = detach::run(async move { container::create(&sandbox, r).await.map_err(status) }).await?;
+        let pid = detach::run(async move { sandbox.create(r).await.map_err(status) }).await?;
         Ok(CreateTaskResponse { pid, ..Default::default() })
     }
 
@@ -71,12 +71,12 @@ impl Task for Service {
     }
 
     async fn delete(&self, _: &TtrpcContext, r: DeleteRequest) -> ttrpc::Result<DeleteResponse> {
-        let container = self.container(&r.id)?;
-        detach::run(async move { container.delete(&r.exec_id).await.map_err(status) }).await
+        let (sandbox, container) = (self.sandbox.clone(), self.container(&r.id)?);
+        detach::run(async move { sandbox.delete(&container, &r.exec_id).await.map_err(status) }).await
     }
 
     async fn exec(&self, _: &TtrpcContext, r: ExecProcessRequest) -> ttrpc::Result<Empty> {
-        let stdio = Request { stdin: r.stdin, stdout: r.stdout, stderr: r.stderr, terminal: r.terminal };
+        let stdio = StdioRequest { stdin: r.stdin, stdout: r.stdout, stderr: r.stderr, terminal: r.terminal };
         self.container(&r.id)?.add_exec(&r.exec_id, stdio, r.spec.as_ref()).map_err(status)?;
         Ok(Empty::default())
     }

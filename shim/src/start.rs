@@ -29,13 +29,15 @@ use rustix::thread::CoreSchedulingScope;
 
 use crate::{
     args::Args,
-    bootstrap::Request,
-    bundle, inherit, log, shim_cgroup,
+    bootstrap::{AnswerForm, StartRequest},
+    bundle, inherit,
+    log::{self, Stderr},
+    shim_cgroup,
     socket::{self, Claim},
 };
 
 /// More than this on standard input is not read (bytes); containerd's own shim draws the line here, too.
-const INPUT: u64 = 10 << 20;
+const MAX_INPUT: u64 = 10 << 20;
 /// The highest oom_score_adj (proc(5)).
 const OOM_MAX: i32 = 1000;
 
@@ -45,45 +47,46 @@ const OOM_MAX: i32 = 1000;
 /// Bad input, a system call that failed, or a reply that nobody reads; no server and no socket is left then.
 pub fn run(args: &Args) -> Result<()> {
     let bundle = Path::new(".");
-    log::init(bundle, args.debug, false);
+    log::init(bundle, args.log_level(), Stderr::Keep);
     berth_runtime::kernel::check()?;
     let mut input = Vec::new();
-    std::io::stdin().lock().take(INPUT).read_to_end(&mut input).context("read standard input")?;
-    // 1.7 and newer set it, always to 2
+    std::io::stdin().lock().take(MAX_INPUT).read_to_end(&mut input).context("read standard input")?;
+    // containerd 1.7 and newer set the variable, always to 2.
     let reads_json = std::env::var_os("MAX_SHIM_VERSION").is_some();
-    let request = Request::decode(&input, args, reads_json)?;
+    let form = if reads_json { AnswerForm::Json } else { AnswerForm::Address };
+    let request = StartRequest::decode(&input, args, form)?;
     let group = bundle::group(bundle, &args.id)?;
     let directory = request.socket_dir.as_deref().unwrap_or(Path::new(socket::DIRECTORY));
     let path = socket::path(directory, &args.address, &args.namespace, &group)?;
     let address = format!("unix://{}", path.display());
 
-    let mut made = None;
+    let mut guard = None;
     if let Claim::Ours(listener) = socket::claim(&path)? {
-        let server = made.insert(Made { socket: &path, server: None });
-        take_on(&request)?;
-        server.server = Some(spawn(args, &request, &group, &listener)?);
+        let server = guard.insert(StartGuard { socket: &path, server: None });
+        apply_inherited_settings(&request)?;
+        server.server = Some(spawn_server(args, &request, &group, &listener)?);
     }
     bundle::write_address(bundle, &address)?;
-    reply(&request.form.answer(&address)?)?;
-    if let Some(made) = made {
-        made.keep();
+    write_reply(&request.form.answer(&address)?)?;
+    if let Some(guard) = guard {
+        guard.commit();
     }
     Ok(())
 }
 
-/// What `start` made: taken back when it is dropped, unless containerd was told of it.
-struct Made<'a> {
+/// What `start` guard: taken back when it is dropped, unless containerd was told of it.
+struct StartGuard<'a> {
     socket: &'a Path,
     server: Option<Pid>,
 }
 
-impl Made<'_> {
-    fn keep(self) {
+impl StartGuard<'_> {
+    fn commit(self) {
         std::mem::forget(self);
     }
 }
 
-impl Drop for Made<'_> {
+impl Drop for StartGuard<'_> {
     fn drop(&mut self) {
         // Errors have nowhere to go: the one that brought us here is reported. The server is our child and not reaped,
         // so its pid is nobody else's.
@@ -95,7 +98,7 @@ impl Drop for Made<'_> {
 }
 
 /// Takes on what the server is to inherit.
-fn take_on(request: &Request) -> Result<()> {
+fn apply_inherited_settings(request: &StartRequest) -> Result<()> {
     if let Some(cgroup) = &request.options.shim_cgroup {
         shim_cgroup::join(cgroup)?;
     }
@@ -121,7 +124,7 @@ fn raise_oom_score(parent: i32) -> Result<()> {
 
 /// Runs ourselves again as the server: the listener as descriptor 3, /dev/null as the standard three (the pipes of this
 /// process belong to containerd, which reads them until the last holder is gone), a process group of its own.
-fn spawn(args: &Args, request: &Request, group: &str, listener: &OwnedFd) -> Result<Pid> {
+fn spawn_server(args: &Args, request: &StartRequest, group: &str, listener: &OwnedFd) -> Result<Pid> {
     let exe = executable();
     // the server makes containers, so it runs from a file that they cannot write to
     let sealed = Program::new()?;
@@ -148,7 +151,7 @@ fn spawn(args: &Args, request: &Request, group: &str, listener: &OwnedFd) -> Res
         environment.push(c_string(format!("TTRPC_ADDRESS={address}").into())?);
     }
 
-    inherit::seal()?;
+    inherit::set_cloexec()?;
     let spawned = (|| {
         let mut files = PosixSpawnFileActions::init()?;
         files.add_open(0, c"/dev/null", OFlag::O_RDWR, Mode::empty())?;
@@ -193,7 +196,7 @@ fn c_string(text: OsString) -> Result<CString> {
     CString::new(text.into_vec()).map_err(|e| Error::invalid(format!("argument or environment: {e}")))
 }
 
-fn reply(answer: &[u8]) -> Result<()> {
+fn write_reply(answer: &[u8]) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(answer).and_then(|()| stdout.flush()).context("write the reply")
 }
@@ -207,10 +210,10 @@ mod tests {
         let scratch = crate::testing::Scratch::new();
         let path = scratch.path().join("s/socket");
         let Claim::Ours(_listener) = socket::claim(&path).unwrap() else { panic!("served") };
-        drop(Made { socket: &path, server: None });
+        drop(StartGuard { socket: &path, server: None });
         assert!(!path.exists());
         let Claim::Ours(_listener) = socket::claim(&path).unwrap() else { panic!("served") };
-        Made { socket: &path, server: None }.keep();
+        StartGuard { socket: &path, server: None }.commit();
         assert!(path.exists());
     }
 

@@ -6,6 +6,7 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use berth_runtime::{Error, Result};
+use log::LevelFilter;
 
 /// What containerd asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,6 +94,11 @@ impl Args {
         };
         args.check()?;
         Ok(args)
+    }
+
+    /// The level that `-debug` selects.
+    pub fn log_level(&self) -> LevelFilter {
+        if self.debug { LevelFilter::Debug } else { LevelFilter::Info }
     }
 
     fn check(&self) -> Result<()> {

@@ -30,9 +30,9 @@ const PROTOCOL: &str = "ttrpc";
 
 /// What `start` was told.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Request {
+pub struct StartRequest {
     /// The form of the answer.
-    pub form: Form,
+    pub form: AnswerForm,
     /// The options of the runtime handler.
     pub options: TaskOptions,
     /// Where the socket is to be, when not in the usual directory.
@@ -45,7 +45,7 @@ pub struct Request {
 
 /// The form of the answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Form {
+pub enum AnswerForm {
     /// The bare address: version 2 and ttrpc are understood. containerd 1.6 reads nothing else.
     #[default]
     Address,
@@ -55,7 +55,7 @@ pub enum Form {
     Message,
 }
 
-impl Request {
+impl StartRequest {
     /// Decodes standard input. `reads_json` says whether containerd is 1.7 or newer (it then sets MAX_SHIM_VERSION).
     ///
     /// An `Any` also decodes as `BootstrapParams` when its value is valid UTF-8 (`{systemd_cgroup: true}` is), so
@@ -63,14 +63,13 @@ impl Request {
     ///
     /// # Errors
     /// [`Kind::InvalidArgument`]: bytes that are neither message, or options that are malformed.
-    pub fn decode(input: &[u8], args: &Args, reads_json: bool) -> Result<Self> {
+    pub fn decode(input: &[u8], args: &Args, form: AnswerForm) -> Result<Self> {
         if let Ok(params) = BootstrapParams::parse_from_bytes(input)
             && params.instance_id == args.id
             && params.namespace == args.namespace
         {
             return Self::from_params(params, args);
         }
-        let form = if reads_json { Form::Json } else { Form::Address };
         let options = match Any::parse_from_bytes(input) {
             Ok(any) if input.is_empty() || !any.type_url.is_empty() => TaskOptions::decode(Some(&any))?,
             _ => {
@@ -86,7 +85,7 @@ impl Request {
         // containerd puts the handler's options among the extensions; the others are for whoever knows them
         let known = params.extensions.iter().map(|extension| &*extension.value).find(|any| is_options(any));
         Ok(Self {
-            form: Form::Message,
+            form: AnswerForm::Message,
             options: TaskOptions::decode(known)?,
             socket_dir: params.socket_dir.filter(|dir| !dir.is_empty()).map(PathBuf::from),
             ttrpc_address: Some(params.containerd_ttrpc_address).filter(|address| !address.is_empty()),
@@ -96,7 +95,7 @@ impl Request {
     }
 }
 
-impl Form {
+impl AnswerForm {
     /// The answer's bytes.
     ///
     /// # Errors

@@ -18,14 +18,14 @@ fn params() -> BootstrapParams {
     BootstrapParams { instance_id: "c1".into(), namespace: "k8s.io".into(), ..Default::default() }
 }
 
-fn decode(input: &[u8]) -> Result<Request> {
-    Request::decode(input, &args(), true)
+fn decode(input: &[u8]) -> Result<StartRequest> {
+    StartRequest::decode(input, &args(), AnswerForm::Json)
 }
 
 #[test]
 fn nothing_is_the_defaults() {
-    assert_eq!(decode(b"").unwrap(), Request { form: Form::Json, ..Request::default() });
-    assert_eq!(Request::decode(b"", &args(), false).unwrap().form, Form::Address);
+    assert_eq!(decode(b"").unwrap(), StartRequest { form: AnswerForm::Json, ..StartRequest::default() });
+    assert_eq!(StartRequest::decode(b"", &args(), AnswerForm::Address).unwrap().form, AnswerForm::Address);
 }
 
 #[test]
@@ -34,7 +34,7 @@ fn options_that_also_decode_as_params_are_options() {
     let trap = BootstrapParams::parse_from_bytes(&bytes).unwrap();
     assert_eq!(trap.instance_id, "containerd.runc.v1.Options", "the trap is there");
     let request = decode(&bytes).unwrap();
-    assert_eq!((request.form, request.options.systemd_cgroup), (Form::Json, Some(true)));
+    assert_eq!((request.form, request.options.systemd_cgroup), (AnswerForm::Json, Some(true)));
 }
 
 #[test]
@@ -57,19 +57,19 @@ fn params_bring_everything() {
     let request = decode(&params.write_to_bytes().unwrap()).unwrap();
     let options = TaskOptions { systemd_cgroup: Some(true), ..TaskOptions::default() };
     let (socket_dir, ttrpc_address) = (Some("/run/x".into()), Some("/run/c.ttrpc".into()));
-    assert_eq!(request, Request { form: Form::Message, options, socket_dir, ttrpc_address, debug: true });
+    assert_eq!(request, StartRequest { form: AnswerForm::Message, options, socket_dir, ttrpc_address, debug: true });
 }
 
 #[test]
 fn params_without_anything_else() {
     let request = decode(&params().write_to_bytes().unwrap()).unwrap();
-    assert_eq!(request, Request { form: Form::Message, ..Request::default() });
+    assert_eq!(request, StartRequest { form: AnswerForm::Message, ..StartRequest::default() });
 }
 
 #[test]
 fn params_of_another_container_are_not_ours() {
     let other = BootstrapParams { instance_id: "c2".into(), ..params() };
-    assert_eq!(decode(&other.write_to_bytes().unwrap()).unwrap().form, Form::Json);
+    assert_eq!(decode(&other.write_to_bytes().unwrap()).unwrap().form, AnswerForm::Json);
 }
 
 #[test]
@@ -84,17 +84,17 @@ fn garbage_is_refused() {
 
 #[test]
 fn the_three_answers() {
-    assert_eq!(Form::Address.answer("unix:///s").unwrap(), b"unix:///s");
-    let json: serde_json::Value = serde_json::from_slice(&Form::Json.answer("unix:///s").unwrap()).unwrap();
+    assert_eq!(AnswerForm::Address.answer("unix:///s").unwrap(), b"unix:///s");
+    let json: serde_json::Value = serde_json::from_slice(&AnswerForm::Json.answer("unix:///s").unwrap()).unwrap();
     assert_eq!(json, serde_json::json!({"version": 2, "address": "unix:///s", "protocol": "ttrpc"}));
-    let result = BootstrapResult::parse_from_bytes(&Form::Message.answer("unix:///s").unwrap()).unwrap();
+    let result = BootstrapResult::parse_from_bytes(&AnswerForm::Message.answer("unix:///s").unwrap()).unwrap();
     assert_eq!((result.version, result.address.as_str(), result.protocol.as_str()), (2, "unix:///s", "ttrpc"));
 }
 
 #[test]
 fn an_address_is_not_taken_for_a_message() {
     // containerd 2.3 tries the protobuf message first
-    for form in [Form::Address, Form::Json] {
+    for form in [AnswerForm::Address, AnswerForm::Json] {
         assert!(BootstrapResult::parse_from_bytes(&form.answer("unix:///run/containerd/s/ab").unwrap()).is_err());
     }
 }

@@ -18,17 +18,17 @@ use berth_runtime::{
 use tokio::sync::{RwLock, Semaphore};
 
 use super::{
-    Container, PLACES,
-    state::{Born, State},
+    Container, EXEC_SLOTS,
+    state::{NewProcess, State},
 };
 use crate::{
     bundle,
+    context::ServerContext,
     error::create_failed,
-    io::{self, Identity, Prepared, uri::Request},
+    io::{self, Prepared, StdioOwner, uri::StdioRequest},
     mount,
     oom::Oom,
     options::TaskOptions,
-    sandbox::Sandbox,
 };
 
 /// The file that tells `delete` and moby init's pid.
@@ -37,66 +37,95 @@ const PID_FILE: &str = "init.pid";
 /// the first container of a pod.
 const SHIM_PATH_FILE: &str = "shim-binary-path";
 
-/// Creates the container that `request` describes; gives init's pid.
-///
-/// # Errors
-/// Whatever is wrong with the request or goes wrong in the kernel. Nothing is left.
-pub async fn create(sandbox: &Arc<Sandbox>, request: CreateTaskRequest) -> Result<u32> {
-    berth_runtime::state::check_id(&request.id)?;
-    if !request.checkpoint.is_empty() {
-        return Err(Error::unsupported("restore from a checkpoint is not supported"));
+/// A Create request that has been read, and the container that it is for.
+#[derive(Debug)]
+pub struct NewContainer {
+    container: Arc<Container>,
+    request: CreateTaskRequest,
+    options: TaskOptions,
+    stdio: StdioRequest,
+}
+
+impl NewContainer {
+    /// Reads the request. Nothing is made yet.
+    ///
+    /// # Errors
+    /// The id, the bundle or the options are invalid, or the request asks for a restore from a checkpoint.
+    pub fn parse(context: &Arc<ServerContext>, request: CreateTaskRequest) -> Result<Self> {
+        berth_runtime::state::check_id(&request.id)?;
+        if !request.checkpoint.is_empty() {
+            return Err(Error::unsupported("restore from a checkpoint is not supported"));
+        }
+        let bundle = PathBuf::from(&request.bundle);
+        if !bundle.is_absolute() {
+            return Err(Error::invalid(format!("bundle {:?} is not absolute", request.bundle)));
+        }
+        let options = TaskOptions::decode(request.options.as_ref())?;
+        let stdio = StdioRequest {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+        };
+        let container = Arc::new(Container {
+            id: request.id.clone(),
+            root: options.state_root(&context.namespace),
+            io_owner: (options.io_uid, options.io_gid),
+            bundle,
+            context: context.clone(),
+            op_lock: RwLock::default(),
+            exec_slots: Semaphore::new(EXEC_SLOTS),
+            kills_in_flight: RwLock::default(),
+            state: Mutex::new(State::new(&request.id, stdio.clone())),
+            oom: Mutex::default(),
+        });
+        Ok(Self { container, request, options, stdio })
     }
-    let bundle = PathBuf::from(&request.bundle);
-    if !bundle.is_absolute() {
-        return Err(Error::invalid(format!("bundle {:?} is not absolute", request.bundle)));
+
+    /// The container, whose id the sandbox takes before [`create`](Self::create).
+    pub fn container(&self) -> &Arc<Container> {
+        &self.container
     }
-    let options = TaskOptions::decode(request.options.as_ref())?;
-    let stdio = Request {
-        stdin: request.stdin.clone(),
-        stdout: request.stdout.clone(),
-        stderr: request.stderr.clone(),
-        terminal: request.terminal,
-    };
-    let container = Arc::new(Container {
-        id: request.id.clone(),
-        root: options.state_root(&sandbox.context.namespace),
-        owner: (options.io_uid, options.io_gid),
-        bundle,
-        sandbox: sandbox.clone(),
-        turn: RwLock::default(),
-        places: Semaphore::new(PLACES),
-        kills: RwLock::default(),
-        state: Mutex::new(State::new(&request.id, stdio.clone())),
-        oom: Mutex::default(),
-    });
-    sandbox.reserve(container.clone())?;
-    let result = container.create(request, options, stdio).await;
-    if result.is_err() {
-        container.state().deleted();
-        sandbox.release(&container);
+
+    /// Creates the container; returns init's pid.
+    ///
+    /// # Errors
+    /// The runtime's error. Nothing of the container is left then.
+    pub async fn create(self) -> Result<u32> {
+        let Self { container, request, options, stdio } = self;
+        let result = container.create(request, options, stdio).await;
+        if result.is_err() {
+            container.state().deleted();
+        }
+        result
     }
-    result
 }
 
 impl Container {
-    async fn create(self: &Arc<Self>, request: CreateTaskRequest, options: TaskOptions, stdio: Request) -> Result<u32> {
-        let _turn = self.turn.write().await;
-        let mut prepared = io::prepare(&stdio, &self.identity(""), &self.sandbox.pool).await.map_err(create_failed)?;
-        let flight = self.sandbox.pool.children.flight();
+    async fn create(
+        self: &Arc<Self>,
+        request: CreateTaskRequest,
+        options: TaskOptions,
+        stdio: StdioRequest,
+    ) -> Result<u32> {
+        let _op = self.op_lock.write().await;
+        let mut prepared =
+            io::prepare(&stdio, &self.stdio_owner(""), &self.context.pool).await.map_err(create_failed)?;
+        let spawning = self.context.pool.children.begin_spawn();
         let job = Job {
             id: self.id.clone(),
             bundle: self.bundle.clone(),
             root: self.root.clone(),
-            exe: self.sandbox.context.exe.clone(),
+            exe: self.context.exe.clone(),
             mounts: request.rootfs.clone(),
             terminal: request.terminal,
             stdio: prepared.take_child(),
             options,
         };
-        let created = self.sandbox.pool.change(&flight, move || job.run()).await.map_err(create_failed)?;
+        let created = self.context.pool.run(&spawning, move || job.run()).await.map_err(create_failed)?;
         let pid = created.container.pid();
-        self.sandbox.pool.children.adopt(&flight, pid);
-        drop(flight);
+        self.context.pool.children.register(&spawning, pid);
+        drop(spawning);
         self.record(request, created, prepared).await
     }
 
@@ -105,23 +134,23 @@ impl Container {
         let Created { container, pidfd, barrier, console } = created;
         let (pid, pidfd, handle) = (container.pid(), Arc::new(pidfd), Arc::new(container));
         let mounted = !request.rootfs.is_empty();
-        let io = match prepared.begin(console) {
+        let io = match prepared.attach(console) {
             Ok(io) => io,
             Err(e) => {
-                self.watch_undone(pidfd, pid);
+                self.kill_and_reap(pidfd, pid);
                 self.undo(mounted).await;
                 return Err(create_failed(e));
             }
         };
         // Armed before Start: what init does first may be what takes too much.
         match berth_runtime::events::oom_watch(&handle) {
-            Ok(watch) => *self.oom() = Oom::watch(&self.id, watch, &self.sandbox.context.publisher),
+            Ok(watch) => *self.oom() = Oom::watch(&self.id, watch, &self.context.publisher),
             Err(e) => log::warn!("container {}: OOM events: {e}", self.id),
         }
-        self.change(|state| {
+        self.transition(|state| {
             state.mounted = mounted;
             state.handle = Some(handle);
-            state.created(Born { pid, pidfd: pidfd.clone(), io }, barrier);
+            state.created(NewProcess { pid, pidfd: pidfd.clone(), io }, barrier);
             Ok(vec![event(request, pid).into()])
         })?;
         self.watch_init(pidfd, pid);
@@ -129,14 +158,14 @@ impl Container {
     }
 
     /// For logging programs and pipes.
-    pub(super) fn identity(&self, exec: &str) -> Identity {
+    pub(super) fn stdio_owner(&self, exec: &str) -> StdioOwner {
         let id = if exec.is_empty() { &self.id } else { exec };
-        Identity { id: id.to_owned(), namespace: self.sandbox.context.namespace.clone(), owner: self.owner }
+        StdioOwner { id: id.to_owned(), namespace: self.context.namespace.clone(), owner: self.io_owner }
     }
 
     async fn undo(&self, mounted: bool) {
         let (root, id, rootfs) = (self.root.clone(), self.id.clone(), self.rootfs());
-        let undone = self.sandbox.pool.urgent(move || {
+        let undone = self.context.pool.run_urgent(move || {
             berth_runtime::delete::cleanup(&root, &id, berth_runtime::delete::PATIENCE)?;
             if mounted { mount::unmount_recursive(&rootfs) } else { Ok(()) }
         });

@@ -8,7 +8,7 @@ use std::{
 
 use berth_runtime::Result;
 
-use super::{Container, missing_is_fine};
+use super::{Container, ignore_not_found};
 use crate::{
     oom::Oom,
     reap::{self, Exit},
@@ -23,9 +23,9 @@ impl Container {
     pub(super) fn watch_init(self: &Arc<Self>, pidfd: Arc<OwnedFd>, pid: i32) {
         let container = self.clone();
         tokio::spawn(async move {
-            let exit = reap::exited(&pidfd).await;
-            container.sandbox.pool.children.forget(pid);
-            container.init_gone(exit).await;
+            let exit = reap::wait_exit(&pidfd).await;
+            container.context.pool.children.unregister(pid);
+            container.after_init_exit(exit).await;
         });
     }
 
@@ -33,26 +33,26 @@ impl Container {
     pub(super) fn watch_exec(self: &Arc<Self>, exec: &str, pidfd: Arc<OwnedFd>, pid: i32) {
         let (container, exec) = (self.clone(), exec.to_owned());
         tokio::spawn(async move {
-            let exit = reap::exited(&pidfd).await;
-            container.sandbox.pool.children.forget(pid);
+            let exit = reap::wait_exit(&pidfd).await;
+            container.context.pool.children.unregister(pid);
             container.report_oom();
-            let _ = container.change(|state| Ok(state.exec_exited(&exec, exit)));
+            let _ = container.transition(|state| Ok(state.exec_exited(&exec, exit)));
         });
     }
 
     /// Kills and collects a process that exists but whose stdio could not be set up. Nobody hears of it.
-    pub(super) fn watch_undone(self: &Arc<Self>, pidfd: Arc<OwnedFd>, pid: i32) {
+    pub(super) fn kill_and_reap(self: &Arc<Self>, pidfd: Arc<OwnedFd>, pid: i32) {
         let container = self.clone();
         tokio::spawn(async move {
             let _ = sys::signal(pidfd.as_fd(), libc::SIGKILL);
-            reap::exited(&pidfd).await;
-            container.sandbox.pool.children.forget(pid);
+            reap::wait_exit(&pidfd).await;
+            container.context.pool.children.unregister(pid);
         });
     }
 
     /// Between init's end and its announcement: what is left of the container is killed, OOM kills are told. This is
     /// not bounded by the pool's limit on changes: it must not wait for what waits for it.
-    async fn init_gone(&self, exit: Exit) {
+    async fn after_init_exit(&self, exit: Exit) {
         let frozen = self.state().init_exited(exit);
         // The kernel kills a pid namespace with its init, so mostly there is nothing to do.
         if let Ok(handle) = self.handle()
@@ -61,7 +61,7 @@ impl Container {
             if !handle.private_pid_namespace() {
                 self.kill_execs();
             }
-            if let Err(e) = self.sandbox.pool.urgent(move || wind_up(&handle, frozen)).await {
+            if let Err(e) = self.context.pool.run_urgent(move || kill_rest(&handle, frozen)).await {
                 log::warn!("container {}: after the end of init: {e}", self.id);
             }
         }
@@ -70,7 +70,7 @@ impl Container {
             Some(oom) => oom.report(),
             None => {}
         }
-        let _ = self.change(|state| Ok(state.init_settled()));
+        let _ = self.transition(|state| Ok(state.init_cleaned_up()));
     }
 
     /// Kills the execs by their pidfds: init's end is announced after theirs, and the cgroup does not have one that somebody
@@ -97,14 +97,14 @@ impl Container {
     }
 }
 
-fn wind_up(handle: &berth_runtime::state::Container, frozen: bool) -> Result<()> {
+fn kill_rest(handle: &berth_runtime::state::Container, frozen: bool) -> Result<()> {
     if frozen {
         // On v1 a frozen process cannot even die.
-        missing_is_fine(handle.cgroup().thaw()).unwrap_or_else(|e| log::warn!("thaw {}: {e}", handle.id()));
+        ignore_not_found(handle.cgroup().thaw()).unwrap_or_else(|e| log::warn!("thaw {}: {e}", handle.id()));
     }
     if !handle.private_pid_namespace() {
         // Nothing else ends the others.
-        missing_is_fine(berth_runtime::kill::kill_all(handle, libc::SIGKILL))?;
+        ignore_not_found(berth_runtime::kill::kill_all(handle, libc::SIGKILL))?;
     }
     Ok(())
 }

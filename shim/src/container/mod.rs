@@ -28,17 +28,17 @@ use berth_proto::{
 use berth_runtime::{Error, Kind, Result};
 use tokio::sync::{RwLock, Semaphore};
 
-pub use self::create::create;
-use self::state::{Phase, State};
+use self::state::State;
+pub use self::{create::NewContainer, delete::Deleted};
 use crate::{
     console,
-    error::{finished, is_want, no_container, precondition},
-    io::uri::Request,
+    context::ServerContext,
+    error::{finished, is_shortage, no_container, precondition},
+    fd_reserve,
+    io::uri::StdioRequest,
     oom::Oom,
-    process::{Life, Waiter},
+    process::{ProcessPhase, Waiter},
     publish::Event,
-    reserve,
-    sandbox::Sandbox,
     stats, sys,
 };
 
@@ -46,10 +46,10 @@ use crate::{
 const LAST_SIGNAL: u32 = 64;
 
 /// The signals that end an exec which is being made. The others are for a program, and there is none yet.
-const ENDS_A_START: [i32; 2] = [libc::SIGKILL, libc::SIGTERM];
+const ABORTING_SIGNALS: [i32; 2] = [libc::SIGKILL, libc::SIGTERM];
 /// How many execs of one container are made at a time. Its own processes can hold each of them up, and may not have the
 /// pool to themselves.
-const PLACES: usize = 8;
+const EXEC_SLOTS: usize = 8;
 
 /// A container of the pod.
 #[derive(Debug)]
@@ -59,13 +59,13 @@ pub struct Container {
     /// Where the runtime keeps its record: `<root>/<namespace>`.
     root: PathBuf,
     /// Owner of its stdio.
-    owner: (u32, u32),
-    sandbox: Arc<Sandbox>,
-    turn: RwLock<()>,
+    io_owner: (u32, u32),
+    context: Arc<ServerContext>,
+    op_lock: RwLock<()>,
     /// For execs that are being made.
-    places: Semaphore,
+    exec_slots: Semaphore,
     /// Held for reading by each kill of init that is not answered yet.
-    kills: RwLock<()>,
+    kills_in_flight: RwLock<()>,
     state: Mutex<State>,
     oom: Mutex<Option<Oom>>,
 }
@@ -123,8 +123,8 @@ impl Container {
     /// The container is gone.
     pub async fn pids(&self) -> Result<PidsResponse> {
         let handle = self.handle()?;
-        let mut pids = match self.sandbox.pool.urgent(move || berth_runtime::ps::ps(&handle)).await {
-            Err(e) if e.kind() == Kind::NotFound && self.state().is_over() => Vec::new(),
+        let mut pids = match self.context.pool.run_urgent(move || berth_runtime::ps::ps(&handle)).await {
+            Err(e) if e.kind() == Kind::NotFound && self.state().has_exited() => Vec::new(),
             pids => pids?,
         };
         let (execs, init): (BTreeMap<_, _>, i32) = {
@@ -157,18 +157,18 @@ impl Container {
     /// The container or its cgroup is gone.
     pub fn metrics(&self) -> Result<Any> {
         let handle = self.handle()?;
-        reserve::around(|| stats::metrics(&handle))
+        fd_reserve::with_spare_fds(|| stats::metrics(&handle))
     }
 
     /// Exec: reserves the id and keeps what to run.
     ///
     /// # Errors
     /// A malformed id or process, an id that is taken, a container that takes no execs.
-    pub fn add_exec(&self, exec: &str, request: Request, spec: Option<&Any>) -> Result<()> {
+    pub fn add_exec(&self, exec: &str, request: StdioRequest, spec: Option<&Any>) -> Result<()> {
         berth_runtime::state::check_id(exec).map_err(|e| e.context(format!("exec id {exec:?}")))?;
         let json = spec.map(|any| any.value.clone()).unwrap_or_default();
         berth_runtime::bundle::parse_process(&json).map_err(|e| e.context("exec spec"))?;
-        self.change(|state| Ok(vec![state.add_exec(exec, request, json)?]))
+        self.transition(|state| Ok(vec![state.add_exec(exec, request, json)?]))
     }
 
     /// Kill. It needs no thread and no descriptor that is not there already: what ends a container must be possible when
@@ -183,22 +183,22 @@ impl Container {
         let target = {
             let state = self.state();
             // Under the lock: it ends what is being made, or finds what has been made meanwhile.
-            if ENDS_A_START.contains(&number) && state.abort(exec, number).is_some() {
+            if ABORTING_SIGNALS.contains(&number) && state.abort_exec(exec, number).is_some() {
                 return Ok(());
             }
-            state.target(exec)?
+            state.signal_target(exec)?
         };
         if !exec.is_empty() {
-            return send(&target, number);
+            return send_signal(&target, number);
         }
         let handle = self.handle()?;
         // Beside any change: a stuck create or exec is ended by this.
-        let _kill = self.kills.read().await;
+        let _kill = self.kills_in_flight.read().await;
         if !all && number != libc::SIGKILL {
-            return send(&target, number);
+            return send_signal(&target, number);
         }
         let private = handle.private_pid_namespace();
-        let killed = self.sandbox.pool.urgent(move || {
+        let killed = self.context.pool.run_urgent(move || {
             if all {
                 berth_runtime::kill::kill_all(&handle, number)
             } else {
@@ -207,7 +207,7 @@ impl Container {
         });
         match killed.await {
             // The end of a pid namespace's init ends all that is in it.
-            Err(e) if is_want(&e) && number == libc::SIGKILL && private => send(&target, number),
+            Err(e) if is_shortage(&e) && number == libc::SIGKILL && private => send_signal(&target, number),
             other => other,
         }
     }
@@ -221,13 +221,13 @@ impl Container {
         let console = {
             let mut state = self.state();
             let process = state.process_mut(exec)?;
-            if matches!(process.life, Life::Stopped) {
+            if matches!(process.phase, ProcessPhase::Stopped) {
                 return Err(precondition("cannot resize a stopped process"));
             }
             match &process.io {
                 Some(io) => io.console(),
                 None => {
-                    process.size = Some(size);
+                    process.initial_size = Some(size);
                     None
                 }
             }
@@ -254,10 +254,16 @@ impl Container {
     /// # Errors
     /// It is not running, or the freezer fails; then it runs on.
     pub async fn pause(&self) -> Result<()> {
-        let _turn = self.turn.write().await;
+        let _op = self.op_lock.write().await;
         self.state().pausing()?;
-        let frozen = self.verb(berth_runtime::pause::pause).await;
-        self.change(|state| Ok(state.paused(frozen.is_ok()).into_iter().collect()))?;
+        let frozen = self.run_verb(berth_runtime::pause::pause).await;
+        self.transition(|state| match &frozen {
+            Ok(()) => Ok(state.paused().into_iter().collect()),
+            Err(_) => {
+                state.pause_failed();
+                Ok(Vec::new())
+            }
+        })?;
         frozen
     }
 
@@ -266,10 +272,10 @@ impl Container {
     /// # Errors
     /// It is not paused, or the freezer fails.
     pub async fn resume(&self) -> Result<()> {
-        let _turn = self.turn.write().await;
+        let _op = self.op_lock.write().await;
         self.state().resuming()?;
-        self.verb(berth_runtime::pause::resume).await?;
-        self.change(|state| Ok(state.resumed().into_iter().collect()))
+        self.run_verb(berth_runtime::pause::resume).await?;
+        self.transition(|state| Ok(state.resumed().into_iter().collect()))
     }
 
     /// Update: `resources` is the JSON of `linux.resources`.
@@ -279,9 +285,9 @@ impl Container {
     pub async fn update(&self, resources: Option<&Any>) -> Result<()> {
         let json = resources.map(|any| any.value.as_slice()).unwrap_or_default();
         let resources = berth_runtime::bundle::parse_resources(json).map_err(|e| e.context("resources"))?;
-        let _turn = self.turn.write().await;
+        let _op = self.op_lock.write().await;
         self.state().updatable()?;
-        self.verb(move |handle| {
+        self.run_verb(move |handle| {
             berth_runtime::update::update(handle, &resources, berth_runtime::rdt::Update::default())
         })
         .await
@@ -290,7 +296,7 @@ impl Container {
     /// A few lines for the log.
     pub fn dump(&self) -> String {
         let state = self.state();
-        let mut text = format!("  container {}: {:?}, turn {}\n", self.id, Brief(state.phase()), self.turn_text());
+        let mut text = format!("  container {}: {}, op lock {}\n", self.id, state.phase().name(), self.op_lock_state());
         for (id, process) in state.processes() {
             let id = if id.is_empty() { "init" } else { id };
             let _ = writeln!(text, "    {id}: pid {}, {:?}, exit {:?}", process.pid, process.status(), process.exit());
@@ -298,8 +304,8 @@ impl Container {
         text
     }
 
-    fn turn_text(&self) -> &'static str {
-        if self.turn.try_write().is_ok() { "free" } else { "taken" }
+    fn op_lock_state(&self) -> &'static str {
+        if self.op_lock.try_write().is_ok() { "free" } else { "taken" }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -307,12 +313,12 @@ impl Container {
     }
 
     /// Makes a move and queues its events before anyone can make the next one.
-    fn change(&self, step: impl FnOnce(&mut State) -> Result<Vec<Event>>) -> Result<()> {
+    fn transition(&self, step: impl FnOnce(&mut State) -> Result<Vec<Event>>) -> Result<()> {
         let mut state = self.state();
         for event in step(&mut state)? {
-            self.sandbox.context.publisher.send(event);
+            self.context.publisher.send(event);
         }
-        self.sandbox.pool.rest.disturb();
+        self.context.pool.idle_trim.poke();
         Ok(())
     }
 
@@ -321,36 +327,18 @@ impl Container {
     }
 
     /// Runs a verb that changes something on the pool.
-    async fn verb<T: Send + 'static>(
+    async fn run_verb<T: Send + 'static>(
         &self,
         verb: impl FnOnce(&berth_runtime::state::Container) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let handle = self.handle()?;
-        let flight = self.sandbox.pool.children.flight();
-        self.sandbox.pool.change(&flight, move || verb(&handle)).await
-    }
-}
-
-/// A phase without what it carries.
-struct Brief<'a>(&'a Phase);
-
-impl std::fmt::Debug for Brief<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self.0 {
-            Phase::Creating => "creating",
-            Phase::Created { .. } => "created",
-            Phase::Starting => "starting",
-            Phase::Running => "running",
-            Phase::Pausing => "pausing",
-            Phase::Paused => "paused",
-            Phase::Stopped => "stopped",
-            Phase::Deleted => "deleted",
-        })
+        let spawning = self.context.pool.children.begin_spawn();
+        self.context.pool.run(&spawning, move || verb(&handle)).await
     }
 }
 
 /// A signal to a process that is held by its pidfd.
-fn send(pidfd: &OwnedFd, signal: i32) -> Result<()> {
+fn send_signal(pidfd: &OwnedFd, signal: i32) -> Result<()> {
     sys::signal(pidfd.as_fd(), signal).map_err(|e| match e.errno() {
         Some(libc::ESRCH) => finished(),
         _ => e,
@@ -358,7 +346,7 @@ fn send(pidfd: &OwnedFd, signal: i32) -> Result<()> {
 }
 
 /// What is gone is gone, however the kernel puts it.
-fn missing_is_fine(result: Result<()>) -> Result<()> {
+fn ignore_not_found(result: Result<()>) -> Result<()> {
     match result {
         Err(e) if e.kind() == Kind::NotFound => Ok(()),
         other => other,

@@ -15,18 +15,18 @@ use berth_runtime::{
 use oci_spec::runtime::Process as Spec;
 use tokio::{io::Interest, time::timeout};
 
-use super::{Container, state::Born};
+use super::{Container, state::NewProcess};
 use crate::{
     abort::Abort,
     console,
-    error::{exec_failed, start_failed},
-    io::{self, Prepared, uri::Request},
-    reap, sys,
+    error::{exec_failed, shutting_down, start_failed},
+    io::{self, Prepared, uri::StdioRequest},
+    sys,
     watch::watch,
 };
 
 /// How long an init that could not be started may take to be collected.
-const DIE: Duration = Duration::from_secs(2);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Container {
     /// Starts init for the empty id, else an exec; gives its pid.
@@ -38,14 +38,14 @@ impl Container {
     }
 
     async fn start_init(&self) -> Result<u32> {
-        let _turn = self.turn.write().await;
+        let _op = self.op_lock.write().await;
         let barrier = self.state().starting()?;
         let result = self.release(barrier).await;
-        self.change(|state| Ok(state.started(result.is_ok())))?;
+        self.transition(|state| Ok(if result.is_ok() { state.started() } else { state.start_failed() }))?;
         if let Err(e) = result {
             // Init is on its way out, and a client deletes what it could not start: let it find that stopped.
             let waiter = self.waiter("")?;
-            let _ = timeout(DIE, waiter.exit()).await;
+            let _ = timeout(EXIT_TIMEOUT, waiter.exit()).await;
             return Err(start_failed(e));
         }
         self.pid("")
@@ -60,16 +60,16 @@ impl Container {
         let _ready = watch.readable().await.context("poll init's channel")?;
         if start::has_agent(&handle) {
             let (handle, channel) = (handle.clone(), barrier.try_clone().context("dup init's channel")?);
-            let flight = self.sandbox.pool.children.flight();
-            self.sandbox.pool.change(&flight, move || start::outcome(&handle, channel.as_fd())).await?;
+            let spawning = self.context.pool.children.begin_spawn();
+            self.context.pool.run(&spawning, move || start::outcome(&handle, channel.as_fd())).await?;
         } else {
             start::outcome(&handle, barrier.as_fd())?;
         }
         if !start::has_poststart(&handle) {
             return Ok(());
         }
-        let flight = self.sandbox.pool.children.flight();
-        self.sandbox.pool.change(&flight, move || start::poststart(&handle)).await
+        let spawning = self.context.pool.children.begin_spawn();
+        self.context.pool.run(&spawning, move || start::poststart(&handle)).await
     }
 
     async fn start_exec(self: &Arc<Self>, exec: &str) -> Result<u32> {
@@ -81,7 +81,7 @@ impl Container {
                 Ok(pid.cast_unsigned())
             }
             Err(e) => {
-                self.change(|state| Ok(state.exec_started(exec, None)))?;
+                self.transition(|state| Ok(state.exec_start_failed(exec)))?;
                 Err(exec_failed(if abort.signal().is_some() { abort.error() } else { e }))
             }
         }
@@ -92,7 +92,7 @@ impl Container {
         self: &Arc<Self>,
         exec: &str,
         spec: &[u8],
-        request: Request,
+        request: StdioRequest,
         abort: &Arc<Abort>,
     ) -> Result<(i32, Arc<OwnedFd>)> {
         let mut spec = berth_runtime::bundle::parse_process(spec)?;
@@ -101,35 +101,35 @@ impl Container {
         // turn is taken last.
         let ready = async {
             let prepared = self.open(exec, request).await?;
-            let place = self.places.acquire().await.map_err(|_| reap::cut_off())?;
-            Ok::<_, berth_runtime::Error>((prepared, place, self.turn.read().await))
+            let slot = self.exec_slots.acquire().await.map_err(|_| shutting_down())?;
+            Ok::<_, berth_runtime::Error>((prepared, slot, self.op_lock.read().await))
         };
-        let (mut prepared, _place, _turn) = tokio::select! {
+        let (mut prepared, _slot, _op) = tokio::select! {
             biased;
             () = abort.sent() => return Err(abort.error()),
             ready = ready => ready?,
         };
         self.state().exec_starting(exec)?;
-        if let Some(size) = self.state().process(exec)?.size {
+        if let Some(size) = self.state().process(exec)?.initial_size {
             spec.set_console_size(console::spec(size));
         }
         let (stdio, handle, aborted) = (prepared.take_child(), self.handle()?, abort.clone());
-        let flight = self.sandbox.pool.children.flight();
+        let spawning = self.context.pool.children.begin_spawn();
         let run = move || execute(&handle, &spec, stdio, &aborted);
-        let Execed { pid, pidfd, console } = self.sandbox.pool.change(&flight, run).await?;
-        self.sandbox.pool.children.adopt(&flight, pid);
-        drop(flight);
+        let Execed { pid, pidfd, console } = self.context.pool.run(&spawning, run).await?;
+        self.context.pool.children.register(&spawning, pid);
+        drop(spawning);
         let pidfd = Arc::new(pidfd);
-        let io = match prepared.begin(console) {
+        let io = match prepared.attach(console) {
             Ok(io) => io,
             Err(e) => {
-                self.watch_undone(pidfd, pid);
+                self.kill_and_reap(pidfd, pid);
                 return Err(e);
             }
         };
-        let born = Born { pid, pidfd: pidfd.clone(), io };
-        self.change(|state| {
-            let events = state.exec_started(exec, Some(born));
+        let new = NewProcess { pid, pidfd: pidfd.clone(), io };
+        self.transition(|state| {
+            let events = state.exec_started(exec, new);
             if let Some(signal) = abort.signal() {
                 // It came too late to keep the process from being made.
                 let _ = sys::signal(pidfd.as_fd(), signal);
@@ -141,10 +141,10 @@ impl Container {
 
     /// Opens an exec's stdio. Once it has begun that goes on to its end, whoever waits: a logging program that was just
     /// started must find its owner.
-    async fn open(self: &Arc<Self>, exec: &str, request: Request) -> Result<Prepared> {
-        let (container, identity) = (self.clone(), self.identity(exec));
-        let opening = async move { io::prepare(&request, &identity, &container.sandbox.pool).await };
-        tokio::spawn(opening).await.map_err(|_| reap::cut_off())?
+    async fn open(self: &Arc<Self>, exec: &str, request: StdioRequest) -> Result<Prepared> {
+        let (container, owner) = (self.clone(), self.stdio_owner(exec));
+        let opening = async move { io::prepare(&request, &owner, &container.context.pool).await };
+        tokio::spawn(opening).await.map_err(|_| shutting_down())?
     }
 }
 

@@ -1,9 +1,9 @@
-//! Frames of ttrpc that are too large, answered as containerd's own shims answer them: RESOURCE_EXHAUSTED, and the
+//! FrameFilter of ttrpc that are too large, answered as containerd's own shims answer them: RESOURCE_EXHAUSTED, and the
 //! connection lives on. The server that is built on this would say INVALID_ARGUMENT, which a client takes for a fault of
 //! its request and does not send in parts.
 //!
 //! ```text
-//! client ──frames──> Frames ──frames──> server      one of more than 4 MiB: read, thrown away, and in its place a
+//! client ──frames──> FrameFilter ──frames──> server      one of more than 4 MiB: read, thrown away, and in its position a
 //!                                                   call of a service that answers every call in this way
 //! ```
 
@@ -28,41 +28,41 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// The service that refuses, and its one call.
 const REFUSAL: (&str, &str) = ("berth.Frames", "TooLarge");
 /// How much of an unwanted frame is read at a time, in bytes.
-const PIECE: usize = 4096;
+const DISCARD_CHUNK: usize = 4096;
 
 /// A connection.
 #[derive(Debug)]
-pub struct Frames<S> {
+pub struct FrameFilter<S> {
     inner: S,
-    place: Place,
+    position: Position,
     /// What is to be handed on before anything is read, from the index on.
-    out: (Vec<u8>, usize),
+    pending: (Vec<u8>, usize),
 }
 
 /// Where in the stream the next byte is.
 #[derive(Debug)]
-enum Place {
+enum Position {
     /// In a header, so much of which was read.
     Header([u8; MESSAGE_HEADER_LENGTH], usize),
     /// In a payload with so many bytes to come.
     Payload(usize),
     /// In one that is not wanted, with so many bytes to come; the header to hand on afterwards, and how long it was.
-    Unwanted { left: usize, header: [u8; MESSAGE_HEADER_LENGTH], length: usize },
+    Oversized { left: usize, header: [u8; MESSAGE_HEADER_LENGTH], length: usize },
 }
 
-const BETWEEN: Place = Place::Header([0; MESSAGE_HEADER_LENGTH], 0);
+const BETWEEN: Position = Position::Header([0; MESSAGE_HEADER_LENGTH], 0);
 
-impl<S> Frames<S> {
+impl<S> FrameFilter<S> {
     /// One that has just been accepted.
     pub fn new(inner: S) -> Self {
-        Self { inner, place: BETWEEN, out: (Vec::new(), 0) }
+        Self { inner, position: BETWEEN, pending: (Vec::new(), 0) }
     }
 }
 
-impl<S: AsyncRead + Unpin> Frames<S> {
+impl<S: AsyncRead + Unpin> FrameFilter<S> {
     /// Hands on what is waiting; whether there was any.
-    fn hand_on(&mut self, buf: &mut ReadBuf<'_>) -> bool {
-        let (bytes, from) = &mut self.out;
+    fn copy_pending(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+        let (bytes, from) = &mut self.pending;
         let rest = bytes.get(*from..).unwrap_or_default();
         let part = rest.get(..rest.len().min(buf.remaining())).unwrap_or_default();
         buf.put_slice(part);
@@ -72,19 +72,19 @@ impl<S: AsyncRead + Unpin> Frames<S> {
 
     /// Reads on in the header or in an unwanted payload; false at the end of the stream.
     fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let mut piece = [0; PIECE];
-        let want = match &self.place {
-            Place::Header(_, have) => MESSAGE_HEADER_LENGTH - have,
-            Place::Payload(left) | Place::Unwanted { left, .. } => *left,
+        let mut chunk = [0; DISCARD_CHUNK];
+        let want = match &self.position {
+            Position::Header(_, have) => MESSAGE_HEADER_LENGTH - have,
+            Position::Payload(left) | Position::Oversized { left, .. } => *left,
         };
-        let mut piece = ReadBuf::new(piece.get_mut(..want.min(PIECE)).unwrap_or_default());
-        ready!(Pin::new(&mut self.inner).poll_read(context, &mut piece))?;
-        let got = piece.filled();
+        let mut chunk = ReadBuf::new(chunk.get_mut(..want.min(DISCARD_CHUNK)).unwrap_or_default());
+        ready!(Pin::new(&mut self.inner).poll_read(context, &mut chunk))?;
+        let got = chunk.filled();
         if got.is_empty() {
             return Poll::Ready(Ok(false));
         }
-        match &mut self.place {
-            Place::Header(bytes, have) => {
+        match &mut self.position {
+            Position::Header(bytes, have) => {
                 for (to, from) in bytes.iter_mut().skip(*have).zip(got) {
                     *to = *from;
                 }
@@ -94,12 +94,12 @@ impl<S: AsyncRead + Unpin> Frames<S> {
                     self.begin(header);
                 }
             }
-            Place::Payload(_) => {}
-            Place::Unwanted { left, header, length } => {
+            Position::Payload(_) => {}
+            Position::Oversized { left, header, length } => {
                 *left -= got.len();
                 if *left == 0 {
-                    self.out = (refusal(*header, *length), 0);
-                    self.place = BETWEEN;
+                    self.pending = (refusal_frame(*header, *length), 0);
+                    self.position = BETWEEN;
                 }
             }
         }
@@ -110,20 +110,20 @@ impl<S: AsyncRead + Unpin> Frames<S> {
     fn begin(&mut self, header: [u8; MESSAGE_HEADER_LENGTH]) {
         let length = header.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
         let length = usize::try_from(length).unwrap_or(usize::MAX);
-        self.place = match length {
-            _ if length > MESSAGE_LENGTH_MAX => Place::Unwanted { left: length, header, length },
+        self.position = match length {
+            _ if length > MESSAGE_LENGTH_MAX => Position::Oversized { left: length, header, length },
             _ => {
-                self.out.0.clear();
-                self.out.0.extend(header);
-                self.out.1 = 0;
-                if length == 0 { BETWEEN } else { Place::Payload(length) }
+                self.pending.0.clear();
+                self.pending.0.extend(header);
+                self.pending.1 = 0;
+                if length == 0 { BETWEEN } else { Position::Payload(length) }
             }
         };
     }
 }
 
 /// The frame that stands for one that was too large: a call of the refusing service in the same stream.
-fn refusal(header: [u8; MESSAGE_HEADER_LENGTH], length: usize) -> Vec<u8> {
+fn refusal_frame(header: [u8; MESSAGE_HEADER_LENGTH], length: usize) -> Vec<u8> {
     let mut request = Request::new();
     (request.service, request.method) = (REFUSAL.0.into(), REFUSAL.1.into());
     request.payload = length.to_string().into_bytes();
@@ -156,13 +156,13 @@ impl MethodHandler for Refuse {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for FrameFilter<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
-            if buf.remaining() == 0 || self.hand_on(buf) {
+            if buf.remaining() == 0 || self.copy_pending(buf) {
                 return Poll::Ready(Ok(()));
             }
-            let Place::Payload(left) = self.place else {
+            let Position::Payload(left) = self.position else {
                 if ready!(self.poll_step(context))? {
                     continue;
                 }
@@ -172,13 +172,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
             ready!(Pin::new(&mut self.inner).poll_read(context, &mut part))?;
             let got = part.filled().len();
             buf.advance(got);
-            self.place = if got == left { BETWEEN } else { Place::Payload(left - got) };
+            self.position = if got == left { BETWEEN } else { Position::Payload(left - got) };
             return Poll::Ready(Ok(()));
         }
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for FrameFilter<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(context, bytes)
     }

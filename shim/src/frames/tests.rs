@@ -22,7 +22,7 @@ fn seen(sent: &[u8], write: usize) -> Vec<u8> {
             }
         });
         let mut seen = Vec::new();
-        Frames::new(ours).read_to_end(&mut seen).await.unwrap();
+        FrameFilter::new(ours).read_to_end(&mut seen).await.unwrap();
         seen
     })
 }
@@ -45,7 +45,7 @@ fn one_that_is_too_large_becomes_a_call_that_is_refused() {
         let seen = seen(&sent, write);
         let rest = seen.strip_prefix(&*frame(1, 5)).unwrap().strip_suffix(&*frame(5, 5)).unwrap();
         let header: [u8; MESSAGE_HEADER_LENGTH] = *rest.first_chunk().unwrap();
-        assert_eq!(rest, refusal(header, large));
+        assert_eq!(rest, refusal_frame(header, large));
         assert_eq!(header[4..8], 3_u32.to_be_bytes());
         let request = Request::parse_from_bytes(&rest[MESSAGE_HEADER_LENGTH..]).unwrap();
         assert_eq!((request.service.as_str(), request.payload), (REFUSAL.0, large.to_string().into_bytes()));

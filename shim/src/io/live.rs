@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{
     logger::Logger,
-    pump::{Kind, Link},
+    pump::{Kind, Pump},
     tail::Tail,
 };
 
@@ -45,13 +45,13 @@ pub struct Io {
     writer: Mutex<Option<OwnedFd>>,
     streams: Mutex<Vec<Stream>>,
     outputs: watch::Sender<Outputs>,
-    gone: watch::Sender<bool>,
+    exited: watch::Sender<bool>,
     linger: Mutex<Option<AbortHandle>>,
     console: Mutex<Option<Arc<OwnedFd>>>,
     logger: Option<Logger>,
 }
 
-/// What the process's stdio has beside its links.
+/// What the process's stdio has beside its pumps.
 #[derive(Debug)]
 pub(super) struct Streams {
     pub writer: Option<OwnedFd>,
@@ -75,25 +75,25 @@ struct Stream {
 
 #[derive(Clone, Debug)]
 enum Stage {
-    Copying(Arc<Link>),
+    Copying(Arc<Pump>),
     Tail(Arc<Tail>),
 }
 
 impl Io {
-    pub(super) fn begin(links: Vec<Arc<Link>>, streams: Streams) -> Arc<Self> {
+    pub(super) fn start(pumps: Vec<Arc<Pump>>, streams: Streams) -> Arc<Self> {
         let Streams { writer, console, logger } = streams;
-        let count = links.iter().filter(|link| link.kind() != Kind::Input).count();
+        let count = pumps.iter().filter(|pump| pump.kind() != Kind::Input).count();
         let io = Arc::new(Self {
             writer: Mutex::new(writer),
             streams: Mutex::default(),
             outputs: watch::Sender::new(Outputs { copied: count, read: count }),
-            gone: watch::Sender::new(false),
+            exited: watch::Sender::new(false),
             linger: Mutex::default(),
             console: Mutex::new(console),
             logger,
         });
-        for (number, link) in links.into_iter().enumerate() {
-            io.spawn(number, link);
+        for (number, pump) in pumps.into_iter().enumerate() {
+            io.spawn(number, pump);
         }
         io
     }
@@ -110,10 +110,10 @@ impl Io {
 
     /// The process has exited: what comes on its stdin is thrown away, and a terminal ends when all that was written to
     /// it is copied.
-    pub fn process_gone(self: &Arc<Self>) {
+    pub fn process_exited(self: &Arc<Self>) {
         self.end(&[Kind::Input, Kind::Terminal]);
         self.close_stdin();
-        if !self.gone.send_replace(true) && !lock(&self.streams).is_empty() {
+        if !self.exited.send_replace(true) && !lock(&self.streams).is_empty() {
             let io = self.clone();
             let task = tokio::spawn(async move { io.linger(LINGER).await });
             *lock(&self.linger) = Some(task.abort_handle());
@@ -163,45 +163,45 @@ impl Io {
         }
     }
 
-    fn spawn(self: &Arc<Self>, number: usize, link: Arc<Link>) {
-        // Registered under the lock, so that even a link that ends at once finds itself in the list.
+    fn spawn(self: &Arc<Self>, number: usize, pump: Arc<Pump>) {
+        // Registered under the lock, so that even a pump that ends at once finds itself in the list.
         let mut streams = lock(&self.streams);
-        let stage = Stage::Copying(link.clone());
+        let stage = Stage::Copying(pump.clone());
         let io = self.clone();
         let task = tokio::spawn(async move {
-            link.run().await;
-            match link.kind() {
-                Kind::Input => io.throw_away(number, link).await,
-                _ => io.give_end(number, link).await,
+            pump.run().await;
+            match pump.kind() {
+                Kind::Input => io.discard_input(number, pump).await,
+                _ => io.finish_output(number, pump).await,
             }
         });
         streams.push(Stream { number, stage, task });
     }
 
     /// Nobody reads the input any more: it is read and thrown away, so that a client neither fails nor hangs.
-    async fn throw_away(self: &Arc<Self>, number: usize, input: Arc<Link>) {
-        let leftover = input.leftover();
-        self.advance(number, Stage::Copying(leftover.clone()));
+    async fn discard_input(self: &Arc<Self>, number: usize, input: Arc<Pump>) {
+        let rest = input.discard_rest();
+        self.advance(number, Stage::Copying(rest.clone()));
         // With this goes the process's end: it sees the end of its input.
         drop(input);
-        leftover.run().await;
+        rest.run().await;
         // Where only the reader could be had, it has run to an end, and stays open.
     }
 
     /// All of an output is copied.
-    async fn give_end(self: &Arc<Self>, number: usize, link: Arc<Link>) {
-        if link.kind() == Kind::Terminal {
+    async fn finish_output(self: &Arc<Self>, number: usize, pump: Arc<Pump>) {
+        if pump.kind() == Kind::Terminal {
             lock(&self.console).take();
         }
-        let _ = self.gone.subscribe().wait_for(|&gone| gone).await;
-        let Some(tail) = link.unread().map(Arc::new) else {
+        let _ = self.exited.subscribe().wait_for(|&exited| exited).await;
+        let Some(tail) = pump.unread().map(Arc::new) else {
             self.forget(number);
-            drop(link);
+            drop(pump);
             return self.count(1, 1);
         };
         self.advance(number, Stage::Tail(tail.clone()));
-        drop(link);
-        tail.look();
+        drop(pump);
+        tail.become_reader();
         self.count(1, 0);
         tail.read_out().await;
         self.forget(number);
@@ -228,10 +228,10 @@ impl Io {
 
     fn end(&self, kinds: &[Kind]) {
         for stream in &*lock(&self.streams) {
-            if let Stage::Copying(link) = &stream.stage
-                && kinds.contains(&link.kind())
+            if let Stage::Copying(pump) = &stream.stage
+                && kinds.contains(&pump.kind())
             {
-                link.end();
+                pump.end();
             }
         }
     }

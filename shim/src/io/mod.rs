@@ -1,11 +1,11 @@
 //! The stdio of one process: what a client named, made into descriptors for the process, and the copying between them.
 //!
 //! ```text
-//! process --pipe--> Link --> fifo (both ends held) --> client        stdout, stderr
-//! process --pipe--> Link --> file                                    file://
+//! process --pipe--> Pump --> fifo (both ends held) --> client        stdout, stderr
+//! process --pipe--> Pump --> file                                    file://
 //! process --pipe--> logging program                                  binary://, nothing copied
-//! client --> fifo (own writer held until CloseIO) --> Link --> pipe --> process
-//! process --tty--> master --> Link --> fifo, file or program;  fifo --> Link --> master
+//! client --> fifo (own writer held until CloseIO) --> Pump --> pipe --> process
+//! process --tty--> master --> Pump --> fifo, file or program;  fifo --> Pump --> master
 //! ```
 //! The process is given pipes, not the fifos themselves, because only so can the shim end the client's stream when a
 //! grandchild holds the pipe for ever; because the pipe belongs to the container's user and can be opened again as
@@ -35,14 +35,14 @@ use self::{
     fifo::{Input, Output},
     live::Streams,
     logger::Logger,
-    pump::{Kind, Link, Sink},
-    uri::{Request, Target},
+    pump::{Kind, Pump, Sink},
+    uri::{OutputTarget, StdioRequest},
 };
-use crate::pool::Pool;
+use crate::{error::shutting_down, pool::Pool};
 
 /// Whose stdio it is: what a logging program is told, and who shall own the pipes.
 #[derive(Clone, Debug)]
-pub struct Identity {
+pub struct StdioOwner {
     /// The container's or exec's id.
     pub id: String,
     /// containerd's namespace.
@@ -75,7 +75,7 @@ struct Wiring {
 ///
 /// # Errors
 /// What cannot be opened, by path; nothing is left.
-pub async fn prepare(request: &Request, identity: &Identity, pool: &Pool) -> Result<Prepared> {
+pub async fn prepare(request: &StdioRequest, owner: &StdioOwner, pool: &Pool) -> Result<Prepared> {
     if request.is_null() && !request.terminal {
         return Ok(Prepared { child: Stdio::Null, wiring: Wiring::default() });
     }
@@ -90,13 +90,13 @@ pub async fn prepare(request: &Request, identity: &Identity, pool: &Pool) -> Res
     };
     let child = if request.terminal {
         wiring.stdin = stdin.and_then(|s| s.ok()).map(|reader| (reader, None));
-        let sink = wiring.terminal_sink(request, identity, pool).await?;
+        let sink = wiring.terminal_sink(request, owner, pool).await?;
         wiring.outputs.push((None, sink));
         Stdio::Null
     } else {
         let stdin = match stdin {
             Some(Ok(reader)) => {
-                let (child, ours) = owned_pipe(identity)?;
+                let (child, ours) = owned_pipe(owner)?;
                 fcntl_setfl(&ours, OFlags::NONBLOCK).context("set up stdin")?;
                 wiring.stdin = Some((reader, Some(ours)));
                 child
@@ -107,7 +107,7 @@ pub async fn prepare(request: &Request, identity: &Identity, pool: &Pool) -> Res
             }
             None => null()?,
         };
-        let [stdout, stderr] = wiring.output_pair(request, identity, pool).await?;
+        let [stdout, stderr] = wiring.output_pair(request, owner, pool).await?;
         Stdio::Fds([stdin, stdout, stderr])
     };
     Ok(Prepared { child, wiring })
@@ -115,27 +115,27 @@ pub async fn prepare(request: &Request, identity: &Identity, pool: &Pool) -> Res
 
 impl Wiring {
     /// stdout and stderr for a process without a terminal.
-    async fn output_pair(&mut self, request: &Request, identity: &Identity, pool: &Pool) -> Result<[OwnedFd; 2]> {
+    async fn output_pair(&mut self, request: &StdioRequest, owner: &StdioOwner, pool: &Pool) -> Result<[OwnedFd; 2]> {
         match request.target()? {
-            Target::Paths { stdout, stderr } => {
+            OutputTarget::Paths { stdout, stderr } => {
                 let mut pair = Vec::with_capacity(2);
                 for path in [stdout, stderr] {
                     pair.push(match path {
-                        Some(path) => self.piped(sink(fifo::open_output(&path, fifo::PATIENCE).await?), identity)?,
+                        Some(path) => self.piped(sink(fifo::open_output(&path, fifo::CLIENT_TIMEOUT).await?), owner)?,
                         None => null()?,
                     });
                 }
-                pair.try_into().map_err(|_| crate::reap::cut_off())
+                pair.try_into().map_err(|_| shutting_down())
             }
-            Target::File(path) => {
+            OutputTarget::File(path) => {
                 let file = log_file(path, pool).await?;
                 let again = file.try_clone().context("duplicate log file")?;
-                Ok([self.piped(Sink::Append(file), identity)?, self.piped(Sink::Append(again), identity)?])
+                Ok([self.piped(Sink::Append(file), owner)?, self.piped(Sink::Append(again), owner)?])
             }
-            Target::Logger(program) => {
-                let (logger, ends) = Logger::start(&program, &identity.id, &identity.namespace, pool).await?;
-                own(&ends.stdout, identity)?;
-                own(&ends.stderr, identity)?;
+            OutputTarget::Logger(program) => {
+                let (logger, ends) = Logger::start(&program, &owner.id, &owner.namespace, pool).await?;
+                own(&ends.stdout, owner)?;
+                own(&ends.stderr, owner)?;
                 self.logger = Some(logger);
                 Ok([ends.stdout, ends.stderr])
             }
@@ -143,13 +143,15 @@ impl Wiring {
     }
 
     /// Where a terminal's output goes.
-    async fn terminal_sink(&mut self, request: &Request, identity: &Identity, pool: &Pool) -> Result<Sink> {
+    async fn terminal_sink(&mut self, request: &StdioRequest, owner: &StdioOwner, pool: &Pool) -> Result<Sink> {
         Ok(match request.target()? {
-            Target::Paths { stdout: Some(path), .. } => sink(fifo::open_output(&path, fifo::PATIENCE).await?),
-            Target::Paths { stdout: None, .. } => Sink::Nowhere,
-            Target::File(path) => Sink::Append(log_file(path, pool).await?),
-            Target::Logger(program) => {
-                let (logger, ends) = Logger::start(&program, &identity.id, &identity.namespace, pool).await?;
+            OutputTarget::Paths { stdout: Some(path), .. } => {
+                sink(fifo::open_output(&path, fifo::CLIENT_TIMEOUT).await?)
+            }
+            OutputTarget::Paths { stdout: None, .. } => Sink::Nowhere,
+            OutputTarget::File(path) => Sink::Append(log_file(path, pool).await?),
+            OutputTarget::Logger(program) => {
+                let (logger, ends) = Logger::start(&program, &owner.id, &owner.namespace, pool).await?;
                 fcntl_setfl(&ends.stdout, OFlags::NONBLOCK).context("set up logging pipe")?;
                 self.logger = Some(logger);
                 Sink::Pipe(ends.stdout.into())
@@ -158,8 +160,8 @@ impl Wiring {
     }
 
     /// A pipe whose read end is copied to `sink`; gives the write end.
-    fn piped(&mut self, sink: Sink, identity: &Identity) -> Result<OwnedFd> {
-        let (ours, child) = owned_pipe(identity)?;
+    fn piped(&mut self, sink: Sink, owner: &StdioOwner) -> Result<OwnedFd> {
+        let (ours, child) = owned_pipe(owner)?;
         fcntl_setfl(&ours, OFlags::NONBLOCK).context("set up output")?;
         self.outputs.push((Some(ours), sink));
         Ok(child)
@@ -184,9 +186,9 @@ impl Prepared {
     ///
     /// # Errors
     /// A descriptor that cannot be set up.
-    pub fn begin(self, console: Option<OwnedFd>) -> Result<Arc<Io>> {
+    pub fn attach(self, console: Option<OwnedFd>) -> Result<Arc<Io>> {
         let Wiring { stdin, writer, outputs, logger } = self.wiring;
-        let mut links = Vec::with_capacity(3);
+        let mut pumps = Vec::with_capacity(3);
         if let Some(master) = &console {
             fcntl_setfl(master, OFlags::NONBLOCK).context("set up terminal")?;
         }
@@ -195,21 +197,21 @@ impl Prepared {
         for (from, sink) in outputs {
             let kind = if from.is_some() { Kind::Output } else { Kind::Terminal };
             if let Some(from) = from.map(Arc::new).or_else(|| console.clone()) {
-                links.push(Link::new(kind, from, sink));
+                pumps.push(Pump::new(kind, from, sink));
             }
         }
         if let Some((from, to)) = stdin
             && let Some(to) = to.map(Arc::new).or_else(|| console.clone())
         {
-            links.push(Link::new(Kind::Input, from, Sink::Pipe(to)));
+            pumps.push(Pump::new(Kind::Input, from, Sink::Pipe(to)));
         }
-        Ok(Io::begin(links, Streams { writer, console, logger }))
+        Ok(Io::start(pumps, Streams { writer, console, logger }))
     }
 }
 
 /// Opens a log file where its disk may be slow.
 async fn log_file(path: PathBuf, pool: &Pool) -> Result<OwnedFd> {
-    pool.change(&pool.children.flight(), move || fifo::open_file(&path)).await
+    pool.run(&pool.children.begin_spawn(), move || fifo::open_file(&path)).await
 }
 
 fn sink(output: Output) -> Sink {
@@ -220,14 +222,14 @@ fn sink(output: Output) -> Sink {
 }
 
 /// A pipe that belongs to the container's root, so that a process there may open /dev/stdout again.
-fn owned_pipe(identity: &Identity) -> Result<(OwnedFd, OwnedFd)> {
+fn owned_pipe(owner: &StdioOwner) -> Result<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC).context("make a pipe")?;
-    own(&read, identity)?;
+    own(&read, owner)?;
     Ok((read, write))
 }
 
-fn own(pipe: &OwnedFd, identity: &Identity) -> Result<()> {
-    let (uid, gid) = identity.owner;
+fn own(pipe: &OwnedFd, owner: &StdioOwner) -> Result<()> {
+    let (uid, gid) = owner.owner;
     if (uid, gid) == (0, 0) {
         return Ok(());
     }

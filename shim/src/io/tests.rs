@@ -12,8 +12,8 @@ use crate::testing::{Scratch, pty, runtime};
 
 const SOON: Duration = Duration::from_secs(60);
 
-fn identity() -> Identity {
-    Identity { id: "c".into(), namespace: "ns".into(), owner: (0, 0) }
+fn owner() -> StdioOwner {
+    StdioOwner { id: "c".into(), namespace: "ns".into(), owner: (0, 0) }
 }
 
 fn text(path: &Path) -> String {
@@ -65,9 +65,9 @@ fn open_fds() -> usize {
 #[test]
 fn nothing_named_is_dev_null() {
     runtime().block_on(async {
-        let prepared = prepare(&Request::default(), &identity(), &Pool::default()).await.unwrap();
+        let prepared = prepare(&StdioRequest::default(), &owner(), &Pool::default()).await.unwrap();
         assert!(matches!(prepared.child, Stdio::Null));
-        let io = prepared.begin(None).unwrap();
+        let io = prepared.attach(None).unwrap();
         assert!(io.drained(SOON).await);
     });
 }
@@ -77,16 +77,16 @@ fn both_outputs_arrive_and_end_with_the_last_writer() {
     let dir = Scratch::new();
     let (out, err) = (dir.fifo("out"), dir.fifo("err"));
     let (out_reader, err_reader) = (dir.reader(&out), dir.reader(&err));
-    let request = Request { stdout: text(&out), stderr: text(&err), ..Request::default() };
+    let request = StdioRequest { stdout: text(&out), stderr: text(&err), ..StdioRequest::default() };
     runtime().block_on(async {
-        let mut prepared = prepare(&request, &identity(), &Pool::default()).await.unwrap();
+        let mut prepared = prepare(&request, &owner(), &Pool::default()).await.unwrap();
         let [_, stdout, stderr] = fds(&mut prepared);
-        let io = prepared.begin(None).unwrap();
+        let io = prepared.attach(None).unwrap();
         let grandchild = stdout.try_clone().unwrap();
         write(&stdout, b"to stdout");
         write(&stderr, b"to stderr");
         drop((stdout, stderr));
-        io.process_gone();
+        io.process_exited();
         assert!(!io.drained(Duration::from_millis(20)).await, "a grandchild still holds stdout");
         write(&grandchild, b", and more");
         drop(grandchild);
@@ -101,11 +101,11 @@ fn close_ends_the_clients_stream_though_a_grandchild_holds_the_pipe() {
     let dir = Scratch::new();
     let out = dir.fifo("out");
     let reader = dir.reader(&out);
-    let request = Request { stdout: text(&out), ..Request::default() };
+    let request = StdioRequest { stdout: text(&out), ..StdioRequest::default() };
     runtime().block_on(async {
-        let mut prepared = prepare(&request, &identity(), &Pool::default()).await.unwrap();
+        let mut prepared = prepare(&request, &owner(), &Pool::default()).await.unwrap();
         let [_, stdout, _] = fds(&mut prepared);
-        let io = prepared.begin(None).unwrap();
+        let io = prepared.attach(None).unwrap();
         write(&stdout, b"x");
         tokio::task::yield_now().await;
         io.drained(Duration::from_millis(20)).await;
@@ -120,17 +120,17 @@ fn a_restarted_reader_gets_what_was_written_meanwhile() {
     let dir = Scratch::new();
     let out = dir.fifo("out");
     let reader = dir.reader(&out);
-    let request = Request { stdout: text(&out), ..Request::default() };
+    let request = StdioRequest { stdout: text(&out), ..StdioRequest::default() };
     runtime().block_on(async {
-        let mut prepared = prepare(&request, &identity(), &Pool::default()).await.unwrap();
+        let mut prepared = prepare(&request, &owner(), &Pool::default()).await.unwrap();
         let [_, stdout, _] = fds(&mut prepared);
-        let io = prepared.begin(None).unwrap();
+        let io = prepared.attach(None).unwrap();
         drop(reader);
         write(&stdout, &[b'y'; 40_000]);
         tokio::time::sleep(Duration::from_millis(20)).await;
         let reader = dir.reader(&out);
         drop(stdout);
-        io.process_gone();
+        io.process_exited();
         assert_eq!(timeout(SOON, read_to_end(reader)).await.unwrap().len(), 40_000);
         assert!(io.drained(SOON).await);
     });
@@ -140,12 +140,12 @@ fn a_restarted_reader_gets_what_was_written_meanwhile() {
 fn stdin_ends_by_close_io_and_not_by_a_client_that_leaves() {
     let dir = Scratch::new();
     let stdin = dir.fifo("in");
-    let request = Request { stdin: text(&stdin), ..Request::default() };
+    let request = StdioRequest { stdin: text(&stdin), ..StdioRequest::default() };
     runtime().block_on(async {
-        let mut prepared = prepare(&request, &identity(), &Pool::default()).await.unwrap();
+        let mut prepared = prepare(&request, &owner(), &Pool::default()).await.unwrap();
         let [child, _, _] = fds(&mut prepared);
         fcntl_setfl(&child, OFlags::NONBLOCK).unwrap();
-        let io = prepared.begin(None).unwrap();
+        let io = prepared.attach(None).unwrap();
         for part in [&b"one "[..], b"two"] {
             let client = std::fs::OpenOptions::new().write(true).open(&stdin).unwrap();
             write(&client.into(), part);
@@ -163,11 +163,11 @@ fn a_terminal_is_copied_both_ways_and_ends_with_its_process() {
     let dir = Scratch::new();
     let (stdin, out) = (dir.fifo("in"), dir.fifo("out"));
     let reader = dir.reader(&out);
-    let request = Request { stdin: text(&stdin), stdout: text(&out), terminal: true, ..Request::default() };
+    let request = StdioRequest { stdin: text(&stdin), stdout: text(&out), terminal: true, ..StdioRequest::default() };
     runtime().block_on(async {
-        let prepared = prepare(&request, &identity(), &Pool::default()).await.unwrap();
+        let prepared = prepare(&request, &owner(), &Pool::default()).await.unwrap();
         let (master, slave) = pty();
-        let io = prepared.begin(Some(master)).unwrap();
+        let io = prepared.attach(Some(master)).unwrap();
         assert!(io.console().is_some());
         let client = std::fs::OpenOptions::new().write(true).open(&stdin).unwrap();
         write(&client.into(), b"typed");
@@ -175,7 +175,7 @@ fn a_terminal_is_copied_both_ways_and_ends_with_its_process() {
         assert_eq!(read_just(&slave, 5).await, b"typed");
         write(&slave, b"shown");
         // The slave stays open: a grandchild.
-        io.process_gone();
+        io.process_exited();
         assert!(io.drained(SOON).await);
         assert!(io.console().is_none());
         assert_eq!(timeout(SOON, read_to_end(reader)).await.unwrap(), b"shown");
@@ -187,11 +187,11 @@ fn large_output_by_terminal_is_whole() {
     let dir = Scratch::new();
     let out = dir.fifo("out");
     let reader = dir.reader(&out);
-    let request = Request { stdout: text(&out), terminal: true, ..Request::default() };
+    let request = StdioRequest { stdout: text(&out), terminal: true, ..StdioRequest::default() };
     runtime().block_on(async {
-        let prepared = prepare(&request, &identity(), &Pool::default()).await.unwrap();
+        let prepared = prepare(&request, &owner(), &Pool::default()).await.unwrap();
         let (master, slave) = pty();
-        let io = prepared.begin(Some(master)).unwrap();
+        let io = prepared.attach(Some(master)).unwrap();
         let writer = std::thread::spawn(move || {
             for _ in 0..500 {
                 write(&slave, &[b'z'; 1000]);
@@ -201,7 +201,7 @@ fn large_output_by_terminal_is_whole() {
         while !writer.is_finished() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        io.process_gone();
+        io.process_exited();
         assert!(io.drained(SOON).await);
         assert_eq!(timeout(SOON, reading).await.unwrap().unwrap().len(), 500_000);
     });
@@ -211,19 +211,22 @@ fn large_output_by_terminal_is_whole() {
 fn a_file_takes_both_outputs() {
     let dir = Scratch::new();
     let path = dir.path().join("d/log");
-    let request =
-        Request { stdout: format!("file://{}", path.display()), stderr: "ignored".into(), ..Request::default() };
+    let request = StdioRequest {
+        stdout: format!("file://{}", path.display()),
+        stderr: "ignored".into(),
+        ..StdioRequest::default()
+    };
     runtime().block_on(async {
-        let mut prepared = prepare(&request, &identity(), &Pool::default()).await.unwrap();
+        let mut prepared = prepare(&request, &owner(), &Pool::default()).await.unwrap();
         let [_, stdout, stderr] = fds(&mut prepared);
-        let io = prepared.begin(None).unwrap();
+        let io = prepared.attach(None).unwrap();
         write(&stdout, b"1\n");
         while std::fs::read(&path).unwrap().is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         write(&stderr, b"2\n");
         drop((stdout, stderr));
-        io.process_gone();
+        io.process_exited();
         assert!(io.drained(SOON).await);
     });
     assert_eq!(std::fs::read(&path).unwrap(), b"1\n2\n");
@@ -234,7 +237,7 @@ fn a_file_takes_both_outputs() {
 fn nothing_stays_open() {
     let dir = Scratch::new();
     let (stdin, out, err) = (dir.fifo("in"), dir.fifo("out"), dir.fifo("err"));
-    let request = Request { stdin: text(&stdin), stdout: text(&out), stderr: text(&err), terminal: false };
+    let request = StdioRequest { stdin: text(&stdin), stdout: text(&out), stderr: text(&err), terminal: false };
     runtime().block_on(async {
         let _readers = (dir.reader(&out), dir.reader(&err));
         let names = || {
@@ -246,12 +249,12 @@ fn nothing_stays_open() {
         };
         let before = names();
         for _ in 0..20 {
-            let mut prepared = prepare(&request, &identity(), &Pool::default()).await.unwrap();
+            let mut prepared = prepare(&request, &owner(), &Pool::default()).await.unwrap();
             let child = fds(&mut prepared);
-            let io = prepared.begin(None).unwrap();
+            let io = prepared.attach(None).unwrap();
             assert!(open_fds() > 0 && names() > before);
             drop(child);
-            io.process_gone();
+            io.process_exited();
             assert!(io.drained(SOON).await);
             io.close().await;
         }
@@ -265,11 +268,11 @@ fn what_a_background_child_holds_ends_with_what_was_written_before() {
     let dir = Scratch::new();
     let (stdin, out) = (dir.fifo("in"), dir.fifo("out"));
     let reader = dir.reader(&out);
-    let request = Request { stdin: text(&stdin), stdout: text(&out), ..Request::default() };
+    let request = StdioRequest { stdin: text(&stdin), stdout: text(&out), ..StdioRequest::default() };
     runtime().block_on(async {
-        let mut prepared = prepare(&request, &identity(), &Pool::default()).await.unwrap();
+        let mut prepared = prepare(&request, &owner(), &Pool::default()).await.unwrap();
         let [_, child, _] = fds(&mut prepared);
-        let io = prepared.begin(None).unwrap();
+        let io = prepared.attach(None).unwrap();
         let typist = std::fs::OpenOptions::new().write(true).open(&stdin).unwrap();
         // More than the fifo holds, and a client that reads only later: nothing of it may be lost.
         let (size, mut written) = (400_000, 0);
@@ -280,7 +283,7 @@ fn what_a_background_child_holds_ends_with_what_was_written_before() {
         } {
             written += n;
         }
-        io.process_gone();
+        io.process_exited();
         let lingering = tokio::spawn({
             let io = io.clone();
             async move { io.linger(Duration::ZERO).await }

@@ -9,7 +9,7 @@ use berth_runtime::{Error, Result};
 
 /// The stdio of a Create or Exec request, as the client wrote it. `State` gives it back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Request {
+pub struct StdioRequest {
     /// A fifo, or empty.
     pub stdin: String,
     /// A fifo, a URI, or empty.
@@ -22,7 +22,7 @@ pub struct Request {
 
 /// Where the two outputs go.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum OutputTarget {
     /// Each to its own path, mostly a fifo that a client reads; an absent one to /dev/null.
     Paths {
         /// Where stdout goes.
@@ -47,7 +47,7 @@ pub struct Program {
     pub must_say_ready: bool,
 }
 
-impl Request {
+impl StdioRequest {
     /// Nothing is connected.
     pub fn is_null(&self) -> bool {
         self.stdin.is_empty() && self.stdout.is_empty() && self.stderr.is_empty()
@@ -57,14 +57,20 @@ impl Request {
     ///
     /// # Errors
     /// A scheme that is none of fifo, file, binary and binary-v2; a path that is missing or malformed.
-    pub fn target(&self) -> Result<Target> {
+    pub fn target(&self) -> Result<OutputTarget> {
         let (scheme, rest) = split_scheme(&self.stdout);
         match scheme {
-            None | Some("fifo") => Ok(Target::Paths { stdout: path_of(&self.stdout), stderr: path_of(&self.stderr) }),
-            Some("file") => Ok(Target::File(absolute(rest, &self.stdout)?.0)),
+            None | Some("fifo") => {
+                Ok(OutputTarget::Paths { stdout: path_of(&self.stdout), stderr: path_of(&self.stderr) })
+            }
+            Some("file") => Ok(OutputTarget::File(absolute(rest, &self.stdout)?.0)),
             Some(scheme @ ("binary" | "binary-v2")) => {
                 let (path, query) = absolute(rest, &self.stdout)?;
-                Ok(Target::Logger(Program { path, args: arguments(query)?, must_say_ready: scheme == "binary-v2" }))
+                Ok(OutputTarget::Logger(Program {
+                    path,
+                    args: arguments(query)?,
+                    must_say_ready: scheme == "binary-v2",
+                }))
             }
             Some(other) => Err(Error::invalid(format!("unknown STDIO scheme {other}"))),
         }
@@ -102,7 +108,7 @@ fn absolute<'a>(rest: &'a str, whole: &str) -> Result<(PathBuf, &'a str)> {
         Some(authority) => authority.find('/').and_then(|slash| authority.get(slash..)).unwrap_or(""),
         None => path,
     };
-    let path = percent_decode(path, false)?;
+    let path = percent_decode(path, Plus::IsPlus)?;
     if !path.starts_with('/') {
         return Err(Error::invalid(format!("stdio {whole:?} has no absolute path")));
     }
@@ -114,15 +120,22 @@ fn arguments(query: &str) -> Result<Vec<String>> {
     let mut args: Vec<(String, String)> = Vec::new();
     for pair in query.split('&').filter(|p| !p.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let key = percent_decode(key, true)?;
+        let key = percent_decode(key, Plus::IsSpace)?;
         if !args.iter().any(|(k, _)| *k == key) {
-            args.push((key, percent_decode(value, true)?));
+            args.push((key, percent_decode(value, Plus::IsSpace)?));
         }
     }
     Ok(args.into_iter().flat_map(|(k, v)| [k, v]).collect())
 }
 
-fn percent_decode(text: &str, form: bool) -> Result<String> {
+/// The meaning of `+`: a space in a query (HTML forms), else itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Plus {
+    IsPlus,
+    IsSpace,
+}
+
+fn percent_decode(text: &str, plus: Plus) -> Result<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
@@ -134,7 +147,7 @@ fn percent_decode(text: &str, form: bool) -> Result<String> {
                     _ => return Err(Error::invalid(format!("stdio: malformed escape in {text:?}"))),
                 }
             }
-            b'+' if form => b' ',
+            b'+' if plus == Plus::IsSpace => b' ',
             byte => byte,
         });
     }
@@ -145,34 +158,37 @@ fn percent_decode(text: &str, form: bool) -> Result<String> {
 mod tests {
     use super::*;
 
-    fn target(stdout: &str) -> Result<Target> {
-        Request { stdout: stdout.into(), stderr: "/e".into(), ..Request::default() }.target()
+    fn target(stdout: &str) -> Result<OutputTarget> {
+        StdioRequest { stdout: stdout.into(), stderr: "/e".into(), ..StdioRequest::default() }.target()
     }
 
     #[test]
     fn plain_paths_are_fifos() {
-        let want = Target::Paths { stdout: Some("/run/fifo/o".into()), stderr: Some("/e".into()) };
+        let want = OutputTarget::Paths { stdout: Some("/run/fifo/o".into()), stderr: Some("/e".into()) };
         assert_eq!(target("/run/fifo/o").unwrap(), want);
         assert_eq!(target("fifo:///run/fifo/o").unwrap(), want);
-        assert_eq!(target("").unwrap(), Target::Paths { stdout: None, stderr: Some("/e".into()) });
+        assert_eq!(target("").unwrap(), OutputTarget::Paths { stdout: None, stderr: Some("/e".into()) });
         assert_eq!(
             target("/with:colon").unwrap(),
-            Target::Paths { stdout: Some("/with:colon".into()), stderr: Some("/e".into()) }
+            OutputTarget::Paths { stdout: Some("/with:colon".into()), stderr: Some("/e".into()) }
         );
     }
 
     #[test]
     fn files_and_programs() {
-        assert_eq!(target("file:///var/log/a%20b.log").unwrap(), Target::File("/var/log/a b.log".into()));
+        assert_eq!(target("file:///var/log/a%20b.log").unwrap(), OutputTarget::File("/var/log/a b.log".into()));
         assert_eq!(
             target("binary:///usr/bin/log?id=a+b&flag&x=%2F&id=second").unwrap(),
-            Target::Logger(Program {
+            OutputTarget::Logger(Program {
                 path: "/usr/bin/log".into(),
                 args: ["id", "a b", "flag", "", "x", "/"].map(String::from).to_vec(),
                 must_say_ready: false,
             })
         );
-        assert!(matches!(target("binary-v2:///l").unwrap(), Target::Logger(Program { must_say_ready: true, .. })));
+        assert!(matches!(
+            target("binary-v2:///l").unwrap(),
+            OutputTarget::Logger(Program { must_say_ready: true, .. })
+        ));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 /// How long an idle thread stays.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// How many threads there may be at once in the shim. One that hangs in the kernel outlives its stream.
-const MOST: usize = 64;
+const MAX_THREADS: usize = 64;
 /// A thread's stack, in bytes: a buffer, and the frames around it.
 const STACK: usize = 128 * 1024;
 
@@ -33,11 +33,11 @@ impl Worker {
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let (answer, outcome) = oneshot::channel();
         let work: Work = Box::new(move || drop(answer.send(work())));
-        self.give(work)?;
+        self.submit(work)?;
         outcome.await.ok()
     }
 
-    fn give(&self, work: Work) -> Option<()> {
+    fn submit(&self, work: Work) -> Option<()> {
         let mut thread = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let work = match thread.take() {
             Some(sender) => match sender.try_send(work) {
@@ -57,9 +57,9 @@ impl Worker {
 }
 
 fn start() -> Option<SyncSender<Work>> {
-    let place = Place::take()?;
+    let slot = Slot::take()?;
     let (sender, works) = mpsc::sync_channel(1);
-    let body = move || serve(&works, &place);
+    let body = move || serve(&works, &slot);
     match thread::Builder::new().stack_size(STACK).spawn(body) {
         Ok(_) => Some(sender),
         Err(e) => {
@@ -69,23 +69,23 @@ fn start() -> Option<SyncSender<Work>> {
     }
 }
 
-fn serve(works: &Receiver<Work>, _place: &Place) {
+fn serve(works: &Receiver<Work>, _slot: &Slot) {
     while let Ok(work) = works.recv_timeout(KEEP_ALIVE) {
         work();
     }
 }
 
 /// One of the threads that there may be.
-struct Place;
+struct Slot;
 
-impl Place {
+impl Slot {
     fn take() -> Option<Self> {
-        let more = |threads| (threads < MOST).then_some(threads + 1);
+        let more = |threads| (threads < MAX_THREADS).then_some(threads + 1);
         THREADS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Self)
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         THREADS.fetch_sub(1, Ordering::Relaxed);
     }

@@ -17,7 +17,8 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use super::{overlay, proc_path};
 
 /// From one fd to another.
-pub const ONTO: MoveMountFlags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH.union(MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH);
+pub const FD_TO_FD: MoveMountFlags =
+    MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH.union(MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH);
 
 /// The user namespace for a mount's mappings; `None` when it has none.
 ///
@@ -77,7 +78,7 @@ impl Layers {
             None => option.clone(),
         });
         let data = data.collect();
-        move_mount(&tree, c"", place, c"", ONTO).context("mount the layers")?;
+        move_mount(&tree, c"", place, c"", FD_TO_FD).context("mount the layers")?;
         Ok(Self { tree, data })
     }
 

@@ -9,7 +9,7 @@ use berth_runtime::{Context, Error, Result};
 use nix::mount::MsFlags;
 use rustix::fs::{Mode, OFlags, open};
 
-use super::options::Options;
+use super::options::MountOptions;
 use crate::sys;
 
 const READ_ONLY: u32 = 1;
@@ -30,7 +30,7 @@ pub struct Device {
 ///
 /// # Errors
 /// The file, or the device, and what the kernel said.
-pub fn attach(file: &Path, options: &Options) -> Result<Device> {
+pub fn attach(file: &Path, options: &MountOptions) -> Result<Device> {
     let read_only = options.flags.contains(MsFlags::MS_RDONLY);
     let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
     let direct = if options.direct_io { OFlags::DIRECT } else { OFlags::empty() };

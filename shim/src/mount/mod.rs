@@ -25,8 +25,8 @@ use rustix::{
 };
 
 use self::{
-    idmap::{Layers, ONTO},
-    options::Options,
+    idmap::{FD_TO_FD, Layers},
+    options::MountOptions,
 };
 
 /// How often an unmount that is answered EBUSY is tried again, as containerd does: a scanner or an exiting process
@@ -117,7 +117,7 @@ fn mount_one(rootfs: &Path, m: &Mount) -> Result<()> {
     if m.type_.starts_with("fuse.") || m.type_.starts_with("fuse3.") || m.type_.contains('/') {
         return Err(Error::unsupported(format!("mount type {:?} is not supported", m.type_)));
     }
-    let options = Options::parse(&m.options)?;
+    let options = MountOptions::parse(&m.options)?;
     let [uids, gids] = &options.ids;
     let users = idmap::namespace(uids.as_deref(), gids.as_deref())?;
     let fd = target(rootfs, &m.target)?;
@@ -137,7 +137,7 @@ fn mount_one(rootfs: &Path, m: &Mount) -> Result<()> {
             drop(lower);
             if let Some(layers) = layers {
                 let overlay = layers.unmount(target(rootfs, &m.target)?)?;
-                move_mount(&overlay, c"", &fd, c"", ONTO).context("mount without the layers")?;
+                move_mount(&overlay, c"", &fd, c"", FD_TO_FD).context("mount without the layers")?;
             }
         } else {
             mount_at(Path::new(&m.source), &at, &m.type_, options.flags, &options.joined())?;
@@ -157,7 +157,7 @@ fn mount_one(rootfs: &Path, m: &Mount) -> Result<()> {
     }
     if let Some(users) = users.filter(|_| m.type_ != "overlay") {
         let tree = clone_mapped(&at, users.as_fd(), false)?;
-        move_mount(&tree, c"", &fd, c"", ONTO).context("mount with mapped ids")?;
+        move_mount(&tree, c"", &fd, c"", FD_TO_FD).context("mount with mapped ids")?;
     }
     Ok(())
 }

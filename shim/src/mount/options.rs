@@ -7,7 +7,7 @@ use nix::mount::MsFlags;
 
 /// What the options of one mount come to.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Options {
+pub struct MountOptions {
     /// Everything but propagation.
     pub flags: MsFlags,
     /// shared, private, slave, unbindable, and whether recursively; empty when the mount says nothing.
@@ -22,7 +22,7 @@ pub struct Options {
     pub direct_io: bool,
 }
 
-impl Options {
+impl MountOptions {
     /// Reads the words in order; a later word wins over an earlier one.
     ///
     /// # Errors
@@ -123,8 +123,8 @@ fn propagation(word: &str) -> Option<MsFlags> {
 mod tests {
     use super::*;
 
-    fn parse(words: &[&str]) -> Result<Options> {
-        Options::parse(&words.iter().map(|&w| w.to_owned()).collect::<Vec<_>>())
+    fn parse(words: &[&str]) -> Result<MountOptions> {
+        MountOptions::parse(&words.iter().map(|&w| w.to_owned()).collect::<Vec<_>>())
     }
 
     #[test]

@@ -63,7 +63,7 @@ fn a_path_wins_over_the_body() {
     };
     let options = decode(&path).unwrap();
     assert_eq!((options.no_pivot_root, options.io_uid), (true, 0));
-    let message = decode(dir.path().join("none.toml")).unwrap_err().to_string();
+    let message = decode(&dir.path().join("none.toml")).unwrap_err().to_string();
     assert!(message.contains("none.toml: no such file or directory"), "{message}");
 }
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::memory;
+use crate::trim;
 
 /// How long an idle thread stays.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ pub type Job = Box<dyn FnOnce() + Send>;
 #[derive(Debug)]
 pub struct Workers {
     shared: Arc<Shared>,
-    most: usize,
+    max_threads: usize,
 }
 
 #[derive(Debug, Default)]
@@ -46,9 +46,9 @@ impl std::fmt::Debug for Queue {
 }
 
 impl Workers {
-    /// None yet; never more than `most`.
-    pub fn new(most: usize) -> Self {
-        Self { shared: Arc::default(), most }
+    /// None yet; never more than `max_threads`.
+    pub fn new(max_threads: usize) -> Self {
+        Self { shared: Arc::default(), max_threads }
     }
 
     /// Runs `job` in a thread of its own, at once.
@@ -58,7 +58,7 @@ impl Workers {
     pub fn submit(&self, job: Job) -> Result<(), (Job, io::Error)> {
         let mut queue = self.shared.lock();
         let idle = queue.idle > queue.jobs.len();
-        if !idle && queue.threads >= self.most {
+        if !idle && queue.threads >= self.max_threads {
             return Err((job, io::Error::from_raw_os_error(libc::EAGAIN)));
         }
         queue.jobs.push_back(job);
@@ -103,7 +103,7 @@ impl Shared {
         }
         drop(queue);
         // The C library holds the last one's stack until the next one ends.
-        memory::give_back_stack();
+        trim::trim_stack();
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {

@@ -38,14 +38,14 @@ macro_rules! events {
 
 /// What becomes of an event when the queue is full.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Weight {
+pub(super) enum Retention {
     /// It gives way, the oldest first: whoever asked for what it tells of knows already.
-    Passing,
+    DropFirst,
     /// A container brings this about by itself, as often as it likes: so many of this container are kept and no more.
     Oom(String),
     /// The end of a process or a container, for which somebody may wait. It is never lost. There are no more of these than
     /// there were processes, each of which containerd has asked for.
-    Final,
+    Keep,
 }
 
 events! {
@@ -73,11 +73,11 @@ events! {
 
 impl Event {
     /// What becomes of it when the queue is full.
-    pub(super) fn weight(&self) -> Weight {
+    pub(super) fn retention(&self) -> Retention {
         match self {
-            Self::Exit(_) | Self::Delete(_) => Weight::Final,
-            Self::Oom(oom) => Weight::Oom(oom.container_id.clone()),
-            _ => Weight::Passing,
+            Self::Exit(_) | Self::Delete(_) => Retention::Keep,
+            Self::Oom(oom) => Retention::Oom(oom.container_id.clone()),
+            _ => Retention::DropFirst,
         }
     }
 

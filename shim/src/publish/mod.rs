@@ -28,17 +28,17 @@ use tokio::{net::UnixStream, time::timeout};
 
 pub use self::event::Event;
 use self::queue::Queue;
-use crate::reserve;
+use crate::fd_reserve;
 
 /// How many events are kept while containerd is away, and beyond them only ends. An event takes about half a kilobyte.
 const CAPACITY: usize = 8192;
 /// How long containerd may take to acknowledge before the connection is given up. Generous: giving up means sending the
 /// event twice if containerd was only stopped.
-const ACKNOWLEDGE: Duration = Duration::from_secs(60);
+const ACK_TIMEOUT: Duration = Duration::from_secs(60);
 /// The first and the longest pause between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// How long an unused connection is kept.
-const QUIET: Duration = Duration::from_secs(10);
+const CONNECTION_IDLE: Duration = Duration::from_secs(10);
 /// How often an event is tried that containerd answers with an error of its own.
 const ATTEMPTS: u32 = 10;
 
@@ -66,14 +66,14 @@ impl Publisher {
     pub fn send(&self, event: impl Into<Event>) {
         let event = event.into();
         match event.request(&self.namespace) {
-            Ok(request) => self.queue.push(request, event.weight()),
+            Ok(request) => self.queue.push(request, event.retention()),
             Err(e) => log::error!("event {} cannot be encoded: {e}", event.topic()),
         }
     }
 
     /// Waits until everything is delivered, at most `limit`. True when it is.
     pub async fn flush(&self, limit: Duration) -> bool {
-        timeout(limit, self.queue.drained()).await.is_ok()
+        timeout(limit, self.queue.wait_empty()).await.is_ok()
     }
 
     /// Events that are not acknowledged yet.
@@ -89,13 +89,13 @@ struct Delivery {
     client: Option<EventsClient>,
 }
 
-enum Failure {
+enum ForwardError {
     /// No connection, or it broke: containerd is away.
-    Away(String),
+    Unreachable(String),
     /// containerd is there and could not take the event this time.
-    Answered(String),
+    Transient(String),
     /// containerd will not ever take this event.
-    Refused(String),
+    Rejected(String),
 }
 
 impl Delivery {
@@ -104,28 +104,28 @@ impl Delivery {
         loop {
             let Some(request) = self.queue.front() else {
                 if self.client.is_none() {
-                    self.queue.filled().await;
-                } else if timeout(QUIET, self.queue.filled()).await.is_err() {
+                    self.queue.wait_pushed().await;
+                } else if timeout(CONNECTION_IDLE, self.queue.wait_pushed()).await.is_err() {
                     self.client = None;
                 }
                 continue;
             };
-            let gone = match self.forward(&request).await {
+            let done = match self.forward(&request).await {
                 Ok(()) => true,
-                Err(Failure::Refused(e)) => {
+                Err(ForwardError::Rejected(e)) => {
                     log::error!("event {} was refused and is left out: {e}", request.envelope.topic);
                     true
                 }
-                Err(Failure::Answered(e)) if attempts + 1 >= ATTEMPTS => {
+                Err(ForwardError::Transient(e)) if attempts + 1 >= ATTEMPTS => {
                     log::error!("event {} failed {ATTEMPTS} times and is left out: {e}", request.envelope.topic);
                     true
                 }
-                Err(Failure::Answered(e)) => {
+                Err(ForwardError::Transient(e)) => {
                     log::warn!("event {} failed and is sent again: {e}", request.envelope.topic);
                     attempts += 1;
                     false
                 }
-                Err(Failure::Away(e)) => {
+                Err(ForwardError::Unreachable(e)) => {
                     if !away {
                         log::warn!("containerd is away, events are kept: {e}");
                     }
@@ -133,7 +133,7 @@ impl Delivery {
                     false
                 }
             };
-            if gone {
+            if done {
                 if away {
                     log::info!("containerd is back, {} events to deliver", self.queue.len());
                 }
@@ -146,19 +146,19 @@ impl Delivery {
         }
     }
 
-    async fn forward(&mut self, request: &ForwardRequest) -> Result<(), Failure> {
+    async fn forward(&mut self, request: &ForwardRequest) -> Result<(), ForwardError> {
         let client = match &mut self.client {
             Some(client) => client,
             none => {
                 let mut stream = UnixStream::connect(&self.path).await;
-                if stream.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EMFILE)) && reserve::give_one() {
+                if stream.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EMFILE)) && fd_reserve::release_one() {
                     stream = UnixStream::connect(&self.path).await;
                 }
-                let stream = stream.map_err(|e| Failure::Away(format!("connect to {}: {e}", self.path)))?;
+                let stream = stream.map_err(|e| ForwardError::Unreachable(format!("connect to {}: {e}", self.path)))?;
                 none.insert(EventsClient::new(Client::new(Socket::from(stream))))
             }
         };
-        match client.forward(ttrpc::context::with_duration(ACKNOWLEDGE), request).await {
+        match client.forward(ttrpc::context::with_duration(ACK_TIMEOUT), request).await {
             Ok(_) => Ok(()),
             Err(ttrpc::Error::RpcStatus(status)) => Err(match status.code() {
                 Code::UNKNOWN
@@ -167,10 +167,10 @@ impl Delivery {
                 | Code::CANCELLED
                 | Code::DEADLINE_EXCEEDED
                 | Code::RESOURCE_EXHAUSTED
-                | Code::UNAVAILABLE => Failure::Answered(status.message),
-                _ => Failure::Refused(status.message),
+                | Code::UNAVAILABLE => ForwardError::Transient(status.message),
+                _ => ForwardError::Rejected(status.message),
             }),
-            Err(e) => Err(Failure::Away(e.to_string())),
+            Err(e) => Err(ForwardError::Unreachable(e.to_string())),
         }
     }
 }

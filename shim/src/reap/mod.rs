@@ -12,7 +12,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use berth_runtime::{Context, Error, Result};
+use berth_runtime::{Context, Result};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tokio::io::Interest;
 
@@ -21,7 +21,7 @@ use crate::{sys, watch::watch};
 /// Exit status when the real one cannot be known, as containerd has it.
 const UNKNOWN: u32 = 255;
 /// How often a process is looked at that cannot be watched.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How a process ended. Set once; Wait, State, Delete and the exit event all say the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl Exit {
 }
 
 /// Waits for the child behind `pidfd` and collects it.
-pub async fn exited(pidfd: &OwnedFd) -> Exit {
+pub async fn wait_exit(pidfd: &OwnedFd) -> Exit {
     match wait(pidfd).await {
         Ok(exit) => exit,
         Err(e) => {
@@ -72,11 +72,11 @@ async fn wait(pidfd: &OwnedFd) -> Result<Exit> {
         Ok(watch) => watch,
         // Out of memory, or of what epoll(7) may watch: no reason to take a process for ended.
         Err(e) => {
-            log::warn!("watch a process: {e}: it is looked at every {} ms", LOOK.as_millis());
+            log::warn!("watch a process: {e}: it is looked at every {} ms", POLL_INTERVAL.as_millis());
             loop {
                 match collect(pidfd)? {
                     Some(exit) => return Ok(exit),
-                    None => tokio::time::sleep(LOOK).await,
+                    None => tokio::time::sleep(POLL_INTERVAL).await,
                 }
             }
         }
@@ -107,108 +107,103 @@ fn collect(pidfd: &OwnedFd) -> Result<Option<Exit>> {
 /// The children of the shim: those with an owner, and the moments in which one may be born.
 #[derive(Debug, Default)]
 pub struct Children {
-    ledger: Mutex<Ledger>,
+    table: Mutex<ReapTable>,
 }
 
 #[derive(Debug, Default)]
-struct Ledger {
+struct ReapTable {
     known: BTreeSet<i32>,
-    /// Numbers the flights.
+    /// Numbers the in_flight.
     next: u64,
-    flights: BTreeSet<u64>,
-    /// An exited child nobody knows, and the number of the first flight that cannot be its maker.
-    suspect: Option<(i32, u64)>,
+    in_flight: BTreeSet<u64>,
+    /// An exited child nobody knows, and the number of the first spawning that cannot be its maker.
+    unclaimed: Option<(i32, u64)>,
     /// A sweep stopped early; the next change goes on with it.
-    unfinished: bool,
+    sweep_pending: bool,
 }
 
-/// A stretch of work that may make children the ledger does not know yet. Whoever holds it registers them, or has
+/// A stretch of work that may make children the table does not know yet. Whoever holds it registers them, or has
 /// collected them, before dropping it.
 #[derive(Debug)]
-pub struct Flight {
+pub struct SpawnGuard {
     children: Arc<Children>,
     number: u64,
 }
 
 impl Children {
     /// Begins a stretch of work that may make children.
-    pub fn flight(self: &Arc<Self>) -> Flight {
-        let mut ledger = self.ledger();
-        let number = ledger.next;
-        ledger.next += 1;
-        ledger.flights.insert(number);
-        Flight { children: self.clone(), number }
+    pub fn begin_spawn(self: &Arc<Self>) -> SpawnGuard {
+        let mut table = self.table();
+        let number = table.next;
+        table.next += 1;
+        table.in_flight.insert(number);
+        SpawnGuard { children: self.clone(), number }
     }
 
     /// The child has an owner, who will wait for it by pidfd.
-    pub fn adopt(&self, _flight: &Flight, pid: i32) {
-        self.ledger().known.insert(pid);
+    pub fn register(&self, _flight: &SpawnGuard, pid: i32) {
+        self.table().known.insert(pid);
     }
 
     /// The owner has waited for it.
-    pub fn forget(&self, pid: i32) {
-        let mut ledger = self.ledger();
-        ledger.known.remove(&pid);
-        ledger.resume();
+    pub fn unregister(&self, pid: i32) {
+        let mut table = self.table();
+        table.known.remove(&pid);
+        table.resume();
     }
 
     /// Collects exited children without an owner. Never blocks; to be called on SIGCHLD.
     pub fn sweep(&self) {
-        self.ledger().sweep();
+        self.table().sweep();
     }
 
-    fn ledger(&self) -> std::sync::MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> std::sync::MutexGuard<'_, ReapTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Flight {
+impl Drop for SpawnGuard {
     fn drop(&mut self) {
-        let mut ledger = self.children.ledger();
-        ledger.flights.remove(&self.number);
-        ledger.resume();
+        let mut table = self.children.table();
+        table.in_flight.remove(&self.number);
+        table.resume();
     }
 }
 
-impl Ledger {
+impl ReapTable {
     fn resume(&mut self) {
-        if self.unfinished {
+        if self.sweep_pending {
             self.sweep();
         }
     }
 
     fn sweep(&mut self) {
-        self.unfinished = false;
+        self.sweep_pending = false;
         loop {
             match sys::exited_child() {
-                Ok(None) => return self.suspect = None,
+                Ok(None) => return self.unclaimed = None,
                 Ok(Some(pid)) if self.is_orphan(pid) => sys::discard_child(pid),
                 // Its owner collects it, or its maker is about to say whose it is.
-                Ok(Some(_)) => return self.unfinished = true,
+                Ok(Some(_)) => return self.sweep_pending = true,
                 Err(e) => return log::error!("look for orphans: {e}"),
             }
         }
     }
 
     /// Whether the exited child `pid` belongs to nobody. The kernel shows the same child again and again, so a sweep
-    /// comes back to it; by then every flight that could have made it has landed.
+    /// comes back to it; by then every spawning that could have made it has landed.
     fn is_orphan(&mut self, pid: i32) -> bool {
         if self.known.contains(&pid) {
             return false;
         }
-        let bound = match self.suspect {
-            Some((suspect, bound)) if suspect == pid => bound,
+        let bound = match self.unclaimed {
+            Some((unclaimed, bound)) if unclaimed == pid => bound,
             _ => self.next,
         };
-        let orphan = self.flights.first().is_none_or(|&first| first >= bound);
-        self.suspect = (!orphan).then_some((pid, bound));
+        let orphan = self.in_flight.first().is_none_or(|&first| first >= bound);
+        self.unclaimed = (!orphan).then_some((pid, bound));
         orphan
     }
-}
-
-/// The error of work that the end of the shim cut off.
-pub fn cut_off() -> Error {
-    Error::new(berth_runtime::Kind::Internal, "the shim is shutting down")
 }
 
 #[cfg(test)]

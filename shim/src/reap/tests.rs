@@ -2,43 +2,43 @@ use super::*;
 
 #[test]
 fn unknown_and_no_flight_is_an_orphan() {
-    assert!(Ledger::default().is_orphan(7));
+    assert!(ReapTable::default().is_orphan(7));
 }
 
 #[test]
 fn known_is_not() {
     let children = Arc::new(Children::default());
-    let flight = children.flight();
-    children.adopt(&flight, 7);
-    drop(flight);
-    assert!(!children.ledger().is_orphan(7));
-    children.forget(7);
-    assert!(children.ledger().is_orphan(7));
+    let spawning = children.begin_spawn();
+    children.register(&spawning, 7);
+    drop(spawning);
+    assert!(!children.table().is_orphan(7));
+    children.unregister(7);
+    assert!(children.table().is_orphan(7));
 }
 
 #[test]
 fn only_flights_from_before_protect_it() {
     let children = Arc::new(Children::default());
-    let before = children.flight();
-    assert!(!children.ledger().is_orphan(7));
-    let after = children.flight();
-    assert!(!children.ledger().is_orphan(7));
+    let before = children.begin_spawn();
+    assert!(!children.table().is_orphan(7));
+    let after = children.begin_spawn();
+    assert!(!children.table().is_orphan(7));
     drop(before);
     // `after` began when 7 was dead already.
-    assert!(children.ledger().is_orphan(7));
+    assert!(children.table().is_orphan(7));
     drop(after);
 }
 
 #[test]
 fn a_newer_suspect_is_judged_by_its_own_flights() {
     let children = Arc::new(Children::default());
-    let first = children.flight();
-    assert!(!children.ledger().is_orphan(7));
-    let second = children.flight();
+    let first = children.begin_spawn();
+    assert!(!children.table().is_orphan(7));
+    let second = children.begin_spawn();
     drop(first);
-    assert!(!children.ledger().is_orphan(8));
+    assert!(!children.table().is_orphan(8));
     drop(second);
-    assert!(children.ledger().is_orphan(8));
+    assert!(children.table().is_orphan(8));
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn statuses_are_read_by_pidfd() {
         let child = std::process::Command::new("/bin/sh").args(["-c", script]).spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
-        let exit = crate::testing::runtime().block_on(exited(&pidfd));
+        let exit = crate::testing::runtime().block_on(wait_exit(&pidfd));
         assert_eq!(exit.status, status, "{script}");
         assert!(exit.seconds > 1_600_000_000);
     }

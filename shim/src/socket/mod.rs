@@ -25,9 +25,9 @@ use sha2::{Digest, Sha256};
 /// Where sockets are, unless containerd says otherwise.
 pub const DIRECTORY: &str = "/run/containerd/s";
 /// How long a listener may take to accept before it is taken to be alive all the same.
-const CONNECT: Duration = Duration::from_millis(100);
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(100);
 /// How long to wait for the lock: its holders do a few system calls.
-const LOCK: Duration = Duration::from_secs(3);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 /// The connections that wait for the server to start.
 const BACKLOG: i32 = 128;
 
@@ -87,20 +87,20 @@ pub fn remove_dead(path: &Path) -> Result<()> {
 
 /// The identity of a socket file, so that a server removes its own and no successor's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identity(u64, u64);
+pub struct SocketId(u64, u64);
 
 /// The identity of what is at `path` now.
-pub fn identity(path: &Path) -> Option<Identity> {
-    std::fs::symlink_metadata(path).ok().map(|meta| Identity(meta.dev(), meta.ino()))
+pub fn socket_id(path: &Path) -> Option<SocketId> {
+    std::fs::symlink_metadata(path).ok().map(|meta| SocketId(meta.dev(), meta.ino()))
 }
 
 /// Removes the socket if it still is the one of that identity.
 ///
 /// # Errors
 /// The lock or the removal failed.
-pub fn remove_own(path: &Path, own: Identity) -> Result<()> {
+pub fn remove_own(path: &Path, own: SocketId) -> Result<()> {
     let _lock = lock(path.parent().unwrap_or(Path::new("/")))?;
-    if identity(path) == Some(own) { unlink_socket(path) } else { Ok(()) }
+    if socket_id(path) == Some(own) { unlink_socket(path) } else { Ok(()) }
 }
 
 fn make_directory(directory: &Path) -> Result<()> {
@@ -120,7 +120,7 @@ fn lock(directory: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(directory, flags, Mode::empty())
         .with_context(|| format!("open socket directory {}", directory.display()))?;
-    let end = Instant::now() + LOCK;
+    let end = Instant::now() + LOCK_TIMEOUT;
     loop {
         match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) if Instant::now() < end => std::thread::sleep(Duration::from_millis(1)),
@@ -153,7 +153,7 @@ fn is_served(path: &Path) -> Result<bool> {
     let address = SocketAddrUnix::new(path).with_context(what)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).with_context(what)?;
-    let end = Instant::now() + CONNECT;
+    let end = Instant::now() + CONNECT_TIMEOUT;
     loop {
         match rustix::net::connect(socket.as_fd(), &address) {
             Ok(()) => return Ok(true),

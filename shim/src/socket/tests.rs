@@ -47,7 +47,7 @@ fn dead_sockets_go_and_successors_stay() {
     let scratch = Scratch::new();
     let path = scratch.path().join("s/socket");
     let Claim::Ours(first) = claim(&path).unwrap() else { panic!("served") };
-    let own = identity(&path).unwrap();
+    let own = socket_id(&path).unwrap();
     drop(first);
     remove_dead(&path).unwrap();
     assert!(!path.exists());
@@ -55,11 +55,11 @@ fn dead_sockets_go_and_successors_stay() {
     // keeps the inode number from being used again
     let _other = std::os::unix::net::UnixListener::bind(path.with_extension("other")).unwrap();
     let Claim::Ours(_second) = claim(&path).unwrap() else { panic!("served") };
-    if identity(&path) != Some(own) {
+    if socket_id(&path) != Some(own) {
         remove_own(&path, own).unwrap();
         assert!(path.exists(), "a successor's socket stays");
     }
-    remove_own(&path, identity(&path).unwrap()).unwrap();
+    remove_own(&path, socket_id(&path).unwrap()).unwrap();
     assert!(!path.exists());
 }
 

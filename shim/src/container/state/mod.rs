@@ -21,16 +21,16 @@ use berth_runtime::{Error, Kind, Result, state};
 use crate::{
     abort::Abort,
     error::{finished, no_container, no_process, precondition},
-    io::{Io, uri::Request},
-    process::{Life, Process, Waiter},
+    io::{Io, uri::StdioRequest},
+    process::{Process, ProcessPhase, Waiter},
     publish::Event,
     reap::Exit,
 };
 
 /// How many execs a container may have that nobody has deleted.
-const EXECS: usize = 4096;
+const MAX_EXECS: usize = 4096;
 /// How much memory their specs may take, in bytes. A spec is kept until its exec is started.
-const SPECS: usize = 32 << 20;
+const MAX_SPEC_BYTES: usize = 32 << 20;
 
 /// Where a container is in its life.
 #[derive(Debug)]
@@ -56,9 +56,25 @@ pub enum Phase {
     Deleted,
 }
 
+impl Phase {
+    /// The phase in one lower-case word.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Created { .. } => "created",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Pausing => "pausing",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
 /// A process that the runtime has made.
 #[derive(Debug)]
-pub struct Born {
+pub struct NewProcess {
     /// Its id.
     pub pid: i32,
     /// Its pidfd.
@@ -77,9 +93,9 @@ pub struct State {
     /// The others, by exec id; a tree, since a table keeps the size that it once had.
     execs: BTreeMap<String, Process>,
     /// Init was collected: how it ended, kept back until it may be announced.
-    collected: Option<Exit>,
+    init_exit: Option<Exit>,
     /// What has to happen between init's end and its announcement has happened.
-    settled: bool,
+    cleaned_up: bool,
     /// The runtime's record, while there is something of the container in the kernel.
     pub handle: Option<Arc<state::Container>>,
     /// The rootfs mounts are ours to undo.
@@ -88,14 +104,14 @@ pub struct State {
 
 impl State {
     /// A container whose create has begun.
-    pub fn new(id: &str, request: Request) -> Self {
+    pub fn new(id: &str, request: StdioRequest) -> Self {
         Self {
             id: id.to_owned(),
             phase: Phase::Creating,
             init: Process::new(request, Vec::new()),
             execs: BTreeMap::new(),
-            collected: None,
-            settled: false,
+            init_exit: None,
+            cleaned_up: false,
             handle: None,
             mounted: false,
         }
@@ -130,7 +146,7 @@ impl State {
         let process = self.process(exec)?;
         Ok(match (exec, container) {
             ("", status) => status,
-            (_, Status::PAUSED | Status::PAUSING) if process.is_live() => container,
+            (_, Status::PAUSED | Status::PAUSING) if process.holds_container() => container,
             _ => process.status(),
         })
     }
@@ -161,7 +177,10 @@ impl State {
 
     /// Exec ids and the ids of their processes, of those that exist.
     pub fn exec_pids(&self) -> impl Iterator<Item = (&str, i32)> {
-        self.execs.iter().filter(|(_, p)| matches!(p.life, Life::Running { .. })).map(|(id, p)| (id.as_str(), p.pid))
+        self.execs
+            .iter()
+            .filter(|(_, p)| matches!(p.phase, ProcessPhase::Running { .. }))
+            .map(|(id, p)| (id.as_str(), p.pid))
     }
 
     /// The pidfds of the execs that exist and are not over.
@@ -175,8 +194,8 @@ impl State {
     }
 
     /// Create has made the container.
-    pub fn created(&mut self, born: Born, barrier: Option<OwnedFd>) {
-        self.init.run(born.pid, born.pidfd, born.io);
+    pub fn created(&mut self, new: NewProcess, barrier: Option<OwnedFd>) {
+        self.init.set_running(new.pid, new.pidfd, new.io);
         self.phase = Phase::Created { barrier };
     }
 
@@ -186,45 +205,44 @@ impl State {
     /// It is started already, or over.
     pub fn starting(&mut self) -> Result<OwnedFd> {
         let barrier = match &mut self.phase {
-            Phase::Created { barrier } if self.collected.is_none() => barrier.take(),
+            Phase::Created { barrier } if self.init_exit.is_none() => barrier.take(),
             _ => None,
         };
-        let barrier = barrier.ok_or_else(|| self.refuse("start"))?;
+        let barrier = barrier.ok_or_else(|| self.wrong_phase("start"))?;
         self.phase = Phase::Starting;
         Ok(barrier)
     }
 
-    /// Start of init has ended.
-    pub fn started(&mut self, executes: bool) -> Vec<Event> {
-        let mut events = Vec::new();
-        self.phase = if executes {
-            let start =
-                TaskStart { container_id: self.id.clone(), pid: self.init.pid.cast_unsigned(), ..Default::default() };
-            events.push(start.into());
-            Phase::Running
-        } else {
-            Phase::Created { barrier: None }
-        };
-        events.extend(self.announce());
-        events
+    /// Start of init has succeeded: init executes its program.
+    pub fn started(&mut self) -> Vec<Event> {
+        let pid = self.init.pid.cast_unsigned();
+        let start = TaskStart { container_id: self.id.clone(), pid, ..Default::default() };
+        self.phase = Phase::Running;
+        std::iter::once(start.into()).chain(self.announce_exit()).collect()
+    }
+
+    /// Start of init has failed. The container can only be deleted now.
+    pub fn start_failed(&mut self) -> Vec<Event> {
+        self.phase = Phase::Created { barrier: None };
+        self.announce_exit().into_iter().collect()
     }
 
     /// Exec reserves an id.
     ///
     /// # Errors
     /// The id is taken; the container is not created or running; it has too many already (EAGAIN).
-    pub fn add_exec(&mut self, exec: &str, request: Request, spec: Vec<u8>) -> Result<Event> {
-        self.open_for_execs()?;
+    pub fn add_exec(&mut self, exec: &str, request: StdioRequest, spec: Vec<u8>) -> Result<Event> {
+        self.check_takes_execs()?;
         if self.execs.contains_key(exec) {
             return Err(Error::new(Kind::AlreadyExists, format!("id {exec:?} already exists")));
         }
-        let too_much = |what: String| Error::from_errno(libc::EAGAIN).context(format!("exec {exec:?}: {what}"));
-        if self.execs.len() >= EXECS {
-            return Err(too_much(format!("container {:?} has {EXECS} execs that nobody has deleted", self.id)));
+        let too_many = |what: String| Error::from_errno(libc::EAGAIN).context(format!("exec {exec:?}: {what}"));
+        if self.execs.len() >= MAX_EXECS {
+            return Err(too_many(format!("container {:?} has {MAX_EXECS} execs that nobody has deleted", self.id)));
         }
-        let kept = self.execs.values().map(|process| process.kept()).sum::<usize>();
-        if kept + spec.len() > SPECS {
-            return Err(too_much(format!("container {:?} has execs of {kept} bytes to start", self.id)));
+        let kept = self.execs.values().map(|process| process.spec_bytes()).sum::<usize>();
+        if kept + spec.len() > MAX_SPEC_BYTES {
+            return Err(too_many(format!("container {:?} has execs of {kept} bytes to start", self.id)));
         }
         self.execs.insert(exec.to_owned(), Process::new(request, spec));
         let added = TaskExecAdded { container_id: self.id.clone(), exec_id: exec.to_owned(), ..Default::default() };
@@ -235,17 +253,17 @@ impl State {
     ///
     /// # Errors
     /// No such exec, it is started already, or the container takes none.
-    pub fn exec_opening(&mut self, exec: &str, abort: Arc<Abort>) -> Result<(Vec<u8>, Request)> {
+    pub fn exec_opening(&mut self, exec: &str, abort: Arc<Abort>) -> Result<(Vec<u8>, StdioRequest)> {
         self.process(exec)?;
-        self.open_for_execs()?;
+        self.check_takes_execs()?;
         let process = self.process_mut(exec)?;
-        match mem::replace(&mut process.life, Life::Opening) {
-            Life::Added { spec } => {
+        match mem::replace(&mut process.phase, ProcessPhase::Opening) {
+            ProcessPhase::Added { spec } => {
                 process.abort = Some(abort);
                 Ok((spec, process.request.clone()))
             }
             other => {
-                process.life = other;
+                process.phase = other;
                 Err(precondition(format!("process {exec:?} was started before")))
             }
         }
@@ -257,55 +275,53 @@ impl State {
     /// It is gone, or the container takes none any more.
     pub fn exec_starting(&mut self, exec: &str) -> Result<()> {
         self.process(exec)?;
-        self.open_for_execs()?;
-        self.process_mut(exec)?.life = Life::Starting;
+        self.check_takes_execs()?;
+        self.process_mut(exec)?.phase = ProcessPhase::Starting;
         Ok(())
     }
 
-    /// Start of an exec has ended. `None`: it could not be executed; its waiters are released, and no exit is announced.
-    pub fn exec_started(&mut self, exec: &str, born: Option<Born>) -> Vec<Event> {
-        let mut events = Vec::new();
-        let Some(process) = self.execs.get_mut(exec) else { return events };
-        let killed = process.abort.take().and_then(|abort| abort.signal());
-        match born {
-            Some(born) => {
-                process.run(born.pid, born.pidfd, born.io);
-                let (container_id, exec_id) = (self.id.clone(), exec.to_owned());
-                let pid = process.pid.cast_unsigned();
-                events.push(TaskExecStarted { container_id, exec_id, pid, ..Default::default() }.into());
-            }
-            None => {
-                process.stop(killed.map_or_else(Exit::unknown, Exit::killed));
-                events.extend(self.announce());
-            }
-        }
-        events
+    /// Start of an exec has succeeded.
+    pub fn exec_started(&mut self, exec: &str, new: NewProcess) -> Vec<Event> {
+        let Some(process) = self.execs.get_mut(exec) else { return Vec::new() };
+        process.abort = None;
+        process.set_running(new.pid, new.pidfd, new.io);
+        let (container_id, exec_id) = (self.id.clone(), exec.to_owned());
+        let pid = process.pid.cast_unsigned();
+        vec![TaskExecStarted { container_id, exec_id, pid, ..Default::default() }.into()]
+    }
+
+    /// Start of an exec has failed. Its waiters are released, and no exit event is published for it.
+    pub fn exec_start_failed(&mut self, exec: &str) -> Vec<Event> {
+        let Some(process) = self.execs.get_mut(exec) else { return Vec::new() };
+        let signal = process.abort.take().and_then(|abort| abort.signal());
+        process.set_stopped(signal.map_or_else(Exit::unknown, Exit::killed));
+        self.announce_exit().into_iter().collect()
     }
 
     /// An exec was collected.
     pub fn exec_exited(&mut self, exec: &str, exit: Exit) -> Vec<Event> {
         let Some(process) = self.execs.get_mut(exec) else { return Vec::new() };
-        process.stop(exit);
+        process.set_stopped(exit);
         let mut events = vec![exit_event(&self.id, exec, process)];
-        events.extend(self.announce());
+        events.extend(self.announce_exit());
         events
     }
 
     /// Init was collected: no exec may start any more. Says whether the container was frozen.
     pub fn init_exited(&mut self, exit: Exit) -> bool {
-        self.collected.get_or_insert(exit);
+        self.init_exit.get_or_insert(exit);
         matches!(self.phase, Phase::Pausing | Phase::Paused)
     }
 
     /// What had to happen after init's end has happened.
-    pub fn init_settled(&mut self) -> Vec<Event> {
-        self.settled = true;
-        self.announce().into_iter().collect()
+    pub fn init_cleaned_up(&mut self) -> Vec<Event> {
+        self.cleaned_up = true;
+        self.announce_exit().into_iter().collect()
     }
 
     /// Init has ended, announced or not.
-    pub fn is_over(&self) -> bool {
-        self.collected.is_some()
+    pub fn has_exited(&self) -> bool {
+        self.init_exit.is_some()
     }
 
     /// Pause begins.
@@ -314,21 +330,28 @@ impl State {
     /// It is not running.
     pub fn pausing(&mut self) -> Result<()> {
         match self.phase {
-            Phase::Running if self.collected.is_none() => {
+            Phase::Running if self.init_exit.is_none() => {
                 self.phase = Phase::Pausing;
                 Ok(())
             }
-            _ => Err(self.refuse("pause")),
+            _ => Err(self.wrong_phase("pause")),
         }
     }
 
-    /// Pause has ended. A container whose init ended meanwhile stays what it became.
-    pub fn paused(&mut self, frozen: bool) -> Option<Event> {
+    /// Pause has succeeded. A container whose init has exited meanwhile keeps its phase.
+    pub fn paused(&mut self) -> Option<Event> {
         if !matches!(self.phase, Phase::Pausing) {
             return None;
         }
-        self.phase = if frozen { Phase::Paused } else { Phase::Running };
-        frozen.then(|| TaskPaused { container_id: self.id.clone(), ..Default::default() }.into())
+        self.phase = Phase::Paused;
+        Some(TaskPaused { container_id: self.id.clone(), ..Default::default() }.into())
+    }
+
+    /// Pause has failed: the container runs on.
+    pub fn pause_failed(&mut self) {
+        if matches!(self.phase, Phase::Pausing) {
+            self.phase = Phase::Running;
+        }
     }
 
     /// Resume may begin.
@@ -336,7 +359,7 @@ impl State {
     /// # Errors
     /// It is not paused.
     pub fn resuming(&self) -> Result<()> {
-        if matches!(self.phase, Phase::Paused) { Ok(()) } else { Err(self.refuse("resume")) }
+        if matches!(self.phase, Phase::Paused) { Ok(()) } else { Err(self.wrong_phase("resume")) }
     }
 
     /// Resume has succeeded.
@@ -354,8 +377,8 @@ impl State {
     /// It is over, or not there yet.
     pub fn updatable(&self) -> Result<()> {
         match self.phase {
-            Phase::Created { .. } | Phase::Running | Phase::Paused if self.collected.is_none() => Ok(()),
-            _ => Err(self.refuse("update")),
+            Phase::Created { .. } | Phase::Running | Phase::Paused if self.init_exit.is_none() => Ok(()),
+            _ => Err(self.wrong_phase("update")),
         }
     }
 
@@ -366,7 +389,7 @@ impl State {
     pub fn deletable(&self) -> Result<()> {
         match self.phase {
             Phase::Created { .. } | Phase::Stopped => Ok(()),
-            _ => Err(self.refuse("delete")),
+            _ => Err(self.wrong_phase("delete")),
         }
     }
 
@@ -382,20 +405,20 @@ impl State {
     /// No such exec, or it runs.
     pub fn take_exec(&mut self, exec: &str) -> Result<Process> {
         let process = self.process(exec)?;
-        if process.is_live() || process.is_being_made() {
+        if process.holds_container() || process.is_starting() {
             return Err(precondition(format!("cannot delete a running process {exec:?}")));
         }
         let mut process = self.execs.remove(exec).ok_or_else(|| no_process(&self.id, exec))?;
         if process.exit().is_none() {
-            process.stop(Exit { status: 0, ..Exit::unknown() });
+            process.set_stopped(Exit { status: 0, ..Exit::unknown() });
         }
         Ok(process)
     }
 
     /// Ends an exec whose start has begun and which does not exist yet; gives a way to wait for its end, or for its start to
     /// have been quicker. `None`: it is in another state.
-    pub fn abort(&self, exec: &str, signal: i32) -> Option<Waiter> {
-        let process = self.execs.get(exec).filter(|process| process.is_being_made())?;
+    pub fn abort_exec(&self, exec: &str, signal: i32) -> Option<Waiter> {
+        let process = self.execs.get(exec).filter(|process| process.is_starting())?;
         process.abort.as_ref()?.send(signal);
         Some(process.waiter())
     }
@@ -404,48 +427,45 @@ impl State {
     ///
     /// # Errors
     /// It is over (not found), or not there yet.
-    pub fn target(&self, exec: &str) -> Result<Arc<OwnedFd>> {
+    pub fn signal_target(&self, exec: &str) -> Result<Arc<OwnedFd>> {
         let process = self.process(exec)?;
-        match &process.life {
-            Life::Running { .. } if exec.is_empty() && self.collected.is_some() => Err(finished()),
-            Life::Running { pidfd } => Ok(pidfd.clone()),
-            Life::Stopped => Err(finished()),
-            Life::Added { .. } | Life::Opening | Life::Starting => Err(precondition("process not created")),
+        match &process.phase {
+            ProcessPhase::Running { .. } if exec.is_empty() && self.init_exit.is_some() => Err(finished()),
+            ProcessPhase::Running { pidfd } => Ok(pidfd.clone()),
+            ProcessPhase::Stopped => Err(finished()),
+            ProcessPhase::Added { .. } | ProcessPhase::Opening | ProcessPhase::Starting => {
+                Err(precondition("process not created"))
+            }
         }
     }
 
-    fn open_for_execs(&self) -> Result<()> {
+    fn check_takes_execs(&self) -> Result<()> {
         match self.phase {
-            Phase::Created { .. } | Phase::Starting | Phase::Running if self.collected.is_none() => Ok(()),
-            _ => Err(self.refuse("exec in")),
+            Phase::Created { .. } | Phase::Starting | Phase::Running if self.init_exit.is_none() => Ok(()),
+            _ => Err(self.wrong_phase("exec in")),
         }
     }
 
     /// Announces init's end if nothing stands before it.
-    fn announce(&mut self) -> Option<Event> {
-        let exit = self.collected.filter(|_| self.settled)?;
+    fn announce_exit(&mut self) -> Option<Event> {
+        let exit = self.init_exit.filter(|_| self.cleaned_up)?;
         if matches!(self.phase, Phase::Starting | Phase::Stopped | Phase::Deleted)
-            || self.execs.values().any(Process::is_live)
+            || self.execs.values().any(Process::holds_container)
         {
             return None;
         }
         self.phase = Phase::Stopped;
-        self.init.stop(exit);
+        self.init.set_stopped(exit);
         Some(exit_event(&self.id, &self.id, &self.init))
     }
 
-    fn refuse(&self, what: &str) -> Error {
-        let state = match self.phase {
+    fn wrong_phase(&self, what: &str) -> Error {
+        let phase = match self.phase {
             Phase::Creating | Phase::Deleted => return no_container(&self.id),
-            _ if self.collected.is_some() => "stopped",
-            Phase::Created { .. } => "created",
-            Phase::Starting => "starting",
-            Phase::Running => "running",
-            Phase::Pausing => "pausing",
-            Phase::Paused => "paused",
-            Phase::Stopped => "stopped",
+            _ if self.init_exit.is_some() => Phase::Stopped.name(),
+            _ => self.phase.name(),
         };
-        precondition(format!("cannot {what} a {state} container"))
+        precondition(format!("cannot {what} a {phase} container"))
     }
 }
 

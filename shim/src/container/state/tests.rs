@@ -4,8 +4,8 @@ use crate::{io::Prepared, testing::null};
 const EXIT: Exit = Exit { status: 7, seconds: 10, nanoseconds: 20 };
 const LATER: Exit = Exit { status: 8, seconds: 11, nanoseconds: 21 };
 
-fn born(pid: i32) -> Born {
-    Born { pid, pidfd: Arc::new(null()), io: Prepared::unconnected().begin(None).unwrap() }
+fn new_process(pid: i32) -> NewProcess {
+    NewProcess { pid, pidfd: Arc::new(null()), io: Prepared::unconnected().attach(None).unwrap() }
 }
 
 fn abort() -> Arc<Abort> {
@@ -13,24 +13,24 @@ fn abort() -> Arc<Abort> {
 }
 
 fn created() -> State {
-    let mut state = State::new("c", Request::default());
-    state.created(born(100), Some(null()));
+    let mut state = State::new("c", StdioRequest::default());
+    state.created(new_process(100), Some(null()));
     state
 }
 
 fn running() -> State {
     let mut state = created();
     state.starting().unwrap();
-    state.started(true);
+    state.started();
     state
 }
 
 fn with_exec(exec: &str, pid: i32) -> State {
     let mut state = running();
-    state.add_exec(exec, Request::default(), b"{}".to_vec()).unwrap();
+    state.add_exec(exec, StdioRequest::default(), b"{}".to_vec()).unwrap();
     state.exec_opening(exec, abort()).unwrap();
     state.exec_starting(exec).unwrap();
-    state.exec_started(exec, Some(born(pid)));
+    state.exec_started(exec, new_process(pid));
     state
 }
 
@@ -53,9 +53,9 @@ fn an_exit_during_start_is_announced_after_the_start() {
     let mut state = created();
     state.starting().unwrap();
     assert!(!state.init_exited(EXIT));
-    assert!(state.init_settled().is_empty());
+    assert!(state.init_cleaned_up().is_empty());
     assert_eq!(state.status().unwrap(), Status::CREATED);
-    assert_eq!(names(&state.started(true)), ["start 100", "exit c 100 7"]);
+    assert_eq!(names(&state.started()), ["start 100", "exit c 100 7"]);
     assert_eq!(state.status().unwrap(), Status::STOPPED);
 }
 
@@ -63,17 +63,17 @@ fn an_exit_during_start_is_announced_after_the_start() {
 fn a_start_that_fails_tells_only_the_exit() {
     let mut state = created();
     state.starting().unwrap();
-    assert!(state.started(false).is_empty());
+    assert!(state.start_failed().is_empty());
     assert_eq!(kind(state.starting()), Kind::FailedPrecondition);
     state.init_exited(EXIT);
-    assert_eq!(names(&state.init_settled()), ["exit c 100 7"]);
+    assert_eq!(names(&state.init_cleaned_up()), ["exit c 100 7"]);
 }
 
 #[test]
 fn init_is_the_last_exit_of_its_container() {
     let mut state = with_exec("e", 200);
     state.init_exited(EXIT);
-    assert!(state.init_settled().is_empty());
+    assert!(state.init_cleaned_up().is_empty());
     assert_eq!(state.status().unwrap(), Status::RUNNING);
     assert_eq!(names(&state.exec_exited("e", LATER)), ["exit e 200 8", "exit c 100 7"]);
 }
@@ -81,41 +81,41 @@ fn init_is_the_last_exit_of_its_container() {
 #[test]
 fn an_exec_being_made_holds_it_back_too() {
     let mut state = running();
-    state.add_exec("e", Request::default(), vec![]).unwrap();
+    state.add_exec("e", StdioRequest::default(), vec![]).unwrap();
     state.exec_opening("e", abort()).unwrap();
     state.exec_starting("e").unwrap();
     state.init_exited(EXIT);
-    assert!(state.init_settled().is_empty());
-    assert_eq!(names(&state.exec_started("e", Some(born(200)))), ["exec-started e 200"]);
+    assert!(state.init_cleaned_up().is_empty());
+    assert_eq!(names(&state.exec_started("e", new_process(200))), ["exec-started e 200"]);
     assert_eq!(names(&state.exec_exited("e", LATER)), ["exit e 200 8", "exit c 100 7"]);
 }
 
 #[test]
 fn an_exec_that_waits_for_its_client_holds_nothing_up() {
     let mut state = running();
-    state.add_exec("e", Request::default(), vec![]).unwrap();
+    state.add_exec("e", StdioRequest::default(), vec![]).unwrap();
     state.exec_opening("e", abort()).unwrap();
     assert_eq!(kind(state.exec_opening("e", abort())), Kind::FailedPrecondition);
     assert_eq!(kind(state.take_exec("e")), Kind::FailedPrecondition);
     state.init_exited(EXIT);
-    assert_eq!(names(&state.init_settled()), ["exit c 100 7"]);
+    assert_eq!(names(&state.init_cleaned_up()), ["exit c 100 7"]);
     assert_eq!(kind(state.exec_starting("e")), Kind::FailedPrecondition);
-    assert!(state.exec_started("e", None).is_empty());
+    assert!(state.exec_start_failed("e").is_empty());
     state.deleted();
     assert_eq!(kind(state.exec_starting("e")), Kind::NotFound);
-    assert!(state.exec_started("e", None).is_empty());
+    assert!(state.exec_start_failed("e").is_empty());
 }
 
 #[test]
 fn an_exec_that_fails_to_start_tells_nothing_and_releases_everyone() {
     let mut state = running();
-    state.add_exec("e", Request::default(), vec![]).unwrap();
+    state.add_exec("e", StdioRequest::default(), vec![]).unwrap();
     let waiter = state.process("e").unwrap().waiter();
     state.exec_opening("e", abort()).unwrap();
     state.exec_starting("e").unwrap();
     state.init_exited(EXIT);
-    state.init_settled();
-    assert_eq!(names(&state.exec_started("e", None)), ["exit c 100 7"]);
+    state.init_cleaned_up();
+    assert_eq!(names(&state.exec_start_failed("e")), ["exit c 100 7"]);
     assert_eq!(crate::testing::runtime().block_on(waiter.exit()).status, 255);
     assert_eq!(state.process_status("e").unwrap(), Status::STOPPED);
     assert_eq!(kind(state.exec_opening("e", abort())), Kind::FailedPrecondition);
@@ -125,9 +125,9 @@ fn an_exec_that_fails_to_start_tells_nothing_and_releases_everyone() {
 fn an_end_is_announced_only_when_settled_and_once() {
     let mut state = running();
     state.init_exited(EXIT);
-    assert!(state.announce().is_none());
-    assert_eq!(state.init_settled().len(), 1);
-    assert!(state.init_settled().is_empty());
+    assert!(state.announce_exit().is_none());
+    assert_eq!(state.init_cleaned_up().len(), 1);
+    assert!(state.init_cleaned_up().is_empty());
     state.init_exited(LATER);
     assert_eq!(state.init.exit(), Some(EXIT));
 }
@@ -135,21 +135,21 @@ fn an_end_is_announced_only_when_settled_and_once() {
 #[test]
 fn no_exec_once_init_is_collected() {
     let mut state = running();
-    state.add_exec("early", Request::default(), vec![]).unwrap();
+    state.add_exec("early", StdioRequest::default(), vec![]).unwrap();
     state.init_exited(EXIT);
-    assert_eq!(kind(state.add_exec("late", Request::default(), vec![])), Kind::FailedPrecondition);
+    assert_eq!(kind(state.add_exec("late", StdioRequest::default(), vec![])), Kind::FailedPrecondition);
     assert_eq!(kind(state.exec_opening("early", abort())), Kind::FailedPrecondition);
-    assert_eq!(state.init_settled().len(), 1);
+    assert_eq!(state.init_cleaned_up().len(), 1);
 }
 
 #[test]
 fn exec_ids_are_reserved_and_freed() {
     let mut state = created();
-    state.add_exec("e", Request::default(), vec![]).unwrap();
-    assert_eq!(kind(state.add_exec("e", Request::default(), vec![])), Kind::AlreadyExists);
+    state.add_exec("e", StdioRequest::default(), vec![]).unwrap();
+    assert_eq!(kind(state.add_exec("e", StdioRequest::default(), vec![])), Kind::AlreadyExists);
     state.take_exec("e").unwrap();
     assert_eq!(kind(state.take_exec("e")), Kind::NotFound);
-    state.add_exec("e", Request::default(), vec![]).unwrap();
+    state.add_exec("e", StdioRequest::default(), vec![]).unwrap();
 }
 
 #[test]
@@ -163,18 +163,18 @@ fn a_running_exec_is_not_deleted() {
 #[test]
 fn signals_find_only_what_exists() {
     let mut state = running();
-    assert!(state.target("").is_ok());
-    assert_eq!(kind(state.target("e")), Kind::NotFound);
-    state.add_exec("e", Request::default(), vec![]).unwrap();
-    assert_eq!(kind(state.target("e")), Kind::FailedPrecondition);
+    assert!(state.signal_target("").is_ok());
+    assert_eq!(kind(state.signal_target("e")), Kind::NotFound);
+    state.add_exec("e", StdioRequest::default(), vec![]).unwrap();
+    assert_eq!(kind(state.signal_target("e")), Kind::FailedPrecondition);
     state.exec_opening("e", abort()).unwrap();
     state.exec_starting("e").unwrap();
-    state.exec_started("e", Some(born(200)));
-    assert!(state.target("e").is_ok());
+    state.exec_started("e", new_process(200));
+    assert!(state.signal_target("e").is_ok());
     state.exec_exited("e", LATER);
-    assert_eq!(kind(state.target("e")), Kind::NotFound);
+    assert_eq!(kind(state.signal_target("e")), Kind::NotFound);
     state.init_exited(EXIT);
-    assert_eq!(kind(state.target("")), Kind::NotFound);
+    assert_eq!(kind(state.signal_target("")), Kind::NotFound);
 }
 
 #[test]
@@ -183,10 +183,10 @@ fn pausing_shows_and_everything_in_it_is_paused() {
     state.pausing().unwrap();
     assert_eq!(state.process_status("e").unwrap(), Status::PAUSING);
     assert_eq!(kind(state.pausing()), Kind::FailedPrecondition);
-    assert!(state.paused(true).is_some());
+    assert!(state.paused().is_some());
     assert_eq!(state.process_status("").unwrap(), Status::PAUSED);
     assert_eq!(state.process_status("e").unwrap(), Status::PAUSED);
-    assert_eq!(kind(state.add_exec("f", Request::default(), vec![])), Kind::FailedPrecondition);
+    assert_eq!(kind(state.add_exec("f", StdioRequest::default(), vec![])), Kind::FailedPrecondition);
     state.resuming().unwrap();
     assert!(state.resumed().is_some());
     assert_eq!(kind(state.resuming()), Kind::FailedPrecondition);
@@ -197,7 +197,7 @@ fn pausing_shows_and_everything_in_it_is_paused() {
 fn a_pause_that_fails_runs_on() {
     let mut state = running();
     state.pausing().unwrap();
-    assert!(state.paused(false).is_none());
+    state.pause_failed();
     assert_eq!(state.status().unwrap(), Status::RUNNING);
 }
 
@@ -205,9 +205,9 @@ fn a_pause_that_fails_runs_on() {
 fn an_exit_while_paused_is_told_and_wants_a_thaw() {
     let mut state = running();
     state.pausing().unwrap();
-    state.paused(true);
+    state.paused();
     assert!(state.init_exited(EXIT));
-    assert_eq!(names(&state.init_settled()), ["exit c 100 7"]);
+    assert_eq!(names(&state.init_cleaned_up()), ["exit c 100 7"]);
     assert!(state.resumed().is_none());
     assert_eq!(state.status().unwrap(), Status::STOPPED);
 }
@@ -217,20 +217,20 @@ fn an_exit_during_pause_is_not_undone_by_it() {
     let mut state = running();
     state.pausing().unwrap();
     state.init_exited(EXIT);
-    state.init_settled();
-    assert!(state.paused(true).is_none());
+    state.init_cleaned_up();
+    assert!(state.paused().is_none());
     assert_eq!(state.status().unwrap(), Status::STOPPED);
 }
 
 #[test]
 fn what_may_be_deleted() {
-    assert_eq!(kind(State::new("c", Request::default()).deletable()), Kind::NotFound);
+    assert_eq!(kind(State::new("c", StdioRequest::default()).deletable()), Kind::NotFound);
     assert!(created().deletable().is_ok());
     let mut state = running();
     assert_eq!(kind(state.deletable()), Kind::FailedPrecondition);
     state.init_exited(EXIT);
     assert_eq!(kind(state.deletable()), Kind::FailedPrecondition);
-    state.init_settled();
+    state.init_cleaned_up();
     assert!(state.deletable().is_ok());
     state.deleted();
     assert_eq!(kind(state.deletable()), Kind::NotFound);
@@ -253,34 +253,34 @@ fn limits_may_change_until_the_end() {
 #[test]
 fn an_exec_that_is_being_made_can_be_ended() {
     let mut state = running();
-    state.add_exec("e", Request::default(), vec![]).unwrap();
-    assert!(state.abort("e", 9).is_none(), "nothing to be ended yet");
+    state.add_exec("e", StdioRequest::default(), vec![]).unwrap();
+    assert!(state.abort_exec("e", 9).is_none(), "nothing to be ended yet");
     let abort = abort();
     state.exec_opening("e", abort.clone()).unwrap();
-    let waiter = state.abort("e", 9).unwrap();
+    let waiter = state.abort_exec("e", 9).unwrap();
     assert_eq!(abort.signal(), Some(9));
-    assert!(state.exec_started("e", None).is_empty());
+    assert!(state.exec_start_failed("e").is_empty());
     assert_eq!(crate::testing::runtime().block_on(waiter.exit()).status, 137);
-    assert!(state.abort("e", 9).is_none());
+    assert!(state.abort_exec("e", 9).is_none());
     assert_eq!(state.take_exec("e").unwrap().exit().unwrap().status, 137);
     // One that has been made takes signals like any other.
-    assert!(with_exec("f", 200).abort("f", 9).is_none());
+    assert!(with_exec("f", 200).abort_exec("f", 9).is_none());
 }
 
 #[test]
 fn execs_of_one_container_are_bounded_in_number_and_size() {
     let mut state = running();
-    for n in 0..EXECS {
-        state.add_exec(&format!("e{n}"), Request::default(), vec![]).unwrap();
+    for n in 0..MAX_EXECS {
+        state.add_exec(&format!("e{n}"), StdioRequest::default(), vec![]).unwrap();
     }
-    let e = state.add_exec("more", Request::default(), vec![]).unwrap_err();
-    assert!(crate::error::is_want(&e) && e.to_string().contains("4096 execs"), "{e}");
+    let e = state.add_exec("more", StdioRequest::default(), vec![]).unwrap_err();
+    assert!(crate::error::is_shortage(&e) && e.to_string().contains("4096 execs"), "{e}");
     state.take_exec("e7").unwrap();
-    state.add_exec("more", Request::default(), vec![0; SPECS]).unwrap();
+    state.add_exec("more", StdioRequest::default(), vec![0; MAX_SPEC_BYTES]).unwrap();
     state.take_exec("e8").unwrap();
-    let e = state.add_exec("large", Request::default(), vec![0; 1]).unwrap_err();
-    assert!(crate::error::is_want(&e) && e.to_string().contains("to start"), "{e}");
+    let e = state.add_exec("large", StdioRequest::default(), vec![0; 1]).unwrap_err();
+    assert!(crate::error::is_shortage(&e) && e.to_string().contains("to start"), "{e}");
     // What was started keeps nothing.
     state.exec_opening("more", abort()).unwrap();
-    state.add_exec("large", Request::default(), vec![0; 1]).unwrap();
+    state.add_exec("large", StdioRequest::default(), vec![0; 1]).unwrap();
 }

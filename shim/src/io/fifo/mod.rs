@@ -4,7 +4,11 @@
 //! with no reader at all would answer EPIPE. One `O_RDWR` descriptor is both ends. But it is opened only once a client
 //! has its reader there: a fifo that nobody reads must fail the request, not swallow the output.
 
-use std::{os::fd::OwnedFd, path::Path, time::Duration};
+use std::{
+    os::fd::{AsRawFd, OwnedFd},
+    path::Path,
+    time::Duration,
+};
 
 use berth_runtime::{Context, Error, Result};
 use rustix::{
@@ -14,7 +18,7 @@ use rustix::{
 use tokio::time::{Instant, sleep};
 
 /// How long a client may take to open its end; containerd's shim waits as long.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The first pause between two looks for a reader, doubled up to [`MAX_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(1);
@@ -61,9 +65,9 @@ pub fn open_input(path: &Path) -> Result<Input> {
 /// Opens an output, waiting for a fifo's reader to come.
 ///
 /// # Errors
-/// The path, and what the kernel said; or that no reader came within `patience`.
-pub async fn open_output(path: &Path, patience: Duration) -> Result<Output> {
-    let deadline = Instant::now() + patience;
+/// The path, and what the kernel said; or that no reader came within `limit`.
+pub async fn open_output(path: &Path, limit: Duration) -> Result<Output> {
+    let deadline = Instant::now() + limit;
     let mut pause = PAUSE;
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK | OFlags::CLOEXEC;
     loop {
@@ -82,11 +86,8 @@ pub async fn open_output(path: &Path, patience: Duration) -> Result<Output> {
                 pause = (pause * 2).min(MAX_PAUSE);
             }
             Err(Errno::NXIO) => {
-                let text = format!(
-                    "open fifo {}: nobody opened it for reading within {} s",
-                    path.display(),
-                    patience.as_secs()
-                );
+                let text =
+                    format!("open fifo {}: nobody opened it for reading within {} s", path.display(), limit.as_secs());
                 return Err(Error::new(berth_runtime::Kind::FailedPrecondition, text));
             }
             Err(e) => return Err(e).with_context(|| format!("open {}", path.display())),
@@ -104,6 +105,12 @@ pub fn open_file(path: &Path) -> Result<OwnedFd> {
     }
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NONBLOCK | OFlags::CLOEXEC;
     open(path, flags, Mode::from_raw_mode(0o644)).and_then(blocking).with_context(|| format!("open {}", path.display()))
+}
+
+/// Opens the fifo behind a descriptor once more, with other rights.
+pub fn reopen(fifo: &OwnedFd, access: OFlags) -> rustix::io::Result<OwnedFd> {
+    let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    open(format!("/proc/self/fd/{}", fifo.as_raw_fd()), flags, Mode::empty())
 }
 
 /// Only the opening is not to block, of a fifo without a reader; the writing is done where it may.

@@ -25,7 +25,7 @@ fn a_late_reader_is_waited_for() {
             text
         }
     });
-    let Output::Fifo(fd) = runtime().block_on(open_output(&path, PATIENCE)).unwrap() else { panic!("no fifo") };
+    let Output::Fifo(fd) = runtime().block_on(open_output(&path, CLIENT_TIMEOUT)).unwrap() else { panic!("no fifo") };
     rustix::io::write(&fd, b"hello").unwrap();
     drop(fd);
     assert_eq!(reader.join().unwrap(), "hello");
@@ -36,7 +36,7 @@ fn a_reader_may_go_and_come_back() {
     let dir = Scratch::new();
     let path = dir.fifo("out");
     let reader = dir.reader(&path);
-    let Output::Fifo(fd) = runtime().block_on(open_output(&path, PATIENCE)).unwrap() else { panic!("no fifo") };
+    let Output::Fifo(fd) = runtime().block_on(open_output(&path, CLIENT_TIMEOUT)).unwrap() else { panic!("no fifo") };
     drop(reader);
     rustix::io::write(&fd, b"kept").unwrap();
     let reader = dir.reader(&path);
@@ -58,6 +58,6 @@ fn a_file_is_appended_to_and_its_directory_made() {
 fn missing_paths_are_named() {
     let missing = Path::new("/nowhere/fifo");
     assert!(open_input(missing).unwrap_err().to_string().contains("/nowhere/fifo"));
-    let error = runtime().block_on(open_output(missing, PATIENCE)).unwrap_err();
+    let error = runtime().block_on(open_output(missing, CLIENT_TIMEOUT)).unwrap_err();
     assert!(error.to_string().contains("/nowhere/fifo"));
 }

@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use super::{
-    pump::{Kind, Link, Sink},
+    pump::{Kind, Pump, Sink},
     uri::Program,
 };
 use crate::{pool::Pool, reap, sys, watch::watch};
@@ -37,8 +37,10 @@ use crate::{pool::Pool, reap, sys, watch::watch};
 const READY: Duration = Duration::from_secs(30);
 /// How long it may go on after SIGTERM before SIGKILL.
 const GRACE: Duration = Duration::from_secs(12);
-/// How long it may take for the rest of its input, as long as it reads, and how long it may then go on to its own end.
-const REST: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(2));
+/// How long the program may take to read the rest of its input, while it reads.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the program may then take to exit by itself.
+const OWN_EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The first and the longest pause between two looks at that.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
@@ -74,14 +76,14 @@ impl Logger {
         let (ready, ready_write) = pipe_with(PipeFlags::CLOEXEC).with_context(what)?;
         let pipes = Arc::new([Arc::new(stdout_read), Arc::new(stderr_read)]);
         let command = Command::new(program, id, namespace, pipes.clone(), ready_write);
-        let flight = pool.children.flight();
-        let (pid, pidfd) = pool.change(&flight, move || command.start()).await.with_context(what)?;
-        pool.children.adopt(&flight, pid);
-        drop(flight);
+        let spawning = pool.children.begin_spawn();
+        let (pid, pidfd) = pool.run(&spawning, move || command.start()).await.with_context(what)?;
+        pool.children.register(&spawning, pid);
+        drop(spawning);
         let (ended_at, ended) = news::channel(false);
         let logger = Self { pidfd: Arc::new(pidfd), pipes, ended, drains: Arc::default() };
         logger.watch(pid, pool, ended_at);
-        match timeout(READY, said_ready(ready)).await {
+        match timeout(READY, wait_ready(ready)).await {
             Ok(Ok(said)) if said || !program.must_say_ready => Ok((logger, Ends { stdout, stderr })),
             Ok(Ok(_)) => {
                 Err(Error::new(ErrorKind::Internal, format!("logging program {name} ended before it was ready")))
@@ -98,7 +100,7 @@ impl Logger {
     /// out what it has, and SIGKILL after 12 s.
     pub async fn stop(&self) {
         let mut ended = self.ended.clone();
-        if self.finishes().await {
+        if self.wait_own_exit().await {
             return;
         }
         for (signal, grace) in [(libc::SIGTERM, GRACE), (libc::SIGKILL, GRACE)] {
@@ -110,7 +112,7 @@ impl Logger {
     }
 
     /// Waits for the program's own end, as long as it reads on or may be at work on what it has read.
-    async fn finishes(&self) -> bool {
+    async fn wait_own_exit(&self) -> bool {
         let mut ended = self.ended.clone();
         let begin = Instant::now();
         let (mut pause, mut left, mut since) = (PAUSE.0, usize::MAX, begin);
@@ -126,8 +128,8 @@ impl Logger {
             }
             // While another process holds a pipe, its end does not come.
             if (unread == 0 && !self.pipes.iter().all(|pipe| hung_up(pipe)))
-                || since.elapsed() > REST.1
-                || (unread > 0 && begin.elapsed() > REST.0)
+                || since.elapsed() > OWN_EXIT_TIMEOUT
+                || (unread > 0 && begin.elapsed() > READ_TIMEOUT)
             {
                 return false;
             }
@@ -139,13 +141,13 @@ impl Logger {
         let (pidfd, drains, children) = (self.pidfd.clone(), self.drains.clone(), pool.children.clone());
         let pipes = self.pipes.clone();
         tokio::spawn(async move {
-            reap::exited(&pidfd).await;
-            children.forget(pid);
+            reap::wait_exit(&pidfd).await;
+            children.unregister(pid);
             // First the drains, then the news: who hears of the end may stop them.
             for pipe in &*pipes {
                 if fcntl_setfl(pipe, OFlags::NONBLOCK).is_ok() {
-                    let link = Link::new(Kind::Output, pipe.clone(), Sink::Nowhere);
-                    let task = tokio::spawn(async move { link.run().await });
+                    let pump = Pump::new(Kind::Output, pipe.clone(), Sink::Nowhere);
+                    let task = tokio::spawn(async move { pump.run().await });
                     drains.lock().unwrap_or_else(PoisonError::into_inner).push(task.abort_handle());
                 }
             }
@@ -196,7 +198,7 @@ fn hung_up(pipe: &OwnedFd) -> bool {
     poll(&mut fds, Some(&now)).is_ok() && fds.iter().any(|fd| fd.revents().contains(PollFlags::HUP))
 }
 
-async fn said_ready(pipe: OwnedFd) -> Result<bool> {
+async fn wait_ready(pipe: OwnedFd) -> Result<bool> {
     fcntl_setfl(&pipe, OFlags::NONBLOCK)?;
     let source = watch(pipe.as_fd(), Interest::READABLE)?;
     loop {

@@ -4,7 +4,7 @@
 //! copied through the stack: a page that is moved takes a whole place in the next pipe, however little is in it, so the
 //! short lines of a container would fill its client's fifo long before its size; the kernel lets copies share pages.
 //! A fifo that nobody reads is made larger once, so that a good deal fits while containerd is away. An idle stream costs
-//! its descriptors and a small task, and what is in flight is in the kernel.
+//! its descriptors and a small task, and what is in spawning is in the kernel.
 //!
 //! Files are written by a thread ([`worker`](super::worker)), since a disk may be slow; everything else is copied on the
 //! loop, in turns that have an end, so that no stream takes the loop from the calls and the other streams.
@@ -12,7 +12,7 @@
 //! An output whose far end fails is read on and thrown away: the container must not block because a disk is full.
 
 use std::{
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -22,33 +22,33 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{Mode, OFlags},
+    fs::OFlags,
     io::{Errno, ioctl_fionread},
     pipe::{SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, splice},
 };
 use tokio::{io::Interest, sync::Notify};
 
-use super::{tail::Tail, worker::Worker};
+use super::{fifo::reopen, tail::Tail, worker::Worker};
 use crate::watch::watch;
 
 /// What one splice may move from a pipe: a pipe's default capacity, in bytes.
-const PIPE_CHUNK: usize = 64 * 1024;
+const SPLICE_CHUNK: usize = 64 * 1024;
 /// From how many waiting bytes on they are moved and not copied: less would waste too much of the next pipe's places.
-const MUCH: u64 = 16 * 1024;
+const SPLICE_THRESHOLD: u64 = 16 * 1024;
 /// What is copied at a time, in bytes: PIPE_BUF, which a pipe that has any room takes whole (pipe(7)).
-const LITTLE: usize = 4096;
+const COPY_CHUNK: usize = 4096;
 /// The buffer for files, in bytes, on the stack of the call.
-const BUFFER: usize = 8 * 1024;
+const FILE_CHUNK: usize = 8 * 1024;
 /// What a fifo holds that was once full, in bytes. At worst each of its pages is half used (two that hold less than one
 /// would share it), so what fits for certain is half of this, and the process's own pipe.
-const ROOM: usize = 256 * 1024;
+const FIFO_SIZE: usize = 256 * 1024;
 /// How many times a stream moves something before others have their turn.
-const TURN: usize = 16;
+const STEPS_PER_TURN: usize = 16;
 /// More than a terminal can hold for its reader, in bytes: the kernel's limit is 64 KiB, and a page in the line
 /// discipline.
-const TERMINAL_HOLDS: usize = 128 * 1024;
+const TERMINAL_BUFFER_MAX: usize = 128 * 1024;
 /// How long a stream waits that could not have a thread.
-const NO_THREAD: Duration = Duration::from_millis(50);
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// Where the bytes go.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ pub enum Kind {
     /// Standard input: ends when nobody reads it any more.
     Input,
     /// What comes on standard input after that.
-    Leftover,
+    Discard,
     /// Output by pipe: ends when the last process closed it.
     Output,
     /// Output by terminal: ends like a pipe, and when its process has exited and all it wrote is read.
@@ -78,7 +78,7 @@ pub enum Kind {
 
 /// A pair of descriptors, and how to copy between them.
 #[derive(Debug)]
-pub struct Link {
+pub struct Pump {
     from: Arc<OwnedFd>,
     sink: Sink,
     kind: Kind,
@@ -104,7 +104,7 @@ enum Step {
     End,
 }
 
-impl Link {
+impl Pump {
     /// `from` must not block.
     pub fn new(kind: Kind, from: impl Into<Arc<OwnedFd>>, sink: Sink) -> Arc<Self> {
         Arc::new(Self {
@@ -135,10 +135,10 @@ impl Link {
         Tail::of(to)
     }
 
-    /// A link that reads what still comes from the same fifo and forgets it. It holds both ends, so it has no end.
-    pub fn leftover(&self) -> Arc<Self> {
+    /// A pump that reads what still comes from the same fifo and forgets it. It holds both ends, so it has no end.
+    pub fn discard_rest(&self) -> Arc<Self> {
         let both = reopen(&self.from, OFlags::RDWR).map_or_else(|_| self.from.clone(), Arc::new);
-        Self::new(Kind::Leftover, both, Sink::Nowhere)
+        Self::new(Kind::Discard, both, Sink::Nowhere)
     }
 
     /// Copies until the end.
@@ -163,10 +163,10 @@ impl Link {
                 return;
             }
             if ending && left == usize::MAX {
-                left = self.in_flight();
+                left = self.bytes_in_flight();
             }
             let step = match &self.sink {
-                Sink::Append(_) => self.by_thread(left).await,
+                Sink::Append(_) => self.step_on_thread(left).await,
                 _ => self.step(left, much),
             };
             match step {
@@ -174,12 +174,12 @@ impl Link {
                 Step::Empty if guard.is_none() => return,
                 Step::Empty => guard.iter_mut().for_each(tokio::io::unix::AsyncFdReadyGuard::clear_ready),
                 Step::Full => {
-                    self.room().await;
+                    self.wait_writable().await;
                     // The maker of the room may be a task beside this one.
                     tokio::task::yield_now().await;
                 }
                 Step::Moved(n) | Step::Last(n) => {
-                    much = n >= LITTLE;
+                    much = n >= COPY_CHUNK;
                     moves += 1;
                     if ending {
                         left = left.saturating_sub(n);
@@ -187,7 +187,7 @@ impl Link {
                     if matches!(step, Step::Last(_)) {
                         guard.iter_mut().for_each(tokio::io::unix::AsyncFdReadyGuard::clear_ready);
                     }
-                    if ending || moves % TURN == 0 {
+                    if ending || moves % STEPS_PER_TURN == 0 {
                         tokio::task::yield_now().await;
                     }
                 }
@@ -196,20 +196,20 @@ impl Link {
     }
 
     /// How much may still be on its way from a writer that is gone. What others write after it is not waited for.
-    fn in_flight(&self) -> usize {
+    fn bytes_in_flight(&self) -> usize {
         match self.kind {
-            Kind::Terminal => TERMINAL_HOLDS,
+            Kind::Terminal => TERMINAL_BUFFER_MAX,
             _ => ioctl_fionread(&*self.from).ok().and_then(|n| usize::try_from(n).ok()).unwrap_or_default(),
         }
     }
 
     /// Waits until the sink takes more, or fails, or the input is at its end. It is watched only while it is full.
-    async fn room(&self) {
+    async fn wait_writable(&self) {
         let (Sink::Pipe(to) | Sink::Fifo(to)) = &self.sink else { return };
         // epoll(7) takes a descriptor once, and a terminal's is watched for its output.
         let again = (self.kind == Kind::Input).then(|| to.try_clone().ok()).flatten();
         let Ok(to) = watch(again.as_ref().unwrap_or(to).as_fd(), Interest::WRITABLE) else {
-            return tokio::time::sleep(NO_THREAD).await;
+            return tokio::time::sleep(RETRY_DELAY).await;
         };
         if self.kind != Kind::Input {
             let _ = to.writable().await;
@@ -223,9 +223,9 @@ impl Link {
 
     fn step(&self, left: usize, much: bool) -> Step {
         match &self.sink {
-            Sink::Pipe(to) if self.kind == Kind::Input => self.splice(to, PIPE_CHUNK),
+            Sink::Pipe(to) if self.kind == Kind::Input => self.splice(to, SPLICE_CHUNK),
             Sink::Pipe(to) | Sink::Fifo(to) => self.output(to, left, much),
-            Sink::Append(_) | Sink::Nowhere => self.forget(left),
+            Sink::Append(_) | Sink::Nowhere => self.discard(left),
         }
     }
 
@@ -246,12 +246,12 @@ impl Link {
         if from.is_empty() {
             return Step::Empty;
         }
-        let spliced = self.kind == Kind::Output && much && left > PIPE_CHUNK;
-        if spliced && ioctl_fionread(&*self.from).is_ok_and(|waiting| waiting >= MUCH) {
-            return self.splice(to, PIPE_CHUNK);
+        let spliced = self.kind == Kind::Output && much && left > SPLICE_CHUNK;
+        if spliced && ioctl_fionread(&*self.from).is_ok_and(|waiting| waiting >= SPLICE_THRESHOLD) {
+            return self.splice(to, SPLICE_CHUNK);
         }
-        let mut buffer = [0; LITTLE];
-        let size = LITTLE.min(left);
+        let mut buffer = [0; COPY_CHUNK];
+        let size = COPY_CHUNK.min(left);
         match self.read(buffer.get_mut(..size).unwrap_or_default()) {
             Ok(0) => Step::End,
             Ok(n) => {
@@ -278,8 +278,8 @@ impl Link {
     /// Makes a client's fifo larger. True when it is.
     fn enlarge(&self, to: &OwnedFd) -> bool {
         matches!(self.sink, Sink::Fifo(_))
-            && fcntl_getpipe_size(to).is_ok_and(|size| size < ROOM)
-            && fcntl_setpipe_size(to, ROOM).is_ok()
+            && fcntl_getpipe_size(to).is_ok_and(|size| size < FIFO_SIZE)
+            && fcntl_setpipe_size(to, FIFO_SIZE).is_ok()
     }
 
     fn splice(&self, to: &OwnedFd, chunk: usize) -> Step {
@@ -290,12 +290,12 @@ impl Link {
             Err(Errno::AGAIN) if self.has_input() => Step::Full,
             Err(Errno::AGAIN) => Step::Empty,
             Err(_) if self.kind == Kind::Input => Step::End,
-            Err(_) => self.forget(chunk),
+            Err(_) => self.discard(chunk),
         }
     }
 
-    fn forget(&self, left: usize) -> Step {
-        match self.read([0; BUFFER].get_mut(..BUFFER.min(left)).unwrap_or_default()) {
+    fn discard(&self, left: usize) -> Step {
+        match self.read([0; FILE_CHUNK].get_mut(..FILE_CHUNK.min(left)).unwrap_or_default()) {
             Ok(0) => Step::End,
             Ok(n) => Step::Moved(n),
             Err(step) => step,
@@ -313,12 +313,12 @@ impl Link {
     }
 
     /// A turn of copying into a file, on a thread.
-    async fn by_thread(self: &Arc<Self>, left: usize) -> Step {
-        let link = self.clone();
-        match self.worker.run(move || link.write_file(left)).await {
+    async fn step_on_thread(self: &Arc<Self>, left: usize) -> Step {
+        let pump = self.clone();
+        match self.worker.run(move || pump.write_file(left)).await {
             Some(step) => step,
             None => {
-                tokio::time::sleep(NO_THREAD).await;
+                tokio::time::sleep(RETRY_DELAY).await;
                 Step::Moved(0)
             }
         }
@@ -326,9 +326,9 @@ impl Link {
 
     fn write_file(&self, left: usize) -> Step {
         let mut moved = 0;
-        for _ in 0..TURN {
-            let mut buffer = [0; BUFFER];
-            let size = BUFFER.min(left.saturating_sub(moved));
+        for _ in 0..STEPS_PER_TURN {
+            let mut buffer = [0; FILE_CHUNK];
+            let size = FILE_CHUNK.min(left.saturating_sub(moved));
             match self.read(buffer.get_mut(..size).unwrap_or_default()) {
                 Ok(n) if n > 0 => {
                     if let Sink::Append(file) = &self.sink {
@@ -360,12 +360,6 @@ impl Link {
     fn pending(&self) -> MutexGuard<'_, Vec<u8>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Opens the fifo behind a descriptor once more, with other rights.
-pub fn reopen(fifo: &OwnedFd, access: OFlags) -> rustix::io::Result<OwnedFd> {
-    let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    rustix::fs::open(format!("/proc/self/fd/{}", fifo.as_raw_fd()), flags, Mode::empty())
 }
 
 /// Writes what there is room for, and gives the rest. What the other side refuses is lost.

@@ -31,7 +31,7 @@ fn pipe_to_pipe_until_the_last_writer_closes() {
     rustix::io::write(&w1, b"all of it").unwrap();
     drop(w1);
     runtime()
-        .block_on(async { timeout(SOON, Link::new(Kind::Output, r1, Sink::Pipe(w2.into())).run()).await.unwrap() });
+        .block_on(async { timeout(SOON, Pump::new(Kind::Output, r1, Sink::Pipe(w2.into())).run()).await.unwrap() });
     assert_eq!(read_available(&r2), b"all of it");
 }
 
@@ -42,12 +42,12 @@ fn a_full_sink_holds_the_source_and_loses_nothing() {
         nonblocking(fd);
     }
     runtime().block_on(async {
-        let link = Link::new(Kind::Output, r1, Sink::Pipe(w2.into()));
+        let pump = Pump::new(Kind::Output, r1, Sink::Pipe(w2.into()));
         let task = tokio::spawn({
-            let link = link.clone();
-            async move { link.run().await }
+            let pump = pump.clone();
+            async move { pump.run().await }
         });
-        drop(link);
+        drop(pump);
         let mut sent = Vec::new();
         let mut got = Vec::new();
         for round in 0..200u8 {
@@ -75,9 +75,9 @@ fn a_full_sink_at_the_end_starves_nobody() {
     while rustix::io::write(&w2, &[0; 4096]).is_ok() {}
     drop(w1);
     runtime().block_on(async {
-        let link = Link::new(Kind::Output, r1, Sink::Pipe(w2.into()));
-        let task = tokio::spawn(async move { link.run().await });
-        // A link that waited in a circle would never let this be reached.
+        let pump = Pump::new(Kind::Output, r1, Sink::Pipe(w2.into()));
+        let task = tokio::spawn(async move { pump.run().await });
+        // A pump that waited in a circle would never let this be reached.
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert!(!task.is_finished());
         while rustix::io::read(&r2, &mut [0; 4096]).is_ok_and(|n| n > 0) {}
@@ -93,7 +93,7 @@ fn a_failed_sink_is_drained() {
     rustix::io::write(&w1, &[0; 30_000]).unwrap();
     drop(w1);
     runtime()
-        .block_on(async { timeout(SOON, Link::new(Kind::Output, r1, Sink::Pipe(w2.into())).run()).await.unwrap() });
+        .block_on(async { timeout(SOON, Pump::new(Kind::Output, r1, Sink::Pipe(w2.into())).run()).await.unwrap() });
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn input_ends_when_nobody_reads() {
     nonblocking(&r1);
     drop(r2);
     rustix::io::write(&w1, b"x").unwrap();
-    runtime().block_on(async { timeout(SOON, Link::new(Kind::Input, r1, Sink::Pipe(w2.into())).run()).await.unwrap() });
+    runtime().block_on(async { timeout(SOON, Pump::new(Kind::Input, r1, Sink::Pipe(w2.into())).run()).await.unwrap() });
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn two_streams_append_to_one_file() {
         rustix::io::write(&w, text).unwrap();
         drop(w);
         let sink = Sink::Append(crate::io::fifo::open_file(&path).unwrap());
-        runtime().block_on(Link::new(Kind::Output, r, sink).run());
+        runtime().block_on(Pump::new(Kind::Output, r, sink).run());
     }
     assert_eq!(std::fs::read(&path).unwrap(), b"one\ntwo\n");
 }
@@ -127,7 +127,7 @@ fn a_full_disk_does_not_stop_the_reader() {
     rustix::io::write(&w, &[0; 60_000]).unwrap();
     drop(w);
     let full = rustix::fs::open("/dev/full", rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty()).unwrap();
-    runtime().block_on(async { timeout(SOON, Link::new(Kind::Output, r, Sink::Append(full)).run()).await.unwrap() });
+    runtime().block_on(async { timeout(SOON, Pump::new(Kind::Output, r, Sink::Append(full)).run()).await.unwrap() });
 }
 
 #[test]
@@ -138,15 +138,15 @@ fn a_terminal_is_read_to_the_end_after_its_process_is_gone() {
     nonblocking(&r);
     nonblocking(&w);
     runtime().block_on(async {
-        let link = Link::new(Kind::Terminal, master, Sink::Pipe(w.into()));
+        let pump = Pump::new(Kind::Terminal, master, Sink::Pipe(w.into()));
         let task = tokio::spawn({
-            let link = link.clone();
-            async move { link.run().await }
+            let pump = pump.clone();
+            async move { pump.run().await }
         });
         rustix::io::write(&slave, &[b'x'; 3000]).unwrap();
         tokio::task::yield_now().await;
         // A grandchild holds the terminal open: the end is told, not seen.
-        link.end();
+        pump.end();
         timeout(SOON, task).await.unwrap().unwrap();
     });
     assert_eq!(read_available(&r).len(), 3000);
@@ -162,7 +162,7 @@ fn a_terminal_ends_when_its_other_side_is_closed() {
     rustix::io::write(&slave, b"bye").unwrap();
     drop(slave);
     runtime().block_on(async {
-        timeout(SOON, Link::new(Kind::Terminal, master, Sink::Pipe(w.into())).run()).await.unwrap()
+        timeout(SOON, Pump::new(Kind::Terminal, master, Sink::Pipe(w.into())).run()).await.unwrap()
     });
     assert_eq!(read_available(&r), b"bye");
 }
@@ -177,7 +177,7 @@ fn input_reaches_a_terminal() {
     drop(w);
     let master = Arc::new(master);
     runtime()
-        .block_on(async { timeout(SOON, Link::new(Kind::Input, r, Sink::Pipe(master.clone())).run()).await.unwrap() });
+        .block_on(async { timeout(SOON, Pump::new(Kind::Input, r, Sink::Pipe(master.clone())).run()).await.unwrap() });
     let mut buf = [0; 16];
     let n = rustix::io::read(&slave, &mut buf).unwrap();
     assert_eq!(&buf[..n], b"typed\n");
@@ -198,9 +198,9 @@ fn a_terminal_is_read_while_it_takes_no_more() {
     drop(keys);
     runtime().block_on(async {
         let master = Arc::new(master);
-        let output = Link::new(Kind::Terminal, master.clone(), Sink::Pipe(screen.into()));
+        let output = Pump::new(Kind::Terminal, master.clone(), Sink::Pipe(screen.into()));
         let output = tokio::spawn(async move { output.run().await });
-        let input = tokio::spawn(async move { Link::new(Kind::Input, typed, Sink::Pipe(master)).run().await });
+        let input = tokio::spawn(async move { Pump::new(Kind::Input, typed, Sink::Pipe(master)).run().await });
         // Nobody reads what was typed, and it is more than the terminal holds.
         rustix::io::write(&slave, b"said").unwrap();
         let mut said = Vec::new();
@@ -227,8 +227,8 @@ fn a_stream_that_always_has_more_leaves_the_loop_to_others() {
     rustix::io::write(&w, &vec![b'm'; 1 << 20]).unwrap();
     drop(w);
     runtime().block_on(async {
-        let link = Link::new(Kind::Output, r, Sink::Nowhere);
-        let task = tokio::spawn(async move { link.run().await });
+        let pump = Pump::new(Kind::Output, r, Sink::Nowhere);
+        let task = tokio::spawn(async move { pump.run().await });
         let mut turns = 0;
         while !task.is_finished() {
             turns += 1;

@@ -20,7 +20,7 @@ use rustix::{
 };
 use tokio::time::sleep;
 
-use super::pump::reopen;
+use super::fifo::reopen;
 
 /// The first and the longest pause between two looks. A client that is there reads at once; one that is away is
 /// expected in seconds.
@@ -59,13 +59,13 @@ impl Tail {
         while self.unread() {
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE.1);
-            self.offer();
-            self.look();
+            self.become_writer();
+            self.become_reader();
         }
     }
 
     /// Nobody has read on: perhaps the client is gone.
-    fn offer(&self) {
+    fn become_writer(&self) {
         let mut end = self.end();
         if let End::Reader(reader) = &*end
             && let Ok(writer) = reopen(reader, OFlags::WRONLY)
@@ -75,7 +75,7 @@ impl Tail {
     }
 
     /// A client that is there gets the end of its stream, and only its reading is waited for.
-    pub fn look(&self) {
+    pub fn become_reader(&self) {
         let mut end = self.end();
         if let End::Writer(writer) = &*end
             && has_reader(writer)

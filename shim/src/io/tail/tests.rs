@@ -18,7 +18,7 @@ fn a_client_that_is_there_gets_the_end_at_once() {
     rustix::io::write(&*both, b"left").unwrap();
     let tail = Tail::of(&both).unwrap();
     drop(both);
-    tail.look();
+    tail.become_reader();
     assert!(tail.unread());
     let mut buffer = [0; 8];
     assert_eq!(rustix::io::read(&client, &mut buffer).unwrap(), 4);
@@ -35,7 +35,7 @@ fn a_client_that_is_away_finds_what_is_left_and_then_the_end() {
     rustix::io::write(&*both, b"left").unwrap();
     let tail = Tail::of(&both).unwrap();
     drop(both);
-    tail.look();
+    tail.become_reader();
     let client = std::thread::spawn(move || {
         let mut text = String::new();
         std::fs::File::open(path).unwrap().read_to_string(&mut text).unwrap();
@@ -57,7 +57,7 @@ fn a_client_that_goes_before_it_has_read_may_come_back() {
     rustix::io::write(&*both, b"left").unwrap();
     let tail = Tail::of(&both).unwrap();
     drop(both);
-    tail.look();
+    tail.become_reader();
     drop(client);
     let client = std::thread::spawn(move || {
         let mut text = String::new();

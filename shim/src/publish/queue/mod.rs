@@ -8,10 +8,10 @@ use std::{
 use berth_proto::events::ForwardRequest;
 use tokio::sync::Notify;
 
-use super::event::Weight;
+use super::event::Retention;
 
 /// How many OOM events of one container are kept. Each says the same: that something of it was killed.
-const OOMS: usize = 16;
+const MAX_OOM_EVENTS: usize = 16;
 
 /// Requests in order. The front one stays in place while it is on its way.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(super) struct Queue {
 struct Inner {
     entries: VecDeque<Entry>,
     /// The front entry is being delivered: it must not give way.
-    taken: bool,
+    front_in_flight: bool,
     dropped: u64,
 }
 
@@ -43,7 +43,7 @@ impl Inner {
 #[derive(Debug)]
 struct Entry {
     request: Arc<ForwardRequest>,
-    weight: Weight,
+    retention: Retention,
 }
 
 impl Queue {
@@ -53,30 +53,33 @@ impl Queue {
 
     /// Appends, unless it is one OOM event too many. When the queue is full the oldest entry gives way that nobody waits
     /// for, then the oldest OOM event; the end of a process never does, nor is it kept out.
-    pub fn push(&self, request: ForwardRequest, weight: Weight) {
+    pub fn push(&self, request: ForwardRequest, retention: Retention) {
         if self.capacity == 0 {
             return;
         }
         let mut inner = self.lock();
-        if matches!(weight, Weight::Oom(_)) && inner.entries.iter().filter(|e| e.weight == weight).count() >= OOMS {
+        if matches!(retention, Retention::Oom(_))
+            && inner.entries.iter().filter(|e| e.retention == retention).count() >= MAX_OOM_EVENTS
+        {
             return inner.count_dropped();
         }
         if inner.entries.len() >= self.capacity {
-            let first = usize::from(inner.taken);
-            let oldest = |fits: fn(&Weight) -> bool| {
-                inner.entries.iter().skip(first).position(|entry| fits(&entry.weight)).map(|at| at + first)
+            let first = usize::from(inner.front_in_flight);
+            let oldest = |fits: fn(&Retention) -> bool| {
+                inner.entries.iter().skip(first).position(|entry| fits(&entry.retention)).map(|at| at + first)
             };
-            let loser = oldest(|weight| *weight == Weight::Passing).or_else(|| oldest(|w| matches!(w, Weight::Oom(_))));
-            match loser {
-                Some(loser) => {
-                    inner.entries.remove(loser);
+            let victim = oldest(|retention| *retention == Retention::DropFirst)
+                .or_else(|| oldest(|w| matches!(w, Retention::Oom(_))));
+            match victim {
+                Some(victim) => {
+                    inner.entries.remove(victim);
                     inner.count_dropped();
                 }
-                None if weight == Weight::Final => {}
+                None if retention == Retention::Keep => {}
                 None => return inner.count_dropped(),
             }
         }
-        inner.entries.push_back(Entry { request: Arc::new(request), weight });
+        inner.entries.push_back(Entry { request: Arc::new(request), retention });
         drop(inner);
         self.filled.notify_one();
     }
@@ -85,7 +88,7 @@ impl Queue {
     pub fn front(&self) -> Option<Arc<ForwardRequest>> {
         let mut inner = self.lock();
         let front = inner.entries.front().map(|entry| entry.request.clone());
-        inner.taken = front.is_some();
+        inner.front_in_flight = front.is_some();
         front
     }
 
@@ -93,7 +96,7 @@ impl Queue {
     pub fn pop(&self) {
         let mut inner = self.lock();
         inner.entries.pop_front();
-        inner.taken = false;
+        inner.front_in_flight = false;
         let empty = inner.entries.is_empty();
         if empty {
             inner.entries.shrink_to(16);
@@ -109,12 +112,12 @@ impl Queue {
     }
 
     /// Returns when something was appended since the last call.
-    pub async fn filled(&self) {
+    pub async fn wait_pushed(&self) {
         self.filled.notified().await;
     }
 
     /// Returns when the queue is empty.
-    pub async fn drained(&self) {
+    pub async fn wait_empty(&self) {
         loop {
             // registered before the look, so that no notice falls between
             let mut drained = std::pin::pin!(self.drained.notified());

@@ -12,16 +12,16 @@ fn drain(queue: &Queue) -> Vec<String> {
     std::iter::from_fn(next).collect()
 }
 
-fn oom(container: &str) -> Weight {
-    Weight::Oom(container.into())
+fn oom(container: &str) -> Retention {
+    Retention::Oom(container.into())
 }
 
 #[test]
 fn what_nobody_waits_for_gives_way_first() {
     let queue = Queue::new(3);
-    let (last, passing) = (Weight::Final, Weight::Passing);
-    for (topic, weight) in [("exit1", &last), ("added", &passing), ("started", &passing), ("exit2", &last)] {
-        queue.push(request(topic), weight.clone());
+    let (last, passing) = (Retention::Keep, Retention::DropFirst);
+    for (topic, retention) in [("exit1", &last), ("added", &passing), ("started", &passing), ("exit2", &last)] {
+        queue.push(request(topic), retention.clone());
     }
     assert_eq!(drain(&queue), ["exit1", "started", "exit2"]);
 }
@@ -29,12 +29,12 @@ fn what_nobody_waits_for_gives_way_first() {
 #[test]
 fn a_storm_of_oom_events_pushes_no_exit_out() {
     let queue = Queue::new(40);
-    queue.push(request("exit"), Weight::Final);
+    queue.push(request("exit"), Retention::Keep);
     for round in 0..10_000 {
         queue.push(request("oom"), oom(&format!("c{}", round % 100)));
     }
     for _ in 0..5 {
-        queue.push(request("exit"), Weight::Final);
+        queue.push(request("exit"), Retention::Keep);
     }
     let left = drain(&queue);
     assert_eq!(left.len(), 40);
@@ -45,13 +45,13 @@ fn a_storm_of_oom_events_pushes_no_exit_out() {
 #[test]
 fn one_container_keeps_no_others_oom_events_out() {
     let queue = Queue::new(100);
-    queue.push(request("started"), Weight::Passing);
+    queue.push(request("started"), Retention::DropFirst);
     for _ in 0..10_000 {
         queue.push(request("noisy"), oom("noisy"));
     }
     queue.push(request("other"), oom("other"));
     let left = drain(&queue);
-    assert_eq!(left.len(), OOMS + 2);
+    assert_eq!(left.len(), MAX_OOM_EVENTS + 2);
     assert_eq!((left.first().map(String::as_str), left.last().map(String::as_str)), (Some("started"), Some("other")));
 }
 
@@ -59,9 +59,9 @@ fn one_container_keeps_no_others_oom_events_out() {
 fn ends_are_kept_beyond_the_capacity() {
     let queue = Queue::new(2);
     for topic in ["a", "b", "c"] {
-        queue.push(request(topic), Weight::Final);
+        queue.push(request(topic), Retention::Keep);
     }
-    queue.push(request("d"), Weight::Passing);
+    queue.push(request("d"), Retention::DropFirst);
     queue.push(request("e"), oom("c"));
     assert_eq!(drain(&queue), ["a", "b", "c"]);
 }
@@ -69,10 +69,10 @@ fn ends_are_kept_beyond_the_capacity() {
 #[test]
 fn the_one_on_its_way_stays() {
     let queue = Queue::new(2);
-    queue.push(request("a"), Weight::Passing);
+    queue.push(request("a"), Retention::DropFirst);
     assert_eq!(queue.front().unwrap().envelope.topic, "a");
     for topic in ["b", "c"] {
-        queue.push(request(topic), Weight::Passing);
+        queue.push(request(topic), Retention::DropFirst);
     }
     queue.pop();
     assert_eq!(drain(&queue), ["c"]);
@@ -81,6 +81,6 @@ fn the_one_on_its_way_stays() {
 #[test]
 fn no_capacity_keeps_nothing() {
     let queue = Queue::new(0);
-    queue.push(request("a"), Weight::Final);
+    queue.push(request("a"), Retention::Keep);
     assert_eq!(queue.len(), 0);
 }

@@ -15,9 +15,9 @@ use rustix::{
 
 /// How many are kept: what the deepest of the urgent verbs has open at once (a pidfd, a directory of the state, of a
 /// cgroup and of one below it, a file in that), and one for a connection meanwhile.
-const KEPT: usize = 6;
+const SPARE_FDS: usize = 6;
 /// With fewer than this left, descriptors are scarce.
-const FEW: u64 = 16;
+const LOW_WATER: u64 = 16;
 
 static RESERVE: Mutex<Reserve> = Mutex::new(Reserve { spare: Vec::new(), wanted: 0 });
 
@@ -28,15 +28,15 @@ struct Reserve {
 }
 
 /// Keeps a reserve from now on. Before that, and in a process that does not call this, there is none.
-pub fn keep() {
+pub fn fill() {
     let mut reserve = lock();
-    reserve.wanted = KEPT;
+    reserve.wanted = SPARE_FDS;
     reserve.refill();
 }
 
 /// Does `work`; where descriptors are scarce, with those of the reserve, which are taken back afterwards.
-pub fn around<T>(work: impl FnOnce() -> T) -> T {
-    let lent = {
+pub fn with_spare_fds<T>(work: impl FnOnce() -> T) -> T {
+    let released = {
         let mut reserve = lock();
         let scarce = reserve.wanted > 0 && is_scarce();
         if scarce {
@@ -47,21 +47,21 @@ pub fn around<T>(work: impl FnOnce() -> T) -> T {
         scarce
     };
     let done = work();
-    if lent {
+    if released {
         lock().refill();
     }
     done
 }
 
 /// Gives up one descriptor, for a connection that could not be made without; whether there was one.
-pub fn give_one() -> bool {
+pub fn release_one() -> bool {
     lock().spare.pop().is_some()
 }
 
 impl Reserve {
     fn refill(&mut self) {
         while self.spare.len() < self.wanted
-            && let Ok(fd) = another()
+            && let Ok(fd) = dup_stdin()
         {
             self.spare.push(fd);
         }
@@ -73,14 +73,14 @@ fn is_scarce() -> bool {
     // How many are open (Linux 6.2); a look that costs no descriptor.
     let open = rustix::fs::stat("/proc/self/fd").map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
     if open > 0 {
-        return open + FEW > limit;
+        return open + LOW_WATER > limit;
     }
-    let tried: Vec<_> = std::iter::repeat_with(another).take(KEPT).collect();
+    let tried: Vec<_> = std::iter::repeat_with(dup_stdin).take(SPARE_FDS).collect();
     tried.iter().any(Result::is_err)
 }
 
 /// One more of what is open anyway; it costs nothing but its number.
-fn another() -> rustix::io::Result<OwnedFd> {
+fn dup_stdin() -> rustix::io::Result<OwnedFd> {
     rustix::io::fcntl_dupfd_cloexec(stdin(), 0)
 }
 
