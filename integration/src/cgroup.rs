@@ -152,7 +152,7 @@ mod tests {
     use crate::bundle::Scratch;
 
     #[test]
-    fn a_plain_directory_is_no_hierarchy() {
+    fn plain_directory_is_not_a_hierarchy() {
         let scratch = Scratch::new("hierarchies");
         fs::create_dir(scratch.path().join("memory")).unwrap();
         assert_eq!(hierarchies_in(scratch.path()), Vec::<PathBuf>::new());

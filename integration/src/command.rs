@@ -141,25 +141,25 @@ mod tests {
     use crate::wait::LONG;
 
     #[test]
-    fn keeps_both_streams_and_the_code() {
+    fn command_output_has_both_streams_and_the_code() {
         let out = run(Command::new("sh").args(["-c", "echo a; echo b >&2; exit 7"]), LONG);
         assert_eq!((out.stdout.as_str(), out.stderr.as_str(), out.code()), ("a\n", "b\n", 7));
     }
 
     #[test]
-    fn a_signal_is_128_and_more() {
+    fn command_ended_by_a_signal_has_code_128_plus_signal() {
         let out = run(Command::new("sh").args(["-c", "kill -9 $$"]), LONG);
         assert_eq!(out.code(), 137);
     }
 
     #[test]
-    fn input_reaches_the_program() {
+    fn fed_input_reaches_the_program() {
         assert_eq!(feed(&mut Command::new("cat"), b"word", LONG).ok(), "word");
     }
 
     #[test]
     #[should_panic(expected = "did not end within")]
-    fn the_bound_holds() {
+    fn command_that_exceeds_its_bound_panics() {
         run(Command::new("sleep").arg("60"), Duration::from_millis(50));
     }
 }

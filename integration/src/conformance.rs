@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn every_named_test_exists() {
+    fn every_test_named_in_the_table_exists() {
         let mut sources = BTreeMap::new();
         let mut missing = vec![];
         for row in table().iter().flat_map(|(_, rows)| rows) {
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_test_is_known_by_its_attribute() {
+    fn test_is_recognised_by_its_attribute() {
         let source = "fn one() {\n}\n#[test]\n/// Text.\nfn one() {\n}\nfn two() {\n}\n";
         for (name, is) in [("one", true), ("two", false), ("three", false), ("on", false)] {
             assert_eq!(has(source, name), is, "{name}");
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_is_the_tables() {
+    fn conformance_page_is_that_of_the_table() {
         let path = Path::new(ROOT).join("docs/conformance.md");
         if std::env::var("BERTH_CONFORMANCE").is_ok_and(|what| what == "write") {
             fs::write(&path, page()).unwrap();

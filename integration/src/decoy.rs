@@ -79,7 +79,7 @@ mod tests {
     use crate::bundle::Scratch;
 
     #[test]
-    fn every_touch_shows() {
+    fn every_change_of_the_files_shows() {
         let scratch = Scratch::new("decoy");
         let decoy = Decoy::new(scratch.path());
         let touches: [fn(&Path); 4] = [

@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_with_everything() {
+    fn mountinfo_line_is_parsed_with_all_fields() {
         let m =
             &parse("36 35 98:0 /a\\040b /mnt rw,noatime shared:2 master:1 - ext3 /dev/root rw,errors=continue\n")[0];
         assert_eq!((m.root.as_str(), m.point.as_str(), m.fs.as_str()), ("/a b", "/mnt", "ext3"));
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn no_optional_field_is_private() {
+    fn mount_without_optional_fields_is_private() {
         assert_eq!(parse("1 2 0:3 / / rw - proc proc rw")[0].propagation(), "private");
     }
 }

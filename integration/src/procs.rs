@@ -147,20 +147,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sees_itself() {
+    fn process_sees_itself_in_proc() {
         let me = one(std::process::id().cast_signed()).unwrap();
         assert!(alive(me.pid) && me.parent > 0 && !me.line.is_empty(), "{me:?}");
     }
 
     #[test]
-    fn fields_are_those_of_the_name() {
+    fn rollup_field_is_found_by_its_whole_name() {
         let rollup = "Rss:  1844 kB\nPss:   512 kB\nPss_Dirty:  99 kB\nPrivate_Dirty:   88 kB\n";
         assert_eq!((field(rollup, "Pss"), field(rollup, "Private_Dirty")), (Some(512), Some(88)));
         assert_eq!(field(rollup, "Swap"), None);
     }
 
     #[test]
-    fn a_longer_number_is_another_directory() {
+    fn longer_directory_name_is_another_directory() {
         let name = "/tmp/berth-none-12/x";
         let mut child = std::process::Command::new("sleep").arg0(name).arg("60").spawn().unwrap();
         // spawn returns when execve(2) has closed the child's files, and that is before the kernel shows the new words.

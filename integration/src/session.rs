@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn talks_on_a_terminal() {
+    fn session_talks_on_a_terminal() {
         let mut sh =
             Session::on_terminal(Command::new("sh").args(["-c", "stty size; read -r word; echo \"<$word>\"; exit 3"]));
         sh.expect("37 111");
@@ -163,13 +163,13 @@ mod tests {
     }
 
     #[test]
-    fn last_words_are_heard() {
+    fn session_hears_output_after_the_exit() {
         let mut sh = Session::start(Command::new("sh").args(["-c", "(sleep 0.3; echo late) & exit 4"]));
         assert_eq!((sh.finish(), sh.heard().as_str()), (4, "late\n"));
     }
 
     #[test]
-    fn end_of_input_arrives() {
+    fn session_passes_the_end_of_input() {
         let mut cat = Session::start(&mut Command::new("cat"));
         cat.send("abc");
         cat.expect("abc");

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_traces_this_process() {
+    fn tracer_of_each_thread_is_read() {
         assert!(!tracers(std::process::id().cast_signed()).is_empty());
     }
 }

@@ -64,7 +64,7 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn tar_reads_it() {
+    fn tar_reads_the_archive() {
         let mut archive = Archive::default();
         archive.dir("d", 0o1777).file("d/f", 0o644, &[b'x'; 513]).link("l", "d/f");
         let list = feed(Command::new("tar").arg("tvf").arg("-"), &archive.finish(), LONG).ok();

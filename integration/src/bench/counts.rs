@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_total_of_a_table() {
+    fn strace_summary_gives_its_total() {
         let table = "% time     seconds  usecs/call     calls    errors syscall\n\
                      ------ ----------- ----------- --------- --------- ----------------\n\
                      100.00    0.000001           0         9         2 read\n\

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_machine_uses_anyway_is_taken_off() {
+    fn idle_use_of_the_machine_is_subtracted() {
         let idle = Used { wall: 1000, machine: 100, own: 0 };
         assert_eq!(Used { wall: 5000, machine: 700, own: 0 }.above(&idle), 200);
         assert_eq!(Used { wall: 5000, machine: 300, own: 0 }.above(&idle), 0);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_has_used_time() {
+    fn cpu_time_of_a_busy_process_grows() {
         let me = std::process::id().cast_signed();
         let before = of_process(me);
         // Of the CPU's time, not of the clock's: on a busy machine others have that.

@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_no_shim_of_its_own_is_left_out() {
+    fn contestants_without_a_shim_are_left_out() {
         let shims: Vec<_> = Contestant::ALL.into_iter().filter(|who| kind(*who).is_some()).collect();
         assert_eq!(shims, [Contestant::Berth, Contestant::Runc, Contestant::Null]);
     }

@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_has_pages_and_a_thread() {
+    fn footprint_has_pages_and_a_thread() {
         let own = Footprint::of(std::process::id().cast_signed());
         assert!(own.rss >= own.pss && own.pss > 0 && own.threads > 0, "{own:?}");
     }

@@ -98,13 +98,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_has_its_length_before_it() {
+    fn grpc_message_has_its_length_before_it() {
         // The message of one string is its wire form: field 1, length, bytes.
         assert_eq!(frame(&"ab".to_owned())[..], [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
     }
 
     #[test]
-    fn a_status_is_told_by_its_code() {
+    fn grpc_status_is_read_from_its_code() {
         let trailers = |code: &'static str| {
             let mut map = HeaderMap::new();
             map.insert("grpc-status", code.parse().unwrap());

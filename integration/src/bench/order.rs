@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_round_has_everyone_and_all_orders_come() {
+    fn every_round_has_all_contestants_and_all_orders_occur() {
         let mut order = Order::new(1);
         let three = &Contestant::ALL[..3];
         let mut seen = std::collections::BTreeSet::new();
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_repeats_its_sequence() {
+    fn same_seed_repeats_its_sequence() {
         let run =
             |seed| (0..5).map(|_| seed).scan(Order::new(seed), |o, _| Some(o.shuffled(&Contestant::ALL))).collect();
         let (one, again, other): (Vec<_>, Vec<_>, Vec<_>) = (run(7), run(7), run(8));

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_check_itself_sees_what_is_wrong() {
+    fn control_check_finds_malformed_xml() {
         assert!(well_formed("<a><b x=\"1\"/></a>"));
         for bad in ["<a>", "<a></b>", "<a>1 & 2</a>", "<a x=\"1></a>", "<a></a>b"] {
             assert!(!well_formed(bad), "{bad}");
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn bars_are_well_formed_and_say_every_figure() {
+    fn bars_are_well_formed_and_show_every_figure() {
         let mut results = Results::default();
         results.add(&RUN, Contestant::Berth, 10_000_000);
         results.add(&RUN, Contestant::Runc, 80_000_000);

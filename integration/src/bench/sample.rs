@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn medians_and_quartiles_are_values_that_were_measured() {
+    fn medians_and_quartiles_are_measured_values() {
         assert_eq!(series(&[]).median(), None);
         assert_eq!(series(&[5]).median(), Some(5));
         assert_eq!(series(&[9, 1]).median(), Some(1));
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn names_lead_back() {
+    fn contestant_names_are_read_back() {
         for contestant in Contestant::ALL {
             assert_eq!(Contestant::of_name(contestant.name()), Some(contestant));
         }

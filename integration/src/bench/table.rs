@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn three_digits_that_mean_something() {
+    fn amounts_have_three_significant_digits() {
         let time = |ns| amount(Unit::Nanoseconds, ns);
         assert_eq!(time(850), "0.85 µs");
         assert_eq!(time(12_345), "12.3 µs");
@@ -119,13 +119,13 @@ mod tests {
     }
 
     #[test]
-    fn ratios() {
+    fn ratio_to_zero_is_a_dash() {
         assert_eq!(times(78, 12), "6.50 ×");
         assert_eq!(times(5, 0), "–");
     }
 
     #[test]
-    fn a_row_a_measure_and_size_with_ratios() {
+    fn table_has_a_row_per_measure_and_size() {
         let mut results = Results::default();
         let (run, grown) = (Measure::time("run", "run"), Measure::time("grown", "exec at pods"));
         for (who, values) in [(Contestant::Berth, [9, 10, 11]), (Contestant::Runc, [70, 80, 90])] {

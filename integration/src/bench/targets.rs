@@ -106,14 +106,14 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_was_not_measured_is_neither_met_nor_missed() {
+    fn unmeasured_target_is_neither_met_nor_missed() {
         let judged = judge(&Results::default());
         assert!(judged.iter().all(|one| one.met().is_none()));
         assert!(table(&judged).contains("not measured"));
     }
 
     #[test]
-    fn the_floor_is_the_null_shim_and_the_bare_calls() {
+    fn floor_is_the_null_shim_plus_the_bare_calls() {
         let mut results = Results::default();
         results.add(&containerd::RUN, Berth, 130);
         results.add(&containerd::RUN, Null, 80);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_of_a_busy_machine_tells_nothing() {
+    fn busy_machine_leaves_machine_wide_targets_unjudged() {
         let mut results = Results::default();
         for (who, cpu) in [(Berth, 30), (Runc, 100), (Null, 20)] {
             results.add(&containerd::RUN_CPU_MACHINE, who, cpu);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn cpu_time_counts_above_what_null_costs() {
+    fn cpu_time_counts_above_that_of_null() {
         let mut results = Results::default();
         for (who, cpu) in [(Berth, 30), (Runc, 100), (Null, 20)] {
             results.add(&containerd::EXEC_CPU, who, cpu);

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_of_the_pod_stays() {
+    fn template_keeps_nothing_of_its_pod() {
         let mut config = json!({
             "ociVersion": "1.3.0", "process": {"args": ["sleep"]}, "annotations": {"io.kubernetes.cri.sandbox-id": "old"},
             "linux": {"cgroupsPath": "/old", "namespaces": [{"type": "pid"}, {"type": "network", "path": "/run/netns/x"}]},

@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn containerds_command_line() {
+    fn null_shim_parses_the_command_line_of_containerd() {
         let line = "-namespace n -address /a -publish-binary /bin/false -id c -bundle /b -debug start";
         let args = Args::parse(line.split(' ').map(str::to_owned)).unwrap();
         let text = |s: &str| s.to_owned();
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_does_not_know_is_an_error() {
+    fn null_shim_refuses_unknown_flags() {
         for line in ["-id", "-what", "-id c -what"] {
             Args::parse(line.split(' ').map(str::to_owned)).unwrap_err();
         }

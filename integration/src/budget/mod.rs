@@ -186,20 +186,20 @@ mod tests {
     }
 
     #[test]
-    fn growth_is_named_with_budget_and_seen() {
+    fn growth_is_reported_with_budget_and_measured_number() {
         let verdict = lines(&[("openat", 10), ("mkdir", 2)]).judge(&lines(&[("openat", 11), ("mkdir", 2)]));
         assert_eq!(verdict.over, ["exec: openat: budget 10 calls, seen 11"]);
         assert!(verdict.under.is_empty());
     }
 
     #[test]
-    fn a_call_that_nobody_budgeted_is_growth() {
+    fn unbudgeted_call_is_growth() {
         let verdict = lines(&[]).judge(&lines(&[("mount", 1)]));
         assert_eq!(verdict.over, ["exec: mount: no budget, seen 1 calls"]);
     }
 
     #[test]
-    fn well_below_is_said_and_no_fault() {
+    fn number_far_below_budget_is_reported_and_passes() {
         let verdict =
             lines(&[("openat", 100), ("mkdir", 20), ("close", 5)]).judge(&lines(&[("openat", 91), ("mkdir", 17)]));
         assert!(verdict.over.is_empty());
@@ -207,13 +207,13 @@ mod tests {
     }
 
     #[test]
-    fn what_varies_is_bounded() {
+    fn varying_calls_have_a_tolerance() {
         assert!(lines(&[("read", 10)]).judge(&lines(&[("read", 18)])).over.is_empty());
         assert_eq!(lines(&[("read", 10)]).judge(&lines(&[("read", 19)])).over.len(), 1);
     }
 
     #[test]
-    fn the_sum_is_of_calls_alone() {
+    fn sum_of_an_operation_counts_calls_only() {
         let mut all = lines(&[("openat", 3), ("mkdir", 2)]);
         all.put("exec", "threads made", 7, "clones");
         all.put("run", "openat", 9, "calls");
@@ -222,14 +222,14 @@ mod tests {
     }
 
     #[test]
-    fn the_least_of_two_runs() {
+    fn least_of_two_runs_is_taken_per_call() {
         let least =
             lines(&[("openat", 5), ("clone3", 2), ("munmap", 1)]).least(&lines(&[("openat", 6), ("clone3", 1)]));
         assert_eq!(least, lines(&[("openat", 5), ("clone3", 1)]));
     }
 
     #[test]
-    fn a_file_keeps_other_layouts_and_reads_back() {
+    fn budget_file_keeps_other_layouts_and_reads_back() {
         let first = lines(&[("openat", 5), ("private dirty memory", 7)]).rewrite("", "v2").unwrap();
         let both = lines(&[("mkdir", 1)]).rewrite(&first, "v1x9+v2").unwrap();
         assert!(both.contains("\n[\"v1x9+v2\".exec]\nmkdir = \"1 calls\"\n"), "{both}");

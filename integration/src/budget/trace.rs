@@ -168,7 +168,7 @@ mod tests {
 ";
 
     #[test]
-    fn counts_until_the_payload() {
+    fn calls_are_counted_until_the_payload() {
         let calls = Calls::parse(TEXT);
         let names: Vec<_> = calls.by_name.iter().map(|(name, count)| (name.as_str(), *count)).collect();
         assert_eq!(names, [("clone3", 2), ("close", 1), ("execve", 2), ("openat", 1)]);
@@ -176,20 +176,20 @@ mod tests {
     }
 
     #[test]
-    fn threads_are_known_by_who_made_them() {
+    fn threads_are_told_from_processes_by_clone_flags() {
         let text = "7 clone3({flags=CLONE_THREAD}, 88 <unfinished ...>\n8 rseq(1) = 0\n7 <... clone3 resumed>) = 8\n";
         assert_eq!(threads(text).into_iter().collect::<Vec<_>>(), ["8"]);
         assert_eq!(Calls::parse(text).by_name.keys().collect::<Vec<_>>(), ["clone3"]);
     }
 
     #[test]
-    fn lines_without_a_pid_count_too() {
+    fn lines_without_a_pid_are_counted() {
         let calls = Calls::parse("mkdir(\"/a\", 0700) = 0\nmkdir(\"/b\", 0700) = 0\n");
         assert_eq!(calls.by_name["mkdir"], 2);
     }
 
     #[test]
-    fn a_program_that_strace_starts_is_counted() {
+    fn program_that_strace_starts_is_counted() {
         let work = Scratch::new("strace");
         let file = work.path().join("calls");
         let words = words(&file, true);

@@ -217,7 +217,7 @@ mod tests {
     use super::program_name_of;
 
     #[test]
-    fn names_of_programs() {
+    fn program_name_has_no_hash_of_cargo() {
         assert_eq!(program_name_of("/t/deps/cri_pod-0123456789abcdef"), "cri_pod");
         assert_eq!(program_name_of("/bin/a-b"), "a-b");
     }

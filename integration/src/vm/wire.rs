@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_come_as_they_went() {
+    fn frames_survive_a_round_trip() {
         let mut bytes = Vec::new();
         send(&mut bytes, Kind::Output, b"abc").unwrap();
         send(&mut bytes, Kind::Exit, b"").unwrap();
@@ -148,14 +148,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_frame_is_refused() {
+    fn malformed_frames_are_refused() {
         for bytes in [&[9, 0, 0, 0, 0][..], &[0, 0, 0, 0, 255], &[0, 1], &[4, 2, 0, 0, 0, 7]] {
             receive(&mut &*bytes).unwrap_err();
         }
     }
 
     #[test]
-    fn a_command_comes_as_it_went() {
+    fn command_survives_a_round_trip() {
         let mut command = Command::new(["/bin/sh", "-c", "a b"]);
         command.env.insert("A".into(), "é".into());
         assert_eq!(Command::decode(&command.encode()), Some(command));

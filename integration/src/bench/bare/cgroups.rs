@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_of_a_pod() {
+    fn limits_of_a_pod_become_v1_files() {
         let resources = json!({"memory": {"limit": 64, "swap": 64}, "cpu": {"quota": 50_000, "period": 100_000}});
         let lines = lines(&resources);
         assert_eq!(
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn devices_of_a_configuration_come_before_the_default_ones() {
+    fn configured_devices_come_before_the_default_ones() {
         let allowed = json!({"devices": [{"allow": false, "access": "rwm"},
             {"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rw"}, {"allow": true, "type": "c", "major": 1, "minor": 3}]});
         let lines = lines(&allowed);
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_refused() {
+    fn bare_refuses_unknown_limits() {
         for resources in [
             json!({"blockIO": {"weight": 10}}),
             json!({"memory": {"kernel": 10}}),

@@ -242,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_are_sorted() {
+    fn mount_options_are_sorted_into_flags_and_data() {
         let words = ["rbind", "rprivate", "ro", "nosuid", "mode=755", "size=64k"];
         let options = Options::parse(words.into_iter()).unwrap();
         assert_eq!(options.flags, MountFlags::RDONLY | MountFlags::NOSUID);
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_looked_at_where_they_will_be() {
+    fn mount_targets_in_the_root_are_made_once() {
         let scratch = crate::bundle::Scratch::new("mounts");
         let config = crate::bundle::default_config();
         let steps = steps(&config, scratch.path(), "none/bare", false).unwrap();

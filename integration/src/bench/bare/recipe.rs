@@ -311,7 +311,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn capabilities_have_their_numbers() {
+    fn capability_names_become_their_bits() {
         assert_eq!(
             mask(&json!(["CAP_CHOWN", "CAP_SYS_ADMIN", "CAP_CHECKPOINT_RESTORE"])).unwrap(),
             1 | 1 << 21 | 1 << 40
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_floor_does_not_know_is_refused() {
+    fn bare_refuses_unknown_process_fields() {
         let plain = || crate::bundle::default_config()["process"].clone();
         process(&plain(), &Value::Null).unwrap();
         for (field, value) in [("terminal", json!(true)), ("scheduler", json!({})), ("apparmorProfile", json!("x"))] {
