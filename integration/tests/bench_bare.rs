@@ -91,7 +91,7 @@ fn seen(pid: i32, bundle: &Bundle, cgroup: &str) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn the_same_container_as_berths() {
+fn bare_calls_make_the_container_that_berth_makes() {
     if is_runc() {
         eprintln!("the floor is held against berth alone");
         return;
@@ -115,7 +115,7 @@ fn the_same_container_as_berths() {
 }
 
 #[test]
-fn operations_leave_nothing() {
+fn bare_run_and_exec_leave_nothing_behind() {
     if is_runc() {
         return;
     }
@@ -131,7 +131,7 @@ fn operations_leave_nothing() {
 }
 
 #[test]
-fn a_payload_that_fails_is_an_error() {
+fn bare_reports_a_payload_that_cannot_be_executed() {
     if is_runc() {
         return;
     }

@@ -25,7 +25,7 @@ fn show(results: &Results, contestants: &[Contestant]) {
 const SHIMS: [Contestant; 3] = [Contestant::Berth, Contestant::Runc, Contestant::Null];
 
 #[test]
-fn straight_to_the_shims() {
+fn every_shim_gives_a_value_for_every_measure() {
     if is_runc() {
         eprintln!("the measures have their own peers");
         return;
@@ -43,7 +43,7 @@ fn straight_to_the_shims() {
 }
 
 #[test]
-fn what_shims_keep() {
+fn every_shim_has_a_footprint_and_no_growth() {
     if is_runc() {
         return;
     }

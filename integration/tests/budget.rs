@@ -25,7 +25,7 @@ const RUNS: usize = 5;
 const EXECS: usize = 200;
 
 #[test]
-fn nothing_costs_more_than_its_budget() {
+fn no_operation_costs_more_than_its_budget() {
     if is_runc() {
         eprintln!("the budget is berth's");
         return;
