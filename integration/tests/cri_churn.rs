@@ -17,17 +17,17 @@ use rustix::process::Signal;
 const AT_ONCE: usize = 10;
 
 #[test]
-fn pods_come_and_go_2() {
+fn churning_pods_leave_nothing_under_containerd_2() {
     matrix::run(Version::V2_3, Form::ByPath, churn);
 }
 
 #[test]
-fn pods_come_and_go_1() {
+fn churning_pods_leave_nothing_under_containerd_1() {
     matrix::run(Version::V1_6, Form::ByPath, churn);
 }
 
 #[test]
-fn execs_leave_the_shim_as_it_was() {
+fn many_execs_leave_the_shim_as_it_was() {
     matrix::run(Version::V2_3, Form::ByPath, execs);
 }
 

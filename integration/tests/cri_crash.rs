@@ -11,12 +11,12 @@ use rustix::process::Signal;
 use serde_json::json;
 
 matrix!(
-    containerd_killed,
-    containerd_stopped_in_order,
-    containerd_killed_under_ctr,
-    shim_killed,
-    shim_killed_under_ctr,
-    shim_killed_while_containerd_is_away
+    containers_survive_a_killed_containerd,
+    containers_survive_an_orderly_restart_of_containerd,
+    ctr_task_keeps_its_exit_code_while_containerd_is_away,
+    killed_shim_takes_its_whole_pod_with_it,
+    killed_shim_takes_its_ctr_task_with_it,
+    restarted_containerd_cleans_up_after_a_killed_shim
 );
 
 /// Writes a number ten times a second, and ends with 42 as soon as /tmp/go is there.
@@ -27,11 +27,11 @@ const COUNTER: &str =
 const KILLED_GO_SHIM: &str =
     "its socket, and with containerd 2 the cgroups of a pod's containers, outlive a killed shim";
 
-fn containerd_killed(lab: &Containerd) {
+fn containers_survive_a_killed_containerd(lab: &Containerd) {
     restart(lab, Containerd::kill);
 }
 
-fn containerd_stopped_in_order(lab: &Containerd) {
+fn containers_survive_an_orderly_restart_of_containerd(lab: &Containerd) {
     restart(lab, Containerd::stop);
 }
 
@@ -69,7 +69,7 @@ fn restart(lab: &Containerd, end: fn(&Containerd)) {
 }
 
 /// A task that ends while containerd is away has its own exit code, not 255 for one that is lost.
-fn containerd_killed_under_ctr(lab: &Containerd) {
+fn ctr_task_keeps_its_exit_code_while_containerd_is_away(lab: &Containerd) {
     if lab.runtime == Runtime::Runc {
         eprintln!("skipped: containerd 2 takes a task of its own shim for leaked when it has ended");
         return;
@@ -86,7 +86,7 @@ fn containerd_killed_under_ctr(lab: &Containerd) {
 }
 
 /// A pod of which two containers have a child each: all of it must go with the shim.
-fn shim_killed(lab: &Containerd) {
+fn killed_shim_takes_its_whole_pod_with_it(lab: &Containerd) {
     let pod = Pod::run(lab, "orphans");
     let two = ["one", "two"].map(|name| pod.start(name, &["sh", "-c", "sleep 1001 & exec sleep 1002"]));
     let pids: Vec<i32> = two.iter().map(|container| container.pid()).collect();
@@ -104,7 +104,7 @@ fn shim_killed(lab: &Containerd) {
     lab.excuse_runc(KILLED_GO_SHIM);
 }
 
-fn shim_killed_under_ctr(lab: &Containerd) {
+fn killed_shim_takes_its_ctr_task_with_it(lab: &Containerd) {
     lab.import_for_ctr();
     let task = Task::start(lab, "orphan", &[], &["sh", "-c", "sleep 1001 & exec sleep 1002"]);
     let pid = task.pid();
@@ -117,7 +117,7 @@ fn shim_killed_under_ctr(lab: &Containerd) {
 }
 
 /// Nobody notices the shim's end until containerd is back.
-fn shim_killed_while_containerd_is_away(lab: &Containerd) {
+fn restarted_containerd_cleans_up_after_a_killed_shim(lab: &Containerd) {
     let pod = Pod::run(lab, "alone");
     let mut config = container_config("main", &["sh", "-c", "sleep 1001 & exec sleep 1002"]);
     config["linux"]["security_context"]["namespace_options"] = json!({"pid": 1});

@@ -8,9 +8,16 @@ use berth_integration::pod::{Pod, container_config};
 use berth_integration::wait::{LONG, until_true};
 use serde_json::json;
 
-matrix!(sync, terminal, typed_ahead, much_input, exit_codes, faults);
+matrix!(
+    exec_sync_returns_both_streams_and_the_exit_code,
+    exec_on_a_terminal_passes_input_and_interrupts,
+    input_typed_ahead_loses_no_output,
+    exec_reads_all_input_after_its_output_has_ended,
+    exit_codes_and_reasons_reach_the_kubelet,
+    programs_that_cannot_be_executed_are_named
+);
 
-fn sync(lab: &Containerd) {
+fn exec_sync_returns_both_streams_and_the_exit_code(lab: &Containerd) {
     let pod = Pod::run(lab, "sync");
     let mut config = container_config("main", &["sleep", "1000"]);
     config["envs"] = json!([{"key": "FROM", "value": "container"}]);
@@ -43,7 +50,7 @@ fn sync(lab: &Containerd) {
     pod.remove();
 }
 
-fn terminal(lab: &Containerd) {
+fn exec_on_a_terminal_passes_input_and_interrupts(lab: &Containerd) {
     let pod = Pod::run(lab, "terminal");
     let main = pod.start("main", &["sleep", "1000"]);
     let mut shell = main.exec_on_terminal(&["sh"]);
@@ -72,7 +79,7 @@ fn terminal(lab: &Containerd) {
 }
 
 /// What is typed before the command has ended may arrive after it (kubernetes#124571).
-fn typed_ahead(lab: &Containerd) {
+fn input_typed_ahead_loses_no_output(lab: &Containerd) {
     let pod = Pod::run(lab, "ahead");
     let main = pod.start("main", &["sleep", "1000"]);
     for round in 0..10 {
@@ -87,7 +94,7 @@ fn typed_ahead(lab: &Containerd) {
 }
 
 /// A command whose own output is at its end gets all of its input (containerd#13934).
-fn much_input(lab: &Containerd) {
+fn exec_reads_all_input_after_its_output_has_ended(lab: &Containerd) {
     let pod = Pod::run(lab, "input");
     let main = pod.start("main", &["sleep", "1000"]);
     let bytes = vec![b'x'; 32 << 20];
@@ -104,7 +111,7 @@ fn much_input(lab: &Containerd) {
 }
 
 /// What containers end with, and what the kubelet is told of it.
-fn exit_codes(lab: &Containerd) {
+fn exit_codes_and_reasons_reach_the_kubelet(lab: &Containerd) {
     let pod = Pod::run(lab, "codes");
     let rows = [("zero", "exit 0", 0, "Completed"), ("one", "exit 1", 1, "Error"), ("answer", "exit 42", 42, "Error")];
     for (name, script, code, reason) in rows {
@@ -127,7 +134,7 @@ fn exit_codes(lab: &Containerd) {
     pod.remove();
 }
 
-fn faults(lab: &Containerd) {
+fn programs_that_cannot_be_executed_are_named(lab: &Containerd) {
     let pod = Pod::run(lab, "faults");
     for (name, program, words) in [
         ("missing", "no-such-program", "executable file not found in $PATH"),

@@ -11,9 +11,14 @@ use berth_integration::session::Session;
 use berth_integration::wait::{LONG, until_true};
 use serde_json::json;
 
-matrix!(attach, attach_to_a_terminal, logs, port_forward);
+matrix!(
+    attach_carries_input_output_and_the_end_of_input,
+    attach_carries_a_terminal,
+    logs_have_every_line_of_both_streams,
+    port_forward_reaches_a_listener_in_the_pod
+);
 
-fn attach(lab: &Containerd) {
+fn attach_carries_input_output_and_the_end_of_input(lab: &Containerd) {
     let pod = Pod::run(lab, "attach");
     let mut config =
         container_config("main", &["sh", "-c", "while read -r word; do echo \"<$word>\"; done; echo end >&2"]);
@@ -35,7 +40,7 @@ fn attach(lab: &Containerd) {
     pod.remove();
 }
 
-fn attach_to_a_terminal(lab: &Containerd) {
+fn attach_carries_a_terminal(lab: &Containerd) {
     let pod = Pod::run(lab, "attach-tty");
     let mut config = container_config("main", &["sh"]);
     config["stdin"] = json!(true);
@@ -51,7 +56,7 @@ fn attach_to_a_terminal(lab: &Containerd) {
     pod.remove();
 }
 
-fn logs(lab: &Containerd) {
+fn logs_have_every_line_of_both_streams(lab: &Containerd) {
     let pod = Pod::run(lab, "logs");
     // The two streams go different ways: each has an order of its own, and together they have none.
     let script =
@@ -77,7 +82,7 @@ fn logs(lab: &Containerd) {
     pod.remove();
 }
 
-fn port_forward(lab: &Containerd) {
+fn port_forward_reaches_a_listener_in_the_pod(lab: &Containerd) {
     let pod = Pod::run(lab, "forward");
     let answer = "read -r word; echo \"<$word>\"";
     let main = pod.start("main", &["nc", "-ll", "-p", "8080", "-e", "sh", "-c", answer]);

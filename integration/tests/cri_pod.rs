@@ -5,9 +5,9 @@ use berth_integration::containerd::Containerd;
 use berth_integration::matrix;
 use berth_integration::pod::{Pod, container_config};
 
-matrix!(life, shared_namespaces);
+matrix!(pod_lives_from_runp_to_rmp, containers_of_a_pod_share_its_namespaces);
 
-fn life(lab: &Containerd) {
+fn pod_lives_from_runp_to_rmp(lab: &Containerd) {
     let pod = Pod::run(lab, "life");
     assert_eq!(pod.inspect()["status"]["state"], "SANDBOX_READY");
     let container = pod.create(&container_config("main", &["sh", "-c", "echo up; exec sleep 1000"]));
@@ -25,7 +25,7 @@ fn life(lab: &Containerd) {
     pod.remove();
 }
 
-fn shared_namespaces(lab: &Containerd) {
+fn containers_of_a_pod_share_its_namespaces(lab: &Containerd) {
     let pod = Pod::run(lab, "shared");
     let [one, two] = ["one", "two"].map(|name| pod.start(name, &["sleep", "1000"]));
     for (kind, shared) in [("net", true), ("ipc", true), ("uts", true), ("mnt", false)] {

@@ -7,11 +7,11 @@ use berth_integration::wait::{LONG, until};
 use berth_integration::{cgroup, matrix};
 use serde_json::json;
 
-matrix!(limits_and_update, stats, out_of_memory);
+matrix!(cri_limits_are_applied_and_updated, cri_stats_report_cpu_and_memory, cri_status_says_oom_killed);
 
 const MIB: u64 = 1 << 20;
 
-fn limits_and_update(lab: &Containerd) {
+fn cri_limits_are_applied_and_updated(lab: &Containerd) {
     let pod = Pod::run(lab, "limits");
     let mut config = container_config("main", &["sleep", "1000"]);
     config["linux"]["resources"] = json!({
@@ -50,7 +50,7 @@ fn limits_and_update(lab: &Containerd) {
     pod.remove();
 }
 
-fn stats(lab: &Containerd) {
+fn cri_stats_report_cpu_and_memory(lab: &Containerd) {
     let pod = Pod::run(lab, "stats");
     let script = "dd if=/dev/zero of=/tmp/file bs=1M count=8 2> /dev/null; while :; do :; done";
     let main = pod.start("main", &["sh", "-c", script]);
@@ -71,7 +71,7 @@ fn stats(lab: &Containerd) {
     pod.remove();
 }
 
-fn out_of_memory(lab: &Containerd) {
+fn cri_status_says_oom_killed(lab: &Containerd) {
     let pod = Pod::run(lab, "oom");
     let mut config = container_config("main", &["sh", "-c", "exec tail /dev/zero"]);
     config["linux"]["resources"] = json!({"memory_limit_in_bytes": 16 * MIB, "memory_swap_limit_in_bytes": 16 * MIB});

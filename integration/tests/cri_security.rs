@@ -8,9 +8,16 @@ use berth_integration::{cgroup, lsm, matrix, procs};
 use rustix::process::Signal;
 use serde_json::json;
 
-matrix!(like_the_kubelet, privileged, pid_namespaces, read_only_root, host_namespaces, mounts_and_sysctls);
+matrix!(
+    kubelet_security_context_restricts_init_and_exec,
+    privileged_container_has_all_capabilities,
+    pid_namespace_modes_of_the_cri_are_obeyed,
+    read_only_root_refuses_writes,
+    host_namespaces_are_shared_when_asked,
+    mounts_and_sysctls_of_a_pod_are_applied
+);
 
-fn like_the_kubelet(lab: &Containerd) {
+fn kubelet_security_context_restricts_init_and_exec(lab: &Containerd) {
     let pod = Pod::run(lab, "kubelet");
     let mut config = container_config("main", &["sleep", "1000"]);
     config["linux"]["security_context"] = json!({
@@ -53,7 +60,7 @@ fn like_the_kubelet(lab: &Containerd) {
     pod.remove();
 }
 
-fn privileged(lab: &Containerd) {
+fn privileged_container_has_all_capabilities(lab: &Containerd) {
     let mut config = pod_config(lab, "privileged");
     config["linux"]["security_context"]["privileged"] = json!(true);
     let pod = Pod::run_config(lab, config);
@@ -72,7 +79,7 @@ fn privileged(lab: &Containerd) {
     pod.remove();
 }
 
-fn pid_namespaces(lab: &Containerd) {
+fn pid_namespace_modes_of_the_cri_are_obeyed(lab: &Containerd) {
     let pod = Pod::run(lab, "pids");
     // 0 is the pod's, 1 the container's own.
     let [shared, own] = [0, 1].map(|kind| {
@@ -110,7 +117,7 @@ fn ends_with_its_first_process(container: &Container) {
     until_true("the rest to go", LONG, || left().is_empty());
 }
 
-fn read_only_root(lab: &Containerd) {
+fn read_only_root_refuses_writes(lab: &Containerd) {
     let pod = Pod::run(lab, "readonly");
     let mut config = container_config("main", &["sleep", "1000"]);
     config["linux"]["security_context"]["readonly_rootfs"] = json!(true);
@@ -122,7 +129,7 @@ fn read_only_root(lab: &Containerd) {
     pod.remove();
 }
 
-fn host_namespaces(lab: &Containerd) {
+fn host_namespaces_are_shared_when_asked(lab: &Containerd) {
     let mut config = pod_config(lab, "host");
     config["linux"]["security_context"]["namespace_options"] = json!({"network": 2, "ipc": 2});
     config.as_object_mut().unwrap().remove("hostname");
@@ -138,7 +145,7 @@ fn host_namespaces(lab: &Containerd) {
     pod.remove();
 }
 
-fn mounts_and_sysctls(lab: &Containerd) {
+fn mounts_and_sysctls_of_a_pod_are_applied(lab: &Containerd) {
     let mut config = pod_config(lab, "mounts");
     config["linux"]["sysctls"] = json!({"net.ipv4.ip_unprivileged_port_start": "1000", "kernel.shm_rmid_forced": "1"});
     let pod = Pod::run_config(lab, config);
@@ -167,12 +174,12 @@ fn mounts_and_sysctls(lab: &Containerd) {
 }
 
 #[test]
-fn selinux_under_containerd_2() {
+fn selinux_labels_are_applied_under_containerd_2() {
     labels(Version::V2_3);
 }
 
 #[test]
-fn selinux_under_containerd_1() {
+fn selinux_labels_are_applied_under_containerd_1() {
     labels(Version::V1_6);
 }
 

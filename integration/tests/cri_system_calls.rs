@@ -7,9 +7,9 @@ use berth_integration::containerd::{Containerd, Runtime};
 use berth_integration::pod::{Pod, container_config};
 use berth_integration::strace::Joined;
 
-by_path!(a_process_takes_one_exec_and_a_clone_or_two);
+by_path!(shim_makes_a_process_with_one_exec_and_at_most_two_clones);
 
-fn a_process_takes_one_exec_and_a_clone_or_two(lab: &Containerd) {
+fn shim_makes_a_process_with_one_exec_and_at_most_two_clones(lab: &Containerd) {
     if lab.runtime == Runtime::Runc {
         eprintln!("runc's shim runs runc, which runs itself: nothing to count");
         return;

@@ -40,7 +40,7 @@ fn container(name: &str, args: &[&str]) -> Value {
 
 /// kubelet lets such pods run only where containerd says that the handler can.
 #[test]
-fn containerd_knows_that_it_can() {
+fn containerd_lists_user_namespaces_as_a_feature() {
     run(|lab| {
         let info = parse(&lab.crictl(["info"]).ok());
         let handlers = info["runtimeHandlers"].as_array().expect("handlers");
@@ -51,7 +51,7 @@ fn containerd_knows_that_it_can() {
 }
 
 #[test]
-fn two_containers_a_volume_and_an_exec() {
+fn containers_of_a_userns_pod_share_its_ids_and_a_volume() {
     run(|lab| {
         let volume = lab.dir().join("volume");
         std::fs::create_dir(&volume).unwrap();
@@ -105,7 +105,7 @@ fn two_containers_a_volume_and_an_exec() {
 /// containerd leaves the image as it is on disk and asks the shim to map it: the lower layers belong to the host's root,
 /// and the mount has the pod's mappings in its options.
 #[test]
-fn the_image_is_mapped_not_copied() {
+fn image_of_a_userns_pod_is_idmapped_and_not_copied() {
     run(|lab| {
         let pod = pod(lab, "mapped");
         let main = pod.start_config(&container("main", &["sleep", "1000"]));
@@ -143,7 +143,7 @@ fn the_image_is_mapped_not_copied() {
 
 /// The streams belong to whom the process is, inside and outside, so that it can open them anew.
 #[test]
-fn streams_belong_to_the_user() {
+fn streams_of_a_userns_pod_belong_to_its_user() {
     run(|lab| {
         let pod = pod(lab, "streams");
         for (name, tty) in [("pipes", false), ("terminal", true)] {
@@ -172,7 +172,7 @@ fn streams_belong_to_the_user() {
 
 /// As root, with a terminal, and what that root may not do.
 #[test]
-fn root_of_the_pod_is_nobody_outside() {
+fn root_of_a_userns_pod_has_no_rights_on_the_host() {
     run(|lab| {
         let secret = lab.dir().join("secret");
         std::fs::write(&secret, "of the host").unwrap();
@@ -196,7 +196,7 @@ fn root_of_the_pod_is_nobody_outside() {
 
 /// Host network: the network namespace is the host's, and /sys is bound.
 #[test]
-fn with_the_hosts_network() {
+fn userns_pod_runs_in_the_network_of_the_host() {
     run(|lab| {
         let mut config = pod_config(lab, "hostnet");
         config.as_object_mut().unwrap().remove("hostname");
@@ -219,7 +219,7 @@ fn with_the_hosts_network() {
 
 /// Neither the mounts for the layers nor anything else outlives a shim that was killed.
 #[test]
-fn a_killed_shim_leaves_nothing() {
+fn killed_shim_of_a_userns_pod_leaves_no_mount() {
     run(|lab| {
         let pod = pod(lab, "killed");
         pod.start_config(&container("main", &["sleep", "1000"]));

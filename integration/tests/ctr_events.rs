@@ -10,7 +10,11 @@ use berth_integration::task::{Task, run};
 use berth_integration::wait::{LONG, until};
 use serde_json::Value;
 
-matrix!(life, out_of_memory, failed_starts);
+matrix!(
+    ctr_events_tell_a_life_in_order,
+    oom_event_comes_before_the_exit_under_ctr,
+    failed_starts_publish_no_start_event
+);
 
 /// `ctr events` beside the test.
 struct Events {
@@ -63,7 +67,7 @@ fn topics(events: &[(String, Value)]) -> Vec<&str> {
     events.iter().map(|(topic, _)| topic.as_str()).collect()
 }
 
-fn life(lab: &Containerd) {
+fn ctr_events_tell_a_life_in_order(lab: &Containerd) {
     lab.import_for_ctr();
     let events = Events::listen(lab);
     let task = Task::start(lab, "life", &[], &["sleep", "1000"]);
@@ -93,7 +97,7 @@ fn life(lab: &Containerd) {
     assert_eq!(topics(&events.of(lab, &id)), ["create", "start", "exit", "delete"]);
 }
 
-fn out_of_memory(lab: &Containerd) {
+fn oom_event_comes_before_the_exit_under_ctr(lab: &Containerd) {
     lab.import_for_ctr();
     let events = Events::listen(lab);
     let out = run(lab, "oom", &["--memory-limit", "16777216"], &["sh", "-c", "tail /dev/zero; exit $?"]);
@@ -107,7 +111,7 @@ fn out_of_memory(lab: &Containerd) {
     assert!(untold || order == ["create", "start", "oom", "exit", "delete"], "{seen:#?}");
 }
 
-fn failed_starts(lab: &Containerd) {
+fn failed_starts_publish_no_start_event(lab: &Containerd) {
     lab.import_for_ctr();
     let events = Events::listen(lab);
     let task = Task::start(lab, "failed", &[], &["sleep", "1000"]);

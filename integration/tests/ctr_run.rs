@@ -5,9 +5,9 @@ use berth_integration::containerd::{Containerd, Runtime};
 use berth_integration::matrix;
 use berth_integration::task::{run, run_in_pipes, run_logged, run_on_terminal};
 
-matrix!(output_and_exit_codes, terminal, start_errors);
+matrix!(ctr_run_passes_output_and_exit_codes, ctr_run_carries_a_terminal, ctr_run_reports_why_a_start_failed);
 
-fn output_and_exit_codes(lab: &Containerd) {
+fn ctr_run_passes_output_and_exit_codes(lab: &Containerd) {
     lab.import_for_ctr();
     // ctr may stop to read when it learns of the end, so the end waits until all is read.
     let mut streams = run_in_pipes(lab, "streams", &[], &["sh", "-c", "echo one; echo two >&2; read line; exit 3"]);
@@ -33,7 +33,7 @@ fn output_and_exit_codes(lab: &Containerd) {
     assert_eq!(env.finish(), 0, "{}", env.heard());
 }
 
-fn terminal(lab: &Containerd) {
+fn ctr_run_carries_a_terminal(lab: &Containerd) {
     lab.import_for_ctr();
     let mut shell = run_on_terminal(lab, "terminal", &["sh"]);
     // ctr passes the size on after the start.
@@ -46,7 +46,7 @@ fn terminal(lab: &Containerd) {
     assert_eq!(shell.finish(), 5, "{}", shell.heard());
 }
 
-fn start_errors(lab: &Containerd) {
+fn ctr_run_reports_why_a_start_failed(lab: &Containerd) {
     lab.import_for_ctr();
     // What execve says is output of the process. That all of it is there at the end is berth's own promise.
     let lost = |said: &str| lab.runtime == Runtime::Runc && said.is_empty();

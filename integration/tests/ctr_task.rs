@@ -7,12 +7,19 @@ use berth_integration::task::{Task, run};
 use berth_integration::wait::{LONG, until, until_true};
 use berth_integration::{cgroup, matrix, procs};
 
-matrix!(exec, pause_and_resume, kill, metrics_and_processes, wrong_moments, logs_to_a_file);
+matrix!(
+    ctr_exec_passes_streams_and_exit_codes,
+    ctr_pauses_resumes_and_kills_a_paused_task,
+    ctr_kill_reaches_init_all_processes_or_one_exec,
+    ctr_shows_metrics_and_processes,
+    ctr_calls_in_the_wrong_state_are_refused,
+    ctr_log_uri_writes_a_file
+);
 
 /// Exits as soon as SIGTERM comes, with 7.
 const POLITE: &str = "trap 'exit 7' TERM; while :; do sleep 1000 & wait; done";
 
-fn exec(lab: &Containerd) {
+fn ctr_exec_passes_streams_and_exit_codes(lab: &Containerd) {
     lab.import_for_ctr();
     let task = Task::start(lab, "exec", &["--env", "FROM=container"], &["sleep", "1000"]);
     // ctr may stop to read when it learns of the end, so the end waits until all is read.
@@ -44,7 +51,7 @@ fn exec(lab: &Containerd) {
     task.remove();
 }
 
-fn pause_and_resume(lab: &Containerd) {
+fn ctr_pauses_resumes_and_kills_a_paused_task(lab: &Containerd) {
     lab.import_for_ctr();
     let script = "while :; do echo tick; usleep 20000; done > /tmp/ticks";
     let task = Task::start(lab, "pause", &[], &["sh", "-c", script]);
@@ -71,7 +78,7 @@ fn pause_and_resume(lab: &Containerd) {
     task.remove();
 }
 
-fn kill(lab: &Containerd) {
+fn ctr_kill_reaches_init_all_processes_or_one_exec(lab: &Containerd) {
     lab.import_for_ctr();
     let task = Task::start(lab, "polite", &[], &["sh", "-c", POLITE]);
     // The trap is set a moment after the start.
@@ -98,7 +105,7 @@ fn kill(lab: &Containerd) {
     task.remove();
 }
 
-fn metrics_and_processes(lab: &Containerd) {
+fn ctr_shows_metrics_and_processes(lab: &Containerd) {
     lab.import_for_ctr();
     let task =
         Task::start(lab, "metrics", &["--memory-limit", "67108864"], &["sh", "-c", "sleep 1001 & exec sleep 1002"]);
@@ -126,7 +133,7 @@ fn metrics_and_processes(lab: &Containerd) {
     task.remove();
 }
 
-fn wrong_moments(lab: &Containerd) {
+fn ctr_calls_in_the_wrong_state_are_refused(lab: &Containerd) {
     lab.import_for_ctr();
     let task = Task::start(lab, "moments", &[], &["sleep", "1000"]);
     let said = run(lab, "moments", &[], &["true"]).failed();
@@ -153,7 +160,7 @@ fn wrong_moments(lab: &Containerd) {
     task.remove();
 }
 
-fn logs_to_a_file(lab: &Containerd) {
+fn ctr_log_uri_writes_a_file(lab: &Containerd) {
     lab.import_for_ctr();
     let file = lab.dir().join("logs-of/one/file.log");
     let uri = format!("file://{}", file.display());

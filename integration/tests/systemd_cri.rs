@@ -38,7 +38,12 @@ macro_rules! on_every_containerd {
     };
 }
 
-on_every_containerd!(life, out_of_memory, containerd_killed, shim_killed);
+on_every_containerd!(
+    pod_has_a_scope_with_its_limits_from_start_to_removal,
+    oom_kill_in_a_scope_reaches_the_cri_status,
+    scopes_survive_a_killed_containerd,
+    scopes_end_with_a_killed_shim
+);
 
 struct Node {
     lab: Containerd,
@@ -67,7 +72,7 @@ fn scope(id: &str) -> String {
     format!("cri-containerd-{id}.scope")
 }
 
-fn life(node: &Node) {
+fn pod_has_a_scope_with_its_limits_from_start_to_removal(node: &Node) {
     let lab = &node.lab;
     let pod = node.pod("life");
     let mut config = container_config("main", &["sh", "-c", "echo up; while :; do sleep 1; done"]);
@@ -121,7 +126,7 @@ fn life(node: &Node) {
 }
 
 /// systemd removes the cgroup of a scope as soon as nobody is in it, and with it the count of OOM kills.
-fn out_of_memory(node: &Node) {
+fn oom_kill_in_a_scope_reaches_the_cri_status(node: &Node) {
     let pod = node.pod("oom");
     for n in 0..5 {
         let mut config = container_config(&format!("main{n}"), &["sh", "-c", "exec tail /dev/zero"]);
@@ -137,7 +142,7 @@ fn out_of_memory(node: &Node) {
     pod.remove();
 }
 
-fn containerd_killed(node: &Node) {
+fn scopes_survive_a_killed_containerd(node: &Node) {
     let pod = node.pod("restart");
     let main = pod.start("main", &["sleep", "1000"]);
     node.lab.kill();
@@ -150,7 +155,7 @@ fn containerd_killed(node: &Node) {
     assert!(!systemd::is_known(&scope(&main.id)) && !systemd::is_known(&scope(&pod.id)));
 }
 
-fn shim_killed(node: &Node) {
+fn scopes_end_with_a_killed_shim(node: &Node) {
     node.lab.excuse_runc("its socket outlives a killed shim");
     let pod = node.pod("orphan");
     let main = pod.start("main", &["sleep", "1000"]);
