@@ -16,7 +16,7 @@ fn script(text: &str) -> Value {
 }
 
 #[test]
-fn each_kind_runs_and_is_heard() {
+fn hooks_run_in_order_and_their_output_is_logged() {
     let shim = Shim::start("hooks");
     let order = shim.work().join("order");
     let mut bundle = Bundle::probe(&["sleep", "1000"]).set("/hooks", json!({}));
@@ -46,7 +46,7 @@ fn each_kind_runs_and_is_heard() {
 }
 
 #[test]
-fn a_failing_create_hook_fails_create() {
+fn failing_create_hook_fails_create() {
     for kind in ["prestart", "createRuntime", "createContainer"] {
         let shim = Shim::start("hooks-create");
         let after = shim.work().join("after");
@@ -63,7 +63,7 @@ fn a_failing_create_hook_fails_create() {
 }
 
 #[test]
-fn a_failing_start_hook_fails_start() {
+fn failing_start_hook_fails_start() {
     if beyond_runc("hooks of start", "they fail at create, or unheard") {
         return;
     }

@@ -36,7 +36,7 @@ fn begin(shim: &Shim, id: &str, execs: &[String]) {
 }
 
 #[test]
-fn a_container_that_stops_what_joins_it_holds_up_nobody_else_and_its_execs_can_be_ended() {
+fn container_that_stops_its_execs_blocks_no_other_container() {
     let shim = Shim::start("halt");
     shim.run("hostile", &Bundle::probe(&["halt"]));
     shim.run("other", &Bundle::probe(&["sleep", "1000"]));
@@ -79,7 +79,7 @@ fn a_container_that_stops_what_joins_it_holds_up_nobody_else_and_its_execs_can_b
 }
 
 #[test]
-fn an_exec_whose_client_does_not_come_is_ended_by_kill_and_by_delete() {
+fn exec_without_a_fifo_reader_ends_by_kill_and_by_delete() {
     let shim = Shim::start("unopened");
     shim.run("c1", &Bundle::probe(&["sleep", "1000"]));
     let client = shim.connection();

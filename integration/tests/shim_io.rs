@@ -17,7 +17,7 @@ fn shell(script: &str) -> Bundle {
 }
 
 #[test]
-fn both_outputs_arrive_apart_and_whole() {
+fn both_output_fifos_get_all_output_apart() {
     let shim = Shim::start("outputs");
     let mut stdio = Stdio::outputs(shim.work(), "c1");
     shim.run_with("c1", &shell("echo out; echo err >&2; exit 3"), &stdio);
@@ -27,7 +27,7 @@ fn both_outputs_arrive_apart_and_whole() {
 }
 
 #[test]
-fn stdin_until_close_io() {
+fn stdin_stays_open_until_close_io() {
     let shim = Shim::start("stdin");
     let mut stdio = Stdio::all(shim.work(), "c1");
     shim.run_with("c1", &shell("cat; echo end"), &stdio);
@@ -47,7 +47,7 @@ fn stdin_until_close_io() {
 }
 
 #[test]
-fn close_io_before_start_is_remembered() {
+fn close_io_before_start_takes_effect_at_start() {
     let shim = Shim::start("earlyclose");
     shim.run("c1", &shell("sleep 1000"));
     let mut stdio = Stdio::all(shim.work(), "e");
@@ -61,7 +61,7 @@ fn close_io_before_start_is_remembered() {
 }
 
 #[test]
-fn a_reader_that_goes_and_comes_back_loses_nothing() {
+fn reader_that_reconnects_loses_no_output() {
     let shim = Shim::start("restart");
     let mut stdio = Stdio::outputs(shim.work(), "c1");
     let path = stdio.stdout.clone();
@@ -96,7 +96,7 @@ impl NonBlocking for fs::OpenOptions {
 }
 
 #[test]
-fn dev_stdout_can_be_opened_again() {
+fn dev_stdout_of_a_fifo_can_be_reopened() {
     let shim = Shim::start("reopen");
     let mut stdio = Stdio::outputs(shim.work(), "c1");
     let bundle = shell("id -u; echo again > /dev/stdout; echo err > /dev/stderr").set("/process/user/uid", 1234.into());
@@ -107,7 +107,7 @@ fn dev_stdout_can_be_opened_again() {
 }
 
 #[test]
-fn much_output_is_whole() {
+fn large_output_arrives_whole() {
     let shim = Shim::start("much");
     let mut stdio = Stdio::outputs(shim.work(), "c1");
     shim.run_with("c1", &shell("dd if=/dev/zero bs=1000 count=20000 2> /dev/null"), &stdio);
@@ -118,7 +118,7 @@ fn much_output_is_whole() {
 }
 
 #[test]
-fn delete_does_not_wait_for_a_grandchild_that_holds_the_output() {
+fn delete_waits_5_s_at_most_for_a_grandchild_that_holds_stdout() {
     let shim = Shim::start("grandchild");
     shim.run("c1", &shell("sleep 1000"));
     let mut stdio = Stdio::outputs(shim.work(), "e");
@@ -133,7 +133,7 @@ fn delete_does_not_wait_for_a_grandchild_that_holds_the_output() {
 }
 
 #[test]
-fn a_terminal() {
+fn shim_terminal_takes_input_and_resizes() {
     let shim = Shim::start("terminal");
     let mut stdio = Stdio::terminal(shim.work(), "c1");
     let bundle = shell("tty; stty size; read line; echo got $line; read other; stty size; exit 5");
@@ -161,7 +161,7 @@ fn masters(shim: &Shim) -> usize {
 }
 
 #[test]
-fn much_output_by_terminal_is_whole() {
+fn large_terminal_output_arrives_whole() {
     let shim = Shim::start("muchtty");
     shim.run("c1", &shell("sleep 1000"));
     let mut stdio = Stdio::terminal(shim.work(), "e");
@@ -174,7 +174,7 @@ fn much_output_by_terminal_is_whole() {
 }
 
 #[test]
-fn a_file_takes_both() {
+fn log_file_takes_both_streams() {
     let shim = Shim::start("file");
     let path = shim.work().join("logs/c1.log");
     let mut request = shim.request("c1", &shell("echo out; echo err >&2"));
@@ -191,7 +191,7 @@ fn a_file_takes_both() {
 }
 
 #[test]
-fn a_full_disk_does_not_stop_the_container() {
+fn full_disk_does_not_stop_the_container() {
     let shim = Shim::start("full");
     let mut request = shim.request("c1", &shell("dd if=/dev/zero bs=1000 count=1000 2> /dev/null"));
     request.stdout = "/dev/full".into();
@@ -202,7 +202,7 @@ fn a_full_disk_does_not_stop_the_container() {
 }
 
 #[test]
-fn a_logging_program() {
+fn log_program_gets_both_streams_and_its_environment() {
     let shim = Shim::start("logger");
     let (program, log) = (shim.work().join("logger"), shim.work().join("log"));
     let script = format!(
@@ -231,7 +231,7 @@ fn a_logging_program() {
 }
 
 #[test]
-fn a_logging_program_that_does_not_listen_is_ended() {
+fn log_program_that_reads_nothing_is_ended() {
     let shim = Shim::start("deaf");
     let program = shim.work().join("logger");
     executable::write(&program, "#!/bin/sh\nexec 5>&-\nexec sleep 1000\n", 0o755);

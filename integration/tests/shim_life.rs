@@ -11,7 +11,7 @@ use berth_proto::{Message, any, metrics, runc};
 use std::fs;
 
 #[test]
-fn from_create_to_delete() {
+fn container_lives_from_create_to_delete() {
     let shim = Shim::start("life");
     let bundle = Bundle::probe(&["exit", "42"]);
     let pid = shim.create("c1", &bundle).unwrap();
@@ -40,7 +40,7 @@ fn from_create_to_delete() {
 }
 
 #[test]
-fn one_that_was_never_started() {
+fn container_that_never_started_can_be_deleted() {
     let shim = Shim::start("unstarted");
     let pid = shim.create("c1", &Bundle::probe(&["exit", "0"])).unwrap();
     let deleted = shim.delete("c1", "").unwrap();
@@ -50,7 +50,7 @@ fn one_that_was_never_started() {
 }
 
 #[test]
-fn killed_before_it_was_started() {
+fn created_container_can_be_killed() {
     let shim = Shim::start("unborn");
     shim.create("c1", &Bundle::probe(&["exit", "0"])).unwrap();
     shim.kill("c1", "", 9, false).unwrap();
@@ -60,7 +60,7 @@ fn killed_before_it_was_started() {
 }
 
 #[test]
-fn a_program_that_cannot_be_executed() {
+fn missing_program_fails_create_or_start() {
     let shim = Shim::start("noexec");
     let bundle = Bundle::probe(&[]).args(&["/nowhere"]);
     match shim.create("c1", &bundle) {
@@ -78,7 +78,7 @@ fn a_program_that_cannot_be_executed() {
 }
 
 #[test]
-fn pause_and_resume() {
+fn paused_container_refuses_exec_and_delete_until_resumed() {
     let shim = Shim::start("pause");
     shim.run("c1", &Bundle::probe(&["sleep", "1000"]));
     shim.run_exec("c1", "e1", &["/probe", "sleep", "1000"], None);
@@ -102,7 +102,7 @@ fn pause_and_resume() {
 }
 
 #[test]
-fn a_signal_is_128_and_more() {
+fn exit_status_after_a_signal_is_128_plus_its_number() {
     let shim = Shim::start("signals");
     for (n, signal) in [1, 9, 15, 34, 64].into_iter().enumerate() {
         let id = format!("c{n}");
@@ -117,7 +117,7 @@ fn a_signal_is_128_and_more() {
 }
 
 #[test]
-fn kill_all_reaches_every_process() {
+fn shim_kill_all_ends_init_and_execs() {
     let shim = Shim::start("killall");
     shim.run("c1", &Bundle::probe(&["sleep", "1000"]));
     shim.run_exec("c1", "e1", &["/probe", "sleep", "1000"], None);
@@ -129,7 +129,7 @@ fn kill_all_reaches_every_process() {
 }
 
 #[test]
-fn the_hosts_pid_namespace_is_cleared_with_init() {
+fn processes_in_the_hosts_pid_namespace_end_with_init() {
     let shim = Shim::start("hostpid");
     let bundle = Bundle::probe(&["orphans", "3", "1000", "+", "sleep", "0.5"]).host_namespace("pid");
     shim.run("c1", &bundle);
@@ -143,7 +143,7 @@ fn the_hosts_pid_namespace_is_cleared_with_init() {
 }
 
 #[test]
-fn pids_tell_execs_apart() {
+fn pids_name_the_exec_of_each_process() {
     let shim = Shim::start("pids");
     let init = shim.run("c1", &Bundle::probe(&["sleep", "1000"]));
     let exec = shim.run_exec("c1", "e1", &["/probe", "sleep", "1000"], None);
@@ -158,7 +158,7 @@ fn pids_tell_execs_apart() {
 }
 
 #[test]
-fn metrics_until_the_end_and_after_it() {
+fn metrics_are_answered_before_and_after_the_exit() {
     let shim = Shim::start("metrics");
     shim.run("c1", &Bundle::probe(&["eat", "20000000", "+", "sleep", "1000"]));
     let memory = |shim: &Shim| {
@@ -184,7 +184,7 @@ fn metrics_until_the_end_and_after_it() {
 }
 
 #[test]
-fn limits_can_be_changed() {
+fn shim_update_changes_limits() {
     let shim = Shim::start("update");
     shim.run("c1", &Bundle::probe(&["sleep", "1000"]));
     shim.update("c1", r#"{"memory":{"limit":67108864},"pids":{"limit":17}}"#).unwrap();
@@ -199,7 +199,7 @@ fn limits_can_be_changed() {
 }
 
 #[test]
-fn an_oom_kill_is_told_before_the_exit_it_causes() {
+fn oom_event_comes_before_the_exit_event() {
     let shim = Shim::start("oom");
     let bundle = Bundle::probe(&["eat", "200000000", "+", "sleep", "1000"])
         .set("/linux/resources/memory", serde_json::json!({"limit": 32 << 20, "swap": 32 << 20}));
@@ -213,7 +213,7 @@ fn an_oom_kill_is_told_before_the_exit_it_causes() {
 }
 
 #[test]
-fn connect_never_fails_and_checkpoint_is_not_there() {
+fn connect_never_fails_and_checkpoint_is_unimplemented() {
     let shim = Shim::start("connect");
     let connect = |id: &str| {
         let request = ConnectRequest { id: id.into(), ..Default::default() };
@@ -229,7 +229,7 @@ fn connect_never_fails_and_checkpoint_is_not_there() {
 }
 
 #[test]
-fn a_pod_has_many_containers_and_ends_with_the_last() {
+fn shim_serves_a_pod_until_its_last_container_ends() {
     let shim = Shim::start("pod");
     for id in ["c1", "c2", "c3"] {
         shim.run(id, &Bundle::probe(&["sleep", "1000"]));
@@ -243,7 +243,7 @@ fn a_pod_has_many_containers_and_ends_with_the_last() {
 }
 
 #[test]
-fn rootfs_mounts_are_made_and_undone() {
+fn rootfs_mounts_are_made_and_removed() {
     let shim = Shim::start("rootfs");
     let lower = Bundle::probe(&["say", "from", "below"]);
     let bundle = Bundle::probe(&["say", "from", "below"]);

@@ -36,7 +36,7 @@ async fn one(client: &TaskClient, exec: &str, status: u32) -> (u32, u32) {
 }
 
 #[test]
-fn sixty_four_execs_at_once() {
+fn sixty_four_concurrent_execs_succeed() {
     let shim = Shim::start("sixtyfour");
     shim.run("c1", &Bundle::probe(&["sleep", "1000"]));
     let client = shim.connection();
@@ -68,7 +68,7 @@ fn sixty_four_execs_at_once() {
 }
 
 #[test]
-fn execs_leave_nothing_in_the_shim() {
+fn execs_leave_no_memory_or_descriptors_in_the_shim() {
     let shim = Shim::start("many");
     shim.run("c1", &Bundle::probe(&["sleep", "1000"]));
     let client = shim.connection();
@@ -97,7 +97,7 @@ fn execs_leave_nothing_in_the_shim() {
 }
 
 #[test]
-fn a_client_that_leaves_does_not_stop_a_create() {
+fn create_goes_on_after_its_client_disconnects() {
     let shim = Shim::start("leaves");
     let bundle = Bundle::probe(&["sleep", "1000"]);
     let request = shim.request("c1", &bundle);
@@ -121,7 +121,7 @@ fn a_client_that_leaves_does_not_stop_a_create() {
 }
 
 #[test]
-fn a_call_that_times_out_is_done_all_the_same() {
+fn delete_completes_after_its_client_timed_out() {
     let shim = Shim::start("timeout");
     shim.run("c1", &Bundle::busybox(&["/bin/sh", "-c", "sleep 1000"], &["sh", "sleep"]));
     let stdio = Stdio::outputs(shim.work(), "e");
@@ -135,7 +135,7 @@ fn a_call_that_times_out_is_done_all_the_same() {
 }
 
 #[test]
-fn a_shim_that_is_killed_is_cleaned_up_after() {
+fn delete_action_cleans_up_after_a_killed_shim() {
     let shim = Shim::start("killed");
     let bundle = Bundle::probe(&["sleep", "1000"]);
     let pid = shim.run("c1", &bundle);
@@ -151,7 +151,7 @@ fn a_shim_that_is_killed_is_cleaned_up_after() {
 }
 
 #[test]
-fn orphans_of_the_hosts_pid_namespace_do_not_stay_zombies() {
+fn orphans_in_the_hosts_pid_namespace_are_reaped() {
     let shim = Shim::start("orphans");
     let bundle = Bundle::busybox(&["/bin/sh", "-c", "sleep 1000"], &["sh", "sleep"]).host_namespace("pid");
     shim.run("c1", &bundle);

@@ -24,7 +24,7 @@ fn kill_shim(shim: &Shim) {
 
 /// containerd#11984: Kill was answered, and nobody was hit.
 #[test]
-fn an_init_that_was_moved_is_killed() {
+fn kill_ends_an_init_moved_to_another_cgroup() {
     let shim = Shim::start("moved");
     let elsewhere = Elsewhere::new(&shim.cgroup("elsewhere"));
     for (n, all) in [false, true].into_iter().enumerate() {
@@ -42,7 +42,7 @@ fn an_init_that_was_moved_is_killed() {
 
 /// An end of init that waits for an exec which nobody ends would never be announced.
 #[test]
-fn an_exec_that_was_moved_ends_with_init() {
+fn exec_moved_to_another_cgroup_ends_with_init() {
     let shim = Shim::start("moved-exec");
     let elsewhere = Elsewhere::new(&shim.cgroup("elsewhere"));
     shim.run("c1", &Bundle::probe(&["sleep", "1000"]).host_namespace("pid"));
@@ -56,7 +56,7 @@ fn an_exec_that_was_moved_ends_with_init() {
 }
 
 #[test]
-fn delete_after_a_crash_ends_an_init_that_was_moved() {
+fn delete_action_ends_an_init_moved_to_another_cgroup() {
     for (what, bundle) in [
         ("own pids", Bundle::probe(&["sleep", "1000"])),
         ("the host's pids", Bundle::probe(&["sleep", "1000"]).host_namespace("pid")),
@@ -76,7 +76,7 @@ fn delete_after_a_crash_ends_an_init_that_was_moved() {
 
 /// An init that cannot be ended is no success: the record stays, and the next try ends it.
 #[test]
-fn delete_after_a_crash_fails_in_time_while_init_lives() {
+fn delete_action_fails_in_time_while_init_lives() {
     let shim = Shim::start("undying");
     let elsewhere = Elsewhere::new(&shim.cgroup("elsewhere"));
     let bundle = Bundle::probe(&["sleep", "1000"]);
@@ -101,7 +101,7 @@ fn delete_after_a_crash_fails_in_time_while_init_lives() {
 
 /// gvisor#14645: Kill said that there was nothing to kill, and the pod stayed in Terminating.
 #[test]
-fn a_container_whose_first_thread_has_ended_runs_on() {
+fn shim_serves_a_container_whose_first_thread_has_ended() {
     let shim = Shim::start("headless");
     let bundle = Bundle::probe(&["headless", "+", "signal"]);
     let pid = shim.run("c1", &bundle);

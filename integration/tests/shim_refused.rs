@@ -15,7 +15,7 @@ use berth_proto::ttrpc::{Code, Request, Response, context};
 use berth_proto::{Message, TASK_V3};
 
 #[test]
-fn ids_that_are_none() {
+fn bad_container_ids_answer_invalid_argument() {
     let shim = Shim::start("ids");
     for id in ["", ".", "..", "a/b", "../x", "a\nb", &"x".repeat(2000)] {
         let request = CreateTaskRequest { id: id.into(), ..shim.request("good", &Bundle::probe(&[])) };
@@ -26,7 +26,7 @@ fn ids_that_are_none() {
 }
 
 #[test]
-fn configurations_that_are_none() {
+fn damaged_configurations_are_refused_by_the_shim() {
     let shim = Shim::start("config");
     type Spoil = fn(&std::path::Path);
     let cases: [(&str, Spoil, &str); 4] = [
@@ -49,7 +49,7 @@ fn configurations_that_are_none() {
 }
 
 #[test]
-fn options_that_are_none() {
+fn bad_options_and_bundle_paths_answer_invalid_argument() {
     let shim = Shim::start("options");
     let bundle = Bundle::probe(&["exit", "0"]);
     let mut request = shim.request("c1", &bundle);
@@ -67,7 +67,7 @@ fn options_that_are_none() {
 }
 
 #[test]
-fn what_is_not_there() {
+fn calls_for_unknown_containers_answer_not_found() {
     let shim = Shim::start("missing");
     let missing: [(&str, Result<(), Failure>); 8] = [
         ("state", shim.state("x", "").map(drop)),
@@ -98,7 +98,7 @@ fn what_is_not_there() {
 }
 
 #[test]
-fn what_the_state_does_not_allow() {
+fn calls_in_the_wrong_state_answer_failed_precondition() {
     let shim = Shim::start("states");
     shim.run("c1", &Bundle::probe(&["sleep", "1000"]));
     shim.create("c1", &Bundle::probe(&[])).unwrap_err().is(Code::ALREADY_EXISTS, &["c1"]);
@@ -127,7 +127,7 @@ fn what_the_state_does_not_allow() {
 }
 
 #[test]
-fn signals_out_of_range() {
+fn signals_out_of_range_are_refused() {
     let shim = Shim::start("range");
     shim.run("c1", &Bundle::probe(&["sleep", "1000"]));
     for signal in [65, 1000, u32::MAX] {
@@ -138,7 +138,7 @@ fn signals_out_of_range() {
 }
 
 #[test]
-fn execs_that_are_none() {
+fn bad_exec_ids_and_specs_are_refused() {
     let shim = Shim::start("badexec");
     shim.run("c1", &Bundle::probe(&["sleep", "1000"]));
     shim.exec("c1", "a/b", &["/probe"], None).unwrap_err().is(Code::INVALID_ARGUMENT, &["a/b"]);
@@ -162,7 +162,7 @@ fn execs_that_are_none() {
 }
 
 #[test]
-fn a_fifo_whose_reader_never_comes() {
+fn create_without_a_fifo_reader_fails_and_blocks_no_other_call() {
     let shim = Shim::start("noreader");
     let path = stdio::fifo(shim.work(), "lonely");
     let mut request = shim.request("c1", &Bundle::probe(&["exit", "0"]));
@@ -193,7 +193,7 @@ fn a_fifo_whose_reader_never_comes() {
 }
 
 #[test]
-fn of_two_creates_and_of_two_deletes_one_wins() {
+fn one_of_two_concurrent_shim_calls_wins() {
     let shim = Shim::start("twice");
     for round in 0..10 {
         let id = format!("c{round}");
@@ -242,7 +242,7 @@ fn frame(stream: &mut UnixStream, id: u32, payload: &[u8]) -> Response {
 }
 
 #[test]
-fn a_frame_that_is_too_large_is_refused_and_the_connection_lives_on() {
+fn oversized_frame_is_refused_and_the_connection_lives_on() {
     for kind in [Kind::Berth, Kind::Runc] {
         let shim = Shim::start_as(kind, "frames");
         let mut stream = shim.stream();

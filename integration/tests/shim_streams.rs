@@ -105,7 +105,7 @@ fn write_all(mut client: File, size: usize) {
 }
 
 #[test]
-fn a_byte_that_is_typed_after_the_exit_costs_no_output() {
+fn input_after_the_exit_loses_no_output() {
     let shim = Shim::start("late");
     shim.run("c", &shell("sleep 1000"));
     for round in 0..10 {
@@ -127,7 +127,7 @@ fn a_byte_that_is_typed_after_the_exit_costs_no_output() {
 }
 
 #[test]
-fn what_comes_on_stdin_after_the_exit_is_thrown_away() {
+fn input_after_the_exit_is_discarded() {
     let shim = Shim::start("thrown");
     shim.run("c", &shell("sleep 1000"));
     for (name, terminal, exec) in kinds() {
@@ -149,7 +149,7 @@ fn what_comes_on_stdin_after_the_exit_is_thrown_away() {
 }
 
 #[test]
-fn a_process_that_reads_no_input_leaves_its_client_unhurt() {
+fn client_of_a_process_that_closed_its_stdin_can_write_on() {
     let shim = Shim::start("unread");
     shim.run("c", &shell("sleep 1000"));
     for (name, exec) in [("plain", true), ("init", false)] {
@@ -177,7 +177,7 @@ fn a_process_that_reads_no_input_leaves_its_client_unhurt() {
 
 /// containerd's CRI stops sending stdin when the first output ends, so `sh -c 'cat > file'` would get a part of it.
 #[test]
-fn no_output_ends_before_its_process() {
+fn output_fifo_stays_open_until_the_process_exits() {
     let shim = Shim::start("early");
     shim.run("c", &shell("sleep 1000"));
     for (name, exec) in [("plain", true), ("init", false)] {
@@ -208,7 +208,7 @@ fn no_output_ends_before_its_process() {
 }
 
 #[test]
-fn much_input_arrives_whole_and_the_end_after_it() {
+fn large_input_arrives_whole_before_its_end() {
     let shim = Shim::start("input");
     shim.run("c", &shell("sleep 1000"));
     let fifos = Fifos::new(&shim, "e", false);
@@ -228,7 +228,7 @@ fn much_input_arrives_whole_and_the_end_after_it() {
 
 /// A client that comes back opens the fifo as containerd does: its open(2) waits until there is a writer.
 #[test]
-fn the_last_lines_wait_for_a_client_that_is_away() {
+fn last_lines_wait_for_a_client_that_reconnects() {
     let shim = Shim::start("away");
     shim.run("c", &shell("sleep 1000"));
     for (name, terminal, exec) in kinds() {
@@ -265,7 +265,7 @@ fn the_last_lines_wait_for_a_client_that_is_away() {
 const UNREAD: usize = 125 << 10;
 
 #[test]
-fn short_lines_fit_while_nobody_reads_them() {
+fn unread_short_lines_fit_into_the_fifo() {
     let shim = Shim::start("lines");
     shim.run("c", &shell("sleep 1000"));
     // 20 bytes with the end of the line, which a terminal makes two.
@@ -286,7 +286,7 @@ fn short_lines_fit_while_nobody_reads_them() {
 
 /// Lines that the shim takes one by one, as they come at long intervals.
 #[test]
-fn lines_that_come_one_by_one_fit_as_well() {
+fn unread_lines_at_long_intervals_fit_into_the_fifo() {
     let shim = Shim::start("slowly");
     shim.run("c", &shell("sleep 1000"));
     let fifos = Fifos::new(&shim, "e", false);
@@ -307,7 +307,7 @@ fn lines_that_come_one_by_one_fit_as_well() {
 
 /// The log is a fifo whose reader does not read: once it is full, whoever writes into it hangs.
 #[test]
-fn a_log_that_hangs_holds_up_no_call() {
+fn hanging_log_file_delays_no_call() {
     let shim = Shim::start("hanging");
     shim.run("c2", &shell("sleep 1000"));
     for (name, terminal) in [("plain", false), ("it", true)] {
@@ -344,7 +344,7 @@ fn writers_that_hang(shim: &Shim) -> usize {
 }
 
 #[test]
-fn what_a_busy_process_logs_to_a_file_is_whole() {
+fn log_file_of_a_busy_process_is_whole() {
     let shim = Shim::start("filelog");
     for terminal in [false, true] {
         let log = shim.work().join(format!("log-{terminal}"));
@@ -363,7 +363,7 @@ fn what_a_busy_process_logs_to_a_file_is_whole() {
 }
 
 #[test]
-fn a_size_that_is_given_before_the_start_is_in_force_at_the_start() {
+fn terminal_size_set_before_start_holds_at_start() {
     let shim = Shim::start("size");
     shim.run("c", &shell("sleep 1000"));
     for round in 0..10 {
@@ -388,7 +388,7 @@ fn a_size_that_is_given_before_the_start_is_in_force_at_the_start() {
 
 /// A log program that ends by itself takes its time for what it has read.
 #[test]
-fn a_logging_program_gets_everything_before_it_is_ended() {
+fn log_program_gets_all_output_before_it_is_ended() {
     let shim = Shim::start("slowlogger");
     let (program, log) = (shim.work().join("logger"), shim.work().join("log"));
     let script = format!(
@@ -414,7 +414,7 @@ fn a_logging_program_gets_everything_before_it_is_ended() {
 
 /// What the caller of the shim had, the program has; what the shim has changed for itself, it has not.
 #[test]
-fn a_logging_program_begins_as_its_caller_would_have_begun_it() {
+fn log_program_inherits_limits_and_signals_of_the_shims_caller() {
     let setting = "ulimit -Sn 777; trap '' HUP USR2 PIPE ALRM; umask 027; exec \"$@\"";
     let before: Vec<String> = ["/bin/sh", "-c", setting, "sh"].map(Into::into).to_vec();
     let shim = Shim::start_under(&before, Kind::Berth, "callers");
@@ -452,7 +452,7 @@ fn a_logging_program_begins_as_its_caller_would_have_begun_it() {
 
 /// As of a probe that ran out of time: its client waits for the end of the streams, and deletes nothing before.
 #[test]
-fn the_streams_of_an_exec_end_though_its_child_lives_on() {
+fn exec_streams_end_although_a_child_holds_them() {
     let shim = Shim::start("linger");
     shim.run("c", &shell("sleep 1000"));
     let (descriptors, ..) = shim.size();

@@ -99,7 +99,7 @@ fn ends_all(shim: &Shim) {
 }
 
 #[test]
-fn without_a_thread_to_be_had_containers_are_ended_and_the_rest_is_refused() {
+fn shim_without_threads_ends_containers_and_refuses_the_rest() {
     let shim = Shim::start("threads");
     populate(&shim);
     let room = Room::of(&shim);
@@ -116,7 +116,7 @@ fn without_a_thread_to_be_had_containers_are_ended_and_the_rest_is_refused() {
 }
 
 #[test]
-fn without_a_process_to_be_had_the_threads_that_there_are_do_as_well() {
+fn shim_without_processes_ends_containers_by_its_threads() {
     let shim = Shim::start("processes");
     populate(&shim);
     let room = Room::of(&shim);
@@ -131,7 +131,7 @@ fn without_a_process_to_be_had_the_threads_that_there_are_do_as_well() {
 }
 
 #[test]
-fn without_a_descriptor_to_be_had_containers_are_ended_and_the_rest_is_refused() {
+fn shim_without_descriptors_ends_containers_and_refuses_the_rest() {
     let shim = Shim::start("descriptors");
     populate(&shim);
     let shim_pid = Pid::from_raw(shim.pid);
@@ -189,7 +189,7 @@ impl Drop for Disk {
 }
 
 #[test]
-fn without_room_on_the_disks_of_states_and_bundles_containers_are_ended_and_the_rest_is_refused() {
+fn shim_without_disk_space_ends_containers_and_refuses_the_rest() {
     let shim = Shim::start("disks");
     let states = Disk::at(&shim.work().join("state"));
     populate(&shim);
@@ -217,7 +217,7 @@ fn without_room_on_the_disks_of_states_and_bundles_containers_are_ended_and_the_
 }
 
 #[test]
-fn a_root_file_system_that_is_busy_does_not_hold_the_end_up() {
+fn busy_rootfs_does_not_delay_the_end_of_a_container() {
     let shim = Shim::start("busy");
     let bundle = sleeping();
     let rootfs = bundle.rootfs();
