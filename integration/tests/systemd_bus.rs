@@ -56,8 +56,8 @@ fn assert_nothing_left(runtime: &Runtime, slice: &Slice) {
 }
 
 #[test]
-fn a_bus_that_is_not_there() {
-    if beyond_runc("a_bus_that_is_not_there", OWN_WORDS) {
+fn missing_bus_is_named_in_the_error() {
+    if beyond_runc("missing_bus_is_named_in_the_error", OWN_WORDS) {
         return;
     }
     let (runtime, slice) = (Runtime::new("bus-absent"), Slice::new("absent"));
@@ -69,8 +69,8 @@ fn a_bus_that_is_not_there() {
 }
 
 #[test]
-fn a_bus_that_never_answers() {
-    if beyond_runc("a_bus_that_never_answers", OWN_WORDS) {
+fn silent_bus_fails_within_a_bound() {
+    if beyond_runc("silent_bus_fails_within_a_bound", OWN_WORDS) {
         return;
     }
     let (runtime, slice) = (Runtime::new("bus-silent"), Slice::new("silent"));
@@ -80,8 +80,8 @@ fn a_bus_that_never_answers() {
 }
 
 #[test]
-fn what_systemd_refuses_is_named() {
-    if beyond_runc("what_systemd_refuses_is_named", OWN_WORDS) {
+fn property_that_systemd_refuses_is_named() {
+    if beyond_runc("property_that_systemd_refuses_is_named", OWN_WORDS) {
         return;
     }
     let (runtime, slice) = (Runtime::new("bus-refuses"), Slice::new("refuses"));
@@ -107,8 +107,8 @@ fn directories_come_first(test: &str) -> bool {
 }
 
 #[test]
-fn one_unit_from_create_to_delete() {
-    let name = "one_unit_from_create_to_delete";
+fn one_unit_serves_a_container_from_create_to_delete() {
+    let name = "one_unit_serves_a_container_from_create_to_delete";
     if beyond_runc(name, OWN_WORDS) || !directories_come_first(name) {
         return;
     }
@@ -127,8 +127,8 @@ fn one_unit_from_create_to_delete() {
 }
 
 #[test]
-fn unknown_letters_of_a_device_rule_are_told_of_once() {
-    let name = "unknown_letters_of_a_device_rule_are_told_of_once";
+fn unknown_access_letters_of_a_device_rule_are_warned_about_once() {
+    let name = "unknown_access_letters_of_a_device_rule_are_warned_about_once";
     if beyond_runc(name, "it does not tell of them") || !directories_come_first(name) {
         return;
     }
@@ -143,8 +143,8 @@ fn unknown_letters_of_a_device_rule_are_told_of_once() {
 }
 
 #[test]
-fn a_bus_that_is_gone_or_silent_at_the_end_keeps_nothing() {
-    let name = "a_bus_that_is_gone_or_silent_at_the_end_keeps_nothing";
+fn delete_without_an_answering_bus_leaves_nothing() {
+    let name = "delete_without_an_answering_bus_leaves_nothing";
     if beyond_runc(name, OWN_WORDS) || !directories_come_first(name) {
         return;
     }
@@ -169,8 +169,8 @@ fn a_bus_that_is_gone_or_silent_at_the_end_keeps_nothing() {
 }
 
 #[test]
-fn a_host_without_systemd_says_so() {
-    let name = "a_host_without_systemd_says_so";
+fn systemd_driver_is_refused_on_a_host_without_systemd() {
+    let name = "systemd_driver_is_refused_on_a_host_without_systemd";
     if Path::new("/run/systemd/system").is_dir() {
         eprintln!("{name}: skipped, this host is run by systemd");
         return;

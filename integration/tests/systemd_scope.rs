@@ -59,8 +59,8 @@ static SYSTEMD: RwLock<()> = RwLock::new(());
 
 /// crun's annotations, which put init below the scope.
 #[test]
-fn cgroups_below_the_scope() {
-    let name = "cgroups_below_the_scope";
+fn crun_annotations_make_cgroups_below_the_scope() {
+    let name = "crun_annotations_make_cgroups_below_the_scope";
     if !systemd::here(name) || beyond_runc(name, "they are crun's") {
         return;
     }
@@ -85,8 +85,8 @@ fn cgroups_below_the_scope() {
 }
 
 #[test]
-fn a_scope_has_what_was_asked_on_both_sides() {
-    if !systemd::here("a_scope_has_what_was_asked_on_both_sides") {
+fn scope_properties_and_cgroup_files_have_the_limits() {
+    if !systemd::here("scope_properties_and_cgroup_files_have_the_limits") {
         return;
     }
     let _turn = SYSTEMD.read().unwrap_or_else(PoisonError::into_inner);
@@ -147,8 +147,8 @@ fn a_scope_has_what_was_asked_on_both_sides() {
 }
 
 #[test]
-fn systemctl_shows_what_it_shows_of_runc() {
-    let name = "systemctl_shows_what_it_shows_of_runc";
+fn systemctl_shows_the_same_unit_as_for_runc() {
+    let name = "systemctl_shows_the_same_unit_as_for_runc";
     if !systemd::here(name) || beyond_runc(name, "it is what berth is compared with") {
         return;
     }
@@ -201,8 +201,8 @@ fn is_of_the_unit(line: &str) -> bool {
 }
 
 #[test]
-fn devices_stay_what_they_were_when_systemd_reads_its_files_again() {
-    if !systemd::here("devices_stay_what_they_were_when_systemd_reads_its_files_again") {
+fn device_rules_survive_a_daemon_reload() {
+    if !systemd::here("device_rules_survive_a_daemon_reload") {
         return;
     }
     let _turn = SYSTEMD.write().unwrap_or_else(PoisonError::into_inner);
@@ -223,8 +223,8 @@ fn devices_stay_what_they_were_when_systemd_reads_its_files_again() {
 }
 
 #[test]
-fn a_killed_container_leaves_no_unit_behind() {
-    if !systemd::here("a_killed_container_leaves_no_unit_behind") {
+fn killed_container_leaves_no_unit_behind() {
+    if !systemd::here("killed_container_leaves_no_unit_behind") {
         return;
     }
     let _turn = SYSTEMD.read().unwrap_or_else(PoisonError::into_inner);
@@ -241,8 +241,8 @@ fn a_killed_container_leaves_no_unit_behind() {
 }
 
 #[test]
-fn what_a_crash_left_is_taken_over_or_refused_by_name() {
-    if !systemd::here("what_a_crash_left_is_taken_over_or_refused_by_name") {
+fn leftover_scope_is_refused_and_leftover_directory_taken_over() {
+    if !systemd::here("leftover_scope_is_refused_and_leftover_directory_taken_over") {
         return;
     }
     let _turn = SYSTEMD.read().unwrap_or_else(PoisonError::into_inner);
@@ -270,8 +270,8 @@ fn what_a_crash_left_is_taken_over_or_refused_by_name() {
 }
 
 #[test]
-fn what_systemd_refuses_is_named_and_leaves_nothing() {
-    let name = "what_systemd_refuses_is_named_and_leaves_nothing";
+fn property_that_systemd_refuses_is_named_and_leaves_nothing() {
+    let name = "property_that_systemd_refuses_is_named_and_leaves_nothing";
     if !systemd::here(name) || beyond_runc(name, "it starts the container without what was refused") {
         return;
     }

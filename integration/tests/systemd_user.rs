@@ -82,9 +82,9 @@ fn path(scope: &str) -> String {
 }
 
 #[test]
-fn a_scope_of_the_users_own() {
+fn user_manager_makes_a_scope_with_its_limits() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(user) = User::new("a_scope_of_the_users_own") else { return };
+    let Some(user) = User::new("user_manager_makes_a_scope_with_its_limits") else { return };
     let runtime = &user.runtime;
     let bundle = Bundle::probe(&["signal"])
         .rootless(NOBODY)
@@ -115,9 +115,9 @@ fn a_scope_of_the_users_own() {
 }
 
 #[test]
-fn without_a_path() {
+fn user_scope_without_a_path_has_a_default_name() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(user) = User::new("without_a_path") else { return };
+    let Some(user) = User::new("user_scope_without_a_path_has_a_default_name") else { return };
     let runtime = &user.runtime;
     // A name that no other test's unit has.
     let id = format!("user{}", std::process::id());
@@ -131,9 +131,9 @@ fn without_a_path() {
 }
 
 #[test]
-fn no_bus() {
+fn missing_user_bus_is_refused_by_name() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(user) = User::new("no_bus") else { return };
+    let Some(user) = User::new("missing_user_bus_is_refused_by_name") else { return };
     let runtime = &user.runtime;
     let bundle = Bundle::probe(&["signal"]).rootless(NOBODY);
     let create = || runtime.on("create", "c1", &bundle).global(&["--systemd-cgroup"]);
