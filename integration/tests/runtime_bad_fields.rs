@@ -315,38 +315,38 @@ fn refused(name: &str, rows: &[Row]) {
 }
 
 #[test]
-fn top() {
+fn bad_top_level_fields_are_refused_by_name() {
     refused("bad-top", TOP);
 }
 
 #[test]
-fn process() {
+fn bad_process_fields_are_refused_by_name() {
     refused("bad-process", PROCESS);
 }
 
 #[test]
-fn mounts() {
+fn bad_mount_fields_are_refused_by_name() {
     refused("bad-mounts", MOUNTS);
 }
 
 #[test]
-fn linux() {
+fn bad_linux_fields_are_refused_by_name() {
     refused("bad-linux", LINUX);
 }
 
 #[test]
-fn resources() {
+fn bad_resource_fields_are_refused_by_name() {
     refused("bad-resources", RESOURCES);
 }
 
 #[test]
-fn seccomp() {
+fn bad_seccomp_fields_are_refused_by_name() {
     refused("bad-seccomp", SECCOMP);
 }
 
 /// What the machine has not is no field's fault, and is told so, in runc's words.
 #[test]
-fn a_machine_without_resctrl() {
+fn intel_rdt_is_refused_on_a_machine_without_resctrl() {
     if std::path::Path::new("/sys/fs/resctrl").exists() {
         eprintln!("a_machine_without_resctrl: skipped, this one has it");
         return;

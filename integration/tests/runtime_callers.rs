@@ -27,7 +27,7 @@ fn spoil(path: &Path, mark: &str, bytes: &[u8]) {
 
 /// As Go's parser reads them: one replacement character for each byte, and for each half of a pair.
 #[test]
-fn texts_that_are_no_utf_8_are_read_as_go_reads_them() {
+fn invalid_utf_8_is_read_as_go_reads_it() {
     let runtime = Runtime::new("texts");
     let rows: [(&[u8], &str); 5] = [
         (b"a\xffb", "a\u{fffd}b"),
@@ -64,7 +64,7 @@ fn texts_that_are_no_utf_8_are_read_as_go_reads_them() {
 }
 
 #[test]
-fn a_process_is_in_as_many_groups_as_the_kernel_allows() {
+fn process_has_as_many_groups_as_the_kernel_allows() {
     const MOST: u32 = 65_536;
     let runtime = Runtime::new("many-groups");
     // Not in their order, which the kernel does not keep.
@@ -87,7 +87,7 @@ fn a_process_is_in_as_many_groups_as_the_kernel_allows() {
 }
 
 #[test]
-fn a_user_in_many_groups_has_containers() {
+fn user_in_3000_groups_runs_containers() {
     let groups: Vec<_> = (0..3000).map(|gid| (gid + 100_000).to_string()).collect();
     let runtime = Runtime::of_user("user-in-groups", USER, &groups.join(","));
     let out = runtime.run("c1", &Bundle::probe(&["report", "ids"]).rootless(USER)).ok();
@@ -109,7 +109,7 @@ fn deep(runtime: &Runtime) -> PathBuf {
 }
 
 #[test]
-fn sockets_are_reached_at_any_depth() {
+fn sockets_with_paths_longer_than_sun_path_are_reached() {
     if beyond_runc("deep sockets", "it hands the whole path to connect(2)") {
         return;
     }
@@ -143,7 +143,7 @@ fn sockets_are_reached_at_any_depth() {
 /// As execvp(3) has them: below the working directory of the process. Go's LookPath, and so runc, refuses a program that is
 /// found there.
 #[test]
-fn path_has_directories_that_are_relative() {
+fn relative_directories_in_path_are_searched() {
     if beyond_runc("relative directories in PATH", "exec.ErrDot") {
         return;
     }
@@ -182,7 +182,7 @@ fn path_has_directories_that_are_relative() {
 
 /// The runtime's own log is open by the time that they are counted.
 #[test]
-fn only_descriptors_that_were_passed_are_preserved() {
+fn preserve_fds_passes_no_descriptor_of_the_runtime() {
     if beyond_runc("descriptors of its own", "it passes them on (runc#5474)") {
         return;
     }
@@ -214,7 +214,7 @@ fn ignoring() -> [String; 3] {
 }
 
 #[test]
-fn no_payload_ignores_what_its_caller_ignored() {
+fn payload_ignores_no_signal_that_its_caller_ignored() {
     let runtime = Runtime::new("ignored-signals");
     let through = ignoring();
     let through = through.each_ref().map(String::as_str);
@@ -230,7 +230,7 @@ fn no_payload_ignores_what_its_caller_ignored() {
 
 /// Hooks of the runtime's own world: what they find is their caller's, but for the signals.
 #[test]
-fn programs_find_what_their_caller_had() {
+fn hooks_inherit_the_limits_and_umask_of_the_caller() {
     let runtime = Runtime::new("programs");
     let dir = runtime.work().join("notes");
     fs::create_dir(&dir).unwrap();
@@ -271,7 +271,7 @@ fn programs_find_what_their_caller_had() {
 
 /// newuidmap(1) is looked for in PATH.
 #[test]
-fn the_mapping_tools_find_what_their_caller_had() {
+fn mapping_tools_inherit_the_limits_and_umask_of_the_caller() {
     if beyond_runc("newuidmap", "a Go program's children have its raised limit of open files") {
         return;
     }
@@ -310,7 +310,7 @@ fn the_mapping_tools_find_what_their_caller_had() {
 
 /// A person's terminal does not obey the names of an image, and a log in a file shows them.
 #[test]
-fn a_name_of_the_image_tells_a_terminal_nothing() {
+fn control_characters_in_names_do_not_reach_a_terminal() {
     if beyond_runc("names on a terminal", "it writes them as they are") {
         return;
     }

@@ -19,7 +19,7 @@ const CHOWN_KILL: &[&str] = &["CAP_CHOWN", "CAP_KILL"];
 const KILL: &[&str] = &["CAP_KILL"];
 
 #[test]
-fn of_init() {
+fn init_has_exactly_the_configured_capabilities() {
     all("caps", CASES);
 }
 
@@ -82,7 +82,7 @@ const CASES: &[Case] = &[
 ];
 
 #[test]
-fn unknown_names_are_warned_about() {
+fn unknown_capabilities_are_warned_about() {
     let runtime = Runtime::new("caps-unknown");
     for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
         let bundle = sets(Bundle::probe(&["report", "caps"]), [KILL; 5]);
@@ -97,7 +97,7 @@ fn unknown_names_are_warned_about() {
 
 /// Where the container cannot be made, too: they may be why.
 #[test]
-fn unknown_names_are_warned_about_first() {
+fn unknown_capabilities_are_warned_about_before_create_fails() {
     let runtime = Runtime::new("caps-unknown-first");
     let bogus: &[&str] = &["CAP_BOGUS"];
     let bundle = sets(Bundle::probe(&["report"]), [bogus, bogus, KILL, KILL, &[]]);
@@ -107,7 +107,7 @@ fn unknown_names_are_warned_about_first() {
 
 /// CVE-2022-24769, CVE-2022-29162 and their kin: what is not inheritable for init is not for exec either.
 #[test]
-fn exec_inherits_nothing() {
+fn exec_has_no_inheritable_and_no_ambient_capabilities() {
     let runtime = Runtime::new("caps-exec");
     runtime.start("c1", &Bundle::probe(&["sleep", "100"]));
     let rows: &[(&[&str], u64)] = &[
@@ -131,7 +131,7 @@ fn exec_inherits_nothing() {
 
 /// The rest is given, whenever the filter is loaded: before capabilities are dropped, or after with no_new_privs.
 #[test]
-fn what_the_runtime_itself_lacks() {
+fn capabilities_that_the_runtime_lacks_are_left_out() {
     if beyond_runc("what the runtime itself lacks", "it refuses the container") {
         return;
     }
@@ -149,7 +149,7 @@ fn what_the_runtime_itself_lacks() {
 }
 
 #[test]
-fn bad_sets() {
+fn impossible_capability_sets_are_refused() {
     refused("caps-refused", REFUSED);
 }
 

@@ -22,7 +22,7 @@ fn with_resources(text: &str, words: &[&str]) -> Bundle {
 }
 
 #[test]
-fn every_process_is_in_the_configured_group() {
+fn every_process_is_in_the_configured_cgroup() {
     let runtime = Runtime::new("membership");
     runtime.start("c1", &Bundle::probe(&["children", "2", "100", "+", "sleep", "100"]));
     runtime.cmd(&["exec", "--detach", "c1", "/probe", "sleep", "100"]).ok();
@@ -48,8 +48,8 @@ fn every_process_is_in_the_configured_group() {
 
 /// crun's flag, which podman passes on for `--cgroups=disabled`.
 #[test]
-fn none_of_its_own() {
-    if beyond_runc("none_of_its_own", "the flag is crun's") {
+fn disabled_cgroup_manager_leaves_container_in_the_callers_cgroup() {
+    if beyond_runc("disabled_cgroup_manager_leaves_container_in_the_callers_cgroup", "the flag is crun's") {
         return;
     }
     let runtime = Runtime::new("no-cgroup");
@@ -81,7 +81,7 @@ fn none_of_its_own() {
 
 /// Without a cgroupsPath a container has one of its own all the same, named by its id.
 #[test]
-fn a_default_path() {
+fn default_cgroup_is_named_by_the_container_id() {
     let runtime = Runtime::new("default-cgroup");
     let id = format!("berth-test-default-{}", procs::name());
     // In a cgroup namespace of its own it would see itself at the top.
@@ -98,7 +98,7 @@ fn a_default_path() {
 }
 
 #[test]
-fn the_memory_limit_holds() {
+fn memory_limit_kills_a_process_that_exceeds_it() {
     let runtime = Runtime::new("oom");
     let bundle = with_resources(r#"{"memory":{"limit":33554432}}"#, &["eat", "100000000"]);
     let out = runtime.run("c1", &bundle);
@@ -106,7 +106,7 @@ fn the_memory_limit_holds() {
 }
 
 #[test]
-fn the_pids_limit_holds() {
+fn pids_limit_bounds_the_number_of_processes() {
     let runtime = Runtime::new("pids");
     let file = if cgroup::unified() { "/sys/fs/cgroup/pids.current" } else { "/sys/fs/cgroup/pids/pids.current" };
     let words = ["children", "30", "1000", "+", "report", &format!("read={file}")];
@@ -117,8 +117,8 @@ fn the_pids_limit_holds() {
 
 /// crun's annotation: a cgroup that the container divides as it likes, below the one that has its limits.
 #[test]
-fn a_delegated_one_below() {
-    if beyond_runc("a_delegated_one_below", "it is crun's") {
+fn delegate_annotation_makes_a_cgroup_below_the_limited_one() {
+    if beyond_runc("delegate_annotation_makes_a_cgroup_below_the_limited_one", "it is crun's") {
         return;
     }
     let runtime = Runtime::new("delegated");
@@ -154,7 +154,7 @@ fn a_delegated_one_below() {
 }
 
 #[test]
-fn bad_resources() {
+fn bad_limits_and_cgroup_paths_are_refused() {
     refused("cgroup-refused", REFUSED);
     if !beyond_runc("cgroup", "it takes .. in a cgroup path away, and stays below the root of the hierarchy") {
         refused("cgroup-path", PATHS);

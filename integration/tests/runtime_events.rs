@@ -29,7 +29,7 @@ fn members(value: &Value) -> BTreeSet<&str> {
 }
 
 #[test]
-fn statistics_once() {
+fn events_stats_prints_one_json_object() {
     let runtime = Runtime::new("events-stats");
     runtime.start("c1", &sleeper());
     // runc's start returns while threads of its init, which are counted, still run and end.
@@ -65,7 +65,7 @@ fn names(value: &Value, at: &str, into: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn the_same_members_as_runcs() {
+fn events_stats_has_the_json_members_of_runc() {
     let limits = [json!({}), json!({"cpu": {"quota": 20_000, "period": 50_000}, "memory": {"limit": LIMIT}})];
     for resources in limits {
         let [ours, peers] = [Runtime::new("events-ours"), Runtime::peer("events-peer")].map(|runtime| {
@@ -84,7 +84,7 @@ fn the_same_members_as_runcs() {
 }
 
 #[test]
-fn kills_for_want_of_memory() {
+fn events_reports_oom_kills() {
     let runtime = Runtime::new("events-oom");
     runtime.start("c1", &sleeper());
     let running = runtime.call(&["events", "--interval", "100ms", "c1"]).spawn();
@@ -100,7 +100,7 @@ fn kills_for_want_of_memory() {
 }
 
 #[test]
-fn what_cannot_be_watched() {
+fn events_refuses_missing_containers_and_bad_intervals() {
     let runtime = Runtime::new("events-refused");
     runtime.cmd(&["events", "c1"]).fails(1, &["container does not exist"]);
     runtime.cmd(&["events"]).fails(1, &[r#""events\" requires exactly 1 argument(s)"#]);

@@ -78,14 +78,14 @@ fn differing(runtime: &Runtime) -> Vec<String> {
 
 /// The first rank of all that can go wrong.
 #[test]
-fn is_restricted_as_init_is() {
+fn exec_is_restricted_as_init_is() {
     let wrong = differing(&Runtime::new("parity"));
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// runc 1.1.5 forgets the umask in every exec: the comparison must see that.
 #[test]
-fn the_comparison_finds_a_known_fault() {
+fn control_comparison_finds_the_umask_fault_of_runc_1_1_5() {
     let runtime = Runtime::faulty("parity-control");
     let wrong = differing(&runtime);
     assert!(wrong.iter().any(|w| w.starts_with("by process.json: umask")), "the control found only {wrong:#?}");
@@ -122,7 +122,7 @@ const ROWS: &[Row] = &[
 ];
 
 #[test]
-fn options() {
+fn exec_options_reach_the_process() {
     let runtime = Runtime::new("exec-options");
     let bundle = Bundle::probe(&["sleep", "100"])
         .file("etc/passwd", "root:x:0:0::/root:/\nu:x:1000:1000::/home/u:/\n", 0o644)
@@ -143,7 +143,7 @@ fn options() {
 
 /// CVE-2026-30892 and its kin: a user is exact or refused, never root by accident.
 #[test]
-fn users_are_exact_or_refused() {
+fn exec_users_are_exact_or_refused() {
     let runtime = Runtime::new("exec-users");
     runtime.start("c1", &Bundle::probe(&["sleep", "100"]));
     let rows: &[(&str, Option<[u64; 2]>)] = &[
@@ -185,7 +185,7 @@ fn users_are_exact_or_refused() {
 }
 
 #[test]
-fn a_process_with_a_limit_on_the_container_is_in_its_groups() {
+fn exec_joins_the_cgroup_of_a_limited_container() {
     let runtime = Runtime::new("exec-cgroup");
     // In a cgroup namespace of its own it would see itself at the top.
     runtime.start("c1", &restricted(&["sleep", "100"]).host_namespace("cgroup"));
@@ -196,7 +196,7 @@ fn a_process_with_a_limit_on_the_container_is_in_its_groups() {
 }
 
 #[test]
-fn ended_processes_leave_nothing() {
+fn ended_execs_leave_no_process() {
     let runtime = Runtime::new("exec-many");
     runtime.start("c1", &Bundle::probe(&["signal"]));
     let before = runtime.cmd(&["ps", "-f", "json", "c1"]).ok().stdout;
@@ -211,7 +211,7 @@ fn ended_processes_leave_nothing() {
 }
 
 #[test]
-fn in_a_paused_container_when_asked() {
+fn exec_with_ignore_paused_starts_in_a_paused_container() {
     let runtime = Runtime::new("exec-paused");
     runtime.start("c1", &Bundle::probe(&["sleep", "100"]));
     runtime.cmd(&["pause", "c1"]).ok();

@@ -41,7 +41,7 @@ fn under(list: &[Without], call: Call<'_>) -> Output {
 
 /// The filter itself works: a probe under it does not find what was taken away.
 #[test]
-fn the_filter_takes_it_away() {
+fn control_filter_takes_system_calls_away() {
     let launcher = tools::built("berth-without");
     let probe = tools::built("berth-probe");
     let mut command = std::process::Command::new(launcher);
@@ -55,7 +55,7 @@ fn the_filter_takes_it_away() {
 
 /// A container's whole life, and an exec, without each of these.
 #[test]
-fn what_has_a_fallback() {
+fn containers_run_without_system_calls_that_have_a_fallback() {
     if beyond_runc("fallbacks", "it has others") {
         return;
     }
@@ -90,7 +90,7 @@ fn what_has_a_fallback() {
 
 /// The program is out of reach of the containers also where it cannot be mounted.
 #[test]
-fn an_exec_from_a_sealed_copy() {
+fn exec_runs_from_a_sealed_copy_without_open_tree() {
     if beyond_runc("sealing", "it does it in its own way") {
         return;
     }
@@ -106,7 +106,7 @@ fn an_exec_from_a_sealed_copy() {
 
 /// What nothing stands in for is named, with the kernel that has it; nothing is left.
 #[test]
-fn what_has_none() {
+fn missing_system_call_is_named_with_its_kernel_version() {
     if beyond_runc("requirements", "it has others") {
         return;
     }
@@ -143,7 +143,7 @@ fn what_has_none() {
 
 /// The same for a container that is there.
 #[test]
-fn what_a_running_one_needs() {
+fn missing_system_call_is_named_for_a_running_container() {
     if beyond_runc("requirements", "it has others") {
         return;
     }
@@ -167,7 +167,7 @@ fn what_a_running_one_needs() {
 
 /// An old kernel, as its release says: setarch(8) makes 6.x a 2.6.
 #[test]
-fn a_kernel_below_the_floor() {
+fn kernel_older_than_5_14_is_refused() {
     if beyond_runc("the oldest kernel", "it has another") {
         return;
     }

@@ -23,7 +23,7 @@ fn pid_behind(stream: &UnixStream) -> String {
 }
 
 #[test]
-fn a_socket_gets_the_pidfd() {
+fn pidfd_socket_receives_the_pidfd() {
     let runtime = Runtime::new("flags-pidfd");
     let path = runtime.work().join("pidfd.sock");
     let listener = UnixListener::bind(&path).unwrap();
@@ -38,7 +38,7 @@ fn a_socket_gets_the_pidfd() {
 }
 
 #[test]
-fn the_callers_keyring_when_asked() {
+fn no_new_keyring_keeps_the_keyring_of_the_caller() {
     let runtime = Runtime::new("flags-keyring");
     for (flags, own) in [(&[][..], true), (&["--no-new-keyring"], false)] {
         let bundle = Bundle::probe(&["report", "keyring"]);
@@ -49,7 +49,7 @@ fn the_callers_keyring_when_asked() {
 }
 
 #[test]
-fn what_is_not_built_says_so() {
+fn checkpoint_and_restore_say_not_built_yet() {
     if beyond_runc("not built", "it has them") {
         return;
     }

@@ -34,7 +34,7 @@ fn plant(dir: &Path, names: &[&str], to: &Path) {
 
 /// runc refuses such a call; here nobody can guess the name. What counts is the file that the links lead to.
 #[test]
-fn links_beside_a_pid_file_lead_to_no_file_of_the_host() {
+fn planted_links_beside_a_pid_file_change_no_host_file() {
     let runtime = Runtime::new("pid-file-links");
     let (dir, decoy) = (shared("pid-file-dir"), Decoy::new(runtime.work()));
     let before = decoy.fingerprint();
@@ -71,7 +71,7 @@ fn links_beside_a_pid_file_lead_to_no_file_of_the_host() {
 }
 
 #[test]
-fn a_pid_file_that_cannot_be_written_leaves_nothing() {
+fn unwritable_pid_file_leaves_nothing_behind() {
     let runtime = Runtime::new("pid-file-fails");
     let dir = shared("pid-file-none");
     fs::create_dir_all(dir.path().join("taken/full")).unwrap();
@@ -86,7 +86,7 @@ fn a_pid_file_that_cannot_be_written_leaves_nothing() {
 }
 
 #[test]
-fn a_log_is_not_written_behind_a_link_of_somebody_else() {
+fn log_is_not_written_through_a_link_of_another_user() {
     if beyond_runc("log behind links", "it follows every link") {
         return;
     }

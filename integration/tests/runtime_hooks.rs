@@ -51,7 +51,7 @@ fn namespaces(pid: &str) -> Vec<String> {
 }
 
 #[test]
-fn each_kind_has_its_moment_its_namespaces_and_the_state() {
+fn hooks_run_in_order_in_their_namespaces_with_the_state() {
     let runtime = Runtime::new("hooks");
     let log = notes(&runtime);
     let mut bundle = shell(&log, "echo payload >> /log/order; sleep 1000");
@@ -110,7 +110,7 @@ fn each_kind_has_its_moment_its_namespaces_and_the_state() {
 
 /// What the NVIDIA hooks and their kind do: find the root in the bundle, with the container's mounts in it, and add to it.
 #[test]
-fn the_container_root_is_in_the_bundle_for_hooks_of_its_mount_namespace() {
+fn create_container_hooks_find_the_mounted_root_in_the_bundle() {
     for (propagation, pivot) in [("", true), ("rslave", true), ("rshared", true), ("rprivate", true), ("", false)] {
         let runtime = Runtime::new("hooks-root");
         let log = notes(&runtime);
@@ -138,7 +138,7 @@ fn the_container_root_is_in_the_bundle_for_hooks_of_its_mount_namespace() {
 }
 
 #[test]
-fn arguments_environment_and_directory() {
+fn hooks_get_their_arguments_environment_and_directory() {
     let runtime = Runtime::new("hooks-words");
     let log = notes(&runtime);
     let dir = log.display().to_string();
@@ -174,7 +174,7 @@ fn arguments_environment_and_directory() {
 
 /// startContainer hooks have the payload's rights and, when they name none, its environment.
 #[test]
-fn start_container_hooks_are_as_the_payload() {
+fn start_container_hooks_have_the_rights_of_the_payload() {
     for nnp in [true, false] {
         let runtime = Runtime::new("hooks-rights");
         let log = notes(&runtime);
@@ -229,7 +229,7 @@ const FAILING: &[Failing] = &[
 ];
 
 #[test]
-fn a_failing_hook_ends_the_container() {
+fn failing_hook_ends_the_container() {
     let mut failed = vec![];
     for kind in ["prestart", "createRuntime", "createContainer", "startContainer", "poststart"] {
         if kind == "startContainer" && beyond_runc(kind, "its start has answered before the hook runs") {
@@ -270,7 +270,7 @@ fn a_failing_hook_ends_the_container() {
 }
 
 #[test]
-fn a_failing_poststop_hook_is_a_warning() {
+fn failing_poststop_hook_is_only_a_warning() {
     if beyond_runc("poststop", "it gives up at the first that fails") {
         return;
     }
@@ -293,7 +293,7 @@ fn a_failing_poststop_hook_is_a_warning() {
 
 /// A caller that is killed while a hook hangs takes hook and init with it; what is on record can be deleted.
 #[test]
-fn a_hook_that_hangs_goes_with_its_caller() {
+fn hanging_hook_ends_with_its_caller() {
     if beyond_runc("a hanging hook", "it stays") {
         return;
     }
@@ -318,7 +318,7 @@ fn a_hook_that_hangs_goes_with_its_caller() {
 
 /// What a hook starts and leaves behind, with its streams open, holds nobody up.
 #[test]
-fn a_hook_may_leave_a_process() {
+fn hook_may_leave_a_background_process() {
     if beyond_runc("a daemon of a hook", "it waits for the streams to be closed") {
         return;
     }

@@ -157,14 +157,14 @@ fn touched(runtime: &Runtime) -> Vec<String> {
 }
 
 #[test]
-fn the_hosts_files_are_untouched() {
+fn links_in_an_image_never_touch_host_files() {
     let found = touched(&Runtime::new("links"));
     assert!(found.is_empty(), "{}:\n{}", found.len(), found.join("\n"));
 }
 
 /// The same table on a runtime with published faults must find some, or it proves nothing.
 #[test]
-fn the_table_finds_published_faults() {
+fn control_table_of_links_finds_published_faults() {
     let runtime = Runtime::faulty("links-control");
     let found = touched(&runtime);
     // CVE-2026-41579: `/dev` is a link, and the runtime makes links on the host before it pivots.
@@ -215,21 +215,21 @@ fn unmasked(runtime: &Runtime) -> Vec<String> {
 
 /// CVE-2025-31133: what is bound over masked files is the real null device, whatever the image has at /dev/null.
 #[test]
-fn masks_do_not_come_from_the_image() {
+fn masked_file_is_the_hosts_null_device() {
     let found = unmasked(&Runtime::new("null-link"));
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
 /// runc 1.1.5 takes the image's /dev/null for the real one.
 #[test]
-fn the_masks_find_published_faults() {
+fn control_masks_find_the_null_device_fault_of_runc_1_1_5() {
     let runtime = Runtime::faulty("null-control");
     assert!(!unmasked(&runtime).is_empty(), "the control found nothing");
 }
 
 /// CVE-2025-52565: the console is a terminal of the container's own devpts, whatever the image has in its place.
 #[test]
-fn the_console_does_not_come_from_the_image() {
+fn console_is_a_terminal_of_the_containers_own_devpts() {
     let runtime = Runtime::new("console-link");
     let decoy = Decoy::new(runtime.work());
     let before = decoy.fingerprint();

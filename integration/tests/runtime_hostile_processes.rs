@@ -16,7 +16,7 @@ use std::{fs, fs::File};
 
 /// CVE-2024-21626: a descriptor of the runtime as the working directory leads to the host.
 #[test]
-fn a_descriptor_is_no_working_directory() {
+fn descriptor_of_the_host_is_refused_as_working_directory() {
     let runtime = Runtime::new("cwd-fd");
     let host: std::os::fd::OwnedFd = File::open("/").unwrap().into();
     for fd in 3..32 {
@@ -37,7 +37,7 @@ fn a_descriptor_is_no_working_directory() {
 
 /// Through links of /proc to where a process is: inside the container, or refused.
 #[test]
-fn working_directories_through_proc_stay_inside() {
+fn working_directory_through_proc_stays_inside_the_root() {
     let runtime = Runtime::new("cwd-proc");
     for cwd in [
         "/proc/self/cwd",
@@ -61,7 +61,7 @@ fn working_directories_through_proc_stay_inside() {
 /// CVE-2016-9962: a neighbour in the same pid namespace, with the same capabilities, gets at nothing of a container that is
 /// created but not started: neither its program, memory and root nor its descriptors.
 #[test]
-fn a_neighbour_cannot_look_into_a_created_container() {
+fn neighbour_cannot_open_files_of_a_created_container() {
     let runtime = Runtime::new("neighbour");
     runtime.start("b", &Bundle::probe(&["sleep", "100"]));
     let b = runtime.pid("b");
@@ -92,7 +92,7 @@ fn a_neighbour_cannot_look_into_a_created_container() {
 
 /// The same for processes that are just being added, caught in the act by a neighbour that looks all the time.
 #[test]
-fn a_neighbour_cannot_look_into_an_exec() {
+fn neighbour_cannot_open_files_of_a_starting_exec() {
     let runtime = Runtime::new("neighbour-exec");
     runtime.start("b", &Bundle::probe(&["hunt", "2", "+", "sleep", "100"]));
     let b = runtime.pid("b");
@@ -120,7 +120,7 @@ fn inner_pid(pid: u32) -> String {
 
 /// CVE-2019-5736: a script whose interpreter is /proc/self/exe makes the kernel run the runtime's own program in the container.
 #[test]
-fn the_runtimes_program_is_never_writable_from_inside() {
+fn runtime_binary_is_never_writable_from_inside() {
     let runtime = Runtime::new("self-exe");
     let digest = || Sha256::digest(fs::read(runtime.program()).unwrap());
     let before = digest();
@@ -143,7 +143,7 @@ fn the_runtimes_program_is_never_writable_from_inside() {
 /// The same fault without luck: a descriptor of the program, taken while a container is being made, is opened for writing
 /// when nothing runs the program any more. With an ordinary program that works, which is the control.
 #[test]
-fn the_runtimes_program_is_sealed() {
+fn runtime_binary_held_by_a_container_stays_sealed() {
     let runtime = Runtime::new("sealed");
     let program = runtime.work().join("program");
     executable::copy(runtime.program(), &program);
@@ -171,7 +171,7 @@ fn the_runtimes_program_is_sealed() {
 
 /// A process's name is anything, also what looks like the rest of /proc/PID/stat.
 #[test]
-fn names_of_processes_do_not_confuse() {
+fn process_names_do_not_confuse_the_parser_of_proc_stat() {
     let runtime = Runtime::new("comm");
     for (n, name) in [") Z 1 1", "a) R 0", "x\ny", "(((", ")"].into_iter().enumerate() {
         let rename = format!("{}:15,@{name}", libc::SYS_prctl);
@@ -187,7 +187,7 @@ fn names_of_processes_do_not_confuse() {
 
 /// CVE-2026-47262: what the image has as passwd is read with a bound on size and time, or not at all.
 #[test]
-fn monstrous_passwd_files() {
+fn monstrous_passwd_files_are_read_within_bounds() {
     if beyond_runc("passwd", "it reads the image's passwd to its end, and waits on a fifo") {
         return;
     }
@@ -216,7 +216,7 @@ fn monstrous_passwd_files() {
 
 /// CVE-2019-16884, CVE-2025-52881: with something else over /proc, what the runtime writes to procfs must not go there.
 #[test]
-fn writes_to_procfs_are_not_redirected() {
+fn writes_to_procfs_are_not_redirected_by_mounts() {
     let runtime = Runtime::new("proc-redirect");
     let decoy = Decoy::new(runtime.work());
     let before = decoy.fingerprint();
@@ -251,7 +251,7 @@ fn writes_to_procfs_are_not_redirected() {
 }
 
 #[test]
-fn what_would_be_ignored_is_refused() {
+fn restrictions_that_would_be_ignored_are_refused() {
     refused("hostile-refused", REFUSED);
 }
 

@@ -134,22 +134,22 @@ fn exec_shows_nothing_of_the_host_to_an_ordinary_neighbour() {
 }
 
 #[test]
-fn exec_holds_no_more_than_the_container_when_it_is_traced() {
+fn traced_exec_has_no_more_rights_than_the_container() {
     nothing_is_caught("spy-traced", tracing, true, EXECS, exec);
 }
 
 #[test]
-fn exec_in_a_user_namespace_holds_no_more_than_the_container() {
+fn exec_in_a_user_namespace_has_no_more_rights_than_the_container() {
     nothing_is_caught("spy-mapped", |b| tracing(b.mapped()), false, CREATES, exec);
 }
 
 #[test]
-fn exec_under_a_filter_holds_no_more_than_the_container() {
+fn exec_under_a_filter_has_no_more_rights_than_the_container() {
     nothing_is_caught("spy-filtered", |b| filtered(tracing(b)), true, CREATES, exec);
 }
 
 #[test]
-fn container_created_into_a_joined_pid_namespace_holds_no_more_than_a_container() {
+fn create_in_a_joined_pid_namespace_has_no_more_rights_than_a_container() {
     nothing_is_caught("spy-create", tracing, true, CREATES, create);
     nothing_is_caught("spy-create-filtered", tracing, true, CREATES / 4, create_filtered);
 }
@@ -157,7 +157,7 @@ fn container_created_into_a_joined_pid_namespace_holds_no_more_than_a_container(
 /// The control: a process of the host that enters the pid namespace as it is.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "the test ends it with the pid namespace that it is in")]
-fn spy_catches_a_process_that_enters_the_pid_namespace_first() {
+fn control_spy_catches_a_process_that_enters_by_nsenter() {
     if beyond_runc("spy-control", "an exec of its waits for a thread that is traced") {
         return;
     }
@@ -189,7 +189,7 @@ fn spy_catches_a_process_that_enters_the_pid_namespace_first() {
 
 /// execve(2) and hooks come after the memory of the runtime has gone.
 #[test]
-fn process_in_a_joined_pid_namespace_fails_and_runs_hooks_as_any_other() {
+fn process_in_a_joined_pid_namespace_fails_and_runs_hooks_as_usual() {
     let runtime = Runtime::new("joiner-ends");
     let bundle = Bundle::probe(&["sleep", "100"]).file("script", "#!/no/such/interpreter\n", 0o755);
     runtime.start("b", &bundle);

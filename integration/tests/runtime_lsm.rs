@@ -71,7 +71,7 @@ const WORDS: [&str; 4] = ["report", "process", "read=/denied-berth-test-one", "r
 const EACCES: i64 = 13;
 
 #[test]
-fn one_profile_and_a_stack() {
+fn apparmor_profiles_and_stacks_are_applied() {
     if !apparmor("profiles") {
         return;
     }
@@ -101,7 +101,7 @@ fn one_profile_and_a_stack() {
 
 /// The label holds from the first instruction of the payload on; an exec has the container's unless it asks for another.
 #[test]
-fn an_exec_has_the_containers_profile() {
+fn exec_has_the_apparmor_profile_of_its_container() {
     if !apparmor("exec") {
         return;
     }
@@ -121,7 +121,7 @@ fn an_exec_has_the_containers_profile() {
 
 /// In a user namespace that is joined the payload is made by a second clone: the label is its own all the same.
 #[test]
-fn in_user_namespaces() {
+fn apparmor_profile_is_applied_in_user_namespaces() {
     if !apparmor("user namespaces") {
         return;
     }
@@ -142,7 +142,7 @@ fn in_user_namespaces() {
 
 /// CVE-2019-16884: a volume over /proc does not take the label in the container's stead.
 #[test]
-fn a_volume_over_proc_changes_nothing() {
+fn volume_over_proc_does_not_redirect_the_apparmor_profile() {
     if !apparmor("a volume over /proc") {
         return;
     }
@@ -164,7 +164,7 @@ fn a_volume_over_proc_changes_nothing() {
 }
 
 #[test]
-fn a_profile_that_is_not_loaded() {
+fn unloaded_apparmor_profile_is_refused() {
     if !apparmor("missing profiles") {
         return;
     }
@@ -211,7 +211,7 @@ fn contexts(report: &Value) -> [String; 2] {
 }
 
 #[test]
-fn processes_and_mounts_have_contexts() {
+fn processes_and_mounts_have_selinux_contexts() {
     let (Some(process), Some(files)) = (lsm::selinux("contexts", PROCESS), lsm::selinux("contexts", FILES)) else {
         return;
     };
@@ -240,7 +240,7 @@ fn processes_and_mounts_have_contexts() {
 /// for: without a label of its own it would have the runtime's. An exec joins the one of its container. That is found by
 /// the container's name, so no other test may have a container of the same.
 #[test]
-fn execs_and_session_keyrings_have_contexts() {
+fn execs_and_session_keyrings_have_selinux_contexts() {
     let (Some(process), Some(other)) = (lsm::selinux("keyrings", PROCESS), lsm::selinux("keyrings", OTHER)) else {
         return;
     };
@@ -271,7 +271,7 @@ fn execs_and_session_keyrings_have_contexts() {
 
 /// In a user namespace that is joined the payload is made by a second clone: the contexts are its own all the same.
 #[test]
-fn contexts_in_user_namespaces() {
+fn selinux_context_is_applied_in_user_namespaces() {
     let Some(process) = lsm::selinux("contexts in user namespaces", PROCESS) else { return };
     let runtime = Runtime::new("lsm-selinux-userns");
     let map = map(0, 0, 65536);
@@ -289,7 +289,7 @@ fn contexts_in_user_namespaces() {
 }
 
 #[test]
-fn a_context_that_is_not_valid() {
+fn invalid_selinux_context_is_refused() {
     if lsm::selinux("invalid contexts", PROCESS).is_some() {
         refused("lsm-invalid", INVALID);
     }

@@ -25,8 +25,8 @@ fn many(one: impl Fn(usize) -> Value) -> Value {
 }
 
 #[test]
-fn a_mebibyte_of_annotations() {
-    if skip("a_mebibyte_of_annotations") {
+fn mebibyte_of_annotations_is_kept() {
+    if skip("mebibyte_of_annotations_is_kept") {
         return;
     }
     let runtime = Runtime::new("annotations");
@@ -43,8 +43,8 @@ fn a_mebibyte_of_annotations() {
 }
 
 #[test]
-fn a_hundred_thousand_of_each() {
-    if skip("a_hundred_thousand_of_each") {
+fn hundred_thousand_entries_are_taken_or_refused() {
+    if skip("hundred_thousand_entries_are_taken_or_refused") {
         return;
     }
     let runtime = Runtime::new("many");
@@ -85,8 +85,8 @@ fn a_hundred_thousand_of_each() {
 }
 
 #[test]
-fn deep_and_long() {
-    if skip("deep_and_long") {
+fn too_deep_and_too_long_json_is_refused() {
+    if skip("too_deep_and_too_long_json_is_refused") {
         return;
     }
     let runtime = Runtime::new("deep");

@@ -56,7 +56,7 @@ fn said_by(work: &Path, kind: &str) -> String {
 }
 
 #[test]
-fn the_callers_limit_is_the_payloads() {
+fn payload_and_hooks_have_the_nofile_limit_of_the_caller() {
     let runtime = Runtime::new("open-files");
     let words = limited();
     let before: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -95,8 +95,8 @@ fn the_callers_limit_is_the_payloads() {
 }
 
 #[test]
-fn a_hard_limit_names_the_mount() {
-    if beyond_runc("a_hard_limit_names_the_mount", "it holds no mount open") {
+fn too_low_hard_nofile_limit_names_the_mount() {
+    if beyond_runc("too_low_hard_nofile_limit_names_the_mount", "it holds no mount open") {
         return;
     }
     let runtime = Runtime::new("open-files-hard");
@@ -107,7 +107,7 @@ fn a_hard_limit_names_the_mount() {
 }
 
 #[test]
-fn a_shim_gives_it_back_as_well() {
+fn shim_restores_the_nofile_limit_for_payload_and_hooks() {
     let shim = Shim::start_under(&limited(), if is_runc() { Kind::Runc } else { Kind::Berth }, "open-files");
     let work = shim.work();
     let bundle = with_hooks(bundle(SAYS, work), work);

@@ -9,7 +9,7 @@ use berth_integration::{
 use serde_json::json;
 
 #[test]
-fn arguments_and_environment() {
+fn process_has_the_configured_arguments_and_environment() {
     all("args", ARGS);
 }
 
@@ -83,7 +83,7 @@ const ARGS: &[Case] = &[
 ];
 
 #[test]
-fn working_directory() {
+fn process_starts_in_the_configured_directory() {
     all("cwd", CWD);
 }
 
@@ -120,14 +120,14 @@ const CWD: &[Case] = &[
 ];
 
 #[test]
-fn identity() {
+fn process_has_the_configured_ids_and_groups() {
     all("identity", IDENTITY);
 }
 
 /// crun's word for a container that is to keep the groups of whoever makes it, for podman's `--group-add keep-groups`.
 #[test]
-fn the_groups_of_the_caller() {
-    if beyond_runc("the_groups_of_the_caller", "the annotation is crun's") {
+fn keep_original_groups_annotation_keeps_the_callers_groups() {
+    if beyond_runc("keep_original_groups_annotation_keeps_the_callers_groups", "the annotation is crun's") {
         return;
     }
     let runtime = Runtime::new("keep-groups");
@@ -215,7 +215,7 @@ const IDENTITY: &[Case] = &[
 ];
 
 #[test]
-fn limits_and_flags() {
+fn process_has_the_configured_rlimits_and_flags() {
     all("limits", LIMITS);
 }
 
@@ -263,7 +263,7 @@ const LIMITS: &[Case] = &[
 
 /// On the standard error that it would have had, as far as a caller can tell in nothing but runc's words.
 #[test]
-fn what_execve_refuses_is_told_once() {
+fn error_of_execve_is_written_once() {
     let runtime = Runtime::new("refused-exec");
     let bundle = || Bundle::probe(&["sleep", "100"]).file("x", "#!/no/interpreter\n", 0o755);
     let out = runtime.run("c1", &bundle().args(&["/x"])).fails(255, &[]);
@@ -277,7 +277,7 @@ fn what_execve_refuses_is_told_once() {
 }
 
 #[test]
-fn bad_process() {
+fn bad_process_settings_are_refused() {
     refused("process-refused", REFUSED);
 }
 
@@ -334,7 +334,7 @@ const REFUSED: &[Refusal] = &[
 ];
 
 #[test]
-fn stricter_than_runc() {
+fn duplicate_rlimits_and_malformed_passwd_lines_are_not_taken() {
     if !beyond_runc(
         "stricter",
         "it takes the last of two rlimits, and lines of passwd that are no entries for entries of root",
@@ -360,7 +360,7 @@ const PASSWD: Case = Case {
 };
 
 #[test]
-fn root_filesystem() {
+fn root_filesystem_is_read_only_when_configured() {
     let runtime = Runtime::new("root");
     for (readonly, errno) in [(true, libc::EROFS), (false, 0)] {
         let bundle = Bundle::probe(&["write", "/new", "x"]).set("/root/readonly", json!(readonly));

@@ -65,7 +65,7 @@ fn pid_namespaces(words: &[&str]) -> [(&'static str, Bundle); 2] {
 
 /// runc#5089, #5117, #4812: the container was forgotten while its process lived.
 #[test]
-fn delete_by_force_ends_an_init_that_is_not_in_its_cgroup() {
+fn force_delete_ends_an_init_outside_its_cgroup() {
     for (world, runtime) in Runtime::in_each_world("moved") {
         for (pids, bundle) in pid_namespaces(&["sleep", "1000"]) {
             if is_runc() && pids == "the host's pids" {
@@ -92,7 +92,7 @@ fn delete_by_force_ends_an_init_that_is_not_in_its_cgroup() {
 
 /// A process that was moved in some of the v1 hierarchies alone is the container's by the others.
 #[test]
-fn delete_by_force_ends_a_process_that_is_left_in_one_hierarchy() {
+fn force_delete_ends_a_process_left_in_one_v1_hierarchy() {
     if cgroup::unified() || beyond_runc("one hierarchy", "it looks in one only") {
         return;
     }
@@ -112,7 +112,7 @@ fn delete_by_force_ends_a_process_that_is_left_in_one_hierarchy() {
 }
 
 #[test]
-fn signals_reach_an_init_that_is_not_in_its_cgroup() {
+fn signals_reach_an_init_outside_its_cgroup() {
     let rows: [(&[&str], &str); 3] = [
         (&["kill", "c1", "KILL"], ""),
         (&["kill", "c1", "TERM"], "{\"signal\":15}\n"),
@@ -141,7 +141,7 @@ fn signals_reach_an_init_that_is_not_in_its_cgroup() {
 
 /// A signal that can be counted is not sent twice to an init that the cgroup has.
 #[test]
-fn a_signal_to_all_reaches_init_once() {
+fn kill_all_signals_init_once() {
     for (world, runtime) in Runtime::in_each_world("once") {
         for (pids, bundle) in pid_namespaces(&["say", "ready", "+", "await", "+", "await"]) {
             let number = start_ready(&runtime, &bundle);
@@ -166,7 +166,7 @@ fn start_ready(runtime: &Runtime, bundle: &Bundle) -> u32 {
 
 /// In a v1 freezer even SIGKILL waits, so a container that was moved into a frozen cgroup is one that cannot be ended yet.
 #[test]
-fn delete_by_force_waits_for_inits_end() {
+fn force_delete_waits_for_the_end_of_init() {
     let runtime = Runtime::new("undying");
     let elsewhere = Elsewhere::new(&runtime.cgroup("elsewhere"));
     runtime.start("c1", &Bundle::probe(&["sleep", "1000"]));
@@ -207,7 +207,7 @@ fn pause_is_refused_where_the_freezer_does_not_reach_init() {
 }
 
 #[test]
-fn ps_shows_an_init_that_is_not_in_its_cgroup() {
+fn ps_shows_an_init_outside_its_cgroup() {
     if beyond_runc("ps", "it shows the cgroup") {
         return;
     }
@@ -225,7 +225,7 @@ fn ps_shows_an_init_that_is_not_in_its_cgroup() {
 
 /// runc#5101.
 #[test]
-fn exec_goes_to_inits_cgroup_where_the_containers_own_is_gone() {
+fn exec_joins_the_cgroup_of_init_if_the_containers_is_gone() {
     for (world, runtime) in Runtime::in_each_world("moved-exec") {
         if is_runc() && world == "cgroup v1" {
             eprintln!("skipped on runc: it fails on v1");
@@ -246,7 +246,7 @@ fn exec_goes_to_inits_cgroup_where_the_containers_own_is_gone() {
 
 /// gvisor#14645, runc#5431: what /proc/PID/stat shows of a process is the state of its first thread.
 #[test]
-fn a_container_whose_first_thread_has_ended_runs_on() {
+fn container_runs_on_after_its_first_thread_has_ended() {
     if beyond_runc("headless", "it takes the container for stopped") {
         return;
     }
@@ -294,7 +294,7 @@ fn namespace(pid: u32, kind: &str) -> Value {
 
 /// What is left stays on record, all of it is told, and the next delete goes on.
 #[test]
-fn a_delete_that_leaves_a_cgroup_can_be_repeated() {
+fn delete_that_leaves_a_cgroup_can_be_repeated() {
     for (world, runtime) in Runtime::in_each_world("busy") {
         let elsewhere = Elsewhere::new(&runtime.cgroup("elsewhere"));
         runtime.start("c1", &Bundle::probe(&["sleep", "1000"]));
@@ -326,7 +326,7 @@ fn a_delete_that_leaves_a_cgroup_can_be_repeated() {
 
 /// After a boot the pid, and the cgroup by its path, can be somebody else's.
 #[test]
-fn a_container_of_another_boot_is_stopped_and_its_cgroup_is_not_touched() {
+fn container_of_another_boot_is_stopped_and_its_cgroup_left_alone() {
     if beyond_runc("boot", "it has no boot on record") {
         return;
     }
@@ -358,7 +358,7 @@ fn a_container_of_another_boot_is_stopped_and_its_cgroup_is_not_touched() {
 
 /// A record of a format to come: what it names is not forgotten while it lives.
 #[test]
-fn delete_by_force_does_not_forget_a_process_that_a_foreign_record_names() {
+fn force_delete_keeps_an_unknown_record_while_its_process_lives() {
     if beyond_runc("records", "its records are its own") {
         return;
     }

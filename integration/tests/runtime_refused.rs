@@ -68,7 +68,7 @@ const DAMAGED: &[Damaged] = &[
 ];
 
 #[test]
-fn damaged_configurations() {
+fn damaged_config_json_is_refused_with_its_place() {
     let runtime = Runtime::new("damaged");
     let mut failed = vec![];
     for row in DAMAGED {
@@ -96,7 +96,7 @@ fn damaged_configurations() {
 }
 
 #[test]
-fn unreadable_bundles() {
+fn unreadable_bundles_are_refused() {
     let runtime = Runtime::new("unreadable");
     runtime
         .cmd(&["create", "--bundle", "/no/such/bundle", "c1"])
@@ -108,7 +108,7 @@ fn unreadable_bundles() {
 }
 
 #[test]
-fn roots_that_are_none() {
+fn missing_roots_and_files_as_roots_are_refused() {
     let runtime = Runtime::new("no-root");
     for (path, word) in [("missing", "missing"), ("config.json", "config.json"), ("", "root")] {
         let bundle = Bundle::probe(&[]).set("/root/path", path.into());
@@ -119,7 +119,7 @@ fn roots_that_are_none() {
 }
 
 #[test]
-fn ids() {
+fn ids_with_slash_or_empty_are_rejected() {
     let runtime = Runtime::new("ids");
     let long = "x".repeat(1025);
     let bundle = Bundle::probe(&[]);
@@ -159,7 +159,7 @@ fn ids() {
 
 /// Two creates of one id at once: one wins, and the other says that the id is taken (or being taken).
 #[test]
-fn two_creates_at_once() {
+fn one_of_two_concurrent_creates_wins() {
     let runtime = Runtime::new("two-creates");
     for round in 0..5 {
         let bundles = [Bundle::probe(&["sleep", "100"]), Bundle::probe(&["sleep", "100"])];
@@ -176,7 +176,7 @@ fn two_creates_at_once() {
 }
 
 #[test]
-fn two_deletes_at_once() {
+fn one_of_two_concurrent_deletes_wins() {
     let runtime = Runtime::new("two-deletes");
     for _ in 0..5 {
         runtime.start("c1", &Bundle::probe(&["sleep", "100"]));
@@ -190,7 +190,7 @@ fn two_deletes_at_once() {
 }
 
 #[test]
-fn files_that_cannot_be_written() {
+fn pid_file_in_a_missing_directory_is_refused() {
     let runtime = Runtime::new("pid-file");
     let out =
         runtime.on("create", "c1", &Bundle::probe(&["sleep", "100"])).with(&["--pid-file", "/no/such/dir/pid"]).wait();
@@ -200,7 +200,7 @@ fn files_that_cannot_be_written() {
 
 /// A state file that is damaged is an error that names it, not a crash, and the container can still be removed by force.
 #[test]
-fn damaged_state() {
+fn damaged_state_is_named_and_can_be_deleted_by_force() {
     let runtime = Runtime::new("damaged-state");
     let damages: &[&[u8]] = &[b"", b"{", b"[]", b"\0\0\0", b"{\"id\":7}"];
     for damage in damages {
@@ -219,7 +219,7 @@ fn damaged_state() {
 
 /// Every field that names a path names it in the error.
 #[test]
-fn a_mount_that_cannot_be_made_names_itself() {
+fn failed_mount_is_named_in_the_error() {
     let runtime = Runtime::new("bad-mounts");
     let rows: &[(Value, &[&str])] = &[
         (

@@ -217,8 +217,8 @@ const ROWS: &[Row] = &[
 
 /// The kernel's files have other names than these fields.
 #[test]
-fn fields_are_named_whose_files_are_not_like_them() {
-    if beyond_runc("fields_are_named_whose_files_are_not_like_them", "it names the file alone") {
+fn errors_of_limits_name_the_field_of_config_json() {
+    if beyond_runc("errors_of_limits_name_the_field_of_config_json", "it names the file alone") {
         return;
     }
     let runtime = Runtime::new("resources-named");
@@ -296,7 +296,7 @@ fn rows(runtime: &Runtime) -> Vec<&'static Row> {
 }
 
 #[test]
-fn limits_are_written() {
+fn every_limit_is_written_at_create() {
     let runtime = Runtime::new("limits");
     let mut failed = vec![];
     for row in rows(&runtime) {
@@ -313,7 +313,7 @@ fn limits_are_written() {
 }
 
 #[test]
-fn limits_are_updated() {
+fn every_limit_can_be_updated() {
     let runtime = Runtime::new("updates");
     let mut failed = vec![];
     for row in rows(&runtime).into_iter().filter(|row| row.update) {
@@ -333,7 +333,7 @@ fn limits_are_updated() {
 
 /// `checkBeforeUpdate`: a limit below what is in use is refused; without it v2's kernel takes it and kills.
 #[test]
-fn a_limit_below_what_is_in_use() {
+fn check_before_update_refuses_a_limit_below_usage() {
     let runtime = Runtime::new("below");
     let limit = r#"{"memory":{"limit":4096,"swap":4096,"checkBeforeUpdate":true}}"#;
     runtime.start("c1", &sleeper());
@@ -360,8 +360,8 @@ fn on_v2(test: &str) -> bool {
 
 /// A container that manages cgroups moves itself below its own cgroup, which then takes no process any more.
 #[test]
-fn an_exec_goes_where_init_has_gone() {
-    if !on_v2("an_exec_goes_where_init_has_gone") {
+fn exec_joins_the_sub_cgroup_that_init_moved_to() {
+    if !on_v2("exec_joins_the_sub_cgroup_that_init_moved_to") {
         return;
     }
     let script = "cd /sys/fs/cgroup && mkdir init && echo 0 > init/cgroup.procs && echo +pids > cgroup.subtree_control \
@@ -412,8 +412,8 @@ fn refused(name: &str, path: Value, says: &[&str]) {
 }
 
 #[test]
-fn a_parent_that_holds_processes_gives_nothing_on() {
-    let name = "a_parent_that_holds_processes_gives_nothing_on";
+fn parent_cgroup_with_processes_is_refused() {
+    let name = "parent_cgroup_with_processes_is_refused";
     if !on_v2(name) || beyond_runc(name, "it says that a file is not there") {
         return;
     }
@@ -427,8 +427,8 @@ fn a_parent_that_holds_processes_gives_nothing_on() {
 }
 
 #[test]
-fn a_threaded_parent_limits_no_memory() {
-    let name = "a_threaded_parent_limits_no_memory";
+fn threaded_parent_cgroup_is_refused() {
+    let name = "threaded_parent_cgroup_is_refused";
     if !on_v2(name) {
         return;
     }
@@ -441,8 +441,8 @@ fn a_threaded_parent_limits_no_memory() {
 }
 
 #[test]
-fn a_frozen_cgroup_is_refused() {
-    let name = "a_frozen_cgroup_is_refused";
+fn create_in_a_frozen_cgroup_is_refused() {
+    let name = "create_in_a_frozen_cgroup_is_refused";
     if !on_v2(name) {
         return;
     }

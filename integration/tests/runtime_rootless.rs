@@ -36,7 +36,7 @@ fn from<'c>(call: Call<'c>, delegation: &Delegation) -> Call<'c> {
 }
 
 #[test]
-fn one_id_is_mapped_without_help() {
+fn rootless_maps_one_id_without_newuidmap() {
     let runtime = runtime("one-id");
     let bundle = probe(&["report", "ids", "caps", "nnp", "dev", "stat=/", "stat=/dev/pts", "+", "signal"]);
     runtime.start("c1", &bundle);
@@ -70,7 +70,7 @@ fn one_id_is_mapped_without_help() {
 }
 
 #[test]
-fn every_verb() {
+fn rootless_user_can_call_every_verb() {
     let runtime = runtime("verbs");
     let bundle = probe(&["signal"]);
     runtime.create("c1", &bundle).ok();
@@ -122,7 +122,7 @@ fn every_verb() {
 }
 
 #[test]
-fn a_terminal_and_streams() {
+fn rootless_container_has_a_terminal_and_streams() {
     let runtime = runtime("terminal");
     let console = ConsoleSocket::new(runtime.work());
     chown(console.path(), Some(USER), Some(USER)).unwrap();
@@ -142,7 +142,7 @@ fn a_terminal_and_streams() {
 }
 
 #[test]
-fn hooks_are_the_users() {
+fn rootless_hooks_run_as_the_user() {
     let runtime = runtime("hooks");
     let said = runtime.work().join("said");
     fs::write(&said, "").unwrap();
@@ -159,7 +159,7 @@ fn hooks_are_the_users() {
 }
 
 #[test]
-fn what_only_the_user_can_give() {
+fn rootless_sets_oom_score_and_time_offsets() {
     let runtime = runtime("legacy");
     let bundle = probe(&["signal"])
         .set("/process/oomScoreAdj", json!(900))
@@ -176,7 +176,7 @@ fn what_only_the_user_can_give() {
 }
 
 #[test]
-fn another_containers_namespaces() {
+fn rootless_container_joins_namespaces_of_another() {
     let runtime = runtime("pod");
     runtime.start("pod", &probe(&["signal"]));
     until_executed(&runtime, "pod");
@@ -198,7 +198,7 @@ fn another_containers_namespaces() {
 }
 
 #[test]
-fn no_right_to_any_cgroup() {
+fn rootless_without_cgroup_access_stays_in_the_callers_cgroup() {
     let runtime = runtime("no-cgroup");
     let here = fs::read_to_string("/proc/self/cgroup").unwrap();
     runtime.start("c1", &probe(&["signal"]));
@@ -220,7 +220,7 @@ fn no_right_to_any_cgroup() {
 }
 
 #[test]
-fn a_delegated_cgroup_by_its_path() {
+fn rootless_uses_a_delegated_cgroup_by_path() {
     let runtime = runtime("delegated");
     let delegation = Delegation::new(&runtime.cgroup("user"), USER);
     let path = format!("{}/c1", delegation.path());
@@ -262,7 +262,7 @@ fn a_delegated_cgroup_by_its_path() {
 }
 
 #[test]
-fn a_delegated_cgroup_without_a_path() {
+fn rootless_uses_a_delegated_cgroup_without_a_path() {
     let runtime = runtime("beside");
     let delegation = Delegation::new(&runtime.cgroup("user"), USER);
     let bundle = probe(&["signal"]).set("/linux/resources", json!({"pids": {"limit": 20}}));
@@ -287,7 +287,7 @@ fn without_own_cgroup(runtime: &Runtime) {
 }
 
 #[test]
-fn refused_in_runcs_words() {
+fn rootless_refusals_have_the_words_of_runc() {
     let runtime = runtime("refused");
     let tmpfs = |option: &str| probe(&[]).mount("/mnt", "tmpfs", "tmpfs", &[option]);
     let source = runtime.work().to_str().unwrap().to_owned();
@@ -320,7 +320,7 @@ fn refused_in_runcs_words() {
 }
 
 #[test]
-fn mounts_that_a_user_namespace_cannot_make() {
+fn rootless_names_a_mount_that_a_user_namespace_cannot_make() {
     let runtime = runtime("mounts");
     let rows = [
         (
@@ -338,7 +338,7 @@ fn mounts_that_a_user_namespace_cannot_make() {
 
 /// As an engine calls it that has made a user namespace for itself.
 #[test]
-fn root_of_a_user_namespace() {
+fn root_of_a_user_namespace_runs_containers() {
     let runtime = runtime("nested");
     let words = ["unshare", "--user", "--map-root-user", "--mount"];
     let bundle = probe(&["report", "ids", "dev", "+", "exit", "3"])
@@ -353,7 +353,7 @@ fn root_of_a_user_namespace() {
 }
 
 #[test]
-fn a_systemd_that_is_not_there() {
+fn rootless_systemd_driver_without_a_bus_is_refused() {
     let runtime = runtime("no-systemd");
     let create = |cgroups_path: &str| {
         let bundle = probe(&["signal"]).set("/linux/cgroupsPath", json!(cgroups_path));
@@ -372,7 +372,7 @@ fn a_systemd_that_is_not_there() {
 }
 
 #[test]
-fn state_is_in_the_users_runtime_directory() {
+fn rootless_state_is_in_xdg_runtime_dir() {
     let runtime = runtime("xdg");
     let dir = runtime.work().join("xdg");
     fs::create_dir(&dir).unwrap();

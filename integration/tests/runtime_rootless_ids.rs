@@ -49,7 +49,7 @@ fn own_and_more() -> Value {
 
 /// runc refuses them to every ordinary user.
 #[test]
-fn groups_are_set_where_newgidmap_has_mapped_them() {
+fn rootless_groups_are_set_after_newgidmap_mapped_them() {
     if beyond_runc("groups of an ordinary user", "cannot set any additional groups in a rootless container") {
         return;
     }
@@ -87,7 +87,7 @@ fn groups_are_set_where_newgidmap_has_mapped_them() {
 }
 
 #[test]
-fn more_ids_are_mapped_by_newuidmap() {
+fn rootless_maps_more_ids_by_newuidmap() {
     let runtime = runtime("newuidmap");
     let script = with_ranges(&runtime);
     let words = ["unshare", "-m", "sh", "-ec", &script, "sh"];

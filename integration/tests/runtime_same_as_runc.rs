@@ -16,13 +16,13 @@ use serde_json::{Value, json};
 type Row = (&'static str, fn(Bundle) -> Bundle);
 
 #[test]
-fn the_same_or_stricter() {
+fn containers_are_as_runcs_or_stricter() {
     compare("same", EVERYWHERE);
 }
 
 /// What depends on how the host's cgroups are laid out.
 #[test]
-fn limits_and_device_rules() {
+fn limits_and_device_rules_are_as_runcs() {
     let hierarchy = if cgroup::unified() { ON_V2 } else { ON_V1 };
     compare("same-limits", &[RESOURCES, hierarchy].concat());
 }
@@ -94,7 +94,7 @@ fn stricter_options(ours: &str, theirs: &str) -> bool {
 }
 
 #[test]
-fn what_is_looser_is_seen() {
+fn control_comparison_sees_looser_mounts_and_limits() {
     let mount = |options: &str| format!("tmpfs / {options} private rw,size=1k");
     let strict = |ours: &str, theirs: &str| stricter("init/mount /a", &mount(ours), &mount(theirs));
     assert!(strict("nosuid,ro", "rw") && strict("nosuid,rw", "nosuid,rw"));

@@ -173,7 +173,7 @@ fn groups_may_run_in_real_time() -> bool {
 
 /// Each row for init, for an exec that inherits it, and (what is a process' own) for an exec that brings it along.
 #[test]
-fn of_init_and_execs() {
+fn scheduling_applies_to_init_and_execs() {
     let mut failed = vec![];
     for row in ROWS {
         let runtime = Runtime::new("scheduling");
@@ -211,7 +211,7 @@ fn of_init_and_execs() {
 
 /// execCPUAffinity: the CPUs of the exec's birth, and those once it is in the cgroup. It is nothing to init.
 #[test]
-fn cpus_of_an_exec() {
+fn exec_cpu_affinity_sets_initial_and_final_cpus() {
     let two = std::thread::available_parallelism().unwrap().get() > 1;
     let all = Runtime::new("cpus-all").run("c1", &Bundle::probe(&["report", "process"])).ok().json();
     let all = all["process"]["affinity"].as_str().unwrap().to_owned();
@@ -262,7 +262,7 @@ fn cpus_of_an_exec() {
 
 /// Whoever starts a container may be bound to some CPUs; the container has those of its cgroup.
 #[test]
-fn a_bound_runtime_binds_nobody() {
+fn cpu_affinity_of_the_caller_is_not_inherited() {
     let runtime = Runtime::new("cpus-bound");
     let all = runtime.run("c1", &Bundle::probe(&["report", "process"])).ok().json();
     let all = &all["process"]["affinity"];
@@ -285,7 +285,7 @@ fn a_bound_runtime_binds_nobody() {
 }
 
 #[test]
-fn flags_of_the_personality_are_warned_of() {
+fn personality_flags_are_warned_about() {
     let runtime = Runtime::new("personality");
     let bundle = Bundle::probe(&["exit", "0"])
         .set("/linux/personality", json!({"domain": "LINUX", "flags": ["ADDR_NO_RANDOMIZE"]}));
@@ -297,7 +297,7 @@ fn flags_of_the_personality_are_warned_of() {
 }
 
 #[test]
-fn what_cannot_be_had_is_refused() {
+fn impossible_scheduling_is_refused() {
     refused(
         "scheduling-bad",
         &[

@@ -177,7 +177,7 @@ fn wrong(name: &str, out: &Value, calls: &[(&str, i64)]) -> Vec<String> {
 }
 
 #[test]
-fn verdicts_for_init() {
+fn seccomp_verdicts_hold_for_init() {
     let runtime = Runtime::new("seccomp");
     let mut failed = vec![];
     for row in ROWS {
@@ -193,7 +193,7 @@ fn verdicts_for_init() {
 }
 
 #[test]
-fn verdicts_for_exec() {
+fn seccomp_verdicts_hold_for_exec() {
     let runtime = Runtime::new("seccomp-exec");
     let profile = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["getppid"],"action":"SCMP_ACT_ERRNO","errnoRet":77}]}"#;
     runtime.start("c1", &profiled(&["sleep", "100"], profile));
@@ -208,7 +208,7 @@ fn verdicts_for_exec() {
 
 /// In every order of no_new_privs and user: the filter is on, and the identity is right.
 #[test]
-fn with_and_without_no_new_privs() {
+fn seccomp_filter_is_loaded_with_and_without_no_new_privs() {
     // Not getppid: runc itself calls that after it has loaded the filter early.
     const PGRP: &str = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["getpgrp"],"action":"SCMP_ACT_ERRNO","errnoRet":77}]}"#;
     let runtime = Runtime::new("seccomp-nnp");
@@ -233,13 +233,13 @@ fn with_and_without_no_new_privs() {
 }
 
 #[test]
-fn no_profile_is_no_filter() {
+fn no_seccomp_profile_means_no_filter() {
     let report = Runtime::new("no-seccomp").run("c1", &Bundle::probe(&["report", "seccomp"])).ok().json();
     assert_eq!(report["seccomp"]["mode"], "0", "{report}");
 }
 
 #[test]
-fn killing_actions() {
+fn killing_actions_end_the_process_with_sigsys() {
     let runtime = Runtime::new("seccomp-kill");
     for action in ["SCMP_ACT_KILL", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_TRAP"] {
         let profile =
@@ -251,7 +251,7 @@ fn killing_actions() {
 }
 
 #[test]
-fn flags() {
+fn seccomp_filter_flags_are_taken() {
     let runtime = Runtime::new("seccomp-flags");
     for flags in [
         json!([]),
@@ -268,8 +268,8 @@ fn flags() {
 
 /// The annotation of crun, which never stands in the place of a profile.
 #[test]
-fn a_filter_as_bpf() {
-    if beyond_runc("a_filter_as_bpf", "it takes no filter from an annotation") {
+fn bpf_annotation_of_crun_becomes_the_filter() {
+    if beyond_runc("bpf_annotation_of_crun_becomes_the_filter", "it takes no filter from an annotation") {
         return;
     }
     // ld [0]; jeq #110, 0, 1; ret ERRNO 77; ret ALLOW
@@ -298,7 +298,7 @@ fn a_filter_as_bpf() {
 }
 
 #[test]
-fn bad_profiles() {
+fn bad_seccomp_profiles_are_refused() {
     refused("seccomp-refused", REFUSED);
 }
 

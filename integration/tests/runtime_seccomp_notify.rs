@@ -136,7 +136,7 @@ fn answered(text: &str) -> bool {
 }
 
 #[test]
-fn an_agent_answers() {
+fn seccomp_agent_answers_for_init_and_exec() {
     for (name, nnp, flags) in [
         ("plain", true, &[][..]),
         ("late", false, &[]),
@@ -184,7 +184,7 @@ fn an_agent_answers() {
 /// He may not look into a process that hides, and has the listener all the same. Afterwards it hides again: its files in
 /// /proc are root's then (proc(5)).
 #[test]
-fn an_ordinary_user_has_an_agent() {
+fn rootless_container_has_a_seccomp_agent() {
     const USER: u32 = 65_533;
     let runtime = Runtime::of_user("notify-user", USER, "65530");
     let agent = Agent::new(runtime.work());
@@ -216,7 +216,7 @@ fn an_ordinary_user_has_an_agent() {
 
 /// An init that could not wait for its start under the filter loads it after that.
 #[test]
-fn a_filter_against_waiting_is_loaded_at_start() {
+fn filter_that_forbids_waiting_is_loaded_at_start() {
     if beyond_runc("a filter against waiting", "its own init waits by other calls") {
         return;
     }
@@ -236,7 +236,7 @@ fn a_filter_against_waiting_is_loaded_at_start() {
 
 /// Hooks of the container's start are under the same filter, and the same agent answers.
 #[test]
-fn start_container_hooks_are_answered_too() {
+fn seccomp_agent_answers_start_container_hooks() {
     let runtime = Runtime::new("notify-hooks");
     let agent = Agent::new(runtime.work());
     let log = runtime.work().join("log");
@@ -255,7 +255,7 @@ fn start_container_hooks_are_answered_too() {
 }
 
 #[test]
-fn what_cannot_be_had_is_refused() {
+fn impossible_seccomp_agents_are_refused() {
     fn with(bundle: Bundle, change: impl FnOnce(&mut Value)) -> Bundle {
         let mut profile = profile(Path::new("/no/such/agent.sock"), &[]);
         change(&mut profile);

@@ -59,7 +59,7 @@ fn ready_then(more: &[&str]) -> Bundle {
 }
 
 #[test]
-fn a_container_in_the_foreground() {
+fn foreground_run_forwards_ready_to_the_service_manager() {
     let runtime = Runtime::new("notify-run");
     let manager = Manager::new(&runtime);
     for (id, bundle) in [
@@ -78,8 +78,8 @@ fn a_container_in_the_foreground() {
 
 /// What it says last of all is heard, and a container that never is ready ends all the same.
 #[test]
-fn a_container_that_ends() {
-    if beyond_runc("a_container_that_ends", "it waits for a container that is gone") {
+fn run_forwards_ready_of_a_container_that_ends() {
+    if beyond_runc("run_forwards_ready_of_a_container_that_ends", "it waits for a container that is gone") {
         return;
     }
     let runtime = Runtime::new("notify-end");
@@ -94,7 +94,7 @@ fn a_container_that_ends() {
 }
 
 #[test]
-fn a_container_in_the_background() {
+fn detached_run_and_start_forward_ready() {
     let runtime = Runtime::new("notify-detached");
     let manager = Manager::new(&runtime);
     let bundle = ready_then(&["sleep", "100"]);
@@ -123,7 +123,7 @@ fn a_container_in_the_background() {
 }
 
 #[test]
-fn a_manager_at_one_of_the_two_only() {
+fn start_with_a_notify_socket_that_create_lacked_is_refused() {
     let runtime = Runtime::new("notify-half");
     let manager = Manager::new(&runtime);
     let bundle = Bundle::probe(&["notify", "READY=1", "+", "sleep", "100"]);
@@ -139,8 +139,8 @@ fn a_manager_at_one_of_the_two_only() {
 }
 
 #[test]
-fn managers_that_are_none() {
-    if beyond_runc("managers_that_are_none", "it goes on without") {
+fn bad_notify_sockets_are_refused() {
+    if beyond_runc("bad_notify_sockets_are_refused", "it goes on without") {
         return;
     }
     let runtime = Runtime::new("notify-bad");
@@ -159,7 +159,7 @@ fn managers_that_are_none() {
 
 /// A container in mounts that are not its own says it there, with mounts that it asks for and without.
 #[test]
-fn a_container_in_mounts_of_others() {
+fn notify_socket_works_in_a_joined_mount_namespace() {
     let runtime = Runtime::new("notify-joined");
     let manager = Manager::new(&runtime);
     for (id, mounts) in [("c1", true), ("c2", false)] {
@@ -183,7 +183,7 @@ fn a_container_in_mounts_of_others() {
 
 /// Sockets of socket activation come first, then what is preserved; the container's process is the 1 that they are for.
 #[test]
-fn sockets_of_socket_activation() {
+fn listen_fds_are_passed_to_the_payload() {
     let runtime = Runtime::new("listen-fds");
     let null = || File::open("/dev/null").unwrap();
     let run = |id: &str, who: &str, preserve: &[&str]| {

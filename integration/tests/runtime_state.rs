@@ -38,7 +38,7 @@ impl Drop for Reused {
 
 /// The second rank of all that can go wrong: signals to, and namespaces of, a process that has nothing to do with the container.
 #[test]
-fn a_pid_that_is_used_again_is_not_the_container() {
+fn reused_pid_is_not_taken_for_the_container() {
     let runtime = Runtime::new("pid-reuse");
     runtime.start("c1", &Bundle::probe(&["sleep", "100"]));
     let stranger = Reused::new(&runtime, "c1");
@@ -52,7 +52,7 @@ fn a_pid_that_is_used_again_is_not_the_container() {
 }
 
 #[test]
-fn delete_by_force_spares_a_stranger_with_the_pid() {
+fn force_delete_spares_a_process_with_a_reused_pid() {
     let runtime = Runtime::new("pid-force");
     runtime.create("c1", &Bundle::probe(&["sleep", "100"])).ok();
     let stranger = Reused::new(&runtime, "c1");
@@ -62,7 +62,7 @@ fn delete_by_force_spares_a_stranger_with_the_pid() {
 
 /// CVE-2021-41103, CVE-2024-25621: users of the host must not walk into what is kept about containers.
 #[test]
-fn state_is_private() {
+fn state_files_are_accessible_to_the_owner_only() {
     if beyond_runc("modes", "its state directories may be entered by anyone who knows a name (0711)") {
         return;
     }
@@ -80,7 +80,7 @@ fn state_is_private() {
 
 /// A container that was made by one call and is used by the next after its bundle has gone is still to be had and to be removed.
 #[test]
-fn a_bundle_may_vanish() {
+fn container_outlives_its_bundle() {
     let runtime = Runtime::new("vanish");
     let bundle = Bundle::probe(&["sleep", "100"]);
     runtime.start("c1", &bundle);
@@ -97,7 +97,7 @@ fn a_bundle_may_vanish() {
 
 /// A state root that does not exist yet is made; one that cannot be made is named.
 #[test]
-fn the_root_directory() {
+fn state_root_is_made_or_named_in_the_error() {
     let runtime = Runtime::new("root-dir");
     let bundle = Bundle::probe(&["sleep", "100"]);
     let root = runtime.work().join("made/for/it");

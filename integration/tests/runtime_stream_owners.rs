@@ -18,7 +18,7 @@ fn opened(said: &str) -> Value {
 }
 
 #[test]
-fn the_payload_may_open_its_streams_anew() {
+fn payload_can_reopen_its_streams() {
     let runtime = Runtime::new("stream-owners");
     let both = json!({"/dev/stdout": 0, "/dev/stderr": 0});
     for users in [false, true] {
@@ -42,7 +42,7 @@ fn the_payload_may_open_its_streams_anew() {
 
 /// Those of a shim or of conmon, who have made them as the host's root.
 #[test]
-fn pipes_of_the_caller_are_given_to_the_payload() {
+fn pipes_of_the_caller_are_chowned_to_the_payload() {
     if beyond_runc("pipes of the caller", "in a user namespace they stay the caller's") {
         return;
     }
@@ -71,7 +71,7 @@ fn pipes_of_the_caller_are_given_to_the_payload() {
 /// A file that the caller has opened to be read does not become one that the container can write to; nor is the host's
 /// null device anybody's.
 #[test]
-fn files_and_devices_of_the_caller_stay_its_own() {
+fn files_and_devices_of_the_caller_keep_their_owner() {
     let runtime = Runtime::new("caller-files");
     let file = runtime.work().join("input");
     fs::write(&file, "input").unwrap();

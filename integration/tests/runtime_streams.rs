@@ -11,7 +11,7 @@ use std::{fs::File, os::fd::OwnedFd};
 const MANY: usize = 5_000_000;
 
 #[test]
-fn all_output_arrives() {
+fn all_output_reaches_the_caller() {
     let runtime = Runtime::new("output");
     let out = runtime.run("c1", &Bundle::probe(&["spew", &MANY.to_string()])).ok();
     // Bytes above 127 are no UTF-8 and show as three bytes each, so measure what the file has.
@@ -24,7 +24,7 @@ fn all_output_arrives() {
 }
 
 #[test]
-fn all_input_arrives() {
+fn all_input_reaches_the_payload() {
     let runtime = Runtime::new("input");
     let path = runtime.work().join("input");
     std::fs::write(&path, vec![3u8; MANY]).unwrap();
@@ -37,7 +37,7 @@ fn all_input_arrives() {
 }
 
 #[test]
-fn the_streams_are_apart() {
+fn stdout_and_stderr_stay_apart() {
     let runtime = Runtime::new("apart");
     let out = runtime.run("c1", &Bundle::probe(&["say", "one", "+", "complain", "two"])).ok();
     assert_eq!((out.stdout.as_str(), out.stderr.as_str()), ("one\n", "two\n"));
@@ -45,7 +45,7 @@ fn the_streams_are_apart() {
 
 /// A process that dies by the fault of closed streams dies as itself: SIGPIPE is not ignored for it.
 #[test]
-fn a_closed_output_is_sigpipe() {
+fn payload_does_not_ignore_sigpipe() {
     let runtime = Runtime::new("sigpipe");
     let report = runtime.run("c1", &Bundle::probe(&["report", "signals"])).ok().json();
     assert_eq!(report["signals"]["ignored"], json!([]), "{report}");
@@ -64,7 +64,7 @@ fn host_dir() -> OwnedFd {
 
 /// CVE-2024-21626's kin: whatever the runtime's caller has open, a container sees its three streams.
 #[test]
-fn nothing_leaks_into_the_container() {
+fn no_descriptor_leaks_into_the_container() {
     let runtime = Runtime::new("leak");
     let leaky = |mut call: berth_integration::runtime::Call<'_>| {
         for fd in (3..40).chain([100, 1000, 4000]) {
@@ -100,7 +100,7 @@ fn nothing_leaks_into_the_container() {
 }
 
 #[test]
-fn descriptors_are_preserved_when_asked() {
+fn preserve_fds_passes_the_named_descriptors() {
     let runtime = Runtime::new("preserve");
     let file = |name: &str| -> OwnedFd {
         let path = runtime.work().join(name);
@@ -131,7 +131,7 @@ fn descriptors_are_preserved_when_asked() {
 
 /// The runtime's own environment stays outside.
 #[test]
-fn no_environment_leaks() {
+fn environment_of_the_runtime_stays_outside() {
     let runtime = Runtime::new("env");
     let out = runtime
         .on("run", "c1", &Bundle::probe(&["report", "env"]))

@@ -18,7 +18,7 @@ fn json_in(text: &str) -> Value {
 }
 
 #[test]
-fn a_container_on_a_terminal() {
+fn init_has_a_terminal_with_its_size_and_owner() {
     let runtime = Runtime::new("terminal");
     let console = ConsoleSocket::new(runtime.work());
     let bundle = terminal(&["report", "tty", "process", "fds", "dev"])
@@ -46,7 +46,7 @@ fn a_container_on_a_terminal() {
 }
 
 #[test]
-fn input_reaches_the_process_and_output_the_terminal() {
+fn terminal_carries_input_and_output() {
     let runtime = Runtime::new("typing");
     let console = ConsoleSocket::new(runtime.work());
     let bundle = terminal(&["say", "ready", "+", "count", "+", "complain", "to", "stderr"]);
@@ -61,7 +61,7 @@ fn input_reaches_the_process_and_output_the_terminal() {
 }
 
 #[test]
-fn an_added_process_on_a_terminal_of_its_own() {
+fn exec_has_a_terminal_of_its_own() {
     let runtime = Runtime::new("exec-terminal");
     runtime.start("c1", &Bundle::probe(&["sleep", "100"]));
     let console = ConsoleSocket::new(runtime.work());
@@ -94,7 +94,7 @@ fn an_added_process_on_a_terminal_of_its_own() {
 
 /// The interrupt character reaches the foreground process as a signal.
 #[test]
-fn control_c_interrupts() {
+fn control_c_interrupts_the_process() {
     let runtime = Runtime::new("interrupt");
     let console = ConsoleSocket::new(runtime.work());
     runtime
@@ -110,7 +110,7 @@ fn control_c_interrupts() {
 
 /// In the foreground the runtime carries between its own terminal and the container's.
 #[test]
-fn run_in_the_foreground() {
+fn foreground_run_copies_between_both_terminals() {
     let runtime = Runtime::new("foreground");
     let (mut master, slave) = Terminal::pair();
     master.resize(44, 55);
@@ -134,7 +134,7 @@ fn run_in_the_foreground() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused() {
+fn console_socket_and_terminal_must_match() {
     let runtime = Runtime::new("terminal-refused");
     let console = ConsoleSocket::new(runtime.work());
     runtime

@@ -47,7 +47,7 @@ fn wrong(report: &Value, before: f64, shift: f64, monotonic: &str, boottime: &st
 }
 
 #[test]
-fn new_with_offsets() {
+fn new_time_namespace_has_its_offsets() {
     let mut failed = vec![];
     for (name, wanted, shift, monotonic, boottime) in [
         (
@@ -89,7 +89,7 @@ fn new_with_offsets() {
 
 /// Beside every other kind of namespace, new, of the host and joined.
 #[test]
-fn joined_by_path() {
+fn time_namespace_is_joined_by_path() {
     let runtime = Runtime::new("time-join");
     let holder = Bundle::probe(&["sleep", "100"])
         .namespace("time", "")
@@ -118,7 +118,7 @@ fn joined_by_path() {
 }
 
 #[test]
-fn what_cannot_be_had_is_refused() {
+fn impossible_time_offsets_are_refused() {
     refused(
         "time-bad",
         &[

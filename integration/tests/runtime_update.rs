@@ -57,7 +57,7 @@ fn limited(limits: &Value) -> Bundle {
 }
 
 #[test]
-fn a_refused_update_leaves_what_was_there() {
+fn refused_update_changes_no_limit() {
     if beyond_runc("half of an update", "it stays in force (runc#2426)") {
         return;
     }
@@ -80,7 +80,7 @@ fn a_refused_update_leaves_what_was_there() {
 
 /// kubernetes#129152: the new CPU limit stayed where the memory limit was refused.
 #[test]
-fn a_memory_limit_below_what_is_used_changes_nothing_else() {
+fn refused_memory_limit_changes_no_other_limit() {
     let shim = Shim::start("half-update");
     let [before, _] = limits();
     let bundle = limited(&before);
@@ -98,7 +98,7 @@ fn a_memory_limit_below_what_is_used_changes_nothing_else() {
 
 /// `pids.limit` may be absent since version 1.3 of the specification.
 #[test]
-fn no_limit_of_processes_is_no_limit() {
+fn absent_pids_limit_means_no_limit() {
     let runtime = Runtime::new("no-pids-limit");
     let pids = |id: &str| cgroup::value(&runtime.cgroup(id), "pids/pids.max", "pids.max");
     for (n, (limits, made)) in

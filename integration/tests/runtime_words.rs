@@ -120,7 +120,7 @@ const STOPPED: &[Step] = &[
 ];
 
 #[test]
-fn every_verb_in_every_state() {
+fn verbs_answer_as_runc_in_every_state() {
     let runtime = Runtime::new("verbs");
     let bundle = Bundle::probe(&["sleep", "100"]).dir("etc", 0o755).file("plain", "", 0o644);
     go(&runtime, "absent", ABSENT);
@@ -168,7 +168,7 @@ fn signals_end_a_created_container() {
 }
 
 #[test]
-fn a_created_container_can_be_deleted() {
+fn created_container_can_be_deleted() {
     let runtime = Runtime::new("delete-created");
     runtime.create("c1", &Bundle::probe(&["sleep", "100"])).ok();
     runtime.cmd(&["delete", "c1"]).ok();
@@ -176,7 +176,7 @@ fn a_created_container_can_be_deleted() {
 }
 
 #[test]
-fn killing_a_paused_container_ends_it() {
+fn kill_ends_a_paused_container() {
     let runtime = Runtime::new("kill-paused");
     runtime.start("c1", &Bundle::probe(&["sleep", "100"]));
     runtime.cmd(&["pause", "c1"]).ok();
@@ -186,7 +186,7 @@ fn killing_a_paused_container_ends_it() {
 }
 
 #[test]
-fn delete_force_ends_what_runs() {
+fn force_delete_ends_a_running_container() {
     let runtime = Runtime::new("delete-force");
     for paused in [false, true] {
         runtime.start("c1", &Bundle::probe(&["orphans", "3", "100", "+", "sleep", "100"]));
@@ -199,7 +199,7 @@ fn delete_force_ends_what_runs() {
 }
 
 #[test]
-fn kill_all_reaches_what_shares_the_hosts_pids() {
+fn kill_all_reaches_processes_in_the_hosts_pid_namespace() {
     let runtime = Runtime::new("kill-all");
     let bundle = Bundle::probe(&["orphans", "2", "100", "+", "sleep", "100"]).host_namespace("pid");
     runtime.start("c1", &bundle);
@@ -210,7 +210,7 @@ fn kill_all_reaches_what_shares_the_hosts_pids() {
 }
 
 #[test]
-fn state_and_list_as_json() {
+fn state_and_list_print_the_json_of_runc() {
     let runtime = Runtime::new("json");
     let bundle = Bundle::probe(&["sleep", "100"]).set("/annotations", json!({"org.example.a": "b", "c": "d\n\"e"}));
     runtime.start("c1", &bundle);
@@ -242,7 +242,7 @@ fn state_and_list_as_json() {
 }
 
 #[test]
-fn list_is_a_table() {
+fn list_prints_the_table_of_runc() {
     let runtime = Runtime::new("table");
     let bundle = Bundle::probe(&["sleep", "100"]);
     runtime.start("a-longer-name", &bundle);
@@ -259,7 +259,7 @@ fn list_is_a_table() {
 }
 
 #[test]
-fn spec_writes_the_default_once() {
+fn spec_writes_the_default_config_once() {
     let runtime = Runtime::new("spec");
     let dir = runtime.work().join("spec");
     std::fs::create_dir(&dir).unwrap();
@@ -288,7 +288,7 @@ fn spec_writes_the_default_once() {
 }
 
 #[test]
-fn run_gives_the_exit_status_of_its_process() {
+fn run_exits_with_the_status_of_its_process() {
     let runtime = Runtime::new("status");
     let rows: &[(&[&str], i32)] = &[
         (&["exit", "0"], 0),
@@ -326,7 +326,7 @@ fn run_forwards_signals_to_its_process() {
 }
 
 #[test]
-fn detached_run_and_exec_leave_pid_files() {
+fn detached_run_and_exec_write_pid_files() {
     let runtime = Runtime::new("detach");
     let (init, other) = (runtime.work().join("init.pid"), runtime.work().join("exec.pid"));
     let bundle = Bundle::probe(&["sleep", "100"]);
@@ -342,7 +342,7 @@ fn detached_run_and_exec_leave_pid_files() {
 }
 
 #[test]
-fn run_keeps_the_container_when_asked() {
+fn run_with_keep_keeps_the_container() {
     let runtime = Runtime::new("keep");
     runtime.on("run", "c1", &Bundle::probe(&["exit", "3"])).with(&["--keep"]).wait().fails(3, &[]);
     assert_eq!(runtime.state("c1")["status"], "stopped");
@@ -350,7 +350,7 @@ fn run_keeps_the_container_when_asked() {
 }
 
 #[test]
-fn errors_are_json_lines_for_go_runc() {
+fn errors_are_logged_as_json_lines_for_go_runc() {
     let runtime = Runtime::new("log");
     let log = runtime.work().join("log.json");
     let options = ["--log", log.to_str().unwrap(), "--log-format", "json"];
@@ -368,7 +368,7 @@ fn errors_are_json_lines_for_go_runc() {
 }
 
 #[test]
-fn version_as_go_runc_reads_it() {
+fn version_has_the_form_that_go_runc_reads() {
     let out = Runtime::new("version").cmd(&["--version"]).ok();
     let mut lines = out.stdout.lines();
     let first: Vec<&str> = lines.next().unwrap().split(' ').collect();
