@@ -15,7 +15,7 @@ fn lines(text: &str) -> Vec<Value> {
 
 /// A mask of a file is the host's null device: the container reads nothing from it, and may change nothing of it.
 #[test]
-fn masks_are_readonly_and_have_no_use_but_to_be_empty() {
+fn masked_paths_are_empty_and_read_only() {
     let runtime = Runtime::new("mask-attributes");
     let masked = ["/proc/keys", "/proc/timer_list", "/file", "/etc/other", "/dir", "/sys/firmware", "/second"];
     let chmod = format!("{}:@/file,{}", libc::SYS_chmod, 0o666);
@@ -72,7 +72,7 @@ fn with_ways(words: &[&str]) -> Bundle {
 
 /// A mount over the root would be above all that is looked up in it, and change nothing.
 #[test]
-fn a_readonly_path_that_leads_to_the_root_makes_it_readonly() {
+fn readonly_path_that_leads_to_the_root_makes_the_root_read_only() {
     let runtime = Runtime::new("readonly-root");
     let words = [
         "write",
@@ -112,7 +112,7 @@ fn a_readonly_path_that_leads_to_the_root_makes_it_readonly() {
 
 /// What the container would be then, nobody can have meant.
 #[test]
-fn a_masked_path_that_leads_to_the_root_is_refused() {
+fn masked_path_that_leads_to_the_root_is_refused() {
     if beyond_runc("a mask of the root", "it has no effect, and no error") {
         return;
     }
@@ -126,7 +126,7 @@ fn a_masked_path_that_leads_to_the_root_is_refused() {
 
 /// A bind mount of the root's directory elsewhere is a mount of its own.
 #[test]
-fn the_roots_directory_elsewhere_can_be_covered() {
+fn bind_mount_of_the_root_can_be_masked_or_read_only() {
     let runtime = Runtime::new("root-elsewhere");
     let bundle = with_ways(&["write", "/again/new", "x", "+", "write", "/new", "x", "+", "report", "list=/hidden"]);
     let root = bundle.rootfs();

@@ -89,7 +89,7 @@ fn swapped(dir: &Path) -> (PathBuf, Decoy, Swapper) {
 
 /// CVE-2026-47766's kin.
 #[test]
-fn a_device_behind_a_racing_link_does_not_change_a_host_file() {
+fn device_behind_a_racing_link_does_not_change_a_host_file() {
     let runtime = Runtime::new("device-race");
     let (volume, decoy, swapper) = swapped(runtime.work());
     let before = decoy.fingerprint();
@@ -113,7 +113,7 @@ fn a_device_behind_a_racing_link_does_not_change_a_host_file() {
 
 /// The control: what looks at a name and then changes the mode by that name is caught by the same swapper.
 #[test]
-fn the_swapper_catches_a_change_by_name() {
+fn control_swapper_catches_a_chmod_by_name() {
     let runtime = Runtime::new("device-race-control");
     let (volume, decoy, _swapper) = swapped(runtime.work());
     let (before, entry, end) = (decoy.fingerprint(), volume.join("null"), Instant::now() + LONG);
@@ -129,7 +129,7 @@ fn the_swapper_catches_a_change_by_name() {
 
 /// It may be the host's own node, bound there, or a neighbour's in a volume.
 #[test]
-fn a_device_that_is_there_keeps_its_mode_and_owner() {
+fn existing_device_keeps_its_mode_and_owner() {
     let runtime = Runtime::new("device-there");
     let volume = runtime.work().join("volume");
     fs::create_dir(&volume).unwrap();
@@ -165,7 +165,7 @@ fn a_device_that_is_there_keeps_its_mode_and_owner() {
 
 /// The umask is the caller's business, the modes are config.json's; in a user namespace all of it is its root's.
 #[test]
-fn nodes_and_directories_have_their_modes_whatever_the_umask() {
+fn umask_of_the_caller_does_not_change_modes_of_nodes() {
     let runtime = Runtime::new("device-umask");
     let devices = json!([
         {"path": "/dev/net/deep/tun", "type": "c", "major": 10, "minor": 200, "fileMode": 0o666, "uid": 7, "gid": 8},
@@ -228,7 +228,7 @@ fn nodes_and_directories_have_their_modes_whatever_the_umask() {
 
 /// chown(2) takes these bits from whatever is no directory.
 #[test]
-fn a_device_that_is_given_away_keeps_its_special_bits() {
+fn chowned_device_keeps_its_special_mode_bits() {
     if beyond_runc("set-user-ID on a device", "it sets the mode before the owner") {
         return;
     }

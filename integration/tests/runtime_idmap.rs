@@ -59,7 +59,7 @@ fn copies(bundle: Bundle, options: &[&str], mapping: Option<Value>) -> Bundle {
 }
 
 #[test]
-fn owners_that_are_seen() {
+fn idmapped_mounts_show_the_mapped_owners() {
     case::all("idmap", CASES);
 }
 
@@ -151,7 +151,7 @@ const CASES: &[Case] = &[
 
 /// What is written through a mapped mount belongs on the host to whom the mapping says.
 #[test]
-fn a_volume_is_written_with_the_hosts_ids() {
+fn files_written_through_an_idmapped_mount_have_host_ids() {
     let runtime = Runtime::new("userns-write");
     let bundle = volume(Bundle::probe(&[]).mapped(), &["rbind", "idmap"], None)
         .set("/process/user", json!({"uid": 5, "gid": 6}));
@@ -164,7 +164,7 @@ fn a_volume_is_written_with_the_hosts_ids() {
 
 /// `idmap` is about the mount alone, `ridmap` about all below it as well.
 #[test]
-fn submounts() {
+fn ridmap_covers_submounts_and_idmap_does_not() {
     let runtime = Runtime::new("userns-submounts");
     for (word, inner) in [("idmap", 65534), ("ridmap", 0)] {
         let bundle = volume(Bundle::probe(&[]).mapped(), &["rbind", word], None);
@@ -201,7 +201,7 @@ impl Drop for Submount {
 }
 
 #[test]
-fn bad_mappings() {
+fn bad_mappings_of_mounts_are_refused() {
     refused("idmap-refused", REFUSED);
     if !beyond_runc("idmap", "it names neither field nor file system") {
         refused("idmap-named", NAMED);

@@ -39,7 +39,7 @@ fn beyond() -> bool {
 
 /// Whoever makes them, with whatever umask: those inside pass through them.
 #[test]
-fn directories_made_for_mounts_are_the_containers() {
+fn directories_made_for_live_mounts_belong_to_the_container() {
     if beyond() {
         return;
     }
@@ -75,7 +75,7 @@ fn directories_made_for_mounts_are_the_containers() {
 }
 
 #[test]
-fn come_and_go() {
+fn mounts_add_and_remove_change_a_running_container() {
     if beyond() {
         return;
     }
@@ -124,7 +124,7 @@ fn come_and_go() {
 
 /// In the words that config.json may have for it.
 #[test]
-fn ids_are_mapped() {
+fn mounts_add_maps_ids_as_config_json_does() {
     if beyond() {
         return;
     }
@@ -153,7 +153,7 @@ fn ids_are_mapped() {
 }
 
 #[test]
-fn all_or_none_and_inside_the_root() {
+fn mounts_add_is_atomic_and_stays_inside_the_root() {
     if beyond() {
         return;
     }

@@ -47,7 +47,7 @@ fn wrong(report: &Value) -> Vec<String> {
 }
 
 #[test]
-fn tmpcopyup() {
+fn tmpcopyup_fills_the_tmpfs_with_the_images_files() {
     let mut failed = vec![];
     for options in [
         &["tmpcopyup"][..],
@@ -77,7 +77,7 @@ fn tmpcopyup() {
 
 /// Over nothing, over what an earlier mount brings, and where a link leads.
 #[test]
-fn tmpcopyup_elsewhere() {
+fn tmpcopyup_copies_earlier_mounts_and_follows_links() {
     let runtime = Runtime::new("copyup-else");
     let out = runtime
         .run("c1", &Bundle::probe(&["report", "list=/missing"]).mount("/missing", "tmpfs", "tmpfs", &["tmpcopyup"]));
@@ -103,7 +103,7 @@ fn tmpcopyup_elsewhere() {
 
 /// Words that say something to the superblock or to nobody; none may be an error.
 #[test]
-fn words_of_the_superblock() {
+fn superblock_options_are_applied_or_ignored() {
     let runtime = Runtime::new("words");
     for (words, shows) in [
         (&["sync", "dirsync"][..], &["sync", "dirsync"][..]),
@@ -126,7 +126,7 @@ fn words_of_the_superblock() {
 
 /// proc with its own options.
 #[test]
-fn a_proc_that_shows_less() {
+fn proc_takes_hidepid_and_subset() {
     let runtime = Runtime::new("proc");
     for (options, word, sees) in [
         (&["subset=pid"][..], "subset=pid", false),
@@ -156,7 +156,7 @@ fn a_proc_that_shows_less() {
 }
 
 #[test]
-fn a_remount_changes_what_is_there() {
+fn remount_changes_an_earlier_mount() {
     let runtime = Runtime::new("remount");
     let bundle = Bundle::probe(&["report", "mountinfo", "+", "write", "/mnt/new", "x"])
         .mount("/mnt", "tmpfs", "tmpfs", &["size=1m", "nosuid"])
@@ -180,7 +180,7 @@ fn a_remount_changes_what_is_there() {
 
 /// crun's words, which podman passes on for `--volume from:to:idmap=…`.
 #[test]
-fn mappings_among_the_words() {
+fn idmap_option_of_crun_maps_ids() {
     if beyond_runc("idmap= with a mapping", "it is crun's") {
         return;
     }
@@ -203,7 +203,7 @@ fn mappings_among_the_words() {
 
 /// crun's words, which podman uses.
 #[test]
-fn links_as_sources_and_targets() {
+fn copy_symlink_and_nofollow_options_keep_links() {
     if beyond_runc("copy-symlink and its kind", "they are crun's") {
         return;
     }
@@ -241,7 +241,7 @@ fn links_as_sources_and_targets() {
 }
 
 #[test]
-fn what_cannot_be_had_is_refused() {
+fn impossible_mount_options_are_refused() {
     refused(
         "options-bad",
         &[

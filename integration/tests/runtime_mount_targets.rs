@@ -9,7 +9,7 @@ fn lines(text: &str) -> Vec<Value> {
 }
 
 #[test]
-fn a_tmpfs_takes_over_the_mode_of_its_target() {
+fn tmpfs_takes_over_the_mode_of_its_target() {
     let runtime = Runtime::new("tmpfs-mode");
     // mode of the directory before (0: none), options, mode of the tmpfs.
     let rows: [(u32, &[&str], u32); 6] = [
@@ -35,7 +35,7 @@ fn a_tmpfs_takes_over_the_mode_of_its_target() {
 }
 
 #[test]
-fn links_to_nothing_are_followed_inside_the_root() {
+fn dangling_links_are_followed_inside_the_root() {
     let runtime = Runtime::new("dangling");
     type Links = &'static [(&'static str, &'static str)];
     // Links of the image, the destination, and where it must then be mounted.
@@ -71,7 +71,7 @@ fn links_to_nothing_are_followed_inside_the_root() {
 }
 
 #[test]
-fn a_read_only_dev_with_a_terminal() {
+fn read_only_dev_still_gets_its_console() {
     let runtime = Runtime::new("ro-dev");
     let console = ConsoleSocket::new(runtime.work());
     let bundle = Bundle::probe(&["report", "mountinfo", "dev"])
@@ -95,7 +95,7 @@ fn a_read_only_dev_with_a_terminal() {
 /// unshare(2) into new user, mount and network namespaces, then mount(2) of a whole sysfs: the kernel allows it to
 /// whoever sees one already.
 #[test]
-fn without_pivot_no_whole_sysfs_is_in_sight() {
+fn no_pivot_leaves_no_full_sysfs_visible() {
     let runtime = Runtime::new("no-pivot");
     let calls = ["syscall", "272:0x50020000", "165:@sysfs,@/mnt,@sysfs,0,0"];
     let bundle = Bundle::probe(&calls).dir("mnt", 0o755);
@@ -111,7 +111,7 @@ fn without_pivot_no_whole_sysfs_is_in_sight() {
 /// Flags of a source that the kernel would lock for a user namespace (mount_namespaces(7)) stay, unless they are named:
 /// then the mount is refused.
 #[test]
-fn a_user_namespace_cannot_loosen_a_source() {
+fn user_namespace_cannot_clear_locked_flags_of_a_source() {
     let runtime = Runtime::new("locked");
     let source = runtime.work().join("source");
     std::fs::create_dir(&source).unwrap();
@@ -163,7 +163,7 @@ fn a_user_namespace_cannot_loosen_a_source() {
 /// A source in the root file system shows what was mounted there before it, and its target may be given as the host
 /// sees it.
 #[test]
-fn a_source_in_the_root_shows_the_mounts_before_it() {
+fn bind_source_inside_the_root_shows_earlier_mounts() {
     let runtime = Runtime::new("inside");
     for users in [false, true] {
         let bundle = Bundle::probe(&["report", "read=/copy/volume/file", "mountinfo"]);
@@ -186,7 +186,7 @@ fn a_source_in_the_root_shows_the_mounts_before_it() {
 
 /// On a host whose mounts are shared, as systemd has them.
 #[test]
-fn a_shared_root_shows_nothing_on_the_host() {
+fn shared_root_propagates_no_mount_to_the_host() {
     if beyond_runc("shared-root", "what it mounts in a shared root appears on the host, and stays") {
         return;
     }

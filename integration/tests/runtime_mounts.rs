@@ -31,7 +31,7 @@ fn bind(bundle: Bundle, options: &[&str]) -> Bundle {
 }
 
 #[test]
-fn as_configured() {
+fn mounts_have_their_configured_options() {
     let runtime = Runtime::new("mounts");
     let mut failed = vec![];
     // On a host whose mounts are shared, as systemd has them, what is bound from there is a slave.
@@ -245,7 +245,7 @@ const ROWS: &[Row] = &[
 ];
 
 #[test]
-fn nothing_of_the_host_is_left_in_the_table() {
+fn mount_table_shows_no_mount_of_the_host() {
     let runtime = Runtime::new("table");
     let bundle = Bundle::probe(&["report", "mountinfo"]).unmount("/sys/fs/cgroup");
     let table = mounts::reported(&runtime.run("c1", &bundle).ok().json());
@@ -259,7 +259,7 @@ fn nothing_of_the_host_is_left_in_the_table() {
 /// Readers of the table take its order for that of config.json. Between Linux 6.8, which lists by age, and 6.15, which
 /// copies detached mounts, there is no help for it.
 #[test]
-fn the_table_has_the_order_of_the_configuration() {
+fn mount_table_has_the_order_of_the_configuration() {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let numbers: Vec<u32> = release.split(['.', '-']).take(2).map(|n| n.parse().unwrap()).collect();
     if (6, 8) <= (numbers[0], numbers[1]) && (numbers[0], numbers[1]) < (6, 15) {
@@ -274,7 +274,7 @@ fn the_table_has_the_order_of_the_configuration() {
 }
 
 #[test]
-fn a_file_is_bound_on_a_file_made_for_it() {
+fn file_is_bound_on_a_file_made_for_it() {
     let runtime = Runtime::new("bind-file");
     let bundle =
         Bundle::probe(&["report", "read=/etc/made/hosts", "stat=/etc/made/hosts", "+", "open", "w", "/etc/made/hosts"]);
@@ -289,7 +289,7 @@ fn a_file_is_bound_on_a_file_made_for_it() {
 }
 
 #[test]
-fn submounts_of_a_source() {
+fn rbind_and_rro_cover_submounts() {
     let runtime = Runtime::new("submounts");
     let source = Source::new(runtime.work());
     let rows: &[(&[&str], bool, bool, bool)] = &[
@@ -311,7 +311,7 @@ fn submounts_of_a_source() {
 
 /// What CRI calls Bidirectional, HostToContainer and None.
 #[test]
-fn propagation_works_in_both_directions() {
+fn mount_propagation_follows_the_configuration() {
     let runtime = Runtime::new("propagation");
     let source = Source::new(runtime.work());
     let rows: &[(&str, &str, bool, bool)] = &[
@@ -396,7 +396,7 @@ impl Drop for Source {
 
 /// The hierarchy inside: the container's own cgroup at its top, readonly when asked.
 #[test]
-fn cgroup_mount() {
+fn cgroup_mount_shows_the_containers_own_cgroup() {
     if !cgroup::unified() {
         return cgroup_v1();
     }

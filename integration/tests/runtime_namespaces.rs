@@ -41,7 +41,7 @@ fn bare(words: &[&str]) -> Bundle {
 }
 
 #[test]
-fn new_or_the_hosts() {
+fn namespaces_are_new_or_those_of_the_host() {
     let runtime = Runtime::new("namespaces");
     for (kind, link) in KINDS.iter().filter(|(kind, _)| !matches!(*kind, "mount" | "user")) {
         let with = runtime.run("c1", &bare(&["report", "namespaces"]).namespace(kind, "")).ok().json();
@@ -54,7 +54,7 @@ fn new_or_the_hosts() {
 
 /// In mounts that a shell has for itself, so that what stays there goes with it.
 #[test]
-fn the_hosts_mounts() {
+fn failed_container_in_the_hosts_mount_namespace_leaves_no_mount() {
     let runtime = Runtime::new("host-mounts");
     let bundle = bare(&["report", "namespaces", "+", "open", "rw", "/dev/null"]).host_namespace("mount");
     let script = r#"readlink /proc/self/ns/mnt; "$@" 2>&1; grep -c " $ROOTFS[ /]" /proc/self/mountinfo"#;
@@ -81,7 +81,7 @@ fn the_hosts_mounts() {
 }
 
 #[test]
-fn joined_mounts() {
+fn failed_container_in_a_joined_mount_namespace_leaves_no_mount() {
     let runtime = Runtime::new("joined-mounts");
     let holder = Theirs::unshare();
     let path = holder.namespace();
@@ -109,7 +109,7 @@ fn joined_mounts() {
 }
 
 #[test]
-fn a_time_namespace_is_the_hosts() {
+fn time_and_user_namespaces_are_the_hosts_by_default() {
     let runtime = Runtime::new("time");
     let report = runtime.run("c1", &Bundle::probe(&["report", "namespaces"])).ok().json();
     assert_eq!(report["namespaces"]["time"], own("time"));
@@ -119,7 +119,7 @@ fn a_time_namespace_is_the_hosts() {
 
 /// What the CRI plugin writes for the second container of a pod.
 #[test]
-fn joined_by_path() {
+fn namespaces_of_a_pod_are_joined_by_path() {
     let runtime = Runtime::new("pod");
     runtime.start("sandbox", &Bundle::probe(&["sleep", "100"]).set("/hostname", json!("pod")));
     let sandbox = runtime.pid("sandbox");
@@ -150,7 +150,7 @@ fn joined_by_path() {
 
 /// Processes of a container that has no pid namespace of its own end with its init.
 #[test]
-fn a_container_in_a_shared_pid_namespace_leaves_no_process() {
+fn container_in_a_shared_pid_namespace_leaves_no_process() {
     let runtime = Runtime::new("shared-pid");
     runtime.start("sandbox", &Bundle::probe(&["sleep", "100"]));
     let pid = runtime.pid("sandbox");
@@ -165,7 +165,7 @@ fn a_container_in_a_shared_pid_namespace_leaves_no_process() {
 
 /// CNI's way: a network namespace that is bind-mounted to a file.
 #[test]
-fn a_network_namespace_by_a_bound_file() {
+fn network_namespace_is_joined_by_a_bound_file() {
     let runtime = Runtime::new("netns");
     runtime.start("holder", &Bundle::probe(&["sleep", "100"]));
     let file = runtime.work().join("netns");
@@ -181,7 +181,7 @@ fn a_network_namespace_by_a_bound_file() {
 
 /// A new cgroup namespace begins at the container's own cgroup.
 #[test]
-fn a_cgroup_namespace_begins_at_the_container() {
+fn cgroup_namespace_begins_at_the_containers_cgroup() {
     let runtime = Runtime::new("cgroupns");
     let report = runtime.run("c1", &Bundle::probe(&["report", "cgroup"]).namespace("cgroup", "")).ok().json();
     for line in report["cgroup"].as_array().unwrap() {
@@ -200,7 +200,7 @@ fn mapped(bundle: Bundle) -> Bundle {
 }
 
 #[test]
-fn a_new_user_namespace() {
+fn new_user_namespace_has_its_maps_and_capabilities() {
     let runtime = Runtime::new("userns");
     let bundle = mapped(Bundle::probe(&[
         "report",
@@ -234,7 +234,7 @@ fn a_new_user_namespace() {
 
 /// The loopback device of a network that is new is up, that of one that is joined is as it was.
 #[test]
-fn the_loopback_device() {
+fn loopback_is_up_in_a_new_network_namespace_only() {
     const FLAGS: &str = "/sys/class/net/lo/flags";
     let runtime = Runtime::new("loopback");
     let bundle = || Bundle::probe(&["report", &format!("read={FLAGS}")]);
@@ -253,7 +253,7 @@ fn the_loopback_device() {
 }
 
 #[test]
-fn bad_namespaces() {
+fn bad_namespaces_are_refused() {
     refused("namespaces-refused", REFUSED);
     if !beyond_runc("namespaces", "it says neither the type nor the path of what it cannot join") {
         refused("namespaces-named", NAMED);

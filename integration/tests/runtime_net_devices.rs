@@ -73,7 +73,7 @@ fn is_dressed(out: &str, name: &str) {
 }
 
 #[test]
-fn a_device_keeps_what_it_has_but_for_its_name() {
+fn moved_device_keeps_its_addresses_and_settings() {
     let runtime = Runtime::new("netdev");
     let _host = alone();
     for (n, (bundle, name)) in [
@@ -94,7 +94,7 @@ fn a_device_keeps_what_it_has_but_for_its_name() {
 }
 
 #[test]
-fn a_namespace_by_path_keeps_its_devices() {
+fn joined_network_namespace_keeps_its_devices() {
     let runtime = Runtime::new("netdev-path");
     let _host = alone();
     let (namespace, path) = another();
@@ -107,8 +107,8 @@ fn a_namespace_by_path_keeps_its_devices() {
 
 /// IPv6 takes the addresses from a device that goes down.
 #[test]
-fn addresses_of_a_device_that_is_up() {
-    if beyond_runc("addresses_of_a_device_that_is_up", "it brings the device down before it reads them") {
+fn ipv6_addresses_of_an_up_device_are_kept() {
+    if beyond_runc("ipv6_addresses_of_an_up_device_are_kept", "it brings the device down before it reads them") {
         return;
     }
     let runtime = Runtime::new("netdev-v6");
@@ -120,7 +120,7 @@ fn addresses_of_a_device_that_is_up() {
 
 /// Kernel parameters of a device can be set under its new name, and hooks find it.
 #[test]
-fn parameters_come_after_the_device() {
+fn sysctls_of_a_device_are_set_after_its_move() {
     let runtime = Runtime::new("netdev-sysctl");
     let _host = alone();
     pair("d0", &[]);
@@ -132,8 +132,8 @@ fn parameters_come_after_the_device() {
 
 /// Whatever hinders the container: the device is on the host again, with all that it had.
 #[test]
-fn a_container_that_fails_gives_them_back() {
-    if beyond_runc("a_container_that_fails_gives_them_back", "they go with its namespace, or stay in it") {
+fn failed_container_gives_its_devices_back() {
+    if beyond_runc("failed_container_gives_its_devices_back", "they go with its namespace, or stay in it") {
         return;
     }
     let runtime = Runtime::new("netdev-back");
@@ -175,7 +175,7 @@ fn a_container_that_fails_gives_them_back() {
 }
 
 #[test]
-fn devices_that_cannot_be_had() {
+fn impossible_net_devices_are_refused() {
     let runtime = Runtime::new("netdev-bad");
     let _host = alone();
     pair("d0", &["link set d0 up"]);
@@ -191,7 +191,10 @@ fn devices_that_cannot_be_had() {
     refused(run(json!({"a/b": {}})), &["invalid network device name", "a/b"]);
     let shared = showing("d0", json!({"d0": {}})).host_namespace("network").unmount("/sys");
     refused(runtime.run("c1", &shared), &["unable to move network devices without a NET namespace"]);
-    if !beyond_runc("devices_that_cannot_be_had", "brings lo down and fails then; takes two devices for one name") {
+    if !beyond_runc(
+        "impossible_net_devices_are_refused",
+        "brings lo down and fails then; takes two devices for one name",
+    ) {
         refused(run(json!({"lo": {}})), &["linux.netDevices.lo"]);
         refused(
             run(json!({"d0": {"name": "x"}, "veth0": {"name": "x"}})),

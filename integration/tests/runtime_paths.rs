@@ -56,7 +56,7 @@ fn masked_paths_show_nothing() {
 }
 
 #[test]
-fn readonly_paths_are() {
+fn readonly_paths_refuse_writes() {
     let runtime = Runtime::new("readonly");
     let bundle = Bundle::probe(&[
         "open",
@@ -86,7 +86,7 @@ fn readonly_paths_are() {
 
 /// What is below a readonly path keeps its own options: nosuid and the like of a mount are not lost when it turns readonly.
 #[test]
-fn a_readonly_path_keeps_the_flags_of_its_mount() {
+fn readonly_path_keeps_the_flags_of_its_mount() {
     let runtime = Runtime::new("readonly-flags");
     let bundle = Bundle::probe(&["report", "mountinfo"])
         .mount("/mnt", "tmpfs", "tmpfs", &["nosuid", "nodev", "noexec"])
@@ -97,7 +97,7 @@ fn a_readonly_path_keeps_the_flags_of_its_mount() {
 }
 
 #[test]
-fn default_dev() {
+fn default_dev_has_the_standard_devices_and_links() {
     let runtime = Runtime::new("dev");
     let out = runtime.run("c1", &Bundle::probe(&["report", "dev"])).ok();
     let dev = out.json()["dev"].clone();
@@ -137,7 +137,7 @@ fn default_dev() {
 }
 
 #[test]
-fn device_nodes() {
+fn configured_device_nodes_are_made() {
     let runtime = Runtime::new("devices");
     let bundle = Bundle::probe(&[
         "report",
@@ -217,7 +217,7 @@ const RULES: &[Rules] = &[
 ];
 
 #[test]
-fn device_rules() {
+fn device_rules_allow_and_deny_devices() {
     let runtime = Runtime::new("device-rules");
     for row in RULES {
         let paths: Vec<String> = (0..row.nodes.len()).map(|n| format!("/t/{n}")).collect();
@@ -244,7 +244,7 @@ fn device_rules() {
 }
 
 #[test]
-fn sysctls() {
+fn sysctls_of_own_namespaces_are_set() {
     all("sysctl", SYSCTLS);
 }
 
@@ -292,7 +292,7 @@ const SYSCTLS: &[Case] = &[
 ];
 
 #[test]
-fn bad_sysctls() {
+fn sysctls_of_shared_namespaces_are_refused() {
     refused("sysctl-refused", SYSCTLS_REFUSED);
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 /// `/run` with secrets in it (runc#3248).
 #[test]
-fn a_readonly_tmpfs_takes_the_mounts_below_it_first() {
+fn read_only_tmpfs_is_sealed_after_the_mounts_below_it() {
     let runtime = Runtime::new("sealed");
     let words = ["report", "mountinfo", "read=/run/secrets/deep/file", "list=/run", "+", "write", "/run/new", "x"];
     let words = [&words[..], &["+", "write", "/run/own/new", "x", "+", "write", "/run/secrets/deep/new", "x"]].concat();
@@ -46,7 +46,7 @@ fn a_readonly_tmpfs_takes_the_mounts_below_it_first() {
 
 /// A read-only directory of v1 hierarchies, and `/dev`, are sealed last as well.
 #[test]
-fn a_readonly_dev_takes_the_mounts_below_it_first() {
+fn read_only_dev_is_sealed_after_the_mounts_below_it() {
     let runtime = Runtime::new("sealed-dev");
     let bundle =
         Bundle::probe(&["report", "mountinfo", "+", "write", "/dev/new", "x", "+", "write", "/dev/mine/x", "y"])
@@ -62,7 +62,7 @@ fn a_readonly_dev_takes_the_mounts_below_it_first() {
 /// Readers of the table take its order for that of config.json. Between Linux 6.8, which lists by age, and 6.15, which
 /// copies detached mounts, there is no help for it.
 #[test]
-fn the_table_has_the_order_of_the_configuration_with_tmpcopyup() {
+fn mount_table_has_the_order_of_the_configuration_with_tmpcopyup() {
     if beyond_runc("order", "it fills a tmpfs elsewhere and moves it") {
         return;
     }
@@ -107,7 +107,7 @@ fn the_table_has_the_order_of_the_configuration_with_tmpcopyup() {
 
 /// What is copied is the runtime's memory, so the container's limit is held while it is.
 #[test]
-fn a_copy_is_bounded_by_the_containers_memory() {
+fn tmpcopyup_is_bounded_by_the_memory_limit() {
     if beyond_runc("a copy beyond the limit", "it is killed while it copies") {
         return;
     }

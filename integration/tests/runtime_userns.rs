@@ -15,7 +15,7 @@ fn mapped(bundle: Bundle) -> Bundle {
 }
 
 #[test]
-fn what_is_seen_inside() {
+fn user_namespace_shows_its_ids_and_owners() {
     case::all("userns", CASES);
 }
 
@@ -80,7 +80,7 @@ const CASES: &[Case] = &[
 ];
 
 #[test]
-fn a_device_can_be_used_wherever_it_is() {
+fn devices_can_be_used_in_a_user_namespace() {
     let runtime = Runtime::new("userns-devices");
     let device =
         json!([{"path": "/dev/full", "type": "c", "major": 1, "minor": 7, "fileMode": 0o600, "uid": 5, "gid": 6}]);
@@ -113,7 +113,7 @@ fn of(pid: u32, link: &str) -> String {
 
 /// A pod: the sandbox's user namespace is joined together with the others, with and without its mappings in words.
 #[test]
-fn joined_by_path() {
+fn user_namespace_of_a_pod_is_joined_by_path() {
     let runtime = Runtime::new("userns-pod");
     runtime.start("sandbox", &mapped(Bundle::probe(&["sleep", "100"])));
     let pid = runtime.pid("sandbox");
@@ -164,7 +164,7 @@ fn joined_by_path() {
 
 /// A network namespace that belongs to the host, and a user namespace that is new: the first is joined from outside.
 #[test]
-fn a_new_one_beside_the_hosts() {
+fn new_user_namespace_works_with_a_joined_network_namespace() {
     let runtime = Runtime::new("userns-mixed");
     runtime.start("holder", &Bundle::probe(&["sleep", "100"]));
     let pid = runtime.pid("holder");
@@ -178,7 +178,7 @@ fn a_new_one_beside_the_hosts() {
 }
 
 #[test]
-fn an_exec_is_in_it_too() {
+fn exec_joins_the_user_namespace() {
     let runtime = Runtime::new("userns-exec");
     runtime.start("c1", &mapped(Bundle::probe(&["sleep", "100"])));
     let words = ["/probe", "report", "namespaces", "ids", "caps", "read=/proc/self/gid_map"];
@@ -196,7 +196,7 @@ fn an_exec_is_in_it_too() {
 
 /// CVE-2023-25809.
 #[test]
-fn cgroups_are_read_only_without_a_cgroup_namespace() {
+fn cgroup_mounts_are_read_only_without_a_cgroup_namespace() {
     if beyond_runc("cgroups in a user namespace", "it leaves them as the mount's options say") {
         return;
     }
@@ -224,7 +224,7 @@ fn with_writable_cgroups(bundle: Bundle) -> Bundle {
 /// What shows the container its own cgroup alone, and can be written to, is the payload's user's to divide; everything
 /// else stays the host's.
 #[test]
-fn a_cgroup_is_delegated_only_with_its_namespace() {
+fn cgroup_is_delegated_only_with_a_cgroup_namespace() {
     if !cgroup::unified() {
         eprintln!("delegation: skipped: this machine has v1 hierarchies, of which nothing is delegated");
         return;
@@ -259,7 +259,7 @@ fn a_cgroup_is_delegated_only_with_its_namespace() {
 }
 
 #[test]
-fn bad_mappings() {
+fn bad_user_namespace_mappings_are_refused() {
     refused("userns-refused", REFUSED);
     if !beyond_runc("userns", "it lets the kernel refuse what it is given, or does without it, and names no field") {
         refused("userns-named", NAMED);
