@@ -47,7 +47,7 @@ pub fn run(args: &Args) -> Result<()> {
     let listener = inherit::take_listener()?;
     trim::limit_arenas();
     // each container and exec costs descriptors for as long as it lives
-    rlimit::raise_own();
+    open_files::raise_own();
     fd_reserve::fill();
     // the kernel named us after the descriptor that we were run from
     rustix::thread::set_name(c"containerd-shim").context("set the process' name")?;
