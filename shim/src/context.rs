@@ -1,4 +1,4 @@
-//! What the server gives the service to work with.
+//! What the server shares with the service and with each container.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -6,35 +6,35 @@ use tokio::sync::Notify;
 
 use crate::{pool::Pool, publish::Publisher};
 
-/// The server as the service sees it.
+/// The parts of the server that containers use.
 #[derive(Debug)]
 pub struct ServerContext {
     /// containerd's namespace.
     pub namespace: String,
-    /// The group that this server runs: a pod's sandbox id, or a lone container's.
+    /// The id of the group that this server runs: the id of a pod's sandbox or of a single container.
     pub id: String,
-    /// Where events go.
+    /// Publishes events.
     pub publisher: Publisher,
-    /// Ends the server.
+    /// Stops the server.
     pub shutdown: ShutdownHandle,
-    /// Threads for blocking work.
+    /// Runs blocking work.
     pub pool: Pool,
-    /// Our own executable.
+    /// The path of the shim's own executable.
     pub exe: PathBuf,
 }
 
-/// Ends the server; any number may be held, and any may ask, once or more.
+/// Stops the server. Clones are the same handle, and a repeated request changes nothing.
 #[derive(Clone, Debug, Default)]
 pub struct ShutdownHandle(Arc<Notify>);
 
 impl ShutdownHandle {
-    /// Asks the server to exit: it removes its socket, delivers what events it can, and goes. Returns at once, so the
-    /// call that asks is still answered.
+    /// Asks the server to exit. It removes its socket, delivers its events and exits. Returns at once, so that the
+    /// Shutdown call still gets its answer.
     pub fn request(&self) {
         self.0.notify_one();
     }
 
-    /// Returns when somebody has asked, now or before.
+    /// Returns after a request, also if the request came first.
     pub async fn requested(&self) {
         self.0.notified().await;
     }

@@ -1,7 +1,8 @@
-//! A containerd shim v2: decodes what containerd says, calls one verb of `berth-runtime`, encodes the answer.
+//! A containerd shim v2. It decodes a request of containerd, calls one operation of `berth-runtime` and encodes the
+//! answer.
 //!
-//! containerd runs the binary in five ways, one module each: [`start`] (find or make the server of a pod), the server
-//! itself ([`serve`]), [`delete`] (clean up after a dead server), [`info`] (`-info`) and `-v`.
+//! containerd runs the binary in five ways, and each has one module: [`start`] finds or makes the server of a pod,
+//! [`serve`] is that server, [`delete`] cleans up after a server that has died, [`info`] answers `-info` and `-v`.
 
 pub mod abort;
 pub mod args;
@@ -47,9 +48,9 @@ use std::{ffi::OsString, io::Write, process::ExitCode};
 
 use self::args::{Action, Args};
 
-/// Runs the action that the arguments (without the program's name) ask for.
+/// Runs the action that the arguments (without the program's name) name.
 ///
-/// On success nothing is written to standard error: containerd reads the reply of `start` from both streams at once.
+/// Nothing is written to standard error on success: containerd reads the reply of `start` from both streams as one.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let outcome = Args::parse(arguments).and_then(|args| match args.action {
         Action::Version => info::print_version(),
@@ -61,7 +62,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            // Nobody may be there to read it, or its disk may be full: no reason to end in another way.
+            // The exit status does not depend on this write: the reader may be gone, or the disk behind the stream
+            // full.
             let _ = writeln!(std::io::stderr(), "containerd-shim-berth-v2: {e}");
             ExitCode::FAILURE
         }

@@ -1,10 +1,10 @@
-//! One process of a container, init or exec: its stdio, its life, its waiters. Plain data and descriptors.
+//! One process of a container, init or exec: its stdio, its phase and its waiters. It is plain data and descriptors.
 //!
 //! ```text
 //! Added ──> Opening ──> Starting ──> Running ──> Stopped
 //!   └───────────┴───────────┴──────────────────────^        deleted before it ran, or could not be executed
 //! ```
-//! Which of these moves is allowed when is the container's decision (`container::state`).
+//! `container::state` decides which of these moves is allowed when.
 
 use std::{os::fd::OwnedFd, sync::Arc};
 
@@ -19,49 +19,49 @@ use crate::{
     reap::Exit,
 };
 
-/// Where a process is in its life.
+/// The phase of a process.
 #[derive(Debug)]
 pub enum ProcessPhase {
-    /// Asked for; `spec` is the JSON `process` object of an exec, checked, and empty for init.
+    /// Exec has reserved it. `spec` is the checked JSON `process` object of an exec; init has none.
     Added {
         /// JSON.
         spec: Vec<u8>,
     },
-    /// Its stdio is being opened, which may wait for a client. Nobody waits for this process meanwhile.
+    /// Its stdio is being opened, which may wait for a client. The container can stop meanwhile.
     Opening,
-    /// Being made.
+    /// The runtime is making it.
     Starting,
-    /// It exists (for init: perhaps still waiting for Start).
+    /// It exists. Init may still wait for Start.
     Running {
-        /// Names it for as long as it is not collected.
+        /// Identifies the process until it is reaped.
         pidfd: Arc<OwnedFd>,
     },
-    /// It is over.
+    /// It has exited.
     Stopped,
 }
 
 /// A process.
 #[derive(Debug)]
 pub struct Process {
-    /// The stdio that the client asked for.
+    /// The stdio in the client's request.
     pub request: StdioRequest,
-    /// Where it is in its life.
+    /// The phase.
     pub phase: ProcessPhase,
-    /// Its id in the shim's pid namespace; 0 before it exists, kept after its end.
+    /// Its pid in the shim's pid namespace: 0 before it exists, kept after its exit.
     pub pid: i32,
-    /// Its stdio, from when it exists until it is deleted.
+    /// Its stdio, from its start to its Delete.
     pub io: Option<Arc<Io>>,
-    /// CloseIO came before there was a stdin to close.
+    /// CloseIO has come before stdin was open.
     pub stdin_closed: bool,
-    /// Ends it while it is being made.
+    /// Aborts the start, while it is being started.
     pub abort: Option<Arc<Abort>>,
-    /// ResizePty came before there was a terminal.
+    /// ResizePty has come before the terminal existed.
     pub initial_size: Option<Winsize>,
     exit: watch::Sender<Option<Exit>>,
 }
 
 impl Process {
-    /// One that is asked for.
+    /// Makes the record of a process that is asked for.
     pub fn new(request: StdioRequest, spec: Vec<u8>) -> Self {
         Self {
             request,
@@ -75,7 +75,7 @@ impl Process {
         }
     }
 
-    /// It exists now.
+    /// Records that the process exists.
     pub fn set_running(&mut self, pid: i32, pidfd: Arc<OwnedFd>, io: Arc<Io>) {
         if self.stdin_closed {
             io.close_stdin();
@@ -90,7 +90,7 @@ impl Process {
         self.phase = ProcessPhase::Running { pidfd };
     }
 
-    /// It is over: everyone who waits is told, and an end that was recorded once stays as it is.
+    /// Records the exit and wakes all waiters. A second exit does not replace the first.
     pub fn set_stopped(&mut self, exit: Exit) {
         self.phase = ProcessPhase::Stopped;
         self.exit.send_if_modified(|known| known.is_none() && known.replace(exit).is_none());
@@ -99,17 +99,17 @@ impl Process {
         }
     }
 
-    /// How it ended, if it did.
+    /// The exit, once there is one.
     pub fn exit(&self) -> Option<Exit> {
         *self.exit.borrow()
     }
 
-    /// A way to wait for its end, for any number of waiters; it outlives the process's record.
+    /// Returns a handle that waits for the exit. Any number may wait, also after the record is gone.
     pub fn waiter(&self) -> Waiter {
         Waiter(self.exit.subscribe())
     }
 
-    /// How many bytes of its spec are kept.
+    /// How many bytes of its specification are kept.
     pub fn spec_bytes(&self) -> usize {
         match &self.phase {
             ProcessPhase::Added { spec } => spec.len(),
@@ -117,12 +117,12 @@ impl Process {
         }
     }
 
-    /// Its start has begun, and it does not exist yet.
+    /// Reports whether its start has begun and it does not exist yet.
     pub fn is_starting(&self) -> bool {
         matches!(self.phase, ProcessPhase::Opening | ProcessPhase::Starting)
     }
 
-    /// The pidfd of a process that exists and is not over.
+    /// The pidfd of a process that runs.
     pub fn pidfd(&self) -> Option<Arc<OwnedFd>> {
         match &self.phase {
             ProcessPhase::Running { pidfd } => Some(pidfd.clone()),
@@ -130,12 +130,12 @@ impl Process {
         }
     }
 
-    /// It is being made, or exists: its container may not end before it.
+    /// Reports whether its container must not stop before it: it is being made, or runs.
     pub fn holds_container(&self) -> bool {
         matches!(self.phase, ProcessPhase::Starting | ProcessPhase::Running { .. })
     }
 
-    /// What State says of it when its container is neither pausing nor paused.
+    /// The status for State when the container is neither pausing nor paused.
     pub fn status(&self) -> Status {
         match self.phase {
             ProcessPhase::Added { .. } | ProcessPhase::Opening | ProcessPhase::Starting => Status::CREATED,
@@ -150,7 +150,8 @@ impl Process {
 pub struct Waiter(watch::Receiver<Option<Exit>>);
 
 impl Waiter {
-    /// The end, at once if it was before. A process that is deleted without having run ends as unknown.
+    /// Returns the exit, at once if the process has exited. The exit of a process that is deleted without having run is
+    /// unknown (255).
     pub async fn exit(mut self) -> Exit {
         match self.0.wait_for(Option::is_some).await {
             Ok(exit) => exit.unwrap_or_else(Exit::unknown),

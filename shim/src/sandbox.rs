@@ -1,5 +1,4 @@
-//! The pod: the containers that one group's calls are about. Everything that belongs to the pod and not to the process
-//! hangs here (namespace, publisher, containers), so that a process may come to serve several.
+//! The pod: all containers of one group. containerd calls the group a sandbox when it is a Kubernetes pod.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -18,7 +17,7 @@ use crate::{
     error::no_container,
 };
 
-/// How long a pod may be without a container: before its first, and after its last.
+/// How long the server runs on without a container: before its first one, and after its last one.
 const IDLE_LIMIT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
 
 /// A pod.
@@ -27,17 +26,17 @@ pub struct Sandbox {
     /// Shared with all containers.
     pub context: Arc<ServerContext>,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
-    /// Told at every create and every release.
+    /// Notified at every create and release.
     changed: Notify,
 }
 
 impl Sandbox {
-    /// A pod without containers.
+    /// Makes a pod without containers.
     pub fn new(context: ServerContext) -> Self {
         Self { context: Arc::new(context), containers: Mutex::default(), changed: Notify::new() }
     }
 
-    /// Create: takes the id and creates the container; returns init's pid.
+    /// Answers Create: reserves the id, creates the container and returns init's pid.
     ///
     /// # Errors
     /// The request is invalid, the id is taken, or the runtime failed. Nothing of the container is left then.
@@ -52,7 +51,7 @@ impl Sandbox {
         created
     }
 
-    /// Delete: of the container for an empty `exec`, else of the exec.
+    /// Answers Delete: deletes the container if `exec` is empty, else the exec.
     ///
     /// # Errors
     /// As [`Container::delete`] and [`Container::delete_exec`].
@@ -65,15 +64,15 @@ impl Sandbox {
         Ok(deleted.close_execs().await)
     }
 
-    /// The container, as far as it has got.
+    /// Returns a container, which may still be in its Create.
     ///
     /// # Errors
-    /// No such container.
+    /// The container does not exist.
     pub fn container(&self, id: &str) -> Result<Arc<Container>> {
         self.containers().get(id).cloned().ok_or_else(|| no_container(id))
     }
 
-    /// Takes the container's id: of two creates one wins.
+    /// Reserves the container's id: of two Creates with one id, one fails.
     fn reserve(&self, container: Arc<Container>) -> Result<()> {
         match self.containers().entry(container.id().to_owned()) {
             Entry::Occupied(taken) => {
@@ -87,7 +86,7 @@ impl Sandbox {
         }
     }
 
-    /// Forgets this container, and not one that has taken its id since.
+    /// Frees the id, unless a newer container has it.
     fn release(&self, container: &Arc<Container>) {
         if let Entry::Occupied(entry) = self.containers().entry(container.id().to_owned())
             && Arc::ptr_eq(entry.get(), container)
@@ -97,8 +96,8 @@ impl Sandbox {
         }
     }
 
-    /// Returns when the pod has been without a container for so long that nobody will come any more: a containerd that
-    /// was killed between the last Delete and its Shutdown does not ask again.
+    /// Returns when the pod has had no container for so long that no call is expected. A containerd that is killed
+    /// between the last Delete and its Shutdown does not send Shutdown again after its restart.
     pub async fn wait_idle_shutdown(&self) {
         let (mut patience, later) = IDLE_LIMIT;
         loop {
@@ -111,12 +110,12 @@ impl Sandbox {
         }
     }
 
-    /// No container is there or being made.
+    /// Reports whether no container exists or is being created.
     pub fn is_empty(&self) -> bool {
         self.containers().is_empty()
     }
 
-    /// What stands where, a line each, for the log.
+    /// Describes all containers for the log, some lines each.
     pub fn dump(&self) -> String {
         let containers: Vec<_> = self.containers().values().cloned().collect();
         let mut text = format!(

@@ -1,10 +1,12 @@
-//! One container: its record, and the calls that change it or ask about it.
+//! One container: its state, and the calls that read or change it.
 //!
-//! Two locks. `state` is held for moments only, never over a wait: whoever reads (State, Connect, Wait, Pids, Stats)
-//! or signals takes it alone and never waits for a change. `turn` gives the order of changes: create, start of init,
-//! pause, resume, update and delete one at a time; starts of execs beside each other, but not beside those.
+//! There are two locks. `state` is held for moments and never over a wait. Calls that read (State, Connect, Wait, Pids,
+//! Stats) and signals take `state` alone, so they never wait for a change. `op_lock` orders the changes: Create, Start
+//! of init, Pause, Resume, Update and Delete take it for writing, one at a time; starts of execs take it for reading,
+//! so they run beside each other but not beside those.
 //!
-//! Create is `create`, what happens at an end is `exit`, Delete is `delete`; which moves are allowed is `state`.
+//! `create`, `start` and `delete` are the RPCs of the same names, `exit` acts on the exit of a process, `state` decides
+//! which moves are allowed.
 
 mod create;
 mod delete;
@@ -42,13 +44,14 @@ use crate::{
     stats, sys,
 };
 
-/// The largest signal number.
+/// The largest signal number (signal(7)).
 const LAST_SIGNAL: u32 = 64;
 
-/// The signals that end an exec which is being made. The others are for a program, and there is none yet.
+/// The signals that abort an exec which is being started. Other signals are meant for its program, which does not run
+/// yet.
 const ABORTING_SIGNALS: [i32; 2] = [libc::SIGKILL, libc::SIGTERM];
-/// How many execs of one container are made at a time. Its own processes can hold each of them up, and may not have the
-/// pool to themselves.
+/// How many execs of one container are started at a time. A process of the container can delay each start (a FUSE
+/// mount, a stopped process), and must not take all threads of the pool.
 const EXEC_SLOTS: usize = 8;
 
 /// A container of the pod.
@@ -56,30 +59,30 @@ const EXEC_SLOTS: usize = 8;
 pub struct Container {
     id: String,
     bundle: PathBuf,
-    /// Where the runtime keeps its record: `<root>/<namespace>`.
+    /// The directory of the runtime's state: `<root>/<namespace>`.
     root: PathBuf,
-    /// Owner of its stdio.
+    /// The uid and gid that own its stdio pipes.
     io_owner: (u32, u32),
     context: Arc<ServerContext>,
     op_lock: RwLock<()>,
-    /// For execs that are being made.
+    /// Limits the execs that are being started.
     exec_slots: Semaphore,
-    /// Held for reading by each kill of init that is not answered yet.
+    /// Each Kill of init holds it for reading until it has an answer.
     kills_in_flight: RwLock<()>,
     state: Mutex<State>,
     oom: Mutex<Option<Oom>>,
 }
 
 impl Container {
-    /// Its id.
+    /// The container's id.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// State.
+    /// Answers State.
     ///
     /// # Errors
-    /// No such process.
+    /// The process does not exist.
     pub fn describe(&self, exec: &str) -> Result<StateResponse> {
         let state = self.state();
         let status = state.process_status(exec)?;
@@ -101,23 +104,23 @@ impl Container {
         })
     }
 
-    /// The pid of a process, 0 before it exists.
+    /// The pid of a process, 0 while it does not exist.
     ///
     /// # Errors
-    /// No such process.
+    /// The process is not in the record.
     pub fn pid(&self, exec: &str) -> Result<u32> {
         Ok(self.state().process(exec)?.pid.cast_unsigned())
     }
 
-    /// A way to wait for the end of a process.
+    /// Returns a handle that waits for the exit of a process.
     ///
     /// # Errors
-    /// No such process.
+    /// The process does not exist.
     pub fn waiter(&self, exec: &str) -> Result<Waiter> {
         Ok(self.state().process(exec)?.waiter())
     }
 
-    /// Pids: everything in the container's cgroup, and which of it is an exec.
+    /// Answers Pids: all processes in the container's cgroup. Those of execs carry their exec id.
     ///
     /// # Errors
     /// The container is gone.
@@ -132,8 +135,8 @@ impl Container {
             (state.exec_pids().map(|(id, pid)| (pid, id.to_owned())).collect(), state.init.pid)
         };
         if pids.is_empty() {
-            // A containerd that comes back takes an empty list for a shim that was left behind, deletes the container
-            // and loses how it ended.
+            // A containerd that restarts takes a shim with an empty list for a leaked one (containerd
+            // core/runtime/v2/shim_load.go): it deletes the container, and its exit status is lost.
             pids.push(init);
         }
         let mut response = PidsResponse::default();
@@ -148,10 +151,12 @@ impl Container {
         Ok(response)
     }
 
-    /// Stats: now. The cgroup stays until Delete, and in it what an init that has ended has used.
+    /// Answers Stats with the current numbers. The cgroup exists until Delete and keeps the usage of an init that has
+    /// exited.
     ///
-    /// Read on the loop: the files of a cgroup never block, they are as many and as long however many processes it has, and
-    /// containerd asks for every container's each second, which would keep a thread of the pool in every shim for ever.
+    /// The files are read on the event loop, not on the pool. Reads of cgroup files do not block, and their number and
+    /// size do not grow with the processes. containerd asks for the metrics of all containers every second, so reads on
+    /// the pool would keep a thread in every shim for ever.
     ///
     /// # Errors
     /// The container or its cgroup is gone.
@@ -160,10 +165,10 @@ impl Container {
         fd_reserve::with_spare_fds(|| stats::metrics(&handle))
     }
 
-    /// Exec: reserves the id and keeps what to run.
+    /// Answers Exec: reserves the id and keeps the process specification for Start.
     ///
     /// # Errors
-    /// A malformed id or process, an id that is taken, a container that takes no execs.
+    /// The id or the specification is invalid, the id is taken, or the container takes no execs.
     pub fn add_exec(&self, exec: &str, request: StdioRequest, spec: Option<&Any>) -> Result<()> {
         berth_runtime::state::check_id(exec).map_err(|e| e.context(format!("exec id {exec:?}")))?;
         let json = spec.map(|any| any.value.clone()).unwrap_or_default();
@@ -171,18 +176,19 @@ impl Container {
         self.transition(|state| Ok(vec![state.add_exec(exec, request, json)?]))
     }
 
-    /// Kill. It needs no thread and no descriptor that is not there already: what ends a container must be possible when
-    /// that container has taken all there is.
+    /// Answers Kill. It needs no new thread and no new descriptor, since a container that has used up both must still
+    /// be killable.
     ///
     /// # Errors
-    /// No such signal; the process is over (not found) or not there yet.
+    /// The signal number is invalid; the process has exited (not found) or does not exist yet.
     pub async fn kill(&self, exec: &str, signal: u32, all: bool) -> Result<()> {
         let number = i32::try_from(signal).ok().filter(|_| signal <= LAST_SIGNAL);
         let number =
             number.ok_or_else(|| Error::invalid(format!("signal {signal} is out of range 0..={LAST_SIGNAL}")))?;
         let target = {
             let state = self.state();
-            // Under the lock: it ends what is being made, or finds what has been made meanwhile.
+            // The lock makes this atomic: the signal aborts the start, or finds the process that the start has made
+            // meanwhile.
             if ABORTING_SIGNALS.contains(&number) && state.abort_exec(exec, number).is_some() {
                 return Ok(());
             }
@@ -192,7 +198,7 @@ impl Container {
             return send_signal(&target, number);
         }
         let handle = self.handle()?;
-        // Beside any change: a stuck create or exec is ended by this.
+        // Kill does not take the operation lock, so that it can end a Create or an exec that hangs.
         let _kill = self.kills_in_flight.read().await;
         if !all && number != libc::SIGKILL {
             return send_signal(&target, number);
@@ -206,16 +212,17 @@ impl Container {
             }
         });
         match killed.await {
-            // The end of a pid namespace's init ends all that is in it.
+            // The kernel kills all processes of a pid namespace when its init dies (pid_namespaces(7)), so one signal
+            // is enough.
             Err(e) if is_shortage(&e) && number == libc::SIGKILL && private => send_signal(&target, number),
             other => other,
         }
     }
 
-    /// ResizePty. A process that does not exist yet begins with the size.
+    /// Answers ResizePty. A process that does not exist yet gets the size when it starts.
     ///
     /// # Errors
-    /// A size that no terminal can have; the process is over.
+    /// A dimension is above 65,535, or the process has exited.
     pub fn resize(&self, exec: &str, width: u32, height: u32) -> Result<()> {
         let size = console::size(width, height)?;
         let console = {
@@ -235,10 +242,10 @@ impl Container {
         console.map_or(Ok(()), |console| console::resize(&console, size))
     }
 
-    /// CloseIO for stdin: it ends when the client has closed its end, too.
+    /// Answers CloseIO for stdin. The process sees the end of its input once the client has closed its end as well.
     ///
     /// # Errors
-    /// No such process.
+    /// The process does not exist.
     pub fn close_stdin(&self, exec: &str) -> Result<()> {
         let mut state = self.state();
         let process = state.process_mut(exec)?;
@@ -249,10 +256,10 @@ impl Container {
         Ok(())
     }
 
-    /// Pause.
+    /// Answers Pause.
     ///
     /// # Errors
-    /// It is not running, or the freezer fails; then it runs on.
+    /// The container is not running, or the freezer failed; the container runs on then.
     pub async fn pause(&self) -> Result<()> {
         let _op = self.op_lock.write().await;
         self.state().pausing()?;
@@ -267,10 +274,10 @@ impl Container {
         frozen
     }
 
-    /// Resume.
+    /// Answers Resume.
     ///
     /// # Errors
-    /// It is not paused, or the freezer fails.
+    /// The container is not paused, or the freezer failed.
     pub async fn resume(&self) -> Result<()> {
         let _op = self.op_lock.write().await;
         self.state().resuming()?;
@@ -278,10 +285,10 @@ impl Container {
         self.transition(|state| Ok(state.resumed().into_iter().collect()))
     }
 
-    /// Update: `resources` is the JSON of `linux.resources`.
+    /// Answers Update. `resources` holds `linux.resources` as JSON.
     ///
     /// # Errors
-    /// Malformed resources, a container that is over, a limit the kernel refuses.
+    /// The JSON is invalid, the container has exited, or the kernel refuses a limit.
     pub async fn update(&self, resources: Option<&Any>) -> Result<()> {
         let json = resources.map(|any| any.value.as_slice()).unwrap_or_default();
         let resources = berth_runtime::bundle::parse_resources(json).map_err(|e| e.context("resources"))?;
@@ -293,7 +300,7 @@ impl Container {
         .await
     }
 
-    /// A few lines for the log.
+    /// Describes the container in a few lines for the log.
     pub fn dump(&self) -> String {
         let state = self.state();
         let mut text = format!("  container {}: {}, op lock {}\n", self.id, state.phase().name(), self.op_lock_state());
@@ -312,7 +319,8 @@ impl Container {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a move and queues its events before anyone can make the next one.
+    /// Makes a move of the state and queues its events under the same lock, so that events are in the order of the
+    /// moves.
     fn transition(&self, step: impl FnOnce(&mut State) -> Result<Vec<Event>>) -> Result<()> {
         let mut state = self.state();
         for event in step(&mut state)? {
@@ -326,7 +334,7 @@ impl Container {
         self.state().handle.clone().ok_or_else(|| no_container(&self.id))
     }
 
-    /// Runs a verb that changes something on the pool.
+    /// Runs an operation of the runtime on the pool.
     async fn run_verb<T: Send + 'static>(
         &self,
         verb: impl FnOnce(&berth_runtime::state::Container) -> Result<T> + Send + 'static,
@@ -337,7 +345,7 @@ impl Container {
     }
 }
 
-/// A signal to a process that is held by its pidfd.
+/// Sends a signal through a pidfd.
 fn send_signal(pidfd: &OwnedFd, signal: i32) -> Result<()> {
     sys::signal(pidfd.as_fd(), signal).map_err(|e| match e.errno() {
         Some(libc::ESRCH) => finished(),
@@ -345,7 +353,7 @@ fn send_signal(pidfd: &OwnedFd, signal: i32) -> Result<()> {
     })
 }
 
-/// What is gone is gone, however the kernel puts it.
+/// Takes "not found" for success, in teardown.
 fn ignore_not_found(result: Result<()>) -> Result<()> {
     match result {
         Err(e) if e.kind() == Kind::NotFound => Ok(()),

@@ -1,14 +1,15 @@
-//! What is true of one container, and which moves are allowed. Pure: no call in here waits, blocks or asks the kernel.
+//! The state of one container, and the moves that are allowed. It is pure: no function here waits, blocks or calls the
+//! kernel.
 //!
 //! ```text
 //! Creating ──> Created ──> Starting ──> Running <──> Pausing ──> Paused      (Resume: Paused ──> Running)
 //!                 │            │           │                       │
-//!                 └────────────┴─────── init is collected ─────────┘ ──> Stopped ──> Deleted
+//!                 └────────────┴─────── init is reaped ────────────┘ ──> Stopped ──> Deleted
 //! ```
-//! The order of events is made here, too: each move returns the events it causes, and the caller queues them before it
-//! lets go of the lock. An end is never announced while the start of the same process is still to be: an exec's watcher
-//! begins after `exec_started`, and init's end waits for `started`. Init's end is the last of its container: it waits
-//! until no exec is being made or exists, and none may be started once init is collected.
+//! The state decides the order of events. Each move returns the events that it causes, and the caller queues them
+//! before it releases the lock. The exit of a process is never published before its start: an exec is watched only
+//! after `exec_started`, and the exit of init waits for `started`. The exit of init is the last one of its container:
+//! it waits while an exec is being started or runs, and no exec can start once init is reaped.
 
 use std::{collections::BTreeMap, mem, os::fd::OwnedFd, sync::Arc};
 
@@ -27,32 +28,32 @@ use crate::{
     reap::Exit,
 };
 
-/// How many execs a container may have that nobody has deleted.
+/// How many execs a container may have that are not deleted.
 const MAX_EXECS: usize = 4096;
-/// How much memory their specs may take, in bytes. A spec is kept until its exec is started.
+/// How many bytes of process specifications a container may keep. Each is kept from Exec to Start.
 const MAX_SPEC_BYTES: usize = 32 << 20;
 
-/// Where a container is in its life.
+/// The phase of a container.
 #[derive(Debug)]
 pub enum Phase {
-    /// Its id is taken, nothing else is sure.
+    /// The id is taken; nothing else exists for certain.
     Creating,
-    /// Init waits behind the barrier. `None` once a start has used it up and failed.
+    /// Init waits at the barrier. `barrier` is `None` after a start that failed.
     Created {
-        /// Released by Start.
+        /// Start releases init through it.
         barrier: Option<OwnedFd>,
     },
-    /// The barrier is being released.
+    /// Start is releasing the barrier.
     Starting,
-    /// Init executes.
+    /// Init has executed its program.
     Running,
-    /// The freezer is at work.
+    /// Pause is freezing the cgroup.
     Pausing,
-    /// Frozen.
+    /// The cgroup is frozen.
     Paused,
-    /// Init has ended, and the world has been told.
+    /// Init has exited, and the exit is published.
     Stopped,
-    /// Nothing is left but this.
+    /// Nothing but this record is left.
     Deleted,
 }
 
@@ -75,7 +76,7 @@ impl Phase {
 /// A process that the runtime has made.
 #[derive(Debug)]
 pub struct NewProcess {
-    /// Its id.
+    /// Its pid.
     pub pid: i32,
     /// Its pidfd.
     pub pidfd: Arc<OwnedFd>,
@@ -83,27 +84,28 @@ pub struct NewProcess {
     pub io: Arc<Io>,
 }
 
-/// The container's record.
+/// The record of a container.
 #[derive(Debug)]
 pub struct State {
     id: String,
     phase: Phase,
     /// The first process.
     pub init: Process,
-    /// The others, by exec id; a tree, since a table keeps the size that it once had.
+    /// The other processes by exec id. It is a tree, since a hash table never shrinks.
     execs: BTreeMap<String, Process>,
-    /// Init was collected: how it ended, kept back until it may be announced.
+    /// The exit of init, from when init is reaped.
     init_exit: Option<Exit>,
-    /// What has to happen between init's end and its announcement has happened.
+    /// The work between the exit of init and its event is done: the rest of the container is killed, OOM kills are
+    /// published.
     cleaned_up: bool,
-    /// The runtime's record, while there is something of the container in the kernel.
+    /// The runtime's handle, while a part of the container exists in the kernel.
     pub handle: Option<Arc<state::Container>>,
-    /// The rootfs mounts are ours to undo.
+    /// Delete must unmount the rootfs.
     pub mounted: bool,
 }
 
 impl State {
-    /// A container whose create has begun.
+    /// Makes the record of a container that is being created.
     pub fn new(id: &str, request: StdioRequest) -> Self {
         Self {
             id: id.to_owned(),
@@ -117,15 +119,15 @@ impl State {
         }
     }
 
-    /// Where it is.
+    /// The phase.
     pub fn phase(&self) -> &Phase {
         &self.phase
     }
 
-    /// What State says of init.
+    /// The status of init for State.
     ///
     /// # Errors
-    /// The create has not ended yet.
+    /// The container is not created yet, or is deleted.
     pub fn status(&self) -> Result<Status> {
         Ok(match self.phase {
             Phase::Creating | Phase::Deleted => return Err(no_container(&self.id)),
@@ -137,10 +139,10 @@ impl State {
         })
     }
 
-    /// What State says of a process: while the container is frozen, so are all in it.
+    /// The status of a process for State. A frozen container shows all its live processes as paused.
     ///
     /// # Errors
-    /// No such process.
+    /// The process does not exist.
     pub fn process_status(&self, exec: &str) -> Result<Status> {
         let container = self.status()?;
         let process = self.process(exec)?;
@@ -151,10 +153,10 @@ impl State {
         })
     }
 
-    /// Init for the empty id, else an exec.
+    /// Init for an empty `exec`, else the exec.
     ///
     /// # Errors
-    /// No such process, or the container is not there yet or any more.
+    /// The process does not exist; or the container is not created yet, or is deleted.
     pub fn process(&self, exec: &str) -> Result<&Process> {
         if matches!(self.phase, Phase::Creating | Phase::Deleted) {
             return Err(no_container(&self.id));
@@ -162,7 +164,7 @@ impl State {
         if exec.is_empty() { Ok(&self.init) } else { self.execs.get(exec).ok_or_else(|| no_process(&self.id, exec)) }
     }
 
-    /// The same, to change it.
+    /// As [`process`](Self::process), mutably.
     ///
     /// # Errors
     /// As [`process`](Self::process).
@@ -175,7 +177,7 @@ impl State {
         }
     }
 
-    /// Exec ids and the ids of their processes, of those that exist.
+    /// The exec ids and pids of the execs that run.
     pub fn exec_pids(&self) -> impl Iterator<Item = (&str, i32)> {
         self.execs
             .iter()
@@ -183,7 +185,7 @@ impl State {
             .map(|(id, p)| (id.as_str(), p.pid))
     }
 
-    /// The pidfds of the execs that exist and are not over.
+    /// The pidfds of the execs that run.
     pub fn exec_pidfds(&self) -> impl Iterator<Item = Arc<OwnedFd>> {
         self.execs.values().filter_map(Process::pidfd)
     }
@@ -193,16 +195,16 @@ impl State {
         std::iter::once(("", &self.init)).chain(self.execs.iter().map(|(id, p)| (id.as_str(), p)))
     }
 
-    /// Create has made the container.
+    /// Create has succeeded.
     pub fn created(&mut self, new: NewProcess, barrier: Option<OwnedFd>) {
         self.init.set_running(new.pid, new.pidfd, new.io);
         self.phase = Phase::Created { barrier };
     }
 
-    /// Start of init begins; gives the barrier.
+    /// Start of init begins; returns the barrier.
     ///
     /// # Errors
-    /// It is started already, or over.
+    /// Init was started before, or has exited.
     pub fn starting(&mut self) -> Result<OwnedFd> {
         let barrier = match &mut self.phase {
             Phase::Created { barrier } if self.init_exit.is_none() => barrier.take(),
@@ -227,10 +229,10 @@ impl State {
         self.announce_exit().into_iter().collect()
     }
 
-    /// Exec reserves an id.
+    /// Exec reserves an id; returns the event.
     ///
     /// # Errors
-    /// The id is taken; the container is not created or running; it has too many already (EAGAIN).
+    /// The id is taken; the container is neither created nor running; or it has too many execs (EAGAIN).
     pub fn add_exec(&mut self, exec: &str, request: StdioRequest, spec: Vec<u8>) -> Result<Event> {
         self.check_takes_execs()?;
         if self.execs.contains_key(exec) {
@@ -249,10 +251,11 @@ impl State {
         Ok(added.into())
     }
 
-    /// Start of an exec begins with its stdio, and `abort` can end it from now on; gives what was asked for.
+    /// Start of an exec begins: its stdio is opened. From now on `abort` can end the start. Returns the specification
+    /// and the stdio that Exec gave.
     ///
     /// # Errors
-    /// No such exec, it is started already, or the container takes none.
+    /// The exec does not exist or was started before, or the container takes no execs.
     pub fn exec_opening(&mut self, exec: &str, abort: Arc<Abort>) -> Result<(Vec<u8>, StdioRequest)> {
         self.process(exec)?;
         self.check_takes_execs()?;
@@ -269,10 +272,10 @@ impl State {
         }
     }
 
-    /// The exec is going to be made: from now on the container cannot end before it.
+    /// The process of an exec is about to be made. From now on the container cannot stop before the exec.
     ///
     /// # Errors
-    /// It is gone, or the container takes none any more.
+    /// The exec was deleted, or the container takes no more execs.
     pub fn exec_starting(&mut self, exec: &str) -> Result<()> {
         self.process(exec)?;
         self.check_takes_execs()?;
@@ -298,7 +301,7 @@ impl State {
         self.announce_exit().into_iter().collect()
     }
 
-    /// An exec was collected.
+    /// An exec was reaped.
     pub fn exec_exited(&mut self, exec: &str, exit: Exit) -> Vec<Event> {
         let Some(process) = self.execs.get_mut(exec) else { return Vec::new() };
         process.set_stopped(exit);
@@ -307,19 +310,19 @@ impl State {
         events
     }
 
-    /// Init was collected: no exec may start any more. Says whether the container was frozen.
+    /// Init was reaped; no exec can start any more. Returns true if the container was frozen.
     pub fn init_exited(&mut self, exit: Exit) -> bool {
         self.init_exit.get_or_insert(exit);
         matches!(self.phase, Phase::Pausing | Phase::Paused)
     }
 
-    /// What had to happen after init's end has happened.
+    /// The work after the exit of init is done.
     pub fn init_cleaned_up(&mut self) -> Vec<Event> {
         self.cleaned_up = true;
         self.announce_exit().into_iter().collect()
     }
 
-    /// Init has ended, announced or not.
+    /// Init was reaped; its exit may not be published yet.
     pub fn has_exited(&self) -> bool {
         self.init_exit.is_some()
     }
@@ -327,7 +330,7 @@ impl State {
     /// Pause begins.
     ///
     /// # Errors
-    /// It is not running.
+    /// The container is not running.
     pub fn pausing(&mut self) -> Result<()> {
         match self.phase {
             Phase::Running if self.init_exit.is_none() => {
@@ -357,7 +360,7 @@ impl State {
     /// Resume may begin.
     ///
     /// # Errors
-    /// It is not paused.
+    /// The container is not paused.
     pub fn resuming(&self) -> Result<()> {
         if matches!(self.phase, Phase::Paused) { Ok(()) } else { Err(self.wrong_phase("resume")) }
     }
@@ -371,10 +374,10 @@ impl State {
         Some(TaskResumed { container_id: self.id.clone(), ..Default::default() }.into())
     }
 
-    /// Its limits may be changed.
+    /// Update may begin.
     ///
     /// # Errors
-    /// It is over, or not there yet.
+    /// The container has exited or is not created yet.
     pub fn updatable(&self) -> Result<()> {
         match self.phase {
             Phase::Created { .. } | Phase::Running | Phase::Paused if self.init_exit.is_none() => Ok(()),
@@ -382,10 +385,10 @@ impl State {
         }
     }
 
-    /// Delete may begin: the container is over, or it was never started.
+    /// Delete may begin: the container has exited, or was never started.
     ///
     /// # Errors
-    /// It runs, or another delete was quicker.
+    /// The container runs, or is deleted already.
     pub fn deletable(&self) -> Result<()> {
         match self.phase {
             Phase::Created { .. } | Phase::Stopped => Ok(()),
@@ -393,16 +396,16 @@ impl State {
         }
     }
 
-    /// Nothing is left of it; gives the execs that nobody deleted.
+    /// Delete has succeeded; returns the execs that no Delete call named.
     pub fn deleted(&mut self) -> Vec<Process> {
         self.phase = Phase::Deleted;
         mem::take(&mut self.execs).into_values().collect()
     }
 
-    /// Takes an exec out of the record.
+    /// Removes an exec from the record.
     ///
     /// # Errors
-    /// No such exec, or it runs.
+    /// The exec does not exist, or it runs.
     pub fn take_exec(&mut self, exec: &str) -> Result<Process> {
         let process = self.process(exec)?;
         if process.holds_container() || process.is_starting() {
@@ -415,18 +418,18 @@ impl State {
         Ok(process)
     }
 
-    /// Ends an exec whose start has begun and which does not exist yet; gives a way to wait for its end, or for its start to
-    /// have been quicker. `None`: it is in another state.
+    /// Aborts an exec that is being started. The waiter that it returns reports the end of the start or, if the start
+    /// was quicker, the exit of the process. Returns `None` in any other phase.
     pub fn abort_exec(&self, exec: &str, signal: i32) -> Option<Waiter> {
         let process = self.execs.get(exec).filter(|process| process.is_starting())?;
         process.abort.as_ref()?.send(signal);
         Some(process.waiter())
     }
 
-    /// The pidfd of the process that a signal is for.
+    /// The pidfd for a signal.
     ///
     /// # Errors
-    /// It is over (not found), or not there yet.
+    /// The process has exited (not found), or does not exist yet.
     pub fn signal_target(&self, exec: &str) -> Result<Arc<OwnedFd>> {
         let process = self.process(exec)?;
         match &process.phase {
@@ -446,7 +449,7 @@ impl State {
         }
     }
 
-    /// Announces init's end if nothing stands before it.
+    /// Publishes the exit of init unless something must come before it.
     fn announce_exit(&mut self) -> Option<Event> {
         let exit = self.init_exit.filter(|_| self.cleaned_up)?;
         if matches!(self.phase, Phase::Starting | Phase::Stopped | Phase::Deleted)
