@@ -9,13 +9,13 @@ STATIC  := -C target-feature=+crt-static -C relocation-model=static
 INSTALL := berth containerd-shim-berth-v2
 # Their packages by name: what the tests' programs ask of a shared crate must not change what is installed.
 SHIPPED := -p berth-cli -p containerd-shim-berth-v2
-TOOLS    = $(notdir $(basename $(wildcard integration/src/bin/*.rs)))
+TOOLS    = $(notdir $(basename $(wildcard integration/src/bin/*.rs integration/bench/src/bin/*.rs)))
 RUNTIMES := berth runc
 FLOORS   := berth-null-shim berth-bare
 BENCH    ?=
 # The integration tests are built as the programs that they use, and with them: so one build serves the native run and the
 # test machines, which have a libc of their own. (Under emulation a debug build is slow.)
-TEST     = RUSTFLAGS="$(STATIC)" $(CARGO) test --no-fail-fast --profile tools -p berth-integration --target $(HOST) --target-dir $(TARGET)
+TEST     = RUSTFLAGS="$(STATIC)" $(CARGO) test --no-fail-fast --profile tools -p berth-integration -p berth-bench --target $(HOST) --target-dir $(TARGET)
 # What a run of the tests said is kept there.
 TEST_LOGS = $(abspath $(TARGET))/test-logs
 RUNS    ?= 30
@@ -26,7 +26,7 @@ VM_LOGS  = $(abspath $(TARGET))/vm
 VM_RUN   = $(abspath $(TARGET))/release/berth-vm
 VM_TEST  = $(TEST) --config "target.'cfg(all())'.runner=['$(VM_RUN)', 'guest']"
 # All but what measures; without FULL=1 and TESTS a machine runs what integration/vm/tests lists.
-VM_FULL  = $(addprefix --test ,$(filter-out bench_% budget,$(notdir $(basename $(wildcard integration/tests/*.rs)))))
+VM_FULL  = $(addprefix --test ,$(filter-out budget,$(notdir $(basename $(wildcard integration/tests/*.rs)))))
 
 .PHONY: help build tools floors demo bench check test test-unit test-integration steady clean-room nightly test-vm vm-shell \
 	budget docs conformance install clean needs-build needs-unit needs-test needs-demo needs-bench
@@ -45,12 +45,12 @@ build: needs-build ## static release binaries: target/release/berth and target/r
 	@for b in $(INSTALL); do ln -f $(TARGET)/$(HOST)/release/$$b $(TARGET)/release/$$b; done
 
 tools: needs-build # what the tests and the demo run beside them; built without the release's slow last mile
-	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --profile tools -p berth-integration --bins --target $(HOST) --target-dir $(TARGET)
+	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --profile tools -p berth-integration -p berth-bench --bins --target $(HOST) --target-dir $(TARGET)
 	@mkdir -p $(TARGET)/release
 	@for b in $(TOOLS); do ln -f $(TARGET)/$(HOST)/tools/$$b $(TARGET)/release/$$b; done
 
 floors: tools # what the benchmark holds berth against is built as berth is
-	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --release -p berth-integration $(addprefix --bin ,$(FLOORS)) --target $(HOST) --target-dir $(TARGET)
+	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --release -p berth-bench $(addprefix --bin ,$(FLOORS)) --target $(HOST) --target-dir $(TARGET)
 	@for b in $(FLOORS); do ln -f $(TARGET)/$(HOST)/release/$$b $(TARGET)/release/$$b; done
 
 bench: needs-bench ## berth beside its peers and the floors, in one run: table, results and plots in target/bench (as root)
@@ -71,7 +71,7 @@ test: needs-test ## unit tests and integration tests (as root); integration test
 	@integration/tools/suite $(TEST_LOGS) unit $(RUNTIMES)
 
 test-unit: needs-unit ## unit tests alone; no root needed
-	$(CARGO) test --no-fail-fast --workspace --exclude berth-integration
+	$(CARGO) test --no-fail-fast --workspace --exclude berth-integration --exclude berth-bench
 
 test-integration: needs-test ## integration tests alone, after a build; RUNTIME=runc tests the tests
 	BERTH_TOOLS="$$(integration/tools/setup test)" BERTH_BIN_DIR=$(abspath $(TARGET))/release RUNTIME=$(or $(RUNTIME),berth) \

@@ -9,7 +9,6 @@
     reason = "test code: a failed expectation is a panic, and programs are run as a user would run them"
 )]
 
-pub mod bench;
 pub mod budget;
 pub mod bundle;
 pub mod case;
@@ -23,6 +22,7 @@ pub mod decoy;
 pub mod delegation;
 pub mod executable;
 pub mod fake_bus;
+pub mod footprint;
 pub mod image;
 pub mod leak;
 pub mod lsm;

@@ -6,11 +6,11 @@
 
 use std::process::{Command, Stdio};
 
-use berth_integration::bench::footprint::{self, Footprint};
 use berth_integration::budget::trace::{self, Calls};
 use berth_integration::budget::{Lines, layout};
 use berth_integration::bundle::{Bundle, Scratch};
 use berth_integration::command;
+use berth_integration::footprint::{self, Footprint};
 use berth_integration::runtime::{Runtime, is_runc};
 use berth_integration::shim::container::exec_request;
 use berth_integration::shim::{Kind, Shim};
@@ -177,7 +177,7 @@ fn shim(seen: &mut Lines) {
     process["args"] = json!(["/bin/true"]);
     let mut host = Host { shim, bundle: shape::pod_container(&["/bin/true"]), process, next: 0 };
 
-    footprint::rest();
+    footprint::settle();
     host.rest();
     let first = Footprint::of(host.shim.pid);
     seen.put("shim at rest", "private dirty memory", first.private_dirty / 1024, "kB");
@@ -186,7 +186,7 @@ fn shim(seen: &mut Lines) {
     seen.extend(least("shim run", |operation| host.cost(operation, Host::run)));
     seen.extend(least("shim exec", |operation| host.cost(operation, Host::exec)));
     (0..EXECS).for_each(|_| host.exec());
-    footprint::rest();
+    footprint::settle();
     host.rest();
     let last = Footprint::of(host.shim.pid);
     let operation = format!("shim at rest after {EXECS} execs");

@@ -6,9 +6,9 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::command::run;
-use crate::tools::{find, workspace};
-use crate::wait::LONG;
+use berth_integration::command::run;
+use berth_integration::tools::{find, workspace};
+use berth_integration::wait::LONG;
 
 /// All of it, for the results.
 pub fn describe() -> Value {
@@ -22,7 +22,7 @@ pub fn describe() -> Value {
         "processors": std::thread::available_parallelism().map_or(1, usize::from),
         "memory": first(read("/proc/meminfo"), "MemTotal"),
         "kernel": read("/proc/sys/kernel/osrelease").trim(),
-        "cgroups": if crate::cgroup::unified() { "v2" } else { "v1" },
+        "cgroups": if berth_integration::cgroup::unified() { "v2" } else { "v1" },
         "system": read("/etc/os-release").lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).map(|name| name.trim_matches('"').to_owned()),
         "berth": revision(),
         "containerd": find("CONTAINERD_2").and_then(|path| said(path, 2)),

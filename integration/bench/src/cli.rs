@@ -13,7 +13,7 @@ use super::cpu::nanos;
 use super::node::{Node, SLEEP, TRUE, root_filesystem};
 use super::order::Order;
 use super::{Contestant, Measure, Results};
-use crate::tools::{built, tool};
+use berth_integration::tools::{built, tool};
 
 /// `run` of a bundle.
 pub const RUN: Measure = Measure::time("cli.run", "command line: run");

@@ -13,6 +13,15 @@
 //! Each measure file defines its [`Measure`]s as constants and has a function that puts values into [`Results`] by
 //! [`Results::add`]. Nothing here judges: the targets are in one file, the words of the table in another.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a failed expectation ends the benchmark, and programs are run as a user would run them"
+)]
+
 pub mod bare;
 pub mod bare_process;
 pub mod cli;

@@ -17,9 +17,9 @@ use super::grpc::Channel;
 use super::operation::{self, Prepared};
 use super::tasks_api::{Any, Container, CreateTask, Mount, RuncOptions, RuntimeName, Tasks};
 use super::{Contestant, template};
-use crate::containerd::{Containerd, Form, Runtime, Version};
-use crate::tools::{built, built_dir, find, tool};
-use crate::{cgroup, executable};
+use berth_integration::containerd::{Containerd, Form, Runtime, Version};
+use berth_integration::tools::{built, built_dir, find, tool};
+use berth_integration::{cgroup, executable};
 
 /// containerd's namespace for the containers that are no pods.
 pub const NAMESPACE: &str = "default";
@@ -129,7 +129,7 @@ impl Node {
     /// The pid of the process that serves the pod of container `id`, which is the first of it.
     pub fn shim(&self, id: &str) -> i32 {
         let serves = |line: &str| line.contains("shim") && line.split(' ').any(|word| word == id);
-        let found = crate::procs::mentioning(self.dir()).into_iter().find(|process| serves(&process.line));
+        let found = berth_integration::procs::mentioning(self.dir()).into_iter().find(|process| serves(&process.line));
         found.unwrap_or_else(|| panic!("no shim of {id}")).pid
     }
 

@@ -133,7 +133,7 @@ impl Bare {
 
     /// Waits until the keeper keeps: it is in no state that the outside could mistake for it.
     fn until_kept(&self) -> Result<(), Failure> {
-        let end = Instant::now() + crate::wait::LONG;
+        let end = Instant::now() + berth_integration::wait::LONG;
         loop {
             if let Some(failure) = self.failure() {
                 return Err(failure);

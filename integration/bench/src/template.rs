@@ -6,9 +6,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::containerd::Containerd;
-use crate::pod::{Pod, container_config};
-use crate::shape::{MASKED, READ_ONLY};
+use berth_integration::containerd::Containerd;
+use berth_integration::pod::{Pod, container_config};
+use berth_integration::shape::{MASKED, READ_ONLY};
 
 /// Runs such a pod, takes its container's config.json, and removes the pod.
 pub fn take(lab: &Containerd) -> Value {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::{Contestant, Measure, Results};
-use crate::tools::{built, tool};
+use berth_integration::tools::{built, tool};
 
 /// The shim's program.
 pub const SHIM: Measure = Measure::bytes("size.shim", "size of the shim's program");

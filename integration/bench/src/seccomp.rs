@@ -10,8 +10,8 @@ use oci_spec::runtime::LinuxSeccomp;
 use super::cpu::nanos;
 use super::node::{Node, TRUE};
 use super::{Contestant, Measure, Results};
-use crate::command::feed;
-use crate::wait::LONG;
+use berth_integration::command::feed;
+use berth_integration::wait::LONG;
 
 /// From the profile to the program, first in its process.
 pub const COLD: Measure = Measure::time("seccomp.cold", "default seccomp profile: compiled");

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
-use crate::tools::built;
+use berth_integration::tools::built;
 
 /// `berth-bare`, running. It ends with its standard input.
 pub struct Bare {

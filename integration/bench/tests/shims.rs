@@ -1,8 +1,8 @@
 //! The measures that need no containerd: each contestant gives values, and nothing of it stays.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use berth_integration::bench::order::Order;
-use berth_integration::bench::{Contestant, Measure, Results, direct, footprint};
+use berth_bench::order::Order;
+use berth_bench::{Contestant, Measure, Results, direct, footprint};
 use berth_integration::runtime::is_runc;
 
 /// How much to measure: the environment may ask for more than a test needs (`rounds pods execs`).

@@ -2,17 +2,14 @@
 //!
 //! A pod here is a shim of its own with one container in it. Read from smaps_rollup and status of /proc/PID (proc(5)).
 
-use std::fs;
-use std::thread::sleep;
-use std::time::Duration;
-
 use super::{Contestant, Measure, Results};
-use crate::bundle::Bundle;
-use crate::procs::{self, field};
-use crate::shape;
-use crate::shim::container::exec_request;
-use crate::shim::{CALL, Kind, Shim, Sibling};
-use crate::wait::{LONG, until_true};
+use berth_integration::bundle::Bundle;
+use berth_integration::footprint::{Footprint, settle};
+use berth_integration::procs;
+use berth_integration::shape;
+use berth_integration::shim::container::exec_request;
+use berth_integration::shim::{CALL, Kind, Shim, Sibling};
+use berth_integration::wait::{LONG, until_true};
 use berth_proto::task::{
     DeleteRequest, ExecProcessRequest, KillRequest, ShutdownRequest, StartRequest, TaskClient, WaitRequest,
 };
@@ -38,39 +35,6 @@ pub const PODS: [usize; 4] = [1, 20, 200, 500];
 /// With how many pods nothing else is tried when a shim has several threads: the pids and the memory of a small machine.
 const MANY_THREADS: usize = 200;
 
-/// How long nothing is asked of a shim before it is looked at: berth's gives memory back three seconds after work.
-const REST: Duration = Duration::from_secs(5);
-
-/// What one shim keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Footprint {
-    /// Bytes.
-    pub private_dirty: u64,
-    /// Bytes.
-    pub pss: u64,
-    /// Bytes.
-    pub rss: u64,
-    /// Threads.
-    pub threads: u64,
-}
-
-impl Footprint {
-    /// Of a process that runs.
-    pub fn of(pid: i32) -> Self {
-        let read = |file: &str| {
-            fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_else(|e| panic!("{file} of {pid}: {e}"))
-        };
-        let rollup = read("smaps_rollup");
-        let bytes = |name: &str| field(&rollup, name).unwrap_or_else(|| panic!("no {name} in {rollup}")) * 1024;
-        Self {
-            private_dirty: bytes("Private_Dirty"),
-            pss: bytes("Pss"),
-            rss: bytes("Rss"),
-            threads: field(&read("status"), "Threads").expect("a number of threads"),
-        }
-    }
-}
-
 /// The shims that are looked at, of these contestants.
 fn kinds(contestants: &[Contestant]) -> Vec<(Contestant, Kind)> {
     let all = [(Contestant::Berth, Kind::Berth), (Contestant::Runc, Kind::Runc), (Contestant::Null, Kind::Null)];
@@ -90,7 +54,7 @@ pub fn measure(contestants: &[Contestant], most: usize, results: &mut Results) -
                 continue;
             }
             node.grow(number);
-            rest();
+            settle();
             for pid in node.pids() {
                 let kept = at_rest(kind, pid);
                 let at = number as u64;
@@ -114,7 +78,7 @@ pub fn measure_execs(contestants: &[Contestant], execs: usize, results: &mut Res
         for until in [100, execs] {
             node.exec(done..until);
             done = until;
-            rest();
+            settle();
             let kept = at_rest(kind, node.first.pid);
             let at = until as u64;
             results.add_at(&AFTER_EXECS, who, at, kept.private_dirty);
@@ -123,11 +87,6 @@ pub fn measure_execs(contestants: &[Contestant], execs: usize, results: &mut Res
         }
         node.end();
     }
-}
-
-/// Lets shims come to rest: nothing outside of them tells that they have.
-pub fn rest() {
-    sleep(REST);
 }
 
 /// What a shim keeps when nothing is asked of it: berth's threads that wait for more work have gone.
@@ -221,15 +180,4 @@ async fn one_exec(client: &TaskClient, exec: &ExecProcessRequest, exec_id: Strin
     assert_eq!(client.wait(ctx(), &wait).await.expect("wait").exit_status, 0, "the exec's status");
     let delete = DeleteRequest { id, exec_id, ..Default::default() };
     client.delete(ctx(), &delete).await.expect("delete the exec");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn footprint_has_pages_and_a_thread() {
-        let own = Footprint::of(std::process::id().cast_signed());
-        assert!(own.rss >= own.pss && own.pss > 0 && own.threads > 0, "{own:?}");
-    }
 }

@@ -1,4 +1,4 @@
-//! `make bench`: berth beside its peers and beside the floors, in one run, as `berth_integration::bench` describes.
+//! `make bench`: berth beside its peers and beside the floors, in one run, as `berth_bench` describes.
 //!
 //! ```text
 //! berth-bench [--only GROUP]… [--without GROUP]… [--rounds N] [--out DIR]
@@ -21,8 +21,8 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::thread;
 
-use berth_integration::bench::run::{self, GROUPS, Plan};
-use berth_integration::bench::seccomp;
+use berth_bench::run::{self, GROUPS, Plan};
+use berth_bench::seccomp;
 use berth_integration::slot::Slot;
 use berth_integration::{bundle, procs};
 use nix::sys::signal::{SigSet, Signal};

@@ -16,8 +16,8 @@ use super::cri_api::{
 use super::node::{Node, SLEEP, TRUE};
 use super::order::Order;
 use super::{Contestant, Measure, Results};
-use crate::image;
-use crate::shape::{MASKED, READ_ONLY};
+use berth_integration::image;
+use berth_integration::shape::{MASKED, READ_ONLY};
 
 /// From RunPodSandbox to a container that is Running, by how many are begun at a time.
 pub const POD: Measure = Measure::time("cri.pod", "CRI: pod to Running, at a time");

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use berth_integration::bench::bare_process::Bare;
+use berth_bench::bare_process::Bare;
 use berth_integration::bundle::Bundle;
 use berth_integration::runtime::{Runtime, is_runc};
 use berth_integration::{cgroup, procs, residue, shape, tools};

@@ -6,12 +6,13 @@ use std::time::Instant;
 use berth_proto::task::{DeleteRequest, ExecProcessRequest, StartRequest, TaskClient, WaitRequest};
 use berth_proto::ttrpc::context;
 
+use super::cpu::nanos;
 use super::order::Order;
 use super::{Contestant, Measure, Results};
-use crate::bundle::Bundle;
-use crate::shape;
-use crate::shim::container::exec_request;
-use crate::shim::{CALL, Kind, Shim};
+use berth_integration::bundle::Bundle;
+use berth_integration::shape;
+use berth_integration::shim::container::exec_request;
+use berth_integration::shim::{CALL, Kind, Shim};
 
 /// `start`, the process that finds or makes the server: from its spawn to its end.
 pub const LAUNCH: Measure = Measure::time("direct.launch", "shim alone: the program `start`");
@@ -164,10 +165,6 @@ fn wait_ahead(client: &TaskClient, id: &str, exec: &str) -> tokio::task::JoinHan
     let client = client.clone();
     let request = WaitRequest { id: id.into(), exec_id: exec.into(), ..Default::default() };
     tokio::spawn(async move { client.wait(context::with_duration(CALL), &request).await.expect("wait").exit_status })
-}
-
-fn nanos(took: std::time::Duration) -> u64 {
-    u64::try_from(took.as_nanos()).expect("less than five centuries")
 }
 
 #[cfg(test)]

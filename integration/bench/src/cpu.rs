@@ -7,7 +7,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::cgroup;
+use berth_integration::cgroup;
 
 /// One look at the clocks.
 #[derive(Debug, Clone, Copy)]

@@ -3,8 +3,8 @@
 
 use super::node::{Node, TRUE};
 use super::{Contestant, Measure, Results, operation};
-use crate::cgroup;
-use crate::strace::Joined;
+use berth_integration::cgroup;
+use berth_integration::strace::Joined;
 
 /// System calls of a container's life, of the shim and all its children.
 pub const RUN_CALLS: Measure =

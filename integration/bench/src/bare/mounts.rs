@@ -254,8 +254,8 @@ mod tests {
 
     #[test]
     fn mount_targets_in_the_root_are_made_once() {
-        let scratch = crate::bundle::Scratch::new("mounts");
-        let config = crate::bundle::default_config();
+        let scratch = berth_integration::bundle::Scratch::new("mounts");
+        let config = berth_integration::bundle::default_config();
         let steps = steps(&config, scratch.path(), "none/bare", false).unwrap();
         let nodes = steps.iter().filter(|step| matches!(step, Step::Node { .. })).count();
         assert_eq!(nodes, 6);

@@ -3,13 +3,13 @@
 //!
 //! `run` makes a container of the bundle, waits for its process and takes it away; `exec` runs one more process in a
 //! container that is made at the first of them. One program does either the one or the other. CGROUP is made in every
-//! hierarchy, and gone at the end. What is timed is in `berth_integration::bench::bare`.
+//! hierarchy, and gone at the end. What is timed is in `berth_bench::bare`.
 
 use std::io::{BufRead, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use berth_integration::bench::bare::{Bare, Failure};
+use berth_bench::bare::{Bare, Failure};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();

@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn bare_refuses_unknown_process_fields() {
-        let plain = || crate::bundle::default_config()["process"].clone();
+        let plain = || berth_integration::bundle::default_config()["process"].clone();
         process(&plain(), &Value::Null).unwrap();
         for (field, value) in [("terminal", json!(true)), ("scheduler", json!({})), ("apparmorProfile", json!("x"))] {
             let mut with = plain();

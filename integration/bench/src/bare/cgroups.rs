@@ -33,7 +33,7 @@ impl Hierarchy {
 /// None is mounted.
 pub fn hierarchies() -> Result<Vec<Hierarchy>, Failure> {
     let table = fs::read_to_string("/proc/self/mountinfo")?;
-    let mounts = crate::mounts::parse(&table).into_iter();
+    let mounts = berth_integration::mounts::parse(&table).into_iter();
     let found: Vec<_> = mounts
         .filter(|mount| mount.fs == "cgroup" || mount.fs == "cgroup2")
         .map(|mount| Hierarchy { unified: mount.fs == "cgroup2", root: mount.point.into() })
