@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, open, openat, unlinkat};
 use rustix::io::Errno;
 use serde_json::Value;
 
-use super::recipe::{Failure, c_string, list, text, word};
+use super::json::{Failure, c_string, list, text, word};
 
 /// One hierarchy that the machine has mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,62 +3,18 @@
 //! The process is copied from one without threads, but the rule is the product's: nothing here allocates. Targets are
 //! relative to the new root, which is the working directory; sources are the host's paths, still there until the pivot.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, RawMode, mkdirat, mknodat, symlinkat};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change,
-    mount_remount, unmount,
+    MountFlags, MountPropagationFlags, UnmountFlags, mount_bind_recursive, mount_change, mount_remount, unmount,
 };
 use rustix::thread::{self, Gid, Uid};
 
 use super::recipe::{Process, Recipe, Rlimit};
 use super::sys;
-
-/// One system call on the new root.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// mkdir(2); one that is there is fine.
-    Directory(CString),
-    /// A file system of its own.
-    Mount { source: CString, target: CString, kind: CString, flags: MountFlags, data: Option<CString> },
-    /// A bind mount, with what is mounted below it when `recursive`.
-    Bind { source: CString, target: CString, recursive: bool },
-    /// The attributes of a bind mount.
-    Remount { target: CString, flags: MountFlags },
-    /// The propagation of a mount.
-    Change { target: CString, flags: MountPropagationFlags },
-    /// A character device.
-    Node { path: CString, mode: RawMode, device: u64 },
-    /// A symbolic link.
-    Link { to: CString, path: CString },
-}
-
-impl Step {
-    fn take(&self) -> Result<()> {
-        match self {
-            Self::Directory(path) => match mkdirat(CWD, path.as_c_str(), Mode::from_raw_mode(0o755)) {
-                Err(Errno::EXIST) => Ok(()),
-                made => made,
-            },
-            Self::Mount { source, target, kind, flags, data } => {
-                mount(source.as_c_str(), target.as_c_str(), kind.as_c_str(), *flags, data.as_deref())
-            }
-            Self::Bind { source, target, recursive: true } => {
-                mount_bind_recursive(source.as_c_str(), target.as_c_str())
-            }
-            Self::Bind { source, target, recursive: false } => mount_bind(source.as_c_str(), target.as_c_str()),
-            Self::Remount { target, flags } => mount_remount(target.as_c_str(), MountFlags::BIND | *flags, c""),
-            Self::Change { target, flags } => mount_change(target.as_c_str(), *flags),
-            Self::Node { path, mode, device } => {
-                mknodat(CWD, path.as_c_str(), FileType::CharacterDevice, Mode::from_raw_mode(*mode), *device)
-            }
-            Self::Link { to, path } => symlinkat(to.as_c_str(), CWD, path.as_c_str()),
-        }
-    }
-}
 
 /// Where a child failed, for the words of the error; a step of the root adds its number to [`Place::Root`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,8 +14,10 @@
 
 mod cgroups;
 mod child;
+mod json;
 mod mounts;
 mod recipe;
+mod step;
 mod sys;
 
 use std::fs::File;
@@ -27,7 +29,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use cgroups::{Cgroups, Made};
 use child::{Given, Role};
-pub use recipe::Failure;
+pub use json::Failure;
 use recipe::Recipe;
 use sys::{Mailbox, Namespace};
 

@@ -8,8 +8,8 @@ use rustix::mount::{MountFlags, MountPropagationFlags};
 use serde_json::Value;
 
 use super::cgroups;
-use super::child::Step;
-use super::recipe::{Failure, c_string, list, word};
+use super::json::{Failure, c_string, list, word};
+use super::step::Step;
 
 /// The steps of a config.json whose root is at `rootfs`. Targets in the root itself are made now, once; those in a file
 /// system that is mounted on it are made each time.

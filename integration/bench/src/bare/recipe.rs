@@ -3,7 +3,7 @@
 //! It knows what the configurations of containerd's CRI and of `runc spec` hold, and refuses what it does not know:
 //! a floor that left something out would be no floor.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -13,12 +13,10 @@ use rustix::process::{Resource, Rlimit as Limit};
 use rustix::thread::Gid;
 use serde_json::Value;
 
-use super::child::Step;
+use super::json::{Failure, c_string, known, list, strings, word};
+use super::step::Step;
 use super::sys::{Namespace, Pointers};
 use super::{cgroups, mounts};
-
-/// Why a bundle cannot be used, or a system call that failed.
-pub type Failure = Box<dyn std::error::Error>;
 
 /// A container, decided.
 pub struct Recipe {
@@ -263,46 +261,6 @@ fn mask(set: &Value) -> Result<u64, Failure> {
 /// The highest capability of this kernel.
 fn last_capability() -> Result<u64, Failure> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")?.trim().parse()?)
-}
-
-/// A string of the document.
-pub fn word(value: &Value) -> Option<&str> {
-    value.as_str()
-}
-
-/// The elements of a list; none when there is none.
-pub fn list(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().into_iter().flatten()
-}
-
-/// The strings of a list.
-///
-/// # Errors
-/// One that is no string, or has a NUL in it.
-pub fn strings(value: &Value) -> Result<Vec<CString>, Failure> {
-    list(value).map(|item| c_string(word(item).ok_or_else(|| format!("{item} is no string"))?)).collect()
-}
-
-/// A string for the kernel.
-///
-/// # Errors
-/// A NUL in it.
-pub fn c_string(text: &str) -> Result<CString, Failure> {
-    Ok(CString::new(text)?)
-}
-
-/// The text of a string for the kernel, for messages and comparisons.
-pub fn text(string: &CStr) -> String {
-    string.to_string_lossy().into_owned()
-}
-
-/// Refuses members that are not among those.
-fn known(object: &Value, names: &[&str]) -> Result<(), Failure> {
-    let mut members = object.as_object().into_iter().flatten();
-    match members.find(|(name, _)| !names.contains(&name.as_str())) {
-        Some((name, _)) => Err(format!("config.json: {name}: not known here").into()),
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]
