@@ -1,6 +1,6 @@
 //! The runtime core: config.json in, a container out. No async; both front doors call these verbs.
 //!
-//! The rooms. Each may use those below it, and a test holds the arrows (`tests/arrows.rs`):
+//! The rooms. Each may use those below it, and a test holds the arrows (`tests/arrows/`):
 //!
 //! ```text
 //! ops         the verbs, each named as the OCI operation
@@ -40,9 +40,7 @@ pub use host::{caller, foreign_dir, kernel, mountinfo, open_files, program, time
 pub use id_maps::Ids;
 pub use leaves::{hooks, mount::clone_mapped, rdt, sd_notify, seccomp, streams::Stdio};
 pub use namespace::user as user_namespace;
+pub use oci_state::OCI_VERSION;
 pub use ops::{create, delete, events, exec, features, kill, live_mounts, pause, ps, start, stats, update};
 pub use spawn::sealed;
 pub use spec::{bundle, default_spec, go_json};
-
-/// The version of the runtime specification that this runtime follows.
-pub const OCI_VERSION: &str = "1.3.0";

@@ -2,6 +2,9 @@
 
 use std::{collections::HashMap, path::Path};
 
+/// The version of the runtime specification that this runtime follows.
+pub const OCI_VERSION: &str = "1.3.0";
+
 /// All of the state but the status and the pid, which change.
 #[derive(Clone, Copy)]
 pub struct OciState<'s> {
