@@ -1,4 +1,4 @@
-//! The way to end a process that is being made and has no pidfd yet that anybody else could signal it by.
+//! Ends the start of an exec whose process has no pidfd yet.
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -9,29 +9,29 @@ use berth_runtime::{Context, Error, Kind, Result};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::Notify;
 
-/// Held by whoever makes the process, and by its record.
+/// Shared by the task that starts the process and by the record of the process.
 #[derive(Debug)]
 pub struct Abort {
-    /// Readable from the first signal on.
+    /// Readable once a signal is sent.
     event: OwnedFd,
     signal: OnceLock<i32>,
     sent: Notify,
 }
 
 impl Abort {
-    /// One that was not asked for.
+    /// Makes one without a signal.
     ///
     /// # Errors
-    /// No descriptor is to be had.
+    /// No descriptor is available.
     pub fn new() -> Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("eventfd")?;
         Ok(Self { event, signal: OnceLock::new(), sent: Notify::new() })
     }
 
-    /// Ends the process as `signal` would; the first one counts.
+    /// Ends the start as if by `signal`. Only the first call has an effect.
     pub fn send(&self, signal: i32) {
         if self.signal.set(signal).is_ok() {
-            // It cannot fail: the count is 0.
+            // The write cannot fail: the counter is 0 (eventfd(2)).
             let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
             self.sent.notify_one();
         }
@@ -42,17 +42,17 @@ impl Abort {
         self.signal.get().copied()
     }
 
-    /// Returns when one is sent, or was. For one task.
+    /// Returns once a signal is sent. Only one task may wait.
     pub async fn sent(&self) {
         self.sent.notified().await;
     }
 
-    /// Becomes readable when one is sent.
+    /// A descriptor that is readable once a signal is sent.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
     }
 
-    /// What the start of such a process answers.
+    /// The error of a start that was aborted.
     pub fn error(&self) -> Error {
         Error::new(Kind::FailedPrecondition, "the process was killed before it was started")
     }

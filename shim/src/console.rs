@@ -1,4 +1,4 @@
-//! The terminal of a process, as far as a client changes it. Copying is `io`.
+//! The size of a process's terminal. `io` copies its bytes.
 
 use std::os::fd::OwnedFd;
 
@@ -6,25 +6,25 @@ use berth_runtime::{Context, Error, Result};
 use oci_spec::runtime::{Box, BoxBuilder};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-/// A size in characters.
+/// Makes a terminal size in characters.
 ///
 /// # Errors
-/// One above 65,535.
+/// A dimension is above 65,535.
 pub fn size(width: u32, height: u32) -> Result<Winsize> {
     let size =
         |what: &str, n: u32| u16::try_from(n).map_err(|_| Error::invalid(format!("terminal {what} {n} is too large")));
     Ok(Winsize { ws_col: size("width", width)?, ws_row: size("height", height)?, ws_xpixel: 0, ws_ypixel: 0 })
 }
 
-/// The same in the words of config.json.
+/// The size as `process.consoleSize` of config.json.
 pub fn spec(size: Winsize) -> Option<Box> {
     BoxBuilder::default().width(size.ws_col).height(size.ws_row).build().ok()
 }
 
-/// Gives the terminal behind `master` a size; its foreground process group gets SIGWINCH.
+/// Sets the size of the terminal behind `master`; its foreground process group gets SIGWINCH (tty_ioctl(4)).
 ///
 /// # Errors
-/// Those of the ioctl.
+/// The ioctl failed.
 pub fn resize(master: &OwnedFd, size: Winsize) -> Result<()> {
     tcsetwinsize(master, size).context("resize terminal")
 }

@@ -1,15 +1,15 @@
 //! Work that outlives the call that asked for it. ttrpc drops a handler's future when the client disconnects or its
-//! time is up; a change of state must run to its end all the same, and a retry must find it done.
+//! deadline passes. A change of state must still run to its end, and a repeated call must find it done.
 
 use std::future::Future;
 
 use berth_proto::{failure, ttrpc};
 use tokio::task::JoinHandle;
 
-/// Runs `work` as a task of its own and answers with its result. When the caller's future is dropped, the work goes on.
+/// Runs `work` as a task of its own and returns its result. The work goes on when this future is dropped.
 ///
 /// # Errors
-/// The work's own.
+/// The work's own; UNAVAILABLE if the shim is shutting down.
 pub async fn run<T, F>(work: F) -> ttrpc::Result<T>
 where
     F: Future<Output = ttrpc::Result<T>> + Send + 'static,

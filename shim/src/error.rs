@@ -1,11 +1,11 @@
-//! A runtime error on the wire: its kind as a ttrpc code, and the words in front of it that callers match on.
+//! The errors of the runtime as ttrpc errors: the code for each kind, and the prefixes that callers match on.
 //!
-//! What went wrong is worded where it went wrong (`berth_runtime::Error`); nothing here changes that text.
+//! The code that fails words the error (`berth_runtime::Error`). The text is not changed here.
 
 use berth_proto::{failure, ttrpc};
 use berth_runtime::{Error, Kind};
 
-/// The code a client sees, and that containerd turns into its own error class.
+/// The ttrpc code of a kind. containerd makes its own error class of it.
 pub fn code(kind: Kind) -> ttrpc::Code {
     match kind {
         Kind::InvalidArgument | Kind::Unsupported => ttrpc::Code::INVALID_ARGUMENT,
@@ -16,56 +16,56 @@ pub fn code(kind: Kind) -> ttrpc::Code {
     }
 }
 
-/// Whether a system call failed for want of something that may be there again later: a thread or process, a descriptor,
-/// memory, room on a disk.
+/// Reports whether a system call failed for want of a resource that may be free again later: a thread or process, a
+/// descriptor, memory, disk space.
 pub fn is_shortage(error: &Error) -> bool {
     let wants = [libc::EAGAIN, libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOSPC, libc::EDQUOT];
     error.kind() == Kind::Internal && error.errno().is_some_and(|errno| wants.contains(&errno))
 }
 
-/// The error as an answer to a call.
+/// Turns an error into the answer to a call.
 #[expect(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
 pub fn status(error: Error) -> ttrpc::Error {
     let code = if is_shortage(&error) { ttrpc::Code::RESOURCE_EXHAUSTED } else { code(error.kind()) };
     failure(code, error.to_string())
 }
 
-/// A create that failed. nerdctl, moby and critest look for `OCI runtime create failed: `.
+/// A failed Create. nerdctl, moby and critest look for `OCI runtime create failed: `.
 pub fn create_failed(error: Error) -> Error {
     error.context("OCI runtime create failed: runc create failed")
 }
 
-/// A start of init that failed.
+/// A failed Start of init.
 pub fn start_failed(error: Error) -> Error {
     error.context("OCI runtime start failed")
 }
 
-/// An exec whose process did not come to be. moby tells exit status 126 from 127 by the text behind this.
+/// A failed Start of an exec. moby tells exit status 126 from 127 by the text behind this prefix.
 pub fn exec_failed(error: Error) -> Error {
     error.context("OCI runtime exec failed: exec failed")
 }
 
-/// No such container.
+/// The container does not exist.
 pub fn no_container(id: &str) -> Error {
     Error::new(Kind::NotFound, format!("container {id:?} does not exist"))
 }
 
-/// No such exec in the container.
+/// The exec does not exist in the container.
 pub fn no_process(id: &str, exec: &str) -> Error {
     Error::new(Kind::NotFound, format!("process {exec:?} does not exist in container {id:?}"))
 }
 
-/// The process is gone already; `kill` counts on NOT_FOUND.
+/// The process has exited. containerd relies on NOT_FOUND from Kill.
 pub fn finished() -> Error {
     Error::new(Kind::NotFound, "process already finished")
 }
 
-/// The shim is shutting down, so the work was cut off.
+/// The shim is shutting down and drops the work.
 pub fn shutting_down() -> Error {
     Error::new(Kind::Internal, "the shim is shutting down")
 }
 
-/// The container or process is in a state that does not allow `what`.
+/// The phase of the container or process does not allow the call.
 pub fn precondition(what: impl Into<String>) -> Error {
     Error::new(Kind::FailedPrecondition, what.into())
 }

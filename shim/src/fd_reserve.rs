@@ -1,7 +1,7 @@
-//! Descriptors that are kept to be given up: for the signals, the ends and the connections that must be possible when the
-//! process has no other descriptor left.
+//! Spare descriptors. The shim closes them when it has no other descriptor left and must still signal a process, end a
+//! container or accept a connection.
 //!
-//! They are made first, so that their numbers are low: a limit that is lowered later still has them in it.
+//! They are opened first, so their numbers are low and stay below a limit that is lowered later (prlimit(1)).
 
 use std::{
     os::fd::OwnedFd,
@@ -13,10 +13,10 @@ use rustix::{
     stdio::stdin,
 };
 
-/// How many are kept: what the deepest of the urgent verbs has open at once (a pidfd, a directory of the state, of a
-/// cgroup and of one below it, a file in that), and one for a connection meanwhile.
+/// How many are kept. The deepest urgent operation has this many open (a pidfd; the directories of the state, of the
+/// cgroup and of a nested one; a file in that), and a connection may need one meanwhile.
 const SPARE_FDS: usize = 6;
-/// With fewer than this left, descriptors are scarce.
+/// Descriptors are scarce when fewer than this many are left.
 const LOW_WATER: u64 = 16;
 
 static RESERVE: Mutex<Reserve> = Mutex::new(Reserve { spare: Vec::new(), wanted: 0 });
@@ -27,14 +27,14 @@ struct Reserve {
     wanted: usize,
 }
 
-/// Keeps a reserve from now on. Before that, and in a process that does not call this, there is none.
+/// Opens the reserve. Without this call there is none.
 pub fn fill() {
     let mut reserve = lock();
     reserve.wanted = SPARE_FDS;
     reserve.refill();
 }
 
-/// Does `work`; where descriptors are scarce, with those of the reserve, which are taken back afterwards.
+/// Runs `work`. If descriptors are scarce, the reserve is closed for `work` and opened again afterwards.
 pub fn with_spare_fds<T>(work: impl FnOnce() -> T) -> T {
     let released = {
         let mut reserve = lock();
@@ -53,7 +53,7 @@ pub fn with_spare_fds<T>(work: impl FnOnce() -> T) -> T {
     done
 }
 
-/// Gives up one descriptor, for a connection that could not be made without; whether there was one.
+/// Closes one spare descriptor for a connection that needs it. Returns false if none was left.
 pub fn release_one() -> bool {
     lock().spare.pop().is_some()
 }
@@ -70,7 +70,7 @@ impl Reserve {
 
 fn is_scarce() -> bool {
     let Some(limit) = getrlimit(Resource::Nofile).current else { return false };
-    // How many are open (Linux 6.2); a look that costs no descriptor.
+    // The size of the directory is the number of open descriptors (Linux 6.2). The call needs no descriptor.
     let open = rustix::fs::stat("/proc/self/fd").map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
     if open > 0 {
         return open + LOW_WATER > limit;
@@ -79,7 +79,7 @@ fn is_scarce() -> bool {
     tried.iter().any(Result::is_err)
 }
 
-/// One more of what is open anyway; it costs nothing but its number.
+/// Duplicates descriptor 0, which costs a number and no kernel object.
 fn dup_stdin() -> rustix::io::Result<OwnedFd> {
     rustix::io::fcntl_dupfd_cloexec(stdin(), 0)
 }

@@ -1,7 +1,7 @@
-//! Tells containerd when the kernel has killed for want of memory.
+//! Publishes an event when the kernel has killed a process of a container for want of memory.
 //!
-//! One watch per container, asked at two times: when the kernel says that something happened, and before an exit is
-//! announced, so that the kill is told before the death. Counting is the runtime's; each kill is told once.
+//! Each container has one watch. It is read when the kernel signals a change and again before an exit is published, so
+//! that the OOM event comes before the exit. The runtime counts the kills; each is published once.
 
 use std::{
     os::fd::AsFd,
@@ -14,7 +14,7 @@ use tokio::{io::Interest, task::AbortHandle};
 
 use crate::{publish::Publisher, watch};
 
-/// The watch of one container; dropping it ends it.
+/// The OOM watch of one container. Dropping it ends the watch.
 #[derive(Debug)]
 pub struct Oom {
     source: Arc<OomSource>,
@@ -29,7 +29,7 @@ struct OomSource {
 }
 
 impl Oom {
-    /// Watches the container `id`. `None` (and a line in the log) if its descriptor cannot be polled.
+    /// Watches the container `id`. Returns `None`, with a line in the log, if the descriptor cannot be watched.
     pub fn watch(id: &str, watch: OomWatch, publisher: &Publisher) -> Option<Self> {
         let polled = watch.as_fd().try_clone_to_owned().and_then(|fd| watch::watch(fd, Interest::READABLE));
         let polled = polled.map_err(|e| log::warn!("container {id}: OOM events: {e}")).ok()?;
@@ -46,12 +46,13 @@ impl Oom {
         Some(Self { source, task: task.abort_handle() })
     }
 
-    /// Tells of kills that were not told of yet. Never blocks.
+    /// Publishes the kills that are not published yet. Never blocks.
     pub fn report(&self) {
         self.source.report();
     }
 
-    /// The same at the end of a container whose init was killed: its cgroup may have gone with the count in it.
+    /// As [`report`](Self::report), after the exit of an init that SIGKILL killed: the count may have gone with the
+    /// cgroup.
     pub fn report_at_end(&self) {
         self.source.report();
         if self.source.watch().lost() > 0 {

@@ -1,37 +1,37 @@
-//! The memory of the server: how it is kept, and given back after work. One of the few files with `unsafe`.
+//! The memory of the server, and its return to the kernel when the server is idle. `unsafe` is allowed here.
 //!
-//! A pod is at rest nearly always, and a node has hundreds. What work needed (a config.json and its spec, the buffers of
-//! a request, the frames of a deep call) is free afterwards, but the C library and the kernel keep it for the process.
-//! [`IdleTrim`] hands it back a moment after the work.
+//! A pod is idle nearly always, and a node has hundreds of pods. The memory of an operation (a config.json and its
+//! spec, the buffers of a request, the frames of a deep call) is free afterwards, but the C library keeps it.
+//! [`IdleTrim`] returns it to the kernel a moment after the work.
 #![allow(unsafe_code)]
 
 use std::{convert::Infallible, time::Duration};
 
 use tokio::sync::Notify;
 
-/// How long after the first work memory is given back: longer than the pool keeps its threads. Under a steady load that
-/// is once in this time, and takes some dozen µs; after a large burst it has taken 2 ms.
+/// How long after the first work memory is returned. It is longer than the pool keeps its threads. Under a steady load
+/// the trim runs once in this time and takes some dozen µs; after a large burst it has taken 2 ms.
 const IDLE_DELAY: Duration = Duration::from_secs(3);
-/// How much of a stack below the caller is looked at, in bytes: more than any call here has needed, less than the
-/// stack of a thread (2 MiB) and than the gap below the stack of the first one.
+/// How many bytes of stack below the caller are returned: more than any call here has needed, less than the stack of a
+/// thread (2 MiB) and than the gap below the main thread's stack.
 const STACK_BYTES: usize = 256 << 10;
 
-/// A page, in bytes. Where pages are larger madvise(2) refuses most ranges, and the stack stays as it is.
+/// The size of a page in bytes. With larger pages madvise(2) refuses most ranges, and the stack keeps its pages.
 const PAGE: usize = 4096;
 
-/// Gives memory back some time after work, and with it what the runtime keeps for its next operation.
+/// Returns memory to the kernel some time after work, and drops the connections that the runtime caches.
 #[derive(Debug, Default)]
 pub struct IdleTrim {
     used: Notify,
 }
 
 impl IdleTrim {
-    /// There was work that used memory. Never blocks; may be called from any thread.
+    /// Reports work that used memory. Never blocks. Any thread may call it.
     pub fn poke(&self) {
         self.used.notify_one();
     }
 
-    /// Gives memory back whenever there was work; never returns. The stack that is meant is the awaiting thread's.
+    /// Returns memory after each period of work; never returns. The stack is that of the awaiting thread.
     pub async fn run(&self) -> Infallible {
         loop {
             self.used.notified().await;
@@ -43,30 +43,31 @@ impl IdleTrim {
     }
 }
 
-/// Keeps the heap in one arena. Threads of the blocking pool come and go; an arena for each would keep its pages.
+/// Limits glibc's heap to one arena. Threads of the pool come and go, and an arena for each would keep its pages.
 pub fn limit_arenas() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: mallopt(3) sets a number inside the allocator; called before there are other threads.
+    // SAFETY: mallopt(3) sets a number inside the allocator. No other thread exists yet.
     let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
-/// Returns the free pages of the heap to the kernel, those between pages in use too.
+/// Returns the free pages of the heap to the kernel, also those between pages in use (malloc_trim(3)).
 fn trim_heap() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: malloc_trim(3) takes the allocator's own locks and touches only what is free.
+    // SAFETY: malloc_trim(3) takes the allocator's own locks and touches free memory alone.
     let _ = unsafe { libc::malloc_trim(0) };
 }
 
-/// Returns the pages of this thread's stack below the caller's frame to the kernel: earlier calls left them.
+/// Returns the pages of this thread's stack below the caller's frame to the kernel. Earlier, deeper calls have left
+/// them.
 #[inline(never)]
 pub fn trim_stack() {
     let frame = 0_u8;
-    // a page or more stays for the frames of the call below
+    // At least one page stays for the frames of the call below.
     let end = ((&raw const frame).addr() & !(PAGE - 1)).saturating_sub(PAGE);
     let start = std::ptr::without_provenance_mut(end.saturating_sub(STACK_BYTES));
-    // SAFETY: what is below the stack pointer is nobody's; a later call finds it zeroed. The range holds nothing else:
-    // a thread's stack is larger and the caller is near its top; below the first thread's the kernel keeps a gap of
-    // 1 MiB free of mappings (stack_guard_gap), and what is not mapped is passed over (ENOMEM, madvise(2)).
+    // SAFETY: no value lives below the stack pointer, and a later call finds zeroed pages there. The range holds
+    // nothing else: a thread's stack is larger than it and the caller is near the top; below the main thread's stack
+    // the kernel keeps 1 MiB free of mappings (stack_guard_gap); madvise(2) passes over unmapped pages (ENOMEM).
     let _ = unsafe { libc::madvise(start, STACK_BYTES, libc::MADV_DONTNEED) };
 }
 
@@ -81,7 +82,7 @@ mod tests {
         if rounds == 0 { 0 } else { deep(rounds - 1) + u64::from(block.iter().fold(0, |a: u8, b| a | b)) }
     }
 
-    /// Resident kB of the mapping that holds this thread's stack.
+    /// The resident kB of the mapping that holds this thread's stack.
     fn resident() -> u64 {
         let here = 0_u8;
         let here = (&raw const here).addr();

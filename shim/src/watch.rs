@@ -1,5 +1,5 @@
-//! Descriptors on tokio's event loop. One of the few files with `unsafe`: tokio 1.54 asks whoever registers a
-//! descriptor to promise that it stays the same one, which the standard library's owning and borrowing types do.
+//! Descriptors on tokio's event loop. `unsafe` is allowed here: tokio 1.54 asks the caller to promise that a descriptor
+//! stays the same one while it is registered. The standard library's owning and borrowing types keep that promise.
 #![allow(unsafe_code)]
 
 use std::{
@@ -9,7 +9,7 @@ use std::{
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// A descriptor that stays open, and the same, for as long as the value lives.
+/// A descriptor that stays open and unchanged for as long as the value lives.
 pub trait Stable: AsRawFd + sealed::Sealed {}
 impl Stable for OwnedFd {}
 impl Stable for BorrowedFd<'_> {}
@@ -20,10 +20,10 @@ mod sealed {
     impl Sealed for super::BorrowedFd<'_> {}
 }
 
-/// Watches a descriptor, inside the runtime.
+/// Registers a descriptor with the event loop. Must be called inside the tokio runtime.
 ///
 /// # Errors
-/// It cannot be watched (a regular file), or is watched already.
+/// The descriptor cannot be watched (a regular file), or is watched already.
 pub fn watch<T: Stable>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     // SAFETY: a `Stable` type keeps its descriptor open and its number unchanged while it lives (I/O safety, RFC 3128),
     // and the AsyncFd lives no longer than the value that it owns.

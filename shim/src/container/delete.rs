@@ -1,4 +1,4 @@
-//! Delete: of an exec (it is forgotten) and of a container (nothing of it is left).
+//! Delete of an exec, and of a container.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use tokio::time::timeout;
 use super::{Container, ignore_not_found, state::Phase};
 use crate::{mount, process::Process, reap::Exit};
 
-/// How long output may still come from a process that is gone, when one of its children holds the pipe. containerd
-/// gives an event ten seconds in all, and does nothing else meanwhile.
+/// How long Delete waits for output of an exited process when its children still hold the pipe. containerd handles an
+/// exit event within ten seconds, one event at a time.
 const OUTPUT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a killed process may take to be collected.
+/// How long a killed process may take to be reaped.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A container that is deleted, and the streams of its execs, which are still open.
+/// A deleted container, and its execs, whose streams are still open.
 #[derive(Debug)]
 pub struct Deleted {
     response: DeleteResponse,
@@ -33,7 +33,7 @@ impl Deleted {
 }
 
 impl Container {
-    /// Deletes an exec: its record, its streams.
+    /// Deletes an exec: its record and its streams. An exec that is being started is killed first.
     ///
     /// # Errors
     /// The exec does not exist or still runs.
@@ -52,13 +52,14 @@ impl Container {
     /// Deletes the container: its processes, cgroup, mounts and record.
     ///
     /// # Errors
-    /// The container runs or is deleted already; or a part of it cannot be removed, and then the call can be repeated.
+    /// The container runs or is deleted already. Or a part of it cannot be removed; the call can then be repeated.
     pub async fn delete(&self) -> Result<Deleted> {
-        // What is still being created may wait for a client for long: the answer is known without waiting.
+        // A container in its Create may wait for a client for long. It is refused without waiting for the operation
+        // lock.
         self.state().status()?;
         let _op = self.op_lock.write().await;
         self.state().deletable()?;
-        // containerd 1.6 hangs up as soon as this is answered; the kill that led here must have its answer before.
+        // containerd 1.6 disconnects once Delete is answered, so the Kill that came before must get its answer first.
         drop(self.kills_in_flight.write().await);
         self.kill_unstarted().await?;
         let io = self.state().init.io.clone();
@@ -82,7 +83,7 @@ impl Container {
         Ok(Deleted { response, execs })
     }
 
-    /// Kills an init that was never started, and waits for the end to be announced.
+    /// Kills an init that was never started, and waits until its exit is published.
     async fn kill_unstarted(&self) -> Result<()> {
         let waiter = {
             let state = self.state();
@@ -101,7 +102,7 @@ impl Container {
         }
     }
 
-    /// Removes the container's record and cgroup, then the mounts. Each step that is done is noted, so that a repeated
+    /// Removes the runtime's record and the cgroup, then the mounts. Each finished step is recorded, so that a repeated
     /// call goes on where this one failed.
     async fn remove(&self) -> Result<()> {
         self.context.pool.idle_trim.poke();
@@ -110,7 +111,8 @@ impl Container {
             (state.handle.clone(), state.mounted)
         };
         if let Some(handle) = handle {
-            // Hooks are programs: without a thread for them a loop would stand still, and they could not be run.
+            // Hooks are programs. Without a thread, hooks would run on the event loop and stop it, so this work may be
+            // refused.
             let hooked = !handle.state().hooks.poststop.is_empty();
             let spawning = self.context.pool.children.begin_spawn();
             let delete = move || ignore_not_found(berth_runtime::delete::delete((*handle).clone(), false));

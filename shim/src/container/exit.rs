@@ -1,5 +1,4 @@
-//! What happens when a process of the container ends. One small task watches each process; what it does when its
-//! process is gone can be repeated by whoever finds the record halfway.
+//! Acts on the exit of a process. One small task watches each process.
 
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -15,7 +14,7 @@ use crate::{
     sys,
 };
 
-/// The exit status of a process that SIGKILL ended.
+/// The exit status of a process that SIGKILL killed.
 const KILLED: u32 = 128 + libc::SIGKILL.unsigned_abs();
 
 impl Container {
@@ -40,7 +39,7 @@ impl Container {
         });
     }
 
-    /// Kills and collects a process that exists but whose stdio could not be set up. Nobody hears of it.
+    /// Kills and reaps a process whose stdio could not be attached. No event is published for it.
     pub(super) fn kill_and_reap(self: &Arc<Self>, pidfd: Arc<OwnedFd>, pid: i32) {
         let container = self.clone();
         tokio::spawn(async move {
@@ -50,11 +49,11 @@ impl Container {
         });
     }
 
-    /// Between init's end and its announcement: what is left of the container is killed, OOM kills are told. This is
-    /// not bounded by the pool's limit on changes: it must not wait for what waits for it.
+    /// Runs between the exit of init and its event: kills the rest of the container and publishes OOM kills. It takes
+    /// no slot of the pool, since a change that holds a slot may wait for this exit.
     async fn after_init_exit(&self, exit: Exit) {
         let frozen = self.state().init_exited(exit);
-        // The kernel kills a pid namespace with its init, so mostly there is nothing to do.
+        // The kernel kills a pid namespace with its init (pid_namespaces(7)), so mostly nothing is left to kill.
         if let Ok(handle) = self.handle()
             && (frozen || !handle.private_pid_namespace())
         {
@@ -73,8 +72,8 @@ impl Container {
         let _ = self.transition(|state| Ok(state.init_cleaned_up()));
     }
 
-    /// Kills the execs by their pidfds: init's end is announced after theirs, and the cgroup does not have one that somebody
-    /// has moved out of it.
+    /// Kills the execs through their pidfds. The exit of init is published after theirs, and an exec that was moved out
+    /// of the cgroup is not killed with the cgroup.
     fn kill_execs(&self) {
         let pidfds: Vec<_> = self.state().exec_pidfds().collect();
         for pidfd in pidfds {
@@ -85,7 +84,7 @@ impl Container {
         }
     }
 
-    /// Tells of OOM kills that nobody was told of yet: they come before the exit they caused.
+    /// Publishes OOM kills that are not published yet: they come before the exit that they caused.
     fn report_oom(&self) {
         if let Some(oom) = &*self.oom() {
             oom.report();
@@ -99,11 +98,11 @@ impl Container {
 
 fn kill_rest(handle: &berth_runtime::state::Container, frozen: bool) -> Result<()> {
     if frozen {
-        // On v1 a frozen process cannot even die.
+        // On cgroup v1 a frozen process cannot even die.
         ignore_not_found(handle.cgroup().thaw()).unwrap_or_else(|e| log::warn!("thaw {}: {e}", handle.id()));
     }
     if !handle.private_pid_namespace() {
-        // Nothing else ends the others.
+        // Without a pid namespace nothing else ends the other processes.
         ignore_not_found(berth_runtime::kill::kill_all(handle, libc::SIGKILL))?;
     }
     Ok(())

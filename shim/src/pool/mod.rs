@@ -1,9 +1,8 @@
-//! Where the runtime's blocking verbs run: in threads that are made for them.
+//! Threads for the blocking operations of the runtime.
 //!
-//! Two kinds of work. What *changes* something can be refused for want of a thread. What is *urgent* (a signal, the end of
-//! a container, a look at its processes) never is: without a thread it runs on the loop, where it holds up the other
-//! calls for as long as it takes, and without descriptors it gets those of the [`fd_reserve`]. State, Wait and Stats need
-//! neither.
+//! There are two kinds of work. A *change* is refused when no thread is available. *Urgent* work (a signal, the end of
+//! a container, Pids) is never refused: without a thread it runs on the event loop, where other calls wait for it, and
+//! without a free descriptor it uses those of the [`fd_reserve`]. State, Wait and Stats use no pool.
 
 mod workers;
 
@@ -23,22 +22,23 @@ use crate::{
     trim::IdleTrim,
 };
 
-/// How many changes run at once, over all containers of the shim: more at a time do not make any of them faster.
+/// How many changes run at once, over all containers of the shim. More at a time would make none of them faster.
 const MAX_CHANGES: usize = 16;
-/// How long a change waits for the others, which may hang (a dead network filesystem, a stuck hook). Then it runs beside
-/// them.
+/// How long a change waits for a slot. The others may hang (a dead network filesystem, a stuck hook), so it then runs
+/// without one.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How many threads there may be. A container gets no more than a few of them (`container::start`).
 const MAX_THREADS: usize = 256;
 
-/// The pool, and the ledger of the children that work on it makes.
+/// The pool, and the table of the children that its work makes.
 #[derive(Debug)]
 pub struct Pool {
     changes: Semaphore,
     workers: Workers,
     /// The shim's children.
     pub children: Arc<Children>,
-    /// Told of every change. Reads use little, and containerd asks for the metrics of all containers every second.
+    /// Learns of every change. Reads do not count: they use little memory, and containerd reads all metrics every
+    /// second.
     pub idle_trim: IdleTrim,
 }
 
@@ -54,10 +54,10 @@ impl Default for Pool {
 }
 
 impl Pool {
-    /// Runs work that changes something and may make processes, which is why it is done in a spawning.
+    /// Runs a change on a thread. The guard shows that the work may make processes.
     ///
     /// # Errors
-    /// Those of the work; EAGAIN when no thread is to be had; or the shim is ending.
+    /// The work's own; EAGAIN if no thread is available; or the shim is shutting down.
     pub async fn run<T: Send + 'static>(
         &self,
         _flight: &SpawnGuard,
@@ -73,10 +73,10 @@ impl Pool {
         result.await.map_err(|_| shutting_down())?
     }
 
-    /// Runs work that must be done whatever is short, and that waits behind no change.
+    /// Runs urgent work at once, on a thread or else on the event loop.
     ///
     /// # Errors
-    /// Those of the work; or the shim is ending.
+    /// The work's own; or the shim is shutting down.
     pub async fn run_urgent<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         let (job, result) = job(|| fd_reserve::with_spare_fds(work));
         if let Err((job, e)) = self.workers.submit(job) {
@@ -87,11 +87,11 @@ impl Pool {
     }
 }
 
-/// Work, and where its result will be.
+/// Makes a job of `work`, and the channel that its result arrives on.
 fn job<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> (Job, oneshot::Receiver<T>) {
     let (result, receiver) = oneshot::channel();
     let job = move || {
-        // Whoever asked may have gone.
+        // The receiver may be gone.
         let _ = result.send(work());
     };
     (Box::new(job), receiver)

@@ -1,7 +1,7 @@
-//! Threads that come with the work and go a moment after it. None is there at rest.
+//! Threads that are made for a job and end a moment after it. An idle shim has none.
 //!
-//! A thread that cannot be made is an answer here, and what was to run in it is given back. tokio's own pool panics then,
-//! which ends the process and with it every container's shim.
+//! A thread that cannot be made is an error here, and the job is given back. tokio's blocking pool panics instead, and
+//! a panic ends the shim.
 
 use std::{
     collections::VecDeque,
@@ -15,10 +15,10 @@ use crate::trim;
 /// How long an idle thread stays.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
-/// Something to run.
+/// Work for a thread.
 pub type Job = Box<dyn FnOnce() + Send>;
 
-/// The threads, and what waits for them.
+/// The threads, and the jobs that wait for them.
 #[derive(Debug)]
 pub struct Workers {
     shared: Arc<Shared>,
@@ -33,7 +33,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    /// Each of them has one of the idle threads to itself.
+    /// Jobs that an idle thread is about to take. There is one idle thread for each.
     jobs: VecDeque<Job>,
     threads: usize,
     idle: usize,
@@ -46,15 +46,15 @@ impl std::fmt::Debug for Queue {
 }
 
 impl Workers {
-    /// None yet; never more than `max_threads`.
+    /// Makes no thread yet, and never more than `max_threads`.
     pub fn new(max_threads: usize) -> Self {
         Self { shared: Arc::default(), max_threads }
     }
 
-    /// Runs `job` in a thread of its own, at once.
+    /// Runs `job` on a thread at once.
     ///
     /// # Errors
-    /// No thread is to be had: the job, which has not begun, and why.
+    /// No thread is available. The job, which has not begun, is given back with the reason.
     pub fn submit(&self, job: Job) -> Result<(), (Job, io::Error)> {
         let mut queue = self.shared.lock();
         let idle = queue.idle > queue.jobs.len();
@@ -67,7 +67,7 @@ impl Workers {
             self.shared.filled.notify_one();
             return Ok(());
         }
-        // Under the lock, so that the job is still the last one if there is no thread for it.
+        // The lock is held, so that the job is still the last in the queue if the thread cannot be made.
         let shared = self.shared.clone();
         match std::thread::Builder::new().spawn(move || shared.work()) {
             Ok(_) => {
@@ -102,7 +102,7 @@ impl Shared {
             }
         }
         drop(queue);
-        // The C library holds the last one's stack until the next one ends.
+        // glibc keeps the stack of the last thread until the next one ends.
         trim::trim_stack();
     }
 
@@ -161,7 +161,7 @@ mod tests {
         for _ in 0..50 {
             let done = done.clone();
             let mut job: Job = Box::new(move || done.send(std::thread::current().id()).unwrap());
-            // Between the answer and the next look at the queue the thread is not idle yet.
+            // A thread becomes idle a moment after it has sent the answer.
             while let Err((unbegun, _)) = workers.submit(job) {
                 job = unbegun;
                 std::thread::yield_now();

@@ -1,9 +1,10 @@
-//! Who exited, and with what.
+//! The exit statuses of the shim's children.
 //!
-//! Every process of the shim's own making has a pidfd; its exit is seen on that and collected by it, so no status can be
-//! taken for another's. The shim is a subreaper, too, and gets children it never made: processes of a container without
-//! a pid namespace whose parent died. [`Children::sweep`] collects those and nothing else: it peeks, and a child that is
-//! known, or that a verb may just be making, is left alone.
+//! Each process that the shim makes has a pidfd. Its exit is seen on the pidfd, and waitid(2) reaps it through the
+//! pidfd, so one child's status is never taken for another's. The shim is a subreaper as well (PR_SET_CHILD_SUBREAPER)
+//! and inherits children that it did not make: processes of a container without a pid namespace whose parent has died.
+//! [`Children::sweep`] reaps those alone. It looks at an exited child first (WNOWAIT), and leaves a child that is
+//! registered, or that work in flight may be making.
 
 use std::{
     collections::BTreeSet,
@@ -18,24 +19,24 @@ use tokio::io::Interest;
 
 use crate::{sys, watch::watch};
 
-/// Exit status when the real one cannot be known, as containerd has it.
+/// The exit status when the real one is unknown, as in containerd's client (UnknownExitStatus).
 const UNKNOWN: u32 = 255;
-/// How often a process is looked at that cannot be watched.
+/// How often a process is polled whose pidfd cannot be watched.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How a process ended. Set once; Wait, State, Delete and the exit event all say the same.
+/// How a process ended. It is set once, so Wait, State, Delete and the exit event agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit {
-    /// The exit status, or 128 + the signal.
+    /// The exit status, or 128 + the signal number.
     pub status: u32,
-    /// Seconds since 1970.
+    /// Seconds since 1970-01-01T00:00:00Z.
     pub seconds: i64,
     /// Nanoseconds of that second.
     pub nanoseconds: i32,
 }
 
 impl Exit {
-    /// `status`, now.
+    /// An exit with `status` at the current time.
     pub fn now(status: u32) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
@@ -45,18 +46,18 @@ impl Exit {
         }
     }
 
-    /// A process that `signal` ended, now.
+    /// An exit by `signal` at the current time.
     pub fn killed(signal: i32) -> Self {
         Self::now(128 + signal.unsigned_abs())
     }
 
-    /// A process that never ran, or whose status was lost.
+    /// The exit of a process that never ran, or whose status was lost.
     pub fn unknown() -> Self {
         Self::now(UNKNOWN)
     }
 }
 
-/// Waits for the child behind `pidfd` and collects it.
+/// Waits for the exit of the child behind `pidfd` and reaps it. A failed wait is logged and gives [`Exit::unknown`].
 pub async fn wait_exit(pidfd: &OwnedFd) -> Exit {
     match wait(pidfd).await {
         Ok(exit) => exit,
@@ -70,7 +71,7 @@ pub async fn wait_exit(pidfd: &OwnedFd) -> Exit {
 async fn wait(pidfd: &OwnedFd) -> Result<Exit> {
     let watch = match watch(pidfd.as_fd(), Interest::READABLE) {
         Ok(watch) => watch,
-        // Out of memory, or of what epoll(7) may watch: no reason to take a process for ended.
+        // ENOMEM, or ENOSPC from epoll_ctl(2). The process must not be taken for exited.
         Err(e) => {
             log::warn!("watch a process: {e}: it is looked at every {} ms", POLL_INTERVAL.as_millis());
             loop {
@@ -90,7 +91,7 @@ async fn wait(pidfd: &OwnedFd) -> Result<Exit> {
     }
 }
 
-/// Collects the child if it has exited.
+/// Reaps the child if it has exited.
 fn collect(pidfd: &OwnedFd) -> Result<Option<Exit>> {
     let status =
         waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG).context("waitid")?;
@@ -104,7 +105,7 @@ fn collect(pidfd: &OwnedFd) -> Result<Option<Exit>> {
     }))
 }
 
-/// The children of the shim: those with an owner, and the moments in which one may be born.
+/// The children of the shim: those that have an owner, and the spawns in flight.
 #[derive(Debug, Default)]
 pub struct Children {
     table: Mutex<ReapTable>,
@@ -113,17 +114,17 @@ pub struct Children {
 #[derive(Debug, Default)]
 struct ReapTable {
     known: BTreeSet<i32>,
-    /// Numbers the in_flight.
+    /// The number of the next spawn.
     next: u64,
     in_flight: BTreeSet<u64>,
-    /// An exited child nobody knows, and the number of the first spawning that cannot be its maker.
+    /// An exited child that no owner has registered, and the first spawn that began after it had exited.
     unclaimed: Option<(i32, u64)>,
-    /// A sweep stopped early; the next change goes on with it.
+    /// A sweep stopped at a child that may have an owner. The next change of the table repeats it.
     sweep_pending: bool,
 }
 
-/// A stretch of work that may make children the table does not know yet. Whoever holds it registers them, or has
-/// collected them, before dropping it.
+/// Work that may make children that are not registered yet. Its holder registers or reaps them before it drops the
+/// guard.
 #[derive(Debug)]
 pub struct SpawnGuard {
     children: Arc<Children>,
@@ -131,7 +132,7 @@ pub struct SpawnGuard {
 }
 
 impl Children {
-    /// Begins a stretch of work that may make children.
+    /// Begins work that may make children.
     pub fn begin_spawn(self: &Arc<Self>) -> SpawnGuard {
         let mut table = self.table();
         let number = table.next;
@@ -140,19 +141,19 @@ impl Children {
         SpawnGuard { children: self.clone(), number }
     }
 
-    /// The child has an owner, who will wait for it by pidfd.
+    /// Registers a child whose owner will reap it through its pidfd.
     pub fn register(&self, _flight: &SpawnGuard, pid: i32) {
         self.table().known.insert(pid);
     }
 
-    /// The owner has waited for it.
+    /// Removes a child that its owner has reaped.
     pub fn unregister(&self, pid: i32) {
         let mut table = self.table();
         table.known.remove(&pid);
         table.resume();
     }
 
-    /// Collects exited children without an owner. Never blocks; to be called on SIGCHLD.
+    /// Reaps exited children without an owner. Never blocks. The server calls it on SIGCHLD.
     pub fn sweep(&self) {
         self.table().sweep();
     }
@@ -183,15 +184,15 @@ impl ReapTable {
             match sys::exited_child() {
                 Ok(None) => return self.unclaimed = None,
                 Ok(Some(pid)) if self.is_orphan(pid) => sys::discard_child(pid),
-                // Its owner collects it, or its maker is about to say whose it is.
+                // The owner will reap this child, or a spawn in flight is about to register it.
                 Ok(Some(_)) => return self.sweep_pending = true,
                 Err(e) => return log::error!("look for orphans: {e}"),
             }
         }
     }
 
-    /// Whether the exited child `pid` belongs to nobody. The kernel shows the same child again and again, so a sweep
-    /// comes back to it; by then every spawning that could have made it has landed.
+    /// Reports whether the exited child `pid` has no owner. waitid(2) with WNOWAIT returns the same child each time, so
+    /// the sweep comes back to it, and by then all spawns that could have made it have ended.
     fn is_orphan(&mut self, pid: i32) -> bool {
         if self.known.contains(&pid) {
             return false;
