@@ -1,5 +1,5 @@
-//! The bundle directory as the shim's own actions use it: the group that config.json names, and the small files left
-//! for containerd and for a later `delete`. What config.json means is the runtime's business.
+//! The bundle directory as the shim itself uses it: the group that config.json names, and the small files for
+//! containerd and for a later `delete`. The runtime reads the rest of config.json.
 
 use std::{
     io::ErrorKind,
@@ -9,11 +9,11 @@ use std::{
 use berth_runtime::{Context, Error, Result, foreign_dir};
 use serde::Deserialize;
 
-/// The socket's address, for containerd 1.6 and 1.7, which read it when they restart, and for `delete`.
+/// The file with the socket's address. containerd 1.6 and 1.7 read it after a restart, `delete` always.
 const ADDRESS: &str = "address";
 
-/// The parts of config.json that decide which server a container belongs to. The rest of the file is skipped over, not
-/// built: this runs once per container before anything else.
+/// The parts of config.json that select the server. The parser skips the rest without building it, since this runs for
+/// each container before anything else.
 #[derive(Default, Deserialize)]
 struct Config {
     annotations: Option<Annotations>,
@@ -27,11 +27,11 @@ struct Annotations {
     sandbox: Option<String>,
 }
 
-/// The group whose server runs the container: an explicit group, else the pod, else the container alone. A bundle
-/// without config.json is a sandbox's own (containerd's `sandboxer = "shim"` writes none).
+/// The group of a container: the group annotation, else the pod, else the container's own id. A bundle without
+/// config.json is that of a sandbox (containerd's `sandboxer = "shim"` writes none).
 ///
 /// # Errors
-/// config.json cannot be read or is no JSON of that shape; the message says where.
+/// config.json cannot be read or is malformed. The message says where.
 pub fn group(bundle: &Path, id: &str) -> Result<String> {
     let path = bundle.join("config.json");
     let json = match std::fs::read(&path) {
@@ -45,7 +45,7 @@ pub fn group(bundle: &Path, id: &str) -> Result<String> {
     Ok(named(&annotations.group).or_else(|| named(&annotations.sandbox)).unwrap_or_else(|| id.to_owned()))
 }
 
-/// Leaves the server's address in the bundle.
+/// Writes the server's address into the bundle.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -53,16 +53,16 @@ pub fn write_address(bundle: &Path, address: &str) -> Result<()> {
     write(bundle, ADDRESS, address.as_bytes())
 }
 
-/// The path of the server's socket, if the bundle knows one.
+/// The path of the server's socket, if the bundle has its address.
 pub fn socket(bundle: &Path) -> Option<PathBuf> {
     let address = std::fs::read_to_string(bundle.join(ADDRESS)).ok()?;
     address.trim().strip_prefix("unix://").map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
-/// Writes a file of the bundle whole or not at all, readable by its owner only.
+/// Writes a file of the bundle, whole or not at all, with mode 0600.
 ///
 /// # Errors
-/// The file cannot be written; nothing is left of it then.
+/// The file cannot be written. No part of it is left then.
 pub fn write(bundle: &Path, name: &str, content: &[u8]) -> Result<()> {
     let path = bundle.join(name);
     foreign_dir::write_whole(&path, content, 0o600).with_context(|| format!("write {}", path.display()))

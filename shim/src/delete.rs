@@ -1,7 +1,7 @@
-//! `delete`: clean up after a server that is gone. containerd calls it whenever it loses the connection to a shim: after
-//! a crash or a failed start, but also after every orderly end. So it must find its way without help from anybody, be
-//! quick (containerd gives it 5 s), and do nothing where nothing is left. Where something of the container is left it
-//! fails, and the record and the bundle stay: containerd calls it again when it is started the next time.
+//! The action `delete`: it cleans up after a server that is gone. containerd runs it whenever it loses the connection
+//! to a shim: after a crash, after a failed start, and after each orderly end. So it must work without the server, end
+//! within the 5 s that containerd gives it, and do nothing where nothing is left. If a part of the container cannot be
+//! removed, it fails and leaves the record and the bundle, and containerd runs it again at its next start.
 
 use std::{
     io::Write,
@@ -14,17 +14,17 @@ use berth_runtime::{Context, Error, Kind, Result};
 
 use crate::{args::Args, bundle, clock, mount, options::TaskOptions, socket};
 
-/// What containerd reports as the exit of a container that was cleaned up: 128 + SIGKILL.
+/// The exit status that containerd reports for a container that was cleaned up: 128 + SIGKILL.
 const EXIT_STATUS: u32 = 137;
-/// How long processes may take to end. The cgroup takes half a second more at the most, and a rootfs that is busy one.
+/// How long processes may take to die. The cgroup takes at most half a second more, a busy rootfs one second.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Cleans up and prints a `DeleteResponse`. What fails on the way is told on standard error, which containerd logs;
-/// the rest is cleaned all the same.
+/// Cleans up and prints a `DeleteResponse`. A failed step is reported on standard error, which containerd logs, and the
+/// other steps still run.
 ///
 /// # Errors
-/// A process of the container lives, or something of it cannot be removed; the bundle cannot be told; nobody reads the
-/// answer.
+/// A process of the container is alive, or a part of the container cannot be removed; the bundle cannot be found; the
+/// answer cannot be written.
 pub fn run(args: &Args) -> Result<()> {
     let bundle = bundle_directory(args)?;
     let (pid, container, outcomes) = clean(args, &bundle);
@@ -43,13 +43,13 @@ pub fn run(args: &Args) -> Result<()> {
     stdout.write_all(&bytes).and_then(|()| stdout.flush()).context("write the answer")
 }
 
-/// Tells of what went wrong. Nobody may be there to read it, or its disk may be full: the clean-up goes on.
+/// Reports an error. A failed write does not stop the clean-up: the reader may be gone or its disk full.
 fn report(args: &Args, e: &Error) {
     let _ = writeln!(std::io::stderr(), "clean up {}: {e}", args.id);
 }
 
-/// Every step whatever became of the one before: processes, cgroup and state; then the rootfs that they kept busy; then
-/// the socket of a server that was killed.
+/// Runs all steps, whatever fails: processes, cgroup and state; then the rootfs, which the processes kept busy; then
+/// the socket of a killed server.
 fn clean(args: &Args, bundle: &Path) -> (Option<u32>, Result<()>, [Result<()>; 2]) {
     let options = TaskOptions::load(bundle).unwrap_or_else(|e| {
         report(args, &e.context("the usual state root is taken"));
@@ -66,7 +66,7 @@ fn clean(args: &Args, bundle: &Path) -> (Option<u32>, Result<()>, [Result<()>; 2
     (pid, container, [rootfs, socket])
 }
 
-/// The bundle: as said, else the directory of that id beside the one we run in, which is a bundle itself.
+/// The bundle: `-bundle`, else the directory named by the id beside the working directory, which is a bundle itself.
 fn bundle_directory(args: &Args) -> Result<PathBuf> {
     if let Some(bundle) = &args.bundle {
         return Ok(bundle.clone());
@@ -75,7 +75,7 @@ fn bundle_directory(args: &Args) -> Result<PathBuf> {
     Ok(here.parent().unwrap_or(Path::new("/")).join(&args.id))
 }
 
-/// The pid that `Create` noted; moby matches the exit by it.
+/// The pid that Create wrote. moby matches the exit event by it.
 fn init_pid(bundle: &Path) -> Option<u32> {
     std::fs::read_to_string(bundle.join("init.pid")).ok()?.trim().parse().ok()
 }

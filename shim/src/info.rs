@@ -1,4 +1,4 @@
-//! `-info` and `-v`: what this runtime is and can do, before any container is made.
+//! `-info` and `-v`: the features and the version of the runtime.
 
 use std::io::Write;
 
@@ -9,22 +9,23 @@ use berth_proto::{
 };
 use berth_runtime::{Context, Error, Kind, Result};
 
-/// The name under which containerd finds this binary on its PATH.
+/// The runtime type by which containerd finds this binary on its PATH.
 const NAME: &str = "io.containerd.berth.v2";
 
-/// Prints `RuntimeInfo` as a bare message. containerd asks once per handler and at a pod's first container, so nothing
-/// is read or probed beyond what the features need. The options on standard input change none of it and are not read.
+/// Prints `RuntimeInfo` as a protobuf message. containerd asks once for each handler and at the first container of a
+/// pod, so nothing is read or probed beyond the features. The options on standard input do not change the answer and
+/// are not read.
 ///
 /// # Errors
-/// Nobody reads the answer.
+/// The answer cannot be written.
 pub fn run() -> Result<()> {
     write(&encode(&message()?)?)
 }
 
-/// Prints the version, for people.
+/// Prints the version as text.
 ///
 /// # Errors
-/// Nobody reads it.
+/// The text cannot be written.
 pub fn print_version() -> Result<()> {
     let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
     write(format!("{name}: berth {version}, task API v2 and v3 over ttrpc\n").as_bytes())

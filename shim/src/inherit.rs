@@ -1,5 +1,4 @@
-//! What a process of ours gets from its parent and passes on: descriptors and the allocator's settings. One of the few
-//! files with `unsafe`.
+//! The descriptors that a process of the shim inherits and passes on. `unsafe` is allowed here.
 #![allow(unsafe_code)]
 
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -7,32 +6,31 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use berth_runtime::{Context, Error, Result};
 use rustix::io::FdFlags;
 
-/// The descriptor on which `start` hands the server its listener.
+/// The descriptor on which the server inherits its listener.
 pub const LISTENER: RawFd = 3;
 
-/// Marks every descriptor above the standard three close-on-exec, so that the server inherits what is named for it and
-/// nothing that whoever started us left open.
+/// Marks all descriptors from 3 on close-on-exec, so that the server inherits none that containerd has left open.
 ///
 /// # Errors
-/// close_range(2) failed (Linux 5.11 has the flag).
+/// close_range(2) failed (CLOSE_RANGE_CLOEXEC: Linux 5.11).
 pub fn set_cloexec() -> Result<()> {
     let flag = libc::c_int::try_from(libc::CLOSE_RANGE_CLOEXEC).unwrap_or_default();
-    // SAFETY: close_range(2) with CLOEXEC closes nothing now, it changes flags of descriptors; no memory is touched.
+    // SAFETY: with CLOSE_RANGE_CLOEXEC the call closes nothing and changes flags of descriptors; it touches no memory.
     let done = unsafe { libc::close_range(3, libc::c_uint::MAX, flag) };
     if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).context("close_range") }
 }
 
-/// Takes over the listener that was inherited as descriptor 3. Called once, before anything else opens descriptors.
+/// Takes the listener that is inherited as descriptor 3. Must be called once, before any descriptor is opened.
 ///
 /// # Errors
-/// Descriptor 3 is closed or is no listening socket: the server was not run by `start`.
+/// Descriptor 3 is closed or does not listen: `start` has not run this process.
 pub fn take_listener() -> Result<OwnedFd> {
-    // SAFETY: borrowed for the two checks below only; fcntl(2) on a closed number answers EBADF.
+    // SAFETY: the descriptor is borrowed for the two checks below alone; fcntl(2) on a closed one returns EBADF.
     let borrowed = unsafe { BorrowedFd::borrow_raw(LISTENER) };
     let listens = rustix::io::fcntl_setfd(borrowed, FdFlags::CLOEXEC)
         .and_then(|()| rustix::net::sockopt::socket_acceptconn(borrowed));
     match listens {
-        // SAFETY: the number is open (checked) and ours alone: the process has just begun and owns what it inherited.
+        // SAFETY: the descriptor is open (checked), and the process has just begun, so it owns all that it inherited.
         Ok(true) => Ok(unsafe { OwnedFd::from_raw_fd(LISTENER) }),
         _ => Err(Error::invalid("descriptor 3 is no listening socket: the server is run by the action start")),
     }

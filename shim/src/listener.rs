@@ -1,5 +1,5 @@
-//! The listener as a stream of connections, admitting processes of our own user only. The socket's mode says the same;
-//! the check holds also for a descriptor that was passed on, and in a directory that somebody opened up.
+//! The listener as a stream of connections. It admits only peers with the uid of the shim. The socket's mode does the
+//! same, but not for a descriptor that was passed on, or after a chmod of the socket and its directory.
 
 use std::{
     io,
@@ -17,10 +17,10 @@ use tokio::{
 
 use crate::{fd_reserve, frames::FrameFilter};
 
-/// How long to backoff after a failed accept: out of descriptors or memory, which trying again at once would not mend.
+/// How long to wait after a failed accept. A shortage of descriptors or memory does not pass at once.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// Accepted and admitted connections, without end.
+/// The admitted connections. The stream never ends.
 pub struct PeerCheckedListener {
     listener: UnixListener,
     uid: u32,
@@ -28,10 +28,10 @@ pub struct PeerCheckedListener {
 }
 
 impl PeerCheckedListener {
-    /// Takes over a listening socket.
+    /// Takes a listening socket.
     ///
     /// # Errors
-    /// The runtime cannot watch it.
+    /// The event loop cannot watch the socket.
     pub fn new(listener: OwnedFd) -> io::Result<Self> {
         let listener = std::os::unix::net::UnixListener::from(listener);
         listener.set_nonblocking(true)?;
@@ -66,7 +66,7 @@ impl Stream for PeerCheckedListener {
             match ready!(self.listener.poll_accept(context)) {
                 Ok((peer, _)) if self.admits(&peer) => return Poll::Ready(Some(Ok(FrameFilter::new(peer)))),
                 Ok(_) => {}
-                // A containerd that was restarted must find us again.
+                // A restarted containerd must be able to connect to a shim without free descriptors.
                 Err(e) if e.raw_os_error() == Some(libc::EMFILE) && fd_reserve::release_one() => {}
                 Err(e) => {
                     log::error!("accept: {e}");

@@ -1,9 +1,10 @@
-//! The log: lines in the form of logrus, into the fifo `log` of the bundle, which containerd copies to its own.
+//! The log: lines in the format of logrus, written to the fifo `log` in the bundle. containerd copies them to its own
+//! log.
 //!
-//! Writing never blocks and never fails: with a full fifo, or none, a line is dropped. The fifo is opened for reading
-//! too, so that there is no moment without a reader (no EPIPE while containerd restarts), and what was written
-//! meanwhile is there when it comes back. A line is at most PIPE_BUF bytes, which the kernel writes whole or not at
-//! all, and control characters are escaped, so nothing that a container says can forge a line.
+//! A write never blocks and never fails: a line is dropped if the fifo is full or absent. The fifo is opened for
+//! reading as well. So it always has a reader (no EPIPE while containerd restarts), and lines written meanwhile are
+//! still in it afterwards. A line has at most PIPE_BUF bytes, which the kernel writes whole or not at all (pipe(7)).
+//! Control characters are escaped, so text from a container cannot forge a line.
 
 use std::{
     fs::{File, OpenOptions},
@@ -17,9 +18,9 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::clock;
 
-/// The longest line, with its newline (pipe(7): PIPE_BUF).
+/// The longest line with its newline, in bytes (PIPE_BUF).
 const LINE: usize = 4096;
-/// The file in the bundle.
+/// The name of the fifo.
 const FILE: &str = "log";
 
 static LOGGER: Fifo = Fifo { file: OnceLock::new() };
@@ -31,19 +32,18 @@ struct Fifo {
 /// Where standard error goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stderr {
-    /// It stays as it is.
+    /// It stays unchanged.
     Keep,
-    /// It goes into the log, so that the message of a panic is kept.
+    /// It goes to the log, so that the message of a panic is kept.
     ToLog,
 }
 
-/// Logs into the fifo of a bundle from now on. Without one (a shim run by hand) nothing is logged.
-///
-/// With `stderr`, standard error goes there as well, so that a panic leaves its message.
+/// Logs to the fifo of a bundle from now on. Without one (a shim run by hand) nothing is logged.
 pub fn init(bundle: &Path, level: LevelFilter, stderr: Stderr) {
     let Some(file) = open(&bundle.join(FILE)) else { return };
     if stderr == Stderr::ToLog {
-        let _ = rustix::stdio::dup2_stderr(&file); // the message of a panic is worth no failure
+        // A failure only loses the message of a panic.
+        let _ = rustix::stdio::dup2_stderr(&file);
     }
     if LOGGER.file.set(file).is_ok() && log::set_logger(&LOGGER).is_ok() {
         log::set_max_level(level);
@@ -58,7 +58,7 @@ fn open(path: &Path) -> Option<File> {
 
 impl Log for Fifo {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // ttrpc reports every connection that ends as an error: that is for debugging only
+        // The ttrpc crate reports the end of each connection as an error, which matters in debugging alone.
         let quiet = metadata.target().starts_with("ttrpc") && log::max_level() < LevelFilter::Debug;
         metadata.level() <= log::max_level() && !quiet
     }
@@ -68,7 +68,8 @@ impl Log for Fifo {
             && let Some(mut file) = self.file.get()
         {
             let line = line(&clock::rfc3339(), record.level(), &record.args().to_string());
-            let _ = file.write(line.as_bytes()); // EAGAIN drops the line
+            // EAGAIN: the fifo is full, and the line is dropped.
+            let _ = file.write(line.as_bytes());
         }
     }
 
@@ -94,7 +95,7 @@ fn line(time: &str, level: Level, message: &str) -> String {
             '\r' => line.push_str("\\r"),
             '\t' => line.push_str("\\t"),
             c if c.is_ascii_control() => line.push_str(&format!("\\x{:02x}", u32::from(c))),
-            // C1 controls, and the marks that turn the direction of text around
+            // C1 control characters, and characters that reverse the direction of text.
             c if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
                 line.push_str(&format!("\\u{:04x}", u32::from(c)));
             }

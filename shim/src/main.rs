@@ -1,4 +1,4 @@
-//! containerd-shim-berth-v2: the door that containerd knocks on.
+//! The program containerd-shim-berth-v2.
 
 use std::process::ExitCode;
 

@@ -1,8 +1,8 @@
-//! The server: one process and, at trim, one thread for all containers of a pod.
+//! The server: one process for all containers of a pod, with one thread while it is idle.
 //!
-//! It is run by [`start`](crate::start) with its listener as descriptor 3 and its bundle as working directory, and lives
-//! until containerd's `Shutdown`, SIGTERM or SIGINT. What the calls mean is the [`Service`]'s business; this module is
-//! the process around it.
+//! [`start`](crate::start) runs it with the listener as descriptor 3 and the bundle as working directory. It runs until
+//! containerd's `Shutdown`, SIGTERM or SIGINT, or until it has had no container for a while. [`Service`] answers the
+//! calls; this module is the process around it.
 
 use std::{
     os::fd::OwnedFd,
@@ -31,31 +31,31 @@ use crate::{
     trim,
 };
 
-/// How many readiness events are fetched at a time, 12 bytes each.
+/// How many epoll(7) events are fetched at a time (12 bytes each).
 const EVENTS_PER_POLL: usize = 128;
-/// How long the exit waits for events to be delivered: containerd's own patience for a shutdown is 3 s.
+/// How long the exit waits for events to be delivered. containerd waits 3 s for a shutdown.
 const FLUSH: Duration = Duration::from_millis(2500);
-/// How often the exit lets everything else run, so that the answer of `Shutdown` is written: from the handler it passes
-/// through two tasks, which are ready by then, and a socket that has room.
+/// How often the exit yields to other tasks, so that the answer of `Shutdown` is written. The answer passes through two
+/// tasks, which are ready by then, and a socket with room.
 const EXIT_YIELDS: usize = 16;
 
-/// Serves until told to stop.
+/// Serves until a request to stop.
 ///
 /// # Errors
-/// Descriptor 3 is no listener, or the process cannot be set up. Once it serves, nothing ends it but a request.
+/// Descriptor 3 is no listener, or the process cannot be set up. A running server ends by request alone.
 pub fn run(args: &Args) -> Result<()> {
     let listener = inherit::take_listener()?;
     trim::limit_arenas();
-    // each container and exec costs descriptors for as long as it lives
+    // Each container and exec holds descriptors for its whole life.
     open_files::raise_own();
     fd_reserve::fill();
-    // the kernel named us after the descriptor that we were run from
+    // The kernel has named the process after the descriptor that it was executed from.
     rustix::thread::set_name(c"containerd-shim").context("set the process' name")?;
     log::init(Path::new("."), args.log_level(), Stderr::ToLog);
     signals::block()?;
-    // orphans of the containers come to us, so that their exits are seen and nothing stays a zombie
+    // Orphans of the containers become children of the shim, which sees their exits and reaps them.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("become subreaper")?;
-    // nobody but root reads our memory or takes our descriptors; children begin that way, too, until their execve
+    // Other users cannot read this process's memory or take its descriptors. Children keep that until their execve(2).
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).context("become non-dumpable")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -67,7 +67,7 @@ pub fn run(args: &Args) -> Result<()> {
     if let Err(e) = &outcome {
         ::log::error!("{e}");
     }
-    // a thread that hangs in a system call must not hold up the exit
+    // A thread that hangs in a system call must not delay the exit.
     runtime.shutdown_background();
     outcome
 }
@@ -83,7 +83,7 @@ async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
         publisher: publisher.clone(),
         shutdown: shutdown.clone(),
         pool: Pool::default(),
-        // `start` names it; our own link shows the sealed mount that we run from
+        // `start` passes the path as argv[0]. /proc/self/exe would name the sealed mount that the server runs from.
         exe: std::env::args_os().next().map_or_else(|| "/proc/self/exe".into(), PathBuf::from),
     });
     let listener = Listener::new(PeerCheckedListener::new(listener).context("watch the listener")?);
@@ -116,7 +116,8 @@ async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
             }
         }
     }
-    // in this order: nobody finds us any more, what we have to say is said, the last answer is out
+    // The order matters: first no client finds the socket any more, then the events are delivered, then the last answer
+    // is written.
     if let Some(socket) = own {
         fd_reserve::with_spare_fds(|| socket.remove());
     }
@@ -129,7 +130,7 @@ async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
     Ok(())
 }
 
-/// The file of our listener.
+/// The file of the server's own socket.
 struct OwnSocket {
     path: PathBuf,
     socket_id: SocketId,
@@ -149,7 +150,7 @@ impl OwnSocket {
     }
 }
 
-/// Where events go: containerd tells it in the environment, and keeps to the name of its other socket.
+/// The address for events: the environment variable, else containerd's name for its second socket.
 fn ttrpc_address(args: &Args) -> String {
     let said = std::env::var("TTRPC_ADDRESS").ok().filter(|address| !address.is_empty());
     said.unwrap_or_else(|| if args.address.is_empty() { String::new() } else { format!("{}.ttrpc", args.address) })

@@ -1,14 +1,14 @@
-//! The cgroup of the shim itself (option `ShimCgroup`): an existing one that the administrator set aside, so that the
-//! shims' memory and CPU are counted there. The cgroups of containers are the runtime's business.
+//! The cgroup of the shim itself (option `ShimCgroup`). The administrator makes it beforehand, so that the memory and
+//! CPU time of shims are counted there. The runtime makes the cgroups of containers.
 
 use std::path::{Component, Path, PathBuf};
 
 use berth_runtime::{Context, Error, Kind, Result};
 
-/// Moves this process into `cgroup`, in every mounted hierarchy that has it.
+/// Moves this process into `cgroup` in each mounted hierarchy that has it.
 ///
 /// # Errors
-/// The path steps out of the hierarchies, no hierarchy has it, or the kernel refuses the move.
+/// The path contains `..`, no hierarchy has the cgroup, or the kernel refuses the move.
 pub fn join(cgroup: &str) -> Result<()> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
     let relative = relative(cgroup)?;

@@ -1,5 +1,5 @@
-//! The signals that the server acts on, as a stream: blocked in every thread and read from a signalfd, so no handler
-//! ever runs between two instructions of ours.
+//! The signals of the server as a stream. They are blocked in all threads and read from a signalfd(2), so no handler
+//! runs.
 
 use std::os::fd::OwnedFd;
 
@@ -13,46 +13,46 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::watch::watch;
 
-/// The size of signalfd(2)'s record (bytes); it begins with the signal's number.
+/// The size of a signalfd_siginfo in bytes. It begins with the signal number.
 const RECORD: usize = 128;
 
-/// What a signal asks for.
+/// The meaning of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGTERM or SIGINT: exit.
     Stop,
     /// SIGUSR1: write the state to the log.
     Dump,
-    /// SIGCHLD: at least one child ended.
+    /// SIGCHLD: a child has exited.
     Child,
 }
 
 /// The stream of signals.
 pub struct Signals(AsyncFd<OwnedFd>);
 
-/// Blocks the signals in this thread and all that it starts. Called before there are others, so that none can take a
-/// signal away from the stream.
+/// Blocks the signals in this thread and all later ones. Must be called before other threads exist: they would take
+/// signals from the stream.
 ///
 /// # Errors
-/// The kernel refuses, which it has no reason to.
+/// pthread_sigmask(3) failed.
 pub fn block() -> Result<()> {
     pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set()), None).context("block signals")
 }
 
 impl Signals {
-    /// Opens the stream, inside the runtime, after [`block`].
+    /// Opens the stream. Must be called inside the tokio runtime, after [`block`].
     ///
     /// # Errors
-    /// No descriptor is to be had.
+    /// No descriptor is available.
     pub fn new() -> Result<Self> {
         let fd = SignalFd::with_flags(&set(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context("signalfd")?;
         Ok(Self(watch(OwnedFd::from(fd), Interest::READABLE).context("watch the signalfd")?))
     }
 
-    /// The next signal. Several of one kind that were not taken yet count as one.
+    /// Returns the next signal. Pending signals of one kind count as one.
     ///
     /// # Errors
-    /// The descriptor cannot be read, which would be a fault of ours.
+    /// The descriptor cannot be read.
     pub async fn next(&self) -> Result<Signal> {
         loop {
             let mut ready = self.0.readable().await.context("watch the signalfd")?;

@@ -1,9 +1,8 @@
-//! `start`: find the server of the container's group, or make it, and tell containerd its address.
+//! The action `start`: it finds or makes the server of the container's group and prints the server's address.
 //!
-//! Everything that the server inherits (cgroup, OOM score, scheduling cookie) this process takes on itself before the
-//! spawn: the server has it from its first instruction, and a setting that fails leaves nothing to be killed. The
-//! listener is bound here and passed on, so containerd can connect before the server has run at all, and there is
-//! nothing to wait for.
+//! This process applies all inherited settings (cgroup, OOM score, scheduling cookie) to itself before it spawns the
+//! server. So the server has them from its first instruction, and a setting that fails leaves no process behind. This
+//! process also binds the listener and passes it on, so containerd can connect before the server has run.
 
 use std::{
     ffi::{CString, OsString},
@@ -36,15 +35,15 @@ use crate::{
     socket::{self, Claim},
 };
 
-/// More than this on standard input is not read (bytes); containerd's own shim draws the line here, too.
+/// How much of standard input is read, in bytes. containerd's runc shim has the same limit.
 const MAX_INPUT: u64 = 10 << 20;
-/// The highest oom_score_adj (proc(5)).
+/// The highest oom_score_adj (proc_pid_oom_score_adj(5)).
 const OOM_MAX: i32 = 1000;
 
 /// Runs the action in the bundle, which is the working directory.
 ///
 /// # Errors
-/// Bad input, a system call that failed, or a reply that nobody reads; no server and no socket is left then.
+/// The input is malformed, a system call failed, or the reply cannot be written. No server and no socket is left then.
 pub fn run(args: &Args) -> Result<()> {
     let bundle = Path::new(".");
     log::init(bundle, args.log_level(), Stderr::Keep);
@@ -74,7 +73,7 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// What `start` guard: taken back when it is dropped, unless containerd was told of it.
+/// The socket and the server that `start` has made. Dropping it removes them, unless containerd has got the address.
 struct StartGuard<'a> {
     socket: &'a Path,
     server: Option<Pid>,
@@ -88,8 +87,8 @@ impl StartGuard<'_> {
 
 impl Drop for StartGuard<'_> {
     fn drop(&mut self) {
-        // Errors have nowhere to go: the one that brought us here is reported. The server is our child and not reaped,
-        // so its pid is nobody else's.
+        // The caller reports the first error, so these are ignored. The server is an unreaped child, so no other
+        // process has its pid.
         if let Some(server) = self.server {
             let _ = nix::sys::signal::kill(server, Signal::SIGKILL);
         }
@@ -97,15 +96,15 @@ impl Drop for StartGuard<'_> {
     }
 }
 
-/// Takes on what the server is to inherit.
+/// Applies the settings that the server inherits to this process.
 fn apply_inherited_settings(request: &StartRequest) -> Result<()> {
     if let Some(cgroup) = &request.options.shim_cgroup {
         shim_cgroup::join(cgroup)?;
     }
-    // What containerd and its shims share: when memory is short a shim goes before containerd.
+    // As containerd's shims do: when memory is short, the kernel kills a shim before containerd.
     let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
     if let Err(e) = raise_oom_score(parent) {
-        // not worth a pod: a container without CAP_SYS_RESOURCE may not even restate its own score
+        // This is no reason to fail: without CAP_SYS_RESOURCE a process cannot write even its own value again.
         ::log::warn!("set oom_score_adj: {e}");
     }
     if std::env::var_os("SCHED_CORE").is_some_and(|value| !value.is_empty()) {
@@ -122,11 +121,11 @@ fn raise_oom_score(parent: i32) -> Result<()> {
     Ok(std::fs::write("/proc/self/oom_score_adj", (score + 1).min(OOM_MAX).to_string())?)
 }
 
-/// Runs ourselves again as the server: the listener as descriptor 3, /dev/null as the standard three (the pipes of this
-/// process belong to containerd, which reads them until the last holder is gone), a process group of its own.
+/// Runs this program as the server. The listener is descriptor 3, and descriptors 0 to 2 are /dev/null: containerd
+/// reads the pipes of this process until their last holder is gone. The server has a process group of its own.
 fn spawn_server(args: &Args, request: &StartRequest, group: &str, listener: &OwnedFd) -> Result<Pid> {
     let exe = executable();
-    // the server makes containers, so it runs from a file that they cannot write to
+    // The server makes containers, so it runs from a file that containers cannot write to.
     let sealed = Program::new()?;
     let mut line = vec!["-namespace", &args.namespace, "-id", group, "-address", &args.address];
     if request.debug {
@@ -157,7 +156,7 @@ fn spawn_server(args: &Args, request: &StartRequest, group: &str, listener: &Own
         files.add_open(0, c"/dev/null", OFlag::O_RDWR, Mode::empty())?;
         files.add_dup2(0, 1)?;
         files.add_dup2(0, 2)?;
-        // a dup2 onto itself clears close-on-exec here, as POSIX wants of posix_spawn (glibc 2.29)
+        // Here dup2 of a descriptor onto itself clears close-on-exec, as POSIX requires of posix_spawn (glibc 2.29).
         files.add_dup2(listener.as_raw_fd(), inherit::LISTENER)?;
         let mut attributes = PosixSpawnAttr::init()?;
         attributes.set_pgroup(Pid::from_raw(0))?;
@@ -173,11 +172,11 @@ fn spawn_server(args: &Args, request: &StartRequest, group: &str, listener: &Own
     spawned.with_context(|| format!("run {}", exe.display()))
 }
 
-/// What the C library is not to keep in the server (the tunables of glibc 2.26 and 2.34, which it reads at its start):
-/// - the stacks of threads that ended, and with them every page that they touched: 400 kB after 10,000 execs. Threads
-///   of the server come and go with the load; their stacks go with them;
-/// - freed memory in a list for each thread and size. The main thread's are never emptied (74 kB after 3,000 execs), and
-///   each block in them keeps the page around it from being given back.
+/// Tunables of glibc 2.26 and 2.34, which the server reads at its start. They keep these out of its memory:
+/// - Stacks of ended threads, with all pages that the threads touched: 400 kB after 10,000 execs. The server's threads
+///   come and go with the load.
+/// - Freed blocks in a list for each thread and size. The lists of the main thread are never emptied (74 kB after 3,000
+///   execs), and each block keeps its page from being returned.
 fn tunables(given: Option<OsString>) -> OsString {
     let mut text = OsString::from("GLIBC_TUNABLES=glibc.pthread.stack_cache_size=0:glibc.malloc.tcache_count=0");
     if let Some(given) = given.filter(|given| !given.is_empty()) {
@@ -187,7 +186,7 @@ fn tunables(given: Option<OsString>) -> OsString {
     text
 }
 
-/// Our own file; by its magic link when the file was replaced meanwhile.
+/// The path of this program; its link in /proc if the file was replaced meanwhile.
 fn executable() -> PathBuf {
     std::env::current_exe().ok().filter(|path| path.exists()).unwrap_or_else(|| "/proc/self/exe".into())
 }

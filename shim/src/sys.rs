@@ -1,20 +1,20 @@
-//! The few kernel calls of the shim that no crate wraps safely. Each block names the contract it relies on.
+//! The kernel calls of the shim that no crate wraps safely. Each `unsafe` block names the contract that it relies on.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use berth_runtime::{Error, Result};
 
-/// The process id of some child that has exited and was not waited for yet; it stays so. `None` when there is none.
+/// The pid of a child that has exited and is not reaped; it stays unreaped (WNOWAIT). `None` if there is none.
 ///
-/// nix reads the same, but fails on a child killed by a real-time signal; rustix does not tell the id.
+/// nix has the same call, but it fails on a child that a real-time signal has killed. rustix does not return the pid.
 ///
 /// # Errors
-/// None but those of waitid(2); no children at all is `None`.
+/// Those of waitid(2) except ECHILD.
 pub fn exited_child() -> Result<Option<i32>> {
-    // SAFETY: siginfo_t is plain data, for which all zero bytes are a value.
+    // SAFETY: siginfo_t is plain data, and all zero bytes are a valid value.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    // SAFETY: waitid(2) writes one siginfo_t to the pointer, which is valid for it; WNOWAIT leaves the child waitable.
+    // SAFETY: waitid(2) writes one siginfo_t through a pointer that is valid for it; WNOWAIT leaves the child waitable.
     let result = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) };
     if result < 0 {
         return match errno() {
@@ -22,14 +22,14 @@ pub fn exited_child() -> Result<Option<i32>> {
             errno => Err(Error::from_errno(errno)),
         };
     }
-    // SAFETY: waitid fills si_pid, or leaves it zero when no child has exited.
+    // SAFETY: waitid(2) sets si_pid, or leaves it zero if no child has exited.
     let pid = unsafe { info.si_pid() };
     Ok((pid != 0).then_some(pid))
 }
 
-/// Collects the exited child `pid`, whose status nobody wants.
+/// Reaps the exited child `pid` and drops its status.
 pub fn discard_child(pid: i32) {
-    // SAFETY: a null status pointer is allowed (waitpid(2)); WNOHANG keeps the call from blocking.
+    // SAFETY: waitpid(2) allows a null status pointer; WNOHANG keeps the call from blocking.
     unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) };
 }
 
@@ -63,20 +63,20 @@ struct LoopConfig {
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
 const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
 
-/// The number of a loop device that is not in use.
+/// The number of a free loop device.
 ///
 /// # Errors
-/// Those of the ioctl.
+/// Those of the ioctl (loop(4)).
 pub fn free_loop(control: BorrowedFd<'_>) -> Result<i32> {
     // SAFETY: LOOP_CTL_GET_FREE takes no argument and returns the number.
     let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
     if number < 0 { Err(Error::from_errno(errno())) } else { Ok(number) }
 }
 
-/// Puts `file` behind the loop device, with LO_FLAGS_… bits.
+/// Attaches `file` to a loop device. `flags` are LO_FLAGS_… bits.
 ///
 /// # Errors
-/// EBUSY when someone else took the device first; those of the ioctl (Linux 5.8).
+/// EBUSY if another process took the device first; those of the ioctl (LOOP_CONFIGURE: Linux 5.8).
 pub fn configure_loop(device: BorrowedFd<'_>, file: BorrowedFd<'_>, flags: u32) -> Result<()> {
     let config = LoopConfig {
         fd: file.as_raw_fd().cast_unsigned(),
@@ -88,7 +88,7 @@ pub fn configure_loop(device: BorrowedFd<'_>, file: BorrowedFd<'_>, flags: u32) 
         init: [0; 2],
         reserved: [0; 8],
     };
-    // SAFETY: LOOP_CONFIGURE reads one loop_config from the pointer; the layout above is the kernel's.
+    // SAFETY: LOOP_CONFIGURE reads one loop_config through the pointer; the struct above has the kernel's layout.
     let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) };
     if result < 0 { Err(Error::from_errno(errno())) } else { Ok(()) }
 }

@@ -12,7 +12,7 @@ pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// A directory of this test's own, removed with it.
+/// A directory of its own for a test. Dropping it removes the directory.
 pub struct Scratch(PathBuf);
 
 impl Scratch {
@@ -34,7 +34,7 @@ impl Scratch {
         path
     }
 
-    /// A client's end: it does not block.
+    /// Opens a client's end without blocking.
     pub fn reader(&self, path: &Path) -> OwnedFd {
         open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).unwrap()
     }
@@ -50,7 +50,7 @@ pub fn pipe() -> (OwnedFd, OwnedFd) {
     rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap()
 }
 
-/// A raw terminal: master and slave.
+/// A terminal in raw mode: master and slave.
 pub fn pty() -> (OwnedFd, OwnedFd) {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
@@ -64,7 +64,7 @@ pub fn pty() -> (OwnedFd, OwnedFd) {
     (master, slave)
 }
 
-/// Some descriptor.
+/// An open descriptor of /dev/null.
 pub fn null() -> OwnedFd {
     open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).unwrap()
 }

@@ -1,52 +1,52 @@
-//! The command line, in the syntax of Go's `flag` package, since containerd writes it for a Go program: `-x v`, `-x=v`,
-//! `--x`, booleans without a value; flags end at the first other word, which is the action.
+//! The command line, in the syntax of Go's `flag` package: `-x v`, `-x=v`, `--x`, booleans without a value. containerd
+//! writes it for a shim in Go. The flags end at the first word that is no flag, and that word is the action.
 //!
-//! Unknown flags are skipped, where a Go shim would exit: a newer containerd may send one that does not matter to us.
+//! Unknown flags are skipped. A shim in Go would exit, but a newer containerd may send a flag that berth does not need.
 
 use std::{ffi::OsString, path::PathBuf};
 
 use berth_runtime::{Error, Result};
 use log::LevelFilter;
 
-/// What containerd asked for.
+/// The parsed command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Args {
-    /// containerd's namespace (`-namespace`), checked to be one path component.
+    /// containerd's namespace (`-namespace`), one path component.
     pub namespace: String,
-    /// The id of the container, or of the group when we are the server (`-id`).
+    /// The id of the container, or of the group for the server (`-id`).
     pub id: String,
     /// containerd's gRPC address (`-address`).
     pub address: String,
-    /// The bundle directory (`-bundle`); containerd passes it to `delete` only.
+    /// The bundle directory (`-bundle`), which containerd passes to `delete` alone.
     pub bundle: Option<PathBuf>,
     /// Log at debug level (`-debug`).
     pub debug: bool,
-    /// What to do.
+    /// The action.
     pub action: Action,
 }
 
-/// What to do.
+/// The action of the program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Action {
-    /// `start`: find or make the server, print its address.
+    /// `start`: find or make the server and print its address.
     Start,
-    /// `delete`: clean up after a server that died.
+    /// `delete`: clean up after a server that has died.
     Delete,
-    /// No word: be the server, on the listener inherited as descriptor 3.
+    /// No word: serve on the listener that is inherited as descriptor 3.
     #[default]
     Serve,
-    /// `-info`.
+    /// `-info`: print what the runtime supports.
     Info,
-    /// `-v`.
+    /// `-v`: print the version.
     Version,
 }
 
 impl Args {
-    /// Reads the arguments, without the program's name.
+    /// Parses the arguments after the program's name.
     ///
     /// # Errors
-    /// An unknown action, a flag without its value, a boolean that is none, or a namespace or id that is missing or
-    /// unfit to be a file name; the message names it.
+    /// The action is unknown, a flag has no value, a boolean is malformed, or the namespace or id is missing or cannot
+    /// be a file name. The message names it.
     pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Self> {
         let mut words = arguments
             .map(|word| word.into_string().map_err(|w| Error::invalid(format!("argument {w:?} is not UTF-8"))))
@@ -76,8 +76,8 @@ impl Args {
                 "debug" => args.debug = boolean(name, inline)?,
                 "info" => info = boolean(name, inline)?,
                 "v" | "version" => version = boolean(name, inline)?,
-                // Whether an unknown flag takes a value cannot be known: the next word is one unless it is an action
-                // or a flag itself.
+                // An unknown flag may or may not take a value. The next word is taken for its value unless it is an
+                // action or a flag.
                 _ if inline.is_none() => {
                     words.next_if(|next| !next.starts_with('-') && next != "start" && next != "delete");
                 }
@@ -107,7 +107,7 @@ impl Args {
         }
         component("namespace", &self.namespace)?;
         match self.action {
-            // The server's id is a group's, which an annotation may name freely; it is never part of a path.
+            // The server's id is a group's. An annotation may name a group freely, and no path contains it.
             Action::Serve if self.id.is_empty() => Err(Error::invalid("-id is empty")),
             Action::Serve => Ok(()),
             _ => component("id", &self.id),
@@ -115,7 +115,7 @@ impl Args {
     }
 }
 
-/// Namespace and id become directory names below the state root.
+/// Checks that a value can be a directory name below the state root.
 fn component(flag: &str, value: &str) -> Result<()> {
     if value.is_empty() {
         return Err(Error::invalid(format!("-{flag} is empty")));

@@ -1,16 +1,16 @@
-//! What containerd says to `start` on standard input, and how `start` answers.
+//! The input and the answer of `start`.
 //!
 //! ```text
-//! containerd     standard input                     answer that it can read
+//! containerd     standard input                     answers that it can read
 //! 1.6            Any(options) or nothing            address
 //! 1.7 … 2.2      the same                           address, or JSON
 //! 2.3 …          BootstrapParams                    BootstrapResult (also JSON, address)
 //! ```
 //!
-//! The answer always names version 2 of the task API. Version 3 is the same service under another name, and both are
-//! served; but to a version 3 shim containerd 2.x gives the containers of a pod without an onClose of their own: when
-//! the shim dies they get no `delete` call and no exit event, and their processes live on. 1.7 refuses version 3
-//! outright, and cannot be told from 2.0–2.2 by anything that it sends.
+//! The answer always names version 2 of the task API. Version 3 is the same service under another name, and the server
+//! serves both. But containerd 2.x gives the containers of a pod no onClose of their own when the shim says version 3:
+//! when the shim dies, they get no `delete` call and no exit event, and their processes live on. containerd 1.7 refuses
+//! version 3, and its input does not differ from that of 2.0 to 2.2.
 
 use std::path::PathBuf;
 
@@ -23,21 +23,21 @@ use berth_runtime::{Error, Kind, Result};
 
 use crate::{args::Args, options::TaskOptions};
 
-/// The version of the task API that we ask to be called by.
+/// The version of the task API in the answer.
 const VERSION: i32 = 2;
-/// The transport below it.
+/// The transport protocol in the answer.
 const PROTOCOL: &str = "ttrpc";
 
-/// What `start` was told.
+/// The decoded input of `start`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StartRequest {
     /// The form of the answer.
     pub form: AnswerForm,
     /// The options of the runtime handler.
     pub options: TaskOptions,
-    /// Where the socket is to be, when not in the usual directory.
+    /// The directory of the socket, if containerd names one.
     pub socket_dir: Option<PathBuf>,
-    /// containerd's ttrpc address, when said here and not in the environment.
+    /// containerd's ttrpc address, if it is in the input and not in the environment.
     pub ttrpc_address: Option<String>,
     /// Log at debug level.
     pub debug: bool,
@@ -46,23 +46,23 @@ pub struct StartRequest {
 /// The form of the answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AnswerForm {
-    /// The bare address: version 2 and ttrpc are understood. containerd 1.6 reads nothing else.
+    /// The bare address, which means version 2 over ttrpc. containerd 1.6 reads nothing else.
     #[default]
     Address,
-    /// `{"version":2,"address":…,"protocol":"ttrpc"}`: 1.7 and newer.
+    /// `{"version":2,"address":…,"protocol":"ttrpc"}`, for 1.7 and newer.
     Json,
-    /// `BootstrapResult`: 2.3 and newer.
+    /// `BootstrapResult`, for 2.3 and newer.
     Message,
 }
 
 impl StartRequest {
-    /// Decodes standard input. `reads_json` says whether containerd is 1.7 or newer (it then sets MAX_SHIM_VERSION).
+    /// Decodes standard input. `form` is the form of the answer to input that is no `BootstrapParams`.
     ///
-    /// An `Any` also decodes as `BootstrapParams` when its value is valid UTF-8 (`{systemd_cgroup: true}` is), so
-    /// the params count only when they name the very container and namespace of the command line.
+    /// An `Any` whose value is valid UTF-8 also decodes as `BootstrapParams` (`{systemd_cgroup: true}` does). So the
+    /// parameters count only if they name the container and the namespace of the command line.
     ///
     /// # Errors
-    /// [`Kind::InvalidArgument`]: bytes that are neither message, or options that are malformed.
+    /// [`Kind::InvalidArgument`]: the bytes are neither message, or the options are malformed.
     pub fn decode(input: &[u8], args: &Args, form: AnswerForm) -> Result<Self> {
         if let Ok(params) = BootstrapParams::parse_from_bytes(input)
             && params.instance_id == args.id
@@ -82,24 +82,24 @@ impl StartRequest {
     }
 
     fn from_params(params: BootstrapParams, args: &Args) -> Result<Self> {
-        // containerd puts the handler's options among the extensions; the others are for whoever knows them
+        // The options of the handler are one of the extensions. Unknown extensions are skipped.
         let known = params.extensions.iter().map(|extension| &*extension.value).find(|any| is_options(any));
         Ok(Self {
             form: AnswerForm::Message,
             options: TaskOptions::decode(known)?,
             socket_dir: params.socket_dir.filter(|dir| !dir.is_empty()).map(PathBuf::from),
             ttrpc_address: Some(params.containerd_ttrpc_address).filter(|address| !address.is_empty()),
-            // negative is more talkative than INFO
+            // Levels below INFO (0) are negative.
             debug: args.debug || params.log_level.value() < 0,
         })
     }
 }
 
 impl AnswerForm {
-    /// The answer's bytes.
+    /// Encodes the answer.
     ///
     /// # Errors
-    /// None in practice: both encoders fail only on messages of gigabytes.
+    /// Only a message of gigabytes fails to encode.
     pub fn answer(self, address: &str) -> Result<Vec<u8>> {
         match self {
             Self::Address => Ok(address.into()),

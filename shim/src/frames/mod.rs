@@ -1,10 +1,10 @@
-//! FrameFilter of ttrpc that are too large, answered as containerd's own shims answer them: RESOURCE_EXHAUSTED, and the
-//! connection lives on. The server that is built on this would say INVALID_ARGUMENT, which a client takes for a fault of
-//! its request and does not send in parts.
+//! Oversized ttrpc frames. They get RESOURCE_EXHAUSTED and the connection stays open, as with Go's ttrpc server. The
+//! ttrpc crate would answer INVALID_ARGUMENT, which a client takes for an error in its request, so it would not send
+//! the request in parts (ttrpc#127).
 //!
 //! ```text
-//! client ──frames──> FrameFilter ──frames──> server      one of more than 4 MiB: read, thrown away, and in its position a
-//!                                                   call of a service that answers every call in this way
+//! client ──frames──> FrameFilter ──frames──> server      a frame of more than 4 MiB is read and dropped; in its place the
+//!                                                        server gets a call of a service that answers RESOURCE_EXHAUSTED
 //! ```
 
 use std::{
@@ -25,42 +25,42 @@ use berth_proto::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The service that refuses, and its one call.
+/// The refusing service and its one method.
 const REFUSAL: (&str, &str) = ("berth.Frames", "TooLarge");
-/// How much of an unwanted frame is read at a time, in bytes.
+/// How many bytes of an oversized frame are read at a time.
 const DISCARD_CHUNK: usize = 4096;
 
-/// A connection.
+/// A connection whose oversized frames are replaced.
 #[derive(Debug)]
 pub struct FrameFilter<S> {
     inner: S,
     position: Position,
-    /// What is to be handed on before anything is read, from the index on.
+    /// Bytes for the server that come before the next read, and the index of the first one.
     pending: (Vec<u8>, usize),
 }
 
-/// Where in the stream the next byte is.
+/// The position in the stream of the client.
 #[derive(Debug)]
 enum Position {
-    /// In a header, so much of which was read.
+    /// In a header, of which this many bytes are read.
     Header([u8; MESSAGE_HEADER_LENGTH], usize),
-    /// In a payload with so many bytes to come.
+    /// In a payload that has this many bytes left.
     Payload(usize),
-    /// In one that is not wanted, with so many bytes to come; the header to hand on afterwards, and how long it was.
+    /// In an oversized payload that has `left` bytes left; its header and its length.
     Oversized { left: usize, header: [u8; MESSAGE_HEADER_LENGTH], length: usize },
 }
 
 const BETWEEN: Position = Position::Header([0; MESSAGE_HEADER_LENGTH], 0);
 
 impl<S> FrameFilter<S> {
-    /// One that has just been accepted.
+    /// Wraps a connection.
     pub fn new(inner: S) -> Self {
         Self { inner, position: BETWEEN, pending: (Vec::new(), 0) }
     }
 }
 
 impl<S: AsyncRead + Unpin> FrameFilter<S> {
-    /// Hands on what is waiting; whether there was any.
+    /// Copies pending bytes to the server. Returns false if there were none.
     fn copy_pending(&mut self, buf: &mut ReadBuf<'_>) -> bool {
         let (bytes, from) = &mut self.pending;
         let rest = bytes.get(*from..).unwrap_or_default();
@@ -70,7 +70,7 @@ impl<S: AsyncRead + Unpin> FrameFilter<S> {
         !part.is_empty()
     }
 
-    /// Reads on in the header or in an unwanted payload; false at the end of the stream.
+    /// Reads on in a header or an oversized payload. Returns false at the end of the stream.
     fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let mut chunk = [0; DISCARD_CHUNK];
         let want = match &self.position {
@@ -106,7 +106,7 @@ impl<S: AsyncRead + Unpin> FrameFilter<S> {
         Poll::Ready(Ok(true))
     }
 
-    /// A header is complete.
+    /// Acts on a complete header.
     fn begin(&mut self, header: [u8; MESSAGE_HEADER_LENGTH]) {
         let length = header.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
         let length = usize::try_from(length).unwrap_or(usize::MAX);
@@ -122,7 +122,7 @@ impl<S: AsyncRead + Unpin> FrameFilter<S> {
     }
 }
 
-/// The frame that stands for one that was too large: a call of the refusing service in the same stream.
+/// The frame that replaces an oversized one: a call of the refusing service in the same ttrpc stream.
 fn refusal_frame(header: [u8; MESSAGE_HEADER_LENGTH], length: usize) -> Vec<u8> {
     let mut request = Request::new();
     (request.service, request.method) = (REFUSAL.0.into(), REFUSAL.1.into());
@@ -136,7 +136,7 @@ fn refusal_frame(header: [u8; MESSAGE_HEADER_LENGTH], length: usize) -> Vec<u8> 
     frame
 }
 
-/// The service that refuses.
+/// The refusing service.
 pub fn service() -> HashMap<String, Service> {
     let refuse: Box<dyn MethodHandler + Send + Sync> = Box::new(Refuse);
     let methods = HashMap::from([(REFUSAL.1.to_owned(), refuse)]);

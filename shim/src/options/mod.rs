@@ -1,8 +1,8 @@
-//! The options of a task: what the administrator wrote into containerd's configuration for this runtime handler.
+//! The options of a task, from the runtime handler's table in containerd's configuration.
 //!
-//! They arrive as `containerd.runc.v1.Options` when the handler's type is `io.containerd.runc.v2` (with our binary as
-//! its path), and as TOML inside `runtimeoptions.v1.Options` under any other name. `start` reads them for the shim's
-//! cgroup, `Create` for the container; `Create` leaves them in the bundle for [`delete`](crate::delete).
+//! They arrive as `containerd.runc.v1.Options` if the handler's type is `io.containerd.runc.v2` (with berth as its
+//! path), and as TOML inside `runtimeoptions.v1.Options` under any other type. `start` uses them for the shim's cgroup
+//! and Create for the container. Create also writes them into the bundle for [`delete`](crate::delete).
 
 use std::path::{Path, PathBuf};
 
@@ -13,43 +13,44 @@ use toml::{Table, Value};
 
 use crate::bundle;
 
-/// Where the state of containers is kept when no option says so: `<this>/<namespace>/<id>`.
+/// The state root without an option. The state of a container is in `<root>/<namespace>/<id>`.
 pub const DEFAULT_ROOT: &str = "/run/containerd/berth";
-/// A configuration file larger than this is refused (bytes).
+/// The largest configuration file, in bytes.
 const FILE_LIMIT: u64 = 1 << 20;
-/// The copy that `Create` leaves in the bundle.
+/// The file in the bundle with the options.
 const FILE: &str = "options.json";
 
-/// The options that the shim acts on. `Default` is what holds when containerd sends none.
+/// The options that the shim uses. `Default` holds when containerd sends none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TaskOptions {
-    /// Cgroups through systemd; `None` leaves it to the form of `linux.cgroupsPath`.
+    /// `Some(true)` selects the systemd cgroup driver; otherwise it is cgroupfs.
     pub systemd_cgroup: Option<bool>,
-    /// The state root, absolute; see [`TaskOptions::state_root`].
+    /// The absolute state root; see [`TaskOptions::state_root`].
     pub root: Option<PathBuf>,
-    /// The OCI binary that a runc shim would run. We are one ourselves: it is noted in the log, no more.
+    /// The OCI runtime that a runc shim would execute. berth has its own; the option is logged and has no effect.
     pub binary_name: Option<String>,
-    /// Enter the rootfs with MS_MOVE and chroot (a rootfs on the initramfs).
+    /// Enter the rootfs by MS_MOVE and chroot(2), for a rootfs on the initramfs.
     pub no_pivot_root: bool,
     /// Keep the session keyring of the shim.
     pub no_new_keyring: bool,
-    /// The existing cgroup that the server is put into.
+    /// An existing cgroup that the server joins.
     pub shim_cgroup: Option<String>,
-    /// Owner of the stdio pipes (pods in a user namespace).
+    /// The uid that owns the stdio pipes (pods with a user namespace).
     pub io_uid: u32,
-    /// Group of the stdio pipes.
+    /// The gid that owns the stdio pipes.
     pub io_gid: u32,
-    /// Where CRIU keeps its files.
+    /// The directory of CRIU's files.
     pub criu_work_path: Option<PathBuf>,
 }
 
 impl TaskOptions {
-    /// Reads the options of a request. None are the defaults; a type we do not know is logged and counts as none.
+    /// Decodes the options of a request. Absent options are the defaults. A message of unknown type is logged and
+    /// ignored.
     ///
     /// # Errors
-    /// [`Kind::InvalidArgument`]: bytes that are no such message, text that is no TOML, a value of the wrong type, a
-    /// state root that is not absolute. Also a configuration file that cannot be read. The message names the field.
+    /// [`Kind::InvalidArgument`]: the message or the TOML is malformed, a value has the wrong type, or the state root
+    /// is not absolute. Or a configuration file cannot be read. The message names the field.
     pub fn decode(options: Option<&Any>) -> Result<Self> {
         let Some(options) = options.filter(|any| !any.type_url.is_empty() || !any.value.is_empty()) else {
             return Ok(Self::default());
@@ -74,12 +75,12 @@ impl TaskOptions {
         Ok(decoded)
     }
 
-    /// The directory of the states of one namespace's containers.
+    /// The directory of the container states of one namespace.
     pub fn state_root(&self, namespace: &str) -> PathBuf {
         self.root.as_deref().unwrap_or(Path::new(DEFAULT_ROOT)).join(namespace)
     }
 
-    /// Leaves the options in the bundle, whole or not at all.
+    /// Writes the options into the bundle, whole or not at all.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -88,10 +89,10 @@ impl TaskOptions {
         bundle::write(bundle, FILE, &json)
     }
 
-    /// The options that [`save`](Self::save) left; the defaults when there are none.
+    /// Reads the options that [`save`](Self::save) wrote. Without the file they are the defaults.
     ///
     /// # Errors
-    /// The file cannot be read, or is not ours.
+    /// The file cannot be read or is malformed.
     pub fn load(bundle: &Path) -> Result<Self> {
         let path = bundle.join(FILE);
         let json = match std::fs::read(&path) {
@@ -103,7 +104,7 @@ impl TaskOptions {
 
     fn from_runc(message: runc::Options) -> Self {
         Self {
-            // false cannot be told from absent, and absent must not overrule the form of linux.cgroupsPath
+            // In protobuf, false cannot be told from absent.
             systemd_cgroup: message.systemd_cgroup.then_some(true),
             root: some(message.root).map(PathBuf::from),
             binary_name: some(message.binary_name),
@@ -127,8 +128,8 @@ impl TaskOptions {
         text.and_then(|text| Self::from_text(&text)).with_context(|| format!("config_path {}", message.config_path))
     }
 
-    /// The keys are the Go names of the fields of runc's options; containerd takes them in any case, so do we, and
-    /// with underscores.
+    /// The keys are the Go names of runc's option fields. As in containerd their case does not matter, and underscores
+    /// are skipped.
     fn from_text(text: &str) -> Result<Self> {
         let table = text.parse::<Table>().map_err(|e| {
             let before = e.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
@@ -147,7 +148,7 @@ impl TaskOptions {
                 "iouid" => options.io_uid = id(key, value)?,
                 "iogid" => options.io_gid = id(key, value)?,
                 "criuworkpath" => options.criu_work_path = some(string(key, value)?).map(PathBuf::from),
-                // containerd's own use, or gone since 2.0
+                // containerd uses these itself, or they are gone since 2.0.
                 "typeurl" | "configpath" | "criupath" | "criuimagepath" | "taskapiaddress" | "taskapiversion" => {}
                 _ => ::log::warn!("option {key:?} is unknown and ignored"),
             }

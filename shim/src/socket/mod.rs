@@ -1,8 +1,8 @@
-//! The server's Unix socket: its name, its directory, and who may make, find or remove it.
+//! The server's Unix socket: its path, its directory, and the lock around making, finding and removing it.
 //!
-//! Two `start`s of one pod may race, and a server that exits may race both, so each looks, binds or unlinks only while
-//! it holds a lock on the directory (flock on the directory itself: no file to leave behind). Under the lock a socket
-//! file is either listened on, or dead and free to be replaced.
+//! Two `start`s of one pod may race, and an exiting server may race both. So each looks, binds and unlinks only while
+//! it holds flock(2) on the directory itself, which leaves no lock file behind. Under the lock a socket file is either
+//! in use, or dead and replaceable.
 
 use std::{
     io::ErrorKind,
@@ -22,29 +22,29 @@ use rustix::{
 };
 use sha2::{Digest, Sha256};
 
-/// Where sockets are, unless containerd says otherwise.
+/// The directory of sockets unless containerd names one.
 pub const DIRECTORY: &str = "/run/containerd/s";
-/// How long a listener may take to accept before it is taken to be alive all the same.
+/// How long a connect may take. A listener that is slower counts as alive.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(100);
-/// How long to wait for the lock: its holders do a few system calls.
+/// How long to wait for the lock. Its holders make a few system calls.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
-/// The connections that wait for the server to start.
+/// The listen(2) backlog: connections that wait until the server runs.
 const BACKLOG: i32 = 128;
 
-/// What became of a wish for a socket.
+/// The result of [`claim`].
 #[derive(Debug)]
 pub enum Claim {
-    /// The socket is ours, bound and listening.
+    /// The socket is bound and listens.
     Ours(OwnedFd),
-    /// Somebody listens there already.
+    /// A server listens there already.
     Served,
 }
 
-/// The socket of a group: a digest of the three names that make it unique on this machine, short enough for any
-/// directory that containerd would choose.
+/// The path of a group's socket. Its name is a digest of the three names that identify the group on this machine, so it
+/// is short enough for any directory.
 ///
 /// # Errors
-/// The path is longer than the kernel takes.
+/// The path is longer than sun_path (unix(7)).
 pub fn path(directory: &Path, grpc_address: &str, namespace: &str, group: &str) -> Result<PathBuf> {
     let digest = Sha256::digest(format!("{grpc_address}/{namespace}/{group}"));
     let path = directory.join(digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
@@ -52,12 +52,12 @@ pub fn path(directory: &Path, grpc_address: &str, namespace: &str, group: &str) 
     Ok(path)
 }
 
-/// Binds `path`, or finds that it is served. A dead socket in its place is replaced. The socket is 0600 from its first
-/// moment, in a directory that is made 0700.
+/// Binds `path`, or finds that a server listens there. A dead socket is replaced. The socket has mode 0600 from its
+/// first moment; a missing directory is made with mode 0700.
 ///
 /// # Errors
-/// The directory cannot be made, belongs to another user or is writable by others; something that is no socket is in
-/// the way; or a system call failed.
+/// The directory cannot be made, belongs to another user or is writable by others; a file that is no socket is in the
+/// way; or a system call failed.
 pub fn claim(path: &Path) -> Result<Claim> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     make_directory(directory)?;
@@ -73,7 +73,7 @@ pub fn claim(path: &Path) -> Result<Claim> {
     listen(path).map(Claim::Ours)
 }
 
-/// Removes a socket that nobody listens on: what a server that was killed leaves behind.
+/// Removes a dead socket: that of a killed server.
 ///
 /// # Errors
 /// The lock or the removal failed.
@@ -85,16 +85,16 @@ pub fn remove_dead(path: &Path) -> Result<()> {
     if is_served(path)? { Ok(()) } else { unlink_socket(path) }
 }
 
-/// The identity of a socket file, so that a server removes its own and no successor's.
+/// The device and inode of a socket file. With it a server removes its own socket and not that of a newer server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketId(u64, u64);
 
-/// The identity of what is at `path` now.
+/// The identity of the file at `path`.
 pub fn socket_id(path: &Path) -> Option<SocketId> {
     std::fs::symlink_metadata(path).ok().map(|meta| SocketId(meta.dev(), meta.ino()))
 }
 
-/// Removes the socket if it still is the one of that identity.
+/// Removes the socket if it still has that identity.
 ///
 /// # Errors
 /// The lock or the removal failed.
@@ -115,7 +115,7 @@ fn make_directory(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Holds the directory's lock until it is dropped.
+/// Takes the directory's lock, which dropping the descriptor releases.
 fn lock(directory: &Path) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(directory, flags, Mode::empty())
@@ -138,11 +138,12 @@ fn listen(path: &Path) -> Result<OwnedFd> {
     let address = SocketAddrUnix::new(path).with_context(what)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).with_context(what)?;
-    // bind(2) gives the file the mode of the socket's own inode, less the umask: there is no moment with a wider one
+    // bind(2) gives the file the mode of the socket's inode less the umask, so the file never has a wider mode.
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR).with_context(what)?;
     rustix::net::bind(&socket, &address).with_context(what)?;
     if let Err(e) = rustix::net::listen(&socket, BACKLOG) {
-        let _ = std::fs::remove_file(path); // ours since the bind; the error to report is the first
+        // This process has just bound the file. The caller gets the first error.
+        let _ = std::fs::remove_file(path);
         return Err(e).with_context(what);
     }
     Ok(socket)
@@ -157,7 +158,7 @@ fn is_served(path: &Path) -> Result<bool> {
     loop {
         match rustix::net::connect(socket.as_fd(), &address) {
             Ok(()) => return Ok(true),
-            // the backlog is full: somebody listens, if slowly
+            // The backlog is full, so a server listens, if slowly.
             Err(Errno::AGAIN) if Instant::now() < end => std::thread::sleep(Duration::from_millis(5)),
             Err(Errno::AGAIN) => return Ok(true),
             Err(Errno::INTR) => {}
