@@ -52,7 +52,7 @@ fn report(args: &Args, e: &Error) {
 /// the socket of a killed server.
 fn clean(args: &Args, bundle: &Path) -> (Option<u32>, Result<()>, [Result<()>; 2]) {
     let options = TaskOptions::load(bundle).unwrap_or_else(|e| {
-        report(args, &e.context("the usual state root is taken"));
+        report(args, &e.context("the default state root is used"));
         TaskOptions::default()
     });
     let noted = init_pid(bundle);

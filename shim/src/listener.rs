@@ -47,7 +47,7 @@ impl PeerCheckedListener {
                 false
             }
             Err(e) => {
-                log::warn!("refused a connection: its user is unknown: {e}");
+                log::warn!("refused a connection of unknown uid: {e}");
                 false
             }
         }

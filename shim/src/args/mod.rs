@@ -129,7 +129,7 @@ fn boolean(name: &str, inline: Option<String>) -> Result<bool> {
     match inline.as_deref() {
         None | Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
         Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
-        Some(other) => Err(Error::invalid(format!("flag -{name}: {other:?} is no boolean"))),
+        Some(other) => Err(Error::invalid(format!("flag -{name}: {other:?} is not a boolean"))),
     }
 }
 

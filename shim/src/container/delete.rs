@@ -42,7 +42,7 @@ impl Container {
         if let Some(ended) = ended
             && timeout(KILL_TIMEOUT, ended.exit()).await.is_err()
         {
-            return Err(Error::new(Kind::Internal, format!("exec {exec:?}, which is being started, does not die")));
+            return Err(Error::new(Kind::Internal, format!("exec {exec:?}, is being started and does not die")));
         }
         let process = self.state().take_exec(exec)?;
         close_stdio(&process, OUTPUT_TIMEOUT).await;
@@ -66,7 +66,7 @@ impl Container {
         if let Some(io) = &io
             && !io.drained(OUTPUT_TIMEOUT).await
         {
-            log::warn!("container {}: output is cut off, a process still holds it", self.id);
+            log::warn!("container {}: output is cut off: a process still holds its pipe", self.id);
         }
         self.remove().await?;
         if let Some(io) = io {

@@ -61,7 +61,7 @@ impl Container {
                 self.kill_execs();
             }
             if let Err(e) = self.context.pool.run_urgent(move || kill_rest(&handle, frozen)).await {
-                log::warn!("container {}: after the end of init: {e}", self.id);
+                log::warn!("container {}: kill the rest after the exit of init: {e}", self.id);
             }
         }
         match &*self.oom() {

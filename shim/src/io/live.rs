@@ -1,15 +1,15 @@
-//! The stdio of a process that exists, from its begin to its Delete.
+//! The stdio of a process that exists, from its start to its Delete.
 //!
-//! One rule about a client's fifos: the shim's ends of all of them stay until the process has exited and what it wrote
-//! has been read out. A client takes a stream that breaks as the end of the whole: containerd's CRI stops reading stdout
-//! when it cannot write a byte that was typed too late, and stops sending stdin when the first output ends.
+//! The shim keeps its ends of all fifos of a client until the process has exited and its output has been read. A client
+//! takes one broken stream for the end of all: containerd's CRI stops reading stdout when it cannot write a byte of
+//! late input, and stops sending stdin when the first output ends.
 //!
 //! ```text
-//! stdin    copied ──> process gone, or it reads no more ──> read and thrown away ──┐
-//! output   copied ──> its last writer is gone, and the process ──> the client gets the end, reads what is left ──> closed
+//! stdin    copied ──> process exited, or it reads no more ──> read and dropped ─────┐
+//! output   copied ──> last writer and process are gone ──> the client gets the end and reads the rest ──> closed
 //! ```
-//! What still holds a pipe open after its process has exited, a background child, is cut off [`LINGER`] later, and with
-//! the end of the last output goes stdin. Delete ends everything.
+//! A background child may hold a pipe after the process has exited. It is cut off [`LINGER`] later, and stdin is closed
+//! with the end of the last output. Delete closes everything.
 
 use std::{
     os::fd::OwnedFd,
@@ -29,16 +29,16 @@ use super::{
     tail::Tail,
 };
 
-/// How long the pipes of a process that has exited are read on when another process holds them, and how long its stdin
-/// is. A client may wait for the end of the streams for ever, as containerd does for a probe whose command left a
-/// background child, and each such process costs descriptors.
+/// How long the pipes of an exited process are read when another process holds them, and how long its stdin is. A
+/// client may wait for the end of the streams for ever (containerd does so for a probe whose command has left a
+/// background child), and each such process holds descriptors.
 pub const LINGER: Duration = Duration::from_secs(15);
-/// How long a client may take to read what it was given, when the process is deleted.
+/// How long Delete waits for the client to read the rest.
 const TAIL: Duration = Duration::from_secs(1);
-/// How often it is looked at meanwhile.
+/// The pause between two checks of that.
 const TAIL_STEP: Duration = Duration::from_millis(1);
 
-/// Stdio of a process that exists.
+/// The stdio of a process that exists.
 #[derive(Debug)]
 pub struct Io {
     /// The shim's own writer on the client's stdin.
@@ -51,7 +51,7 @@ pub struct Io {
     logger: Option<Logger>,
 }
 
-/// What the process's stdio has beside its pumps.
+/// The parts of a stdio besides its pumps.
 #[derive(Debug)]
 pub(super) struct Streams {
     pub writer: Option<OwnedFd>,
@@ -59,7 +59,7 @@ pub(super) struct Streams {
     pub logger: Option<Logger>,
 }
 
-/// How many outputs are not copied to their end, and how many are not read out by the client.
+/// How many outputs are not copied to their end, and how many the client has not read to their end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Outputs {
     copied: usize,
@@ -98,18 +98,17 @@ impl Io {
         io
     }
 
-    /// The terminal's master, while the process may still use it.
+    /// The terminal's master, while the process may use it.
     pub fn console(&self) -> Option<Arc<OwnedFd>> {
         lock(&self.console).clone()
     }
 
-    /// CloseIO: the process sees the end of its stdin when the client closes its end, too.
+    /// CloseIO: the process sees the end of its input once the client has closed its end as well.
     pub fn close_stdin(&self) {
         lock(&self.writer).take();
     }
 
-    /// The process has exited: what comes on its stdin is thrown away, and a terminal ends when all that was written to
-    /// it is copied.
+    /// The process has exited. Later input is dropped, and a terminal ends when its output is copied.
     pub fn process_exited(self: &Arc<Self>) {
         self.end(&[Kind::Input, Kind::Terminal]);
         self.close_stdin();
@@ -120,8 +119,8 @@ impl Io {
         }
     }
 
-    /// Waits until all output has been copied, at most `limit`; whether it was. Then, for a moment, until the client has
-    /// read it: some clients close their end as soon as the process is deleted, with what is still in it.
+    /// Waits until all output is copied, at most `limit`, and reports whether it is. Then waits a moment for the client
+    /// to read it: some clients close their end as soon as the process is deleted, with output still in the fifo.
     pub async fn drained(&self, limit: Duration) -> bool {
         let copied = timeout(limit, self.outputs.subscribe().wait_for(|left| left.copied == 0)).await.is_ok();
         let empty = async {
@@ -133,7 +132,7 @@ impl Io {
         copied
     }
 
-    /// Ends all copying, closes every descriptor, ends the logger.
+    /// Stops all copying, closes all descriptors, and stops the logging program.
     pub async fn close(&self) {
         if let Some(linger) = lock(&self.linger).take() {
             linger.abort();
@@ -152,7 +151,7 @@ impl Io {
         }
     }
 
-    /// What is left after the exit gets its end, some time later.
+    /// Ends, after `time`, the streams that are left after the exit.
     pub(super) async fn linger(&self, time: Duration) {
         sleep(time).await;
         self.end(&[Kind::Output]);
@@ -164,7 +163,7 @@ impl Io {
     }
 
     fn spawn(self: &Arc<Self>, number: usize, pump: Arc<Pump>) {
-        // Registered under the lock, so that even a pump that ends at once finds itself in the list.
+        // The lock is held, so that a pump that ends at once finds itself in the list.
         let mut streams = lock(&self.streams);
         let stage = Stage::Copying(pump.clone());
         let io = self.clone();
@@ -178,17 +177,18 @@ impl Io {
         streams.push(Stream { number, stage, task });
     }
 
-    /// Nobody reads the input any more: it is read and thrown away, so that a client neither fails nor hangs.
+    /// The process reads no more input. The rest is read and dropped, so that the client gets no error and does not
+    /// block.
     async fn discard_input(self: &Arc<Self>, number: usize, input: Arc<Pump>) {
         let rest = input.discard_rest();
         self.advance(number, Stage::Copying(rest.clone()));
-        // With this goes the process's end: it sees the end of its input.
+        // This drops the write end of the process's pipe, so it sees the end of its input.
         drop(input);
         rest.run().await;
-        // Where only the reader could be had, it has run to an end, and stays open.
+        // If only the read end could be opened, the pump has reached an end, and the fifo stays open.
     }
 
-    /// All of an output is copied.
+    /// Runs when all of an output is copied.
     async fn finish_output(self: &Arc<Self>, number: usize, pump: Arc<Pump>) {
         if pump.kind() == Kind::Terminal {
             lock(&self.console).take();

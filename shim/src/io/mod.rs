@@ -1,4 +1,5 @@
-//! The stdio of one process: what a client named, made into descriptors for the process, and the copying between them.
+//! The stdio of one process: it opens the paths and programs that the client names, makes the descriptors of the
+//! process, and copies between them.
 //!
 //! ```text
 //! process --pipe--> Pump --> fifo (both ends held) --> client        stdout, stderr
@@ -7,12 +8,12 @@
 //! client --> fifo (own writer held until CloseIO) --> Pump --> pipe --> process
 //! process --tty--> master --> Pump --> fifo, file or program;  fifo --> Pump --> master
 //! ```
-//! The process is given pipes, not the fifos themselves, because only so can the shim end the client's stream when a
-//! grandchild holds the pipe for ever; because the pipe belongs to the container's user and can be opened again as
-//! /dev/stdout; and because no name of the host shows in the container.
+//! The process gets pipes and not the fifos, for three reasons. The shim can end the client's stream while a grandchild
+//! holds the pipe. The pipe belongs to the container's user, who can open /dev/stdout again. And no path of the host is
+//! visible in the container.
 //!
-//! Made in two steps: [`prepare`] before the process exists (it may wait for a client), [`Prepared::begin`] when it does.
-//! From then on it is [`live`].
+//! There are two steps: [`prepare`] runs before the process exists and may wait for a client; [`Prepared::attach`] runs
+//! when it exists. [`live`] holds the stdio from then on.
 
 pub mod fifo;
 pub mod live;
@@ -40,41 +41,42 @@ use self::{
 };
 use crate::{error::shutting_down, pool::Pool};
 
-/// Whose stdio it is: what a logging program is told, and who shall own the pipes.
+/// The owner of a stdio: a logging program gets the id and namespace, the pipes get the uid and gid.
 #[derive(Clone, Debug)]
 pub struct StdioOwner {
-    /// The container's or exec's id.
+    /// The id of the container or exec.
     pub id: String,
     /// containerd's namespace.
     pub namespace: String,
-    /// User and group for the pipes.
+    /// The uid and gid of the pipes.
     pub owner: (u32, u32),
 }
 
-/// Stdio that is open, for a process that does not exist yet. Dropping it closes everything and kills the logger.
+/// Opened stdio for a process that does not exist yet. Dropping it closes all descriptors and kills the logging
+/// program.
 #[derive(Debug)]
 pub struct Prepared {
-    /// What the runtime gives the process.
+    /// The descriptors of the process.
     pub child: Stdio,
     wiring: Wiring,
 }
 
-/// The shim's side.
+/// The descriptors of the shim.
 #[derive(Debug, Default)]
 struct Wiring {
-    /// The client's stdin, and the pipe it goes into; `None` for a terminal that is still to come.
+    /// The client's stdin and the pipe to the process. A terminal has no pipe.
     stdin: Option<(OwnedFd, Option<OwnedFd>)>,
     /// The shim's own writer on the client's stdin.
     writer: Option<OwnedFd>,
-    /// Pipes of the process and where each goes; `None` for a terminal that is still to come.
+    /// The pipes from the process and their sinks. A terminal has no pipe.
     outputs: Vec<(Option<OwnedFd>, Sink)>,
     logger: Option<Logger>,
 }
 
-/// Opens what the request names; waits up to 30 s for a client to open its ends.
+/// Opens the stdio of a request. Waits up to 30 s for a client to open its end of a fifo.
 ///
 /// # Errors
-/// What cannot be opened, by path; nothing is left.
+/// A path cannot be opened; the error names it. No descriptor is left open.
 pub async fn prepare(request: &StdioRequest, owner: &StdioOwner, pool: &Pool) -> Result<Prepared> {
     if request.is_null() && !request.terminal {
         return Ok(Prepared { child: Stdio::Null, wiring: Wiring::default() });
@@ -114,7 +116,7 @@ pub async fn prepare(request: &StdioRequest, owner: &StdioOwner, pool: &Pool) ->
 }
 
 impl Wiring {
-    /// stdout and stderr for a process without a terminal.
+    /// Makes stdout and stderr of a process without a terminal.
     async fn output_pair(&mut self, request: &StdioRequest, owner: &StdioOwner, pool: &Pool) -> Result<[OwnedFd; 2]> {
         match request.target()? {
             OutputTarget::Paths { stdout, stderr } => {
@@ -142,7 +144,7 @@ impl Wiring {
         }
     }
 
-    /// Where a terminal's output goes.
+    /// Opens the sink of a terminal's output.
     async fn terminal_sink(&mut self, request: &StdioRequest, owner: &StdioOwner, pool: &Pool) -> Result<Sink> {
         Ok(match request.target()? {
             OutputTarget::Paths { stdout: Some(path), .. } => {
@@ -159,7 +161,7 @@ impl Wiring {
         })
     }
 
-    /// A pipe whose read end is copied to `sink`; gives the write end.
+    /// Makes a pipe that is copied to `sink`; returns its write end.
     fn piped(&mut self, sink: Sink, owner: &StdioOwner) -> Result<OwnedFd> {
         let (ours, child) = owned_pipe(owner)?;
         fcntl_setfl(&ours, OFlags::NONBLOCK).context("set up output")?;
@@ -170,29 +172,29 @@ impl Wiring {
 
 #[cfg(test)]
 impl Prepared {
-    /// Stdio that is connected to nothing.
+    /// Makes stdio without any stream.
     pub(crate) fn unconnected() -> Self {
         Self { child: Stdio::Null, wiring: Wiring::default() }
     }
 }
 
 impl Prepared {
-    /// The runtime's half, taken out so that it can be moved into the verb.
+    /// Takes the descriptors of the process, to move them into the runtime.
     pub fn take_child(&mut self) -> Stdio {
         std::mem::replace(&mut self.child, Stdio::Null)
     }
 
-    /// Starts copying. `console` is the master of the process's terminal, when it has one.
+    /// Starts the copying. `console` is the master of the process's terminal, if it has one.
     ///
     /// # Errors
-    /// A descriptor that cannot be set up.
+    /// A descriptor cannot be set up.
     pub fn attach(self, console: Option<OwnedFd>) -> Result<Arc<Io>> {
         let Wiring { stdin, writer, outputs, logger } = self.wiring;
         let mut pumps = Vec::with_capacity(3);
         if let Some(master) = &console {
             fcntl_setfl(master, OFlags::NONBLOCK).context("set up terminal")?;
         }
-        // One descriptor for reading, writing and resizing: some clients count those of terminals.
+        // One descriptor reads, writes and resizes, since some clients count the descriptors of terminals.
         let console = console.map(Arc::new);
         for (from, sink) in outputs {
             let kind = if from.is_some() { Kind::Output } else { Kind::Terminal };
@@ -209,7 +211,7 @@ impl Prepared {
     }
 }
 
-/// Opens a log file where its disk may be slow.
+/// Opens a log file on the pool: its disk may be slow.
 async fn log_file(path: PathBuf, pool: &Pool) -> Result<OwnedFd> {
     pool.run(&pool.children.begin_spawn(), move || fifo::open_file(&path)).await
 }
@@ -221,7 +223,7 @@ fn sink(output: Output) -> Sink {
     }
 }
 
-/// A pipe that belongs to the container's root, so that a process there may open /dev/stdout again.
+/// Makes a pipe that the container's root owns, so that its processes can open /dev/stdout again.
 fn owned_pipe(owner: &StdioOwner) -> Result<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC).context("make a pipe")?;
     own(&read, owner)?;

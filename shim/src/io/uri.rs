@@ -1,62 +1,62 @@
-//! What the stdio fields of a request mean: a fifo by path, a file, or a program that logs.
+//! The stdio fields of a request: a fifo path, a file, or a logging program.
 //!
-//! Pure reading; opening is `fifo`, running a program `logger`. The scheme of stdout decides for both outputs, as in
-//! containerd's own shim.
+//! Parsing is pure; `fifo` opens paths and `logger` runs programs. The scheme of stdout decides for both outputs, as in
+//! containerd's runc shim.
 
 use std::path::PathBuf;
 
 use berth_runtime::{Error, Result};
 
-/// The stdio of a Create or Exec request, as the client wrote it. `State` gives it back.
+/// The stdio of a Create or Exec request, as the client sent it. State returns it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StdioRequest {
-    /// A fifo, or empty.
+    /// A fifo path, or empty.
     pub stdin: String,
-    /// A fifo, a URI, or empty.
+    /// A fifo path, a URI, or empty.
     pub stdout: String,
-    /// A fifo, or empty; unused with a terminal.
+    /// A fifo path, or empty; a process with a terminal has none.
     pub stderr: String,
     /// The process gets a pseudoterminal.
     pub terminal: bool,
 }
 
-/// Where the two outputs go.
+/// The target of the two outputs.
 #[derive(Debug, PartialEq, Eq)]
 pub enum OutputTarget {
-    /// Each to its own path, mostly a fifo that a client reads; an absent one to /dev/null.
+    /// A path for each, mostly a fifo that a client reads. Without a path it is /dev/null.
     Paths {
-        /// Where stdout goes.
+        /// The path for stdout.
         stdout: Option<PathBuf>,
-        /// Where stderr goes.
+        /// The path for stderr.
         stderr: Option<PathBuf>,
     },
-    /// Both appended to one file.
+    /// One file, to which both are appended.
     File(PathBuf),
-    /// Both into a program.
+    /// A logging program that reads both.
     Logger(Program),
 }
 
-/// A program of `binary://` or `binary-v2://`.
+/// A logging program: `binary://` or `binary-v2://`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Program {
-    /// Absolute path.
+    /// Its absolute path.
     pub path: PathBuf,
-    /// Keys and values of the query, in order.
+    /// The keys and values of the query, in order.
     pub args: Vec<String>,
-    /// `binary-v2`: closing the ready pipe without a byte is a failure.
+    /// `binary-v2`: the start fails if the program closes the ready pipe without writing a byte.
     pub must_say_ready: bool,
 }
 
 impl StdioRequest {
-    /// Nothing is connected.
+    /// Reports whether no stream is named.
     pub fn is_null(&self) -> bool {
         self.stdin.is_empty() && self.stdout.is_empty() && self.stderr.is_empty()
     }
 
-    /// Where the outputs go.
+    /// The target of the outputs.
     ///
     /// # Errors
-    /// A scheme that is none of fifo, file, binary and binary-v2; a path that is missing or malformed.
+    /// The scheme is not fifo, file, binary or binary-v2; or the path is missing or malformed.
     pub fn target(&self) -> Result<OutputTarget> {
         let (scheme, rest) = split_scheme(&self.stdout);
         match scheme {
@@ -76,7 +76,7 @@ impl StdioRequest {
         }
     }
 
-    /// The stdin path, if any.
+    /// The path for stdin.
     pub fn stdin_path(&self) -> Option<PathBuf> {
         path_of(&self.stdin)
     }
@@ -87,7 +87,7 @@ fn path_of(text: &str) -> Option<PathBuf> {
     (!text.is_empty()).then(|| PathBuf::from(text))
 }
 
-/// The scheme in front of `:`, when what stands there can be one (RFC 3986 §3.1).
+/// The scheme before `:`, if that text is a valid scheme (RFC 3986 §3.1).
 fn split_scheme(text: &str) -> (Option<&str>, &str) {
     match text.split_once(':') {
         Some((scheme, rest))
@@ -100,7 +100,7 @@ fn split_scheme(text: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// The absolute path and the query of `//host/path?query`; a host is ignored.
+/// The absolute path and the query of `//host/path?query`. The host is ignored.
 fn absolute<'a>(rest: &'a str, whole: &str) -> Result<(PathBuf, &'a str)> {
     let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
     let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -115,7 +115,7 @@ fn absolute<'a>(rest: &'a str, whole: &str) -> Result<(PathBuf, &'a str)> {
     Ok((PathBuf::from(path), query))
 }
 
-/// `k=v&k2` as `k`, `v`, `k2`, ``; of a key that comes twice, the first value.
+/// Parses `k=v&k2` into `k`, `v`, `k2`, ``. Only the first value of a repeated key counts.
 fn arguments(query: &str) -> Result<Vec<String>> {
     let mut args: Vec<(String, String)> = Vec::new();
     for pair in query.split('&').filter(|p| !p.is_empty()) {

@@ -1,5 +1,5 @@
-//! A thread for work that may block for as long as a disk does. It is made for the first work, stays a moment for the
-//! next, and is one of a stream's own: a log on a disk that hangs holds up nobody else's, and none of the pool's threads.
+//! A thread for writes that may block, for as long as a disk does. Each stream has one of its own, made for the first
+//! write and kept for a moment. So a hanging disk delays no other stream and takes no thread of the pool.
 
 use std::{
     sync::{
@@ -15,21 +15,22 @@ use tokio::sync::oneshot;
 
 /// How long an idle thread stays.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
-/// How many threads there may be at once in the shim. One that hangs in the kernel outlives its stream.
+/// How many such threads the shim may have. A thread that hangs in the kernel outlives its stream.
 const MAX_THREADS: usize = 64;
-/// A thread's stack, in bytes: a buffer, and the frames around it.
+/// The stack of a thread, in bytes: one buffer and its frames.
 const STACK: usize = 128 * 1024;
 
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// The thread of one stream, if there is one.
+/// The thread of one stream, if it has one now.
 #[derive(Debug, Default)]
 pub struct Worker(Mutex<Option<SyncSender<Work>>>);
 
 impl Worker {
-    /// Runs `work` on the thread. `None`: it was not run, since no thread could be had or the last one just went.
+    /// Runs `work` on the thread. Returns `None` if it was not run: no thread was available, or the last one has just
+    /// ended.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let (answer, outcome) = oneshot::channel();
         let work: Work = Box::new(move || drop(answer.send(work())));
@@ -63,7 +64,7 @@ fn start() -> Option<SyncSender<Work>> {
     match thread::Builder::new().stack_size(STACK).spawn(body) {
         Ok(_) => Some(sender),
         Err(e) => {
-            log::warn!("a thread for a log file: {e}");
+            log::warn!("start a thread for a log file: {e}");
             None
         }
     }
@@ -75,7 +76,7 @@ fn serve(works: &Receiver<Work>, _slot: &Slot) {
     }
 }
 
-/// One of the threads that there may be.
+/// Counts one thread against [`MAX_THREADS`].
 struct Slot;
 
 impl Slot {

@@ -1,8 +1,8 @@
-//! Rootfs mounts whose ids are mapped for a user namespace: the options `uidmap=` and `gidmap=` of containerd's snapshots.
+//! Rootfs mounts with mapped ids: the options `uidmap=` and `gidmap=` of containerd's snapshots.
 //!
-//! An overlay is not mapped itself; its lower layers are. It takes them from a clone of the directory that they have in
-//! common, which is read-only and mapped. While the overlay is being mounted the clone is mounted below it, at the rootfs,
-//! so that whoever cleans up after a crash finds it there; an overlay keeps clones of its layers.
+//! An overlay cannot be idmapped, but its lower layers can. They come from a read-only, idmapped clone of their common
+//! directory. The clone is mounted at the rootfs while the overlay is mounted over it, so that a clean-up after a crash
+//! finds it there; the overlay keeps clones of its layers.
 
 use std::{
     os::fd::{BorrowedFd, OwnedFd},
@@ -16,14 +16,14 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::{overlay, proc_path};
 
-/// From one fd to another.
+/// The flags of move_mount(2) from one descriptor to another.
 pub const FD_TO_FD: MoveMountFlags =
     MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH.union(MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH);
 
-/// The user namespace for a mount's mappings; `None` when it has none.
+/// Makes the user namespace for a mount's mappings; `None` without mappings.
 ///
 /// # Errors
-/// One without the other, and what is no list of `container:host:size`, by option.
+/// One of the two options is missing, or an option is no list of `container:host:size`. The error names it.
 pub fn namespace(uids: Option<&str>, gids: Option<&str>) -> Result<Option<OwnedFd>> {
     match (uids, gids) {
         (None, None) => Ok(None),
@@ -48,18 +48,18 @@ fn parse(list: &str, option: &str) -> Result<Vec<LinuxIdMapping>> {
     list.split(',').map(|text| one(text).ok_or_else(|| bad(text))).collect()
 }
 
-/// The layers, mounted where the overlay will be, while it is being mounted over them.
+/// The idmapped layers, mounted at the rootfs while the overlay is mounted over them.
 pub struct Layers {
     tree: OwnedFd,
-    /// The overlay's options, with the layers named below `tree`.
+    /// The overlay's options, with the layers as paths below `tree`.
     pub data: Vec<String>,
 }
 
 impl Layers {
-    /// Mounts the mapped layers at `place`, since an overlay takes no layers from a detached tree.
+    /// Mounts the idmapped layers at `place`: an overlay takes no layers from a detached tree.
     ///
     /// # Errors
-    /// Layers with no directory in common, or whose file system cannot be idmapped.
+    /// The layers have no common directory, or their file system cannot be idmapped.
     pub fn mount(data: &[String], users: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<Self> {
         let lower = data.iter().find_map(|option| option.strip_prefix("lowerdir="));
         let lower = overlay::split(lower.ok_or_else(|| Error::invalid("option lowerdir is missing"))?);
@@ -69,7 +69,7 @@ impl Layers {
         let there = proc_path(&tree);
         let moved = |path: &String| match Path::new(path).strip_prefix(&common) {
             Ok(below) => overlay::escape(&there.join(below).to_string_lossy()),
-            // The empty name that makes what follows it a layer of data only.
+            // An empty name makes the next layer a data-only layer (overlayfs, `lowerdir=a::b`).
             Err(_) => String::new(),
         };
         let lower = lower.iter().map(moved).collect::<Vec<_>>().join(":");
@@ -82,23 +82,23 @@ impl Layers {
         Ok(Self { tree, data })
     }
 
-    /// Takes the layers away from under the overlay `top`, of which a clone comes back, detached: the kernel takes a mount
-    /// away only with all that is on it.
+    /// Unmounts the layers below the overlay `top`, and returns a detached clone of the overlay: the kernel unmounts
+    /// the layers only with all that is mounted on them.
     ///
     /// # Errors
-    /// As open_tree(2) and umount(2).
+    /// Those of open_tree(2) and umount(2).
     pub fn unmount(self, top: OwnedFd) -> Result<OwnedFd> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         let overlay = open_tree(&top, c"", flags).context("open_tree")?;
         for fd in [&top, &self.tree] {
-            // Lazily, since it is by these that we name them.
+            // MNT_DETACH, since the descriptors that name the mounts keep them busy.
             umount2(&proc_path(fd), MntFlags::MNT_DETACH).context("unmount the layers")?;
         }
         Ok(overlay)
     }
 }
 
-/// The directory that all of the paths are below.
+/// The deepest directory above all paths.
 fn common(paths: &[String]) -> Option<PathBuf> {
     let mut parents = paths.iter().filter(|path| !path.is_empty()).map(|path| Path::new(path).parent());
     let mut common = parents.next()??.to_owned();

@@ -1,4 +1,5 @@
-//! A file that is a filesystem, put behind a loop device that frees itself when the last mount of it is gone.
+//! A file system in a file, attached to a loop device. The kernel frees the device with its last mount
+//! (LO_FLAGS_AUTOCLEAR).
 
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -16,20 +17,20 @@ const READ_ONLY: u32 = 1;
 const AUTOCLEAR: u32 = 4;
 const DIRECT_IO: u32 = 16;
 
-/// Two processes may be told of the same free device; the loser asks again.
+/// How often a free device is asked for. Another process may take the device between the two ioctls.
 const TRIES: u32 = 100;
 
-/// A loop device in use. It is freed when this is dropped, unless it has been mounted.
+/// An attached loop device. Dropping it frees the device unless it is mounted.
 pub struct Device {
     /// `/dev/loopN`.
     pub path: PathBuf,
     _fd: OwnedFd,
 }
 
-/// Puts `file` behind a free loop device.
+/// Attaches `file` to a free loop device.
 ///
 /// # Errors
-/// The file, or the device, and what the kernel said.
+/// The file or the device cannot be opened or attached; the error names it.
 pub fn attach(file: &Path, options: &MountOptions) -> Result<Device> {
     let read_only = options.flags.contains(MsFlags::MS_RDONLY);
     let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };

@@ -1,8 +1,8 @@
-//! The rootfs mounts of a Create request: made below `<bundle>/rootfs` before the container is, and undone after it.
+//! The rootfs mounts of a Create request. They are made at `<bundle>/rootfs` before the container and removed after it.
 //!
-//! Translation of the option words is `options`; overlays whose layers do not fit in a page are `overlay`; ids that are
-//! mapped for a user namespace are `idmap`; files that are filesystems are `loopback`. The mounts of config.json are the
-//! runtime's business, made in the container's own mount namespace. Everything here blocks and is called on the pool.
+//! `options` translates the option words, `overlay` handles overlays whose layers do not fit in a page, `idmap` maps
+//! ids for a user namespace, `loopback` attaches files that are file systems. The runtime makes the mounts of
+//! config.json, in the container's own mount namespace. All functions here block, so they run on the pool.
 
 mod idmap;
 mod loopback;
@@ -29,17 +29,17 @@ use self::{
     options::MountOptions,
 };
 
-/// How often an unmount that is answered EBUSY is tried again, as containerd does: a scanner or an exiting process
-/// may hold the tree for a moment.
+/// How often an unmount that fails with EBUSY is repeated, as containerd does. A scanner or an exiting process may hold
+/// the mount for a moment.
 const BUSY_TRIES: u32 = 20;
-/// The pause between two of these tries.
+/// The pause between two attempts.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
-/// Makes the directory (0711, so that a container's own users may pass) and all `mounts` on it, in order. When one
-/// fails, those before it are undone and so is the directory if it was made here.
+/// Makes the directory (0711, so that a user of the container may pass) and all `mounts` on it, in order. If one fails,
+/// the earlier ones are unmounted, and the directory is removed if this call has made it.
 ///
 /// # Errors
-/// The mount that failed, by type, source and target, and what the kernel said.
+/// The mount that failed, with its type, source and target.
 pub fn mount_all(rootfs: &Path, mounts: &[Mount]) -> Result<()> {
     let made = match mkdir(rootfs, Mode::from_raw_mode(0o711)) {
         Ok(()) => true,
@@ -62,12 +62,12 @@ pub fn mount_all(rootfs: &Path, mounts: &[Mount]) -> Result<()> {
     Ok(())
 }
 
-/// Unmounts everything at and below `path`, deepest and latest first. Nothing mounted there is no error. What stays busy
-/// (a shell or a scanner of the host's is in it) is detached, with a line in the log: it is gone from the tree, so that the
-/// pod can go, and the file system goes with its last user.
+/// Unmounts everything at and below `path`, the deepest and latest mount first. It is no error if nothing is mounted. A
+/// mount that stays busy (a shell or scanner of the host is in it) is detached, and a line is logged: it is gone from
+/// the tree, so that the pod can end, and its last user frees the file system.
 ///
 /// # Errors
-/// The first mount that cannot be undone; those before it stay undone, so the call can be repeated.
+/// The first mount that cannot be unmounted. The ones before it stay unmounted, so the call can be repeated.
 pub fn unmount_recursive(path: &Path) -> Result<()> {
     let path = real_path(path)?;
     if unmount_plain(&path) {
@@ -77,9 +77,9 @@ pub fn unmount_recursive(path: &Path) -> Result<()> {
     points.iter().rev().try_for_each(|point| unmount(point))
 }
 
-/// Unmounts what is mounted at `path` itself; whether that was all. The table of mounts is as long as the node has pods,
-/// and nearly always there is one mount with nothing below it: what has something below it is busy, and where no mount
-/// is left an empty directory has no mount points.
+/// Unmounts `path` itself, and reports whether that was everything. The mount table has lines for all pods of the node,
+/// and nearly always there is one mount with none below it. A mount with another one below it is busy, and an empty
+/// directory without a mount has no mount points in it.
 fn unmount_plain(path: &Path) -> bool {
     loop {
         match umount2(path, MntFlags::UMOUNT_NOFOLLOW) {
@@ -97,14 +97,14 @@ fn unmount(point: &Path) -> Result<()> {
     let mut tries = 0;
     loop {
         match umount2(point, MntFlags::UMOUNT_NOFOLLOW) {
-            // EINVAL: no longer a mount point, someone else was quicker.
+            // EINVAL: another process has unmounted it.
             Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => return Ok(()),
             Err(nix::errno::Errno::EBUSY) if tries < BUSY_TRIES => {
                 tries += 1;
                 std::thread::sleep(BUSY_PAUSE);
             }
             Err(nix::errno::Errno::EBUSY) => {
-                log::warn!("{} is busy: it is detached, and stays mounted for who uses it", point.display());
+                log::warn!("{} is busy: it is detached, and its file system stays until its last user is gone", point.display());
                 return umount2(point, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH)
                     .with_context(|| format!("detach {}", point.display()));
             }
@@ -122,7 +122,7 @@ fn mount_one(rootfs: &Path, m: &Mount) -> Result<()> {
     let users = idmap::namespace(uids.as_deref(), gids.as_deref())?;
     let fd = target(rootfs, &m.target)?;
     let at = proc_path(&fd);
-    // The flags of propagation go in a call of their own: mixed with others the kernel refuses or ignores them.
+    // Propagation flags go into a call of their own: the kernel refuses or ignores them beside others (mount(2)).
     if !options.flags.contains(MsFlags::MS_REMOUNT) || !options.data.is_empty() {
         if options.loop_device {
             let device = loopback::attach(Path::new(&m.source), &options)?;
@@ -143,7 +143,7 @@ fn mount_one(rootfs: &Path, m: &Mount) -> Result<()> {
             mount_at(Path::new(&m.source), &at, &m.type_, options.flags, &options.joined())?;
         }
     }
-    // The descriptor was opened before the mount and still names the directory below it: look it up again.
+    // The descriptor was opened before the mount and still refers to the directory under it, so it is opened again.
     let fd = target(rootfs, &m.target)?;
     let at = proc_path(&fd);
     if !options.propagation.is_empty() {
@@ -152,7 +152,7 @@ fn mount_one(rootfs: &Path, m: &Mount) -> Result<()> {
     let read_only_bind = MsFlags::MS_BIND | MsFlags::MS_RDONLY;
     if options.flags.contains(read_only_bind) || options.flags.contains(MsFlags::MS_REMOUNT) && options.data.is_empty()
     {
-        // A bind takes its flags only from a remount.
+        // A bind mount ignores these flags; only a remount sets them (mount(2)).
         change(&at, options.flags | MsFlags::MS_REMOUNT).context("remount")?;
     }
     if let Some(users) = users.filter(|_| m.type_ != "overlay") {
@@ -172,7 +172,7 @@ fn change(at: &Path, flags: MsFlags) -> Result<()> {
     Ok(mount(None::<&str>, at, None::<&str>, flags, None::<&str>)?)
 }
 
-/// The mount point, found without leaving the rootfs by `..` or a symlink of the image.
+/// Opens the mount point. Neither `..` nor a symlink of the image leads out of the rootfs.
 fn target(rootfs: &Path, inside: &str) -> Result<OwnedFd> {
     let root = open(rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .with_context(|| format!("open {}", rootfs.display()))?;
@@ -189,8 +189,8 @@ fn proc_path(fd: &OwnedFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
-/// The path as the kernel's mount table spells it. Only the parent is resolved: looking at the mounted directory
-/// itself hangs when its filesystem is dead.
+/// The path as the mount table has it. Only the parent is resolved: a stat(2) of the mount itself hangs when its file
+/// system is dead.
 fn real_path(path: &Path) -> Result<PathBuf> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Error::invalid(format!("{} is no path for a mount", path.display())));

@@ -1,33 +1,33 @@
-//! The options of a rootfs mount, as fstab words: flags for mount(2), and data for the filesystem.
+//! The options of a rootfs mount, in the words of fstab(5): flags for mount(2) and data for the file system.
 //!
-//! Pure translation; `mount/mod.rs` applies it.
+//! The translation is pure; `mount/mod.rs` applies it.
 
 use berth_runtime::{Error, Result};
 use nix::mount::MsFlags;
 
-/// What the options of one mount come to.
+/// The parsed options of one mount.
 #[derive(Debug, PartialEq, Eq)]
 pub struct MountOptions {
-    /// Everything but propagation.
+    /// All flags except propagation.
     pub flags: MsFlags,
-    /// shared, private, slave, unbindable, and whether recursively; empty when the mount says nothing.
+    /// MS_SHARED, MS_PRIVATE, MS_SLAVE or MS_UNBINDABLE, with MS_REC if recursive. Empty without such an option.
     pub propagation: MsFlags,
-    /// What the kernel does not know as a flag, in order: the filesystem's own options.
+    /// The options that are no flags, in order, for the file system.
     pub data: Vec<String>,
-    /// Mappings of ids, `container:host:size,…`: uids and gids.
+    /// The mappings of uids and of gids: `container:host:size,…`.
     pub ids: [Option<String>; 2],
-    /// The source is a file to be put behind a loop device.
+    /// The source is a file, to be attached to a loop device.
     pub loop_device: bool,
-    /// The loop device shall bypass the page cache of the backing file.
+    /// The loop device bypasses the page cache of its file (LO_FLAGS_DIRECT_IO).
     pub direct_io: bool,
 }
 
 impl MountOptions {
-    /// Reads the words in order; a later word wins over an earlier one.
+    /// Parses the words in order. A later word overrides an earlier one.
     ///
     /// # Errors
-    /// containerd's own `X-containerd.…` words, which its mount manager resolves and which mean a bug or a skew when they
-    /// get here.
+    /// A word begins with `X-containerd.`. containerd's mount manager resolves such words, so one that arrives here
+    /// shows a bug or a version skew.
     pub fn parse(words: &[String]) -> Result<Self> {
         let mut options = Self {
             flags: MsFlags::empty(),
@@ -43,7 +43,7 @@ impl MountOptions {
         Ok(options)
     }
 
-    /// The filesystem's options as mount(2) takes them.
+    /// The file system's options as the data of mount(2).
     pub fn joined(&self) -> String {
         self.data.join(",")
     }
@@ -70,7 +70,7 @@ impl MountOptions {
     }
 }
 
-/// The flag a word stands for, and whether the word sets or clears it.
+/// The flag of a word, and whether the word sets or clears it.
 fn flag(word: &str) -> Option<(bool, MsFlags)> {
     Some(match word {
         "async" => (false, MsFlags::MS_SYNCHRONOUS),

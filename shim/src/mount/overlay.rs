@@ -1,29 +1,29 @@
-//! Overlays with so many layers that the option string does not fit in the page that mount(2) takes.
+//! Overlays whose options do not fit in the page of data that mount(2) takes, because of their many layers.
 //!
-//! Each lower directory is opened, and the string names `/proc/self/fd/N` instead of the path: some 240 layers fit,
-//! more than an image has. (fsconfig(2) is no way out: it takes 256 bytes a value, and `lowerdir+`, which takes one
-//! layer at a time, is of Linux 6.7. A working directory of the thread's own, as others do it, would have to be unshared
-//! from the whole process.)
+//! Each lower directory is opened, and the option names `/proc/self/fd/N` instead of its path. Some 240 layers fit
+//! then, more than an image has. The alternatives are worse: fsconfig(2) takes 256 bytes for each value, and its
+//! `lowerdir+` for single layers needs Linux 6.7; relative paths need a thread with its own working directory, which
+//! unshare(2) makes.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use berth_runtime::{Context, Error, Result};
 use rustix::fs::{Mode, OFlags, open};
 
-/// mount(2) copies one page of data.
+/// How many bytes of data mount(2) takes: one page.
 const PAGE: usize = 4096;
-/// Room that containerd leaves as well, for what the kernel adds.
+/// How many of them containerd leaves free for what the kernel adds.
 const RESERVE: usize = 512;
 
-/// Whether the options would be cut off.
+/// Reports whether mount(2) would cut the options off.
 pub fn too_long(data: &[String]) -> bool {
     data.iter().map(|d| d.len() + 1).sum::<usize>() >= PAGE - RESERVE
 }
 
-/// The same options with the lower directories named by descriptor. The descriptors must live until the mount is made.
+/// Names the lower directories by descriptor. The descriptors must live until the mount is made.
 ///
 /// # Errors
-/// A lower directory that cannot be opened, by path; a string that is too long even so.
+/// A lower directory cannot be opened, and the error names it; or the options are still too long.
 pub fn shorten(data: &[String]) -> Result<(String, Vec<OwnedFd>)> {
     let mut layers = Vec::new();
     let mut out = Vec::with_capacity(data.len());
@@ -48,7 +48,7 @@ pub fn shorten(data: &[String]) -> Result<(String, Vec<OwnedFd>)> {
     Ok((text, layers))
 }
 
-/// Lower directories are separated by colons; a colon or backslash in a name stands behind a backslash.
+/// Splits `lowerdir` at its colons. A backslash escapes a colon or a backslash in a name.
 pub fn split(lower: &str) -> Vec<String> {
     let mut paths = vec![String::new()];
     let mut chars = lower.chars();
@@ -68,7 +68,7 @@ pub fn split(lower: &str) -> Vec<String> {
     paths
 }
 
-/// A name as it stands between the colons.
+/// Escapes a name for `lowerdir`.
 pub fn escape(name: &str) -> String {
     name.replace('\\', r"\\").replace(':', r"\:")
 }

@@ -1,4 +1,4 @@
-//! The kernel's table of mounts, as far as an unmount needs it: mount points in the order they were made.
+//! The mount points of the kernel's mount table, for unmounting.
 
 use std::{
     ffi::OsString,
@@ -8,15 +8,15 @@ use std::{
 
 use berth_runtime::{Context, Result, mountinfo::unescape};
 
-/// This process's mount table (proc_pid_mountinfo(5)).
+/// Reads the mount table of this process (proc_pid_mountinfo(5)).
 ///
 /// # Errors
-/// /proc is not there.
+/// /proc is not mounted.
 pub fn read() -> Result<Vec<u8>> {
     std::fs::read("/proc/self/mountinfo").context("read /proc/self/mountinfo")
 }
 
-/// The mount points at and below `path`, oldest first; one that is mounted over twice is there twice.
+/// The mount points at and below `path`, oldest first. Each mount has an entry, also when several are at one path.
 pub fn below(table: &[u8], path: &Path) -> Vec<PathBuf> {
     table
         .split(|&b| b == b'\n')

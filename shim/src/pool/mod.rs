@@ -80,7 +80,7 @@ impl Pool {
     pub async fn run_urgent<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         let (job, result) = job(|| fd_reserve::with_spare_fds(work));
         if let Err((job, e)) = self.workers.submit(job) {
-            log::warn!("start a thread: {e}: what is urgent is done without");
+            log::warn!("start a thread: {e}: urgent work runs on the event loop");
             job();
         }
         result.await.map_err(|_| shutting_down())?

@@ -13,12 +13,12 @@ use crate::clock;
 
 macro_rules! events {
     ($($(#[$doc:meta])* $name:ident($message:ty) = $topic:literal,)*) => {
-        /// What happened to a task or to one of its processes.
+        /// An event of a task or of one of its processes.
         #[derive(Clone, Debug, PartialEq)]
         pub enum Event { $($(#[$doc])* $name($message),)* }
 
         impl Event {
-            /// The topic under which containerd publishes it.
+            /// The topic of the event in containerd.
             pub fn topic(&self) -> &'static str {
                 match self { $(Self::$name(_) => $topic,)* }
             }
@@ -36,43 +36,44 @@ macro_rules! events {
     };
 }
 
-/// What becomes of an event when the queue is full.
+/// The treatment of an event when the queue is full.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Retention {
-    /// It gives way, the oldest first: whoever asked for what it tells of knows already.
+    /// It is dropped, the oldest first: the client that caused it has the answer of its call.
     DropFirst,
-    /// A container brings this about by itself, as often as it likes: so many of this container are kept and no more.
+    /// An OOM kill, with the id of its container. A container can cause any number of them, so only some of each are
+    /// kept.
     Oom(String),
-    /// The end of a process or a container, for which somebody may wait. It is never lost. There are no more of these than
-    /// there were processes, each of which containerd has asked for.
+    /// The exit or the deletion, which clients wait for. It is never dropped. There are no more of these than
+    /// processes, and containerd has asked for each process.
     Keep,
 }
 
 events! {
-    /// A container was made.
+    /// The container is created.
     Create(TaskCreate) = "/tasks/create",
-    /// Its program was started.
+    /// The program of the container is started.
     Start(TaskStart) = "/tasks/start",
-    /// A process ended: the container's, or an exec's.
+    /// Init or an exec has exited.
     Exit(TaskExit) = "/tasks/exit",
-    /// The container was deleted.
+    /// The container is deleted.
     Delete(TaskDelete) = "/tasks/delete",
-    /// An exec was prepared.
+    /// An exec is added.
     ExecAdded(TaskExecAdded) = "/tasks/exec-added",
-    /// An exec was started.
+    /// An exec is started.
     ExecStarted(TaskExecStarted) = "/tasks/exec-started",
-    /// The kernel killed a process for want of memory.
+    /// The kernel has killed a process of the container for want of memory.
     Oom(TaskOOM) = "/tasks/oom",
-    /// The container was frozen.
+    /// The container is frozen.
     Paused(TaskPaused) = "/tasks/paused",
-    /// The container was thawed.
+    /// The container is thawed.
     Resumed(TaskResumed) = "/tasks/resumed",
-    /// The container was written to disk.
+    /// The container is checkpointed.
     Checkpointed(TaskCheckpointed) = "/tasks/checkpointed",
 }
 
 impl Event {
-    /// What becomes of it when the queue is full.
+    /// The treatment when the queue is full.
     pub(super) fn retention(&self) -> Retention {
         match self {
             Self::Exit(_) | Self::Delete(_) => Retention::Keep,
@@ -81,7 +82,7 @@ impl Event {
         }
     }
 
-    /// The call that carries it, stamped with the time of now.
+    /// The call that delivers the event, with the current time.
     pub(super) fn request(&self, namespace: &str) -> protobuf::Result<ForwardRequest> {
         let envelope = Envelope {
             timestamp: MessageField::some(clock::timestamp()),

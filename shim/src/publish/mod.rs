@@ -1,16 +1,16 @@
-//! Events to containerd: one queue, in order, kept until containerd has said that it has them.
+//! Delivers events to containerd: one queue, in order. An event stays in it until containerd has acknowledged it.
 //!
 //! ```text
-//! send() ──> queue ──> front ──Forward──> containerd      acknowledged: next
-//!              ^                                          connection lost: again, in the same place
-//!              └ bounded; full: the oldest event that      refused as malformed: logged and left out
-//!                nobody waits for gives way, never an end
+//! send() ──> queue ──> front ──Forward──> containerd      acknowledged: the next event
+//!              ^                                          connection lost: the same event again
+//!              └ bounded; when it is full, the oldest     rejected as malformed: logged and dropped
+//!                event but exits and deletes is dropped
 //! ```
 //!
-//! Delivery is at least once: an event whose acknowledgement was lost with the connection is sent again. The order is
-//! that of the calls to [`Publisher::send`]; nothing overtakes. While containerd is away the queue keeps what happens;
-//! then that is mostly exits, since whatever starts or pauses a process comes from containerd itself. The connection is
-//! made for the first event and given up after some quiet, so an idle pod costs neither side one.
+//! Delivery is at least once: an event is sent again if its acknowledgement was lost with the connection. The order is
+//! that of the calls to [`Publisher::send`]. While containerd is away, events stay in the queue. Most are exits then,
+//! since containerd itself causes all starts and pauses. The connection is made for the first event and closed after a
+//! quiet time, so an idle pod holds none.
 
 mod event;
 mod queue;
@@ -30,19 +30,19 @@ pub use self::event::Event;
 use self::queue::Queue;
 use crate::fd_reserve;
 
-/// How many events are kept while containerd is away, and beyond them only ends. An event takes about half a kilobyte.
+/// How many events are kept. Exits and deletes are kept beyond it. An event takes about half a kilobyte.
 const CAPACITY: usize = 8192;
-/// How long containerd may take to acknowledge before the connection is given up. Generous: giving up means sending the
-/// event twice if containerd was only stopped.
+/// How long containerd may take to acknowledge before the connection is closed. It is long, since the event is sent
+/// twice if containerd was only stopped.
 const ACK_TIMEOUT: Duration = Duration::from_secs(60);
 /// The first and the longest pause between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// How long an unused connection is kept.
+/// How long an unused connection stays open.
 const CONNECTION_IDLE: Duration = Duration::from_secs(10);
-/// How often an event is tried that containerd answers with an error of its own.
+/// How often an event is sent that containerd answers with an error that may pass.
 const ATTEMPTS: u32 = 10;
 
-/// A handle on the queue. Clones share it.
+/// A handle of the queue. Clones share the queue.
 #[derive(Clone, Debug)]
 pub struct Publisher {
     queue: Arc<Queue>,
@@ -50,8 +50,8 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Starts the delivery to `address`, containerd's ttrpc socket with or without `unix://`. Must be called inside the
-    /// runtime. An empty address (a shim run by hand) delivers nothing and keeps nothing.
+    /// Starts the delivery to `address`, containerd's ttrpc socket, with or without `unix://`. Must be called inside
+    /// the tokio runtime. With an empty address (a shim run by hand) events are dropped.
     pub fn new(address: &str, namespace: &str) -> Self {
         let open = !address.is_empty();
         let queue = Arc::new(Queue::new(if open { CAPACITY } else { 0 }));
@@ -62,7 +62,7 @@ impl Publisher {
         Self { queue, namespace: namespace.into() }
     }
 
-    /// Queues an event with the time of now. Never blocks and never fails; may be called from any thread.
+    /// Queues an event with the current time. Never blocks and never fails. Any thread may call it.
     pub fn send(&self, event: impl Into<Event>) {
         let event = event.into();
         match event.request(&self.namespace) {
@@ -71,18 +71,18 @@ impl Publisher {
         }
     }
 
-    /// Waits until everything is delivered, at most `limit`. True when it is.
+    /// Waits until all events are delivered, at most `limit`. Returns true if they are.
     pub async fn flush(&self, limit: Duration) -> bool {
         timeout(limit, self.queue.wait_empty()).await.is_ok()
     }
 
-    /// Events that are not acknowledged yet.
+    /// How many events are not acknowledged yet.
     pub fn pending(&self) -> usize {
         self.queue.len()
     }
 }
 
-/// The task that empties the queue.
+/// The task that delivers the events of the queue.
 struct Delivery {
     queue: Arc<Queue>,
     path: String,
@@ -90,11 +90,11 @@ struct Delivery {
 }
 
 enum ForwardError {
-    /// No connection, or it broke: containerd is away.
+    /// There is no connection, or it broke: containerd is away.
     Unreachable(String),
-    /// containerd is there and could not take the event this time.
+    /// containerd answered with an error that may pass.
     Transient(String),
-    /// containerd will not ever take this event.
+    /// containerd will never accept this event.
     Rejected(String),
 }
 
@@ -113,11 +113,11 @@ impl Delivery {
             let done = match self.forward(&request).await {
                 Ok(()) => true,
                 Err(ForwardError::Rejected(e)) => {
-                    log::error!("event {} was refused and is left out: {e}", request.envelope.topic);
+                    log::error!("event {} was rejected and is dropped: {e}", request.envelope.topic);
                     true
                 }
                 Err(ForwardError::Transient(e)) if attempts + 1 >= ATTEMPTS => {
-                    log::error!("event {} failed {ATTEMPTS} times and is left out: {e}", request.envelope.topic);
+                    log::error!("event {} failed {ATTEMPTS} times and is dropped: {e}", request.envelope.topic);
                     true
                 }
                 Err(ForwardError::Transient(e)) => {

@@ -73,7 +73,7 @@ async fn wait(pidfd: &OwnedFd) -> Result<Exit> {
         Ok(watch) => watch,
         // ENOMEM, or ENOSPC from epoll_ctl(2). The process must not be taken for exited.
         Err(e) => {
-            log::warn!("watch a process: {e}: it is looked at every {} ms", POLL_INTERVAL.as_millis());
+            log::warn!("watch a process: {e}: it is polled every {} ms", POLL_INTERVAL.as_millis());
             loop {
                 match collect(pidfd)? {
                     Some(exit) => return Ok(exit),
@@ -142,7 +142,7 @@ impl Children {
     }
 
     /// Registers a child whose owner will reap it through its pidfd.
-    pub fn register(&self, _flight: &SpawnGuard, pid: i32) {
+    pub fn register(&self, _spawning: &SpawnGuard, pid: i32) {
         self.table().known.insert(pid);
     }
 
@@ -186,7 +186,7 @@ impl ReapTable {
                 Ok(Some(pid)) if self.is_orphan(pid) => sys::discard_child(pid),
                 // The owner will reap this child, or a spawn in flight is about to register it.
                 Ok(Some(_)) => return self.sweep_pending = true,
-                Err(e) => return log::error!("look for orphans: {e}"),
+                Err(e) => return log::error!("find an exited child: {e}"),
             }
         }
     }

@@ -1,6 +1,6 @@
-//! What a container has used, as containerd wants to read it: `io.containerd.cgroups.v1.Metrics` (times in ns) on a host
-//! with v1 hierarchies, `io.containerd.cgroups.v2.Metrics` (times in µs) on the unified one. Any other type is an error
-//! to CRI. Reading the numbers is the runtime's; here they only change their names.
+//! The metrics of a container in containerd's messages: `io.containerd.cgroups.v1.Metrics` (times in ns) on a host with
+//! v1 hierarchies, `io.containerd.cgroups.v2.Metrics` (times in µs) on the unified one. CRI refuses any other type. The
+//! runtime reads the numbers; this module renames them.
 
 mod v1;
 mod v2;
@@ -8,7 +8,7 @@ mod v2;
 use berth_proto::{any, wkt::Any};
 use berth_runtime::{Error, Kind, Result, state, stats::Stats};
 
-/// The container's metrics at this moment.
+/// The current metrics of the container.
 ///
 /// # Errors
 /// Its cgroup is gone (not found) or cannot be read.

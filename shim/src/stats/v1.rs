@@ -1,4 +1,4 @@
-//! Metrics of v1 hierarchies: ns and bytes.
+//! The metrics of the v1 hierarchies, in ns and bytes.
 
 use berth_proto::metrics::v1::{
     BlkIOEntry, BlkIOStat, CPUStat, CPUUsage, HugetlbStat, MemoryEntry, MemoryOomControl, MemoryStat, Metrics,
@@ -37,7 +37,7 @@ fn hugetlb(h: read::V1Hugetlb) -> HugetlbStat {
     HugetlbStat { usage: h.usage, max: h.max, failcnt: h.failcnt, pagesize: h.page_size, ..Default::default() }
 }
 
-/// containerd's v1 library says 0 where there is no limit.
+/// containerd's v1 library has 0 for no limit.
 fn pids(p: read::Pids) -> PidsStat {
     let limit = if p.limit == u64::MAX { 0 } else { p.limit };
     PidsStat { current: p.current, limit, ..Default::default() }

@@ -1,4 +1,4 @@
-//! Metrics of the unified hierarchy: µs and bytes.
+//! The metrics of the unified hierarchy, in µs and bytes.
 
 use berth_proto::metrics::v2::{
     CPUStat, HugeTlbStat, IOEntry, IOStat, MemoryEvents, MemoryStat, Metrics, PSIData, PSIStats, PidsStat, RdmaEntry,
@@ -48,7 +48,7 @@ fn memory(m: read::V2Memory) -> MemoryStat {
 }
 
 fn memory_stat(get: impl Fn(&str) -> u64) -> MemoryStat {
-    // Linux 5.9 split the workingset counters into anon and file.
+    // Linux 5.9 has split the workingset counters into anon and file.
     let both = |name: &str| get(name) + get(&format!("{name}_anon")) + get(&format!("{name}_file"));
     MemoryStat {
         anon: get("anon"),

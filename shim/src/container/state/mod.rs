@@ -240,11 +240,11 @@ impl State {
         }
         let too_many = |what: String| Error::from_errno(libc::EAGAIN).context(format!("exec {exec:?}: {what}"));
         if self.execs.len() >= MAX_EXECS {
-            return Err(too_many(format!("container {:?} has {MAX_EXECS} execs that nobody has deleted", self.id)));
+            return Err(too_many(format!("container {:?} has {MAX_EXECS} execs that are not deleted", self.id)));
         }
         let kept = self.execs.values().map(|process| process.spec_bytes()).sum::<usize>();
         if kept + spec.len() > MAX_SPEC_BYTES {
-            return Err(too_many(format!("container {:?} has execs of {kept} bytes to start", self.id)));
+            return Err(too_many(format!("container {:?} has execs with {kept} bytes of specifications to start", self.id)));
         }
         self.execs.insert(exec.to_owned(), Process::new(request, spec));
         let added = TaskExecAdded { container_id: self.id.clone(), exec_id: exec.to_owned(), ..Default::default() };

@@ -1,8 +1,8 @@
-//! Opening what a client named for stdio, without ever blocking the loop.
+//! Opens the paths of stdio without blocking the event loop.
 //!
-//! A fifo for output is held open at both ends: when containerd restarts, its reader goes and comes back, and a fifo
-//! with no reader at all would answer EPIPE. One `O_RDWR` descriptor is both ends. But it is opened only once a client
-//! has its reader there: a fifo that nobody reads must fail the request, not swallow the output.
+//! A fifo for output is held open at both ends. When containerd restarts, its reader is away for a while, and a write
+//! to a fifo without a reader fails with EPIPE. One O_RDWR descriptor holds both ends. It is opened only once a client
+//! has opened its reader: a request whose fifo has no reader must fail and not lose the output.
 
 use std::{
     os::fd::{AsRawFd, OwnedFd},
@@ -17,41 +17,41 @@ use rustix::{
 };
 use tokio::time::{Instant, sleep};
 
-/// How long a client may take to open its end; containerd's shim waits as long.
+/// How long a client may take to open its end. containerd's runc shim waits as long.
 pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The first pause between two looks for a reader, doubled up to [`MAX_PAUSE`].
+/// The first pause between two attempts, doubled up to [`MAX_PAUSE`].
 const PAUSE: Duration = Duration::from_millis(1);
 /// The longest pause.
 const MAX_PAUSE: Duration = Duration::from_millis(50);
 
-/// What stdin turned out to be.
+/// An opened stdin.
 #[derive(Debug)]
 pub enum Input {
-    /// A fifo: its read end, and a writer of the shim's own, so that clients come and go and only CloseIO is the end.
+    /// A fifo. The shim holds a writer of its own, so that clients may come and go, and CloseIO alone ends the input.
     Fifo {
-        /// Non-blocking.
+        /// The read end, non-blocking.
         reader: OwnedFd,
-        /// Dropped by CloseIO.
+        /// The write end, until CloseIO.
         writer: OwnedFd,
     },
     /// A file or device, which the process reads itself.
     Other(OwnedFd),
 }
 
-/// What an output path turned out to be.
+/// An opened output.
 #[derive(Debug)]
 pub enum Output {
-    /// A fifo, both ends, non-blocking.
+    /// Both ends of a fifo, non-blocking.
     Fifo(OwnedFd),
-    /// A file or device, appended to; it may block.
+    /// A file or device, opened for appending; a write may block.
     Other(OwnedFd),
 }
 
 /// Opens stdin.
 ///
 /// # Errors
-/// The path, and what the kernel said.
+/// The path cannot be opened; the error names it.
 pub fn open_input(path: &Path) -> Result<Input> {
     let what = || format!("open stdin {}", path.display());
     let reader = open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).with_context(what)?;
@@ -62,10 +62,10 @@ pub fn open_input(path: &Path) -> Result<Input> {
     Ok(Input::Fifo { reader, writer })
 }
 
-/// Opens an output, waiting for a fifo's reader to come.
+/// Opens an output, and waits for a reader of a fifo.
 ///
 /// # Errors
-/// The path, and what the kernel said; or that no reader came within `limit`.
+/// The path cannot be opened, or no reader has come within `limit`; the error names the path.
 pub async fn open_output(path: &Path, limit: Duration) -> Result<Output> {
     let deadline = Instant::now() + limit;
     let mut pause = PAUSE;
@@ -80,14 +80,14 @@ pub async fn open_output(path: &Path, limit: Duration) -> Result<Output> {
                 let file = blocking(file).with_context(|| format!("open {}", path.display()))?;
                 return Ok(Output::Other(file));
             }
-            // fifo(7): no process has it open for reading.
+            // ENXIO: no process has the fifo open for reading (fifo(7)).
             Err(Errno::NXIO) if Instant::now() < deadline => {
                 sleep(pause).await;
                 pause = (pause * 2).min(MAX_PAUSE);
             }
             Err(Errno::NXIO) => {
                 let text =
-                    format!("open fifo {}: nobody opened it for reading within {} s", path.display(), limit.as_secs());
+                    format!("open fifo {}: no process opened it for reading within {} s", path.display(), limit.as_secs());
                 return Err(Error::new(berth_runtime::Kind::FailedPrecondition, text));
             }
             Err(e) => return Err(e).with_context(|| format!("open {}", path.display())),
@@ -95,10 +95,10 @@ pub async fn open_output(path: &Path, limit: Duration) -> Result<Output> {
     }
 }
 
-/// Opens a log file for appending, and makes the directories it is in.
+/// Opens a log file for appending, and makes its missing directories.
 ///
 /// # Errors
-/// The path, and what the kernel said.
+/// The path cannot be opened or made; the error names it.
 pub fn open_file(path: &Path) -> Result<OwnedFd> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).with_context(|| format!("mkdir {}", parent.display()))?;
@@ -107,13 +107,13 @@ pub fn open_file(path: &Path) -> Result<OwnedFd> {
     open(path, flags, Mode::from_raw_mode(0o644)).and_then(blocking).with_context(|| format!("open {}", path.display()))
 }
 
-/// Opens the fifo behind a descriptor once more, with other rights.
+/// Opens the fifo behind a descriptor again, with another access mode.
 pub fn reopen(fifo: &OwnedFd, access: OFlags) -> rustix::io::Result<OwnedFd> {
     let flags = access | OFlags::NONBLOCK | OFlags::CLOEXEC;
     open(format!("/proc/self/fd/{}", fifo.as_raw_fd()), flags, Mode::empty())
 }
 
-/// Only the opening is not to block, of a fifo without a reader; the writing is done where it may.
+/// Clears O_NONBLOCK. It was set only so that the open of a fifo without a reader does not block.
 fn blocking(file: OwnedFd) -> Result<OwnedFd, Errno> {
     fcntl_setfl(&file, OFlags::APPEND)?;
     Ok(file)

@@ -1,11 +1,11 @@
-//! Programs that log: `binary://` and `binary-v2://`.
+//! Logging programs: `binary://` and `binary-v2://`.
 //!
-//! The program reads the container's stdout on descriptor 3 and stderr on 4, and says on 5 that it is ready. The
-//! container writes straight into its pipes. The shim keeps the read ends, too: when the program dies, the container
-//! gets no SIGPIPE and does not block, its output is read and lost.
+//! The program reads the container's stdout on descriptor 3 and stderr on 4, and reports on 5 that it is ready. The
+//! container writes straight into its pipes. The shim keeps the read ends open as well: when the program dies, the
+//! container gets no SIGPIPE and does not block; the shim reads its output and drops it.
 //!
-//! The program begins with the limits and signals that the shim was started with, and ends by itself at the end of its
-//! input; it is told to end only when it does not.
+//! The program starts with the limits and signal dispositions that the shim was started with. It should exit at the end
+//! of its input, and gets a signal only if it does not.
 
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -33,33 +33,33 @@ use super::{
 };
 use crate::{pool::Pool, reap, sys, watch::watch};
 
-/// How long the program may take to get ready.
+/// How long the program may take to report that it is ready.
 const READY: Duration = Duration::from_secs(30);
-/// How long it may go on after SIGTERM before SIGKILL.
+/// How long the program may take to exit after SIGTERM, before it gets SIGKILL.
 const GRACE: Duration = Duration::from_secs(12);
 /// How long the program may take to read the rest of its input, while it reads.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the program may then take to exit by itself.
 const OWN_EXIT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The first and the longest pause between two looks at that.
+/// The first and the longest pause between two checks of that.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
-/// A logging program that runs. Dropping it kills the program.
+/// A running logging program. Dropping it kills the program.
 #[derive(Debug)]
 pub struct Logger {
     pidfd: Arc<OwnedFd>,
     pipes: Arc<[Arc<OwnedFd>; 2]>,
     ended: news::Receiver<bool>,
-    /// Reading of what the program no longer does.
+    /// The tasks that read the pipes after the program's exit.
     drains: Arc<Mutex<Vec<AbortHandle>>>,
 }
 
 /// The container's ends of the program's pipes.
 #[derive(Debug)]
 pub struct Ends {
-    /// To be the process's stdout, or the terminal's copy.
+    /// For the process's stdout, or for the copy of the terminal.
     pub stdout: OwnedFd,
-    /// To be the process's stderr.
+    /// For the process's stderr.
     pub stderr: OwnedFd,
 }
 
@@ -67,7 +67,8 @@ impl Logger {
     /// Starts the program for the process `id` and waits until it is ready.
     ///
     /// # Errors
-    /// It cannot be executed, does not get ready in time, or (`binary-v2`) ends without saying so. Nothing is left.
+    /// The program cannot be executed, is not ready in time, or (`binary-v2`) exits before it is ready. It is killed
+    /// then.
     pub async fn start(program: &Program, id: &str, namespace: &str, pool: &Pool) -> Result<(Self, Ends)> {
         let name = program.path.display().to_string();
         let what = || format!("start logging program {name}");
@@ -96,8 +97,8 @@ impl Logger {
         }
     }
 
-    /// Ends the program, which has the time to read what was written and to end by itself: SIGTERM, so that it can write
-    /// out what it has, and SIGKILL after 12 s.
+    /// Ends the program. It gets time to read what was written and to exit by itself, then SIGTERM, and SIGKILL after
+    /// 12 s.
     pub async fn stop(&self) {
         let mut ended = self.ended.clone();
         if self.wait_own_exit().await {
@@ -111,7 +112,8 @@ impl Logger {
         }
     }
 
-    /// Waits for the program's own end, as long as it reads on or may be at work on what it has read.
+    /// Waits for the program to exit by itself, while it reads or may still work on its input. Returns false if it does
+    /// not.
     async fn wait_own_exit(&self) -> bool {
         let mut ended = self.ended.clone();
         let begin = Instant::now();
@@ -126,7 +128,7 @@ impl Logger {
             if unread != left {
                 (left, since) = (unread, Instant::now());
             }
-            // While another process holds a pipe, its end does not come.
+            // Another process may hold a pipe open, so that the program never sees the end of its input.
             if (unread == 0 && !self.pipes.iter().all(|pipe| hung_up(pipe)))
                 || since.elapsed() > OWN_EXIT_TIMEOUT
                 || (unread > 0 && begin.elapsed() > READ_TIMEOUT)
@@ -136,14 +138,14 @@ impl Logger {
         }
     }
 
-    /// Collects the program when it ends, and goes on reading its pipes.
+    /// Reaps the program when it exits, and reads its pipes from then on.
     fn watch(&self, pid: i32, pool: &Pool, ended_at: news::Sender<bool>) {
         let (pidfd, drains, children) = (self.pidfd.clone(), self.drains.clone(), pool.children.clone());
         let pipes = self.pipes.clone();
         tokio::spawn(async move {
             reap::wait_exit(&pidfd).await;
             children.unregister(pid);
-            // First the drains, then the news: who hears of the end may stop them.
+            // The readers come first: a task that learns of the exit may stop them.
             for pipe in &*pipes {
                 if fcntl_setfl(pipe, OFlags::NONBLOCK).is_ok() {
                     let pump = Pump::new(Kind::Output, pipe.clone(), Sink::Nowhere);
@@ -167,7 +169,7 @@ impl Drop for Logger {
     }
 }
 
-/// What the pool's thread starts.
+/// A program for the pool's thread to start.
 struct Command {
     path: PathBuf,
     args: Vec<String>,
@@ -185,13 +187,13 @@ impl Command {
     fn start(self) -> Result<(i32, OwnedFd)> {
         let null = super::null()?;
         let [stdout, stderr] = &*self.pipes;
-        // The pipes are its descriptors 3, 4 and 5.
+        // The pipes become its descriptors 3, 4 and 5.
         let fds = [null.as_fd(), null.as_fd(), null.as_fd(), stdout.as_fd(), stderr.as_fd(), self.ready.as_fd()];
         program::start(&program::Program { path: &self.path, args: &self.args, env: &self.env, fds: &fds })
     }
 }
 
-/// No process has the other end.
+/// Reports whether no process holds the other end.
 fn hung_up(pipe: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(pipe, PollFlags::IN)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };

@@ -1,15 +1,15 @@
-//! One direction of copying: from a pipe, fifo or terminal into a fifo, pipe, terminal or file.
+//! Copies in one direction: from a pipe, fifo or terminal to a fifo, pipe, terminal or file.
 //!
-//! Much is spliced: splice(2) moves pages from one pipe to the other, and nothing is kept in this process. Little is
-//! copied through the stack: a page that is moved takes a whole place in the next pipe, however little is in it, so the
-//! short lines of a container would fill its client's fifo long before its size; the kernel lets copies share pages.
-//! A fifo that nobody reads is made larger once, so that a good deal fits while containerd is away. An idle stream costs
-//! its descriptors and a small task, and what is in spawning is in the kernel.
+//! Large amounts are spliced: splice(2) moves pages from pipe to pipe, and this process keeps none of them. Small
+//! amounts are copied through the stack. A spliced page takes a whole slot of the next pipe, however little it holds,
+//! so the short lines of a container would fill the client's fifo long before its size; the kernel lets copied data
+//! share pages. A fifo that is full is enlarged once, so that more fits while containerd is away. An idle stream costs
+//! its descriptors and a small task; data on its way is in the kernel.
 //!
-//! Files are written by a thread ([`worker`](super::worker)), since a disk may be slow; everything else is copied on the
-//! loop, in turns that have an end, so that no stream takes the loop from the calls and the other streams.
+//! A thread ([`worker`](super::worker)) writes files, since a disk may be slow. All else is copied on the event loop,
+//! in bounded turns, so that no stream keeps the loop from calls and other streams.
 //!
-//! An output whose far end fails is read on and thrown away: the container must not block because a disk is full.
+//! If the sink of an output fails, the output is read and dropped: a full disk must not block the container.
 
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -31,52 +31,51 @@ use tokio::{io::Interest, sync::Notify};
 use super::{fifo::reopen, tail::Tail, worker::Worker};
 use crate::watch::watch;
 
-/// What one splice may move from a pipe: a pipe's default capacity, in bytes.
+/// How many bytes one splice moves at most: the default capacity of a pipe.
 const SPLICE_CHUNK: usize = 64 * 1024;
-/// From how many waiting bytes on they are moved and not copied: less would waste too much of the next pipe's places.
+/// From how many waiting bytes on they are spliced. Fewer would waste slots of the next pipe.
 const SPLICE_THRESHOLD: u64 = 16 * 1024;
-/// What is copied at a time, in bytes: PIPE_BUF, which a pipe that has any room takes whole (pipe(7)).
+/// How many bytes are copied at a time: PIPE_BUF, which a writable pipe takes whole (pipe(7)).
 const COPY_CHUNK: usize = 4096;
-/// The buffer for files, in bytes, on the stack of the call.
+/// The buffer for files, in bytes. It is on the stack.
 const FILE_CHUNK: usize = 8 * 1024;
-/// What a fifo holds that was once full, in bytes. At worst each of its pages is half used (two that hold less than one
-/// would share it), so what fits for certain is half of this, and the process's own pipe.
+/// The size of a fifo after it was full once, in bytes. At worst each of its pages is half used, since two pieces that
+/// fit in one page share it. So half of this fits for certain, and the process's own pipe.
 const FIFO_SIZE: usize = 256 * 1024;
-/// How many times a stream moves something before others have their turn.
+/// How many steps a stream makes before it yields.
 const STEPS_PER_TURN: usize = 16;
-/// More than a terminal can hold for its reader, in bytes: the kernel's limit is 64 KiB, and a page in the line
-/// discipline.
+/// More bytes than a terminal holds for its reader: the kernel's limit is 64 KiB and one page in the line discipline.
 const TERMINAL_BUFFER_MAX: usize = 128 * 1024;
-/// How long a stream waits that could not have a thread.
+/// How long a stream waits when no thread is available.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Where the bytes go.
+/// The sink of the bytes.
 #[derive(Debug)]
 pub enum Sink {
-    /// A client's fifo, both ends, non-blocking. When it is full, the source waits.
+    /// A client's fifo, open at both ends, non-blocking. While it is full, the source is not read.
     Fifo(Arc<OwnedFd>),
-    /// A pipe or terminal, non-blocking. When it is full, the source waits.
+    /// A pipe or terminal, non-blocking. While it is full, the source is not read.
     Pipe(Arc<OwnedFd>),
-    /// A file, which may block; what it refuses is lost.
+    /// A file. A write may block; data that it refuses is lost.
     Append(OwnedFd),
-    /// Read and forgotten.
+    /// The bytes are dropped.
     Nowhere,
 }
 
-/// What the bytes are to the process.
+/// The role of the bytes for the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Standard input: ends when nobody reads it any more.
+    /// Standard input. It ends when the process reads no more.
     Input,
-    /// What comes on standard input after that.
+    /// Standard input after that.
     Discard,
-    /// Output by pipe: ends when the last process closed it.
+    /// Output through a pipe. It ends when the last writer has closed it.
     Output,
-    /// Output by terminal: ends like a pipe, and when its process has exited and all it wrote is read.
+    /// Output through a terminal. It ends as a pipe does, or when the process has exited and its output is read.
     Terminal,
 }
 
-/// A pair of descriptors, and how to copy between them.
+/// A source and a sink, and the copying between them.
 #[derive(Debug)]
 pub struct Pump {
     from: Arc<OwnedFd>,
@@ -84,28 +83,28 @@ pub struct Pump {
     kind: Kind,
     ending: AtomicBool,
     wake: Notify,
-    /// Read, and not written yet: only when something else writes into the sink as well.
+    /// Bytes that are read and not written yet. There are none unless another stream writes to the same sink.
     pending: Mutex<Vec<u8>>,
     worker: Worker,
 }
 
-/// How one attempt to copy went.
+/// The result of one attempt to copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// So many bytes.
+    /// This many bytes were copied.
     Moved(usize),
-    /// So many bytes, and there are no more now.
+    /// This many bytes were copied, and no more wait.
     Last(usize),
-    /// Nothing to read now.
+    /// No bytes wait.
     Empty,
-    /// No room to write now.
+    /// The sink is full.
     Full,
-    /// The last byte went before this.
+    /// The source is at its end.
     End,
 }
 
 impl Pump {
-    /// `from` must not block.
+    /// Makes a pump. `from` must not block.
     pub fn new(kind: Kind, from: impl Into<Arc<OwnedFd>>, sink: Sink) -> Arc<Self> {
         Arc::new(Self {
             from: from.into(),
@@ -118,24 +117,24 @@ impl Pump {
         })
     }
 
-    /// What the bytes are.
+    /// The role of the bytes.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The writer is gone: what is there is still copied, and nothing is waited for after it. Input ends at once.
+    /// The writer is gone: the waiting bytes are still copied, and later ones are not waited for. Input ends at once.
     pub fn end(&self) {
         self.ending.store(true, Ordering::Relaxed);
         self.wake.notify_one();
     }
 
-    /// What is left in the client's fifo.
+    /// The client's fifo, if it has content.
     pub fn unread(&self) -> Option<Tail> {
         let Sink::Fifo(to) = &self.sink else { return None };
         Tail::of(to)
     }
 
-    /// A pump that reads what still comes from the same fifo and forgets it. It holds both ends, so it has no end.
+    /// Makes a pump that reads the same fifo and drops the bytes. It holds both ends, so it never ends.
     pub fn discard_rest(&self) -> Arc<Self> {
         let both = reopen(&self.from, OFlags::RDWR).map_or_else(|_| self.from.clone(), Arc::new);
         Self::new(Kind::Discard, both, Sink::Nowhere)
@@ -145,11 +144,11 @@ impl Pump {
     pub async fn run(self: &Arc<Self>) {
         let source = match watch(self.from.as_fd(), Interest::READABLE) {
             Ok(source) => source,
-            Err(e) => return log::warn!("copy stdio: watch source: {e}"),
+            Err(e) => return log::warn!("copy stdio: watch the source: {e}"),
         };
         let (mut moves, mut much, mut left) = (0, false, usize::MAX);
         loop {
-            // Once the end is told, nothing wakes us any more but our own asking.
+            // After `end` no event wakes this task, so it asks again by itself.
             let ending = self.ending.load(Ordering::Relaxed);
             let mut guard = match ending {
                 true => None,
@@ -175,7 +174,7 @@ impl Pump {
                 Step::Empty => guard.iter_mut().for_each(tokio::io::unix::AsyncFdReadyGuard::clear_ready),
                 Step::Full => {
                     self.wait_writable().await;
-                    // The maker of the room may be a task beside this one.
+                    // The reader of the sink may be another task of this process.
                     tokio::task::yield_now().await;
                 }
                 Step::Moved(n) | Step::Last(n) => {
@@ -195,7 +194,7 @@ impl Pump {
         }
     }
 
-    /// How much may still be on its way from a writer that is gone. What others write after it is not waited for.
+    /// How many bytes an exited writer may have on their way. Bytes that others write later are not waited for.
     fn bytes_in_flight(&self) -> usize {
         match self.kind {
             Kind::Terminal => TERMINAL_BUFFER_MAX,
@@ -203,10 +202,10 @@ impl Pump {
         }
     }
 
-    /// Waits until the sink takes more, or fails, or the input is at its end. It is watched only while it is full.
+    /// Waits until the sink is writable, or fails, or the input ends. The sink is watched only while it is full.
     async fn wait_writable(&self) {
         let (Sink::Pipe(to) | Sink::Fifo(to)) = &self.sink else { return };
-        // epoll(7) takes a descriptor once, and a terminal's is watched for its output.
+        // epoll(7) takes a descriptor once, and the terminal's is watched for its output already.
         let again = (self.kind == Kind::Input).then(|| to.try_clone().ok()).flatten();
         let Ok(to) = watch(again.as_ref().unwrap_or(to).as_fd(), Interest::WRITABLE) else {
             return tokio::time::sleep(RETRY_DELAY).await;
@@ -229,7 +228,7 @@ impl Pump {
         }
     }
 
-    /// Output: little is copied, much is spliced.
+    /// Copies a little output, or splices much.
     fn output(&self, to: &OwnedFd, left: usize, much: bool) -> Step {
         let mut fds = [PollFd::new(&*self.from, PollFlags::IN), PollFd::new(to, PollFlags::OUT)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -259,14 +258,14 @@ impl Pump {
                 if !rest.is_empty() {
                     self.pending().extend_from_slice(rest);
                 }
-                // A terminal gives a line at a time.
+                // One read of a terminal returns one line.
                 if n < size && self.kind == Kind::Output { Step::Last(n) } else { Step::Moved(n) }
             }
             Err(step) => step,
         }
     }
 
-    /// Writes what was read before. True when nothing is left of it.
+    /// Writes the pending bytes. Returns true when none are left.
     fn flush(&self, to: &OwnedFd) -> bool {
         let mut pending = self.pending();
         if !pending.is_empty() {
@@ -275,7 +274,7 @@ impl Pump {
         pending.is_empty()
     }
 
-    /// Makes a client's fifo larger. True when it is.
+    /// Enlarges a client's fifo. Returns true if it has grown.
     fn enlarge(&self, to: &OwnedFd) -> bool {
         matches!(self.sink, Sink::Fifo(_))
             && fcntl_getpipe_size(to).is_ok_and(|size| size < FIFO_SIZE)
@@ -307,12 +306,12 @@ impl Pump {
             Ok(n) => Ok(n),
             Err(Errno::INTR) => Err(Step::Moved(0)),
             Err(Errno::AGAIN) => Err(Step::Empty),
-            // A terminal whose other side is closed, among others.
+            // EIO among others: the slave of the terminal is closed.
             Err(_) => Err(Step::End),
         }
     }
 
-    /// A turn of copying into a file, on a thread.
+    /// Copies to a file on the thread, one turn.
     async fn step_on_thread(self: &Arc<Self>, left: usize) -> Step {
         let pump = self.clone();
         match self.worker.run(move || pump.write_file(left)).await {
@@ -339,7 +338,7 @@ impl Pump {
                         break;
                     }
                 }
-                // The same is found again at the next turn.
+                // The next turn finds the same.
                 _ if moved > 0 => break,
                 Ok(_) => return Step::End,
                 Err(step) => return step,
@@ -348,8 +347,8 @@ impl Pump {
         Step::Moved(moved)
     }
 
-    /// There is something to read, be it the end: then it is the sink that had no room. A source that has hung up stays
-    /// ready for ever, and a wait for it would be none.
+    /// Reports whether bytes or an end of file wait; then the sink was full. A source that has hung up stays ready, so
+    /// waiting for it would spin.
     fn has_input(&self) -> bool {
         let mut fds = [PollFd::new(&*self.from, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -362,7 +361,7 @@ impl Pump {
     }
 }
 
-/// Writes what there is room for, and gives the rest. What the other side refuses is lost.
+/// Writes until the sink is full; returns the rest. Bytes that the sink refuses are lost.
 fn write_some<'a>(to: &OwnedFd, mut bytes: &'a [u8]) -> &'a [u8] {
     while !bytes.is_empty() {
         match rustix::io::write(to, bytes) {

@@ -1,11 +1,11 @@
-//! A client's fifo after the last byte went into it, until the client has read it out.
+//! A client's fifo that has all its output, until the client has read it.
 //!
 //! ```text
-//! client is there:  our reader only    it reads what is left, and then the end
-//! client is away:   our writer only    a client that comes back can open it (without a writer its open(2) would hang)
+//! client is there:  the shim holds a reader only    it reads the rest, and then the end
+//! client is away:   the shim holds a writer only    a client that comes back can open it (else its open(2) would block)
 //! ```
-//! One of the two is held all the time, so what is in the fifo stays; and while only the writer is, the kernel says
-//! whether somebody else has it open for reading (poll(2), POLLERR).
+//! The shim always holds one of the two, so the content is kept. While it holds the writer only, poll(2) tells whether
+//! a reader exists (POLLERR).
 
 use std::{
     os::fd::OwnedFd,
@@ -22,11 +22,11 @@ use tokio::time::sleep;
 
 use super::fifo::reopen;
 
-/// The first and the longest pause between two looks. A client that is there reads at once; one that is away is
-/// expected in seconds.
+/// The first and the longest pause between two checks. A client that is there reads at once; a restarted one comes
+/// within seconds.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// A fifo that is not read out.
+/// A fifo with content that its client has not read.
 #[derive(Debug)]
 pub struct Tail(Mutex<End>);
 
@@ -34,18 +34,19 @@ pub struct Tail(Mutex<End>);
 enum End {
     Reader(OwnedFd),
     Writer(OwnedFd),
-    /// Both, where no other descriptor could be had. The client gets its end when it has read all.
+    /// Both ends, if no other descriptor could be opened. The client gets the end when it has read everything.
     Both(Arc<OwnedFd>),
 }
 
 impl Tail {
-    /// Of a fifo that is open at both ends, if something is in it. The caller closes both ends and then has it looked at.
+    /// Makes one of a fifo that is open at both ends, if it has content. The caller closes both ends and then calls
+    /// [`become_reader`](Self::become_reader).
     pub fn of(both: &Arc<OwnedFd>) -> Option<Self> {
         let end = || reopen(both, OFlags::WRONLY).map_or_else(|_| End::Both(both.clone()), End::Writer);
         unread(both).then(|| Self(Mutex::new(end())))
     }
 
-    /// Something is left in it.
+    /// Reports whether the fifo has content.
     pub fn unread(&self) -> bool {
         match &*self.end() {
             End::Reader(fifo) | End::Writer(fifo) => unread(fifo),
@@ -53,7 +54,7 @@ impl Tail {
         }
     }
 
-    /// Waits until nothing is.
+    /// Waits until the fifo is empty.
     pub async fn read_out(&self) {
         let mut pause = PAUSE.0;
         while self.unread() {
@@ -64,7 +65,7 @@ impl Tail {
         }
     }
 
-    /// Nobody has read on: perhaps the client is gone.
+    /// The content has not shrunk, so the client may be away: holds a writer instead of a reader.
     fn become_writer(&self) {
         let mut end = self.end();
         if let End::Reader(reader) = &*end
@@ -74,7 +75,7 @@ impl Tail {
         }
     }
 
-    /// A client that is there gets the end of its stream, and only its reading is waited for.
+    /// If a client is there, holds a reader instead of a writer, so that the client gets the end of its stream.
     pub fn become_reader(&self) {
         let mut end = self.end();
         if let End::Writer(writer) = &*end

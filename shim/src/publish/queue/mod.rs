@@ -1,4 +1,4 @@
-//! The queue between whoever sends and the one task that delivers.
+//! The queue between the senders and the task that delivers.
 
 use std::{
     collections::VecDeque,
@@ -10,10 +10,10 @@ use tokio::sync::Notify;
 
 use super::event::Retention;
 
-/// How many OOM events of one container are kept. Each says the same: that something of it was killed.
+/// How many OOM events of one container are kept. They all say the same: that the kernel killed one of its processes.
 const MAX_OOM_EVENTS: usize = 16;
 
-/// Requests in order. The front one stays in place while it is on its way.
+/// The events in order. The front one stays in the queue during its delivery.
 #[derive(Debug)]
 pub(super) struct Queue {
     capacity: usize,
@@ -25,7 +25,7 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct Inner {
     entries: VecDeque<Entry>,
-    /// The front entry is being delivered: it must not give way.
+    /// The front event is being delivered, so it must not be dropped.
     front_in_flight: bool,
     dropped: u64,
 }
@@ -33,9 +33,9 @@ struct Inner {
 impl Inner {
     fn count_dropped(&mut self) {
         self.dropped += 1;
-        // powers of two: a line now and then, not one an event
+        // Logs at powers of two, since a line for each event would flood the log.
         if self.dropped.is_power_of_two() {
-            log::error!("the queue of events is full: {} dropped so far", self.dropped);
+            log::error!("the event queue is full: {} events dropped so far", self.dropped);
         }
     }
 }
@@ -51,8 +51,8 @@ impl Queue {
         Self { capacity, inner: Mutex::default(), filled: Notify::new(), drained: Notify::new() }
     }
 
-    /// Appends, unless it is one OOM event too many. When the queue is full the oldest entry gives way that nobody waits
-    /// for, then the oldest OOM event; the end of a process never does, nor is it kept out.
+    /// Appends an event, unless its container has too many OOM events. In a full queue the oldest event that may be
+    /// dropped makes room, else the oldest OOM event. Exits and deletes are never dropped and always appended.
     pub fn push(&self, request: ForwardRequest, retention: Retention) {
         if self.capacity == 0 {
             return;
@@ -84,7 +84,7 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// The oldest, which stays until [`pop`](Self::pop).
+    /// The oldest event. It stays until [`pop`](Self::pop).
     pub fn front(&self) -> Option<Arc<ForwardRequest>> {
         let mut inner = self.lock();
         let front = inner.entries.front().map(|entry| entry.request.clone());
@@ -92,7 +92,7 @@ impl Queue {
         front
     }
 
-    /// Removes the one that [`front`](Self::front) gave.
+    /// Removes the event that [`front`](Self::front) returned.
     pub fn pop(&self) {
         let mut inner = self.lock();
         inner.entries.pop_front();
@@ -111,7 +111,7 @@ impl Queue {
         self.lock().entries.len()
     }
 
-    /// Returns when something was appended since the last call.
+    /// Returns when an event was appended since the last call.
     pub async fn wait_pushed(&self) {
         self.filled.notified().await;
     }
@@ -119,7 +119,7 @@ impl Queue {
     /// Returns when the queue is empty.
     pub async fn wait_empty(&self) {
         loop {
-            // registered before the look, so that no notice falls between
+            // The registration comes before the check, so that no notification is lost between the two.
             let mut drained = std::pin::pin!(self.drained.notified());
             drained.as_mut().enable();
             if self.len() == 0 {
