@@ -104,7 +104,10 @@ fn unmount(point: &Path) -> Result<()> {
                 std::thread::sleep(BUSY_PAUSE);
             }
             Err(nix::errno::Errno::EBUSY) => {
-                log::warn!("{} is busy: it is detached, and its file system stays until its last user is gone", point.display());
+                log::warn!(
+                    "{} is busy: it is detached, and its file system stays until its last user is gone",
+                    point.display()
+                );
                 return umount2(point, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH)
                     .with_context(|| format!("detach {}", point.display()));
             }

@@ -244,7 +244,10 @@ impl State {
         }
         let kept = self.execs.values().map(|process| process.spec_bytes()).sum::<usize>();
         if kept + spec.len() > MAX_SPEC_BYTES {
-            return Err(too_many(format!("container {:?} has execs with {kept} bytes of specifications to start", self.id)));
+            return Err(too_many(format!(
+                "container {:?} has execs with {kept} bytes of specifications to start",
+                self.id
+            )));
         }
         self.execs.insert(exec.to_owned(), Process::new(request, spec));
         let added = TaskExecAdded { container_id: self.id.clone(), exec_id: exec.to_owned(), ..Default::default() };

@@ -86,8 +86,11 @@ pub async fn open_output(path: &Path, limit: Duration) -> Result<Output> {
                 pause = (pause * 2).min(MAX_PAUSE);
             }
             Err(Errno::NXIO) => {
-                let text =
-                    format!("open fifo {}: no process opened it for reading within {} s", path.display(), limit.as_secs());
+                let text = format!(
+                    "open fifo {}: no process opened it for reading within {} s",
+                    path.display(),
+                    limit.as_secs()
+                );
                 return Err(Error::new(berth_runtime::Kind::FailedPrecondition, text));
             }
             Err(e) => return Err(e).with_context(|| format!("open {}", path.display())),
