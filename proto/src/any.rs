@@ -1,11 +1,11 @@
-//! `google.protobuf.Any` as containerd uses it: the type's bare full name for protobuf messages (with or without a host
-//! before a slash), and a `types.containerd.io/…` URL with a JSON value for OCI types.
+//! `google.protobuf.Any` as containerd uses it. For a protobuf message the type URL is the full name, with or without a
+//! host before a slash. For an OCI type it is a `types.containerd.io/…` URL, and the value is JSON.
 
 use protobuf::{Message, well_known_types::any::Any};
 
 use crate::{events, metrics, runc, runtime_options::RuntimeOptions};
 
-/// The features document of the runtime spec, as JSON.
+/// The features document of the runtime specification, as JSON.
 pub const OCI_FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
 /// A whole config.json, as JSON.
 pub const OCI_SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
@@ -14,10 +14,10 @@ pub const OCI_PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1
 /// `linux.resources` of an update, as JSON.
 pub const OCI_RESOURCES: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 
-/// A message whose full name is known without descriptors: looking a name up by reflection would build the
-/// descriptors of its whole file on the heap of every shim.
+/// A message with a constant full name. A lookup by reflection would build the descriptors of the whole file on the
+/// heap of each shim.
 pub trait Named {
-    /// The full name, which is containerd's type URL.
+    /// The full name, which containerd uses as type URL.
     const TYPE_URL: &'static str;
 }
 
@@ -44,20 +44,20 @@ named! {
     events::TaskCheckpointed = "containerd.events.TaskCheckpointed",
 }
 
-/// Packs a message under its name.
+/// Packs a message.
 ///
 /// # Errors
-/// A message larger than 2 GiB.
+/// The message is larger than 2 GiB.
 pub fn pack<M: Message + Named>(message: &M) -> protobuf::Result<Any> {
     Ok(json(M::TYPE_URL, message.write_to_bytes()?))
 }
 
-/// Packs a value that is encoded already: JSON, for the `OCI_…` types.
+/// Packs an encoded value: JSON, for the `OCI_…` types.
 pub fn json(type_url: &str, value: Vec<u8>) -> Any {
     Any { type_url: type_url.to_owned(), value, ..Any::default() }
 }
 
-/// The type's full name: what stands behind the last slash of a protobuf type's URL; the whole of an OCI type's.
+/// The full name of the type: the part of a protobuf type URL after the last slash, or the whole URL of an OCI type.
 pub fn name(any: &Any) -> &str {
     if any.type_url.starts_with("types.containerd.io/") {
         return &any.type_url;
@@ -65,15 +65,15 @@ pub fn name(any: &Any) -> &str {
     any.type_url.rsplit('/').next().unwrap_or_default()
 }
 
-/// Whether `any` says it holds an `M`.
+/// Reports whether the type of `any` is `M`.
 pub fn is<M: Named>(any: &Any) -> bool {
     name(any) == M::TYPE_URL
 }
 
-/// The message, if `any` says it holds an `M`.
+/// Unpacks the message if the type of `any` is `M`.
 ///
 /// # Errors
-/// The bytes are no `M`.
+/// The bytes do not decode as `M`.
 pub fn unpack<M: Message + Named>(any: &Any) -> protobuf::Result<Option<M>> {
     if is::<M>(any) { M::parse_from_bytes(&any.value).map(Some) } else { Ok(None) }
 }
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_comes_back() {
+    fn a_packed_message_unpacks_to_itself() {
         let options = runc::Options { root: "/r".into(), ..Default::default() };
         let mut any = pack(&options).unwrap();
         assert_eq!(any.type_url, "containerd.runc.v1.Options");
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_of_the_descriptors() {
+    fn type_urls_equal_the_descriptors_full_names() {
         use protobuf::MessageFull;
         fn check<M: MessageFull + Named>() {
             assert_eq!(M::descriptor().full_name(), M::TYPE_URL);
@@ -117,12 +117,12 @@ mod tests {
     }
 
     #[test]
-    fn an_oci_url_is_its_own_name() {
+    fn the_name_of_an_oci_type_is_its_whole_url() {
         assert_eq!(name(&json(OCI_PROCESS, b"{}".to_vec())), OCI_PROCESS);
     }
 
     #[test]
-    fn bytes_that_are_no_message_are_an_error() {
+    fn unpacking_malformed_bytes_fails() {
         assert!(unpack::<runc::Options>(&json("containerd.runc.v1.Options", vec![0xff])).is_err());
     }
 }

@@ -1,8 +1,8 @@
-//! The wire between containerd and the shim: messages, services and `Any` helpers, under one roof.
+//! The messages and services between containerd and the shim, and helpers for `Any`.
 //!
-//! The generated code is that of `containerd-shim-protos`; this crate names the part of it that the shim speaks, adds
-//! the one message it lacks ([`runtime_options`]) and registers the task service under both of its names
-//! ([`task_services`]). It decides nothing: what a message means is the shim's business.
+//! `containerd-shim-protos` has the generated code. This crate re-exports the parts that the shim uses, adds the one
+//! message that is missing ([`runtime_options`]) and registers the task service under both of its names
+//! ([`task_services`]). It makes no decisions.
 
 pub mod any;
 pub mod runtime_options;
@@ -16,8 +16,8 @@ pub use containerd_shim_protos::{
 
 pub use self::services::{TASK_V2, TASK_V3, failure, task_services};
 
-/// `containerd.task.v3`: requests, responses, and the [`Task`](task::Task) service of 17 calls. Version 2 is the same
-/// to the byte but for the package's name.
+/// `containerd.task.v3`: the requests, the responses and the [`Task`](task::Task) service with 17 methods. Version 2
+/// differs in the package name alone.
 pub mod task {
     pub use containerd_shim_protos::{
         shim::shim::*,
@@ -29,7 +29,7 @@ pub mod task {
     };
 }
 
-/// `containerd.events`: what a shim publishes, and the service of containerd that takes it.
+/// `containerd.events`: the events of a shim, and containerd's service that receives them.
 pub mod events {
     pub use containerd_shim_protos::{
         events::task::*,
@@ -38,23 +38,22 @@ pub mod events {
     };
 }
 
-/// `containerd.runc.v1`: the options of a task, of a checkpoint, and what `Pids` says of an exec.
+/// `containerd.runc.v1`: the options of a task and of a checkpoint, and the details of an exec in the answer to Pids.
 pub mod runc {
     pub use containerd_shim_protos::shim::oci::{CheckpointOptions, Options, ProcessDetails};
 }
 
-/// `containerd.runtime.bootstrap.v1`: what containerd 2.3 and newer write to the standard input of `start`, and read
-/// from its standard output.
+/// `containerd.runtime.bootstrap.v1`: the input and the answer of `start`, from containerd 2.3 on.
 pub mod bootstrap {
     pub use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult, Extension, LogLevel};
 }
 
-/// `containerd.types`: the answer to `-info`.
+/// `containerd.types`: the answer of `-info`.
 pub mod info {
     pub use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
 }
 
-/// `io.containerd.cgroups`: what `Stats` answers, in nanoseconds on v1 and microseconds on v2.
+/// `io.containerd.cgroups`: the metrics in the answer to Stats.
 pub mod metrics {
     /// `io.containerd.cgroups.v1`: CPU times in nanoseconds, sizes in bytes.
     pub mod v1 {
@@ -66,7 +65,7 @@ pub mod metrics {
     }
 }
 
-/// `google.protobuf`: the well-known messages.
+/// `google.protobuf`: the well-known types.
 pub mod wkt {
     pub use protobuf::well_known_types::{any::Any, empty::Empty, timestamp::Timestamp};
 }

@@ -1,23 +1,24 @@
-//! `runtimeoptions.v1.Options`: how containerd hands a shim of any name the options table of its configuration.
+//! `runtimeoptions.v1.Options`: the options table of a runtime handler in containerd's configuration, for a shim of any
+//! type.
 //!
-//! `containerd-shim-protos` has no such message. It is three fields, so it is written out here, without descriptors:
-//! 1 `type_url` (string), 2 `config_path` (string), 3 `config_body` (bytes).
+//! `containerd-shim-protos` lacks this message. Its three fields are coded here by hand, without descriptors: 1
+//! `type_url` (string), 2 `config_path` (string), 3 `config_body` (bytes).
 
 use protobuf::{CodedInputStream, CodedOutputStream, rt::WireType};
 
 /// The options table of a runtime handler, as TOML.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuntimeOptions {
-    /// What the table describes; containerd sends the handler's own word or nothing.
+    /// The type of the table. containerd sends the handler's setting or nothing.
     pub type_url: String,
-    /// A TOML file; it wins over the body.
+    /// The path of a TOML file. It overrides the body.
     pub config_path: String,
     /// TOML text. containerd 1.6 does not send it.
     pub config_body: Vec<u8>,
 }
 
 impl RuntimeOptions {
-    /// Reads the message; fields that a newer containerd may add are skipped.
+    /// Decodes the message. Unknown fields are skipped.
     ///
     /// # Errors
     /// The bytes are truncated, or a field has another type.
@@ -35,10 +36,10 @@ impl RuntimeOptions {
         Ok(options)
     }
 
-    /// The message's bytes.
+    /// Encodes the message.
     ///
     /// # Errors
-    /// None in practice: writing to a vector does not fail.
+    /// Writing to a vector does not fail in practice.
     pub fn write_to_bytes(&self) -> protobuf::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let mut output = CodedOutputStream::vec(&mut bytes);
@@ -71,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_comes_back() {
+    fn a_written_message_parses_to_itself() {
         let options = RuntimeOptions {
             type_url: "runtimeoptions.v1.Options".into(),
             config_path: "/etc/berth.toml".into(),
@@ -82,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_are_those_of_the_field_numbers() {
+    fn the_bytes_carry_the_field_numbers() {
         let options = RuntimeOptions { config_path: "/p".into(), config_body: b"x".to_vec(), ..Default::default() };
         assert_eq!(options.write_to_bytes().unwrap(), b"\x12\x02/p\x1a\x01x");
     }
@@ -94,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_bytes_are_an_error() {
+    fn parsing_malformed_options_fails() {
         for bytes in [&b"\x12\x09/p"[..], b"\x12", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", b"\x1f", b"\x0e"] {
             assert!(RuntimeOptions::parse_from_bytes(bytes).is_err(), "{bytes:?}");
         }

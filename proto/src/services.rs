@@ -1,4 +1,4 @@
-//! The task service under both of its names, and how a call fails on the wire.
+//! The task service under both of its names, and the errors of its calls.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -7,13 +7,13 @@ use crate::{
     ttrpc,
 };
 
-/// The service containerd 1.6 and 1.7 call, and newer ones when the shim's reply to `start` says version 2.
+/// The name that containerd 1.6 and 1.7 call, and newer ones if the reply of `start` says version 2.
 pub const TASK_V2: &str = "containerd.task.v2.Task";
-/// The service containerd 2.0 and newer call when the reply says version 3.
+/// The name that containerd 2.0 and newer call if the reply says version 3.
 pub const TASK_V3: &str = "containerd.task.v3.Task";
 
-/// One service object under both names. The messages are the same to the byte, and the dispatch table's methods are
-/// keyed by their bare names, so a table built for version 3 serves version 2 as well.
+/// Registers one service object under both names. The messages are identical, and the dispatch table is keyed by bare
+/// method names, so the table of version 3 serves version 2 as well.
 pub fn task_services(task: Arc<dyn Task + Send + Sync>) -> HashMap<String, ttrpc::asynchronous::Service> {
     let mut services = HashMap::new();
     for name in [TASK_V2, TASK_V3] {
@@ -22,7 +22,7 @@ pub fn task_services(task: Arc<dyn Task + Send + Sync>) -> HashMap<String, ttrpc
     services
 }
 
-/// A call's error with its code. Anything but an `RpcStatus` would reach the client as UNKNOWN with Rust's debug text.
+/// An error with its code. The ttrpc crate sends any other error as UNKNOWN, with Rust's debug text as message.
 pub fn failure(code: ttrpc::Code, message: impl Into<String>) -> ttrpc::Error {
     ttrpc::Error::RpcStatus(ttrpc::get_status(code, message.into()))
 }
@@ -35,7 +35,7 @@ mod tests {
     impl Task for Nothing {}
 
     #[test]
-    fn both_names_have_all_seventeen_calls() {
+    fn both_service_names_have_all_seventeen_methods() {
         let services = task_services(Arc::new(Nothing));
         let mut names: Vec<_> = services.keys().map(String::as_str).collect();
         names.sort_unstable();

@@ -64,7 +64,7 @@ mod tests {
     use crate::testing::runtime;
 
     #[test]
-    fn the_first_signal_counts_and_is_seen_in_every_way() {
+    fn only_the_first_abort_signal_counts() {
         let abort = Abort::new().unwrap();
         assert_eq!(abort.signal(), None);
         assert_eq!(rustix::io::read(abort.fd(), &mut [0; 8]), Err(rustix::io::Errno::AGAIN));

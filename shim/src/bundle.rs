@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn the_group_wins_over_the_pod_over_the_id() {
+    fn the_group_annotation_overrides_the_pod_and_the_pod_the_id() {
         let both = r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"pod","io.containerd.runc.v2.group":"group"}}"#;
         assert_eq!(grouped(both).unwrap(), "group");
         let pod = r#"{"ociVersion":"1.2.0","process":{"args":["a"]},"annotations":{"x":"y","io.kubernetes.cri.sandbox-id":"pod"}}"#;
@@ -91,12 +91,12 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_without_config_is_its_own_group() {
+    fn a_bundle_without_config_json_is_its_own_group() {
         assert_eq!(group(Scratch::new().path(), "c1").unwrap(), "c1");
     }
 
     #[test]
-    fn a_bad_config_is_named() {
+    fn a_malformed_config_json_is_named() {
         for json in ["", "{", "[]", r#"{"annotations":[]}"#, r#"{"annotations":{"io.kubernetes.cri.sandbox-id":7}}"#] {
             let e = grouped(json).unwrap_err();
             assert!(e.to_string().starts_with("config.json: "), "{json}: {e}");
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_comes_back() {
+    fn a_written_address_reads_back() {
         let dir = Scratch::new();
         assert_eq!(socket(dir.path()), None);
         write_address(dir.path(), "unix:///run/s/abc").unwrap();

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_around_leap_days() {
+    fn dates_around_leap_days_are_right() {
         for (seconds, want) in [
             (0, "1970-01-01T00:00:00.000000007Z"),
             (951_782_399, "2000-02-28T23:59:59.000000007Z"),

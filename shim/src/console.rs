@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_other_side_sees_the_size() {
+    fn the_slave_sees_the_size_that_is_set() {
         let (master, slave) = crate::testing::pty();
         resize(&master, size(132, 43).unwrap()).unwrap();
         let seen = rustix::termios::tcgetwinsize(&slave).unwrap();

@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn dropped_callers_do_not_stop_the_work() {
+    async fn detached_work_goes_on_when_its_caller_is_dropped() {
         let ((go, gone_on), (done, finished)) = (oneshot::channel(), oneshot::channel());
         let call = run(async move {
             let () = gone_on.await.unwrap();
@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn results_come_through() {
+    async fn detached_work_returns_its_result() {
         assert_eq!(run(async { Ok(1) }).await.unwrap(), 1);
         let e = run::<(), _>(async { Err(failure(ttrpc::Code::NOT_FOUND, "c1")) }).await.unwrap_err();
         assert!(matches!(e, ttrpc::Error::RpcStatus(status) if status.code() == ttrpc::Code::NOT_FOUND));

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_has_its_code() {
+    fn each_error_kind_maps_to_its_ttrpc_code() {
         for (kind, code) in [
             (Kind::InvalidArgument, ttrpc::Code::INVALID_ARGUMENT),
             (Kind::Unsupported, ttrpc::Code::INVALID_ARGUMENT),
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_wanting_is_told_apart() {
+    fn a_shortage_is_resource_exhausted() {
         for errno in [libc::EAGAIN, libc::EMFILE, libc::ENOMEM, libc::ENOSPC] {
             let error = Error::from_errno(errno).context("create");
             assert_eq!(parts(error).0, ttrpc::Code::RESOURCE_EXHAUSTED);
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn create_errors_begin_as_callers_expect() {
+    fn create_errors_begin_with_the_prefix_that_callers_match() {
         let inner = Error::invalid("exec: \"x\": executable file not found in $PATH");
         let (_, text) = parts(create_failed(inner));
         assert_eq!(
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn prefix_keeps_the_kind() {
+    fn a_prefix_keeps_the_error_kind() {
         assert_eq!(parts(exec_failed(Error::from_errno(libc::ENOENT))).0, ttrpc::Code::UNKNOWN);
         assert_eq!(exec_failed(precondition("x")).kind(), Kind::FailedPrecondition);
     }

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_answer_is_a_bare_message_with_json_features() {
+    fn info_answers_with_a_message_with_json_features() {
         let info = RuntimeInfo::parse_from_bytes(&encode(&message().unwrap()).unwrap()).unwrap();
         assert_eq!((info.name.as_str(), info.version.version.as_str()), (NAME, env!("CARGO_PKG_VERSION")));
         assert_eq!(info.features.type_url, any::OCI_FEATURES);

@@ -116,13 +116,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_form_of_logrus() {
+    fn log_lines_have_the_format_of_logrus() {
         let want = "time=\"T\" level=warning msg=\"two \\\"words\\\"\"\n";
         assert_eq!(line("T", Level::Warn, "two \"words\""), want);
     }
 
     #[test]
-    fn nothing_breaks_out_of_a_line() {
+    fn control_characters_are_escaped_in_log_lines() {
         let message = "a\nb\rc\td\\e\0f\x1b[31mg\x7fh\u{85}i\u{202e}j é";
         let want = "msg=\"a\\nb\\rc\\td\\\\e\\x00f\\x1b[31mg\\x7fh\\u0085i\\u202ej é\"\n";
         let line = line("T", Level::Info, message);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_written_whole() {
+    fn a_log_line_fits_in_pipe_buf() {
         for message in ["x".repeat(10_000), "é".repeat(5000), "\0".repeat(5000), "x".repeat(4050)] {
             let line = line(&clock::rfc3339(), Level::Info, &message);
             assert!(line.len() <= LINE && line.len() > LINE - 8, "{}", line.len());
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_fifo_is_opened() {
+    fn the_log_opens_only_a_fifo() {
         let dir = crate::testing::Scratch::new();
         let path = dir.path().join("log");
         assert!(open(&path).is_none());
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_fifo_does_not_block() {
+    fn a_full_log_fifo_does_not_block() {
         let dir = crate::testing::Scratch::new();
         let path = dir.path().join("log");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR).unwrap();

@@ -172,7 +172,7 @@ mod tests {
     use crate::testing::runtime;
 
     #[test]
-    fn an_end_is_set_once_and_every_waiter_hears_it() {
+    fn an_exit_is_set_once_and_wakes_all_waiters() {
         let mut process = Process::new(StdioRequest::default(), vec![]);
         let (early, late) = (process.waiter(), process.waiter());
         let first = Exit { status: 42, seconds: 1, nanoseconds: 2 };
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_forgotten_releases_its_waiters() {
+    fn dropping_a_process_releases_its_waiters() {
         let process = Process::new(StdioRequest::default(), vec![]);
         let waiter = process.waiter();
         drop(process);

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_hierarchy_and_nothing_else() {
+    fn only_cgroup_hierarchies_are_listed() {
         let mounts = "25 1 8:1 / / rw - ext4 /dev/sda rw\n\
             30 25 0:26 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw\n\
             33 25 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_stay_below_the_root() {
+    fn a_shim_cgroup_path_with_dots_is_refused() {
         assert_eq!(relative("/a/b").unwrap(), Path::new("a/b"));
         for bad in ["", "/", "a/../b", "../a", "/./../x"] {
             assert!(relative(bad).is_err(), "{bad}");
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_cgroup_is_named() {
+    fn a_missing_shim_cgroup_is_named() {
         let e = join("/berth-test/there/is/none").unwrap_err();
         assert_eq!(e.to_string(), "ShimCgroup \"/berth-test/there/is/none\": no such cgroup");
     }

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_what_they_ask_for() {
+    fn signal_numbers_decode_to_their_meaning() {
         for (number, want) in [
             (libc::SIGTERM, Signal::Stop),
             (libc::SIGINT, Signal::Stop),

@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_taken_back_start_leaves_no_socket() {
+    fn a_failed_start_leaves_no_socket() {
         let scratch = crate::testing::Scratch::new();
         let path = scratch.path().join("s/socket");
         let Claim::Ours(_listener) = socket::claim(&path).unwrap() else { panic!("served") };
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_node_tunes_comes_after_ours() {
+    fn the_nodes_glibc_tunables_come_last() {
         assert_eq!(tunables(None), "GLIBC_TUNABLES=glibc.pthread.stack_cache_size=0:glibc.malloc.tcache_count=0");
         let both = tunables(Some("glibc.malloc.check=1".into()));
         assert_eq!(
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_executable_is_there() {
+    fn the_path_of_the_executable_exists() {
         assert!(executable().exists());
     }
 }

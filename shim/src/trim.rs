@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_deep_call_left_is_given_back() {
+    fn stack_pages_of_a_deep_call_are_returned() {
         let (before, _) = (resident(), deep(5));
         let used = resident();
         assert!(used >= before + 100, "{before} {used}");

@@ -5,7 +5,7 @@ fn parse(line: &[&str]) -> Result<Args> {
 }
 
 #[test]
-fn the_line_that_containerd_sends() {
+fn containerds_command_line_parses() {
     let line = ["-namespace", "k8s.io", "-address", "/run/c.sock", "-publish-binary", "/bin/c", "-id", "a", "start"];
     let args = parse(&line).unwrap();
     let want = Args {
@@ -19,7 +19,7 @@ fn the_line_that_containerd_sends() {
 }
 
 #[test]
-fn every_spelling_of_a_flag() {
+fn flags_take_one_or_two_dashes_and_both_forms_of_value() {
     for line in [["-namespace", "n", "--id", "a", "-debug"], ["--namespace=n", "-id=a", "-debug=true", "-x", "y"]] {
         let args = parse(&line).unwrap();
         assert_eq!((args.namespace.as_str(), args.id.as_str(), args.debug), ("n", "a", true), "{line:?}");
@@ -29,13 +29,13 @@ fn every_spelling_of_a_flag() {
 }
 
 #[test]
-fn a_boolean_takes_no_word() {
+fn a_boolean_flag_does_not_take_the_next_word() {
     let args = parse(&["-namespace", "n", "-id", "a", "-debug", "delete"]).unwrap();
     assert_eq!((args.debug, args.action), (true, Action::Delete));
 }
 
 #[test]
-fn flags_end_at_the_action() {
+fn flags_after_the_action_are_ignored() {
     let args = parse(&["-namespace", "n", "-id", "a", "delete", "-id", "b"]).unwrap();
     assert_eq!((args.id.as_str(), args.action), ("a", Action::Delete));
     assert_eq!(parse(&["-namespace", "n", "-id", "a", "--", "start"]).unwrap().action, Action::Start);
@@ -60,7 +60,7 @@ fn info_and_version_need_no_namespace() {
 }
 
 #[test]
-fn bad_lines_are_named() {
+fn a_malformed_command_line_is_refused_by_name() {
     let long = "x".repeat(256);
     for (line, word) in [
         (&["-id", "a", "start"][..], "-namespace is empty"),

@@ -23,13 +23,13 @@ fn decode(input: &[u8]) -> Result<StartRequest> {
 }
 
 #[test]
-fn nothing_is_the_defaults() {
+fn empty_input_gives_the_default_options() {
     assert_eq!(decode(b"").unwrap(), StartRequest { form: AnswerForm::Json, ..StartRequest::default() });
     assert_eq!(StartRequest::decode(b"", &args(), AnswerForm::Address).unwrap().form, AnswerForm::Address);
 }
 
 #[test]
-fn options_that_also_decode_as_params_are_options() {
+fn options_that_also_decode_as_params_are_taken_for_options() {
     let bytes = systemd().write_to_bytes().unwrap();
     let trap = BootstrapParams::parse_from_bytes(&bytes).unwrap();
     assert_eq!(trap.instance_id, "containerd.runc.v1.Options", "the trap is there");
@@ -38,7 +38,7 @@ fn options_that_also_decode_as_params_are_options() {
 }
 
 #[test]
-fn options_that_decode_as_nothing_else() {
+fn options_with_binary_values_decode() {
     let message = runc::Options { io_uid: 70_000, ..Default::default() };
     let bytes = any::pack(&message).unwrap().write_to_bytes().unwrap();
     assert!(BootstrapParams::parse_from_bytes(&bytes).is_err(), "its value is no UTF-8");
@@ -46,7 +46,7 @@ fn options_that_decode_as_nothing_else() {
 }
 
 #[test]
-fn params_bring_everything() {
+fn params_carry_options_socket_address_and_log_level() {
     let foreign = Extension { value: MessageField::some(any::json("x.v1.Pod", vec![1])), ..Default::default() };
     let extension = Extension { value: MessageField::some(systemd()), ..Default::default() };
     let mut params = params();
@@ -61,19 +61,19 @@ fn params_bring_everything() {
 }
 
 #[test]
-fn params_without_anything_else() {
+fn params_alone_give_the_default_options() {
     let request = decode(&params().write_to_bytes().unwrap()).unwrap();
     assert_eq!(request, StartRequest { form: AnswerForm::Message, ..StartRequest::default() });
 }
 
 #[test]
-fn params_of_another_container_are_not_ours() {
+fn params_of_another_container_are_not_taken_for_params() {
     let other = BootstrapParams { instance_id: "c2".into(), ..params() };
     assert_eq!(decode(&other.write_to_bytes().unwrap()).unwrap().form, AnswerForm::Json);
 }
 
 #[test]
-fn garbage_is_refused() {
+fn malformed_input_is_refused() {
     for input in [&b"\xff\xff\xff"[..], b"H\x01", b"{}", b"\x12\x01x"] {
         let e = decode(input).unwrap_err();
         assert!(e.to_string().starts_with("standard input is neither"), "{input:?}: {e}");
@@ -83,7 +83,7 @@ fn garbage_is_refused() {
 }
 
 #[test]
-fn the_three_answers() {
+fn each_form_of_answer_encodes_version_2() {
     assert_eq!(AnswerForm::Address.answer("unix:///s").unwrap(), b"unix:///s");
     let json: serde_json::Value = serde_json::from_slice(&AnswerForm::Json.answer("unix:///s").unwrap()).unwrap();
     assert_eq!(json, serde_json::json!({"version": 2, "address": "unix:///s", "protocol": "ttrpc"}));
@@ -92,8 +92,8 @@ fn the_three_answers() {
 }
 
 #[test]
-fn an_address_is_not_taken_for_a_message() {
-    // containerd 2.3 tries the protobuf message first
+fn a_text_answer_does_not_decode_as_a_message() {
+    // containerd 2.3 tries to decode the protobuf message first.
     for form in [AnswerForm::Address, AnswerForm::Json] {
         assert!(BootstrapResult::parse_from_bytes(&form.answer("unix:///run/containerd/s/ab").unwrap()).is_err());
     }

@@ -11,7 +11,7 @@ fn frame(stream: u32, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// What a reader sees of `sent`, written in parts of `write` bytes.
+/// Returns the bytes that a reader gets of `sent`, written in parts of `write` bytes.
 fn seen(sent: &[u8], write: usize) -> Vec<u8> {
     let (ours, mut theirs) = tokio::io::duplex(8192);
     let sent = sent.to_vec();
@@ -28,7 +28,7 @@ fn seen(sent: &[u8], write: usize) -> Vec<u8> {
 }
 
 #[test]
-fn frames_that_fit_pass_unchanged_however_they_arrive() {
+fn small_frames_pass_unchanged_in_any_pieces() {
     let sent: Vec<u8> = [(1, 0), (3, 1), (5, 9000), (7, 10), (9, 0)].map(|(s, l)| frame(s, l)).concat();
     for write in [1, 3, 7, 10, 11, 4096, 1 << 20] {
         assert_eq!(seen(&sent, write), sent, "in parts of {write}");
@@ -38,7 +38,7 @@ fn frames_that_fit_pass_unchanged_however_they_arrive() {
 }
 
 #[test]
-fn one_that_is_too_large_becomes_a_call_that_is_refused() {
+fn an_oversized_frame_becomes_a_call_of_the_refusing_service() {
     let large = MESSAGE_LENGTH_MAX + 1;
     let sent = [frame(1, 5), frame(3, large), frame(5, 5)].concat();
     for write in [5000, 1 << 16] {
@@ -53,7 +53,7 @@ fn one_that_is_too_large_becomes_a_call_that_is_refused() {
 }
 
 #[test]
-fn a_stream_that_ends_early_ends() {
+fn a_truncated_stream_ends() {
     for sent in [&frame(1, 100)[..7], &frame(1, 100)[..50], &frame(1, MESSAGE_LENGTH_MAX + 1)[..5000]] {
         assert!(seen(sent, 4096).len() < sent.len().max(51));
     }

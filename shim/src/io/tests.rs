@@ -44,7 +44,7 @@ async fn read_to_end(fd: OwnedFd) -> Vec<u8> {
     }
 }
 
-/// Reads until there are `count` bytes, from what does not block.
+/// Reads `count` bytes from a non-blocking descriptor.
 async fn read_just(fd: &OwnedFd, count: usize) -> Vec<u8> {
     let mut all = vec![0; count];
     let mut got = 0;
@@ -63,7 +63,7 @@ fn open_fds() -> usize {
 }
 
 #[test]
-fn nothing_named_is_dev_null() {
+fn stdio_without_paths_is_dev_null() {
     runtime().block_on(async {
         let prepared = prepare(&StdioRequest::default(), &owner(), &Pool::default()).await.unwrap();
         assert!(matches!(prepared.child, Stdio::Null));
@@ -97,7 +97,7 @@ fn both_outputs_arrive_and_end_with_the_last_writer() {
 }
 
 #[test]
-fn close_ends_the_clients_stream_though_a_grandchild_holds_the_pipe() {
+fn close_ends_the_clients_stream_while_a_grandchild_holds_the_pipe() {
     let dir = Scratch::new();
     let out = dir.fifo("out");
     let reader = dir.reader(&out);
@@ -116,7 +116,7 @@ fn close_ends_the_clients_stream_though_a_grandchild_holds_the_pipe() {
 }
 
 #[test]
-fn a_restarted_reader_gets_what_was_written_meanwhile() {
+fn a_restarted_reader_gets_the_output_written_meanwhile() {
     let dir = Scratch::new();
     let out = dir.fifo("out");
     let reader = dir.reader(&out);
@@ -137,7 +137,7 @@ fn a_restarted_reader_gets_what_was_written_meanwhile() {
 }
 
 #[test]
-fn stdin_ends_by_close_io_and_not_by_a_client_that_leaves() {
+fn stdin_ends_by_close_io_and_not_when_a_client_leaves() {
     let dir = Scratch::new();
     let stdin = dir.fifo("in");
     let request = StdioRequest { stdin: text(&stdin), ..StdioRequest::default() };
@@ -174,7 +174,7 @@ fn a_terminal_is_copied_both_ways_and_ends_with_its_process() {
         fcntl_setfl(&slave, OFlags::NONBLOCK).unwrap();
         assert_eq!(read_just(&slave, 5).await, b"typed");
         write(&slave, b"shown");
-        // The slave stays open: a grandchild.
+        // The slave stays open, as with a grandchild.
         io.process_exited();
         assert!(io.drained(SOON).await);
         assert!(io.console().is_none());
@@ -183,7 +183,7 @@ fn a_terminal_is_copied_both_ways_and_ends_with_its_process() {
 }
 
 #[test]
-fn large_output_by_terminal_is_whole() {
+fn large_output_of_a_terminal_is_complete() {
     let dir = Scratch::new();
     let out = dir.fifo("out");
     let reader = dir.reader(&out);
@@ -208,7 +208,7 @@ fn large_output_by_terminal_is_whole() {
 }
 
 #[test]
-fn a_file_takes_both_outputs() {
+fn both_outputs_are_appended_to_a_file() {
     let dir = Scratch::new();
     let path = dir.path().join("d/log");
     let request = StdioRequest {
@@ -234,7 +234,7 @@ fn a_file_takes_both_outputs() {
 }
 
 #[test]
-fn nothing_stays_open() {
+fn closed_stdio_leaves_no_descriptor_open() {
     let dir = Scratch::new();
     let (stdin, out, err) = (dir.fifo("in"), dir.fifo("out"), dir.fifo("err"));
     let request = StdioRequest { stdin: text(&stdin), stdout: text(&out), stderr: text(&err), terminal: false };
@@ -264,7 +264,7 @@ fn nothing_stays_open() {
 }
 
 #[test]
-fn what_a_background_child_holds_ends_with_what_was_written_before() {
+fn streams_of_a_background_child_end_after_the_written_output() {
     let dir = Scratch::new();
     let (stdin, out) = (dir.fifo("in"), dir.fifo("out"));
     let reader = dir.reader(&out);
@@ -274,7 +274,7 @@ fn what_a_background_child_holds_ends_with_what_was_written_before() {
         let [_, child, _] = fds(&mut prepared);
         let io = prepared.attach(None).unwrap();
         let typist = std::fs::OpenOptions::new().write(true).open(&stdin).unwrap();
-        // More than the fifo holds, and a client that reads only later: nothing of it may be lost.
+        // This is more than the fifo holds, and the client reads only later. No byte may be lost.
         let (size, mut written) = (400_000, 0);
         fcntl_setfl(&child, OFlags::NONBLOCK).unwrap();
         while let Ok(n) = {
@@ -293,7 +293,7 @@ fn what_a_background_child_holds_ends_with_what_was_written_before() {
         write(&typist.into(), b"too late");
         assert_eq!(timeout(SOON, read_to_end(reader)).await.unwrap().len(), written);
         timeout(SOON, lingering).await.unwrap().unwrap();
-        // The child is told by a broken pipe, as at Delete.
+        // The child gets a broken pipe, as at Delete.
         assert_eq!(rustix::io::write(&child, b"more").unwrap_err(), rustix::io::Errno::PIPE);
         assert!(std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&stdin).is_err());
     });

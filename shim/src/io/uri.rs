@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_paths_are_fifos() {
+    fn plain_paths_are_taken_for_fifos() {
         let want = OutputTarget::Paths { stdout: Some("/run/fifo/o".into()), stderr: Some("/e".into()) };
         assert_eq!(target("/run/fifo/o").unwrap(), want);
         assert_eq!(target("fifo:///run/fifo/o").unwrap(), want);
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn files_and_programs() {
+    fn file_and_binary_uris_parse() {
         assert_eq!(target("file:///var/log/a%20b.log").unwrap(), OutputTarget::File("/var/log/a b.log".into()));
         assert_eq!(
             target("binary:///usr/bin/log?id=a+b&flag&x=%2F&id=second").unwrap(),
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_ones_are_named() {
+    fn a_malformed_stdio_uri_is_named() {
         for (uri, words) in [
             ("ttrpc+unix:///s?streaming_id=1", "unknown STDIO scheme ttrpc+unix"),
             ("file://relative", "file://relative"),

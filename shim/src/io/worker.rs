@@ -98,7 +98,7 @@ mod tests {
     use crate::testing::runtime;
 
     #[test]
-    fn work_is_done_in_order_and_the_thread_is_kept_for_it() {
+    fn one_thread_does_the_work_of_a_stream() {
         let worker = Worker::default();
         runtime().block_on(async {
             let first = worker.run(|| thread::current().id()).await;
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_hangs_holds_up_no_other_worker() {
+    fn a_hanging_thread_delays_no_other_worker() {
         let (stuck, free) = (Worker::default(), Worker::default());
         let (release, held) = mpsc::channel::<()>();
         runtime().block_on(async {

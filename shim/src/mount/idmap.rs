@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mappings_are_read_or_named() {
+    fn id_mappings_parse_or_are_refused_by_option() {
         let map = parse("0:65536:65536,65536:7:1", "uidmap").unwrap();
         let numbers: Vec<_> = map.iter().map(|m| (m.container_id(), m.host_id(), m.size())).collect();
         assert_eq!(numbers, [(0, 65536, 65536), (65536, 7, 1)]);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_layers_have_in_common() {
+    fn the_common_directory_of_layers_is_found() {
         let of = |paths: &[&str]| common(&paths.iter().map(ToString::to_string).collect::<Vec<_>>());
         assert_eq!(of(&["/s/snapshots/1/fs", "/s/snapshots/12/fs"]), Some("/s/snapshots".into()));
         assert_eq!(of(&["/s/1/fs"]), Some("/s/1".into()));

@@ -128,48 +128,48 @@ mod tests {
     }
 
     #[test]
-    fn what_containerd_sends_for_an_overlay() {
+    fn containerds_overlay_options_are_data() {
         let o = parse(&["index=off", "workdir=/w", "upperdir=/u", "lowerdir=/a:/b"]).unwrap();
         assert_eq!(o.flags, MsFlags::empty());
         assert_eq!(o.joined(), "index=off,workdir=/w,upperdir=/u,lowerdir=/a:/b");
     }
 
     #[test]
-    fn what_containerd_sends_for_a_single_layer() {
+    fn containerds_bind_options_are_flags() {
         let o = parse(&["rbind", "ro"]).unwrap();
         assert_eq!(o.flags, MsFlags::MS_BIND | MsFlags::MS_REC | MsFlags::MS_RDONLY);
         assert!(o.data.is_empty());
     }
 
     #[test]
-    fn later_words_win() {
+    fn later_option_words_override_earlier_ones() {
         let o = parse(&["ro", "nosuid", "rw", "suid", "noexec", "defaults", ""]).unwrap();
         assert_eq!(o.flags, MsFlags::MS_NOEXEC);
         assert_eq!(parse(&["private", "rslave"]).unwrap().propagation, MsFlags::MS_SLAVE | MsFlags::MS_REC);
     }
 
     #[test]
-    fn propagation_is_kept_apart() {
+    fn propagation_is_separate_from_the_flags() {
         let o = parse(&["bind", "runbindable"]).unwrap();
         assert_eq!((o.flags, o.propagation), (MsFlags::MS_BIND, MsFlags::MS_UNBINDABLE | MsFlags::MS_REC));
         assert_eq!(parse(&["ro"]).unwrap().propagation, MsFlags::empty());
     }
 
     #[test]
-    fn loop_devices() {
+    fn loop_options_are_not_data() {
         let o = parse(&["loop", "direct-io", "ro"]).unwrap();
         assert!(o.loop_device && o.direct_io);
         assert!(o.data.is_empty());
     }
 
     #[test]
-    fn words_that_must_not_be_ignored_are_refused_by_name() {
+    fn containerds_own_option_words_are_refused() {
         let word = "X-containerd.mkdir.path=/x";
         assert!(parse(&[word]).unwrap_err().to_string().contains(word), "{word}");
     }
 
     #[test]
-    fn mappings_are_not_the_filesystems() {
+    fn id_mappings_are_not_data() {
         let o = parse(&["uidmap=0:1000:1", "gidmap=0:2000:1,1:3000:1", "lowerdir=/a"]).unwrap();
         assert_eq!(o.ids, [Some("0:1000:1".to_owned()), Some("0:2000:1,1:3000:1".to_owned())]);
         assert_eq!(o.joined(), "lowerdir=/a");

@@ -78,14 +78,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn escaped_colons_belong_to_the_name() {
+    fn an_escaped_colon_belongs_to_the_name() {
         let names = ["/a", "/b:c", r"/d\e"];
         assert_eq!(split(r"/a:/b\:c:/d\\e"), names);
         assert_eq!(split(&names.map(escape).join(":")), names);
     }
 
     #[test]
-    fn a_hundred_long_layers_fit() {
+    fn a_hundred_long_layer_paths_fit_in_a_page() {
         let dir = std::env::temp_dir();
         let lower = vec![dir.to_str().unwrap(); 100].join(":");
         let data = vec!["index=off".to_owned(), format!("lowerdir={lower}"), "x".repeat(3600)];
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_layer_is_named() {
+    fn a_missing_overlay_layer_is_named() {
         let error = shorten(&["lowerdir=/nowhere/at/all".into()]).unwrap_err().to_string();
         assert!(error.contains("/nowhere/at/all"), "{error}");
     }

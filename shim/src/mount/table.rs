@@ -37,7 +37,7 @@ mod tests {
         33 1 0:41 / /run/b/rootfs2 rw - tmpfs tmpfs rw\n";
 
     #[test]
-    fn only_what_is_at_and_below_in_order() {
+    fn mount_points_at_and_below_a_path_are_found_in_order() {
         let points = below(TABLE, Path::new("/run/b/rootfs"));
         let points: Vec<_> = points.iter().map(|p| p.to_str().unwrap()).collect();
         assert_eq!(points, ["/run/b/rootfs", "/run/b/rootfs/etc x", "/run/b/rootfs"]);

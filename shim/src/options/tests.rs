@@ -6,14 +6,14 @@ fn toml(body: &str) -> Result<TaskOptions> {
 }
 
 #[test]
-fn none_and_empty_are_the_defaults() {
+fn absent_options_are_the_defaults() {
     assert_eq!(TaskOptions::decode(None).unwrap(), TaskOptions::default());
     assert_eq!(TaskOptions::decode(Some(&Any::default())).unwrap(), TaskOptions::default());
     assert_eq!(TaskOptions::default().state_root("ns"), Path::new("/run/containerd/berth/ns"));
 }
 
 #[test]
-fn both_types_say_the_same() {
+fn both_option_messages_decode_alike() {
     let message = runc::Options {
         no_pivot_root: true,
         no_new_keyring: true,
@@ -45,14 +45,14 @@ fn both_types_say_the_same() {
 }
 
 #[test]
-fn false_is_said_only_in_toml() {
+fn only_toml_can_set_an_option_to_false() {
     let message = any::pack(&runc::Options { io_uid: 1, ..Default::default() }).unwrap();
     assert_eq!(TaskOptions::decode(Some(&message)).unwrap().systemd_cgroup, None);
     assert_eq!(toml("SystemdCgroup = false").unwrap().systemd_cgroup, Some(false));
 }
 
 #[test]
-fn a_path_wins_over_the_body() {
+fn a_configuration_path_overrides_the_body() {
     let dir = crate::testing::Scratch::new();
     let path = dir.path().join("berth.toml");
     std::fs::write(&path, "NoPivotRoot = true\n").unwrap();
@@ -68,13 +68,13 @@ fn a_path_wins_over_the_body() {
 }
 
 #[test]
-fn an_unknown_type_counts_as_none() {
+fn options_of_unknown_type_are_ignored() {
     let other = any::json("type.googleapis.com/example.v9.Options", vec![0xff]);
     assert_eq!(TaskOptions::decode(Some(&other)).unwrap(), TaskOptions::default());
 }
 
 #[test]
-fn bad_options_are_named() {
+fn malformed_options_are_refused_by_name() {
     let runc = TaskOptions::decode(Some(&any::json("containerd.runc.v1.Options", vec![0x0a, 0x7f]))).unwrap_err();
     assert!(runc.to_string().starts_with("options containerd.runc.v1.Options: malformed message"), "{runc}");
     let wire = TaskOptions::decode(Some(&any::json("runtimeoptions.v1.Options", vec![0x12, 0x7f]))).unwrap_err();
@@ -95,7 +95,7 @@ fn bad_options_are_named() {
 }
 
 #[test]
-fn the_bundle_keeps_them() {
+fn saved_options_load_from_the_bundle() {
     let dir = crate::testing::Scratch::new();
     assert_eq!(TaskOptions::load(dir.path()).unwrap(), TaskOptions::default());
     let options = TaskOptions { root: Some("/r".into()), io_uid: 5, ..TaskOptions::default() };

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn beyond_the_most_a_job_is_given_back_unbegun() {
+    fn a_job_without_a_thread_is_given_back_unbegun() {
         let workers = Workers::new(1);
         let (go, wait) = mpsc::channel::<()>();
         let (done, dones) = mpsc::channel();

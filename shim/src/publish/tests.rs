@@ -1,4 +1,4 @@
-//! The publisher against a service of our own that dies and comes back.
+//! The publisher against an events service that dies and comes back.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,7 +19,7 @@ use crate::testing::Scratch;
 
 type Log = Arc<Mutex<Vec<Envelope>>>;
 
-/// Takes what it is sent, and fails on the container ids that say how.
+/// Records the events and answers with the error that the container id names.
 struct Containerd(Log);
 
 #[async_trait]
@@ -73,7 +73,7 @@ fn any_exit(envelope: &Envelope) -> TaskExit {
 }
 
 #[tokio::test]
-async fn events_arrive_in_order_with_all_they_have() {
+async fn events_arrive_in_order_and_complete() {
     let (scratch, log) = (Scratch::new(), Log::default());
     let path = address(&scratch);
     let _server = serve(&path, &log).await;
@@ -93,10 +93,10 @@ async fn events_arrive_in_order_with_all_they_have() {
 }
 
 #[tokio::test]
-async fn an_outage_loses_and_reorders_nothing() {
+async fn an_outage_of_containerd_loses_and_reorders_no_event() {
     let (scratch, log) = (Scratch::new(), Log::default());
     let path = address(&scratch);
-    // nobody is there at first
+    // The service is not there at first.
     let publisher = Publisher::new(path.to_str().unwrap(), "ns");
     for n in 0..10 {
         publisher.send(exit(format!("{n}")));
@@ -104,7 +104,7 @@ async fn an_outage_loses_and_reorders_nothing() {
     assert!(!publisher.flush(Duration::from_millis(80)).await);
     let mut server = serve(&path, &log).await;
     assert!(publisher.flush(Duration::from_secs(60)).await);
-    // it goes away, and comes back
+    // The service goes away and comes back.
     server.shutdown().await.unwrap();
     drop(server);
     let _ = std::fs::remove_file(&path);
@@ -130,7 +130,7 @@ async fn an_unacknowledged_event_is_sent_again() {
     while ids(&log).is_empty() && Instant::now() < end {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    // containerd dies holding the event; its successor must see it first
+    // containerd dies before it acknowledges the event. The next one must get that event first.
     server.shutdown().await.unwrap();
     drop(server);
     let second = Log::default();
@@ -143,7 +143,7 @@ async fn an_unacknowledged_event_is_sent_again() {
 }
 
 #[tokio::test]
-async fn a_refused_event_does_not_hold_up_the_next() {
+async fn a_rejected_event_does_not_delay_the_next() {
     let (scratch, log) = (Scratch::new(), Log::default());
     let path = address(&scratch);
     let _server = serve(&path, &log).await;
@@ -155,7 +155,7 @@ async fn a_refused_event_does_not_hold_up_the_next() {
 }
 
 #[tokio::test]
-async fn an_error_that_may_pass_is_tried_again() {
+async fn an_event_is_sent_again_after_a_passing_error() {
     let (scratch, log) = (Scratch::new(), Log::default());
     let path = address(&scratch);
     let _server = serve(&path, &log).await;
@@ -167,7 +167,7 @@ async fn an_error_that_may_pass_is_tried_again() {
 }
 
 #[tokio::test]
-async fn without_an_address_nothing_is_kept() {
+async fn a_publisher_without_an_address_keeps_nothing() {
     let publisher = Publisher::new("", "ns");
     publisher.send(exit("c"));
     assert_eq!(publisher.pending(), 0);
@@ -175,7 +175,7 @@ async fn without_an_address_nothing_is_kept() {
 }
 
 #[tokio::test]
-async fn sending_works_from_any_thread() {
+async fn events_can_be_sent_from_any_thread() {
     let (scratch, log) = (Scratch::new(), Log::default());
     let path = address(&scratch);
     let _server = serve(&path, &log).await;

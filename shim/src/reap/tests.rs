@@ -1,12 +1,12 @@
 use super::*;
 
 #[test]
-fn unknown_and_no_flight_is_an_orphan() {
+fn an_unregistered_child_without_spawns_in_flight_is_an_orphan() {
     assert!(ReapTable::default().is_orphan(7));
 }
 
 #[test]
-fn known_is_not() {
+fn a_registered_child_is_not_an_orphan() {
     let children = Arc::new(Children::default());
     let spawning = children.begin_spawn();
     children.register(&spawning, 7);
@@ -17,20 +17,20 @@ fn known_is_not() {
 }
 
 #[test]
-fn only_flights_from_before_protect_it() {
+fn only_spawns_that_began_before_the_exit_protect_a_child() {
     let children = Arc::new(Children::default());
     let before = children.begin_spawn();
     assert!(!children.table().is_orphan(7));
     let after = children.begin_spawn();
     assert!(!children.table().is_orphan(7));
     drop(before);
-    // `after` began when 7 was dead already.
+    // `after` began when the child 7 had exited already.
     assert!(children.table().is_orphan(7));
     drop(after);
 }
 
 #[test]
-fn a_newer_suspect_is_judged_by_its_own_flights() {
+fn each_unclaimed_child_has_its_own_spawns_in_flight() {
     let children = Arc::new(Children::default());
     let first = children.begin_spawn();
     assert!(!children.table().is_orphan(7));
@@ -42,7 +42,7 @@ fn a_newer_suspect_is_judged_by_its_own_flights() {
 }
 
 #[test]
-fn statuses_are_read_by_pidfd() {
+fn the_exit_status_is_read_through_the_pidfd() {
     use rustix::process::{Pid, PidfdFlags, pidfd_open};
     for (script, status) in [("exit 0", 0), ("exit 42", 42), ("kill -9 $$", 137), ("kill -34 $$", 162)] {
         #[expect(

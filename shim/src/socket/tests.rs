@@ -6,7 +6,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn names_differ_in_every_part_and_fit() {
+fn socket_paths_differ_in_each_part_and_fit_in_sun_path() {
     let dir = Path::new(DIRECTORY);
     let one = path(dir, "/run/c.sock", "ns", "g").unwrap();
     assert!(one.as_os_str().len() < 107);
@@ -19,7 +19,7 @@ fn names_differ_in_every_part_and_fit() {
 }
 
 #[test]
-fn the_first_claims_and_the_second_finds() {
+fn the_first_claim_binds_and_the_second_finds_a_server() {
     let scratch = Scratch::new();
     let path = scratch.path().join("deep/s/socket");
     let Claim::Ours(listener) = claim(&path).unwrap() else { panic!("served") };
@@ -32,7 +32,7 @@ fn the_first_claims_and_the_second_finds() {
 }
 
 #[test]
-fn a_full_backlog_is_alive() {
+fn a_socket_with_a_full_backlog_is_in_use() {
     let scratch = Scratch::new();
     let path = scratch.path().join("s/socket");
     let Claim::Ours(listener) = claim(&path).unwrap() else { panic!("served") };
@@ -43,7 +43,7 @@ fn a_full_backlog_is_alive() {
 }
 
 #[test]
-fn dead_sockets_go_and_successors_stay() {
+fn dead_sockets_are_removed_and_those_of_newer_servers_stay() {
     let scratch = Scratch::new();
     let path = scratch.path().join("s/socket");
     let Claim::Ours(first) = claim(&path).unwrap() else { panic!("served") };
@@ -52,7 +52,7 @@ fn dead_sockets_go_and_successors_stay() {
     remove_dead(&path).unwrap();
     assert!(!path.exists());
     remove_dead(&path).unwrap();
-    // keeps the inode number from being used again
+    // This keeps the inode number from being reused.
     let _other = std::os::unix::net::UnixListener::bind(path.with_extension("other")).unwrap();
     let Claim::Ours(_second) = claim(&path).unwrap() else { panic!("served") };
     if socket_id(&path) != Some(own) {
@@ -64,7 +64,7 @@ fn dead_sockets_go_and_successors_stay() {
 }
 
 #[test]
-fn what_is_no_socket_is_not_removed() {
+fn a_file_that_is_no_socket_is_not_removed() {
     let scratch = Scratch::new();
     let path = scratch.path().join("s/socket");
     make_directory(path.parent().unwrap()).unwrap();
@@ -74,7 +74,7 @@ fn what_is_no_socket_is_not_removed() {
 }
 
 #[test]
-fn a_directory_open_to_others_is_refused() {
+fn a_socket_directory_writable_by_others_is_refused() {
     let scratch = Scratch::new();
     let dir = scratch.path().join("s");
     make_directory(&dir).unwrap();
@@ -84,10 +84,11 @@ fn a_directory_open_to_others_is_refused() {
 }
 
 #[test]
-fn one_of_many_racers_claims() {
+fn one_of_many_racing_claims_binds() {
     let scratch = Scratch::new();
     let path = scratch.path().join("s/socket");
-    drop(claim(&path).unwrap()); // they find a dead socket
+    // The racers find a dead socket.
+    drop(claim(&path).unwrap());
     let claims: Vec<_> = std::thread::scope(|scope| {
         let racers: Vec<_> = (0..8).map(|_| scope.spawn(|| claim(&path).unwrap())).collect();
         racers.into_iter().map(|racer| racer.join().unwrap()).collect()

@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_stay_nanoseconds() {
+    fn v1_times_stay_nanoseconds() {
         let cpu = read::V1Cpu {
             total_ns: 3_000_000_001,
             kernel_ns: 1_000_000_000,
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_has_the_kernels_words() {
+    fn v1_memory_fields_have_the_kernels_names() {
         let stat = memory_stat(|name| match name {
             "total_pgmajfault" => 1,
             "hierarchical_memsw_limit" => 2,
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn oom_kills_and_limits() {
+    fn v1_oom_kills_and_limits_are_copied() {
         let memory = read::V1Memory {
             usage: read::MemoryEntry { limit: 10, usage: 9, max: 10, failcnt: 7 },
             oom_kill: 2,

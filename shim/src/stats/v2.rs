@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_stay_microseconds() {
+    fn v2_times_stay_microseconds() {
         let cpu = cpu_stat(|name| match name {
             "usage_usec" => 3_000_001,
             "system_usec" => 1_000_000,
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn split_counters_are_added_up() {
+    fn split_workingset_counters_are_added_up() {
         let stat = memory_stat(|name| match name {
             "workingset_refault_anon" => 2,
             "workingset_refault_file" => 3,
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cri_decides_oomkilled_by() {
+    fn oom_kill_counts_are_copied() {
         let memory_events = Some(read::MemoryEvents { oom: 9, oom_kill: 2, ..Default::default() });
         let memory = read::V2Memory { usage: 5, usage_limit: u64::MAX, ..Default::default() };
         let m = metrics(read::V2Stats { memory_events, memory, ..Default::default() });
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn pressure() {
+    fn pressure_stall_information_is_copied() {
         let line = read::PsiLine { avg10: 1.5, avg60: 0.5, avg300: 0.25, total: 42 };
         let cpu =
             read::V2Cpu { psi: Some(read::Psi { some: line, full: read::PsiLine::default() }), ..Default::default() };

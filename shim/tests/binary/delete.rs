@@ -1,4 +1,4 @@
-//! `delete`, the way back from a server that is gone.
+//! The action `delete`.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,7 +12,7 @@ fn delete(bundle: &Bundle<'_>, words: &[&str]) -> DeleteResponse {
 }
 
 #[test]
-fn a_bundle_without_a_container_is_no_trouble() {
+fn delete_succeeds_on_a_bundle_without_a_container() {
     let world = World::new();
     let bundle = world.bundle("c1", "{}");
     for words in [&[][..], &["-bundle", bundle.dir.to_str().unwrap()]] {
@@ -26,7 +26,7 @@ fn a_bundle_without_a_container_is_no_trouble() {
 }
 
 #[test]
-fn the_pid_that_create_noted_is_told() {
+fn delete_answers_with_the_pid_that_create_wrote() {
     let world = World::new();
     let bundle = world.bundle("c1", "{}");
     std::fs::write(bundle.dir.join("init.pid"), "4194305").unwrap();
@@ -34,7 +34,7 @@ fn the_pid_that_create_noted_is_told() {
 }
 
 #[test]
-fn the_socket_of_a_killed_server_goes() {
+fn delete_removes_the_socket_of_a_killed_server() {
     let world = World::new();
     let bundle = world.bundle("c1", "{}");
     let socket = bundle.start();

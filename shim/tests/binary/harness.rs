@@ -1,4 +1,4 @@
-//! A bundle, the binary run in it, and a client of the server.
+//! Helpers: a bundle, the binary run in it, and a client of the server.
 
 use std::{
     fs::{File, OpenOptions},
@@ -25,10 +25,10 @@ use berth_proto::{
 };
 
 pub const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-berth-v2");
-/// More than anything here takes on a busy machine.
+/// Longer than any step takes on a busy machine.
 pub const LONG: Duration = Duration::from_secs(180);
 
-/// A directory of bundles with one namespace and one socket directory, and the servers that were started from it.
+/// A directory of bundles with one namespace, one socket directory and the servers started from it.
 pub struct World {
     pub dir: PathBuf,
     pub namespace: String,
@@ -43,7 +43,7 @@ impl World {
         Self { dir, namespace }
     }
 
-    /// Makes a bundle as containerd does: config.json, the fifo `log` held open at both ends, a rootfs.
+    /// Makes a bundle as containerd does: config.json, the fifo `log` held open at both ends, and a rootfs.
     pub fn bundle(&self, id: &str, config: &str) -> Bundle<'_> {
         let dir = self.dir.join(id);
         std::fs::create_dir_all(dir.join("rootfs")).unwrap();
@@ -58,7 +58,7 @@ impl World {
         self.dir.join("s")
     }
 
-    /// The servers of this world that run, by their command lines.
+    /// The pids of the running servers of this directory, found by their command lines.
     pub fn servers(&self) -> Vec<i32> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
@@ -90,7 +90,7 @@ pub struct Bundle<'a> {
 }
 
 impl Bundle<'_> {
-    /// The binary in this bundle with containerd's flags before `words`.
+    /// The binary in this bundle, with containerd's flags before `words`.
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(SHIM);
         command.args(["-namespace", &self.world.namespace, "-address", "/run/none.sock", "-publish-binary", "/bin/c"]);
@@ -99,7 +99,7 @@ impl Bundle<'_> {
         command
     }
 
-    /// What containerd 2.3 writes to standard input.
+    /// The standard input that containerd 2.3 writes.
     pub fn params(&self) -> BootstrapParams {
         BootstrapParams {
             instance_id: self.id.clone(),
@@ -115,7 +115,7 @@ impl Bundle<'_> {
         params.write_to_bytes().unwrap()
     }
 
-    /// Starts as containerd 2.3 does, and gives the path of the socket.
+    /// Starts a server as containerd 2.3 does; returns the path of its socket.
     pub fn start(&self) -> PathBuf {
         let output = run(self.command(&["start"]), &self.params().write_to_bytes().unwrap());
         let result = BootstrapResult::parse_from_bytes(&succeeded(output)).unwrap();
@@ -123,14 +123,14 @@ impl Bundle<'_> {
         result.address.strip_prefix("unix://").unwrap().into()
     }
 
-    /// What is in the log now.
+    /// The content of the log now.
     pub fn log(&self) -> String {
         let mut bytes = vec![0; 1 << 20];
         let read = (&self.log).read(&mut bytes).unwrap_or(0);
         String::from_utf8(bytes[..read].to_vec()).unwrap()
     }
 
-    /// Waits for a line in the log.
+    /// Waits for a word in the log.
     pub fn await_log(&self, word: &str) -> String {
         let mut text = String::new();
         eventually(word, || {
@@ -144,12 +144,12 @@ impl Bundle<'_> {
 /// Runs a command to its end.
 pub fn run(mut command: Command, input: &[u8]) -> Output {
     let mut child = command.spawn().unwrap();
-    // a command that does not read its input closes the pipe
+    // The write fails if the command exits without reading.
     let _ = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()
 }
 
-/// The standard output of a command that succeeded in silence.
+/// The standard output of a command that succeeded without an error message.
 pub fn succeeded(output: Output) -> Vec<u8> {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}: {stderr}", output.status);
@@ -180,7 +180,7 @@ pub fn kill(pid: i32, signal: i32) {
 }
 
 pub fn is_alive(pid: i32) -> bool {
-    // a zombie of ours has an empty command line
+    // The command line of a zombie is empty.
     std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
 }
 
@@ -188,7 +188,7 @@ pub fn mode(path: &Path) -> u32 {
     std::fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
 }
 
-/// One call of an empty request, under any service's name.
+/// Makes one call with an empty request, under any service name.
 pub fn call(socket: &Path, service: &str, method: &str) -> Result<Vec<u8>, (Code, String)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -205,13 +205,13 @@ pub fn call(socket: &Path, service: &str, method: &str) -> Result<Vec<u8>, (Code
     })
 }
 
-/// The server's pid, by the call that containerd checks its life with.
+/// The server's pid, by the call with which containerd checks that a shim is alive.
 pub fn server_pid(socket: &Path) -> i32 {
     let payload = call(socket, berth_proto::TASK_V3, "Connect").unwrap();
     i32::try_from(task::ConnectResponse::parse_from_bytes(&payload).unwrap().shim_pid).unwrap()
 }
 
-/// Sends raw bytes and reads until the server closes or `patience` is over.
+/// Sends raw bytes and reads until the server closes the connection or `patience` has passed.
 pub fn raw(socket: &Path, bytes: &[u8], patience: Duration) -> Vec<u8> {
     let mut stream = UnixStream::connect(socket).unwrap();
     stream.set_read_timeout(Some(patience)).unwrap();

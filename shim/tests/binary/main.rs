@@ -1,7 +1,8 @@
-//! The real binary, as containerd runs it: started, talked to, killed, deleted. Needs root and Linux, no containerd.
+//! The binary as containerd runs it: started, called, killed and deleted. The tests need root and Linux, and no
+//! containerd.
 //!
-//! Every server is killed by its pid when its test ends, and every socket lies in a directory of the test, but for the
-//! two forms of the protocol that cannot name one.
+//! Each test kills its servers by pid at its end. Each socket is in a directory of its test, except with the two older
+//! forms of the protocol, which cannot name a directory.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

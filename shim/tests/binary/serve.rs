@@ -1,4 +1,4 @@
-//! The server: who may talk to it, what it makes of nonsense, and how it ends.
+//! The server: its clients, malformed input, and its end.
 
 use std::{
     io::{Read, Write},
@@ -12,7 +12,7 @@ use berth_proto::{TASK_V2, TASK_V3, ttrpc::proto::Code};
 use crate::harness::*;
 
 #[test]
-fn both_versions_of_the_service_answer() {
+fn both_versions_of_the_task_service_answer() {
     let world = World::new();
     let socket = world.bundle("c1", "{}").start();
     let answers = [TASK_V2, TASK_V3].map(|service| call(&socket, service, "Connect").unwrap());
@@ -20,7 +20,7 @@ fn both_versions_of_the_service_answer() {
 }
 
 #[test]
-fn what_there_is_not_is_an_error_not_an_end() {
+fn an_unknown_method_or_service_is_an_error() {
     let world = World::new();
     let socket = world.bundle("c1", "{}").start();
     assert_eq!(call(&socket, TASK_V2, "Reboot").unwrap_err().0, Code::UNIMPLEMENTED);
@@ -29,11 +29,11 @@ fn what_there_is_not_is_an_error_not_an_end() {
 }
 
 #[test]
-fn nonsense_on_one_connection_harms_no_other() {
+fn malformed_frames_on_one_connection_harm_no_other() {
     let world = World::new();
     let socket = world.bundle("c1", "{}").start();
     let pid = server_pid(&socket);
-    // a frame: length, stream, type, flags, payload
+    // Makes a frame: length, stream, type, flags, payload.
     let frame = |length: u32, stream: u32, kind: u8, payload: &[u8]| {
         [&length.to_be_bytes()[..], &stream.to_be_bytes(), &[kind, 0], payload].concat()
     };
@@ -42,14 +42,14 @@ fn nonsense_on_one_connection_harms_no_other() {
         vec![],
         b"GET / HTTP/1.1\r\n\r\n".to_vec(),
         vec![0xff; 64],
-        frame(u32::MAX, 1, 1, b"x"),     // longer than any message may be
-        frame(5 << 20, 1, 1, b"x"),      // over the limit of 4 MiB
-        frame(100, 1, 1, b"cut"),        // cut short
-        frame(3, 2, 1, b"\xff\xff\xff"), // an even stream is the server's own
-        frame(3, 1, 1, b"\xff\xff\xff"), // no request
-        frame(0, 1, 2, b""),             // an answer that nobody asked for
-        frame(0, 1, 3, b""),             // data for no stream
-        frame(0, 1, 99, b""),            // no such type
+        frame(u32::MAX, 1, 1, b"x"),     // Longer than any message may be.
+        frame(5 << 20, 1, 1, b"x"),      // Over the limit of 4 MiB.
+        frame(100, 1, 1, b"cut"),        // Truncated.
+        frame(3, 2, 1, b"\xff\xff\xff"), // An even stream number belongs to the server.
+        frame(3, 1, 1, b"\xff\xff\xff"), // Not a request.
+        frame(0, 1, 2, b""),             // A response without a request.
+        frame(0, 1, 3, b""),             // Data without a stream.
+        frame(0, 1, 99, b""),            // An unknown type.
     ] {
         raw(&socket, &bytes, patience);
         assert_eq!(server_pid(&socket), pid, "after {bytes:?}");
@@ -58,31 +58,31 @@ fn nonsense_on_one_connection_harms_no_other() {
 }
 
 #[test]
-fn connections_that_come_and_go_leave_nothing() {
+fn closed_connections_leave_no_descriptor() {
     let world = World::new();
     let socket = world.bundle("c1", "{}").start();
     let pid = server_pid(&socket);
     let descriptors = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
-    // Six of them are kept in reserve, for a time when there are no others.
+    // Six descriptors are the reserve.
     eventually("the first connection to go", || descriptors() <= 15);
     let before = descriptors();
     let idle: Vec<_> = (0..200).map(|_| UnixStream::connect(&socket).unwrap()).collect();
     eventually("all to be accepted", || descriptors() >= 200);
     assert_eq!(server_pid(&socket), pid, "among idle ones");
     drop(idle);
-    // `before` may have counted a connection that was just going
+    // `before` may include a connection that was being closed.
     eventually("all to be closed", || descriptors() <= before);
 }
 
 #[test]
-fn another_user_is_refused() {
+fn a_connection_of_another_user_is_refused() {
     let world = World::new();
     let bundle = world.bundle("c1", "{}");
     let socket = bundle.start();
-    // first the modes
+    // First the modes refuse the user.
     let error = as_nobody(|| UnixStream::connect(&socket).unwrap_err());
     assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
-    // then, with every mode out of the way, the server itself
+    // Then, without the modes, the server does.
     for (path, mode) in [(socket.as_path(), 0o666), (&world.sockets(), 0o755), (&world.dir, 0o755)] {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     }
@@ -93,13 +93,14 @@ fn another_user_is_refused() {
         let mut byte = [0];
         stream.read(&mut byte)
     });
-    // closed, with a reset if our bytes were not read
+    // The connection is closed, by a reset if the bytes were not read.
     assert!(matches!(&answer, Ok(0)) || answer.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset));
     bundle.await_log("refused a connection of uid 65534");
     server_pid(&socket);
 }
 
-/// Runs in a thread whose user is nobody: the raw call changes the calling thread's only.
+/// Runs `work` in a thread with uid 65534 (nobody). The raw system call changes the credentials of the calling thread
+/// alone.
 #[allow(unsafe_code)]
 fn as_nobody<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
@@ -113,7 +114,7 @@ fn as_nobody<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 }
 
 #[test]
-fn a_signal_ends_it_cleanly() {
+fn sigterm_and_sigint_end_the_server_cleanly() {
     let world = World::new();
     for (n, signal) in [libc::SIGTERM, libc::SIGINT].into_iter().enumerate() {
         let bundle = world.bundle(&format!("c{n}"), "{}");
@@ -127,7 +128,7 @@ fn a_signal_ends_it_cleanly() {
 }
 
 #[test]
-fn shutdown_is_answered_and_then_done() {
+fn shutdown_is_answered_before_the_exit() {
     let world = World::new();
     let socket = world.bundle("c1", "{}").start();
     let pid = server_pid(&socket);
@@ -137,7 +138,7 @@ fn shutdown_is_answered_and_then_done() {
 }
 
 #[test]
-fn an_exiting_server_leaves_its_successors_socket() {
+fn an_exiting_server_leaves_the_socket_of_a_newer_one() {
     let world = World::new();
     let bundle = world.bundle("c1", "{}");
     let socket = bundle.start();
@@ -150,7 +151,7 @@ fn an_exiting_server_leaves_its_successors_socket() {
 }
 
 #[test]
-fn a_dump_goes_to_the_log() {
+fn sigusr1_writes_a_dump_to_the_log() {
     let world = World::new();
     let bundle = world.bundle("c1", "{}");
     let pid = server_pid(&bundle.start());
@@ -163,7 +164,7 @@ fn a_dump_goes_to_the_log() {
 }
 
 #[test]
-fn a_full_log_blocks_nothing() {
+fn a_full_log_does_not_block_the_server() {
     let world = World::new();
     let bundle = world.bundle("c1", "{}");
     let socket = bundle.start();
@@ -180,12 +181,13 @@ fn a_full_log_blocks_nothing() {
 }
 
 #[test]
-fn a_log_without_a_reader_or_without_a_file_is_no_matter() {
+fn the_server_runs_without_a_reader_of_its_log_and_without_a_log() {
     let world = World::new();
     let gone = world.bundle("c1", "{}");
     let socket = gone.start();
     let pid = server_pid(&socket);
-    drop(gone.log); // containerd restarts
+    // containerd restarts.
+    drop(gone.log);
     kill(pid, libc::SIGUSR1);
     assert_eq!(server_pid(&socket), pid);
     let none = world.bundle("c2", "{}");
@@ -196,7 +198,7 @@ fn a_log_without_a_reader_or_without_a_file_is_no_matter() {
 }
 
 #[test]
-fn an_idle_server_is_small() {
+fn an_idle_server_uses_little_memory() {
     let world = World::new();
     let pid = server_pid(&world.bundle("c1", "{}").start());
     let rollup = || std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("smaps_rollup")).unwrap();
@@ -204,7 +206,7 @@ fn an_idle_server_is_small() {
         let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
     };
-    // generous: this build may be dynamic and not optimised, where relocations alone are hundreds of kilobytes
+    // The limit is generous: a build that is dynamic and not optimised has hundreds of kilobytes of relocations.
     let measured = own(&rollup());
     assert!(measured < 2000, "{measured} kB of its own memory");
 }

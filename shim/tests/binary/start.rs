@@ -12,7 +12,7 @@ use crate::harness::*;
 const POD: &str = r#"{"ociVersion":"1.2.0","annotations":{"io.kubernetes.cri.sandbox-id":"pod1"}}"#;
 
 #[test]
-fn a_start_answers_once_the_socket_is_there() {
+fn start_answers_when_the_socket_listens() {
     let world = World::new();
     let bundle = world.bundle("c1", "{}");
     let socket = bundle.start();
@@ -24,7 +24,7 @@ fn a_start_answers_once_the_socket_is_there() {
 }
 
 #[test]
-fn the_server_is_set_up_as_containerd_expects() {
+fn the_server_process_is_set_up_as_containerd_expects() {
     let world = World::new();
     let socket = world.bundle("c1", "{}").start();
     let pid = server_pid(&socket);
@@ -34,11 +34,11 @@ fn the_server_is_set_up_as_containerd_expects() {
     }
     assert_eq!(std::fs::read_link(proc.join("fd/2")).unwrap(), world.dir.join("c1/log"), "a panic is told there");
     for fd in std::fs::read_dir(proc.join("fd")).unwrap().flatten() {
-        // one that it closed since, after a connection, has no name any more
+        // A descriptor that the server has closed meanwhile has no link any more.
         let target = std::fs::read_link(fd.path()).unwrap_or_default();
         assert!(!target.to_str().unwrap().starts_with("pipe:"), "{target:?} is a pipe of somebody else");
     }
-    // the listener must not reach the processes of containers
+    // The processes of containers must not inherit the listener.
     let info = std::fs::read_to_string(proc.join("fdinfo/3")).unwrap();
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap().trim();
     assert_ne!(u32::from_str_radix(flags, 8).unwrap() & u32::try_from(libc::O_CLOEXEC).unwrap(), 0, "{info}");
@@ -134,7 +134,7 @@ fn racing_starts_after_a_crash_make_one_server() {
     assert_eq!(world.servers().len(), 1);
 }
 
-/// containerd 1.6 to 2.2 cannot name a directory: these two use the usual one, and leave it as it was.
+/// containerd 1.6 to 2.2 cannot name a socket directory. This test uses the default one and leaves nothing in it.
 #[test]
 fn older_containerds_get_an_address_they_can_read() {
     let world = World::new();
@@ -159,7 +159,7 @@ fn older_containerds_get_an_address_they_can_read() {
 }
 
 #[test]
-fn options_reach_the_server() {
+fn the_server_joins_the_shim_cgroup() {
     let world = World::new();
     let name = format!("/{}", world.namespace);
     let hierarchies: Vec<_> = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/pids"]
@@ -186,7 +186,7 @@ fn options_reach_the_server() {
 }
 
 #[test]
-fn core_scheduling_is_done_or_refused() {
+fn core_scheduling_is_set_up_or_refused() {
     let world = World::new();
     let bundle = world.bundle("c1", "{}");
     let mut command = bundle.command(&["start"]);
@@ -206,7 +206,7 @@ fn core_scheduling_is_done_or_refused() {
 }
 
 #[test]
-fn bad_input_is_named_and_leaves_nothing() {
+fn start_names_malformed_input_and_leaves_nothing() {
     let world = World::new();
     let bundle = world.bundle("c1", "{}");
     let broken = world.bundle("c2", r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"#);
@@ -243,7 +243,7 @@ fn bad_input_is_named_and_leaves_nothing() {
 }
 
 #[test]
-fn a_start_whose_answer_nobody_reads_is_taken_back() {
+fn a_start_whose_answer_cannot_be_written_leaves_nothing() {
     let world = World::new();
     let bundle = world.bundle("c1", "{}");
     let mut command = bundle.command(&["start"]);
@@ -257,7 +257,7 @@ fn a_start_whose_answer_nobody_reads_is_taken_back() {
 }
 
 #[test]
-fn unknown_options_are_logged_and_no_more() {
+fn unknown_options_are_logged_and_ignored() {
     let world = World::new();
     let bundle = world.bundle("c1", "{}");
     let input = any::json("example.com/options.v7", vec![0xff, 0xff]).write_to_bytes().unwrap();
@@ -269,7 +269,7 @@ fn unknown_options_are_logged_and_no_more() {
 }
 
 #[test]
-fn info_is_a_bare_message() {
+fn info_prints_a_protobuf_message() {
     let output = run(piped(&["-info"]), b"");
     let info = RuntimeInfo::parse_from_bytes(&succeeded(output)).unwrap();
     assert_eq!(info.name, "io.containerd.berth.v2");
@@ -279,7 +279,7 @@ fn info_is_a_bare_message() {
 }
 
 #[test]
-fn version_is_for_people() {
+fn version_prints_a_line_of_text() {
     for flag in ["-v", "--version"] {
         let text = String::from_utf8(succeeded(run(piped(&[flag]), b""))).unwrap();
         assert!(text.starts_with("containerd-shim-berth-v2: berth "), "{text}");

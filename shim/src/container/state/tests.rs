@@ -49,7 +49,7 @@ fn kind<T>(result: Result<T>) -> Kind {
 }
 
 #[test]
-fn an_exit_during_start_is_announced_after_the_start() {
+fn an_exit_during_start_is_published_after_the_start() {
     let mut state = created();
     state.starting().unwrap();
     assert!(!state.init_exited(EXIT));
@@ -60,7 +60,7 @@ fn an_exit_during_start_is_announced_after_the_start() {
 }
 
 #[test]
-fn a_start_that_fails_tells_only_the_exit() {
+fn a_failed_start_publishes_only_the_exit() {
     let mut state = created();
     state.starting().unwrap();
     assert!(state.start_failed().is_empty());
@@ -70,7 +70,7 @@ fn a_start_that_fails_tells_only_the_exit() {
 }
 
 #[test]
-fn init_is_the_last_exit_of_its_container() {
+fn the_exit_of_init_is_published_last() {
     let mut state = with_exec("e", 200);
     state.init_exited(EXIT);
     assert!(state.init_cleaned_up().is_empty());
@@ -79,7 +79,7 @@ fn init_is_the_last_exit_of_its_container() {
 }
 
 #[test]
-fn an_exec_being_made_holds_it_back_too() {
+fn the_exit_of_init_waits_for_an_exec_that_is_being_made() {
     let mut state = running();
     state.add_exec("e", StdioRequest::default(), vec![]).unwrap();
     state.exec_opening("e", abort()).unwrap();
@@ -91,7 +91,7 @@ fn an_exec_being_made_holds_it_back_too() {
 }
 
 #[test]
-fn an_exec_that_waits_for_its_client_holds_nothing_up() {
+fn an_exec_that_waits_for_its_client_does_not_delay_the_exit_of_init() {
     let mut state = running();
     state.add_exec("e", StdioRequest::default(), vec![]).unwrap();
     state.exec_opening("e", abort()).unwrap();
@@ -107,7 +107,7 @@ fn an_exec_that_waits_for_its_client_holds_nothing_up() {
 }
 
 #[test]
-fn an_exec_that_fails_to_start_tells_nothing_and_releases_everyone() {
+fn a_failed_exec_publishes_nothing_and_releases_its_waiters() {
     let mut state = running();
     state.add_exec("e", StdioRequest::default(), vec![]).unwrap();
     let waiter = state.process("e").unwrap().waiter();
@@ -122,7 +122,7 @@ fn an_exec_that_fails_to_start_tells_nothing_and_releases_everyone() {
 }
 
 #[test]
-fn an_end_is_announced_only_when_settled_and_once() {
+fn the_exit_of_init_is_published_once_and_after_the_clean_up() {
     let mut state = running();
     state.init_exited(EXIT);
     assert!(state.announce_exit().is_none());
@@ -133,7 +133,7 @@ fn an_end_is_announced_only_when_settled_and_once() {
 }
 
 #[test]
-fn no_exec_once_init_is_collected() {
+fn no_exec_starts_once_init_is_reaped() {
     let mut state = running();
     state.add_exec("early", StdioRequest::default(), vec![]).unwrap();
     state.init_exited(EXIT);
@@ -143,7 +143,7 @@ fn no_exec_once_init_is_collected() {
 }
 
 #[test]
-fn exec_ids_are_reserved_and_freed() {
+fn an_exec_id_is_reserved_until_its_delete() {
     let mut state = created();
     state.add_exec("e", StdioRequest::default(), vec![]).unwrap();
     assert_eq!(kind(state.add_exec("e", StdioRequest::default(), vec![])), Kind::AlreadyExists);
@@ -153,7 +153,7 @@ fn exec_ids_are_reserved_and_freed() {
 }
 
 #[test]
-fn a_running_exec_is_not_deleted() {
+fn a_running_exec_cannot_be_deleted() {
     let mut state = with_exec("e", 200);
     assert_eq!(kind(state.take_exec("e")), Kind::FailedPrecondition);
     state.exec_exited("e", LATER);
@@ -161,7 +161,7 @@ fn a_running_exec_is_not_deleted() {
 }
 
 #[test]
-fn signals_find_only_what_exists() {
+fn only_running_processes_can_be_signalled() {
     let mut state = running();
     assert!(state.signal_target("").is_ok());
     assert_eq!(kind(state.signal_target("e")), Kind::NotFound);
@@ -178,7 +178,7 @@ fn signals_find_only_what_exists() {
 }
 
 #[test]
-fn pausing_shows_and_everything_in_it_is_paused() {
+fn state_reports_pausing_and_execs_of_a_paused_container_as_paused() {
     let mut state = with_exec("e", 200);
     state.pausing().unwrap();
     assert_eq!(state.process_status("e").unwrap(), Status::PAUSING);
@@ -194,7 +194,7 @@ fn pausing_shows_and_everything_in_it_is_paused() {
 }
 
 #[test]
-fn a_pause_that_fails_runs_on() {
+fn a_container_runs_on_after_a_failed_pause() {
     let mut state = running();
     state.pausing().unwrap();
     state.pause_failed();
@@ -202,7 +202,7 @@ fn a_pause_that_fails_runs_on() {
 }
 
 #[test]
-fn an_exit_while_paused_is_told_and_wants_a_thaw() {
+fn an_exit_while_paused_is_published_and_asks_for_a_thaw() {
     let mut state = running();
     state.pausing().unwrap();
     state.paused();
@@ -213,7 +213,7 @@ fn an_exit_while_paused_is_told_and_wants_a_thaw() {
 }
 
 #[test]
-fn an_exit_during_pause_is_not_undone_by_it() {
+fn an_exit_during_pause_stays() {
     let mut state = running();
     state.pausing().unwrap();
     state.init_exited(EXIT);
@@ -223,7 +223,7 @@ fn an_exit_during_pause_is_not_undone_by_it() {
 }
 
 #[test]
-fn what_may_be_deleted() {
+fn only_created_and_stopped_containers_can_be_deleted() {
     assert_eq!(kind(State::new("c", StdioRequest::default()).deletable()), Kind::NotFound);
     assert!(created().deletable().is_ok());
     let mut state = running();
@@ -238,7 +238,7 @@ fn what_may_be_deleted() {
 }
 
 #[test]
-fn limits_may_change_until_the_end() {
+fn limits_can_be_updated_until_init_exits() {
     assert!(created().updatable().is_ok());
     let mut state = running();
     assert!(state.updatable().is_ok());
@@ -251,7 +251,7 @@ fn limits_may_change_until_the_end() {
 }
 
 #[test]
-fn an_exec_that_is_being_made_can_be_ended() {
+fn a_start_of_an_exec_can_be_aborted() {
     let mut state = running();
     state.add_exec("e", StdioRequest::default(), vec![]).unwrap();
     assert!(state.abort_exec("e", 9).is_none(), "nothing to be ended yet");
@@ -263,12 +263,12 @@ fn an_exec_that_is_being_made_can_be_ended() {
     assert_eq!(crate::testing::runtime().block_on(waiter.exit()).status, 137);
     assert!(state.abort_exec("e", 9).is_none());
     assert_eq!(state.take_exec("e").unwrap().exit().unwrap().status, 137);
-    // One that has been made takes signals like any other.
+    // A running exec takes signals as any other process.
     assert!(with_exec("f", 200).abort_exec("f", 9).is_none());
 }
 
 #[test]
-fn execs_of_one_container_are_bounded_in_number_and_size() {
+fn execs_of_one_container_are_limited_in_number_and_size() {
     let mut state = running();
     for n in 0..MAX_EXECS {
         state.add_exec(&format!("e{n}"), StdioRequest::default(), vec![]).unwrap();
@@ -280,7 +280,7 @@ fn execs_of_one_container_are_bounded_in_number_and_size() {
     state.take_exec("e8").unwrap();
     let e = state.add_exec("large", StdioRequest::default(), vec![0; 1]).unwrap_err();
     assert!(crate::error::is_shortage(&e) && e.to_string().contains("to start"), "{e}");
-    // What was started keeps nothing.
+    // A started exec keeps no specification.
     state.exec_opening("more", abort()).unwrap();
     state.add_exec("large", StdioRequest::default(), vec![0; 1]).unwrap();
 }

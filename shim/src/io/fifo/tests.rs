@@ -4,7 +4,7 @@ use super::*;
 use crate::testing::{Scratch, runtime};
 
 #[test]
-fn a_reader_that_never_comes_is_an_error_with_the_path() {
+fn opening_a_fifo_without_a_reader_fails_with_its_path() {
     let dir = Scratch::new();
     let path = dir.fifo("out");
     let error = runtime().block_on(open_output(&path, Duration::from_millis(20))).unwrap_err();
@@ -13,7 +13,7 @@ fn a_reader_that_never_comes_is_an_error_with_the_path() {
 }
 
 #[test]
-fn a_late_reader_is_waited_for() {
+fn opening_a_fifo_waits_for_a_late_reader() {
     let dir = Scratch::new();
     let path = dir.fifo("out");
     let reader = std::thread::spawn({
@@ -32,7 +32,7 @@ fn a_late_reader_is_waited_for() {
 }
 
 #[test]
-fn a_reader_may_go_and_come_back() {
+fn a_fifo_keeps_its_content_while_the_reader_is_away() {
     let dir = Scratch::new();
     let path = dir.fifo("out");
     let reader = dir.reader(&path);
@@ -45,7 +45,7 @@ fn a_reader_may_go_and_come_back() {
 }
 
 #[test]
-fn a_file_is_appended_to_and_its_directory_made() {
+fn a_log_file_is_appended_to_and_its_directories_are_made() {
     let dir = Scratch::new();
     let path = dir.path().join("a/b/log");
     for _ in 0..2 {
@@ -55,7 +55,7 @@ fn a_file_is_appended_to_and_its_directory_made() {
 }
 
 #[test]
-fn missing_paths_are_named() {
+fn a_missing_stdio_path_is_named() {
     let missing = Path::new("/nowhere/fifo");
     assert!(open_input(missing).unwrap_err().to_string().contains("/nowhere/fifo"));
     let error = runtime().block_on(open_output(missing, CLIENT_TIMEOUT)).unwrap_err();

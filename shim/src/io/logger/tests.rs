@@ -3,15 +3,15 @@ use std::path::PathBuf;
 use super::*;
 use crate::testing::{Scratch, runtime};
 
-/// A shell that is there already: a file that was just written may still be open for writing in a child that
-/// another test is about to make, and then cannot be executed (ETXTBSY).
+/// Runs `script` in /bin/sh. A script file that was just written may still be open for writing in a child that another
+/// test has just forked, and execve(2) fails with ETXTBSY then.
 fn program(script: &str, must_say_ready: bool) -> Program {
     let args = ["-c", script, "logger", "key", "value"].map(Into::into);
     Program { path: PathBuf::from("/bin/sh"), args: args.to_vec(), must_say_ready }
 }
 
 #[test]
-fn it_gets_pipes_arguments_and_two_variables() {
+fn a_logging_program_gets_pipes_arguments_and_two_variables() {
     let dir = Scratch::new();
     let out = dir.path().join("out");
     let script = format!(
@@ -32,7 +32,7 @@ fn it_gets_pipes_arguments_and_two_variables() {
 }
 
 #[test]
-fn one_that_ends_unready_is_an_error_only_in_v2() {
+fn a_logging_program_that_exits_unready_fails_in_v2_only() {
     runtime().block_on(async {
         let pool = Pool::default();
         assert!(Logger::start(&program("exit 3", false), "c", "n", &pool).await.is_ok());
@@ -42,14 +42,14 @@ fn one_that_ends_unready_is_an_error_only_in_v2() {
 }
 
 #[test]
-fn a_missing_program_is_named() {
+fn a_missing_logging_program_is_named() {
     let program = Program { path: PathBuf::from("/nowhere/log"), args: vec![], must_say_ready: false };
     let error = runtime().block_on(async { Logger::start(&program, "c", "n", &Pool::default()).await.unwrap_err() });
     assert_eq!(error.to_string(), "start logging program /nowhere/log: no such file or directory");
 }
 
 #[test]
-fn output_is_read_on_when_it_dies() {
+fn output_is_still_read_after_the_logging_program_dies() {
     runtime().block_on(async {
         let (logger, ends) = Logger::start(&program("exit 0", false), "c", "n", &Pool::default()).await.unwrap();
         let mut ended = logger.ended.clone();
@@ -64,7 +64,7 @@ fn output_is_read_on_when_it_dies() {
 }
 
 #[test]
-fn stop_ends_it() {
+fn stop_ends_the_logging_program() {
     runtime().block_on(async {
         let (logger, _ends) =
             Logger::start(&program("exec 5>&-; exec sleep 60", false), "c", "n", &Pool::default()).await.unwrap();

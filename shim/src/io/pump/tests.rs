@@ -24,7 +24,7 @@ fn read_available(fd: &OwnedFd) -> Vec<u8> {
 }
 
 #[test]
-fn pipe_to_pipe_until_the_last_writer_closes() {
+fn a_pump_copies_until_the_last_writer_closes() {
     let ((r1, w1), (r2, w2)) = (pipe(), pipe());
     nonblocking(&r1);
     nonblocking(&r2);
@@ -36,7 +36,7 @@ fn pipe_to_pipe_until_the_last_writer_closes() {
 }
 
 #[test]
-fn a_full_sink_holds_the_source_and_loses_nothing() {
+fn a_full_sink_delays_the_source_and_loses_nothing() {
     let ((r1, w1), (r2, w2)) = (pipe(), pipe());
     for fd in [&r1, &w1, &r2, &w2] {
         nonblocking(fd);
@@ -69,7 +69,7 @@ fn a_full_sink_holds_the_source_and_loses_nothing() {
 }
 
 #[test]
-fn a_full_sink_at_the_end_starves_nobody() {
+fn a_full_sink_at_the_end_does_not_spin() {
     let (r1, w1) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
     let (r2, w2) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
     while rustix::io::write(&w2, &[0; 4096]).is_ok() {}
@@ -77,7 +77,7 @@ fn a_full_sink_at_the_end_starves_nobody() {
     runtime().block_on(async {
         let pump = Pump::new(Kind::Output, r1, Sink::Pipe(w2.into()));
         let task = tokio::spawn(async move { pump.run().await });
-        // A pump that waited in a circle would never let this be reached.
+        // If the pump spins, the test never comes here.
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert!(!task.is_finished());
         while rustix::io::read(&r2, &mut [0; 4096]).is_ok_and(|n| n > 0) {}
@@ -86,7 +86,7 @@ fn a_full_sink_at_the_end_starves_nobody() {
 }
 
 #[test]
-fn a_failed_sink_is_drained() {
+fn the_source_of_a_failed_sink_is_read_to_its_end() {
     let ((r1, w1), (r2, w2)) = (pipe(), pipe());
     nonblocking(&r1);
     drop(r2);
@@ -97,7 +97,7 @@ fn a_failed_sink_is_drained() {
 }
 
 #[test]
-fn input_ends_when_nobody_reads() {
+fn input_ends_when_the_process_reads_no_more() {
     let ((r1, w1), (r2, w2)) = (pipe(), pipe());
     nonblocking(&r1);
     drop(r2);
@@ -131,7 +131,7 @@ fn a_full_disk_does_not_stop_the_reader() {
 }
 
 #[test]
-fn a_terminal_is_read_to_the_end_after_its_process_is_gone() {
+fn a_terminal_is_read_to_its_end_after_the_exit() {
     let (master, slave) = pty();
     let (r, w) = pipe();
     nonblocking(&master);
@@ -145,7 +145,7 @@ fn a_terminal_is_read_to_the_end_after_its_process_is_gone() {
         });
         rustix::io::write(&slave, &[b'x'; 3000]).unwrap();
         tokio::task::yield_now().await;
-        // A grandchild holds the terminal open: the end is told, not seen.
+        // A grandchild holds the terminal open, so the pump sees no end by itself.
         pump.end();
         timeout(SOON, task).await.unwrap().unwrap();
     });
@@ -154,7 +154,7 @@ fn a_terminal_is_read_to_the_end_after_its_process_is_gone() {
 }
 
 #[test]
-fn a_terminal_ends_when_its_other_side_is_closed() {
+fn a_terminal_ends_when_its_slave_is_closed() {
     let (master, slave) = pty();
     let (r, w) = pipe();
     nonblocking(&master);
@@ -184,13 +184,13 @@ fn input_reaches_a_terminal() {
 }
 
 #[test]
-fn a_terminal_is_read_while_it_takes_no_more() {
+fn a_terminal_is_read_while_its_input_is_full() {
     let (master, slave) = pty();
     let ((typed, keys), (shown, screen)) = (pipe(), pipe());
     for fd in [&master, &slave, &typed, &shown] {
         nonblocking(fd);
     }
-    // No echo, no lines: bytes as they are.
+    // Without echo and line editing the bytes pass unchanged.
     let mut raw = rustix::termios::tcgetattr(&slave).unwrap();
     raw.make_raw();
     rustix::termios::tcsetattr(&slave, rustix::termios::OptionalActions::Now, &raw).unwrap();
@@ -201,7 +201,7 @@ fn a_terminal_is_read_while_it_takes_no_more() {
         let output = Pump::new(Kind::Terminal, master.clone(), Sink::Pipe(screen.into()));
         let output = tokio::spawn(async move { output.run().await });
         let input = tokio::spawn(async move { Pump::new(Kind::Input, typed, Sink::Pipe(master)).run().await });
-        // Nobody reads what was typed, and it is more than the terminal holds.
+        // The input is more than the terminal holds, and no process reads it.
         rustix::io::write(&slave, b"said").unwrap();
         let mut said = Vec::new();
         while said.len() < 4 {
@@ -220,7 +220,7 @@ fn a_terminal_is_read_while_it_takes_no_more() {
 }
 
 #[test]
-fn a_stream_that_always_has_more_leaves_the_loop_to_others() {
+fn a_busy_stream_yields_to_other_tasks() {
     let (r, w) = pipe();
     nonblocking(&r);
     rustix::pipe::fcntl_setpipe_size(&w, 1 << 20).unwrap();
@@ -234,7 +234,7 @@ fn a_stream_that_always_has_more_leaves_the_loop_to_others() {
             turns += 1;
             tokio::task::yield_now().await;
         }
-        // A stream that never lets go leaves one or two: before its first move, and after its last.
+        // A stream that does not yield leaves one or two turns: before its first step and after its last one.
         assert!(turns >= 4, "{turns} turns of others while a megabyte was moved");
     });
 }

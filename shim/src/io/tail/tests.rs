@@ -28,7 +28,7 @@ fn a_client_that_is_there_gets_the_end_at_once() {
 }
 
 #[test]
-fn a_client_that_is_away_finds_what_is_left_and_then_the_end() {
+fn a_client_that_comes_back_gets_the_rest_and_then_the_end() {
     let dir = Scratch::new();
     let path = dir.fifo("out");
     let both = writer(&path);
@@ -49,7 +49,7 @@ fn a_client_that_is_away_finds_what_is_left_and_then_the_end() {
 }
 
 #[test]
-fn a_client_that_goes_before_it_has_read_may_come_back() {
+fn a_client_that_leaves_unread_content_can_come_back() {
     let dir = Scratch::new();
     let path = dir.fifo("out");
     let client = dir.reader(&path);

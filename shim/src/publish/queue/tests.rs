@@ -17,7 +17,7 @@ fn oom(container: &str) -> Retention {
 }
 
 #[test]
-fn what_nobody_waits_for_gives_way_first() {
+fn a_full_queue_drops_the_oldest_droppable_event() {
     let queue = Queue::new(3);
     let (last, passing) = (Retention::Keep, Retention::DropFirst);
     for (topic, retention) in [("exit1", &last), ("added", &passing), ("started", &passing), ("exit2", &last)] {
@@ -27,7 +27,7 @@ fn what_nobody_waits_for_gives_way_first() {
 }
 
 #[test]
-fn a_storm_of_oom_events_pushes_no_exit_out() {
+fn a_storm_of_oom_events_drops_no_exit() {
     let queue = Queue::new(40);
     queue.push(request("exit"), Retention::Keep);
     for round in 0..10_000 {
@@ -43,7 +43,7 @@ fn a_storm_of_oom_events_pushes_no_exit_out() {
 }
 
 #[test]
-fn one_container_keeps_no_others_oom_events_out() {
+fn one_container_does_not_crowd_out_the_oom_events_of_another() {
     let queue = Queue::new(100);
     queue.push(request("started"), Retention::DropFirst);
     for _ in 0..10_000 {
@@ -56,7 +56,7 @@ fn one_container_keeps_no_others_oom_events_out() {
 }
 
 #[test]
-fn ends_are_kept_beyond_the_capacity() {
+fn exits_are_kept_beyond_the_capacity() {
     let queue = Queue::new(2);
     for topic in ["a", "b", "c"] {
         queue.push(request(topic), Retention::Keep);
@@ -67,7 +67,7 @@ fn ends_are_kept_beyond_the_capacity() {
 }
 
 #[test]
-fn the_one_on_its_way_stays() {
+fn an_event_in_delivery_is_not_dropped() {
     let queue = Queue::new(2);
     queue.push(request("a"), Retention::DropFirst);
     assert_eq!(queue.front().unwrap().envelope.topic, "a");
@@ -79,7 +79,7 @@ fn the_one_on_its_way_stays() {
 }
 
 #[test]
-fn no_capacity_keeps_nothing() {
+fn a_queue_without_capacity_keeps_nothing() {
     let queue = Queue::new(0);
     queue.push(request("a"), Retention::Keep);
     assert_eq!(queue.len(), 0);
