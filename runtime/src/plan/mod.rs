@@ -84,9 +84,9 @@ pub fn rootfs_path(bundle: &Bundle) -> PathBuf {
 /// take a profile away with them, so there is no filter in the place of another.
 ///
 /// # Errors
-/// As [`seccomp::compile`] and [`seccomp::raw::decode`]; both are given.
+/// As [`seccomp::compile`] and [`seccomp::bpf_annotation::decode`]; both are given.
 pub fn filter(spec: &Spec) -> Result<Option<Arc<Filter>>> {
-    use seccomp::raw::{ANNOTATION, decode};
+    use seccomp::bpf_annotation::{ANNOTATION, decode};
     let profile = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
     match (profile, spec.annotations().as_ref().and_then(|all| all.get(ANNOTATION))) {
         (Some(_), Some(_)) => Err(Error::invalid(format!("annotations.{ANNOTATION}: there is linux.seccomp already"))),

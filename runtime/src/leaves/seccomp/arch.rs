@@ -1,13 +1,13 @@
-//! The call conventions a filter can tell apart: which audit token the kernel gives them, how wide their arguments are.
+//! The ABIs that a filter can tell apart, with the audit token and the width of the arguments of each.
 //!
-//! The numbers of their system calls are in [`super::syscalls`].
+//! [`super::syscalls`] holds the numbers of their system calls.
 
 use oci_spec::runtime::Arch;
 
-/// Set in the number of every x32 call; x32 shares its audit token with x86_64 (`asm/unistd.h`).
+/// The kernel sets this bit in the number of every x32 call. x32 shares its audit token with x86_64 (`asm/unistd.h`).
 pub const X32_BIT: u32 = 0x4000_0000;
 
-/// A convention for system calls. The discriminant is its column in the table of numbers.
+/// An ABI for system calls. The discriminant is the ABI's column in the table of call numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Abi {
     /// 64-bit x86.
@@ -23,7 +23,7 @@ pub enum Abi {
 }
 
 impl Abi {
-    /// What this machine's own programs use; none where berth has no table of numbers.
+    /// The ABI of programs of this machine. `None` if berth has no table of its call numbers.
     pub const NATIVE: Option<Self> = if cfg!(all(target_arch = "x86_64", target_pointer_width = "64")) {
         Some(Self::X86_64)
     } else if cfg!(target_arch = "aarch64") {
@@ -32,7 +32,7 @@ impl Abi {
         None
     };
 
-    /// The convention a profile's architecture means on a machine whose own is `native`; none for those of
+    /// Returns the ABI of a profile's `architectures` entry, on a machine with the ABI `native`. Returns `None` for
     /// machines that berth does not run on.
     pub fn from_oci(arch: Arch, native: Self) -> Option<Self> {
         match arch {
@@ -46,7 +46,7 @@ impl Abi {
         }
     }
 
-    /// `AUDIT_ARCH_*` (`linux/audit.h`): what the kernel puts in `seccomp_data.arch`.
+    /// Returns `AUDIT_ARCH_*` (`linux/audit.h`), which the kernel puts in `seccomp_data.arch`.
     pub fn audit(self) -> u32 {
         match self {
             Self::X86_64 | Self::X32 => 0xc000_003e,
@@ -56,7 +56,7 @@ impl Abi {
         }
     }
 
-    /// Whether arguments are compared on all 64 bits. The others pass 32; libseccomp looks at no more.
+    /// Returns true if arguments have 64 bits. Those of the other ABIs have 32, and libseccomp compares no more.
     pub fn wide(self) -> bool {
         matches!(self, Self::X86_64 | Self::Aarch64)
     }

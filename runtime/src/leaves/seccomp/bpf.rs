@@ -1,18 +1,19 @@
-//! Classic BPF: an assembler that writes programs from their end, and an interpreter.
+//! Classic BPF: an assembler that writes programs backwards, and an interpreter.
 //!
-//! All jumps of classic BPF go forward, so written backwards every target is in place before the jump to it: distances
-//! are known at once, and a jump that does not fit its eight bits gets a long one put beside it on the spot.
+//! All jumps of classic BPF go forward. So with backward writing each target exists before the jump to it, and the
+//! assembler knows the distance. If the distance exceeds the eight bits of a conditional jump, it writes a long jump
+//! first.
 
 use libc::sock_filter;
 
 use crate::{Error, Result};
 
-/// The kernel takes no longer program (`linux/bpf_common.h`).
+/// Longest program that the kernel accepts, in instructions (`linux/bpf_common.h`).
 pub const MAX_INSTRUCTIONS: usize = 4096;
 
-/// Offset of the number in `struct seccomp_data`.
+/// Offset of the call number in `struct seccomp_data`, in bytes.
 pub const NR: u32 = 0;
-/// Offset of the audit token in `struct seccomp_data`.
+/// Offset of the audit token in `struct seccomp_data`, in bytes.
 pub const ARCH: u32 = 4;
 
 const LOAD: u16 = op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS);
@@ -20,7 +21,7 @@ const AND: u16 = op(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K);
 const JUMP: u16 = op(libc::BPF_JMP | libc::BPF_JA);
 const RETURN: u16 = op(libc::BPF_RET | libc::BPF_K);
 
-/// A test of the accumulator against a constant.
+/// Compares the accumulator with a constant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Jump {
@@ -38,17 +39,18 @@ impl Jump {
     }
 }
 
-/// Offset in `struct seccomp_data` of the low or high half of argument `index`, on a little-endian machine.
+/// Returns the offset of the low or high half of argument `index` in `struct seccomp_data`, in bytes, on a little-endian
+/// machine.
 pub fn argument(index: u32, high: bool) -> u32 {
     16 + 8 * index + if high { 4 } else { 0 }
 }
 
-/// Where a jump goes.
+/// The target of a jump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// To a return of this raw action, wherever there is one near.
+    /// A return instruction with this raw action, wherever one is in reach.
     Return(u32),
-    /// To an instruction that is already written, counted from the end of the program.
+    /// An instruction that is already written, counted from the end of the program.
     At(usize),
 }
 
@@ -56,22 +58,22 @@ pub enum Target {
 #[derive(Default)]
 pub struct Assembler {
     reversed: Vec<sock_filter>,
-    /// The latest return of each action.
+    /// Each action with the position of its latest return instruction.
     returns: Vec<(u32, usize)>,
 }
 
 impl Assembler {
-    /// Writes `A = seccomp_data[offset]` before everything so far.
+    /// Writes `A = seccomp_data[offset]` before the instructions so far.
     pub fn load(&mut self, offset: u32) -> Target {
         self.push(LOAD, 0, 0, offset)
     }
 
-    /// Writes `A &= mask` before everything so far.
+    /// Writes `A &= mask` before the instructions so far.
     pub fn and(&mut self, mask: u32) -> Target {
         self.push(AND, 0, 0, mask)
     }
 
-    /// Writes a test of the accumulator before everything so far.
+    /// Writes a conditional jump before the instructions so far. Writes nothing if both targets are the same.
     pub fn branch(&mut self, test: Jump, k: u32, yes: Target, no: Target) -> Target {
         if yes == no {
             return yes;
@@ -79,11 +81,11 @@ impl Assembler {
         let yes = self.reach(yes, 1);
         let no = self.reach(no, 0);
         let (yes, no) = (self.distance(yes), self.distance(no));
-        // Both fit: that is what reach is for.
+        // Both distances fit in eight bits, because reach() has written long jumps where needed.
         self.push(test as u16, u8::try_from(yes).unwrap_or(u8::MAX), u8::try_from(no).unwrap_or(u8::MAX), k)
     }
 
-    /// Makes `target` what comes first, or is after a load written next.
+    /// Writes a jump to `target`, unless `target` is the first instruction so far.
     pub fn start_at(&mut self, target: Target) {
         let at = self.reach(target, 0);
         if self.distance(at) > 0 {
@@ -92,10 +94,10 @@ impl Assembler {
         }
     }
 
-    /// The program, first instruction first.
+    /// Returns the program in its execution order.
     ///
     /// # Errors
-    /// It is longer than the kernel takes.
+    /// [`crate::Kind::InvalidArgument`] if it is longer than [`MAX_INSTRUCTIONS`].
     pub fn finish(mut self) -> Result<Vec<sock_filter>> {
         self.reversed.reverse();
         match self.reversed.len() {
@@ -106,7 +108,8 @@ impl Assembler {
         }
     }
 
-    /// A place that means `target` and is in reach of a conditional jump written next, or after `more` instructions.
+    /// Returns the position of an instruction that leads to `target` and is in reach of a conditional jump that is written
+    /// after `more` further instructions. Writes a long jump or a return if there is none.
     fn reach(&mut self, target: Target, more: usize) -> usize {
         let near = |at: usize| self.distance(at) + more <= usize::from(u8::MAX);
         match target {
@@ -130,7 +133,7 @@ impl Assembler {
         }
     }
 
-    /// What an instruction written next skips to get to `at`.
+    /// Returns the number of instructions that the next one must skip to reach `at`.
     fn distance(&self, at: usize) -> usize {
         self.reversed.len() - at - 1
     }
@@ -145,7 +148,8 @@ impl Assembler {
     }
 }
 
-/// Instructions out of their 8 bytes each: `struct sock_filter` of a little-endian machine, as all are that have filters here.
+/// Decodes instructions from `struct sock_filter` of a little-endian machine, 8 bytes each. All machines with a table of
+/// call numbers are little-endian.
 pub fn read(program: &[[u8; 8]]) -> Vec<sock_filter> {
     let instruction = |[c0, c1, jt, jf, k0, k1, k2, k3]: &[u8; 8]| sock_filter {
         code: u16::from_le_bytes([*c0, *c1]),
@@ -156,14 +160,14 @@ pub fn read(program: &[[u8; 8]]) -> Vec<sock_filter> {
     program.iter().map(instruction).collect()
 }
 
-/// Whether a program is one that [`Assembler`] could have written and the kernel will take: known instructions, loads
-/// inside `seccomp_data`, jumps inside the program, a return at its end.
-pub fn valid(program: &[sock_filter]) -> bool {
-    fault(program).is_none()
+/// Returns true if [`Assembler`] could have written the program and the kernel will accept it. It may have only known
+/// instructions, loads inside `seccomp_data`, jumps inside the program, and no way past its end.
+pub fn is_valid(program: &[sock_filter]) -> bool {
+    find_invalid(program).is_none()
 }
 
-/// What keeps a program from being [`valid`].
-pub fn fault(program: &[sock_filter]) -> Option<String> {
+/// Describes the first fault of a program that is not valid ([`is_valid`]).
+pub fn find_invalid(program: &[sock_filter]) -> Option<String> {
     let len = program.len();
     if !(1..=MAX_INSTRUCTIONS).contains(&len) {
         return Some(format!("{len} instructions, the kernel takes {MAX_INSTRUCTIONS}"));
@@ -177,15 +181,15 @@ pub fn fault(program: &[sock_filter]) -> Option<String> {
         code => Jump::from_code(code).is_some() && fits(n, i.jt.into()) && fits(n, i.jf.into()),
     };
     let (n, i) = program.iter().enumerate().find(|(n, i)| !instruction((*n, *i)))?;
-    Some(format!("instruction {n}, code {:#x}: unknown, or it leaves the program or the call's data", i.code))
+    Some(format!("instruction {n}, code {:#x}: unknown, or it leaves the program or struct seccomp_data", i.code))
 }
 
-/// Runs a [`valid`] program over a call and gives the raw action.
+/// Interprets a valid program ([`is_valid`]) for one call and returns the raw action.
 pub fn run(program: &[sock_filter], arch: u32, nr: i32, args: [u64; 6]) -> u32 {
     let word = |offset: u32| match offset {
         NR => nr.cast_unsigned(),
         ARCH => arch,
-        // The instruction pointer (8..16) is never loaded.
+        // berth and libseccomp never load the instruction pointer (bytes 8 to 15).
         _ => {
             let arg = args.iter().zip(2u32..).find(|(_, n)| offset / 8 == *n).map_or(0, |(arg, _)| *arg);
             let [a, b, c, d, e, f, g, h] = arg.to_le_bytes();
@@ -214,11 +218,11 @@ pub fn run(program: &[sock_filter], arch: u32, nr: i32, args: [u64; 6]) -> u32 {
         };
         rest = next.get(skip..).unwrap_or_default();
     }
-    // Off the end, which a valid program cannot run.
+    // A valid program never runs past its end.
     libc::SECCOMP_RET_KILL_PROCESS
 }
 
-/// `linux/bpf_common.h` has the codes as wider integers than the instruction has room for.
+/// Narrows an opcode of `linux/bpf_common.h` to the 16 bits of the instruction's field.
 #[allow(clippy::cast_possible_truncation, reason = "all codes are below 256, and this is only used in constants")]
 const fn op(code: u32) -> u16 {
     assert!(code < 256);
@@ -234,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn far_targets_get_long_jumps() {
+    fn targets_out_of_reach_get_long_jumps() {
         for filler in [0, 250, 252, 253, 254, 255, 256, 257, 300, 3000] {
             let mut asm = Assembler::default();
             let far = asm.branch(Jump::Eq, 7, Target::Return(1), Target::Return(2));
@@ -243,7 +247,7 @@ mod tests {
                 asm.and(u32::MAX);
                 near = asm.load(NR);
             }
-            // Both outcomes far, either order, and a far return.
+            // Both targets are out of reach, in either order, and so is a return.
             let both = asm.branch(Jump::Ge, 5, far, near);
             let top = asm.branch(Jump::Gt, 100, Target::Return(2), both);
             assert_ne!(top, both);
@@ -252,7 +256,7 @@ mod tests {
                 assert!(filler == 3000);
                 continue;
             };
-            assert!(valid(&program), "{filler}");
+            assert!(is_valid(&program), "{filler}");
             assert_eq!(verdict(&program, 101), 2, "{filler}");
             assert_eq!(verdict(&program, 7), 1, "{filler}");
             assert_eq!(verdict(&program, 6), 2, "{filler}");
@@ -260,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn loads_see_the_words_of_a_call() {
+    fn load_reads_each_word_of_seccomp_data() {
         let args = [0x1111_1111_0000_0000, 2, 3, 4, 5, 0x6666_0000_7777_0000];
         let load = |offset| {
             let eq = |k| {
@@ -281,18 +285,18 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_would_refuse_is_not_valid() {
+    fn programs_that_the_kernel_refuses_are_not_valid() {
         let i = |code, jt, jf, k| sock_filter { code, jt, jf, k };
         let end = i(RETURN, 0, 0, 0);
-        assert!(valid(&[end]));
-        assert!(!valid(&[]));
-        assert!(!valid(&[i(LOAD, 0, 0, 0)]), "runs off the end");
-        assert!(!valid(&[i(LOAD, 0, 0, 64), end]), "outside seccomp_data");
-        assert!(!valid(&[i(LOAD, 0, 0, 2), end]), "unaligned");
-        assert!(!valid(&[i(JUMP, 0, 0, 1), end]), "jump past the end");
-        assert!(!valid(&[i(JUMP, 0, 0, u32::MAX), end]), "jump past the end");
-        assert!(!valid(&[i(Jump::Eq as u16, 0, 1, 0), end]), "branch past the end");
-        assert!(!valid(&[i(0x87, 0, 0, 0), end]), "not an instruction of ours");
-        assert!(!valid(&vec![end; MAX_INSTRUCTIONS + 1]), "too long");
+        assert!(is_valid(&[end]));
+        assert!(!is_valid(&[]));
+        assert!(!is_valid(&[i(LOAD, 0, 0, 0)]), "runs off the end");
+        assert!(!is_valid(&[i(LOAD, 0, 0, 64), end]), "outside seccomp_data");
+        assert!(!is_valid(&[i(LOAD, 0, 0, 2), end]), "unaligned");
+        assert!(!is_valid(&[i(JUMP, 0, 0, 1), end]), "jump past the end");
+        assert!(!is_valid(&[i(JUMP, 0, 0, u32::MAX), end]), "jump past the end");
+        assert!(!is_valid(&[i(Jump::Eq as u16, 0, 1, 0), end]), "branch past the end");
+        assert!(!is_valid(&[i(0x87, 0, 0, 0), end]), "not an instruction of ours");
+        assert!(!is_valid(&vec![end; MAX_INSTRUCTIONS + 1]), "too long");
     }
 }

@@ -1,6 +1,6 @@
-//! The last few compiled filters, in memory, found by the content of the profile.
+//! Keeps the last few compiled filters in memory, keyed by the content of the profile.
 //!
-//! The key is the content itself, packed, rather than a digest of it: no two profiles can share an entry.
+//! The key is the packed content itself and no digest, so two different profiles never share an entry.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,17 +9,18 @@ use oci_spec::runtime::LinuxSeccomp;
 use super::Filter;
 use crate::Result;
 
-/// A node's containers use one to three profiles.
+/// Number of cached filters. The containers of a node use one to three profiles.
 const ENTRIES: usize = 8;
 
-/// A packed profile and what it compiles to.
+/// A packed profile, and the filter that it compiles to.
 type Entry = (Box<[u8]>, Arc<Filter>);
 
-/// Most recently used last.
+/// The most recently used entry is last.
 static CACHE: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
 
-/// The filter for this content, made by `make` if none is kept. Errors are not kept.
-pub fn get_or(profile: &LinuxSeccomp, make: impl FnOnce() -> Result<Filter>) -> Result<Arc<Filter>> {
+/// Returns the cached filter for this profile. Without one, calls `compile` and caches its result unless it is an
+/// error.
+pub fn get_or(profile: &LinuxSeccomp, compile: impl FnOnce() -> Result<Filter>) -> Result<Arc<Filter>> {
     let key = pack(profile);
     let find = |cache: &mut Vec<Entry>| {
         let at = cache.iter().position(|(known, _)| **known == *key)?;
@@ -32,8 +33,8 @@ pub fn get_or(profile: &LinuxSeccomp, make: impl FnOnce() -> Result<Filter>) -> 
     if let Some(filter) = find(&mut lock()) {
         return Ok(filter);
     }
-    // Not under the lock: two threads may both compile, and the second finds the first's.
-    let filter = Arc::new(make()?);
+    // Compiles without the lock. Two threads may compile the same profile; the second then uses the first's filter.
+    let filter = Arc::new(compile()?);
     let mut cache = lock();
     if let Some(filter) = find(&mut cache) {
         return Ok(filter);
@@ -45,7 +46,7 @@ pub fn get_or(profile: &LinuxSeccomp, make: impl FnOnce() -> Result<Filter>) -> 
     Ok(filter)
 }
 
-/// Everything the filter depends on, each list and string after its length, so that no two profiles pack alike.
+/// Packs all fields that the filter depends on. A length precedes each list and string, so the packing is injective.
 fn pack(profile: &LinuxSeccomp) -> Vec<u8> {
     let mut out = Vec::with_capacity(8192);
     let number = |out: &mut Vec<u8>, n: u64| out.extend(n.to_le_bytes());
@@ -61,7 +62,7 @@ fn pack(profile: &LinuxSeccomp) -> Vec<u8> {
     optional(&mut out, profile.default_errno_ret().map(u64::from));
     length(&mut out, profile.architectures().iter().flatten().count());
     profile.architectures().iter().flatten().for_each(|arch| number(&mut out, u64::from(*arch as u32)));
-    // No flags at all and an empty list differ.
+    // A missing list of flags and an empty one have different meanings.
     optional(&mut out, profile.flags().as_ref().map(|_| 0));
     length(&mut out, profile.flags().iter().flatten().count());
     profile.flags().iter().flatten().for_each(|flag| out.push(*flag as u8));
@@ -95,13 +96,13 @@ mod tests {
         serde_json::from_value(profile).unwrap()
     }
 
-    /// Profiles that differ from every other test's.
+    /// Returns a profile that no other test uses.
     fn profile(errno: u32) -> LinuxSeccomp {
         parse(json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": errno}))
     }
 
     #[test]
-    fn the_same_content_is_compiled_once_and_errors_are_not_kept() {
+    fn cache_compiles_equal_profiles_once_and_keeps_no_errors() {
         let _alone = ALONE.lock().unwrap();
         let fails = get_or(&profile(900), || Err(Error::invalid("no")));
         assert!(fails.is_err());
@@ -113,14 +114,14 @@ mod tests {
     }
 
     #[test]
-    fn it_is_bounded_and_the_oldest_goes() {
+    fn cache_drops_the_least_recently_used_filter() {
         let _alone = ALONE.lock().unwrap();
         let make = |n| get_or(&profile(n), || Ok(Filter::new(Vec::new(), n))).unwrap();
         let first = make(1000);
         let mut count = 0;
         for n in 1001..1000 + u32::try_from(ENTRIES).unwrap() {
             make(n);
-            // Used again and again, the first stays.
+            // The first entry is used again each time, so it stays.
             assert!(Arc::ptr_eq(&first, &make(1000)));
             count += 1;
         }
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn profiles_that_differ_pack_differently() {
+    fn different_profiles_have_different_cache_keys() {
         let arg = |index, value, two, op| json!({"index": index, "value": value, "valueTwo": two, "op": op});
         let rule = |names: Value, args: Value| json!({"names": names, "action": "SCMP_ACT_LOG", "args": args});
         let base = |syscalls: Value| json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": syscalls});
@@ -168,6 +169,6 @@ mod tests {
         }
     }
 
-    /// The cache is the process's: its tests take turns.
+    /// Serialises the tests, because the cache is a static of the process.
     static ALONE: Mutex<()> = Mutex::new(());
 }

@@ -1,4 +1,4 @@
-//! From a profile to a program: which convention, which number, which arguments, in this order.
+//! Writes the program of a profile. It tests the ABI first, then the call number, then the arguments.
 
 use oci_spec::runtime::LinuxSeccomp;
 
@@ -10,12 +10,12 @@ use super::ranges::{BAD_ARCH, Background, Range};
 use super::rules::{Alternative, Calls, Decision};
 use crate::Result;
 
-/// Compiles for a machine whose own convention is `native`.
+/// Compiles a profile for a machine with the ABI `native`.
 pub fn compile(profile: &LinuxSeccomp, native: Abi) -> Result<Filter> {
     let profile = profile::check(profile, native)?;
     let calls = Calls::find(&profile);
     let mut asm = Assembler::default();
-    // Written backwards: the machine's own convention comes last to be tested first.
+    // The assembler writes backwards, so the native ABI is written last and tested first.
     let mut bodies = Vec::with_capacity(profile.abis.len());
     for group in groups(&profile.abis).iter().rev() {
         bodies.push((group.audit, body(&mut asm, &profile, &calls, &group.abis)?));
@@ -32,28 +32,28 @@ pub fn compile(profile: &LinuxSeccomp, native: Abi) -> Result<Filter> {
     Ok(Filter::new(asm.finish()?, profile.flags))
 }
 
-/// Conventions with the same token.
-struct Group {
+/// ABIs that share an audit token.
+struct AuditGroup {
     audit: u32,
     abis: Vec<Abi>,
 }
 
-fn groups(abis: &[Abi]) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::with_capacity(abis.len());
+fn groups(abis: &[Abi]) -> Vec<AuditGroup> {
+    let mut groups: Vec<AuditGroup> = Vec::with_capacity(abis.len());
     for abi in abis {
         match groups.iter_mut().find(|group| group.audit == abi.audit()) {
             Some(group) => group.abis.push(*abi),
-            None => groups.push(Group { audit: abi.audit(), abis: vec![*abi] }),
+            None => groups.push(AuditGroup { audit: abi.audit(), abis: vec![*abi] }),
         }
     }
     groups
 }
 
-/// Writes the search over the numbers of one token and what its leaves need.
+/// Writes the search over the call numbers of one audit token, and before it the argument tests of its calls.
 fn body(asm: &mut Assembler, profile: &Profile, calls: &Calls, abis: &[Abi]) -> Result<Target> {
     let mut rules = Vec::new();
     for abi in abis {
-        // Several calls often share their comparisons: one copy of each list will do.
+        // Several calls often have equal argument tests, so each list is written once.
         let mut chains: Vec<(Vec<Alternative>, Target)> = Vec::new();
         for (nr, decision) in calls.decisions(*abi)? {
             let answer = match decision {
@@ -85,12 +85,12 @@ fn body(asm: &mut Assembler, profile: &Profile, calls: &Calls, abis: &[Abi]) -> 
     }
 }
 
-/// A binary search; the first instruction of more than one range is the last one written.
+/// Writes a binary search over `ranges`. For more than one range, its first instruction is the last one written.
 fn search(asm: &mut Assembler, ranges: &[Range<Target>]) -> Target {
     match ranges {
         [] => Target::Return(BAD_ARCH),
         [one] => one.answer,
-        // A hole of one number in a run: one test instead of two.
+        // A range of one number inside another: one test instead of two.
         [before, one, after] if before.answer == after.answer && one.start + 1 == after.start => {
             asm.branch(Jump::Eq, one.start, one.answer, before.answer)
         }
@@ -104,7 +104,7 @@ fn search(asm: &mut Assembler, ranges: &[Range<Target>]) -> Target {
     }
 }
 
-/// The alternatives in their order; the default action if none holds.
+/// Writes the tests of the alternatives in their order. If none holds, the filter returns the default action.
 fn chain(asm: &mut Assembler, list: &[Alternative], default: u32, wide: bool) -> Target {
     list.iter().rev().fold(Target::Return(default), |next, alternative| {
         let hit = Target::Return(alternative.action);
@@ -112,7 +112,7 @@ fn chain(asm: &mut Assembler, list: &[Alternative], default: u32, wide: bool) ->
     })
 }
 
-/// One comparison, high half first: the low one only matters where the high ones are equal.
+/// Writes one comparison, the high half first. The low half matters only if the high halves are equal.
 fn compare(asm: &mut Assembler, c: &Compare, wide: bool, yes: Target, no: Target) -> Target {
     let (yes, no) = if c.negate { (no, yes) } else { (yes, no) };
     if yes == no {
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_profile_without_rules_answers_the_default_for_what_it_covers() {
+    fn profile_without_rules_returns_its_default_action_for_listed_abis_only() {
         let filter =
             filter(json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86"]}), Abi::Aarch64);
         for nr in [0, 1, 500, i32::MAX, i32::MIN, -1] {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn arm_machines_filter_their_own_calls() {
+    fn arm_machines_filter_arm_call_numbers() {
         let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_ARM"], "syscalls": [
             {"names": ["openat", "cacheflush"], "action": "SCMP_ACT_ALLOW"}]});
         let filter = filter(profile, Abi::Aarch64);
@@ -186,21 +186,21 @@ mod tests {
         assert_eq!(filter.verdict(0x4000_0028, 57, [0; 6]), 0x0005_0001);
     }
 
-    /// The kernel searches for calls that are always allowed once, when a filter is loaded (5.11); for the others the
-    /// number of instructions run is what a call costs.
+    /// Since Linux 5.11 the kernel caches which calls are always allowed when it loads a filter. For all other calls
+    /// the cost is the number of executed instructions.
     #[test]
-    fn the_search_is_balanced() {
+    fn search_over_call_numbers_is_balanced() {
         let names: Vec<_> =
             ["read", "open", "stat", "poll", "mmap", "ioctl", "pipe", "dup", "getpid", "fork", "exit", "kill", "fcntl"]
                 .into();
         let syscalls: Vec<_> = names.iter().map(|n| json!({"names": [n], "action": "SCMP_ACT_ALLOW"})).collect();
         let filter = filter(json!({"defaultAction": "SCMP_ACT_LOG", "syscalls": syscalls}), Abi::X86_64);
-        // 13 holes in 14 runs, x32's two: at most log2(29) + 1 tests.
+        // 13 single numbers split the space into 14 ranges, and x32 adds two: at most log2(29) + 1 tests.
         let longest = (0..600).map(|nr| steps(&filter, nr)).max().unwrap();
         assert!(longest <= 4 + 6, "{longest}");
     }
 
-    /// Instructions run for a call.
+    /// Returns the number of instructions that the filter executes for a call.
     fn steps(filter: &Filter, nr: u32) -> usize {
         let (mut pc, mut a, mut steps) = (0, 0, 0);
         loop {
@@ -222,14 +222,14 @@ mod tests {
     }
 
     #[test]
-    fn more_than_the_kernel_takes_is_an_error() {
+    fn filter_longer_than_the_kernel_limit_is_refused() {
         let rule = |n: u64| {
             json!({"names": ["read"], "action": "SCMP_ACT_ALLOW",
                 "args": [{"index": 0, "value": n << 32, "op": "SCMP_CMP_EQ"}]})
         };
         let profile = |n| json!({"defaultAction": "SCMP_ACT_LOG", "syscalls": (0..n).map(rule).collect::<Vec<_>>()});
         let long = filter(profile(1000), Abi::X86_64);
-        assert!(long.instructions().len() > 4000 && bpf::valid(long.instructions()));
+        assert!(long.instructions().len() > 4000 && bpf::is_valid(long.instructions()));
         assert_eq!(long.verdict(X86_64, 0, [999 << 32, 0, 0, 0, 0, 0]), ALLOW);
         assert_eq!(long.verdict(X86_64, 0, [1000 << 32, 0, 0, 0, 0, 0]), 0x7ffc_0000);
         let e = compile(&serde_json::from_value(profile(1100)).unwrap(), Abi::X86_64).err().unwrap();

@@ -1,51 +1,51 @@
-//! A compiled filter: ready for the kernel, askable without one, and storable.
+//! A compiled filter, in the form that the kernel loads. It can be interpreted, and stored in a file.
 
 use libc::sock_filter;
 
 use super::bpf;
 use crate::{Error, Result};
 
-/// A program for `seccomp(SECCOMP_SET_MODE_FILTER)` and the flags to load it with.
+/// A program for `seccomp(SECCOMP_SET_MODE_FILTER)`, and the flags for that call.
 #[derive(Clone)]
 pub struct Filter {
     program: Box<[sock_filter]>,
     flags: u32,
 }
 
-/// What a stored filter starts with: a name, the version of the form, and the byte order of what it was made for.
+/// First bytes of a stored filter.
 const MAGIC: [u8; 8] = *b"berthbpf";
 const VERSION: u16 = 1;
-/// Magic, version, number of instructions, flags, checksum.
+/// Bytes of the header: magic, checksum, version, number of instructions, flags.
 const HEADER: usize = 8 + 2 + 2 + 4 + 8;
 
-/// All flags that can be loaded without other threads: LOG, SPEC_ALLOW, NEW_LISTENER, WAIT_KILLABLE_RECV.
-const FLAGS: u32 = 0b10_1110;
+/// The flags that a program with one thread can use: LOG, SPEC_ALLOW, NEW_LISTENER, WAIT_KILLABLE_RECV.
+const KNOWN_FLAGS: u32 = 0b10_1110;
 
 impl Filter {
     pub(super) fn new(program: Vec<sock_filter>, flags: u32) -> Self {
         Self { program: program.into_boxed_slice(), flags }
     }
 
-    /// The program, as `struct sock_fprog` points to it.
+    /// Returns the instructions, to which `struct sock_fprog` points.
     pub fn instructions(&self) -> &[sock_filter] {
         &self.program
     }
 
-    /// Flags of seccomp(2): `SECCOMP_FILTER_FLAG_*`.
+    /// Returns the flags for seccomp(2), `SECCOMP_FILTER_FLAG_*`.
     pub fn flags(&self) -> u32 {
         self.flags
     }
 
-    /// What the filter answers, as a raw `SECCOMP_RET_*` with its data: `arch` is an `AUDIT_ARCH_*`, `nr` the number
-    /// as the kernel has it (x32's with bit 30).
+    /// Interprets the filter for one call and returns the raw `SECCOMP_RET_*` with its data. `arch` is an
+    /// `AUDIT_ARCH_*`. `nr` is the number that the kernel sees, with bit 30 set for x32.
     pub fn verdict(&self, arch: u32, nr: i32, args: [u64; 6]) -> u32 {
         bpf::run(&self.program, arch, nr, args)
     }
 
-    /// The form kept in a state directory: little-endian, 24 bytes and 8 more an instruction.
+    /// Returns the bytes for the state directory, little-endian: a header of 24 bytes and 8 bytes per instruction.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut body = Vec::with_capacity(HEADER + self.program.len() * 8);
-        // The assembler has bounded the number.
+        // Assembler::finish refuses more than 4096 instructions.
         let count = u16::try_from(self.program.len()).unwrap_or(u16::MAX);
         body.extend(VERSION.to_le_bytes());
         body.extend(count.to_le_bytes());
@@ -58,11 +58,11 @@ impl Filter {
         [&MAGIC[..], &checksum(&body).to_le_bytes(), &body].concat()
     }
 
-    /// Takes back what [`Filter::to_bytes`] gave.
+    /// Reads the bytes that [`Filter::to_bytes`] returned.
     ///
     /// # Errors
-    /// Anything that is not exactly that: of another version, cut short or longer, changed, or a program that berth
-    /// does not write. A filter is never loaded in part.
+    /// [`crate::Kind::InvalidArgument`] for another version, a wrong length, a wrong checksum, or a program with
+    /// instructions that berth does not write. So a filter is never loaded in part.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let bad = |what: &'static str| Error::invalid(format!("stored seccomp filter: {what}"));
         let body = bytes.strip_prefix(&MAGIC).ok_or_else(|| bad("not one of berth's"))?;
@@ -80,7 +80,7 @@ impl Filter {
         }
         let program = bpf::read(program);
         let flags = u32::from_le_bytes([*f0, *f1, *f2, *f3]);
-        if flags & !FLAGS != 0 || !bpf::valid(&program) {
+        if flags & !KNOWN_FLAGS != 0 || !bpf::is_valid(&program) {
             return Err(bad("not a program that berth writes"));
         }
         Ok(Self::new(program, flags))
@@ -93,7 +93,7 @@ impl std::fmt::Debug for Filter {
     }
 }
 
-/// FNV-1a. Against accidents: who can write to a state directory needs no collision.
+/// Returns the FNV-1a hash. It detects accidents only: a process that can write to the state directory can do worse.
 fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, b| (sum ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3))
 }
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_come_back_as_the_same_filter() {
+    fn stored_filter_is_read_back_unchanged() {
         let bytes = filter().to_bytes();
         assert_eq!(bytes.len(), HEADER + 4 * 8);
         let back = Filter::from_bytes(&bytes).unwrap();
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_addition_and_changed_bit_is_refused() {
+    fn stored_filter_with_any_change_is_refused() {
         let bytes = filter().to_bytes();
         for n in 0..bytes.len() {
             assert!(Filter::from_bytes(&bytes[..n]).is_err(), "cut at {n}");
@@ -136,12 +136,12 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_program_is_refused_even_with_a_right_checksum() {
+    fn stored_program_of_unknown_form_is_refused_despite_its_checksum() {
         let foreign = |program: Vec<sock_filter>, flags| Filter::from_bytes(&Filter::new(program, flags).to_bytes());
         let end = sock_filter { code: 6, jt: 0, jf: 0, k: 0 };
         assert!(foreign(vec![end], 0).is_ok());
         assert!(foreign(vec![], 0).is_err());
-        assert!(foreign(vec![end], 1).is_err(), "a flag for other threads");
+        assert!(foreign(vec![end], 1).is_err(), "SECCOMP_FILTER_FLAG_TSYNC");
         assert!(foreign(vec![sock_filter { code: 5, jt: 0, jf: 0, k: 9 }, end], 0).is_err(), "jump outside");
         let e = foreign(vec![sock_filter { code: 0x15, jt: 0, jf: 9, k: 9 }, end], 0).unwrap_err();
         assert_eq!(e.to_string(), "stored seccomp filter: not a program that berth writes");

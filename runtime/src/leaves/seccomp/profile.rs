@@ -1,6 +1,6 @@
-//! The OCI profile, checked and put into the compiler's terms: raw actions, rules of comparisons, flags.
+//! Checks the OCI profile and turns it into the compiler's terms: raw actions, rules of comparisons, flags.
 //!
-//! Whatever is wrong in the profile is found here and named by its field; [`super::rules`] can then not fail on form.
+//! All errors of form are found here and name their field, so [`super::rules`] need not check the form again.
 
 use oci_spec::runtime::{
     LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompFilterFlag as Flag, LinuxSeccompOperator,
@@ -9,18 +9,18 @@ use oci_spec::runtime::{
 use super::arch::Abi;
 use crate::{Error, Result};
 
-/// `SECCOMP_RET_ERRNO`; the errno is in the low 16 bits.
+/// `SECCOMP_RET_ERRNO`. The low 16 bits hold the errno.
 pub const RET_ERRNO: u32 = libc::SECCOMP_RET_ERRNO;
 
-/// A profile without errors.
+/// A checked profile.
 pub struct Profile<'a> {
-    /// Raw action for a call that no rule matches.
+    /// Raw action for calls that no rule matches.
     pub default: u32,
-    /// Whether calls newer than any the profile names are answered ENOSYS.
+    /// Return ENOSYS for calls that are newer than all calls of the profile (runc's stub).
     pub stub: bool,
     /// Flags for `SECCOMP_SET_MODE_FILTER`.
     pub flags: u32,
-    /// Conventions the filter covers, the machine's own first.
+    /// ABIs that the filter covers, the native one first.
     pub abis: Vec<Abi>,
     /// The entries of `syscalls`, in the profile's order.
     pub blocks: Vec<Block<'a>>,
@@ -28,31 +28,31 @@ pub struct Profile<'a> {
 
 /// One entry of `syscalls`.
 pub struct Block<'a> {
-    /// Names it applies to.
+    /// Calls that the entry applies to.
     pub names: &'a [String],
     /// Raw action.
     pub action: u32,
-    /// Alternatives of comparisons that must all hold; one empty alternative when there are no arguments to compare.
+    /// Alternative rules. All comparisons of a rule must hold. Without arguments there is one rule without comparisons.
     pub rules: Vec<Vec<Compare>>,
 }
 
 /// A comparison of one argument with a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Compare {
-    /// Argument, 0 to 5.
+    /// Index of the argument, 0 to 5.
     pub arg: u32,
-    /// How the masked argument relates to `value`.
+    /// Relation of the masked argument to `value`.
     pub test: Test,
-    /// Whether the test must fail instead: NE, LT and LE are the negations of EQ, GE and GT.
+    /// The test must fail instead of hold: NE, LT and LE are negations of EQ, GE and GT.
     pub negate: bool,
-    /// Bits that count; all of them except for MASKED_EQ.
+    /// Bits that are compared; all of them except for MASKED_EQ.
     pub mask: u64,
-    /// What is compared with, masked.
+    /// The value to compare with, masked.
     pub value: u64,
 }
 
 impl Compare {
-    /// Mask and value of the high or the low 32 bits: what BPF can look at.
+    /// Returns mask and value of the high or the low 32 bits, because BPF compares 32 bits at a time.
     pub fn half(&self, high: bool) -> (u32, u32) {
         let half = |v: u64| {
             let [a, b, c, d, e, f, g, h] = v.to_le_bytes();
@@ -62,7 +62,7 @@ impl Compare {
     }
 }
 
-/// The tests that BPF has, unsigned.
+/// The comparisons of BPF, unsigned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Test {
     /// Equal.
@@ -73,10 +73,10 @@ pub enum Test {
     Ge,
 }
 
-/// Checks a profile for a machine whose own convention is `native`.
+/// Checks a profile for a machine with the ABI `native`.
 ///
 /// # Errors
-/// Names the field (`linux.seccomp.…`) that is wrong or asks for what is not built.
+/// [`crate::Kind::InvalidArgument`] with the name of the field (`linux.seccomp.…`).
 pub fn check(profile: &LinuxSeccomp, native: Abi) -> Result<Profile<'_>> {
     let default =
         action(profile.default_action(), profile.default_errno_ret(), "default", || "linux.seccomp.".to_owned())?;
@@ -84,7 +84,7 @@ pub fn check(profile: &LinuxSeccomp, native: Abi) -> Result<Profile<'_>> {
     for (n, entry) in profile.syscalls().iter().flatten().enumerate() {
         let field = || format!("linux.seccomp.syscalls[{n}].");
         if entry.action() == Action::ScmpActNotify && entry.names().iter().any(|name| name == "write") {
-            let why = "SCMP_ACT_NOTIFY cannot be used for the write syscall: by it the listener is told of";
+            let why = "SCMP_ACT_NOTIFY cannot be used for the write syscall: the process needs it to send the listener";
             return Err(Error::invalid(format!("{}action: {why}", field())));
         }
         let raw = action(entry.action(), entry.errno_ret(), "", field)?;
@@ -108,7 +108,8 @@ pub fn check(profile: &LinuxSeccomp, native: Abi) -> Result<Profile<'_>> {
     })
 }
 
-/// The raw action, as runc fills it in: EPERM where a profile gives no errno, and nothing for actions that take none.
+/// Returns the raw action with runc's defaults: EPERM if the profile gives no errno. Actions without an errno ignore
+/// it.
 fn action(action: Action, errno: Option<u32>, prefix: &str, field: impl Fn() -> String) -> Result<u32> {
     let name = |plain: &str, prefixed: &str| format!("{}{}", field(), if prefix.is_empty() { plain } else { prefixed });
     let data = || match errno.unwrap_or(libc::EPERM.unsigned_abs()) {
@@ -134,7 +135,7 @@ fn action(action: Action, errno: Option<u32>, prefix: &str, field: impl Fn() -> 
     })
 }
 
-/// None if there is no such argument.
+/// Translates one argument of a rule. Returns `None` if its index is not below 6.
 fn compare(arg: &LinuxSeccompArg) -> Option<Compare> {
     let index = u32::try_from(arg.index()).ok().filter(|index| *index < 6)?;
     let (test, negate) = match arg.op() {
@@ -145,7 +146,7 @@ fn compare(arg: &LinuxSeccompArg) -> Option<Compare> {
         LinuxSeccompOperator::ScmpCmpGe => (Test::Ge, false),
         LinuxSeccompOperator::ScmpCmpLt => (Test::Ge, true),
     };
-    // For MASKED_EQ, value is the mask and valueTwo what the masked argument must be (runtime-spec, config-linux).
+    // For MASKED_EQ `value` is the mask, and `valueTwo` is the expected masked argument (runtime-spec, config-linux).
     let (mask, value) = match arg.op() {
         LinuxSeccompOperator::ScmpCmpMaskedEq => (arg.value(), arg.value_two().unwrap_or(0) & arg.value()),
         _ => (u64::MAX, arg.value()),
@@ -157,8 +158,8 @@ fn bad_index(field: &str, k: usize, arg: &LinuxSeccompArg) -> Error {
     Error::invalid(format!("{field}args[{k}].index: {}: a syscall has arguments 0 to 5", arg.index()))
 }
 
-/// All comparisons must hold, but one argument compared twice makes each comparison a rule of its own: what runc has
-/// always done, and what profiles with several values for one argument count on.
+/// Groups the comparisons of an entry into rules. All comparisons of a rule must hold. If one argument is compared
+/// twice, each comparison becomes a rule of its own. runc has always done this, and profiles rely on it.
 fn rules(mut compares: Vec<Compare>) -> Vec<Vec<Compare>> {
     let mut seen = 0u8;
     let repeated = compares.iter().any(|c| {
@@ -175,30 +176,31 @@ fn rules(mut compares: Vec<Compare>) -> Vec<Vec<Compare>> {
 
 fn flags(flags: Option<&[Flag]>, listener: bool) -> u32 {
     let with = if listener { flag(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER) } else { 0 };
-    // No list at all, rather than an empty one, asks for SPEC_ALLOW in runc.
+    // As in runc, a missing list asks for SPEC_ALLOW, and an empty list does not.
     let Some(flags) = flags else { return with | flag(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW) };
     flags.iter().fold(with, |all, f| {
         all | match f {
             Flag::SeccompFilterFlagLog => flag(libc::SECCOMP_FILTER_FLAG_LOG),
             Flag::SeccompFilterFlagSpecAllow => flag(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW),
-            // The filter is loaded by a process with one thread: nothing to synchronise. runc ignores it too.
+            // The loading process has one thread, so there is nothing to synchronise. runc ignores the flag too.
             Flag::SeccompFilterFlagTsync => 0,
-            // How a listener is waited for; the kernel refuses it (EINVAL, 5.19) on a filter that has none.
+            // The flag says how a call waits for the listener. On a filter without one the kernel returns EINVAL
+            // (5.19).
             Flag::SeccompFilterFlagWaitKillableRecv if listener => WAIT_KILLABLE_RECV,
             Flag::SeccompFilterFlagWaitKillableRecv => 0,
         }
     })
 }
 
-/// Linux 5.19; not in the C library.
+/// Since Linux 5.19; the C library lacks it.
 const WAIT_KILLABLE_RECV: u32 = 1 << 5;
 
 fn flag(value: libc::c_ulong) -> u32 {
     u32::try_from(value).unwrap_or(0)
 }
 
-/// The machine's own convention is always covered. An architecture berth does not run on adds nothing: its calls
-/// cannot be made on this machine, and would be killed as those of any architecture outside the list.
+/// Returns the ABIs that the filter covers. The native ABI is always one of them. An architecture that berth does not
+/// run on adds none: this machine cannot make its calls, and the filter kills calls of any unlisted ABI.
 fn abis(profile: &LinuxSeccomp, native: Abi) -> Vec<Abi> {
     let mut abis = vec![native];
     for arch in profile.architectures().iter().flatten() {
@@ -231,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_field() {
+    fn seccomp_profile_errors_name_the_field() {
         let args =
             json!([{"index": 0, "value": 0, "op": "SCMP_CMP_EQ"}, {"index": 6, "value": 0, "op": "SCMP_CMP_EQ"}]);
         let third = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
@@ -255,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_not_notify_is_named() {
+    fn notify_action_is_refused_for_write_and_as_default() {
         let rule = one(json!({"names": ["read", "write"], "action": "SCMP_ACT_NOTIFY"}));
         let (kind, text) = error(&rule);
         let want = "linux.seccomp.syscalls[0].action: SCMP_ACT_NOTIFY cannot be used for the write syscall";
@@ -266,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_is_asked_for_where_a_rule_notifies() {
+    fn filter_asks_for_a_listener_if_a_rule_notifies() {
         let flags = |action: &str, flags: Value| {
             let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": flags,
                 "syscalls": [{"names": ["mkdir"], "action": action}]});
@@ -278,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn actions_carry_their_errno_and_only_those_that_have_one() {
+    fn only_errno_and_trace_actions_carry_an_errno() {
         for (action, errno, raw) in [
             ("SCMP_ACT_KILL", Some(7), 0),
             ("SCMP_ACT_KILL_THREAD", None, 0),
@@ -300,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn no_flags_and_an_empty_list_differ() {
+    fn missing_flags_ask_for_spec_allow_and_empty_flags_do_not() {
         for (flags, want) in [
             (json!(null), 4),
             (json!([]), 0),
@@ -315,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn only_actions_that_stop_a_call_get_the_stub() {
+    fn only_default_actions_that_stop_a_call_get_the_enosys_stub() {
         for (action, stub) in [
             ("ALLOW", false),
             ("LOG", false),
@@ -332,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn the_machines_own_convention_is_always_there_and_first() {
+    fn native_abi_is_always_covered_and_first() {
         let abis = |list: Value, native| {
             let profile = parse(json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": list}));
             check(&profile, native).unwrap().abis
@@ -344,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn an_argument_compared_twice_splits_the_rule() {
+    fn argument_compared_twice_splits_the_rule() {
         let arg = |index, value| json!({"index": index, "value": value, "op": "SCMP_CMP_EQ"});
         let rules = |args| {
             let profile = one(json!({"names": ["read"], "action": "SCMP_ACT_LOG", "args": args}));

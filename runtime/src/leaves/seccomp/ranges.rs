@@ -1,43 +1,44 @@
-//! Every number there is, from 0 to 2³²−1, as runs of numbers that are answered alike.
+//! Divides all call numbers, 0 to 2³²−1, into ranges with the same answer.
 //!
-//! What is not a rule of the profile is settled here too: numbers of a convention the profile does not list, and the
-//! answer ENOSYS for calls newer than the profile.
+//! The ranges also cover numbers without a rule: those of ABIs that the profile does not list, and those of calls that
+//! are newer than the profile, which get ENOSYS.
 
 use super::arch::{Abi, X32_BIT};
 use super::profile::RET_ERRNO;
 
-/// What libseccomp does, and runc leaves it at, with a call made under an architecture outside the list.
+/// The answer for a call of an unlisted architecture. It is libseccomp's default, and runc does not change it.
 pub const BAD_ARCH: u32 = libc::SECCOMP_RET_KILL_THREAD;
 
-/// The answer for a call the profile is too old to know, so that libraries take their fallback (runc since 1.0-rc93).
+/// The answer for a call that is newer than the profile, so that C libraries use their fallback (runc since 1.0-rc93).
 const NO_SUCH_CALL: u32 = RET_ERRNO | libc::ENOSYS.unsigned_abs();
 
-/// A run of numbers: from `start` to the next run's.
+/// A range of numbers, from `start` to the start of the next range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range<T> {
     /// First number.
     pub start: u32,
-    /// How it is answered.
+    /// The answer for the range.
     pub answer: T,
 }
 
-/// What covers the numbers that no rule names.
+/// The answers for numbers without a rule.
 pub struct Background {
-    /// Ascending, the first at 0.
+    /// Ascending; the first range starts at 0.
     runs: Vec<Range<u32>>,
-    /// The runs that win over rules: first and last number. runc puts its ENOSYS test before libseccomp's filter.
+    /// First and last numbers of the ranges that get ENOSYS even if a rule names them. runc's stub precedes
+    /// libseccomp's filter.
     stubs: Vec<(u32, u32)>,
 }
 
 impl Background {
-    /// For a token with one convention that uses the whole space: `newest` is the newest call the profile names, if
-    /// newer ones are to be answered ENOSYS.
+    /// Covers an audit token with a single ABI. `newest` is the newest call of the profile; newer calls get ENOSYS.
+    /// `None` adds no stub.
     pub fn plain(default: u32, newest: Option<u32>) -> Self {
         let stubs = newest.and_then(|n| n.checked_add(1)).map(|n| (n, u32::MAX)).into_iter().collect();
         Self { runs: vec![Range { start: 0, answer: default }], stubs }
     }
 
-    /// For the token that x86_64 and x32 share, told apart by [`X32_BIT`]; `abis` has one of them or both.
+    /// Covers the audit token that x86_64 and x32 share. [`X32_BIT`] tells them apart. `abis` has one of them or both.
     pub fn x86_64(abis: &[Abi], default: u32, newest: impl Fn(Abi) -> Option<u32>) -> Self {
         let (plain, x32) = (abis.contains(&Abi::X86_64), abis.contains(&Abi::X32));
         let mut runs = vec![
@@ -45,7 +46,7 @@ impl Background {
             Range { start: X32_BIT, answer: if x32 { default } else { BAD_ARCH } },
         ];
         if !x32 {
-            // −1 is what a tracer sets to skip a call; since 4.8 the filter sees it again.
+            // A tracer sets the number to −1 to skip a call, and since Linux 4.8 the filter sees it.
             runs.push(Range { start: u32::MAX, answer: default });
         }
         let mut stubs = Vec::new();
@@ -61,7 +62,7 @@ impl Background {
         Self { runs, stubs }
     }
 
-    /// Lays the rules' answers, ascending by number, over the background; neighbours never have the same answer.
+    /// Puts the answers of `rules`, ascending by number, over the background. Adjacent ranges have different answers.
     pub fn overlay<T: Copy + PartialEq>(&self, rules: &[(u32, T)], answer: impl Fn(u32) -> T) -> Vec<Range<T>> {
         let mut out: Vec<Range<T>> = Vec::with_capacity(rules.len());
         let mut push = |start, answer: T| {
@@ -70,7 +71,7 @@ impl Background {
                 out.push(Range { start, answer });
             }
         };
-        let mut base = self.flat().into_iter().peekable();
+        let mut base = self.flatten().into_iter().peekable();
         let mut under = BAD_ARCH;
         for (nr, rule) in rules.iter().filter(|(nr, _)| !self.stubbed(*nr)) {
             while let Some(run) = base.next_if(|run| run.start <= *nr) {
@@ -90,8 +91,8 @@ impl Background {
         self.stubs.iter().any(|(first, last)| (*first..=*last).contains(&nr))
     }
 
-    /// Runs and stubs as one list.
-    fn flat(&self) -> Vec<Range<u32>> {
+    /// Merges the ranges and the stubs into one list.
+    fn flatten(&self) -> Vec<Range<u32>> {
         let under = |nr: u32| self.runs.iter().rev().find(|run| run.start <= nr).map_or(BAD_ARCH, |run| run.answer);
         let mut starts: Vec<u32> = self.runs.iter().map(|run| run.start).collect();
         for (first, last) in &self.stubs {
@@ -119,20 +120,20 @@ mod tests {
     }
 
     #[test]
-    fn consecutive_numbers_become_one_run() {
+    fn consecutive_numbers_with_one_answer_become_one_range() {
         let rules = [(0, ALLOW), (1, ALLOW), (2, ALLOW), (5, ALLOW), (u32::MAX, ALLOW)];
         let ranges = Background::plain(DEFAULT, None).overlay(&rules, |raw| raw);
         assert_eq!(starts(&ranges), [(0, ALLOW), (3, DEFAULT), (5, ALLOW), (6, DEFAULT), (u32::MAX, ALLOW)]);
     }
 
     #[test]
-    fn newer_calls_do_not_exist() {
+    fn calls_newer_than_the_profile_get_enosys() {
         let ranges = Background::plain(DEFAULT, Some(3)).overlay(&[(3, ALLOW), (9, ALLOW)], |raw| raw);
         assert_eq!(starts(&ranges), [(0, DEFAULT), (3, ALLOW), (4, NO_SUCH_CALL)]);
     }
 
     #[test]
-    fn x32_is_killed_unless_listed_and_a_skipped_call_is_not() {
+    fn unlisted_x32_calls_are_killed_but_a_skipped_call_is_not() {
         let alone = Background::x86_64(&[Abi::X86_64], DEFAULT, |_| None).overlay(&[(1, ALLOW)], |raw| raw);
         let want = [(0, DEFAULT), (1, ALLOW), (2, DEFAULT), (X32_BIT, BAD_ARCH), (u32::MAX, DEFAULT)];
         assert_eq!(starts(&alone), want);
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bit_decides_whose_newest_call_counts() {
+    fn x32_and_x86_64_have_separate_newest_calls() {
         let newest = |abi| Some(if abi == Abi::X32 { X32_BIT | 20 } else { 10 });
         let both = Background::x86_64(&[Abi::X86_64, Abi::X32], DEFAULT, newest).overlay(&[], |raw| raw);
         let want = [(0, DEFAULT), (11, NO_SUCH_CALL), (X32_BIT, DEFAULT), (X32_BIT + 21, NO_SUCH_CALL)];

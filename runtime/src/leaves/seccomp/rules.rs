@@ -1,8 +1,8 @@
-//! Rules that name the same call, merged into one ordered list for each number of each convention.
+//! Merges the rules for a call into one ordered list, for each call number of each ABI.
 //!
-//! The order among rules that overlap is libseccomp's, since profiles are written against it: a rule without
-//! comparisons swallows all others of the call (the first of two such wins); otherwise rules are ordered by what they
-//! compare, not by where they stand in the profile. Turning the lists into a search is [`super::ranges`]' part.
+//! Overlapping rules have libseccomp's order, because profiles are written for it. A rule without comparisons replaces
+//! all others of its call; of two such rules the first wins. Other rules are ordered by their comparisons, not by their
+//! place in the profile. [`super::ranges`] builds the search from the lists.
 
 use std::cmp::Ordering;
 
@@ -11,65 +11,66 @@ use super::profile::{Block, Compare, Profile, Test};
 use super::syscalls::{self, Call};
 use crate::{Error, Result};
 
-/// What to do with one call.
+/// The answer for one call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// The same action whatever the arguments.
+    /// The action, whatever the arguments are.
     Always(u32),
-    /// The first alternative whose comparisons all hold decides, the default action if none does.
+    /// The first alternative whose comparisons all hold decides. If none does, the default action applies.
     ByArguments(Vec<Alternative>),
 }
 
-/// Comparisons, at least one, and the action if all of them hold.
+/// At least one comparison, and the action if all of them hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alternative {
-    /// Ordered by argument, each argument once.
+    /// Ordered by argument; each argument occurs once.
     pub compares: Vec<Compare>,
     /// Raw action.
     pub action: u32,
 }
 
-/// The profile's calls, looked up: what every convention's list is made from.
+/// The calls of the profile with their numbers.
 pub struct Calls<'a> {
     default: u32,
-    /// In the profile's order. Unknown names are left out, as runc does: a profile may be newer than the runtime.
+    /// In the profile's order. Unknown names are left out as in runc, because a profile may be newer than the runtime.
     named: Vec<Named<'a>>,
 }
 
 /// A name of the profile.
 struct Named<'a> {
     block: &'a Block<'a>,
-    /// Which of the profile's blocks, which name in it.
-    place: (usize, usize),
+    /// Index of the block, and index of the name in it.
+    position: (usize, usize),
     call: Call,
 }
 
 impl<'a> Calls<'a> {
-    /// Looks every name up once for all conventions.
+    /// Looks up every name once for all ABIs.
     pub fn find(profile: &'a Profile<'a>) -> Self {
         let mut named = Vec::with_capacity(profile.blocks.iter().map(|b| b.names.len()).sum());
         for (n, block) in profile.blocks.iter().enumerate() {
             let found = block.names.iter().enumerate().filter_map(|(k, name)| Some((k, syscalls::lookup(name)?)));
-            named.extend(found.map(|(k, call)| Named { block, place: (n, k), call }));
+            named.extend(found.map(|(k, call)| Named { block, position: (n, k), call }));
         }
         Self { default: profile.default, named }
     }
 
-    /// The newest call the profile names under `abi`, whatever its action; none if it names none but number 0.
+    /// Returns the newest call that the profile names under `abi`, whatever its action is. Returns `None` if the
+    /// profile names only call 0.
     ///
-    /// i386's calls that are multiplexed do not count: runc's rule, as libseccomp gives those a negative number.
+    /// Multiplexed calls of i386 do not count. runc ignores them, as libseccomp gives them negative numbers.
     pub fn newest(&self, abi: Abi) -> Option<u32> {
         let own = |call: &Call| if abi == Abi::X86 && call.mux.is_some() { None } else { call.number(abi) };
         self.named.iter().filter_map(|named| own(&named.call)).max().filter(|nr| *nr != 0)
     }
 
-    /// Decisions for the numbers of `abi`, ascending.
+    /// Returns the decisions for the call numbers of `abi`, ascending.
     ///
     /// # Errors
-    /// Two rules with the same comparisons and different actions.
+    /// [`crate::Kind::InvalidArgument`] for two rules with equal comparisons and different actions.
     pub fn decisions(&self, abi: Abi) -> Result<Vec<(u32, Decision)>> {
         let mut entries = Vec::with_capacity(self.named.len() + 32);
-        // A rule that says what the default says is skipped by runc, even where it would narrow another rule.
+        // runc skips a rule with the default action, even if it would narrow another rule.
         for (order, named) in self.named.iter().enumerate().filter(|(_, named)| named.block.action != self.default) {
             if let (Abi::X86, Some(mux)) = (abi, named.call.mux) {
                 entries.push((mux.nr, order, Some(mux.selector), named));
@@ -93,14 +94,14 @@ impl<'a> Calls<'a> {
 }
 
 impl Named<'_> {
-    /// Merges the name's rules into what is decided so far; `selector` is set for a call made through a multiplexer.
+    /// Adds the name's rules to `decision`. `selector` is set for a call through `socketcall` or `ipc`.
     fn add_to(&self, decision: &mut Decision, abi: Abi, selector: Option<u32>) -> Result<()> {
         for rule in &self.block.rules {
             let Decision::ByArguments(list) = decision else { return Ok(()) };
             let compares: Vec<Compare> = match selector {
                 None => rule.iter().filter_map(|c| narrow(*c, abi)).collect(),
-                // The multiplexer's arguments are its own: its first selects the call, which takes the place of what
-                // the rule says of the first. libseccomp compares the others all the same.
+                // The first argument of the multiplexer selects the call, so it replaces the rule's comparison of
+                // argument 0. libseccomp keeps the other comparisons, although the multiplexer has other arguments.
                 Some(call) => std::iter::once(Compare::equal(0, call.into()))
                     .chain(rule.iter().filter(|c| c.arg != 0).filter_map(|c| narrow(*c, abi)))
                     .collect(),
@@ -109,14 +110,14 @@ impl Named<'_> {
                 *decision = Decision::Always(self.block.action);
             } else {
                 let new = Alternative { compares, action: self.block.action };
-                insert(list, new, abi.wide()).map_err(|Clash| self.clash())?;
+                insert(list, new, abi.wide()).map_err(|Conflict| self.conflict())?;
             }
         }
         Ok(())
     }
 
-    fn clash(&self) -> Error {
-        let (n, k) = self.place;
+    fn conflict(&self) -> Error {
+        let (n, k) = self.position;
         let name = self.block.names.get(k).map_or("", String::as_str);
         Error::invalid(format!(
             "linux.seccomp.syscalls[{n}].names[{k}]: {name}: an earlier rule has another action for the same arguments"
@@ -130,10 +131,10 @@ impl Compare {
     }
 }
 
-/// The same comparisons with another action.
-struct Clash;
+/// Two rules have equal comparisons and different actions.
+struct Conflict;
 
-/// The comparison as `abi` can make it, none if it then always holds (a mask without bits).
+/// Reduces the comparison to the width of `abi`. Returns `None` if it then always holds, because its mask has no bits.
 fn narrow(mut compare: Compare, abi: Abi) -> Option<Compare> {
     if !abi.wide() {
         compare.mask &= u64::from(u32::MAX);
@@ -142,8 +143,8 @@ fn narrow(mut compare: Compare, abi: Abi) -> Option<Compare> {
     (compare.mask != 0).then_some(compare)
 }
 
-/// Puts `new` where libseccomp would test it.
-fn insert(list: &mut Vec<Alternative>, new: Alternative, wide: bool) -> Result<(), Clash> {
+/// Inserts `new` at the place where libseccomp would test it.
+fn insert(list: &mut Vec<Alternative>, new: Alternative, wide: bool) -> Result<(), Conflict> {
     let new_steps = steps(&new, wide);
     for (n, old) in list.iter().enumerate() {
         let old_steps = steps(old, wide);
@@ -154,11 +155,11 @@ fn insert(list: &mut Vec<Alternative>, new: Alternative, wide: bool) -> Result<(
                 return Ok(());
             }
             Some(_) => (),
-            // Opposite outcomes of the same test exclude each other; any order will do.
+            // Opposite outcomes of one test exclude each other, so their order does not matter.
             None if old_steps.iter().zip(&new_steps).any(|(a, b)| a.negate != b.negate) => (),
             None => match (old_steps.len().cmp(&new_steps.len()), old.action == new.action) {
-                (Ordering::Equal, false) => return Err(Clash),
-                // Nothing is left for the new rule to match.
+                (Ordering::Equal, false) => return Err(Conflict),
+                // The old rule matches everything that the new one does.
                 (Ordering::Equal, true) | (Ordering::Less, _) => return Ok(()),
                 (Ordering::Greater, _) => (),
             },
@@ -168,7 +169,7 @@ fn insert(list: &mut Vec<Alternative>, new: Alternative, wide: bool) -> Result<(
     Ok(())
 }
 
-/// A 32-bit test of the tree that libseccomp builds; what it sorts by.
+/// A 32-bit test in libseccomp's tree, with its sort key.
 #[derive(Clone, Copy)]
 struct Step {
     node: Node,
@@ -178,7 +179,7 @@ struct Step {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Node {
-    /// Twice the argument, one more for its high half.
+    /// Twice the index of the argument, plus one for the high half.
     word: u32,
     test: Test,
     mask: u32,
@@ -186,9 +187,9 @@ struct Node {
 }
 
 impl Step {
-    /// Higher is tested first.
+    /// Returns the sort key. The higher step is tested first.
     fn rank(&self) -> (u32, u32, u32) {
-        // The smaller bound of two "less than" is the narrower.
+        // Of two "less than" tests the one with the smaller bound is narrower.
         let narrow = if self.family == 2 { !self.node.value } else { self.node.value };
         (self.node.word, self.family, narrow)
     }
@@ -245,7 +246,7 @@ mod tests {
         json!({"index": index, "op": format!("SCMP_CMP_{op}"), "value": value, "valueTwo": 0})
     }
 
-    /// Actions in the order they are tested for the only call.
+    /// Returns the actions in the order of their tests, for a profile with one call.
     fn order(syscalls: Value) -> Vec<u32> {
         match decide(syscalls, Abi::X86_64).unwrap().pop().unwrap().1 {
             Decision::Always(action) => vec![action],
@@ -254,18 +255,18 @@ mod tests {
     }
 
     #[test]
-    fn rules_without_arguments_swallow_the_others_and_the_first_of_them_wins() {
+    fn first_rule_without_arguments_replaces_all_others_of_the_call() {
         let narrow = rule("read", "LOG", json!([arg(0, "EQ", 1)]));
         let allow = rule("read", "ALLOW", json!([]));
         assert_eq!(order(json!([narrow, allow])), [ALLOW]);
         assert_eq!(order(json!([allow, narrow])), [ALLOW]);
         assert_eq!(order(json!([allow, rule("read", "LOG", json!([]))])), [ALLOW]);
-        // A mask without bits compares nothing.
+        // A mask without bits compares nothing, so the rule always holds.
         assert_eq!(order(json!([rule("read", "LOG", json!([arg(0, "MASKED_EQ", 0)]))])), [LOG]);
     }
 
     #[test]
-    fn overlapping_rules_are_ordered_by_what_they_compare() {
+    fn overlapping_rules_are_ordered_by_their_comparisons() {
         let rules = |a: Value, b: Value| {
             (
                 json!([rule("read", "ALLOW", json!([a])), rule("read", "LOG", json!([b]))]),
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn the_more_specific_rule_goes_first_or_never_matters() {
+    fn more_specific_rule_is_tested_first_or_dropped() {
         let narrow = rule("read", "LOG", json!([arg(0, "EQ", 1), arg(1, "EQ", 2)]));
         let broad = rule("read", "ALLOW", json!([arg(0, "EQ", 1)]));
         assert_eq!(order(json!([narrow, broad])), [LOG, ALLOW]);
@@ -294,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_contradiction_is_refused_by_name() {
+    fn contradicting_rules_are_refused_by_name() {
         let list = json!([
             rule("read", "LOG", json!([arg(0, "EQ", 1)])),
             {"names": ["write", "read"], "action": "SCMP_ACT_ALLOW", "args": [arg(0, "EQ", 1)]},
@@ -302,14 +303,14 @@ mod tests {
         let want =
             "linux.seccomp.syscalls[1].names[1]: read: an earlier rule has another action for the same arguments";
         assert_eq!(decide(list, Abi::X86_64).unwrap_err().to_string(), want);
-        // The same test with opposite outcomes contradicts nothing.
+        // The same test with the opposite outcome is no contradiction.
         let list =
             json!([rule("read", "LOG", json!([arg(0, "EQ", 1)])), rule("read", "ALLOW", json!([arg(0, "NE", 1)])),]);
         assert_eq!(order(list).len(), 2);
     }
 
     #[test]
-    fn i386_makes_socket_and_ipc_calls_two_ways() {
+    fn i386_socket_and_ipc_calls_are_filtered_in_both_forms() {
         let list = json!([rule("socket", "ALLOW", json!([arg(0, "NE", 40), arg(2, "EQ", 7)]))]);
         let found = decide(list.clone(), Abi::X86).unwrap();
         let eq = |arg, value| Compare { mask: u64::from(u32::MAX), ..Compare::equal(arg, value) };
@@ -326,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_and_the_defaults_own_action_are_skipped_but_the_latter_is_named() {
+    fn rules_with_unknown_names_or_the_default_action_are_skipped() {
         let list = json!([
             rule("no_such_call", "ALLOW", json!([])),
             {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1},
@@ -341,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_call_leaves_out_what_i386_multiplexes() {
+    fn multiplexed_calls_of_i386_do_not_count_as_newest() {
         let newest = |name: &str, abi| {
             let profile: LinuxSeccomp = serde_json::from_value(
                 json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [rule("read", "ALLOW", json!([])), rule(name, "ALLOW", json!([]))]}),
@@ -353,7 +354,7 @@ mod tests {
         assert_eq!(newest("socket", Abi::X86), Some(3));
         assert_eq!(newest("socket", Abi::X86_64), Some(41));
         assert_eq!(newest("socket", Abi::X32), Some(0x4000_0029));
-        // Number 0 alone is no hint of a kernel's age: runc's rule.
+        // As in runc, call number 0 alone says nothing about the age of a profile.
         assert_eq!(newest("read", Abi::X86_64), None);
     }
 }

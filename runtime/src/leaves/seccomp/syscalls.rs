@@ -1,9 +1,11 @@
-//! Names of system calls and their numbers.
+//! Looks up the numbers of system calls by name.
 //!
-//! The numbers are a text table, sorted by name, one call a line: `name x86_64 i386 x32 aarch64 arm`, `-` where a
-//! call does not exist, x32 without its bit. It is searched as it lies in the binary: parsed into an array of string
-//! slices it would cost every process relocated, hence private, memory.
-//! Source: the kernel's `syscall.tbl` and `asm/unistd*.h` up to 7.1, and `asm/unistd.h` of arm for its private calls.
+//! `syscalls.tbl` is a text table, sorted by name, with one call per line: `name x86_64 i386 x32 aarch64 arm`. A `-` says
+//! that the ABI lacks the call. x32 numbers are without their bit. The lookup searches the text in the binary: an array of
+//! string slices would need relocations, and so private memory in every process.
+//!
+//! The numbers come from the kernel's `syscall.tbl` and `asm/unistd*.h` up to 7.1, and from `asm/unistd.h` of arm for its
+//! private calls.
 
 use std::cmp::Ordering;
 
@@ -15,31 +17,31 @@ static TABLE: &[u8] = include_bytes!("syscalls.tbl");
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
     numbers: [Option<u32>; 5],
-    /// i386's older way to the same call.
+    /// The older form of the call on i386.
     pub mux: Option<Mux>,
 }
 
-/// A call that i386 also makes through one call that multiplexes several.
+/// A call that i386 programs can also make through `socketcall` or `ipc`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mux {
     /// Number of `socketcall` or `ipc`.
     pub nr: u32,
-    /// The first argument that selects this call (`linux/net.h`, `linux/ipc.h`).
+    /// First argument of the multiplexer, which selects the call (`linux/net.h`, `linux/ipc.h`).
     pub selector: u32,
 }
 
 impl Call {
-    /// The call's number under `abi`, with x32's bit set for x32.
+    /// Returns the call's number under `abi`, for x32 with [`X32_BIT`].
     pub fn number(&self, abi: Abi) -> Option<u32> {
         let nr = self.numbers.get(abi as usize).copied().flatten()?;
         Some(if abi == Abi::X32 { nr | X32_BIT } else { nr })
     }
 }
 
-/// Where the names that start with a byte or a greater one begin.
+/// For each first byte of a name, the offset in [`TABLE`] of the first name that starts with this byte or a greater one.
 static INDEX: [u16; 129] = index();
 
-/// Finds a call by name; none for a name no known kernel has.
+/// Finds a call by name. Returns `None` for a name that no kernel up to 7.1 has.
 pub fn lookup(name: &str) -> Option<Call> {
     let name = name.as_bytes();
     let first = usize::from(*name.first()?);
@@ -136,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn table_is_sorted_and_whole() {
+    fn syscall_table_is_sorted_and_complete() {
         let text = std::str::from_utf8(TABLE).unwrap();
         let names: Vec<_> = text.lines().map(|line| line.split(' ').next().unwrap()).collect();
         assert!(names.is_sorted_by(|a, b| a < b));
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_is_given_twice() {
+    fn no_syscall_number_occurs_twice() {
         let text = std::str::from_utf8(TABLE).unwrap();
         for abi in [Abi::X86_64, Abi::X86, Abi::X32, Abi::Aarch64, Abi::Arm] {
             let mut numbers: Vec<_> =
@@ -165,10 +167,10 @@ mod tests {
         }
     }
 
-    /// The C library's headers are the other witness of the numbers.
+    /// Compares with the numbers of the C library's headers, an independent source.
     #[cfg(target_arch = "x86_64")]
     #[test]
-    fn agrees_with_libc() {
+    fn syscall_numbers_agree_with_libc() {
         for (name, nr) in [
             ("read", libc::SYS_read),
             ("io_uring_setup", libc::SYS_io_uring_setup),
@@ -182,14 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_are_none() {
+    fn unknown_syscall_names_are_not_found() {
         for name in ["", "a", "zzz", "rea", "readx", "read ", "read 0", "-", "\n"] {
             assert_eq!(lookup(name), None, "{name:?}");
         }
     }
 
     #[test]
-    fn x32_has_its_bit_and_its_own_numbers() {
+    fn x32_calls_have_their_bit_and_their_own_numbers() {
         let call = lookup("execve").unwrap();
         assert_eq!((call.number(Abi::X86_64), call.number(Abi::X32)), (Some(59), Some(X32_BIT | 520)));
     }

@@ -1,4 +1,4 @@
-//! A filter that comes as a program: the annotation `run.oci.seccomp_bpf_data`, which crun reads.
+//! The annotation `run.oci.seccomp_bpf_data` of crun, which holds a filter as a program.
 
 use std::sync::Arc;
 
@@ -7,14 +7,15 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use super::{Filter, bpf};
 use crate::{Error, Result};
 
-/// The annotation: `struct sock_filter` after `struct sock_filter` as the kernel has them, in base64.
+/// The annotation's name. Its value is an array of `struct sock_filter` in base64.
 pub const ANNOTATION: &str = "run.oci.seccomp_bpf_data";
 
-/// Reads the annotation's text.
+/// Decodes the annotation's value.
 ///
 /// # Errors
-/// [`crate::Kind::InvalidArgument`] for what is not base64, and for a program that the kernel would refuse or that has
-/// other instructions than libseccomp writes: what a filter answers is looked at before it is loaded.
+/// [`crate::Kind::InvalidArgument`] if it is not base64, if the kernel would refuse the program, or if the program has
+/// instructions that libseccomp does not write. The runtime interprets a filter before it loads it, so it must know all
+/// instructions.
 pub fn decode(text: &str) -> Result<Arc<Filter>> {
     let bad = |what: &str| Error::invalid(format!("annotations.{ANNOTATION}: {what}"));
     let bytes = STANDARD.decode(text).map_err(|e| bad(&e.to_string()))?;
@@ -23,8 +24,8 @@ pub fn decode(text: &str) -> Result<Arc<Filter>> {
         return Err(bad(&format!("{} bytes are not a list of instructions of 8 bytes", bytes.len())));
     }
     let program = bpf::read(program);
-    match bpf::fault(&program) {
-        Some(fault) => Err(bad(&fault)),
+    match bpf::find_invalid(&program) {
+        Some(why) => Err(bad(&why)),
         None => Ok(Arc::new(Filter::new(program, 0))),
     }
 }
@@ -34,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_comes_out_as_it_went_in() {
+    fn bpf_annotation_is_decoded_to_its_program() {
         // ld [0]; jeq #39, 0, 1; ret ERRNO 77; ret ALLOW
         let filter = decode("IAAAAAAAAAAVAAABJwAAAAYAAABNAAUABgAAAAAA/38=").unwrap();
         assert_eq!(filter.instructions().len(), 4);
@@ -42,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_program_is_refused_by_name() {
+    fn bpf_annotation_without_a_program_is_refused_by_name() {
         for (text, words) in [
             ("?", "Invalid"),
             ("", "0 bytes"),
