@@ -1,7 +1,7 @@
-//! Where a plan's strings, lists and fds live while the child carries it out.
+//! Owns the strings, lists and file descriptors of a plan while the child carries the plan out.
 //!
-//! A plan is borrowed and flat; its parts come from many leaves. One arena owns what they refer to, so that a part
-//! has one shape only, and everything goes when the arena goes.
+//! A plan is a flat structure of borrows, and its parts come from many modules. One arena owns all that the parts refer
+//! to. So each part has a single type, and everything is freed with the arena.
 
 use std::{
     cell::RefCell,
@@ -15,7 +15,7 @@ use typed_arena::Arena as Typed;
 
 use crate::{Error, Result};
 
-/// Owner of what a plan refers to.
+/// Owner of the strings, lists and file descriptors of a plan.
 #[derive(Default)]
 pub struct Arena {
     bump: Bump,
@@ -23,10 +23,10 @@ pub struct Arena {
     numbers: RefCell<Vec<RawFd>>,
 }
 
-/// What becomes a C string has no NUL in it; `field` names it when it has one.
+/// Checks that `text` can become a C string.
 ///
 /// # Errors
-/// [`crate::Kind::InvalidArgument`].
+/// [`crate::Kind::InvalidArgument`] with the name of the field if it contains a NUL byte.
 pub fn check(text: impl AsRef<[u8]>, field: impl FnOnce() -> String) -> Result<()> {
     if text.as_ref().contains(&0) { Err(nul(&field())) } else { Ok(()) }
 }
@@ -36,7 +36,7 @@ fn nul(field: &str) -> Error {
 }
 
 impl Arena {
-    /// A copy of `text` as a C string; `field` names it when it holds a NUL.
+    /// Copies `text` to a C string. An error names `field` if the text contains a NUL byte.
     pub fn text(&self, text: impl AsRef<[u8]>, field: &str) -> Result<&CStr> {
         let bytes = text.as_ref();
         let copy = self.bump.alloc_slice_fill_copy(bytes.len() + 1, 0u8);
@@ -46,41 +46,41 @@ impl Arena {
         CStr::from_bytes_with_nul(copy).map_err(|_| nul(field))
     }
 
-    /// A copy of a path as a C string.
+    /// Copies a path to a C string. An error names `field` if the path contains a NUL byte.
     pub fn path(&self, path: &Path, field: &str) -> Result<&CStr> {
         self.text(path.as_os_str().as_encoded_bytes(), field)
     }
 
-    /// A copy of bytes.
+    /// Copies bytes.
     pub fn bytes(&self, bytes: &[u8]) -> &[u8] {
         self.bump.alloc_slice_copy(bytes)
     }
 
-    /// A list with its items moved in. Items are never dropped, and so must own nothing.
+    /// Moves items into a list. The items are never dropped, so they must own nothing.
     pub fn list<T>(&self, items: Vec<T>) -> &[T] {
         self.bump.alloc_slice_fill_iter(items)
     }
 
-    /// Keeps an fd open in the child until execve.
+    /// Owns `fd` and keeps it open in the child until execve(2).
     pub fn fd(&self, fd: OwnedFd) -> BorrowedFd<'_> {
         self.numbers.borrow_mut().push(fd.as_raw_fd());
         let kept: &OwnedFd = self.fds.alloc(fd);
         kept.as_fd()
     }
 
-    /// Keeps open in the child an fd that somebody else owns for as long.
+    /// Keeps `fd` open in the child until execve(2). The caller owns it for as long as the plan lives.
     pub fn inherit_borrowed<'a>(&self, fd: BorrowedFd<'a>) -> BorrowedFd<'a> {
         self.numbers.borrow_mut().push(fd.as_raw_fd());
         fd
     }
 
-    /// Keeps open in the child an fd that the parent closes after the clone.
+    /// Keeps `fd` open in the child until execve(2). The caller may close it after the clone.
     pub fn inherit_raw(&self, fd: BorrowedFd<'_>) -> RawFd {
         self.numbers.borrow_mut().push(fd.as_raw_fd());
         fd.as_raw_fd()
     }
 
-    /// The numbers of all of them, ascending.
+    /// Returns the numbers of all these descriptors, ascending.
     pub fn fd_numbers(&self) -> &[RawFd] {
         let mut numbers = self.numbers.borrow_mut();
         numbers.sort_unstable();
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_ends_in_nul_and_refuses_one_inside() {
+    fn arena_text_with_nul_byte_is_refused() {
         let arena = Arena::default();
         assert_eq!(arena.text("a", "f").unwrap(), c"a");
         assert_eq!(arena.text("", "f").unwrap(), c"");
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn fds_are_kept_and_listed_in_order() {
+    fn arena_keeps_fds_open_and_lists_them_in_order() {
         let arena = Arena::default();
         let (a, b) = rustix::pipe::pipe().unwrap();
         let mut wanted = vec![a.as_raw_fd(), b.as_raw_fd()];

@@ -1,10 +1,10 @@
-//! The one error of the runtime: a [`Kind`] that a caller can act on, and a chain of context for a person.
+//! The error type of the runtime: a [`Kind`] that a caller can act on, and a chain of context for a person.
 //!
-//! Text is worded as runc's users know it (`outer: inner: errno text`, lower case); nothing matches on it.
+//! The text has runc's form: `outer: inner: errno text`, in lower case. No code of berth matches on it.
 
 use std::{borrow::Cow, fmt};
 
-/// What a caller can do about an error. The front doors map each kind to an exit status or a ttrpc code.
+/// The reaction that an error allows. The front doors map each kind to an exit status or a ttrpc code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The request, config.json or an option is malformed or out of range.
@@ -17,64 +17,64 @@ pub enum Kind {
     FailedPrecondition,
     /// The kernel, the host or this build of berth cannot do what was asked.
     Unsupported,
-    /// execve(2) refused the payload, and the standard error that it would have had says so.
+    /// execve(2) refused the payload, and the error text has been written to its standard error.
     NotExecuted,
-    /// A system call failed, or anything else that retrying with other words will not mend.
+    /// A system call failed, or another error that a changed request would not avoid.
     Internal,
 }
 
-/// An opaque error: a [`Kind`], the errno that started it if there was one, and context, outermost first.
+/// An error: a [`Kind`], the errno of the system call that failed, and the context, outermost first.
 pub struct Error {
     kind: Kind,
     errno: Option<i32>,
     chain: Vec<Cow<'static, str>>,
 }
 
-/// The runtime's result.
+/// The result type of the runtime.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// An error of `kind` that says `message`.
+    /// Creates an error of `kind` with the text `message`.
     pub fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, errno: None, chain: vec![message.into()] }
     }
 
-    /// [`Kind::InvalidArgument`], with the field, path or id named in `message`.
+    /// Creates an error of [`Kind::InvalidArgument`]. `message` names the field, path or id.
     pub fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Kind::InvalidArgument, message)
     }
 
-    /// [`Kind::Unsupported`]: refused clearly, rather than parsed and ignored.
+    /// Creates an error of [`Kind::Unsupported`], for a request that berth refuses instead of ignoring it.
     pub fn unsupported(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Kind::Unsupported, message)
     }
 
-    /// A failed system call, worded as the C library would in lower case.
+    /// Creates an error of [`Kind::Internal`] for a failed system call, with the C library's text in lower case.
     pub fn from_errno(errno: i32) -> Self {
         Self { kind: Kind::Internal, errno: Some(errno), chain: vec![errno_text(errno).into()] }
     }
 
-    /// What a caller can act on.
+    /// Returns the kind.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The errno of the system call that failed, if one did.
+    /// Returns the errno of the failed system call, if there was one.
     pub fn errno(&self) -> Option<i32> {
         self.errno
     }
 
-    /// The same error under another kind.
+    /// Changes the kind.
     #[must_use]
     pub fn with_kind(mut self, kind: Kind) -> Self {
         self.kind = kind;
         self
     }
 
-    /// Tells of all `errors` at once, for work that goes on after the first of them.
+    /// Combines `errors` into one, for work that goes on after the first error.
     ///
     /// # Errors
-    /// Unless there is none.
+    /// A single error is returned as it is. Several become one error of [`Kind::Internal`] with all texts.
     pub fn all(errors: impl IntoIterator<Item = Self>) -> Result<()> {
         let mut errors: Vec<Self> = errors.into_iter().collect();
         match errors.len() {
@@ -86,7 +86,7 @@ impl Error {
         }
     }
 
-    /// The same error with what was being done put before it.
+    /// Adds context: the operation that failed. The text goes before the others.
     #[must_use]
     pub fn context(mut self, what: impl Into<Cow<'static, str>>) -> Self {
         self.chain.push(what.into());
@@ -135,11 +135,11 @@ impl From<std::io::Error> for Error {
     }
 }
 
-/// Says what was being done when a result went wrong: `verb operand`, lower case.
+/// Adds context to a failed result: `verb operand`, in lower case.
 pub trait Context<T> {
-    /// Adds fixed text.
+    /// Adds a fixed text.
     fn context(self, what: &'static str) -> Result<T>;
-    /// Adds text that is only built when there is an error.
+    /// Adds a text that is built only for an error.
     fn with_context<S: Into<Cow<'static, str>>>(self, what: impl FnOnce() -> S) -> Result<T>;
 }
 
@@ -153,7 +153,7 @@ impl<T, E: Into<Error>> Context<T> for std::result::Result<T, E> {
     }
 }
 
-/// The text of an errno, in the lower case that Go programs print and callers match on.
+/// Returns the text of an errno as Go programs print it, because callers match on that.
 pub fn errno_text(errno: i32) -> String {
     match errno {
         libc::EIO => "input/output error".into(),
@@ -167,13 +167,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chain_reads_outermost_first() {
+    fn error_text_begins_with_the_outermost_context() {
         let e = Err::<(), _>(Error::from_errno(libc::ENOENT)).context("open rootfs").context("create c1");
         assert_eq!(e.unwrap_err().to_string(), "create c1: open rootfs: no such file or directory");
     }
 
     #[test]
-    fn several_errors_are_told_as_one() {
+    fn several_errors_become_one() {
         let error = |text: &'static str| Error::new(Kind::NotFound, text);
         assert!(Error::all([]).is_ok());
         let one = Error::all([error("a")]).unwrap_err();
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn kind_and_errno_survive_context() {
+    fn context_keeps_kind_and_errno() {
         let e = Error::from(rustix::io::Errno::PERM).with_kind(Kind::Unsupported).context("x");
         assert_eq!((e.kind(), e.errno()), (Kind::Unsupported, Some(libc::EPERM)));
     }

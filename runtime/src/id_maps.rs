@@ -4,31 +4,31 @@ use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Spec};
 
 use crate::{Error, Result};
 
-/// The id mappings of a user namespace; empty where there is none of the container's own.
+/// The id mappings of a user namespace. They are empty for a container in the runtime's user namespace.
 #[derive(Clone, Debug, Default)]
 pub struct Ids {
     uids: Vec<LinuxIdMapping>,
     gids: Vec<LinuxIdMapping>,
 }
 
-/// user_namespaces(7): lines a map may have since Linux 4.15.
+/// Most lines that a map may have since Linux 4.15 (user_namespaces(7)).
 const MAX_LINES: usize = 340;
-/// user_namespaces(7): a map is written at once and is less than a page, bytes.
+/// A map must be shorter than one page, in bytes, because it is written with one write(2) (user_namespaces(7)).
 const MAX_TEXT: usize = 4096;
 
 impl Ids {
-    /// Takes the mappings of config.json; `field` is where they stand: `linux.`, `mounts[3].`.
+    /// Checks the mappings of config.json. `field` is the prefix for errors: `linux.`, `mounts[3].`.
     ///
     /// # Errors
-    /// Too many lines, or more text than the kernel takes; lengths of zero, ranges that overflow or overlap, naming
-    /// the line.
+    /// [`crate::Kind::InvalidArgument`] for too many lines or too long a map, and, with the index of the line, for a
+    /// size of zero, or a range that overflows or overlaps another.
     pub fn new(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping], field: &str) -> Result<Self> {
         check(uids, &format!("{field}uidMappings"))?;
         check(gids, &format!("{field}gidMappings"))?;
         Ok(Self { uids: uids.to_vec(), gids: gids.to_vec() })
     }
 
-    /// Those of a config.json's user namespace.
+    /// Returns the mappings of a config.json's user namespace.
     ///
     /// # Errors
     /// As [`Ids::new`].
@@ -39,30 +39,30 @@ impl Ids {
         Self::new(uids, gids, "linux.")
     }
 
-    /// Takes the text of /proc/<pid>/uid_map and gid_map; `None` when it is no such text.
+    /// Parses the content of /proc/<pid>/uid_map and gid_map. Returns `None` if it is malformed.
     pub fn parse(uid_map: &str, gid_map: &str) -> Option<Self> {
         Some(Self { uids: parse(uid_map)?, gids: parse(gid_map)? })
     }
 
-    /// There is a mapping at all.
+    /// Returns true if there is any mapping.
     pub fn mapped(&self) -> bool {
         !self.uids.is_empty() || !self.gids.is_empty()
     }
 
-    /// Maps the same ids to the same ids, in whatever order the lines are.
+    /// Returns true if both map the same ids to the same ids, whatever the order of the lines is.
     pub fn same_as(&self, other: &Self) -> bool {
         sorted(&self.uids) == sorted(&other.uids) && sorted(&self.gids) == sorted(&other.gids)
     }
 
-    /// Maps every id to itself, as the initial user namespace does.
+    /// Returns true if every id is mapped to itself, as in the initial user namespace.
     pub fn identity(&self) -> bool {
         [&self.uids, &self.gids].into_iter().all(|map| sorted(map) == [(0, 0, u32::MAX)])
     }
 
-    /// What a user namespace needs: uids and gids are mapped, root among them.
+    /// Checks that uids and gids are mapped, root among them.
     ///
     /// # Errors
-    /// Names the mapping that is missing.
+    /// [`crate::Kind::InvalidArgument`] with the name of the missing mapping.
     pub fn check_complete(&self) -> Result<()> {
         for (map, what) in [(&self.uids, "uid"), (&self.gids, "gid")] {
             let missing =
@@ -77,7 +77,7 @@ impl Ids {
         Ok(())
     }
 
-    /// The same ids as a process inside sees them: each is itself, and those that are not mapped are not there.
+    /// Returns the mappings as a process inside sees them: each mapped id is itself, and others are not mapped.
     #[must_use]
     pub fn seen_from_inside(&self) -> Self {
         let line = |m: &LinuxIdMapping| {
@@ -88,27 +88,27 @@ impl Ids {
         Self { uids: inside(&self.uids), gids: inside(&self.gids) }
     }
 
-    /// One gid is mapped, and it is this one of the host's.
+    /// Returns true if the gid map has one line of one id, and that is `gid` of the host.
     pub fn maps_only_gid(&self, gid: u32) -> bool {
         matches!(self.gids.as_slice(), [line] if line.host_id() == gid && line.size() == 1)
     }
 
-    /// The host's uid of a uid inside; itself without a mapping.
+    /// Returns the host's uid for a uid inside, or the same uid if there is no mapping at all.
     pub fn host_uid(&self, uid: u32, field: &str) -> Result<u32> {
         translate(&self.uids, uid, field)
     }
 
-    /// The host's gid of a gid inside; itself without a mapping.
+    /// Returns the host's gid for a gid inside, or the same gid if there is no mapping at all.
     pub fn host_gid(&self, gid: u32, field: &str) -> Result<u32> {
         translate(&self.gids, gid, field)
     }
 
-    /// The text of /proc/<pid>/uid_map.
+    /// Returns the content for /proc/<pid>/uid_map.
     pub fn uid_map(&self) -> String {
         lines(&self.uids)
     }
 
-    /// The text of /proc/<pid>/gid_map.
+    /// Returns the content for /proc/<pid>/gid_map.
     pub fn gid_map(&self) -> String {
         lines(&self.gids)
     }
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_translate_or_are_refused() {
+    fn unmapped_ids_are_refused_and_mapped_ids_translated() {
         let ids = Ids::new(&[line(0, 100_000, 10), line(10, 5, 1)], &[line(0, 0, 1)], "linux.").unwrap();
         assert_eq!(ids.host_uid(9, "x").unwrap(), 100_009);
         assert_eq!(ids.host_uid(10, "x").unwrap(), 5);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_maps_are_refused() {
+    fn malformed_id_maps_are_refused_by_line() {
         let long: Vec<_> = (0..300).map(|n| line(4_000_000 + n, 4_000_000 + n, 1)).collect();
         for (map, says) in [
             (vec![line(0, 0, 0)], "[0]: size"),
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_text_is_read_back() {
+    fn id_maps_of_proc_are_parsed() {
         let text = "         0     100000      65536\n     65536          7          1\n";
         let ids = Ids::parse(text, "0 0 4294967295\n").unwrap();
         let given = Ids::new(&[line(65536, 7, 1), line(0, 100_000, 65536)], &[line(0, 0, u32::MAX)], "").unwrap();
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn from_inside_each_id_is_itself() {
+    fn mapped_ids_seen_from_inside_are_themselves() {
         let ids = Ids::new(&[line(0, 1000, 1), line(1, 100_000, 10)], &[line(0, 1001, 1)], "").unwrap();
         let inside = ids.seen_from_inside();
         assert_eq!((inside.host_uid(0, "").unwrap(), inside.host_uid(10, "").unwrap()), (0, 10));
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_namespace_maps_root() {
+    fn id_maps_without_root_are_incomplete() {
         let map = |uids: &[_], gids: &[_]| Ids::new(uids, gids, "linux.").unwrap().check_complete();
         assert!(map(&[line(0, 7, 1)], &[line(0, 7, 1)]).is_ok());
         for (ids, says) in [

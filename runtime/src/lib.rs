@@ -1,19 +1,19 @@
-//! The runtime core: config.json in, a container out. No async; both front doors call these verbs.
+//! The runtime core: turns config.json into a container. It has no async code. The CLI and the shim call its operations.
 //!
-//! The rooms. Each may use those below it, and a test holds the arrows (`tests/arrows/`):
+//! Each module may import only modules below it in this list. The test in `tests/arrows/` checks that.
 //!
 //! ```text
-//! ops         the verbs, each named as the OCI operation
+//! ops         the operations of the OCI runtime, each under its own name
 //! spawn       the clone, and the conversation with the child
-//! plan        config.json, or an exec's process, becomes what the child carries out: every leaf once, in order
-//! container   a container on record, and its init as the kernel has it
-//! spec        config.json read and checked
-//! leaves      each translates one part of the spec into one part of the plan, and knows no other leaf
-//! namespace   namespaces made, joined and entered
-//! cgroup      cgroups of both hierarchies, by file or by systemd
-//! host        facts that are asked once; files, sockets and programs of the host
+//! plan        turns config.json, or the process of an exec, into the child's plan; calls every leaf once
+//! container   an existing container: its state directory, and the state of its init
+//! spec        reads and checks config.json
+//! leaves      each translates one part of the spec into one part of the plan, and imports no other leaf
+//! namespace   creates, joins and enters namespaces
+//! cgroup      cgroups v1 and v2, through cgroupfs or systemd
+//! host        facts about the host, and its files, sockets and programs
 //! arena, id_maps, oci_state
-//! sys         the calls that neither nix nor rustix wraps
+//! sys         system calls that neither nix nor rustix wraps
 //! error
 //! ```
 //!

@@ -1,4 +1,4 @@
-//! The few kernel calls of the parent that neither nix nor rustix wraps, and the clone with the end of what it made.
+//! System calls of the parent that neither nix nor rustix wraps, and the clone with its end in the child.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -7,7 +7,7 @@ use berth_init::{plan::Plan, sys::Side};
 
 use crate::{Context, Result};
 
-/// ioctl_ns(2) `NS_GET_NSTYPE`: the `CLONE_NEW*` flag of a namespace file.
+/// Returns the `CLONE_NEW*` flag of a namespace file (`NS_GET_NSTYPE`, ioctl_ns(2)).
 pub fn namespace_kind(fd: &OwnedFd) -> Result<u32> {
     const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
     // SAFETY: the request takes no argument; on another kind of file it fails with ENOTTY.
@@ -15,7 +15,7 @@ pub fn namespace_kind(fd: &OwnedFd) -> Result<u32> {
     Ok(nix::errno::Errno::result(kind)?.cast_unsigned())
 }
 
-/// Clones, and carries out `plan` in the child. Returns the child's pid and pidfd.
+/// Clones, and carries out `plan` in the child. Returns the child's pid and pidfd in the parent.
 pub fn clone_into(plan: &Plan<'_>, flags: u32, cgroup: Option<BorrowedFd<'_>>) -> Result<(i32, OwnedFd)> {
     // SAFETY: the child runs berth_init::run, which is no_std without alloc and never returns.
     match unsafe { berth_init::sys::clone_process(u64::from(flags), cgroup) }.context("clone3")? {
@@ -24,7 +24,7 @@ pub fn clone_into(plan: &Plan<'_>, flags: u32, cgroup: Option<BorrowedFd<'_>>) -
     }
 }
 
-/// Clones a process that stands for a user namespace ([`berth_init::namespace::hold_user_namespace`]). Returns its pid and pidfd.
+/// Clones a process that holds a user namespace open ([`berth_init::namespace::hold_user_namespace`]). Returns its pid and pidfd.
 pub fn clone_and_hold(flags: u32, channel: BorrowedFd<'_>, join: Option<BorrowedFd<'_>>) -> Result<(i32, OwnedFd)> {
     // SAFETY: the child runs berth_init::namespace::hold_user_namespace, which is no_std without alloc and never returns.
     match unsafe { berth_init::sys::clone_process(u64::from(flags), None) }.context("clone3")? {
@@ -33,15 +33,17 @@ pub fn clone_and_hold(flags: u32, channel: BorrowedFd<'_>, join: Option<Borrowed
     }
 }
 
-/// Carries out `work` in a process of its own that has this one's memory and descriptors, while this thread waits for its
-/// end: what it returns is as if it had been called here, but its credentials, namespaces and cgroup were its own. Children
-/// that it makes with `CLONE_PARENT` are this process'.
+/// Runs `work` in a vfork child (`CLONE_VM`, `CLONE_FILES`, `CLONE_VFORK`) and returns its result.
+///
+/// The child shares memory and file descriptors with this process. Changes of credentials, namespaces and cgroup stay
+/// in the child. This thread waits until the child exits, so `work` may allocate, take locks and log. Processes that
+/// `work` clones with `CLONE_PARENT` become children of this process.
 ///
 /// # Errors
-/// As clone(2); the process ended before the work was done.
+/// As clone(2). [`crate::Kind::Internal`] if the child exits before `work` returns.
 pub fn run_in_vfork_child<T>(work: impl FnOnce() -> T) -> Result<T> {
     use nix::sched::{CloneFlags, clone};
-    // The kernel gives pages to what is used of it.
+    // 8 MiB, of which the kernel allocates only the pages that are used.
     let mut stack = vec![0u8; 8 << 20];
     let (mut work, mut done) = (Some(work), None);
     let body = Box::new(|| {
@@ -49,18 +51,19 @@ pub fn run_in_vfork_child<T>(work: impl FnOnce() -> T) -> Result<T> {
         0
     });
     let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_FILES | CloneFlags::CLONE_VFORK;
-    // SAFETY: with CLONE_VFORK this thread, whose thread-local storage the child uses, stands still until the child is gone,
-    // so the two are one thread to everything that they share; the child has a stack of its own, which outlives it, and
-    // leaves it by exit(2) alone: a panic ends it at the border of the C function that it is called through.
+    // SAFETY: CLONE_VFORK suspends this thread until the child is gone. The child uses this thread's thread-local
+    // storage, so for all shared state the two are one thread. The child has a stack of its own, which outlives it. It
+    // leaves that stack only by exit(2): a panic aborts at the boundary of the C function through which clone(3) calls
+    // the closure.
     let pid = unsafe { clone(body, &mut stack, flags, Some(libc::SIGCHLD)) }.context("clone")?;
     while let Err(nix::errno::Errno::EINTR) = nix::sys::wait::waitpid(pid, None) {}
-    done.ok_or_else(|| crate::Error::new(crate::Kind::Internal, "a process ended before its work was done"))
+    done.ok_or_else(|| crate::Error::new(crate::Kind::Internal, "a vfork child exited before its work was done"))
 }
 
-/// Where this program is in memory, for [`berth_init::shed`]; `None` where it is linked dynamically.
+/// Returns the position of this program in memory, for [`berth_init::shed`]. Returns `None` for a dynamic executable.
 pub fn image() -> Option<berth_init::plan::Image> {
     unsafe extern "C" {
-        // The linker defines them: the first byte of the program, and the one after its last.
+        // The linker defines both: the first byte of the program, and the byte after its last.
         static __executable_start: u8;
         static _end: u8;
     }
@@ -68,12 +71,12 @@ pub fn image() -> Option<berth_init::plan::Image> {
         return None;
     }
     let (start, end) = (&raw const __executable_start, &raw const _end);
-    // SAFETY: reads the vector that the kernel has put on the stack (getauxval(3)).
+    // SAFETY: getauxval(3) reads the auxiliary vector that the kernel has put on the stack.
     let name = unsafe { libc::getauxval(libc::AT_EXECFN) };
     let name = usize::from_ne_bytes(name.to_ne_bytes());
-    // SAFETY: the same vector.
+    // SAFETY: as above.
     let page = usize::from_ne_bytes(unsafe { libc::getauxval(libc::AT_PAGESZ) }.to_ne_bytes());
-    // The file name lies in the highest page of the stack (execve(2)).
+    // The kernel stores the file name in the highest page of the stack (execve(2)).
     (name != 0 && page != 0).then(|| berth_init::plan::Image {
         start: start.addr(),
         end: end.addr(),
@@ -83,16 +86,17 @@ pub fn image() -> Option<berth_init::plan::Image> {
     })
 }
 
-/// The area that glibc (from 2.35 on) registers for each thread.
+/// Returns offset and sizes of the rseq area that glibc registers for each thread since glibc 2.35.
 #[cfg(target_env = "gnu")]
 fn rseq() -> Option<(isize, [u32; 3])> {
     unsafe extern "C" {
         static __rseq_offset: isize;
         static __rseq_size: u32;
     }
-    /// `AT_RSEQ_FEATURE_SIZE` and `AT_RSEQ_ALIGN`, Linux 6.3: newer C libraries register as much as the kernel knows.
+    /// `AT_RSEQ_FEATURE_SIZE` and `AT_RSEQ_ALIGN` (Linux 6.3). Newer C libraries register the size that the kernel
+    /// supports.
     const SIZES: [u64; 2] = [27, 28];
-    // SAFETY: constants of the C library, and the kernel's vector.
+    // SAFETY: the two statics are constants of the C library, and getauxval(3) reads the kernel's vector.
     let (offset, size, [known, align]) =
         unsafe { (__rseq_offset, __rseq_size, SIZES.map(|kind| u32::try_from(libc::getauxval(kind)).unwrap_or(0))) };
     (size != 0).then_some((offset, [32, size, known.next_multiple_of(align.max(1))]))
@@ -103,72 +107,74 @@ fn rseq() -> Option<(isize, [u32; 3])> {
     None
 }
 
-/// Ends a child that is not wanted any more, and waits until it is gone.
+/// Kills a child with SIGKILL and waits for its end as [`reap`] does.
 pub fn kill_and_reap(pidfd: BorrowedFd<'_>) {
     let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
     reap(pidfd);
 }
 
-/// Waits for the end of a child that is as good as dead, at most 10 s: one that is frozen (cgroup v1) or stuck in the
-/// kernel dies later, and then goes to whoever collects this process's children.
+/// Waits for the end of a killed child, at most 10 s.
+///
+/// A child in a frozen v1 cgroup, or one that is stuck in the kernel, dies later. The process that reaps this process's
+/// other children then reaps it.
 pub fn reap(pidfd: BorrowedFd<'_>) {
     use rustix::{
         event::{PollFd, PollFlags, Timespec, poll},
         io::Errno,
         process::{WaitId, WaitIdOptions, waitid},
     };
-    let patience = Timespec { tv_sec: 10, tv_nsec: 0 };
-    while let Err(Errno::INTR) = poll(&mut [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)], Some(&patience)) {}
+    let timeout = Timespec { tv_sec: 10, tv_nsec: 0 };
+    while let Err(Errno::INTR) = poll(&mut [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)], Some(&timeout)) {}
     while let Err(Errno::INTR) = waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {}
 }
 
-/// A reference that another thread uses while its owner waits for that thread.
+/// A reference that another thread uses, while this thread only waits for that thread.
 pub struct SendRef<'a, T: ?Sized>(pub &'a T);
 
-// SAFETY: the scope in which it is lent (`timens::in_new`, `namespace::among`) ends only when the other thread has, and the
-// lender does nothing but wait meanwhile; so one thread at a time has the value.
+// SAFETY: both users (the new time namespace, the foreign mount namespace) end the other thread before the scope of the
+// reference ends, and this thread only waits meanwhile. So one thread at a time uses the value.
 unsafe impl<T: ?Sized> Send for SendRef<'_, T> {}
 
 impl<'a, T: ?Sized> SendRef<'a, T> {
-    /// What was lent.
+    /// Returns the reference.
     pub fn get(&self) -> &'a T {
         self.0
     }
 }
 
-/// pidfd_getfd(2), Linux 5.6: a duplicate of another process' fd, close-on-exec.
+/// Duplicates a file descriptor of another process with pidfd_getfd(2) (Linux 5.6). The duplicate is close-on-exec.
 pub fn take_fd(pidfd: BorrowedFd<'_>, number: i32) -> Result<OwnedFd> {
     // SAFETY: integers only.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
     let fd = i32::try_from(nix::errno::Errno::result(fd)?)
         .map_err(|_| crate::Error::new(crate::Kind::Internal, "pidfd_getfd gave no descriptor"))?;
-    // SAFETY: the call has just installed it, and nobody else owns it.
+    // SAFETY: the call has just installed the descriptor, so it has no other owner.
     Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) })
 }
 
-/// prlimit(2): the soft and hard limit that a process had, and with `new` has now.
+/// Returns the soft and the hard limit that a process had, and sets `new` if given (prlimit(2)).
 pub fn limit(pid: i32, resource: u32, new: Option<(u64, u64)>) -> Result<(u64, u64)> {
     let pair = |(soft, hard)| libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
     let new = new.map(pair);
     let mut old = pair((0, 0));
     let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-    // SAFETY: both structures live until the call returns; no new limits are a null pointer.
+    // SAFETY: both structures live until the call returns. A null pointer sets no new limits.
     let ret = unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, new, &raw mut old) };
     nix::errno::Errno::result(ret)?;
     Ok((old.rlim_cur, old.rlim_max))
 }
 
-/// Whether the kernel has system call `number`, which must be one that refuses all its arguments being -1.
+/// Returns true if the kernel has system call `number`. The call must be one that refuses arguments of -1.
 pub fn has_call(number: libc::c_long) -> bool {
-    // SAFETY: no such call follows a pointer or uses an fd before it has refused flags, sizes or numbers of -1.
+    // SAFETY: such a call refuses flags, sizes or numbers of -1 before it follows a pointer or uses an fd.
     let ret = unsafe { libc::syscall(number, -1, -1, -1, -1, -1, -1) };
     nix::errno::Errno::result(ret) != Err(nix::errno::Errno::ENOSYS)
 }
 
-/// pidfd_send_signal(2), Linux 5.1, with any number: real-time signals and 0 have no name in the wrappers.
+/// Sends any signal number with pidfd_send_signal(2) (Linux 5.1). rustix's wrapper lacks real-time signals and signal 0.
 pub fn send_signal(pidfd: std::os::fd::RawFd, signal: i32) -> Result<()> {
     let info = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: no siginfo is passed; a number that is no pidfd fails with EBADF.
+    // SAFETY: the call passes no siginfo, and it fails with EBADF for a number that is no pidfd.
     let ret = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal, info, 0) };
     nix::errno::Errno::result(ret)?;
     Ok(())
@@ -179,12 +185,12 @@ mod tests {
     use super::*;
 
     #[test]
-    #[allow(clippy::disallowed_methods, reason = "it is another process whose directory changes")]
-    fn what_is_done_beside_is_done_here() {
+    #[allow(clippy::disallowed_methods, reason = "the directory of the child changes, not of this process")]
+    fn vfork_child_shares_memory_and_descriptors_but_not_its_directory() {
         let mut seen = vec![std::process::id()];
         let (directory, fd) = run_in_vfork_child(|| {
             seen.push(std::process::id());
-            // Its own, as with credentials and namespaces.
+            // The working directory stays in the child, as credentials and namespaces do.
             std::env::set_current_dir("/proc").unwrap();
             (std::env::current_dir().unwrap(), std::fs::File::open("self/comm").unwrap())
         })
@@ -193,6 +199,6 @@ mod tests {
         assert_ne!(own, other);
         assert_eq!(directory, std::path::Path::new("/proc"));
         assert_ne!(std::env::current_dir().unwrap(), directory);
-        assert!(rustix::io::fcntl_getfd(&fd).is_ok(), "what it opened is open here");
+        assert!(rustix::io::fcntl_getfd(&fd).is_ok(), "the descriptor is open in the parent");
     }
 }

@@ -33,7 +33,7 @@ fn run(globals: &Globals, parsed: &Parsed) -> Outcome {
         Ok(container) => container,
         // A container whose state was never written, or can no longer be read.
         Err(_) if force && state::check_id(id).is_ok() => {
-            delete::cleanup(&globals.root, id, delete::PATIENCE)?;
+            delete::cleanup(&globals.root, id, delete::EXIT_TIMEOUT)?;
             return Ok(0);
         }
         Err(e) => return Err(e.into()),

@@ -92,7 +92,7 @@ impl Logger {
 impl log::Log for Logger {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
         // People know the command line to keep to itself what hooks say.
-        let quiet = metadata.target() == hooks::SAID && log::max_level() < LevelFilter::Debug;
+        let quiet = metadata.target() == hooks::LOG_TARGET && log::max_level() < LevelFilter::Debug;
         metadata.level() <= log::max_level() && !quiet
     }
 

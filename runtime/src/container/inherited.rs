@@ -1,28 +1,28 @@
-//! What an exec takes from the container that it runs in.
+//! The container's settings that an exec takes over.
 
 use serde::{Deserialize, Serialize};
 
 use crate::leaves::{scheduling::Inherited as Scheduling, seccomp::agent::Listener};
 
-/// What an exec takes from the container unless it says otherwise; a part of the record.
+/// The settings that an exec takes over unless its process has its own. state.json keeps them.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Inherited {
     /// `process.args[0]` of init.
     pub program: String,
-    /// Bounding, effective, permitted, inheritable, ambient.
+    /// Capability masks: bounding, effective, permitted, inheritable, ambient.
     pub capabilities: [u64; 5],
-    /// File mode creation mask.
+    /// `process.user.umask`.
     pub umask: Option<u32>,
-    /// OOM score adjustment.
+    /// `process.oomScoreAdj`.
     pub oom_score_adj: Option<i32>,
     /// AppArmor profile.
     pub apparmor: Option<String>,
     /// SELinux label.
     pub selinux: Option<String>,
-    /// Who answers the filter's notifications.
+    /// The agent that gets the filter's notifications.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener: Option<Listener>,
-    /// There is a session keyring to join.
+    /// The exec joins the container's session keyring.
     pub keyring: bool,
     /// Scheduler, I/O priority, CPU affinity, memory policy, execution domain.
     #[serde(default, skip_serializing_if = "Scheduling::is_empty")]

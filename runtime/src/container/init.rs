@@ -1,8 +1,8 @@
-//! A container's init as the kernel has it now: whether it lives, and hold of it.
+//! The init of an existing container: finds out from the kernel whether it lives, and opens it.
 //!
-//! The record names it by pid, start time and boot. It lives until its last thread has ended, whatever the state of its
-//! first one: that is the state in /proc/PID/stat, and the namespaces, root and cgroup below /proc/PID are the first
-//! thread's as well. Signals go by pidfd, which is readable when the last thread has ended.
+//! state.json identifies init by pid, start time and boot. init lives until its last thread exits. /proc/PID/stat and
+//! the namespaces, root and cgroup below /proc/PID show the first thread only, which may have exited earlier. Signals
+//! go through the pidfd, which becomes readable when the last thread has exited.
 
 use std::{
     fs,
@@ -24,45 +24,46 @@ use crate::{
     namespace,
 };
 
-/// An init that lives.
+/// A living init.
 #[derive(Debug)]
 pub struct Init {
-    /// Names it for as long as it is open.
+    /// Identifies the process while it is open.
     pub pidfd: OwnedFd,
     pid: i32,
     stat: Stat,
 }
 
 impl Init {
-    /// Its directory in /proc, of a thread that lives. It is init's for as long as the pidfd is not readable.
+    /// Returns the directory in /proc of a living thread of init. It is valid until the pidfd becomes readable.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] when it has ended meanwhile.
+    /// [`Kind::NotFound`] if init has exited meanwhile.
     pub fn directory(&self) -> Result<String> {
         proc::directory(self.pid, &self.stat).ok_or_else(not_running)
     }
 
-    /// Its namespaces of these kinds (`CLONE_NEW*`) where its pidfd does not give them, which it does while the first thread
-    /// lives; in the order in which they are joined.
+    /// Opens init's namespaces of these types (`CLONE_NEW*`) if setns(2) with its pidfd cannot join them. That is the
+    /// case when the first thread has exited. The order is that of joining.
     ///
     /// # Errors
-    /// As [`Init::directory`], and of the opens.
+    /// As [`Init::directory`] and open(2).
     pub fn namespaces_by_file(&self, kinds: u32) -> Result<Vec<(u32, OwnedFd)>> {
         if self.stat.leader_ended { namespace::of_process(&self.directory()?, kinds) } else { Ok(Vec::new()) }
     }
 }
 
 impl Container {
-    /// False when the machine has been started anew since: its processes are gone, and its cgroup's path may be another's.
+    /// Returns false if the machine has booted since. Then the processes are gone, and another cgroup may have the
+    /// path.
     pub fn is_of_this_boot(&self) -> bool {
         let (then, now) = (self.state().boot.as_str(), proc::boot_id());
         then.is_empty() || now.is_empty() || then == now
     }
 
-    /// Asks the kernel how the container is.
+    /// Returns the container's status from the kernel's view.
     ///
     /// # Errors
-    /// When the cgroup cannot be asked.
+    /// The cgroup's freezer cannot be read.
     pub fn status(&self) -> Result<Status> {
         if !self.is_of_this_boot() {
             return Ok(Status::Stopped);
@@ -78,14 +79,14 @@ impl Container {
             Err(e) => return Err(e),
         }
         if stat.leader_ended {
-            // The runtime's own program has one thread: the payload runs.
+            // A process with several threads runs the payload: berth's own program in init has one thread.
             return Ok(Status::Running);
         }
-        // Until it is started init runs the runtime's own program: no marker can be out of date.
+        // Until start, init runs the runtime's program. The executable in /proc cannot be out of date, as a file could.
         match fs::metadata(format!("/proc/{}/exe", self.pid())) {
             Ok(exe) if (exe.dev(), exe.ino()) == self.state().runtime => Ok(Status::Created),
             Ok(_) => Ok(Status::Running),
-            // Of a process that hides, as init does until it is started, an ordinary user sees no program.
+            // init is not dumpable until start, so an unprivileged caller may not read its executable.
             Err(e) if e.raw_os_error() == Some(libc::EACCES) && start_socket::connect(self.dir()).is_ok() => {
                 Ok(Status::Created)
             }
@@ -93,29 +94,29 @@ impl Container {
         }
     }
 
-    /// The init that lives, if this is the same process as on record.
+    /// Returns the state of init, if it lives and is the process in state.json.
     fn living(&self) -> Option<Stat> {
         proc::stat(self.pid()).filter(|s| s.start_time == self.state().start_time && !s.ended())
     }
 
-    /// Hold of init.
+    /// Opens init.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] "container not running" when it has ended or the pid is another process by now; else as
+    /// [`Kind::NotFound`] "container not running" if it has exited or another process has its pid. Otherwise as
     /// pidfd_open(2).
     pub fn init(&self) -> Result<Init> {
         let pid = Pid::from_raw(self.pid()).filter(|_| self.is_of_this_boot()).ok_or_else(not_running)?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| match e {
-            // EINVAL: the number is a thread's by now.
+            // EINVAL: the number belongs to a thread now.
             Errno::SRCH | Errno::INVAL => not_running(),
             other => Error::from(other).context("pidfd_open"),
         })?;
-        // Only after the open: from now on the number cannot be given to another process unnoticed.
+        // The check comes after pidfd_open(2), so that the pidfd and the checked process are the same.
         let stat = self.living().ok_or_else(not_running)?;
         Ok(Init { pidfd, pid: self.pid(), stat })
     }
 
-    /// A pidfd of init.
+    /// Opens a pidfd of init.
     ///
     /// # Errors
     /// As [`Container::init`].
@@ -124,7 +125,7 @@ impl Container {
     }
 }
 
-/// runc's words.
+/// Returns runc's error for a container without a living init.
 pub(crate) fn not_running() -> Error {
     Error::new(Kind::NotFound, "container not running")
 }

@@ -1,4 +1,4 @@
-//! A container on record: its state directory, its init as the kernel has it, and the files for others.
+//! An existing container: its state directory, the state of its init in the kernel, and its pid file.
 
 pub mod inherited;
 pub mod init;

@@ -1,13 +1,13 @@
-//! The file in which a caller finds the pid of what he asked for (`--pid-file`).
+//! The pid file that a caller asks for with `--pid-file`.
 
 use std::path::Path;
 
 use crate::{Context, Result, host::foreign_dir};
 
-/// Writes a pid file, whole or not at all.
+/// Writes a pid file atomically.
 ///
 /// # Errors
-/// Names the file.
+/// As [`foreign_dir::write_whole`], with the path.
 pub fn write(path: &Path, pid: i32) -> Result<()> {
     foreign_dir::write_whole(path, pid.to_string().as_bytes(), 0o644)
         .with_context(|| format!("write pid file {}", path.display()))

@@ -1,4 +1,4 @@
-//! The socket in a state directory by which another process than its maker starts a container: init listens, start comes.
+//! The socket in the state directory through which another process starts a container. init listens, start connects.
 
 use std::{os::fd::OwnedFd, path::Path};
 
@@ -11,14 +11,14 @@ use crate::{Context, Result, host::unix_address};
 
 const NAME: &str = "start.sock";
 
-/// Where the init of a container waits for another process to start it.
+/// Listens on the socket, for an init that waits to be started.
 ///
 /// # Errors
-/// Names the socket.
+/// As socket(2), bind(2) and listen(2), with the path.
 pub fn listen(dir: &Path) -> Result<OwnedFd> {
     let bind = || -> rustix::io::Result<OwnedFd> {
         let socket = socket()?;
-        // The mode that bind(2) gives the file, as far as the umask allows (unix(7)): without this it is 0777.
+        // bind(2) creates the file with the socket's mode and the umask (unix(7)). The default mode is 0777.
         rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
         let (_dir, path) = unix_address::short_path(dir, NAME)?;
         rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
@@ -28,10 +28,10 @@ pub fn listen(dir: &Path) -> Result<OwnedFd> {
     bind().with_context(|| format!("listen on {}", dir.join(NAME).display()))
 }
 
-/// A connection to the init that waits there. One that is closed again has started nothing.
+/// Connects to the waiting init. Closing the connection without a message does not start it.
 ///
 /// # Errors
-/// `ECONNREFUSED` when it has been started or is gone; names the socket.
+/// `ECONNREFUSED` if init has been started or has exited, with the path.
 pub fn connect(dir: &Path) -> Result<OwnedFd> {
     let connect = || -> rustix::io::Result<OwnedFd> {
         let socket = socket()?;

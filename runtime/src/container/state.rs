@@ -1,6 +1,6 @@
-//! What outlives the process that made a container: `<root>/<id>/state.json`, written whole or not at all.
+//! The state of a container on disk: `<root>/<id>/state.json`, which is written atomically.
 //!
-//! A pid in it is trusted only together with its start time; everything else that changes is asked of the kernel.
+//! Its pid is valid only together with the start time. Facts that change later are read from the kernel instead.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ use crate::{
     container::inherited::Inherited,
     host::{caller, foreign_dir, proc},
     leaves::{
-        hooks::Later,
+        hooks::LaterHooks,
         rdt::Group,
         scheduling::Inherited as Scheduling,
         seccomp::{Filter, agent::Listener},
@@ -27,26 +27,26 @@ use crate::{
     oci_state::OciState,
 };
 
-/// The format that this build writes and reads.
+/// The format version that this build writes and reads.
 const VERSION: u32 = 1;
-/// The record.
+/// Name of the state file in the state directory.
 pub(crate) const FILE: &str = "state.json";
 const FILTER: &str = "seccomp.bpf";
 
-/// runtime.md, "State".
+/// The status of a container (runtime.md, "State").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// Being made.
+    /// The container is being created.
     Creating,
-    /// Made; the payload has not been executed.
+    /// init waits for start; the payload has not been executed.
     Created,
     /// The payload runs.
     Running,
-    /// About to be frozen; only a shim shows it.
+    /// The freeze has begun. Only the shim reports this status.
     Pausing,
-    /// Frozen.
+    /// The cgroup is frozen.
     Paused,
-    /// The payload is gone.
+    /// The payload has exited.
     Stopped,
 }
 
@@ -63,64 +63,64 @@ impl fmt::Display for Status {
     }
 }
 
-/// state.json.
+/// The content of state.json.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct State {
-    /// Format of this file.
+    /// The format version.
     pub version: u32,
-    /// Of config.json.
+    /// `ociVersion` of config.json.
     pub oci_version: String,
     /// The container's id.
     pub id: String,
-    /// init's pid; 0 until there is one.
+    /// init's pid; 0 before the clone.
     pub pid: i32,
-    /// init's start time, clock ticks since boot (proc_pid_stat(5)).
+    /// init's start time in clock ticks since boot (proc_pid_stat(5)).
     pub start_time: u64,
-    /// The boot in which it was made; unknown in records of older builds.
+    /// Id of the boot in which the container was created; empty in files of older builds.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub boot: String,
     /// The bundle directory.
     pub bundle: PathBuf,
-    /// The root file system.
+    /// The root file system on the host.
     pub rootfs: PathBuf,
-    /// RFC 3339, UTC.
+    /// Time of the creation: RFC 3339, UTC, with nanoseconds.
     pub created: String,
-    /// Who made it.
+    /// The uid of the caller that created the container.
     pub owner: u32,
-    /// Of config.json.
+    /// `annotations` of config.json.
     pub annotations: HashMap<String, String>,
-    /// Where its processes are.
+    /// The cgroup of the container's processes.
     pub cgroup: Cgroup,
-    /// `CLONE_NEW*` of the namespaces that an exec joins.
+    /// `CLONE_NEW*` flags of the namespaces that an exec joins.
     pub namespaces: u32,
-    /// init is process 1 of a pid namespace of its own: when it goes, the kernel ends all the others.
+    /// init is pid 1 of its own pid namespace, so the kernel kills all other processes when init exits.
     pub private_pid: bool,
-    /// Device and inode of the program that init runs until it is started.
+    /// Device and inode of the program that init runs until start.
     pub runtime: (u64, u64),
-    /// What execs take over.
+    /// Settings that execs take over.
     pub process: Inherited,
-    /// The group of resctrl that it is in.
+    /// The container's resctrl group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rdt: Option<Group>,
-    /// Hooks that are still to come.
-    #[serde(default, skip_serializing_if = "Later::is_empty")]
-    pub hooks: Later,
+    /// The hooks that run after create.
+    #[serde(default, skip_serializing_if = "LaterHooks::is_empty")]
+    pub hooks: LaterHooks,
 }
 
 impl State {
-    /// What hooks and seccomp's agents are told.
+    /// Returns the OCI state for hooks and seccomp agents.
     pub fn oci_state(&self) -> OciState<'_> {
         let Self { oci_version, id, bundle, annotations, .. } = self;
         OciState { oci_version, id, bundle, annotations }
     }
 }
 
-/// A container on record.
+/// An existing container: its state directory and the state read from there.
 #[derive(Clone, Debug)]
 pub struct Container {
     dir: PathBuf,
     state: State,
-    /// The filter, as far as it is known without reading the file.
+    /// The seccomp filter, if it is known without reading the file.
     filter: Option<Arc<Filter>>,
 }
 
@@ -128,7 +128,8 @@ impl Container {
     /// Reads `<root>/<id>/state.json`.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] "container does not exist"; a truncated or foreign file is named.
+    /// [`Kind::NotFound`] "container does not exist". [`Kind::Internal`] with the path for a truncated file or another
+    /// format.
     pub fn load(root: &Path, id: &str) -> Result<Self> {
         check_id(id)?;
         let dir = root.join(id);
@@ -152,11 +153,13 @@ impl Container {
         Ok(Self { state: serde_json::from_slice(&json).map_err(bad)?, dir, filter: None })
     }
 
-    /// What can be known from a record that [`Container::load`] refuses: all, where the format has only grown; `None` where
-    /// it says of no process that lives.
+    /// Reads as much as possible of a file that [`Container::load`] refuses.
+    ///
+    /// Returns the whole state if a newer format has only added members. Returns `None` if the file names no living
+    /// process.
     ///
     /// # Errors
-    /// It is not understood, and names a process that lives.
+    /// [`Kind::FailedPrecondition`] if the file cannot be parsed, but names a living process.
     pub(crate) fn salvage(root: &Path, id: &str) -> Result<Option<Self>> {
         let dir = root.join(id);
         let json = fs::read(dir.join(FILE)).unwrap_or_default();
@@ -180,71 +183,71 @@ impl Container {
         }
     }
 
-    /// The container's id.
+    /// Returns the container's id.
     pub fn id(&self) -> &str {
         &self.state.id
     }
 
-    /// init's pid; 0 while it is being created.
+    /// Returns init's pid; 0 while the container is being created.
     pub fn pid(&self) -> i32 {
         self.state.pid
     }
 
-    /// The bundle directory.
+    /// Returns the bundle directory.
     pub fn bundle(&self) -> &Path {
         &self.state.bundle
     }
 
-    /// The root file system.
+    /// Returns the root file system on the host.
     pub fn rootfs(&self) -> &Path {
         &self.state.rootfs
     }
 
-    /// Of config.json.
+    /// Returns `annotations` of config.json.
     pub fn annotations(&self) -> &HashMap<String, String> {
         &self.state.annotations
     }
 
-    /// When it was made: RFC 3339, UTC, ns.
+    /// Returns the time of the creation: RFC 3339, UTC, with nanoseconds.
     pub fn created(&self) -> &str {
         &self.state.created
     }
 
-    /// The version of config.json.
+    /// Returns `ociVersion` of config.json.
     pub fn oci_version(&self) -> &str {
         &self.state.oci_version
     }
 
-    /// The uid that made it.
+    /// Returns the uid of the caller that created the container.
     pub fn owner_uid(&self) -> u32 {
         self.state.owner
     }
 
-    /// Where its processes are.
+    /// Returns the cgroup of the container's processes.
     pub fn cgroup(&self) -> &Cgroup {
         &self.state.cgroup
     }
 
-    /// False when the container shares the pid namespace of the host or of another container: then nothing but its
-    /// cgroup says which processes are its own, and they outlive init unless they are killed.
+    /// Returns true if the container has its own pid namespace. Otherwise only the cgroup tells which processes belong
+    /// to it, and they outlive init unless they are killed.
     pub fn private_pid_namespace(&self) -> bool {
         self.state.private_pid
     }
 
-    /// The whole record.
+    /// Returns the whole state.
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// `<root>/<id>`.
+    /// Returns the state directory, `<root>/<id>`.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The filter that execs load, if there is one.
+    /// Returns the seccomp filter that execs load, if there is one.
     ///
     /// # Errors
-    /// A file that is not as it was written.
+    /// As [`Filter::from_bytes`], with the path, for a file that has been changed.
     pub fn filter(&self) -> Result<Option<Arc<Filter>>> {
         if let Some(known) = &self.filter {
             return Ok(Some(known.clone()));
@@ -260,14 +263,14 @@ impl Container {
     }
 }
 
-/// A state directory that is being filled; dropped, it is removed again.
+/// The state directory of a container that is being created. Dropping this removes the directory.
 pub struct Draft {
     dir: PathBuf,
     kept: bool,
 }
 
 impl Draft {
-    /// Takes the id by making `<root>/<id>`: one of two that try wins.
+    /// Reserves the id by creating `<root>/<id>`. Of two concurrent callers one succeeds.
     ///
     /// # Errors
     /// [`Kind::AlreadyExists`] "container with given ID already exists".
@@ -288,23 +291,23 @@ impl Draft {
         }
     }
 
-    /// Where it is.
+    /// Returns the path of the directory.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Writes state.json, whole or not at all.
+    /// Writes state.json atomically.
     pub fn write(&self, state: &State) -> Result<()> {
         let json = serde_json::to_vec(state).map_err(|e| Error::new(Kind::Internal, format!("state.json: {e}")))?;
         write_whole(&self.dir, FILE, &json)
     }
 
-    /// Writes the filter for execs.
+    /// Writes the seccomp filter for execs.
     pub fn write_filter(&self, filter: &Filter) -> Result<()> {
         write_whole(&self.dir, FILTER, &filter.to_bytes())
     }
 
-    /// The container is there.
+    /// Keeps the directory and returns the created container.
     pub fn keep(mut self, state: State, filter: Option<Arc<Filter>>) -> Container {
         self.kept = true;
         Container { dir: self.dir.clone(), state, filter }
@@ -319,7 +322,7 @@ impl Drop for Draft {
     }
 }
 
-/// The record of a new container, before it has a process.
+/// Returns the state of a new container before its clone.
 pub fn record(
     id: &str,
     spec: &oci_spec::runtime::Spec,
@@ -359,18 +362,18 @@ pub fn record(
             apparmor: text(process.map(|p| p.apparmor_profile())),
             selinux: text(process.map(|p| p.selinux_label())),
             keyring: false,
-            listener: Listener::of(spec.linux().as_ref().and_then(|l| l.seccomp().as_ref())),
+            listener: Listener::from_profile(spec.linux().as_ref().and_then(|l| l.seccomp().as_ref())),
             scheduling: Scheduling::of(spec),
         },
         rdt: None,
-        hooks: Later::of(spec),
+        hooks: LaterHooks::of(spec),
     })
 }
 
-/// All containers below a state root, by id; those that cannot be read come as their error.
+/// Returns all containers below a state root, sorted by id. A state that cannot be read is returned as its error.
 ///
 /// # Errors
-/// When the root is there and cannot be read.
+/// The root exists and cannot be read.
 pub fn list(root: &Path) -> Result<Vec<Result<Container>>> {
     let entries = match fs::read_dir(root) {
         Ok(entries) => entries,
@@ -388,14 +391,14 @@ pub fn list(root: &Path) -> Result<Vec<Result<Container>>> {
     }
     ids.sort_unstable();
     let loaded = ids.iter().map(|id| Container::load(root, id).with_context(|| format!("load container {id}")));
-    // One that was deleted meanwhile is simply not there.
+    // A container that has been deleted meanwhile is left out.
     Ok(loaded.filter(|c| !matches!(c, Err(e) if e.kind() == Kind::NotFound)).collect())
 }
 
-/// runc's rule for ids, and a bound: the id is a directory's name.
+/// Checks an id by runc's rule. It must also fit in a file name of 255 bytes.
 ///
 /// # Errors
-/// [`Kind::InvalidArgument`] naming the id.
+/// [`Kind::InvalidArgument`] with the id.
 pub fn check_id(id: &str) -> Result<()> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
     if id.is_empty() {
@@ -410,7 +413,7 @@ pub fn check_id(id: &str) -> Result<()> {
     Ok(())
 }
 
-/// Writes a file of the state directory.
+/// Writes a file of the state directory atomically.
 fn write_whole(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let path = dir.join(name);
     foreign_dir::write_whole(&path, bytes, 0o600).with_context(|| format!("write {}", path.display()))
@@ -421,7 +424,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids() {
+    fn ids_that_are_no_file_names_are_refused() {
         for good in ["a", "web-1", "x_y.z+1", &"a".repeat(255)] {
             assert!(check_id(good).is_ok(), "{good}");
         }
@@ -431,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn a_draft_takes_the_id_and_gives_it_back() {
+    fn draft_reserves_the_id_until_it_is_dropped() {
         let root = std::env::temp_dir().join(format!("berth-state-{}", std::process::id()));
         let draft = Draft::new(&root, "c").unwrap();
         assert_eq!(Draft::new(&root, "c").err().unwrap().kind(), Kind::AlreadyExists);
@@ -443,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_state_is_a_clear_error() {
+    fn state_of_another_format_is_an_error() {
         let root = std::env::temp_dir().join(format!("berth-state2-{}", std::process::id()));
         let draft = Draft::new(&root, "c").unwrap();
         for (text, says) in

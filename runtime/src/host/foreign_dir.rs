@@ -1,8 +1,8 @@
-//! Files in directories that may be somebody else's: one that is written whole or not at all, and one that is appended to.
+//! Writes files in directories that other users may write to: one is replaced atomically, another one is appended to.
 //!
-//! Whoever may write to such a directory can have a link wait under any name that he can guess, for a file that only the
-//! caller may write to. So a new file has a name that nobody can guess and is never one that was there, and a link is
-//! followed only if root or the caller made it.
+//! Another user could create a symbolic link under a predictable name, and so direct the caller to a file that only the
+//! caller may write. So a new file has an unpredictable name and must not exist before. A link is followed only if root
+//! or the caller created it.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -22,40 +22,40 @@ use rustix::{
 
 use crate::host::caller;
 
-/// The kernel follows as many links for a path (path_resolution(7)).
+/// Most links that the kernel follows for one path (path_resolution(7)).
 const MAX_LINKS: usize = 40;
-/// What the owner of a file shows as in a user namespace that does not map him (user_namespaces(7)).
+/// The uid that the kernel shows for an owner without a mapping in the user namespace (user_namespaces(7)).
 const OVERFLOW: u32 = 65534;
 
-/// Writes a file beside its place and renames it there; one that is there is replaced, and if it is a link, the link is.
+/// Writes a temporary file in the same directory and renames it to `path`. Replaces an existing file or symbolic link.
 ///
 /// # Errors
-/// As open(2), write(2) and rename(2); nothing is left then.
+/// As open(2), write(2) and rename(2). The temporary file is then removed.
 pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?;
-    let beside = path.with_file_name(beside(name));
-    // O_EXCL follows no link (open(2)).
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
-    let written = file.write_all(bytes).and_then(|()| fs::rename(&beside, path));
+    let temporary = path.with_file_name(temporary_name(name));
+    // O_CREAT with O_EXCL follows no symbolic link (open(2)).
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+    let written = file.write_all(bytes).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
-        let _ = fs::remove_file(&beside); // the error to report is the first
+        let _ = fs::remove_file(&temporary); // the first error is reported
     }
     written
 }
 
-/// A hidden name that cannot be guessed: the state of every hasher begins with bytes of the kernel's.
-fn beside(name: &std::ffi::OsStr) -> std::ffi::OsString {
-    let unguessed = RandomState::new().build_hasher().finish();
-    let mut beside = std::ffi::OsString::from(format!(".{unguessed:016x}."));
-    // A name has 255 bytes at most.
-    beside.push(std::ffi::OsStr::from_bytes(name.as_bytes().get(..200).unwrap_or(name.as_bytes())));
-    beside
+/// Returns a hidden name that other users cannot predict: a hasher's state starts with random bytes of the kernel.
+fn temporary_name(name: &std::ffi::OsStr) -> std::ffi::OsString {
+    let random = RandomState::new().build_hasher().finish();
+    let mut temporary = std::ffi::OsString::from(format!(".{random:016x}."));
+    // A file name has at most 255 bytes.
+    temporary.push(std::ffi::OsStr::from_bytes(name.as_bytes().get(..200).unwrap_or(name.as_bytes())));
+    temporary
 }
 
-/// Opens a file to be appended to, and makes it where there is none.
+/// Opens a file for appending, and creates it if it does not exist.
 ///
 /// # Errors
-/// As open(2); `ELOOP` for a link that neither root nor the caller has made.
+/// As open(2). `ELOOP` for a symbolic link that neither root nor the caller created.
 pub fn append(path: &Path) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
     let mode = Mode::from_raw_mode(0o666);
@@ -72,7 +72,7 @@ pub fn append(path: &Path) -> io::Result<File> {
             break;
         }
         if is_proc(&link)? {
-            // It leads to a file that is open, whatever its text says, and nobody makes links there.
+            // A link in procfs leads to an open file, whatever its text says, and no user can create links there.
             return Ok(rustix::fs::openat(at, &path, flags, mode)?.into());
         }
         let target = rustix::fs::readlinkat(&link, "", Vec::new())?;
@@ -84,8 +84,8 @@ pub fn append(path: &Path) -> io::Result<File> {
     Err(Errno::LOOP.into())
 }
 
-/// Links of this owner are followed: root's, the caller's own, and in a user namespace those of the host's root, which
-/// cannot be told from others there.
+/// Returns true if links of this owner are followed: root's and the caller's own. In a user namespace root of the host
+/// shows as the overflow uid, like all other unmapped users.
 fn is_trusted(owner: u32) -> bool {
     owner == 0 || owner == caller::uid() || owner == OVERFLOW && caller::in_user_namespace()
 }
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_whole_and_a_link_in_its_place_not_followed() {
+    fn write_whole_replaces_a_link_instead_of_following_it() {
         let dir = scratch("whole");
         let (path, victim) = (dir.join("pid"), dir.join("victim"));
         fs::write(&victim, "untouched").unwrap();
@@ -125,7 +125,7 @@ mod tests {
         }
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!((fs::read_to_string(&victim).unwrap().as_str(), names(&dir)), ("untouched", 2));
-        // A name of full length has room for nothing beside it but a shorter one.
+        // The temporary name of a long name is shortened to fit.
         write_whole(&dir.join("n".repeat(255)), b"x", 0o600).unwrap();
         assert_eq!(names(&dir), 3);
         fs::create_dir_all(dir.join("dir/full")).unwrap();
@@ -137,14 +137,14 @@ mod tests {
     }
 
     #[test]
-    fn no_two_names_beside_a_file_are_the_same() {
-        let name = || beside("pid".as_ref()).into_string().unwrap();
+    fn temporary_names_beside_a_file_differ() {
+        let name = || temporary_name("pid".as_ref()).into_string().unwrap();
         let (one, other) = (name(), name());
         assert!(one != other && one.starts_with('.') && one.ends_with(".pid") && one.len() == 21, "{one} {other}");
     }
 
     #[test]
-    fn a_log_is_appended_to_behind_links_of_ones_own_alone() {
+    fn append_follows_only_links_of_root_or_the_caller() {
         let dir = scratch("append");
         let path = dir.join("log");
         symlink("one/more", dir.join("link")).unwrap();

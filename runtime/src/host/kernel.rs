@@ -1,15 +1,15 @@
-//! The kernel that berth needs: Linux 5.14, and none of its system calls forbidden.
+//! Checks that the kernel is Linux 5.14 or later and forbids none of the system calls that berth needs.
 //!
-//! A call that is not there answers `ENOSYS`, on an older kernel and under a filter alike; whoever gets that far is told
-//! which call it was ([`explain`]). What has a fallback is not in the list.
+//! A missing call returns `ENOSYS`, on an older kernel and under a seccomp filter alike. [`explain`] then names the
+//! call. Calls with a fallback are not in the list.
 
 use crate::{Error, Kind, Result, sys};
 
-/// The oldest kernel: that of `cgroup.kill`.
+/// The oldest supported kernel, which has `cgroup.kill`.
 const FLOOR: (u32, u32) = (5, 14);
 
-/// Calls without which nothing runs, and since when they are there: all their arguments are -1, so that a kernel which has
-/// them answers with another error at once.
+/// The required calls, and the kernel version that introduced each. With all arguments -1 each of them fails at once
+/// with an error other than `ENOSYS`.
 const REQUIRED: [(&str, libc::c_long, &str); 13] = [
     ("clone3", libc::SYS_clone3, "5.3"),
     ("close_range", libc::SYS_close_range, "5.9"),
@@ -26,10 +26,10 @@ const REQUIRED: [(&str, libc::c_long, &str); 13] = [
     ("setns", libc::SYS_setns, "3.0"),
 ];
 
-/// Refuses a kernel that is too old.
+/// Checks the kernel's release.
 ///
 /// # Errors
-/// [`Kind::Unsupported`], naming it.
+/// [`Kind::Unsupported`] with the release if it is too old.
 pub fn check() -> Result<()> {
     let release = release();
     match version(&release) {
@@ -38,7 +38,7 @@ pub fn check() -> Result<()> {
     }
 }
 
-/// Puts before an error of a missing call which one it is.
+/// Adds the names of missing calls to an `ENOSYS` error. Returns any other error unchanged.
 #[must_use]
 pub fn explain(error: Error) -> Error {
     if error.errno() != Some(libc::ENOSYS) {
@@ -64,7 +64,7 @@ fn release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-/// The first two numbers of a release: `6.1.0-18-amd64`, `5.14-rc3`.
+/// Returns the first two numbers of a release such as `6.1.0-18-amd64` or `5.14-rc3`.
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn releases_are_read() {
+    fn kernel_releases_are_parsed_and_compared() {
         for (release, numbers) in
             [("6.1.0-18-amd64", Some((6, 1))), ("5.14-rc3", Some((5, 14))), ("5.4.0", Some((5, 4))), ("x", None)]
         {
@@ -86,10 +86,10 @@ mod tests {
     }
 
     #[test]
-    fn only_a_missing_call_is_explained() {
+    fn only_enosys_errors_name_missing_calls() {
         let error = |errno| explain(Error::from_errno(errno).context("open x")).to_string();
         assert_eq!(error(libc::EPERM), "open x: operation not permitted");
-        // This kernel has them all.
+        // The kernel of this machine has all required calls.
         assert_eq!(error(libc::ENOSYS), "open x: function not implemented");
     }
 }

@@ -1,4 +1,4 @@
-//! The host: facts that are asked once, and its files, sockets and programs.
+//! The host: facts that are read once, and access to its files, sockets and programs.
 
 pub mod caller;
 pub mod foreign_dir;

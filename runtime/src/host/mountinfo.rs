@@ -1,5 +1,5 @@
-//! What the kernel's table of mounts says (proc_pid_mountinfo(5)). On a node with many mounts it is milliseconds long:
-//! read only where nothing else tells.
+//! Reads the mount table (proc_pid_mountinfo(5)). On a node with many mounts reading takes milliseconds, so callers use
+//! it only if no other call gives the answer.
 
 use std::{
     ffi::CStr,
@@ -9,9 +9,11 @@ use std::{
 
 use crate::{Context, Result, arena::Arena};
 
-/// Whole procfs and sysfs mounts of the host, relative to `/`, the deepest first: the kernel lets a user namespace mount
-/// one of its own only while it sees one without covers (mount_namespaces(7)), and with `--no-pivot` a container goes on
-/// seeing the host's. Not those inside `rootfs`, which are the image's or will go.
+/// Returns the mount points of complete procfs and sysfs mounts of the host, relative to `/`, the deepest first.
+///
+/// The kernel lets a user namespace mount procfs or sysfs only if it sees a complete one (mount_namespaces(7)). With
+/// `--no-pivot` a container still sees the host's, so they must be hidden. Mounts inside `rootfs` are left out: they
+/// belong to the image.
 ///
 /// # Errors
 /// /proc/self/mountinfo cannot be read.
@@ -26,7 +28,7 @@ pub(crate) fn whole_mounts<'a>(arena: &'a Arena, rootfs: &Path) -> Result<&'a [&
     Ok(arena.list(relative.collect::<Result<Vec<_>>>()?))
 }
 
-/// Where a file system of this type is mounted first.
+/// Returns the first mount point of a file system type.
 ///
 /// # Errors
 /// /proc/self/mountinfo cannot be read.
@@ -42,7 +44,7 @@ fn point_of(line: &[u8], fstype: &[u8]) -> Option<PathBuf> {
     (is == fstype).then(|| std::ffi::OsString::from_vec(unescape(at)).into())
 }
 
-/// The mountpoint of a line (proc_pid_mountinfo(5)) that is a whole procfs or sysfs.
+/// Returns the mount point of a line, if the line is a complete procfs or sysfs mount.
 fn whole(line: &[u8]) -> Option<Vec<u8>> {
     let mut words = line.split(|b| *b == b' ');
     let (root, at) = (words.nth(3)?, words.next()?);
@@ -50,8 +52,8 @@ fn whole(line: &[u8]) -> Option<Vec<u8>> {
     (root == b"/" && matches!(fstype, b"proc" | b"sysfs")).then(|| unescape(at))
 }
 
-/// A field of mountinfo as it was: space, tab, newline and backslash stand there as three octal digits behind a
-/// backslash (proc_pid_mountinfo(5)).
+/// Decodes a field of mountinfo. The kernel writes space, tab, newline and backslash as a backslash and three octal
+/// digits.
 pub fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -75,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_whole_ones_of_the_two_kinds() {
+    fn only_complete_procfs_and_sysfs_mounts_are_found() {
         let rows: [(&[u8], Option<&[u8]>); 5] = [
             (b"22 27 0:21 / /proc rw,nosuid shared:12 - proc proc rw", Some(b"/proc")),
             (b"23 27 0:22 / /a\\040b\\134 rw - sysfs sysfs rw", Some(b"/a b\\")),
@@ -89,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_is_found_where_it_is() {
+    fn mount_point_is_found_by_file_system_type() {
         let line = b"25 27 0:23 / /my\\040rdt rw shared:1 - resctrl none rw";
         assert_eq!(point_of(line, b"resctrl"), Some("/my rdt".into()));
         assert_eq!(point_of(line, b"none"), None);
@@ -97,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn octal_is_read_back() {
+    fn octal_escapes_of_mountinfo_are_decoded() {
         assert_eq!(unescape(b"a\\134b\\011\\9"), b"a\\b\t\\9");
     }
 }

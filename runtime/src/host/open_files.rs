@@ -1,4 +1,4 @@
-//! The limit of open files of the runtime itself (`RLIMIT_NOFILE`), and the one that it was given.
+//! The runtime's own limit of open files (`RLIMIT_NOFILE`), and the limit that its caller gave it.
 
 use std::sync::OnceLock;
 
@@ -6,30 +6,30 @@ use berth_init::plan::Rlimit;
 
 use crate::sys;
 
-/// Up to so many mounts, and fds for the payload, fit into any limit that a runtime gets to work with.
-const ORDINARY: usize = 64;
+/// Number of mounts and payload fds that fits in any usual limit of open files.
+const FDS_WITHOUT_RAISE: usize = 64;
 
-/// What this process was given, once its own limit is another.
-static GIVEN: OnceLock<Rlimit> = OnceLock::new();
+/// The caller's limit, set when this process raises its own.
+static INHERITED_NOFILE: OnceLock<Rlimit> = OnceLock::new();
 
-/// Has this process open as many files as its hard limit lets it: until the clone a container costs an fd for each of
-/// its mounts. What it was given until then is kept for payloads and hooks. For a process with one thread; later calls
-/// change nothing.
+/// Raises this process's soft limit to its hard limit: until the clone each mount of a container costs an fd.
+///
+/// Keeps the caller's limit for payloads and hooks. Later calls change nothing. The process must have one thread.
 pub fn raise_own() {
     let Ok((soft, hard)) = sys::limit(0, libc::RLIMIT_NOFILE, None) else { return };
     if soft < hard && sys::limit(0, libc::RLIMIT_NOFILE, Some((hard, hard))).is_ok() {
-        let _ = GIVEN.set(Rlimit { resource: libc::RLIMIT_NOFILE, soft, hard });
+        let _ = INHERITED_NOFILE.set(Rlimit { resource: libc::RLIMIT_NOFILE, soft, hard });
     }
 }
 
-/// [`raise_own`], if so many `files` ask for it.
-pub fn make_room(files: usize) {
-    if files > ORDINARY {
+/// Calls [`raise_own`] if a container needs more `files` than fit in any usual limit.
+pub fn raise_own_for(files: usize) {
+    if files > FDS_WITHOUT_RAISE {
         raise_own();
     }
 }
 
-/// The limit of open files that this process was given, where it has another by now.
-pub fn given() -> Option<Rlimit> {
-    GIVEN.get().copied()
+/// Returns the caller's limit of open files, if this process has raised its own.
+pub fn inherited_nofile() -> Option<Rlimit> {
+    INHERITED_NOFILE.get().copied()
 }

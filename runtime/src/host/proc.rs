@@ -1,31 +1,31 @@
-//! /proc/<pid>. Everything in it that a process can choose, its name first of all, is hostile.
+//! Reads /proc/<pid>. A process can choose parts of it, such as its name, so the content is untrusted.
 
 use std::{fs::File, io::Read, sync::OnceLock};
 
 /// The state and identity of a process (proc_pid_stat(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
-    /// The first thread has ended: a zombie, or dead.
+    /// The first thread has exited: the file shows a zombie or a dead process.
     pub leader_ended: bool,
-    /// The threads that are there, a leader that has ended included; 0 for a process that is just being reaped.
+    /// Number of threads, including a first thread that has exited. 0 while the process is being reaped.
     threads: u32,
-    /// Clock ticks since boot.
+    /// Start time in clock ticks since boot.
     pub start_time: u64,
 }
 
 impl Stat {
-    /// The process has ended. One whose first thread alone has ended shows as a zombie and runs on: the state in the file
-    /// is that thread's.
+    /// Returns true if the process has exited. If only its first thread has exited, the file shows a zombie, but the
+    /// process runs.
     pub fn ended(&self) -> bool {
         self.leader_ended && self.threads <= 1
     }
 }
 
-/// The state and start time of a process; `None` when it is gone.
+/// Returns state and start time of a process. `None` if it does not exist.
 pub fn stat(pid: i32) -> Option<Stat> {
     let mut stat = read_stat(&format!("/proc/{pid}/stat"))?;
-    // A leader without any thread has just been reaped, or another thread has just taken its place (execve(2)). The next
-    // look tells which.
+    // Without threads the process has just been reaped, or execve(2) in another thread has just replaced the first one.
+    // Another read tells which.
     for _ in 0..3 {
         if stat.threads > 0 {
             break;
@@ -35,8 +35,8 @@ pub fn stat(pid: i32) -> Option<Stat> {
     Some(stat)
 }
 
-/// The directory of `pid` in /proc, or of another of its threads where the first one has ended: namespaces, root and
-/// cgroup of a thread that has ended are not to be had. `None` when no thread is left.
+/// Returns the directory of `pid` in /proc. If the first thread has exited, returns the directory of another thread: an
+/// exited thread has no namespaces, root and cgroup. `None` if no thread is left.
 pub fn directory(pid: i32, stat: &Stat) -> Option<String> {
     let leader = format!("/proc/{pid}");
     if !stat.leader_ended {
@@ -48,14 +48,14 @@ pub fn directory(pid: i32, stat: &Stat) -> Option<String> {
 }
 
 fn read_stat(path: &str) -> Option<Stat> {
-    // One read: the file is shown whole to a buffer that holds it, 52 numbers and a name of 64 bytes at most.
+    // One read returns the whole file: 52 numbers and a name of at most 64 bytes.
     let mut buffer = [0u8; 2048];
     let len = File::open(path).and_then(|mut file| file.read(&mut buffer)).ok()?;
-    // A name need not be UTF-8.
+    // The name may contain any bytes.
     parse(&String::from_utf8_lossy(buffer.get(..len)?))
 }
 
-/// The kernel's id of this boot; empty where it cannot be read.
+/// Returns the kernel's random id of this boot, or an empty string if it cannot be read.
 pub fn boot_id() -> &'static str {
     static ID: OnceLock<String> = OnceLock::new();
     ID.get_or_init(|| {
@@ -66,20 +66,20 @@ pub fn boot_id() -> &'static str {
     })
 }
 
-/// Writes a process' OOM score adjustment.
+/// Writes a process's OOM score adjustment (`oom_score_adj`, proc(5)).
 ///
 /// # Errors
-/// `EACCES` for one that is lower than the process' least, without CAP_SYS_RESOURCE.
+/// `EACCES` without CAP_SYS_RESOURCE for a value below the process's minimum.
 pub fn write_oom_score_adj(pid: i32, value: i32) -> std::io::Result<()> {
     std::fs::write(format!("/proc/{pid}/oom_score_adj"), value.to_string())
 }
 
-/// The name stands in parentheses and may hold any of them: fields count from the last one.
+/// Parses /proc/<pid>/stat. The name is in parentheses and may contain parentheses, so fields count from the last one.
 fn parse(line: &str) -> Option<Stat> {
     let (_, rest) = line.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?;
-    // Fields 20 and 22 of the line; the state is field 3.
+    // After the name: the state is field 3 of the line. The others are fields 20 and 22.
     let threads = fields.nth(16)?.parse().ok()?;
     let start_time = fields.nth(1)?.parse().ok()?;
     Some(Stat { leader_ended: matches!(state, "Z" | "X" | "x"), threads, start_time })
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_do_not_confuse() {
+    fn stat_is_parsed_with_any_process_name() {
         let tail = "S 1 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 1000";
         for name in ["sh", ") Z 1 1", "a b) X (", "(("] {
             let stat = parse(&format!("77 ({name}) {tail}")).unwrap();
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_zombie_has_ended_unless_it_has_other_threads() {
+    fn zombie_with_other_threads_has_not_ended() {
         for (state, threads, ended) in
             [("S", 1, false), ("Z", 1, true), ("Z", 2, false), ("X", 0, true), ("x", 1, true), ("R", 9, false)]
         {
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn own_process_is_alive() {
+    fn own_process_has_not_ended() {
         let pid = i32::try_from(std::process::id()).unwrap();
         let own = stat(pid).unwrap();
         assert!(!own.ended() && own.start_time > 0);
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boot_has_an_id() {
+    fn boot_id_is_a_uuid() {
         assert_eq!(boot_id().len(), 36);
     }
 }

@@ -1,5 +1,5 @@
-//! Programs of the host's that are started: one that logs beside a container, newuidmap(1), ps(1). How one is started is
-//! [`berth_init::program`]'s.
+//! Starts programs of the host: a log program beside a container, newuidmap(1), ps(1). [`berth_init::program`] holds
+//! the child's half.
 
 use std::{
     cell::Cell,
@@ -29,35 +29,36 @@ use crate::{
     sys,
 };
 
-/// How long a program may take that is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How much of what it writes is read, bytes a stream.
-const MOST: u64 = 64 << 20;
+/// Longest time that [`run`] waits for a program.
+const RUN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Most bytes of each output stream that [`run`] reads.
+const MAX_OUTPUT: u64 = 64 << 20;
 
-/// What to start.
+/// A program to start.
 #[derive(Debug)]
 pub struct Program<'a> {
-    /// Absolute.
+    /// The absolute path of the executable.
     pub path: &'a Path,
-    /// The words after its name.
+    /// The arguments without the program's name.
     pub args: &'a [String],
-    /// The whole of its environment.
+    /// The complete environment, as `NAME=value`.
     pub env: &'a [String],
-    /// Its descriptors from 0 on. It gets no others.
+    /// The file descriptors from 0 on. The program gets no others.
     pub fds: &'a [BorrowedFd<'a>],
 }
 
-/// Starts it with the limit of open files that the runtime was given and all signals at their defaults, and returns when
-/// it executes; gives its pid and pidfd.
+/// Starts a program, and returns its pid and pidfd after a successful execve(2).
+///
+/// The program gets the caller's limit of open files, and all signals at their defaults.
 ///
 /// # Errors
-/// A zero byte in a word; it cannot be executed. Nothing is left.
+/// [`Kind::InvalidArgument`] for a NUL byte in an argument. The error of execve(2). Then no process is left.
 pub fn start(program: &Program<'_>) -> Result<(i32, OwnedFd)> {
-    begin(program.path.as_os_str().as_bytes(), program.path, program.args, program.env, program.fds)
+    start_as(program.path.as_os_str().as_bytes(), program.path, program.args, program.env, program.fds)
 }
 
-/// The same, by the name that it is called by.
-fn begin(
+/// Does the same with `name` as the program's first argument.
+fn start_as(
     name: &[u8],
     path: &Path,
     words: &[impl AsRef<[u8]>],
@@ -76,30 +77,30 @@ fn begin(
         env.push(Cell::new(arena.text(word, "program's environment")?.as_ptr()));
     }
     env.push(Cell::new(std::ptr::null()));
-    // Above every number that is given away, so that putting one in place cannot close another.
+    // The numbers above those of the program, so that dup2(2) in the child cannot close a source.
     let clear = i32::try_from(fds.len()).unwrap_or(i32::MAX).saturating_add(3);
     let above: Vec<OwnedFd> =
         fds.iter().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, clear)).collect::<Result<_, _>>()?;
     let fds: Vec<BorrowedFd<'_>> = above.iter().map(AsFd::as_fd).collect();
     let (args, env) = (arena.list(args), arena.list(env));
-    let (limit, ignored_signals) = (open_files::given(), signals::ignored());
+    let (limit, ignored_signals) = (open_files::inherited_nofile(), signals::ignored());
     Ok(program::start(&program::Program { path, args, env, fds: &fds, limit, ignored_signals })?)
 }
 
-/// What a program has said, and how it ended.
+/// The output and the exit status of a program.
 pub struct Output {
-    /// Its exit status; `None` when a signal ended it.
+    /// The exit status; `None` if a signal ended the program.
     pub status: Option<i32>,
-    /// Its standard output.
+    /// Its standard output, with replacement characters for bytes that are not UTF-8.
     pub stdout: String,
-    /// Its standard error.
+    /// Its standard error, likewise.
     pub stderr: String,
 }
 
-/// Runs a program of PATH to its end, with this process' environment and nothing on its standard input.
+/// Runs a program from `PATH` to its end, with this process's environment and an empty standard input.
 ///
 /// # Errors
-/// [`Kind::NotFound`] when there is none of the name; it does not end within 30 s, and is killed.
+/// [`Kind::NotFound`] if `PATH` has no such program. [`Kind::Internal`] if it runs longer than 30 s; it is then killed.
 pub fn run(name: &str, args: &[String]) -> Result<Output> {
     let path = find(name)?;
     let variable =
@@ -109,12 +110,12 @@ pub fn run(name: &str, args: &[String]) -> Result<Output> {
         rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).context("open /dev/null")?;
     let (stdout, stderr) = (memfd(c"stdout")?, memfd(c"stderr")?);
     let streams = [null.as_fd(), stdout.as_fd(), stderr.as_fd()];
-    let (_, pidfd) = begin(name.as_bytes(), &path, args, &env, &streams).with_context(|| name.to_owned())?;
-    let status = end(name, pidfd.as_fd())?;
+    let (_, pidfd) = start_as(name.as_bytes(), &path, args, &env, &streams).with_context(|| name.to_owned())?;
+    let status = wait_for_exit(name, pidfd.as_fd())?;
     Ok(Output { status, stdout: read(stdout)?, stderr: read(stderr)? })
 }
 
-/// The first program of this name in PATH, as execvp(3) finds it.
+/// Finds a program in `PATH`, as execvp(3) does.
 fn find(name: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places = path.as_bytes().split(|byte| *byte == b':').map(|dir| match dir {
@@ -125,18 +126,18 @@ fn find(name: &str) -> Result<PathBuf> {
     found.ok_or_else(|| Error::new(Kind::NotFound, format!("{name}: executable file not found in $PATH")))
 }
 
-/// Waits for the end of a program.
-fn end(name: &str, pidfd: BorrowedFd<'_>) -> Result<Option<i32>> {
-    let patience = Timespec::try_from(PATIENCE).ok();
+/// Waits for the end of a program and returns its exit status.
+fn wait_for_exit(name: &str, pidfd: BorrowedFd<'_>) -> Result<Option<i32>> {
+    let timeout = Timespec::try_from(RUN_TIMEOUT).ok();
     let ended = loop {
-        match poll(&mut [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)], patience.as_ref()) {
+        match poll(&mut [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)], timeout.as_ref()) {
             Err(Errno::INTR) => {}
             ended => break ended.context("poll")? > 0,
         }
     };
     if !ended {
         sys::kill_and_reap(pidfd);
-        return Err(Error::new(Kind::Internal, format!("{name}: did not end within {} s", PATIENCE.as_secs())));
+        return Err(Error::new(Kind::Internal, format!("{name}: did not end within {} s", RUN_TIMEOUT.as_secs())));
     }
     loop {
         match waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {
@@ -150,7 +151,7 @@ fn read(file: OwnedFd) -> Result<String> {
     let mut file = File::from(file);
     let mut bytes = Vec::new();
     file.rewind()?;
-    file.take(MOST).read_to_end(&mut bytes)?;
+    file.take(MAX_OUTPUT).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_is_run_to_its_end() {
+    fn program_is_run_to_its_end_with_default_signals() {
         let out = sh("cat; echo out; echo err >&2; exit 7");
         assert_eq!((out.status, out.stdout.as_str(), out.stderr.as_str()), (Some(7), "out\n", "err\n"));
         assert_eq!(sh("kill -9 $$").status, None);
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_executed_is_said_and_leaves_nothing() {
+    fn file_that_is_not_executable_is_an_error() {
         let program = Program { path: Path::new("/etc/passwd"), args: &[], env: &[], fds: &[] };
         assert_eq!(start(&program).unwrap_err().errno(), Some(libc::EACCES));
     }

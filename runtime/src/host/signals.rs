@@ -1,19 +1,20 @@
-//! Signals that this process ignores: a clone and an execve(2) pass that on (signal(7)), and neither a payload nor a
-//! program that is started expects it. Most callers have SIGPIPE ignored by now, nohup(1) SIGHUP, a shell's background
-//! job SIGINT and SIGQUIT.
+//! The signals that this process ignores.
+//!
+//! clone(2) and execve(2) inherit ignored signals (signal(7)). Payloads and started programs must not: most callers
+//! ignore SIGPIPE, nohup(1) ignores SIGHUP, and a shell's background job ignores SIGINT and SIGQUIT.
 
 use std::sync::OnceLock;
 
 use rustix::fs::{Mode, OFlags};
 
-/// The ignored signals, by bit: 0 is signal 1. Asked for once.
+/// Returns the ignored signals as a mask, bit 0 for signal 1. Reads it once.
 pub fn ignored() -> u64 {
     static IGNORED: OnceLock<u64> = OnceLock::new();
-    // Without an answer all of them may be.
+    // If the file cannot be read, any signal may be ignored.
     *IGNORED.get_or_init(|| ask().unwrap_or(!0))
 }
 
-/// In one read: this file is shorter.
+/// Reads /proc/self/status, which fits in one read.
 fn ask() -> Option<u64> {
     let file = rustix::fs::open("/proc/self/status", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let mut buffer = [0; 8192];
@@ -21,7 +22,7 @@ fn ask() -> Option<u64> {
     parse(&String::from_utf8_lossy(buffer.get(..len)?))
 }
 
-/// `SigIgn:` of proc(5).
+/// Parses `SigIgn:` of proc_pid_status(5).
 fn parse(status: &str) -> Option<u64> {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
     u64::from_str_radix(mask.trim(), 16).ok()
@@ -32,10 +33,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_mask_is_read() {
+    fn ignored_signals_are_read_from_proc_status() {
         assert_eq!(parse("SigBlk:\t0000000000000001\nSigIgn:\t8000000000001001\n"), Some(1 << 63 | 1 << 12 | 1));
         assert_eq!((parse("SigIgn:\tx\n"), parse("")), (None, None));
-        // Every Rust program ignores SIGPIPE.
+        // Rust's runtime ignores SIGPIPE in every program.
         assert_ne!(ignored() & 1 << (libc::SIGPIPE - 1), 0);
     }
 }

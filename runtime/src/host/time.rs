@@ -1,13 +1,13 @@
-//! Wall-clock time as the state JSON shows it.
+//! Timestamps for the state JSON.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Now, RFC 3339 in UTC with nanoseconds.
+/// Returns the current time in RFC 3339, UTC, with nanoseconds.
 pub fn now_rfc3339() -> String {
     rfc3339(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
-/// Time since 1970 as RFC 3339.
+/// Formats a duration since 1970 as RFC 3339 in UTC.
 pub fn rfc3339(since: Duration) -> String {
     let (days, rest) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let (year, month, day) = civil(days);
@@ -15,8 +15,9 @@ pub fn rfc3339(since: Duration) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:09}Z", since.subsec_nanos())
 }
 
-/// Days since 1970 to a date of the Gregorian calendar, counted in 400-year cycles of years that begin in March, so
-/// that the leap day is a year's last.
+/// Converts days since 1970 to year, month and day of the Gregorian calendar.
+///
+/// It counts in cycles of 400 years that begin in March, so that the leap day is the last day of a year.
 fn civil(days: u64) -> (u64, u64, u64) {
     const CYCLE: u64 = 146_097;
     let shifted = days + 719_468;
@@ -34,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates() {
+    fn dates_are_formatted_as_rfc3339() {
         for (seconds, text) in [
             (0, "1970-01-01T00:00:00.000000000Z"),
             (951_782_400, "2000-02-29T00:00:00.000000000Z"),

@@ -1,4 +1,4 @@
-//! Addresses of unix sockets at paths of any length: the kernel's own hold 107 bytes (unix(7)).
+//! Addresses of unix sockets at paths of any length. `struct sockaddr_un` holds 107 bytes (unix(7)).
 
 use std::{
     os::fd::{AsRawFd, OwnedFd},
@@ -11,18 +11,18 @@ use rustix::{
     net::SocketAddrUnix,
 };
 
-/// What connect(2) takes for a socket that is there.
+/// An address for connect(2) to an existing socket.
 pub struct Address {
     address: SocketAddrUnix,
-    /// The socket's file, by whose number the address names it.
+    /// The socket's file, open while the address names it through /proc/self/fd.
     _file: Option<OwnedFd>,
 }
 
 impl Address {
-    /// Of the socket at `path`; by its descriptor where the path is too long.
+    /// Returns the address of the socket at `path`. If the path is too long, the address uses a descriptor of the file.
     ///
     /// # Errors
-    /// As open(2), for such a path.
+    /// As open(2), for a path that is too long.
     pub fn of(path: &Path) -> Result<Self> {
         match SocketAddrUnix::new(path) {
             Ok(address) => Ok(Self { address, _file: None }),
@@ -35,14 +35,14 @@ impl Address {
         }
     }
 
-    /// For connect(2), for as long as this is there.
+    /// Returns the address for connect(2).
     pub fn socket(&self) -> &SocketAddrUnix {
         &self.address
     }
 }
 
-/// An address for the socket `name` in a state directory of any length, and the directory that must stay open while it is
-/// used: a socket's address holds 107 bytes (unix(7)).
+/// Returns an address for the socket `name` in the directory `dir` of any length, as a path below /proc/self/fd. The
+/// returned descriptor of the directory must stay open while the address is used.
 pub fn short_path(dir: &Path, name: &str) -> Result<(OwnedFd, String)> {
     let fd = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let path = format!("/proc/self/fd/{}/{name}", fd.as_raw_fd());
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_at_any_depth_is_reached() {
+    fn socket_at_a_path_of_any_length_is_reached() {
         let top = std::env::temp_dir().join(format!("berth-address-{}", std::process::id()));
         for name in ["s".to_owned(), "s".repeat(120), "s".repeat(255)] {
             let dir = top.join("d".repeat(200)).join("e".repeat(200));

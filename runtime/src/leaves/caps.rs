@@ -1,9 +1,9 @@
-//! Capabilities: names to masks, and the other way for warnings. Pure.
+//! Capabilities: turns names into masks, and masks into names for warnings. Pure.
 
 use berth_init::plan::Capabilities as Masks;
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
 
-/// By number, capabilities(7), Linux 5.9.
+/// All capabilities by number (capabilities(7), Linux 5.9).
 const ALL: [Capability; 41] = [
     Capability::Chown,
     Capability::DacOverride,
@@ -48,7 +48,7 @@ const ALL: [Capability; 41] = [
     Capability::CheckpointRestore,
 ];
 
-/// The five masks. No sets at all are five empty ones: absence is the tighter state.
+/// Returns the five masks. A missing object, or a missing set, gives empty masks: the strict choice.
 pub fn plan(capabilities: Option<&LinuxCapabilities>) -> Masks {
     let Some(sets) = capabilities else { return Masks::default() };
     let mask = |set: &Option<Capabilities>| set.as_ref().map_or(0, mask_of);
@@ -59,7 +59,7 @@ pub fn plan(capabilities: Option<&LinuxCapabilities>) -> Masks {
         inheritable: mask(sets.inheritable()),
         ambient: mask(sets.ambient()),
     };
-    // The kernel lets only what is both permitted and inheritable be ambient (capabilities(7)).
+    // The kernel permits an ambient capability only if it is permitted and inheritable (capabilities(7)).
     Masks { ambient: masks.ambient & masks.permitted & masks.inheritable, ..masks }
 }
 
@@ -67,7 +67,7 @@ fn mask_of(set: &Capabilities) -> u64 {
     ALL.iter().zip(0u32..).filter(|(cap, _)| set.contains(cap)).fold(0, |mask, (_, bit)| mask | 1 << bit)
 }
 
-/// Ambient capabilities that were asked for and cannot be: runc's warning for each.
+/// Returns runc's warning for each requested ambient capability that is not permitted and inheritable.
 pub fn warnings(capabilities: Option<&LinuxCapabilities>) -> Vec<String> {
     let planned = plan(capabilities).ambient;
     let asked = capabilities.and_then(|sets| sets.ambient().as_ref()).map_or(0, mask_of);
@@ -76,7 +76,7 @@ pub fn warnings(capabilities: Option<&LinuxCapabilities>) -> Vec<String> {
         .collect()
 }
 
-/// `CAP_CHOWN`, … for each bit of a mask.
+/// Returns the name of each bit of a mask, such as `CAP_CHOWN`.
 pub fn names(mask: u64) -> impl Iterator<Item = String> {
     ALL.iter().zip(0u32..).filter(move |(_, bit)| mask & 1 << bit != 0).map(|(cap, _)| {
         let name = cap.to_string();
@@ -90,7 +90,7 @@ mod tests {
     use oci_spec::runtime::LinuxCapabilitiesBuilder;
 
     #[test]
-    fn numbers_are_the_kernels() {
+    fn capability_bits_are_the_kernels_numbers() {
         assert_eq!(mask_of(&[Capability::Chown].into()), 1);
         assert_eq!(mask_of(&[Capability::SysAdmin].into()), 1 << 21);
         assert_eq!(mask_of(&[Capability::CheckpointRestore].into()), 1 << 40);
@@ -98,12 +98,12 @@ mod tests {
     }
 
     #[test]
-    fn absence_is_emptiness() {
+    fn missing_capabilities_give_empty_masks() {
         assert!(plan(None) == Masks::default());
     }
 
     #[test]
-    fn ambient_needs_permitted_and_inheritable() {
+    fn ambient_capability_must_be_permitted_and_inheritable() {
         let sets = LinuxCapabilitiesBuilder::default()
             .bounding([Capability::Kill])
             .effective([Capability::Kill])

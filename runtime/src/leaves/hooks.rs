@@ -1,14 +1,14 @@
-//! Hooks: which there are, what they are told, those that the runtime runs itself, and words for one that fails.
+//! Hooks of the OCI spec: plans them, runs those of the runtime, and words the failure of one.
 //!
-//! How a hook is run is [`berth_init::hook`]'s; at which moment, the verbs say (config.md, "POSIX-platform Hooks").
+//! [`berth_init::hook`] runs a hook. The operations decide when (config.md, "POSIX-platform Hooks").
 //!
-//! | kind | by whom | where | a failure |
+//! | kind | runs in | namespaces and root | a failure |
 //! |---|---|---|---|
-//! | prestart, createRuntime | the runtime | the runtime's namespaces | ends the create |
-//! | createContainer | init | the container's namespaces, the host's tree as root | ends the create |
-//! | startContainer | init | the container, with the payload's rights | ends the start, and the container |
-//! | poststart | the runtime | the runtime's namespaces | ends the start, and the container |
-//! | poststop | the runtime | the runtime's namespaces | is a warning |
+//! | prestart, createRuntime | the runtime | the runtime's namespaces | fails the create |
+//! | createContainer | init | the container's namespaces, the host's tree as root | fails the create |
+//! | startContainer | init | the container, with the payload's rights | fails the start and ends the container |
+//! | poststart | the runtime | the runtime's namespaces | fails the start and ends the container |
+//! | poststop | the runtime | the runtime's namespaces | is logged as a warning |
 
 use std::{
     cell::Cell,
@@ -34,18 +34,18 @@ use crate::{
     oci_state::OciState,
 };
 
-/// How much of what a hook wrote an error repeats, bytes a stream.
-const SHOWN: u64 = 16 << 10;
+/// Most bytes of each of a hook's output streams that an error or a log line repeats.
+const MAX_OUTPUT: u64 = 16 << 10;
 
-/// The log's target for what hooks say: a front door whose log is a person's terminal leaves it out.
-pub const SAID: &str = "hooks";
+/// The log target for the output of hooks. A front door that logs to a terminal can leave it out.
+pub const LOG_TARGET: &str = "hooks";
 
-/// The kinds, in the words of config.json, in the order of the lifecycle.
+/// The kinds of hooks by their names in config.json, in the order of the lifecycle.
 pub const KINDS: [&str; 6] =
     ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 
-/// The hooks of a config.json, in the order of [`KINDS`].
-fn lists(hooks: &Hooks) -> [&[Hook]; 6] {
+/// Returns the hooks of a config.json, in the order of [`KINDS`].
+fn by_kind(hooks: &Hooks) -> [&[Hook]; 6] {
     #[allow(deprecated, reason = "prestart is deprecated in the specification and still written by callers")]
     let prestart = hooks.prestart();
     let others = [
@@ -59,12 +59,12 @@ fn lists(hooks: &Hooks) -> [&[Hook]; 6] {
     [prestart.as_deref().unwrap_or_default(), b, c, d, e, f]
 }
 
-/// What the specification asks of hooks beyond their types.
+/// Checks the hooks beyond their types: absolute path, timeout above zero, no NUL bytes.
 ///
 /// # Errors
-/// Names the field.
+/// [`Kind::InvalidArgument`] with the name of the field.
 pub fn check(hooks: &Hooks) -> Result<()> {
-    for (kind, list) in KINDS.iter().zip(lists(hooks)) {
+    for (kind, list) in KINDS.iter().zip(by_kind(hooks)) {
         for (n, hook) in list.iter().enumerate() {
             let bad = |field: &str, why: String| Err(Error::invalid(format!("hooks.{kind}[{n}].{field}: {why}")));
             if !hook.path().is_absolute() {
@@ -87,134 +87,138 @@ pub fn check(hooks: &Hooks) -> Result<()> {
     Ok(())
 }
 
-/// The hooks whose moment is after create, as state.json keeps them.
+/// The hooks that run after create. state.json keeps them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Later {
-    /// Run by init; here for the words.
+pub struct LaterHooks {
+    /// Init runs these; the list serves to word a failure.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub start_container: Vec<Hook>,
-    /// After the payload has been executed.
+    /// The runtime runs these after the payload's execve(2).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub poststart: Vec<Hook>,
-    /// After the container is gone.
+    /// The runtime runs these after the container is deleted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub poststop: Vec<Hook>,
 }
 
-impl Later {
-    /// Those of a config.json.
+impl LaterHooks {
+    /// Returns the later hooks of a config.json.
     pub fn of(spec: &Spec) -> Self {
         let Some(hooks) = spec.hooks() else { return Self::default() };
-        let [_, _, _, start_container, poststart, poststop] = lists(hooks).map(<[Hook]>::to_vec);
+        let [_, _, _, start_container, poststart, poststop] = by_kind(hooks).map(<[Hook]>::to_vec);
         Self { start_container, poststart, poststop }
     }
 
-    /// There are none.
+    /// Returns true if there are none.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// The hooks of create.
+/// The hooks of a create.
 #[derive(Default)]
 pub struct CreateHooks {
-    /// prestart and createRuntime: those that the runtime runs while init waits.
+    /// prestart and createRuntime. The runtime runs them while init waits.
     runtime: [Vec<Hook>; 2],
-    /// Run by init; here for the words.
+    /// Init runs these; the list serves to word a failure.
     pub create_container: Vec<Hook>,
 }
 
 impl CreateHooks {
-    /// Those of a config.json.
+    /// Returns the create hooks of a config.json.
     pub fn of(spec: &Spec) -> Self {
         let Some(hooks) = spec.hooks() else { return Self::default() };
-        let [prestart, create_runtime, create_container, ..] = lists(hooks).map(<[Hook]>::to_vec);
+        let [prestart, create_runtime, create_container, ..] = by_kind(hooks).map(<[Hook]>::to_vec);
         Self { runtime: [prestart, create_runtime], create_container }
     }
 
-    /// Runs the runtime's, with the pid of the container's init.
+    /// Runs prestart and createRuntime. `pid` is the container's init.
     ///
     /// # Errors
-    /// That of the first that fails.
-    pub fn run(&self, told: OciState<'_>, pid: i32) -> Result<()> {
-        let text = text(told, "creating")?;
-        KINDS.iter().zip(&self.runtime).try_for_each(|(kind, list)| run(kind, list, &text, pid, told.bundle, Err))
+    /// The error of the first hook that fails.
+    pub fn run(&self, state: OciState<'_>, pid: i32) -> Result<()> {
+        let text = state_json(state, "creating")?;
+        KINDS.iter().zip(&self.runtime).try_for_each(|(kind, list)| run(kind, list, &text, pid, state.bundle, Err))
     }
 }
 
-/// Init's own part of a plan.
-pub struct ForInit<'a> {
-    /// The runtime has hooks at create.
+/// The plan of the hooks that init runs, or waits for.
+pub struct InitHooks<'a> {
+    /// The runtime runs hooks at create, so init waits for them.
     pub runtime: bool,
-    /// In the container's namespaces, before the root is entered.
+    /// Hooks in the container's namespaces, before init enters the root.
     pub create_container: Point<'a>,
-    /// In the container, before execve.
+    /// Hooks in the container, before execve(2).
     pub start_container: Point<'a>,
 }
 
-impl ForInit<'_> {
-    /// Some hook looks for the container's root where the bundle has it.
-    pub fn in_bundle(&self) -> bool {
+impl InitHooks<'_> {
+    /// Returns true if any hook expects the container's root at its path in the bundle.
+    pub fn need_root_in_bundle(&self) -> bool {
         self.runtime || !self.create_container.list.is_empty()
     }
 }
 
-/// Plans the hooks that init runs. `payload_env` is what a startContainer hook without an environment has (runc's rule).
+/// Plans the hooks that init runs. A startContainer hook without `env` gets `payload_env`, as in runc.
 ///
 /// # Errors
-/// Names the field.
+/// [`Kind::InvalidArgument`] with the name of the field.
 pub fn plan<'a>(
     arena: &'a Arena,
     spec: &Spec,
-    told: OciState<'_>,
+    state: OciState<'_>,
     rootfs: &Path,
     payload_env: &'a [Cell<Ptr>],
-) -> Result<ForInit<'a>> {
+) -> Result<InitHooks<'a>> {
     let Some(hooks) = spec.hooks() else {
-        return Ok(ForInit { runtime: false, create_container: Point::NONE, start_container: Point::NONE });
+        return Ok(InitHooks { runtime: false, create_container: Point::NONE, start_container: Point::NONE });
     };
-    let [prestart, create_runtime, create_container, start_container, ..] = lists(hooks);
+    let [prestart, create_runtime, create_container, start_container, ..] = by_kind(hooks);
     let nothing = environment::<&str>(arena, &[])?;
     let create_container = Point {
         directory: Some(arena.path(rootfs, "root.path")?),
-        ..point(arena, create_container, &text(told, "creating")?, nothing)?
+        ..point(arena, create_container, &state_json(state, "creating")?, nothing)?
     };
-    Ok(ForInit {
+    Ok(InitHooks {
         runtime: !prestart.is_empty() || !create_runtime.is_empty(),
         create_container,
-        // Those run with the payload's limits.
-        start_container: Point { limit: None, ..point(arena, start_container, &text(told, "created")?, payload_env)? },
+        // These run with the payload's resource limits.
+        start_container: Point {
+            limit: None,
+            ..point(arena, start_container, &state_json(state, "created")?, payload_env)?
+        },
     })
 }
 
-/// After the payload has been executed.
+/// Runs the poststart hooks, after the payload's execve(2).
 ///
 /// # Errors
-/// That of the first that fails.
-pub fn poststart(hooks: &Later, told: OciState<'_>, pid: i32) -> Result<()> {
+/// The error of the first hook that fails.
+pub fn poststart(hooks: &LaterHooks, state: OciState<'_>, pid: i32) -> Result<()> {
     if hooks.poststart.is_empty() {
         return Ok(());
     }
-    run("poststart", &hooks.poststart, &text(told, "running")?, pid, told.bundle, Err)
+    run("poststart", &hooks.poststart, &state_json(state, "running")?, pid, state.bundle, Err)
 }
 
-/// After the container is gone. Each runs whatever became of the one before; what fails is a warning (runtime.md,
-/// "Lifecycle", step 13).
-pub fn poststop(hooks: &Later, told: OciState<'_>) {
-    let warn = |e: Error| log::warn!("container {}: {e}", told.id);
+/// Runs the poststop hooks, after the container is deleted. A failure is logged as a warning, and the next hook runs
+/// (runtime.md, "Lifecycle", step 13).
+pub fn poststop(hooks: &LaterHooks, state: OciState<'_>) {
+    let warn = |e: Error| log::warn!("container {}: {e}", state.id);
     let each = |e| {
         warn(e);
         Ok(())
     };
-    let all = text(told, "stopped").and_then(|text| run("poststop", &hooks.poststop, &text, 0, told.bundle, each));
+    let all =
+        state_json(state, "stopped").and_then(|text| run("poststop", &hooks.poststop, &text, 0, state.bundle, each));
     if let Err(e) = all {
         warn(e);
     }
 }
 
-/// The state that a hook reads, before and after the pid (runtime.md, "State").
-fn text(told: OciState<'_>, status: &str) -> Result<[String; 2]> {
+/// Returns the OCI state as JSON in two parts, before and after the number of the pid (runtime.md, "State").
+fn state_json(state: OciState<'_>, status: &str) -> Result<[String; 2]> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Before<'s> {
@@ -229,8 +233,8 @@ fn text(told: OciState<'_>, status: &str) -> Result<[String; 2]> {
         annotations: BTreeMap<&'s String, &'s String>,
     }
     let bad = |e: serde_json::Error| Error::new(Kind::Internal, format!("encode the state for a hook: {e}"));
-    let before = Before { oci_version: told.oci_version, id: told.id, status };
-    let after = After { bundle: told.bundle, annotations: told.annotations.iter().collect() };
+    let before = Before { oci_version: state.oci_version, id: state.id, status };
+    let after = After { bundle: state.bundle, annotations: state.annotations.iter().collect() };
     let mut before = serde_json::to_string(&before).map_err(bad)?;
     before.truncate(before.len().saturating_sub(1));
     before.push_str(",\"pid\":");
@@ -239,7 +243,7 @@ fn text(told: OciState<'_>, status: &str) -> Result<[String; 2]> {
     Ok([before, after])
 }
 
-/// Runs the runtime's own hooks in order, and goes on after one that fails if `failed` says so.
+/// Runs hooks of the runtime in order. After a failure `failed` decides whether the next one runs.
 fn run(
     kind: &str,
     hooks: &[Hook],
@@ -259,17 +263,17 @@ fn run(
         directory: Some(arena.path(bundle, "bundle")?),
         ..point(&arena, hooks, text, environment(&arena, &inherited)?)?
     };
-    (0..hooks.len()).try_for_each(|n| one(kind, hooks, &point, n, pid).or_else(&failed))
+    (0..hooks.len()).try_for_each(|n| run_one(kind, hooks, &point, n, pid).or_else(&failed))
 }
 
-/// Runs the `n`th of them; what it writes goes to the log.
-fn one(kind: &str, hooks: &[Hook], point: &Point<'_>, n: usize, pid: i32) -> Result<()> {
+/// Runs hook number `n`, and logs its output.
+fn run_one(kind: &str, hooks: &[Hook], point: &Point<'_>, n: usize, pid: i32) -> Result<()> {
     match hook::run(point, n, &HookContext { pid, watch: None, filtered: None }) {
         Ok(output) => {
             for (stream, file) in ["stdout", "stderr"].iter().zip(output) {
-                let said = read(file);
-                if !said.is_empty() {
-                    log::info!(target: SAID, "{kind} hook #{n}: {stream}: {said}");
+                let output = read_output(file);
+                if !output.is_empty() {
+                    log::info!(target: LOG_TARGET, "{kind} hook #{n}: {stream}: {output}");
                 }
             }
             Ok(())
@@ -302,7 +306,7 @@ fn point<'a>(arena: &'a Arena, hooks: &[Hook], text: &[String; 2], env: &'a [Cel
         list: arena.list(list),
         state: [arena.bytes(before.as_bytes()), arena.bytes(after.as_bytes())],
         directory: None,
-        limit: open_files::given(),
+        limit: open_files::inherited_nofile(),
         ignored_signals: signals::ignored(),
     })
 }
@@ -316,17 +320,17 @@ fn environment<'a, T: AsRef<[u8]>>(arena: &'a Arena, words: &[T]) -> Result<&'a 
     Ok(arena.list(cells))
 }
 
-/// True for the failures of a hook.
+/// Returns true if a hook has failed.
 pub fn is_hook(failure: Failure) -> bool {
     matches!(failure.step, Step::HookStart | Step::HookStatus | Step::HookTimeout)
 }
 
-/// The error of a hook that failed, in runc's words. `output` is what it wrote to standard output and standard error.
+/// Returns the error for a failed hook, in runc's words. `output` holds the files of its stdout and stderr.
 pub fn to_error(kind: &str, hooks: &[Hook], failure: Failure, output: Vec<OwnedFd>) -> Error {
     let hook = usize::try_from(failure.index).ok().and_then(|n| hooks.get(n));
-    let said = |status: String| {
+    let with_output = |status: String| {
         let [stdout, stderr] =
-            output.try_into().map_or_else(|_| [String::new(), String::new()], |o: [_; 2]| o.map(read));
+            output.try_into().map_or_else(|_| [String::new(), String::new()], |o: [_; 2]| o.map(read_output));
         format!("{status}, stdout: {stdout}, stderr: {stderr}")
     };
     let why = match failure.step {
@@ -338,12 +342,12 @@ pub fn to_error(kind: &str, hooks: &[Hook], failure: Failure, output: Vec<OwnedF
             let path = hook.map(|h| h.path().display().to_string()).unwrap_or_default();
             format!("fork/exec {path}: {}", errno_text(failure.errno))
         }
-        _ => said(status_text(failure.errno)),
+        _ => with_output(status_text(failure.errno)),
     };
     Error::new(Kind::Internal, format!("error running {kind} hook #{}: {why}", failure.index))
 }
 
-/// A status of wait(2) as Go prints it.
+/// Formats a wait(2) status as Go's os.ProcessState does.
 fn status_text(status: i32) -> String {
     match nix::sys::signal::Signal::try_from(status & 0x7f) {
         Ok(signal) => {
@@ -373,12 +377,12 @@ fn signal_text(signal: nix::sys::signal::Signal) -> String {
     }
 }
 
-/// What a hook wrote, from the start, without the newline at its end.
-fn read(file: OwnedFd) -> String {
+/// Reads the start of a hook's output, without trailing newlines.
+fn read_output(file: OwnedFd) -> String {
     let mut file = std::fs::File::from(file);
     let mut bytes = Vec::new();
-    // A hook may have done anything with its streams; what cannot be read is not repeated.
-    let _ = file.rewind().and_then(|()| file.take(SHOWN).read_to_end(&mut bytes).map(drop));
+    // A hook may have closed or redirected its streams. Output that cannot be read is left out.
+    let _ = file.rewind().and_then(|()| file.take(MAX_OUTPUT).read_to_end(&mut bytes).map(drop));
     String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned()
 }
 
@@ -392,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_is_named() {
+    fn malformed_hooks_are_refused_by_field() {
         for kind in KINDS {
             for (hook, says) in [
                 (json!({"path": "relative"}), "path: must be absolute: \"relative\""),
@@ -412,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_runcs() {
+    fn hook_failures_have_runcs_words() {
         let hooks: Vec<Hook> = serde_json::from_value(json!([{"path": "/bin/x", "timeout": 3}])).unwrap();
         for (step, errno, says) in [
             (Step::HookStart, libc::ENOENT, "fork/exec /bin/x: no such file or directory"),

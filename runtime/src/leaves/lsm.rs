@@ -1,4 +1,4 @@
-//! Security module labels: refused where the kernel lacks the module, never dropped.
+//! Labels of security modules. A label for a module that the kernel lacks is refused, never dropped.
 
 use std::{ffi::CStr, fs, io::Read, io::Write, path::Path};
 
@@ -8,14 +8,14 @@ use rustix::fs::StatVfsMountFlags;
 
 use crate::{Context, Error, Result, arena::Arena};
 
-/// Where selinuxfs is, and its magic number (statfs(2)).
+/// Mount point of selinuxfs, and its magic number (statfs(2)).
 const SELINUX: &str = "/sys/fs/selinux";
 const SELINUX_MAGIC: i64 = 0xf97c_ff8c;
 
-/// The labels that execve takes on: the process's own, else the container's given ones.
+/// Returns the labels that execve(2) applies: those of the process, or else the container's defaults.
 ///
 /// # Errors
-/// [`crate::Kind::InvalidArgument`] naming the profile or label that this kernel cannot enforce.
+/// [`crate::Kind::InvalidArgument`] with the profile or label that this kernel cannot enforce.
 pub fn plan<'a>(
     arena: &'a Arena,
     process: &Process,
@@ -27,9 +27,9 @@ pub fn plan<'a>(
         let name = arena.bytes(context.as_bytes());
         labels.push(Label { module: Module::Selinux, attribute: c"thread-self/attr/exec", command: name, name });
     }
-    if let Some(profile) = set(process.apparmor_profile()).or(apparmor) {
+    if let Some(profile) = non_empty(process.apparmor_profile()).or(apparmor) {
         if apparmor_enabled() {
-            // Since Linux 5.8 each module has files of its own; the common one belongs to whichever came first.
+            // Since Linux 5.8 each module has its own files. The common ones belong to the first module.
             let own = Path::new("/proc/self/attr/apparmor/exec").exists();
             labels.push(Label {
                 module: Module::AppArmor,
@@ -46,7 +46,7 @@ pub fn plan<'a>(
     Ok(arena.list(labels))
 }
 
-/// The context of the session keyring: that of the process (runc's rule).
+/// Returns the SELinux context of the session keyring. It is the context of the process, as in runc.
 ///
 /// # Errors
 /// As [`plan`].
@@ -54,34 +54,35 @@ pub fn key_label<'a>(arena: &'a Arena, process: &Process, selinux: Option<&str>)
     Ok(context(process, selinux)?.map(|context| arena.bytes(context.as_bytes())))
 }
 
-/// `linux.mountLabel`, for the file systems that the container gets of its own.
+/// Returns `linux.mountLabel`, the SELinux context of the file systems that the container mounts.
 ///
 /// # Errors
 /// As [`plan`].
 pub fn mount_label<'a>(arena: &'a Arena, label: Option<&str>) -> Result<Option<&'a CStr>> {
     match label.filter(|l| !l.is_empty()) {
-        Some(label) => arena.text(checked(label, "linux.mountLabel")?, "linux.mountLabel").map(Some),
+        Some(label) => arena.text(check_context(label, "linux.mountLabel")?, "linux.mountLabel").map(Some),
         None => Ok(None),
     }
 }
 
 fn context(process: &Process, selinux: Option<&str>) -> Result<Option<String>> {
-    set(process.selinux_label()).or(selinux).map(|label| checked(label, "process.selinuxLabel")).transpose()
+    non_empty(process.selinux_label()).or(selinux).map(|label| check_context(label, "process.selinuxLabel")).transpose()
 }
 
-fn set(text: &Option<String>) -> Option<&str> {
+fn non_empty(text: &Option<String>) -> Option<&str> {
     text.as_deref().filter(|t| !t.is_empty())
 }
 
-/// A context as the policy in force writes it: `s0:c2,c1` is `s0:c1,c2`.
-fn checked(label: &str, field: &str) -> Result<String> {
+/// Returns the context in the canonical form of the loaded policy: `s0:c2,c1` becomes `s0:c1,c2`.
+fn check_context(label: &str, field: &str) -> Result<String> {
     if !selinux_enabled() {
         return Err(Error::invalid(format!("{field}: {label:?}: selinux is not enabled on this host")));
     }
     canonical(label).with_context(|| format!("{field}: {label:?}: no valid context"))
 }
 
-/// selinuxfs answers a write to `context` with what the next read on the same file gives, or with `EINVAL`.
+/// Asks selinuxfs: after a write to `context`, a read of the same file returns the canonical form. A bad one is
+/// `EINVAL`.
 fn canonical(label: &str) -> std::io::Result<String> {
     let mut file = fs::OpenOptions::new().read(true).write(true).open(Path::new(SELINUX).join("context"))?;
     file.write_all(label.as_bytes())?;
@@ -95,8 +96,8 @@ fn apparmor_enabled() -> bool {
     fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|v| v.first() == Some(&b'Y'))
 }
 
-/// As libselinux sees it: its file system can be written to, and a policy is loaded, since before that everything has
-/// the context `kernel`.
+/// Returns true as libselinux does: selinuxfs is writable, and a policy is loaded. Before that every process has the
+/// context `kernel`.
 fn selinux_enabled() -> bool {
     let mounted = rustix::fs::statfs(SELINUX).is_ok_and(|s| s.f_type == SELINUX_MAGIC)
         && rustix::fs::statvfs(SELINUX).is_ok_and(|s| !s.f_flag.contains(StatVfsMountFlags::RDONLY));

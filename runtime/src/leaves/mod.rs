@@ -1,4 +1,4 @@
-//! The leaves: each translates a part of the spec into a part of the plan, and knows no other leaf.
+//! The leaves. Each one translates a part of the spec into a part of the plan. No leaf imports another.
 
 pub mod caps;
 pub mod hooks;

@@ -1,21 +1,21 @@
-//! Resource limits: names to numbers, and those that only the parent can raise.
+//! Resource limits: turns names into numbers, and raises hard limits that the child may not raise.
 
 use berth_init::plan::Rlimit;
 use oci_spec::runtime::{PosixRlimit, PosixRlimitType};
 
 use crate::{host::open_files, sys};
 
-/// Translates the limits of a process. Of open files it has what config.json says, or else what this process was given,
-/// and never what the runtime has taken for itself.
+/// Returns the limits of a process. If config.json has no limit of open files, the process gets the caller's. It never
+/// gets the limit that the runtime has raised for itself.
 pub fn plan(limits: &[PosixRlimit]) -> Vec<Rlimit> {
     let planned = limits.iter().map(|l| Rlimit { resource: number(l.typ()), soft: l.soft(), hard: l.hard() });
     let named = limits.iter().any(|l| number(l.typ()) == libc::RLIMIT_NOFILE);
-    planned.chain(open_files::given().filter(|_| !named)).collect()
+    planned.chain(open_files::inherited_nofile().filter(|_| !named)).collect()
 }
 
-/// Raises the hard limits of a process that will be in a user namespace, where it has no right to do so; the soft ones
-/// stay for the process itself to set. What cannot be raised the process will find so.
-pub fn raise(pid: i32, limits: &[Rlimit]) {
+/// Raises the hard limits of a process that will be in a user namespace, where the kernel refuses it. The process sets
+/// the soft limits itself. Errors are ignored: the process then fails to set its limits, and reports that.
+pub fn raise_hard_limits(pid: i32, limits: &[Rlimit]) {
     for limit in limits {
         let resource = limit.resource;
         let Ok((soft, hard)) = sys::limit(pid, resource, None) else { continue };
@@ -25,7 +25,7 @@ pub fn raise(pid: i32, limits: &[Rlimit]) {
     }
 }
 
-/// getrlimit(2).
+/// Returns `RLIMIT_*` of getrlimit(2).
 fn number(kind: PosixRlimitType) -> u32 {
     match kind {
         PosixRlimitType::RlimitCpu => libc::RLIMIT_CPU,

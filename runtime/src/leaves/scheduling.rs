@@ -1,7 +1,7 @@
-//! Scheduler, I/O priority, CPU affinity, memory policy and execution domain: from config.json to numbers.
+//! Scheduler, I/O priority, CPU affinity, memory policy and execution domain: turns config.json into numbers.
 //!
-//! An exec has its own, and for what it does not name the container's, as runc has it; the CPU affinity is for execs
-//! alone (config.md, "execCPUAffinity").
+//! As in runc, an exec takes over the container's settings that its own process does not name. The CPU affinity applies
+//! to execs only (config.md, "execCPUAffinity").
 
 use berth_init::plan::{SchedulerAttributes, Scheduling};
 use oci_spec::runtime::{
@@ -12,18 +12,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, arena::Arena};
 
-/// The modes of a memory policy, set_mempolicy(2); what of them the kernel has, it says when it is asked.
+/// The modes of set_mempolicy(2). A kernel that lacks one refuses it when it is set.
 pub const MEMORY_MODES: &str = "\
     MPOL_BIND MPOL_DEFAULT MPOL_INTERLEAVE MPOL_LOCAL MPOL_PREFERRED MPOL_PREFERRED_MANY MPOL_WEIGHTED_INTERLEAVE";
-/// And their flags.
+/// The mode flags of set_mempolicy(2).
 pub const MEMORY_FLAGS: &str = "MPOL_F_NUMA_BALANCING MPOL_F_RELATIVE_NODES MPOL_F_STATIC_NODES";
 
-/// CPUs and memory nodes up to this number can be named, as in the C library's sets (cpu_set_t).
+/// Number of CPUs and memory nodes that a set can hold, as in the C library's `cpu_set_t`.
 const MAX: usize = 1024;
-/// A set of them.
+/// A set of CPUs or memory nodes, one bit each.
 pub type Set = [u64; MAX / 64];
 
-/// What a config.json says of the container, and what its execs take over.
+/// The settings of a container in config.json, which its execs take over.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Inherited {
@@ -40,7 +40,7 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// Of a config.json.
+    /// Returns the settings of a config.json.
     pub fn of(spec: &Spec) -> Self {
         let process = spec.process().as_ref();
         let linux = spec.linux().as_ref();
@@ -53,12 +53,12 @@ impl Inherited {
         }
     }
 
-    /// Nothing is named.
+    /// Returns true if config.json has none of the settings.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// For an exec with this process.
+    /// Returns the settings for an exec of `process`: those that the process names replace the container's.
     #[must_use]
     pub fn overridden_by(&self, process: &Process) -> Self {
         let mut all = self.clone();
@@ -74,13 +74,13 @@ impl Inherited {
         all
     }
 
-    /// Whether an exec's CPUs are named at all.
+    /// Returns true if there is a CPU affinity for execs.
     pub fn names_cpus(&self) -> bool {
         let named = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
         self.affinity.as_ref().is_some_and(|a| named(a.initial()) || named(a.cpu_affinity_final()))
     }
 
-    /// The CPUs on which an exec is made, before it is in the container's cgroup.
+    /// Returns the CPUs on which an exec's process is created, before it joins the container's cgroup.
     ///
     /// # Errors
     /// As [`check`].
@@ -93,7 +93,7 @@ const INITIAL: &str = "process.execCPUAffinity.initial";
 const FINAL: &str = "process.execCPUAffinity.final";
 const NODES: &str = "linux.memoryPolicy.nodes";
 
-/// What init or, with `exec`, another process makes of itself; `None` when nothing is named.
+/// Plans the settings of init, or of another process if `exec` is set. Returns `None` if there are none.
 ///
 /// # Errors
 /// As [`check`] and [`check_container`].
@@ -120,10 +120,10 @@ pub fn plan<'a>(arena: &'a Arena, wanted: &Inherited, exec: bool) -> Result<Opti
     }))
 }
 
-/// What the specification and the kernel's interfaces ask of a process.
+/// Checks the settings of a process against the spec and the kernel's interfaces.
 ///
 /// # Errors
-/// Names the field.
+/// [`crate::Kind::InvalidArgument`] with the name of the field.
 pub fn check(process: &Process) -> Result<()> {
     if let Some(scheduler) = process.scheduler() {
         check_scheduler(scheduler)?;
@@ -170,10 +170,10 @@ fn check_scheduler(scheduler: &Scheduler) -> Result<()> {
     Ok(())
 }
 
-/// What they ask of a container.
+/// Checks `linux.memoryPolicy`.
 ///
 /// # Errors
-/// Names the field.
+/// [`crate::Kind::InvalidArgument`] with the name of the field.
 pub fn check_container(policy: Option<&LinuxMemoryPolicy>) -> Result<()> {
     use MemoryPolicyFlagType as Flag;
     use MemoryPolicyModeType as Mode;
@@ -202,7 +202,7 @@ pub fn check_container(policy: Option<&LinuxMemoryPolicy>) -> Result<()> {
     Ok(())
 }
 
-/// `struct sched_attr`, sched_setattr(2).
+/// Returns `struct sched_attr` of sched_setattr(2).
 fn attributes(scheduler: &Scheduler) -> SchedulerAttributes {
     use LinuxSchedulerPolicy as Policy;
     let policy = match *scheduler.policy() {
@@ -240,7 +240,7 @@ fn scheduler_flag(flag: LinuxSchedulerFlag) -> u64 {
     }
 }
 
-/// Class and priority in one, ioprio_set(2).
+/// Returns class and priority in one number for ioprio_set(2).
 fn io_priority(wanted: &LinuxIOPriority) -> Result<u32> {
     let class = match wanted.class() {
         IOPriorityClass::IoprioClassRt => 1,
@@ -256,7 +256,7 @@ fn io_priority(wanted: &LinuxIOPriority) -> Result<u32> {
     }
 }
 
-/// personality(2).
+/// Returns the persona for personality(2).
 fn domain(domain: LinuxPersonalityDomain) -> u32 {
     match domain {
         LinuxPersonalityDomain::PerLinux => 0,
@@ -264,7 +264,7 @@ fn domain(domain: LinuxPersonalityDomain) -> u32 {
     }
 }
 
-/// Mode and flags in one, set_mempolicy(2).
+/// Returns mode and flags in one number for set_mempolicy(2).
 fn memory_mode(policy: &LinuxMemoryPolicy) -> u32 {
     use MemoryPolicyFlagType as Flag;
     use MemoryPolicyModeType as Mode;
@@ -286,7 +286,7 @@ fn memory_mode(policy: &LinuxMemoryPolicy) -> u32 {
     })
 }
 
-/// A list like `0-3,7`, as runc reads it: spaces and empty members are allowed.
+/// Parses a list such as `0-3,7`. Like runc, it allows spaces and empty members.
 fn set(text: &str, field: &str) -> Result<Set> {
     let bad = |why: &str| Error::invalid(format!("{field}: {text:?}: {why}"));
     let number = |digits: &str| -> Result<usize> {
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn sets() {
+    fn cpu_lists_are_parsed_or_refused_by_field() {
         let of = |bits: &[usize]| {
             let mut set = [0u64; MAX / 64];
             bits.iter().for_each(|n| set[n / 64] |= 1 << (n % 64));
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn schedulers() {
+    fn scheduler_settings_are_checked() {
         let all = |value: Value| attributes(process("scheduler", value).scheduler().as_ref().unwrap());
         let fifo = all(json!({"policy": "SCHED_FIFO", "priority": 7, "flags": ["SCHED_RESET_ON_FORK"]}));
         assert_eq!((fifo.policy, fifo.priority, fifo.flags), (1, 7, 1));
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn io_priorities() {
+    fn io_priorities_are_checked() {
         let of = |class: &str, priority: i64| {
             let process = process("ioPriority", json!({"class": class, "priority": priority}));
             io_priority(process.io_priority().as_ref().unwrap()).map_err(|e| e.to_string())
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_policies() {
+    fn memory_policies_are_checked() {
         let policy = |value: Value| serde_json::from_value::<LinuxMemoryPolicy>(value).unwrap();
         let good = policy(json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]}));
         check_container(Some(&good)).unwrap();
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exec_overrides_what_it_names() {
+    fn exec_settings_override_the_containers() {
         let container = Inherited {
             scheduler: process("scheduler", json!({"policy": "SCHED_IDLE"})).scheduler().clone(),
             io_priority: *process("ioPriority", json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0})).io_priority(),

@@ -1,7 +1,7 @@
-//! The directory in which a container finds its service manager's notification socket, sd_notify(3).
+//! The directory in which a container finds the notification socket of its service manager (sd_notify(3)).
 //!
-//! It lies in the container's state directory and is bound read-only at `/run/notify`, where runc has it; the socket in
-//! it is made by whoever starts the container and carries on what the container says.
+//! It lies in the container's state directory and is bound read-only at `/run/notify`, as in runc. The command that
+//! starts the container creates the socket in it, and forwards the container's messages.
 
 use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path};
 
@@ -9,20 +9,20 @@ use oci_spec::runtime::{MountBuilder, Spec};
 
 use crate::{Context, Error, Kind, Result};
 
-/// The directory's name in the state directory.
+/// Name of the directory in the state directory.
 pub const DIR: &str = "notify";
-/// The socket's name in the directory.
+/// Name of the socket in the directory.
 pub const SOCKET: &str = "notify.sock";
-/// Where the container sees the directory.
-const INSIDE: &str = "/run/notify";
+/// Path of the directory in the container.
+const CONTAINER_DIR: &str = "/run/notify";
 
 /// Adds the mount of `<state>/notify` and the variable `NOTIFY_SOCKET` to a config.json.
 ///
 /// # Errors
-/// None that a config.json could cause.
-pub fn announce(spec: &mut Spec, state: &Path) -> Result<()> {
+/// None for any config.json.
+pub fn add_to_spec(spec: &mut Spec, state: &Path) -> Result<()> {
     let mount = MountBuilder::default()
-        .destination(INSIDE)
+        .destination(CONTAINER_DIR)
         .typ("bind")
         .source(state.join(DIR))
         .options(["bind", "nosuid", "noexec", "nodev", "ro"].map(str::to_owned))
@@ -33,13 +33,13 @@ pub fn announce(spec: &mut Spec, state: &Path) -> Result<()> {
     spec.set_mounts(Some(mounts));
     if let Some(process) = spec.process_mut() {
         let mut env = process.env().clone().unwrap_or_default();
-        env.push(format!("NOTIFY_SOCKET={INSIDE}/{SOCKET}"));
+        env.push(format!("NOTIFY_SOCKET={CONTAINER_DIR}/{SOCKET}"));
         process.set_env(Some(env));
     }
     Ok(())
 }
 
-/// Makes the directory. Everybody in the container may look into it, whoever root is there.
+/// Creates the directory with mode 0755, so that all users of the container can reach the socket.
 ///
 /// # Errors
 /// As mkdir(2).
@@ -47,7 +47,7 @@ pub fn make_dir(state: &Path) -> Result<()> {
     let dir = state.join(DIR);
     let make = || -> std::io::Result<()> {
         DirBuilder::new().mode(0o755).create(&dir)?;
-        // As far as the umask allowed, so far.
+        // mkdir(2) has applied the umask.
         std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o755))
     };
     make().with_context(|| format!("mkdir {}", dir.display()))
@@ -66,9 +66,9 @@ mod tests {
     }
 
     #[test]
-    fn the_mount_comes_last_and_the_variable_too() {
+    fn notify_mount_and_variable_are_added_last() {
         let mut spec = spec(r#"[{"type":"mount"}]"#);
-        announce(&mut spec, Path::new("/state/c1")).unwrap();
+        add_to_spec(&mut spec, Path::new("/state/c1")).unwrap();
         let mount = spec.mounts().as_ref().unwrap().last().unwrap().clone();
         assert_eq!(mount.destination(), Path::new("/run/notify"));
         assert_eq!(mount.source().as_deref(), Some(Path::new("/state/c1/notify")));

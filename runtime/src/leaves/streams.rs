@@ -1,8 +1,8 @@
-//! Whose the standard streams are, in a user namespace.
+//! Makes the standard streams accessible in a user namespace.
 //!
-//! A process may open a stream anew, by `/dev/stdout`, when it is the payload's user's; init gives it to that user as far as
-//! it may. A pipe that the host's root has made is nobody's in there, and init may do nothing about it: so it is given
-//! to the container's root here.
+//! A payload may reopen a stream through `/dev/stdout` only if its user owns the file. init changes the owner to that
+//! user if it can. A pipe that root of the host has created has an owner without a mapping in the namespace, so init
+//! cannot change it. Therefore the runtime gives pipes to the container's root.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -13,26 +13,27 @@ use rustix::{
 
 use crate::{Context, Result, id_maps::Ids};
 
-/// Where a process gets its standard streams. One with a terminal gets that, and its master comes back.
+/// The standard streams of a process. A process with `process.terminal` gets a pty instead, and the caller gets its master.
 #[derive(Debug)]
 pub enum Stdio {
-    /// The caller's own.
+    /// The runtime's own streams.
     Inherit,
     /// `/dev/null`.
     Null,
-    /// stdin, stdout, stderr.
+    /// These files, in the order stdin, stdout, stderr.
     Fds([OwnedFd; 3]),
-    /// As `Null`, but a terminal will be shown on another one, which turns newlines into what it needs: so the
-    /// process' own must not.
+    /// As `Null`. A pty's output is relayed to the caller's terminal, which translates newlines itself. Therefore the pty
+    /// must not translate them (`ONLCR`, termios(3)).
     Relayed,
 }
 
-/// Gives the pipes among the streams to the container's root, whose `ids` are asked for when there are any. Only pipes: a
-/// file that was opened to be read would become one that the container can write to.
+/// Gives the pipes among the streams to the container's root. Calls `ids` only if there is a pipe.
+///
+/// Other files keep their owner: the container could otherwise write to a file that was opened for reading.
 ///
 /// # Errors
-/// What keeps a pipe of the runtime's own from that; with one of its caller's it is not insisted on.
-pub fn give(stdio: &Stdio, ids: impl FnOnce() -> Result<Ids>) -> Result<()> {
+/// As fchown(2) for pipes in [`Stdio::Fds`]. For inherited streams, `EPERM` and `EROFS` are ignored.
+pub fn chown_pipes_to_root(stdio: &Stdio, ids: impl FnOnce() -> Result<Ids>) -> Result<()> {
     let what = "process.user: give the standard streams to the container's root";
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let (streams, own): ([BorrowedFd<'_>; 3], bool) = match stdio {
@@ -67,17 +68,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_asked_for_only_when_there_is_a_pipe() {
+    fn id_mappings_are_read_only_if_a_stream_is_a_pipe() {
         let null = || std::fs::File::open("/dev/null").unwrap().into();
         let asked = std::cell::Cell::new(false);
         let ids = || {
             asked.set(true);
             Err(crate::Error::invalid("asked"))
         };
-        give(&Stdio::Fds([null(), null(), null()]), ids).unwrap();
+        chown_pipes_to_root(&Stdio::Fds([null(), null(), null()]), ids).unwrap();
         assert!(!asked.get());
         let (_read, write) = std::io::pipe().unwrap();
-        let error = give(&Stdio::Fds([null(), write.into(), null()]), ids).unwrap_err();
+        let error = chown_pipes_to_root(&Stdio::Fds([null(), write.into(), null()]), ids).unwrap_err();
         assert_eq!(error.to_string(), "asked");
     }
 }

@@ -1,4 +1,4 @@
-//! Kernel parameters: only those of a namespace that is the container's own. Pure.
+//! Kernel parameters (`linux.sysctl`). Only those of a namespace of the container are allowed. Pure.
 
 use std::collections::HashMap;
 
@@ -10,10 +10,11 @@ use crate::{
     arena::{self, Arena},
 };
 
-/// Translates `linux.sysctl`; `private` says whether a namespace is not the host's.
+/// Plans `linux.sysctl`. `private` says whether the container has its own namespace of a type.
 ///
 /// # Errors
-/// runc's words for keys of the host, of a namespace that is shared with it, or that are no sysctl at all.
+/// [`crate::Kind::InvalidArgument`] in runc's words for a malformed key, and for a key of the host or of a shared
+/// namespace.
 pub fn plan<'a>(
     arena: &'a Arena,
     sysctls: &HashMap<String, String>,
@@ -23,7 +24,7 @@ pub fn plan<'a>(
     keys.sort_unstable();
     keys.into_iter()
         .map(|(key, value)| {
-            let path = one(key, value, &private)?;
+            let path = check_one(key, value, &private)?;
             Ok(Sysctl {
                 path: arena.text(format!("/proc/sys/{path}"), "linux.sysctl")?,
                 value: arena.bytes(value.as_bytes()),
@@ -32,25 +33,26 @@ pub fn plan<'a>(
         .collect()
 }
 
-/// What is wrong with the parameters of a config.json, whose namespaces are `private` as far as it says.
+/// Checks the parameters of a config.json. `private` says which namespaces the config gives to the container.
 ///
 /// # Errors
 /// As [`plan`].
 pub fn check(sysctls: &HashMap<String, String>, private: impl Fn(LinuxNamespaceType) -> bool) -> Result<()> {
-    let wrong = sysctls.iter().filter_map(|(key, value)| Some((key, one(key, value, &private).err()?)));
-    // Of several always the same.
+    let wrong = sysctls.iter().filter_map(|(key, value)| Some((key, check_one(key, value, &private).err()?)));
+    // The map has no order. The smallest key makes the error the same each time.
     wrong.min_by_key(|(key, _)| *key).map_or(Ok(()), |(_, e)| Err(e))
 }
 
-fn one(key: &str, value: &str, private: &impl Fn(LinuxNamespaceType) -> bool) -> Result<String> {
+fn check_one(key: &str, value: &str, private: &impl Fn(LinuxNamespaceType) -> bool) -> Result<String> {
     let path = path(key)?;
     allowed(key, &path, private)?;
     arena::check(value, || format!("linux.sysctl.{key}"))?;
     Ok(path)
 }
 
-/// sysctl(8): `net.ipv4.ip_forward` or `net/ipv4/conf/eth0.100/forwarding`, whichever separator comes first rules;
-/// the other one is then part of a name, dots and slashes changing places.
+/// Turns a key of sysctl(8) into a path: `net.ipv4.ip_forward` or `net/ipv4/conf/eth0.100/forwarding`.
+///
+/// The first separator decides. If it is a dot, a slash stands for a dot in a name.
 fn path(key: &str) -> Result<String> {
     let bad = || Error::invalid(format!("linux.sysctl: {key:?} is not a sysctl key"));
     let allowed = |c: char| c.is_ascii_alphanumeric() || "._-/@:".contains(c);
@@ -97,7 +99,7 @@ fn allowed(key: &str, path: &str, private: &impl Fn(LinuxNamespaceType) -> bool)
     } else if path == "kernel/domainname" {
         Ns::Uts
     } else if path == "kernel/hostname" {
-        // It would be overwritten, or overwrite, what the spec's own field says.
+        // The spec has its own field for it, so one of the two would be lost.
         return Err(Error::invalid(format!(
             "sysctl {key:?} is not allowed as it conflicts with the OCI \"hostname\" field"
         )));
@@ -112,7 +114,7 @@ fn allowed(key: &str, path: &str, private: &impl Fn(LinuxNamespaceType) -> bool)
     if needs == Ns::Network {
         return Err(Error::invalid(format!("sysctl {key:?} not allowed in host network namespace")));
     }
-    Err(Error::invalid(format!("sysctl {key:?} is not allowed in the hosts {needs:?} namespace").to_lowercase()))
+    Err(Error::invalid(format!("sysctl {key:?} is not allowed in the hosts {needs} namespace")))
 }
 
 #[cfg(test)]
@@ -120,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_become_paths() {
+    fn sysctl_keys_become_paths() {
         assert_eq!(path("net.ipv4.ip_forward").unwrap(), "net/ipv4/ip_forward");
         assert_eq!(path("net.ipv4.conf.eth0/100.forwarding").unwrap(), "net/ipv4/conf/eth0.100/forwarding");
         assert_eq!(path("net/ipv4/conf/eth0.100/forwarding").unwrap(), "net/ipv4/conf/eth0.100/forwarding");
@@ -130,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn only_namespaced_keys_of_private_namespaces() {
+    fn sysctls_of_shared_namespaces_are_refused() {
         let ok = |key: &str, private: bool| allowed(key, &path(key).unwrap(), &|_| private).is_ok();
         assert!(ok("net.core.somaxconn", true) && !ok("net.core.somaxconn", false));
         assert!(ok("kernel.shmmax", true) && ok("fs.mqueue.msg_max", true) && ok("kernel.domainname", true));

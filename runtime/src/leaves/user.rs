@@ -1,4 +1,4 @@
-//! The supplementary groups of a process.
+//! Supplementary groups of a process.
 
 use std::collections::HashMap;
 
@@ -6,9 +6,10 @@ use oci_spec::runtime::{Process, User};
 
 use crate::{Context, Result, arena::Arena, host::caller};
 
-/// The supplementary groups of the payload, ascending: its additional ones and nothing else, or those of the runtime where
-/// it is to `keep` them. The kernel's own answer also counts the primary group where a caller put it there (CVE-2023-25173
-/// is about leaving some out).
+/// Returns the payload's supplementary groups, ascending: exactly `additionalGids`, or with `keep` those of the runtime.
+///
+/// The kernel's list also contains the primary group if the caller put it there (CVE-2023-25173 was about leaving some
+/// out).
 ///
 /// # Errors
 /// As getgroups(2).
@@ -21,7 +22,7 @@ pub fn groups<'a>(arena: &'a Arena, user: &User, keep: bool) -> Result<&'a [u32]
     Ok(arena.list(groups))
 }
 
-/// The supplementary groups of this process.
+/// Returns the supplementary groups of this process.
 ///
 /// # Errors
 /// As getgroups(2).
@@ -30,22 +31,22 @@ pub fn own_groups() -> Result<Vec<u32>> {
     Ok(groups.into_iter().map(rustix::process::Gid::as_raw).collect())
 }
 
-/// Whether the supplementary groups of the runtime stay with all processes of a container with these annotations, and its
-/// `additionalGids` are passed over: crun's word, for podman's `--group-add keep-groups`.
+/// Returns true if all processes of the container keep the runtime's supplementary groups and ignore `additionalGids`.
+/// crun defined this annotation for podman's `--group-add keep-groups`.
 pub fn keeps_groups(annotations: &HashMap<String, String>) -> bool {
     annotations.contains_key(KEEP_GROUPS)
 }
 
-/// The annotation of [`keeps_groups`], whatever its value.
+/// The name of the annotation of [`keeps_groups`]. Its value does not matter.
 pub const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
 
-/// `process.user.additionalGids` names groups.
+/// Returns true if `process.user.additionalGids` names groups.
 pub fn names_groups(process: &Process) -> bool {
     process.user().additional_gids().as_ref().is_some_and(|gids| !gids.is_empty())
 }
 
-/// Whether the supplementary groups of the runtime stay with the process: those of an ordinary user who names no others,
-/// and where setgroups(2) is denied.
+/// Returns true if the process keeps the runtime's supplementary groups. It does so for an unprivileged caller without
+/// `additionalGids`, and where the user namespace denies setgroups(2).
 pub fn inherits_groups(process: &Process) -> bool {
     if caller::is_user() { !names_groups(process) } else { caller::denies_setgroups() }
 }

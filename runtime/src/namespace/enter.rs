@@ -1,19 +1,18 @@
-//! Work inside the container's user namespace, for a runtime that is an ordinary user.
+//! Enters the container's user namespace for an unprivileged caller.
 //!
-//! Only root of that namespace can make mounts and enter what belongs to it; state, hooks and the way to systemd are the
-//! user's own. So what plans and clones a process is done [beside](sys::run_in_vfork_child): by a process that has the memory and the
-//! descriptors of this one, but credentials of its own.
+//! Only root of that namespace may create mounts and join the namespaces that belong to it. But state files, hooks and
+//! the connection to systemd need the caller's own identity. So the planning and the clone run in a vfork child
+//! ([`sys::run_in_vfork_child`]). It shares memory and file descriptors with the runtime, and has its own credentials.
 //!
 //! ```text
-//! the runtime, a user            beside it
-//! the user namespace, its maps
-//! waits ------------------------ the cgroup and oom_score_adj, still as the user
-//!                                joins the user namespace, becomes its root; new mount namespace
-//!                                plan, clone3(CLONE_PARENT) ------------------ init, the runtime's child
-//! goes on <--------------------- ends
+//! the runtime, unprivileged the vfork child creates the user namespace waits ------------------------ as the caller:
+//! joins the cgroup, writes oom_score_adj
+//!                                joins the user namespace, becomes its root, unshares the mount namespace
+//!                                plans, clone3(CLONE_PARENT) ----------------- init, a child of the runtime
+//! goes on <--------------------- exits
 //! ```
 //!
-//! It hides (`PR_SET_DUMPABLE`) before it enters: a namespace that is joined has others in it.
+//! The child clears `PR_SET_DUMPABLE` before it enters, because other processes in a joined namespace could ptrace it.
 
 use std::{
     fs::{self, File},
@@ -30,11 +29,11 @@ use crate::{
     cgroup::Cgroup,
     host::caller,
     id_maps::Ids,
-    namespace::{joined, kind, time, user},
+    namespace::{kind, path_to_join, time, user},
     sys,
 };
 
-/// A user namespace to work in.
+/// Runs code in a user namespace, in a vfork child.
 pub struct UsernsHelper {
     namespace: OwnedFd,
     ids: Ids,
@@ -43,34 +42,36 @@ pub struct UsernsHelper {
     clocks: Option<String>,
 }
 
-/// What children get that the work makes, of what only the user himself can give them.
+/// Settings that the unprivileged caller must apply to the child before it enters the user namespace. Processes that
+/// the child clones inherit them.
 #[derive(Default)]
 pub struct PreEntry<'l> {
     /// `process.oomScoreAdj`.
     pub oom_score_adj: Option<i32>,
-    /// Where they are born.
+    /// The cgroup that the child joins.
     pub cgroup: Option<&'l Cgroup>,
-    /// The container's init, for [`Cgroup::enter`] of an exec.
+    /// Pid of the container's init, for [`Cgroup::enter`] in an exec.
     pub init: Option<&'l str>,
 }
 
 impl UsernsHelper {
-    /// The user namespace of a new container, made or joined; `None` where the runtime is root and needs none to work in.
+    /// Creates or opens the user namespace of a new container. Returns `None` if the runtime is root and needs no
+    /// helper.
     ///
     /// # Errors
-    /// As [`user::make`]; a namespace that cannot be joined is named.
+    /// As [`user::create`]. An error names the path of a namespace that cannot be joined.
     pub fn of(spec: &Spec, ids: &Ids) -> Result<Option<Self>> {
         let linux = spec.linux().as_ref();
         let namespaces = linux.and_then(|l| l.namespaces().as_deref()).unwrap_or_default();
         let Some(users) = namespaces.iter().find(|n| n.typ() == Type::User).filter(|_| caller::is_user()) else {
             return Ok(None);
         };
-        let new = |kind| namespaces.iter().any(|n| n.typ() == kind && joined(n).is_none());
-        let (namespace, ids, setgroups) = match joined(users) {
+        let new = |kind| namespaces.iter().any(|n| n.typ() == kind && path_to_join(n).is_none());
+        let (namespace, ids, setgroups) = match path_to_join(users) {
             None => {
                 ids.check_complete()?;
-                // Whether it was to be denied was asked before anything was made.
-                (user::make(ids).context("linux")?, ids.clone(), true)
+                // setgroups(2) counts as allowed: if it must be denied, check() has refused additional groups.
+                (user::create(ids).context("linux")?, ids.clone(), true)
             }
             Some(path) => {
                 let what = || format!("linux.namespaces: user namespace path {}", path.display());
@@ -85,32 +86,33 @@ impl UsernsHelper {
         Ok(Some(Self { namespace, ids, setgroups, mounts: new(Type::Mount), clocks }))
     }
 
-    /// The user namespace of a container that is there, by its init.
+    /// Opens the user namespace of an existing container by the pidfd of its init.
     pub fn join(init: OwnedFd) -> Self {
         Self { namespace: init, ids: Ids::default(), setgroups: true, mounts: false, clocks: None }
     }
 
-    /// Its mappings, as the host sees them.
+    /// Returns the namespace's mappings, as the host sees them.
     pub fn ids(&self) -> &Ids {
         &self.ids
     }
 
-    /// Whether setgroups(2) is allowed in it.
+    /// Returns true if the namespace allows setgroups(2).
     pub fn setgroups(&self) -> bool {
         self.setgroups
     }
 
-    /// Does `work` in there.
+    /// Runs `work` as root of the user namespace, in a vfork child.
     ///
     /// # Errors
-    /// The namespace cannot be entered, or what the work says.
+    /// The error of `work`, or of entering the namespace.
     pub fn run_in_userns<T>(&self, pre_entry: &PreEntry<'_>, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let dumpable = init::prctl(libc::PR_GET_DUMPABLE, 0, 0).context("prctl PR_GET_DUMPABLE")?;
         let done = sys::run_in_vfork_child(|| {
             self.enter(pre_entry)?;
             work()
         });
-        // It is the memory that hides; what fs.suid_dumpable made of it cannot be asked for (prctl(2)).
+        // PR_SET_DUMPABLE belongs to the shared memory, so it must be restored. A value that came from fs.suid_dumpable
+        // cannot be set again (PR_SET_DUMPABLE(2const)).
         if dumpable == 1 {
             init::prctl(libc::PR_SET_DUMPABLE, 1, 0).context("prctl PR_SET_DUMPABLE")?;
         }
@@ -126,7 +128,8 @@ impl UsernsHelper {
         if let Some(cgroup) = pre_entry.cgroup {
             cgroup.enter(pre_entry.init)?;
         }
-        // The kernel asks for the rights of whoever opened it, and shows it to nobody once this process hides.
+        // The kernel checks the opener's rights to this file. Once the process is not dumpable, the caller cannot open
+        // it.
         let clocks = self.clocks.as_ref().map(|offsets| {
             let file = File::options().write(true).open("/proc/self/timens_offsets");
             file.context("linux.timeOffsets: open timens_offsets").map(|file| (file, offsets))

@@ -1,18 +1,18 @@
-//! The kinds of namespaces, as `CLONE_NEW*` flags (clone(2)).
+//! `CLONE_NEW*` flags of the namespace types (clone(2)).
 
-/// Mount.
+/// Mount namespace.
 pub const MOUNT: u32 = libc::CLONE_NEWNS.cast_unsigned();
-/// Cgroup.
+/// Cgroup namespace.
 pub const CGROUP: u32 = libc::CLONE_NEWCGROUP.cast_unsigned();
-/// UTS.
+/// UTS namespace.
 pub const UTS: u32 = libc::CLONE_NEWUTS.cast_unsigned();
-/// IPC.
+/// IPC namespace.
 pub const IPC: u32 = libc::CLONE_NEWIPC.cast_unsigned();
-/// User.
+/// User namespace.
 pub const USER: u32 = libc::CLONE_NEWUSER.cast_unsigned();
-/// Pid.
+/// Pid namespace.
 pub const PID: u32 = libc::CLONE_NEWPID.cast_unsigned();
-/// Time (Linux 5.6).
+/// Time namespace (Linux 5.6).
 pub const TIME: u32 = 0x80;
-/// Network.
+/// Network namespace.
 pub const NETWORK: u32 = libc::CLONE_NEWNET.cast_unsigned();

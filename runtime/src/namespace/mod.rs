@@ -1,4 +1,4 @@
-//! Namespaces: which clone3 makes, which are entered by path, which come later in the child.
+//! Plans namespaces: clone3(2) creates some, the child joins some by path, and the child unshares others later.
 
 pub mod enter;
 pub mod kind;
@@ -19,8 +19,10 @@ use rustix::fs::{Mode, OFlags};
 use self::enter::UsernsHelper;
 use crate::{Context, Error, Result, arena::Arena, id_maps::Ids};
 
-/// Bit and file below /proc/<pid>/ns; the order in which they are joined: user last, since those that belong to the host
-/// cannot be joined from inside; mount last but for that, since it changes what paths mean.
+/// Type, flag, and file name below /proc/<pid>/ns, in the order in which they are joined.
+///
+/// The user namespace is last: from inside it, a process may not join namespaces of the host. The mount namespace comes
+/// before it, because it changes the meaning of paths.
 const ALL: [(Kind, u32, &str); 8] = [
     (Kind::Time, kind::TIME, "time"),
     (Kind::Ipc, kind::IPC, "ipc"),
@@ -32,25 +34,25 @@ const ALL: [(Kind, u32, &str); 8] = [
     (Kind::User, kind::USER, "user"),
 ];
 
-/// Where a process finds its own namespaces of these kinds, in the order in which they are joined.
+/// Returns the paths of the calling process's own namespaces of these types, in the order in which they are joined.
 ///
 /// # Errors
-/// None that a config.json could cause.
+/// None for any config.json.
 pub fn own_files(arena: &Arena, kinds: u32) -> Result<&[&CStr]> {
     let mut files = Vec::new();
     for (kind, _, name) in ALL.iter().filter(|(_, flag, _)| kinds & flag != 0) {
-        // One that is joined is entered at the end, and is that of the children until then.
+        // A joined pid namespace is entered last. Until then only the children are in it.
         let name = if *kind == Kind::Pid { "pid_for_children" } else { name };
         files.push(arena.text(format!("/proc/thread-self/ns/{name}"), "linux.namespaces")?);
     }
     Ok(arena.list(files))
 }
 
-/// The namespaces of these kinds below a directory of a process in /proc, each with its kind, in the order in which they
-/// are joined.
+/// Opens the namespaces of the types `kinds` below a process's directory in /proc. Returns each with its flag, in the
+/// order in which they are joined.
 ///
 /// # Errors
-/// Those of open(2).
+/// As open(2), with the path.
 pub fn of_process(directory: &str, kinds: u32) -> Result<Vec<(u32, OwnedFd)>> {
     let open = |(_, kind, name): &(Kind, u32, &str)| {
         let path = format!("{directory}/ns/{name}");
@@ -60,17 +62,17 @@ pub fn of_process(directory: &str, kinds: u32) -> Result<Vec<(u32, OwnedFd)>> {
     ALL.iter().filter(|(_, kind, _)| kinds & kind != 0).map(open).collect()
 }
 
-/// How a container gets its namespaces.
+/// The namespaces of a container, sorted by the way the container gets them.
 pub struct Placement<'a> {
-    /// For clone3.
+    /// `CLONE_NEW*` flags for clone3(2).
     pub clone: u32,
-    /// For the child.
+    /// The child's part.
     pub child: Namespaces<'a>,
-    /// There is a time namespace to be made around the clone.
+    /// A time namespace must be created before the clone.
     pub time: bool,
-    /// Made or joined by path: not the host's, and what an exec has to join.
+    /// `CLONE_NEW*` flags of all namespaces that are not the runtime's own. An exec must join them.
     pub own: u32,
-    /// Made; the others of `own` are joined.
+    /// The part of `own` that is created; the rest is joined by path.
     pub made: u32,
     /// The container's user namespace.
     pub users: Users<'a>,
@@ -79,31 +81,34 @@ pub struct Placement<'a> {
 /// The container's user namespace, if it has one of its own.
 #[derive(Default)]
 pub struct Users<'a> {
-    /// Its mappings; none without one.
+    /// The namespace's mappings, empty for a container in the runtime's user namespace.
     pub ids: Ids,
-    /// The namespace, unless clone3 will make it.
+    /// The namespace, unless clone3(2) will create it.
     pub fd: Option<BorrowedFd<'a>>,
-    /// setgroups(2) is denied in it.
+    /// The namespace denies setgroups(2).
     pub no_groups: bool,
 }
 
 impl Placement<'_> {
-    /// True when the container has one of its own, or another container's.
+    /// Returns true if the container does not share the runtime's namespace of this type.
     pub fn is_private(&self, kind: Kind) -> bool {
         ALL.iter().any(|(k, bit, _)| *k == kind && self.own & bit != 0)
     }
 }
 
-/// The path of a namespace that is to be joined; an empty one is none.
-pub fn joined(namespace: &LinuxNamespace) -> Option<&Path> {
+/// Returns the path of a namespace that is to be joined. An empty path counts as none, as in runc.
+pub fn path_to_join(namespace: &LinuxNamespace) -> Option<&Path> {
     namespace.path().as_deref().filter(|path| !path.as_os_str().is_empty())
 }
 
-/// Sorts the namespaces of a config.json. `ids` are its mappings, for a user namespace that is new, and to be compared
-/// with those of one that is joined. With `inside` this process is in the user namespace already.
+/// Sorts the namespaces of a config.json.
+///
+/// `ids` are the spec's mappings: for a new user namespace, or to be compared with those of a joined one. With `inside`
+/// this process is already in the container's user namespace.
 ///
 /// # Errors
-/// A path that is no namespace, or one of another kind, is named; mappings that are not those of the user namespace.
+/// [`crate::Kind::InvalidArgument`] for a path that is no namespace or one of another type, with the path, and for
+/// mappings that differ from those of the joined user namespace.
 pub fn plan<'a>(
     arena: &'a Arena,
     namespaces: &[LinuxNamespace],
@@ -117,21 +122,21 @@ pub fn plan<'a>(
     for (kind, bit, name) in ALL {
         let Some(spec) = namespaces.iter().find(|n| n.typ() == kind) else { continue };
         if let Some(inside) = inside.filter(|_| kind == Kind::User) {
-            agree(ids, inside.ids())?;
+            check_mappings_agree(ids, inside.ids())?;
             joined |= bit;
             users.ids = inside.ids().seen_from_inside();
             continue;
         }
-        let Some(path) = self::joined(spec) else {
+        let Some(path) = self::path_to_join(spec) else {
             made |= bit;
             continue;
         };
         let what = || format!("linux.namespaces: {kind} namespace path {}", path.display());
         let fd = open(path, bit).with_context(what)?;
-        if same(&fd, name)? {
-            // The runtime's own: joining a user namespace that one is in is an error (setns(2)).
+        if is_own(&fd, name)? {
+            // The path is the runtime's own namespace. setns(2) into the own user namespace is an error.
             if kind == Kind::User {
-                agree(ids, &user::own()?.ids)?;
+                check_mappings_agree(ids, &user::own()?.ids)?;
             }
             continue;
         }
@@ -140,7 +145,7 @@ pub fn plan<'a>(
         joins.push(Join { fd, flags: bit });
         if kind == Kind::User {
             let found = user::read(fd).with_context(what)?;
-            agree(ids, &found.ids)?;
+            check_mappings_agree(ids, &found.ids)?;
             found.ids.check_complete().with_context(what)?;
             users = Users { ids: found.ids, fd: Some(fd), no_groups: !found.setgroups };
         }
@@ -149,16 +154,17 @@ pub fn plan<'a>(
         ids.check_complete()?;
         users.ids = ids.clone();
         if !joins.is_empty() {
-            // Those that belong to the host can be joined from outside only, so it must be there before the child is.
-            let fd = arena.fd(user::make(ids).context("linux")?);
+            // Host namespaces can be joined only from outside of the new user namespace, so it must exist before the
+            // child.
+            let fd = arena.fd(user::create(ids).context("linux")?);
             joins.push(Join { fd, flags: kind::USER });
             users.fd = Some(fd);
         }
     }
     let time = made & kind::TIME != 0;
     let here = made & !(kind::CGROUP | kind::TIME);
-    // New namespaces must belong to the joined user namespace, so they are made after it is entered. And whoever makes an
-    // ipc namespace owns the root of its mqueue file system: the container's root, not the host's.
+    // New namespaces must belong to the joined user namespace, so the child unshares them after it has entered it. The
+    // creator of an ipc namespace owns the root of its mqueue file system. That must be the container's root.
     let unshare = match (users.fd, made & kind::USER != 0) {
         (Some(_), _) => here & !kind::USER,
         (None, true) => made & kind::IPC,
@@ -182,8 +188,9 @@ pub fn plan<'a>(
     })
 }
 
-/// containerd and CRI-O give both the path and the mappings, which must then be the same.
-fn agree(given: &Ids, actual: &Ids) -> Result<()> {
+/// Compares the spec's mappings with those of a joined user namespace. containerd and CRI-O give both a path and
+/// mappings.
+fn check_mappings_agree(given: &Ids, actual: &Ids) -> Result<()> {
     if !given.mapped() || given.same_as(actual) {
         return Ok(());
     }
@@ -192,14 +199,15 @@ fn agree(given: &Ids, actual: &Ids) -> Result<()> {
     ))
 }
 
-/// Opens a namespace file and makes sure that it is one, of the right kind, before anything is made.
+/// Opens a namespace file, and checks that it is a namespace of the right type.
 fn open(path: &Path, kind: u32) -> Result<OwnedFd> {
     let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
     let is = crate::sys::namespace_kind(&fd).map_err(|_| Error::invalid("not a namespace"))?;
-    if is == kind { Ok(fd) } else { Err(Error::invalid("is a namespace of another kind")) }
+    if is == kind { Ok(fd) } else { Err(Error::invalid("is a namespace of another type")) }
 }
 
-fn same(fd: &OwnedFd, name: &str) -> Result<bool> {
+/// Returns true if the namespace file is the runtime's own namespace.
+fn is_own(fd: &OwnedFd, name: &str) -> Result<bool> {
     let theirs = rustix::fs::fstat(fd)?;
     let ours = rustix::fs::stat(format!("/proc/thread-self/ns/{name}")).context("stat own namespace")?;
     Ok((theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino))

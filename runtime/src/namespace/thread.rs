@@ -1,4 +1,4 @@
-//! Work in a thread of its own, which may enter namespaces that the calling thread could not leave again.
+//! Runs code in a thread of its own, which may join namespaces that the calling thread could not leave.
 
 use std::os::fd::BorrowedFd;
 
@@ -7,10 +7,12 @@ use berth_init::sys::{setns, unshare};
 use super::kind;
 use crate::{Context, Error, Kind, Result};
 
-/// Runs `act` in a thread that has a root and a working directory of its own, with which `mounts` may be entered.
+/// Runs `act` in a thread that has its own root and working directory and has joined the mount namespace `mounts`.
+///
+/// setns(2) requires the own root and working directory (`unshare(CLONE_FS)`) for a mount namespace.
 ///
 /// # Errors
-/// Those of `act`, and of entering them.
+/// The error of `act`, or of joining the namespace.
 pub fn run_in_mount_ns(mounts: Option<BorrowedFd<'_>>, act: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     let act = || {
         unshare(libc::CLONE_FS.unsigned_abs()).context("unshare the root directory")?;
@@ -20,13 +22,13 @@ pub fn run_in_mount_ns(mounts: Option<BorrowedFd<'_>>, act: impl FnOnce() -> Res
     run_in_thread(act)
 }
 
-/// Runs `act` in a thread of its own, which may join what this one could not leave again, and waits for it.
+/// Runs `act` in a thread of its own, and waits for it.
 ///
 /// # Errors
-/// Those of `act`; no thread is to be had.
+/// The error of `act`, or of starting the thread.
 pub fn run_in_thread<T: Send>(act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().spawn_scoped(scope, act).context("start a thread")?;
-        thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, "a thread has died")))
+        thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Internal, "a thread has panicked")))
     })
 }

@@ -1,8 +1,8 @@
-//! Time namespaces: offsets of the clocks, and a child that is born with them.
+//! Time namespaces: creates one with clock offsets for a child.
 //!
-//! The offsets can be set only while nobody is in the namespace, and clone3(2) puts its child into the one it makes. So
-//! a thread of its own makes the namespace for its children (unshare(2)), sets the offsets, clones and ends: a thread
-//! among others cannot go back (setns(2), time_namespaces(7)).
+//! The kernel accepts offsets only while the namespace has no process, and clone3(2) would put the child into the new
+//! namespace at once. So a thread creates the namespace for its children with unshare(2), writes the offsets, clones,
+//! and exits. The thread cannot go back, because setns(2) refuses a multi-threaded process (time_namespaces(7)).
 
 use std::{collections::HashMap, fs};
 
@@ -11,16 +11,16 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxTimeOffset};
 
 use crate::{
     Context, Error, Kind, Result,
-    namespace::{joined, kind, thread::run_in_thread},
+    namespace::{kind, path_to_join, thread::run_in_thread},
     sys,
 };
 
 const FIELD: &str = "linux.timeOffsets";
 
-/// What is wrong with the offsets of a config.json.
+/// Checks `linux.timeOffsets`.
 ///
 /// # Errors
-/// Names the field.
+/// [`Kind::InvalidArgument`] with the name of the field.
 pub fn check(linux: &Linux) -> Result<()> {
     let namespace = linux.namespaces().iter().flatten().find(|n| n.typ() == LinuxNamespaceType::Time);
     let offsets = linux.time_offsets().iter().flatten();
@@ -34,7 +34,7 @@ pub fn check(linux: &Linux) -> Result<()> {
         }
         match namespace {
             None => return bad("time namespace offsets specified, but time namespace isn't enabled in the config"),
-            Some(n) if joined(n).is_some() => {
+            Some(n) if path_to_join(n).is_some() => {
                 return bad("a time namespace that is joined by path has its offsets already");
             }
             Some(_) => {}
@@ -43,7 +43,7 @@ pub fn check(linux: &Linux) -> Result<()> {
     Ok(())
 }
 
-/// The text for timens_offsets (time_namespaces(7)); empty when the clocks are the host's.
+/// Returns the text for `/proc/<pid>/timens_offsets` (time_namespaces(7)). It is empty without offsets.
 pub fn offsets(wanted: Option<&HashMap<String, LinuxTimeOffset>>) -> String {
     let mut lines: Vec<_> = wanted
         .into_iter()
@@ -54,16 +54,20 @@ pub fn offsets(wanted: Option<&HashMap<String, LinuxTimeOffset>>) -> String {
     lines.concat()
 }
 
-/// Clones as [`sys::clone_into`] does, in a thread that has made a time namespace with these offsets for the child.
+/// Runs `clone` in a thread that has created a time namespace with `offsets` for its children.
 ///
 /// # Errors
-/// The kernel has no time namespaces, or refuses an offset.
-pub fn in_new<T: Send>(plan: &Plan<'_>, offsets: &str, clone: impl FnOnce(&Plan<'_>) -> Result<T> + Send) -> Result<T> {
+/// [`Kind::Unsupported`] if the kernel lacks time namespaces. Other errors are the kernel's for an offset.
+pub fn clone_in_new<T: Send>(
+    plan: &Plan<'_>,
+    offsets: &str,
+    clone: impl FnOnce(&Plan<'_>) -> Result<T> + Send,
+) -> Result<T> {
     let plan = sys::SendRef(plan);
     run_in_thread(move || {
         berth_init::sys::unshare(kind::TIME).map_err(unsupported)?;
         if !offsets.is_empty() {
-            // Another thread than the first is found by its number, though it is not listed.
+            // /proc/<tid> works for any thread, although /proc does not list it.
             let file = format!("/proc/{}/timens_offsets", rustix::thread::gettid().as_raw_nonzero());
             fs::write(&file, offsets).with_context(|| format!("{FIELD}: write timens_offsets"))?;
         }
@@ -71,7 +75,7 @@ pub fn in_new<T: Send>(plan: &Plan<'_>, offsets: &str, clone: impl FnOnce(&Plan<
     })
 }
 
-/// The words for a kernel without them.
+/// Words the error for a kernel without time namespaces.
 pub fn unsupported(e: rustix::io::Errno) -> Error {
     let error = Error::from(e);
     let error = if e == rustix::io::Errno::INVAL { error.with_kind(Kind::Unsupported) } else { error };
@@ -88,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_is_named() {
+    fn time_offsets_that_cannot_work_are_refused_by_field() {
         let time = || json!([{"type": "time"}]);
         for (namespaces, offsets, says) in [
             (time(), json!({"realtime": {"secs": 1}}), "linux.timeOffsets.realtime: the clocks"),
@@ -113,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_a_clock() {
+    fn timens_offsets_have_one_line_per_clock() {
         let linux = linux(json!([]), json!({"monotonic": {"secs": -1, "nanosecs": 5}, "boottime": {"secs": 7}}));
         assert_eq!(offsets(linux.time_offsets().as_ref()), "boottime 7 0\nmonotonic -1 5\n");
         assert_eq!(offsets(None), "");

@@ -1,7 +1,7 @@
-//! User namespaces as fds: one made for a mapping, and the mapping of one that is there.
+//! User namespaces as file descriptors: creates one for a mapping, and reads the mapping of an existing one.
 //!
-//! The kernel tells and takes the mapping only by /proc/<pid>/uid_map of a process inside (user_namespaces(7)); such a
-//! process lives for as long as that takes.
+//! The kernel shows and accepts mappings only in /proc/<pid>/uid_map of a process inside (user_namespaces(7)). A helper
+//! process holds the namespace for as long as that takes.
 
 use std::{
     fs,
@@ -26,55 +26,57 @@ use crate::{
     sys,
 };
 
-/// What a user namespace that is there is like.
-pub struct Found {
-    /// Its mappings, as this process' user namespace sees them.
+/// Mappings and settings of an existing user namespace.
+pub struct Description {
+    /// The mappings, as this process's user namespace sees them.
     pub ids: Ids,
-    /// setgroups(2) is allowed in it.
+    /// The namespace allows setgroups(2).
     pub setgroups: bool,
 }
 
-/// Makes a user namespace with these mappings.
+/// Creates a user namespace with these mappings.
 ///
 /// # Errors
-/// As clone3(2), among them `ENOSPC` beyond user.max_user_namespaces, and what the kernel says to the mappings.
-pub fn make(ids: &Ids) -> Result<OwnedFd> {
-    let holder = Holder::new(kind::USER, None).context("make a user namespace")?;
+/// As clone3(2), among them `ENOSPC` beyond user.max_user_namespaces. As [`write_maps`] for the mappings.
+pub fn create(ids: &Ids) -> Result<OwnedFd> {
+    let holder = Holder::new(kind::USER, None).context("create a user namespace")?;
     write_maps(holder.pid, ids)?;
     let path = format!("/proc/{}/ns/user", holder.pid);
     rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).with_context(|| path)
 }
 
-/// Asks a user namespace what it is like.
+/// Reads the mappings of a user namespace.
 ///
 /// # Errors
-/// As setns(2): `EPERM` without the right to enter it.
-pub fn read(namespace: BorrowedFd<'_>) -> Result<Found> {
-    Holder::new(0, Some(namespace)).context("enter the user namespace")?.found()
+/// As setns(2): `EPERM` without the right to enter the namespace.
+pub fn read(namespace: BorrowedFd<'_>) -> Result<Description> {
+    Holder::new(0, Some(namespace)).context("enter the user namespace")?.describe()
 }
 
-/// The user namespace of this process.
+/// Reads the mappings of this process's user namespace.
 ///
 /// # Errors
-/// /proc is not there.
-pub fn own() -> Result<Found> {
-    found("self")
+/// /proc is not mounted.
+pub fn own() -> Result<Description> {
+    describe("self")
 }
 
-/// The user namespace of a process.
+/// Reads the mappings of a process's user namespace.
 ///
 /// # Errors
-/// It is gone.
-pub fn of_process(pid: i32) -> Result<Found> {
-    found(&pid.to_string())
+/// The process does not exist any more.
+pub fn of_process(pid: i32) -> Result<Description> {
+    describe(&pid.to_string())
 }
 
-/// Writes the mappings of a process that has a new user namespace. setgroups(2) stays allowed, unless the writer is an
-/// ordinary user: he may map his own ids alone, and his gid only with setgroups(2) denied (user_namespaces(7)). Any others
-/// newuidmap(1) and newgidmap(1) map for him, if the host says that they are his (subuid(5)).
+/// Writes the mappings of a process in a new user namespace.
+///
+/// setgroups(2) stays allowed unless the caller is unprivileged and maps only its own gid: the kernel then requires
+/// `deny` (user_namespaces(7)). An unprivileged caller may map only its own ids. For other ids newuidmap(1) and
+/// newgidmap(1) write the maps, if subuid(5) and subgid(5) permit it.
 ///
 /// # Errors
-/// What the kernel or the program says, by field.
+/// The kernel's or the program's error, with the name of the field.
 pub fn write_maps(pid: i32, ids: &Ids) -> Result<()> {
     let user = caller::is_user();
     if user && ids.maps_only_gid(rustix::process::getegid().as_raw()) {
@@ -84,21 +86,23 @@ pub fn write_maps(pid: i32, ids: &Ids) -> Result<()> {
         [("uid_map", "newuidmap", "uidMappings", ids.uid_map()), ("gid_map", "newgidmap", "gidMappings", ids.gid_map())]
     {
         match fs::write(format!("/proc/{pid}/{file}"), &text) {
-            Err(e) if user && e.raw_os_error() == Some(libc::EPERM) => have_mapped(tool, pid, &text).context(field)?,
+            Err(e) if user && e.raw_os_error() == Some(libc::EPERM) => {
+                run_mapping_tool(tool, pid, &text).context(field)?
+            }
             written => written.with_context(|| format!("{field}: write {file}"))?,
         }
     }
     Ok(())
 }
 
-/// Runs a program that may map ids which the caller may not.
-fn have_mapped(tool: &'static str, pid: i32, map: &str) -> Result<()> {
+/// Runs newuidmap(1) or newgidmap(1), which may map ids that the caller may not.
+fn run_mapping_tool(tool: &'static str, pid: i32, map: &str) -> Result<()> {
     let args: Vec<_> =
         std::iter::once(pid.to_string()).chain(map.split_ascii_whitespace().map(str::to_owned)).collect();
     let out = program::run(tool, &args).map_err(|e| match e.kind() {
-        Kind::NotFound => {
-            Error::unsupported(format!("{tool}: mapping tool not present, without which a user maps no id but the own"))
-        }
+        Kind::NotFound => Error::unsupported(format!(
+            "{tool}: mapping tool not present; an unprivileged caller needs it to map ids other than its own"
+        )),
         _ => e,
     })?;
     if out.status == Some(0) {
@@ -107,20 +111,21 @@ fn have_mapped(tool: &'static str, pid: i32, map: &str) -> Result<()> {
     Err(Error::new(Kind::FailedPrecondition, format!("{tool}: {}", out.stderr.trim())))
 }
 
-fn found(process: &str) -> Result<Found> {
+fn describe(process: &str) -> Result<Description> {
     let read = |file: &str| {
         let path = format!("/proc/{process}/{file}");
         fs::read_to_string(&path).with_context(|| path)
     };
     let ids = Ids::parse(&read("uid_map")?, &read("gid_map")?);
-    let ids = ids.ok_or_else(|| Error::new(Kind::Internal, format!("/proc/{process}/uid_map is not understood")))?;
-    Ok(Found { ids, setgroups: read("setgroups")?.trim_end() != "deny" })
+    let ids =
+        ids.ok_or_else(|| Error::new(Kind::Internal, format!("cannot parse /proc/{process}/uid_map or gid_map")))?;
+    Ok(Description { ids, setgroups: read("setgroups")?.trim_end() != "deny" })
 }
 
-/// How long a process may take to enter a user namespace, which costs it a few system calls.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest time that the helper process may take to enter the namespace. Entering takes a few system calls.
+const ENTER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A process in a user namespace. Dropped, it is killed and reaped.
+/// A helper process in a user namespace. Dropping the holder kills and reaps the process.
 struct Holder {
     pid: i32,
     pidfd: OwnedFd,
@@ -139,14 +144,14 @@ impl Holder {
     }
 
     fn wait(&self) -> Result<()> {
-        // The owner of a namespace that is joined may stop the process that enters it.
-        set_socket_timeout(&self.channel, Timeout::Recv, Some(PATIENCE))?;
+        // The owner of a joined namespace may stop the process that enters it, so the wait has a limit.
+        set_socket_timeout(&self.channel, Timeout::Recv, Some(ENTER_TIMEOUT))?;
         let mut buffer = [0u8; LEN];
         let len = loop {
             match rustix::net::recv(&self.channel, &mut buffer[..], RecvFlags::empty()) {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => {
-                    return Err(Error::new(Kind::Internal, "a process that holds a user namespace does not answer"));
+                    return Err(Error::new(Kind::Internal, "the process that holds a user namespace does not answer"));
                 }
                 other => break other?.0,
             }
@@ -154,12 +159,12 @@ impl Holder {
         match Message::decode(buffer.get(..len).unwrap_or_default()) {
             Some(Message::InUserNamespace) => Ok(()),
             Some(Message::Failure(failure)) => Err(Error::from_errno(failure.errno)),
-            _ => Err(Error::new(Kind::Internal, "a process ended before its time")),
+            _ => Err(Error::new(Kind::Internal, "the process that holds a user namespace exited early")),
         }
     }
 
-    fn found(&self) -> Result<Found> {
-        found(&self.pid.to_string())
+    fn describe(&self) -> Result<Description> {
+        describe(&self.pid.to_string())
     }
 }
 

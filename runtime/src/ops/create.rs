@@ -111,10 +111,10 @@ fn make(options: Options<'_>) -> Result<Created> {
     state::check_id(options.id)?;
     let mut bundle = options.bundle;
     if options.sd_notify {
-        sd_notify::announce(&mut bundle.spec, &options.root.join(options.id))?;
+        sd_notify::add_to_spec(&mut bundle.spec, &options.root.join(options.id))?;
     }
     let mounts = bundle.spec.mounts().as_deref().unwrap_or_default().len();
-    open_files::make_room(mounts.saturating_add(usize::try_from(options.preserve_fds).unwrap_or(usize::MAX)));
+    open_files::raise_own_for(mounts.saturating_add(usize::try_from(options.preserve_fds).unwrap_or(usize::MAX)));
     let process =
         bundle.spec.process().as_ref().ok_or_else(|| Error::invalid("config.json: process: must be specified"))?;
     let linux = bundle.spec.linux().as_ref();
@@ -145,7 +145,7 @@ fn make(options: Options<'_>) -> Result<Created> {
     let mut record = state::record(options.id, &bundle.spec, &bundle.dir, &plan::rootfs_path(&bundle), &cgroup)?;
     record.process.keyring = !options.no_new_keyring;
     let intel_rdt = linux.and_then(|l| l.intel_rdt().as_ref());
-    let mut rdt = rdt::Making::of(intel_rdt, options.id, rdt::root)?;
+    let mut rdt = rdt::PendingGroup::of(intel_rdt, options.id, rdt::root)?;
     record.rdt = rdt.group();
     if !cgroup.is_any() && !record.private_pid {
         (options.warn)(NO_WAY_TO_KILL);
@@ -158,7 +158,7 @@ fn make(options: Options<'_>) -> Result<Created> {
     };
     let request = Request { id: options.id, resources, annotations: bundle.spec.annotations().as_ref() };
     let mut making = cgroup.begin(&request)?;
-    rdt.make(intel_rdt)?;
+    rdt.create(intel_rdt)?;
     record.rdt = rdt.group();
 
     let inside = UsernsHelper::of(&bundle.spec, &Ids::given(&bundle.spec)?)?;
@@ -315,7 +315,7 @@ fn birth<'a>(
     planned: &InitPlan<'_>,
     mut pending: Pending<'a>,
     cgroup: &Cgroup,
-    (making, rdt): (&mut Making<'_>, &rdt::Making),
+    (making, rdt): (&mut Making<'_>, &rdt::PendingGroup),
     record: &State,
     (hooks, devices): (&CreateHooks, &mut NetDevices),
 ) -> Result<Pending<'a>> {
@@ -326,10 +326,10 @@ fn birth<'a>(
         proc::write_oom_score_adj(pending.pid(), value).context("process.oomScoreAdj")?;
     }
     if planned.user_namespace {
-        rlimit::raise(pending.pid(), planned.plan.process.rlimits);
+        rlimit::raise_hard_limits(pending.pid(), planned.plan.process.rlimits);
     }
     making.adopt(pending.pid())?;
-    rdt.adopt(pending.pid())?;
+    rdt.add_process(pending.pid())?;
     match pending.go() {
         // A child that has died already has said why, or the limit that killed it shows: both are seen below.
         Err(e) if matches!(e.errno(), Some(libc::EPIPE | libc::ECONNRESET)) => {}
@@ -343,7 +343,7 @@ fn birth<'a>(
         outcome = pending.wait()?;
     }
     if let Outcome::RunHooks = outcome {
-        devices.hand_over(pending.pid()).context(what)?;
+        devices.move_to(pending.pid()).context(what)?;
         hooks.run(record.oci_state(), pending.pid()).context(what)?;
         pending.hooks_done()?;
         outcome = pending.wait()?;

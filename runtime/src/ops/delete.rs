@@ -1,8 +1,8 @@
-//! delete: everything that a container was, gone.
+//! The operation delete: removes all that belongs to a container.
 //!
-//! Its processes come first, and they count as gone only when the kernel says so: init by its pidfd, the others by the
-//! cgroup. What cannot be removed then does not stop the rest, and all errors are told. While anything is left the record
-//! stays, so that the next delete finds it and goes on.
+//! The processes end first. The kernel confirms that: by init's pidfd, and by an empty cgroup. Then an error in one removal
+//! does not stop the others, and all errors are reported. state.json is removed last, and only if the cgroup and the resctrl
+//! group are gone, so that another delete can go on.
 
 use std::{
     collections::HashSet,
@@ -25,22 +25,22 @@ use crate::{
     ops::kill,
 };
 
-/// How long killed processes may take to go, as with runc.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest time that killed processes may take to exit, as in runc.
+pub const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a cgroup may take to go after that, at the least: a process that has ended is in it for a moment yet.
-const AFTERMATH: Duration = Duration::from_millis(500);
+/// Time that the removal of a cgroup gets at least: a process stays in it for a moment after its exit.
+const MIN_CGROUP_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Deletes a container that is stopped or was never started; with `force` any.
+/// Deletes a container that is stopped or was never started. With `force` its status does not matter.
 ///
 /// # Errors
-/// [`Kind::FailedPrecondition`] for one that runs. A process that outlives SIGKILL, or all that cannot be removed; the
-/// record stays then, for the next try.
+/// [`Kind::FailedPrecondition`] if the container runs. [`Kind::Internal`] if a process outlives SIGKILL. The errors of all
+/// removals that fail. After an error state.json stays, so that delete can be repeated.
 pub fn delete(container: Container, force: bool) -> Result<()> {
     let over = match force {
         true => false,
         false => match container.status()? {
-            // The kernel has ended what was in its pid namespace; elsewhere nobody else ends what init left behind.
+            // The kernel has killed all processes of a private pid namespace. Otherwise init's children may still run.
             Status::Stopped => container.private_pid_namespace(),
             Status::Created | Status::Creating => false,
             status => {
@@ -49,26 +49,27 @@ pub fn delete(container: Container, force: bool) -> Result<()> {
             }
         },
     };
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + EXIT_TIMEOUT;
     if !over {
         end(&container, until)?;
     }
     destroy(&container, until)
 }
 
-/// The crash path: ends and removes whatever is on record under this id, and returns init's pid if that is known. Of a
-/// record that cannot be read what it says of its processes is ended, and it is removed. Waits `patience` at the most for
-/// processes to end, and then a little for their cgroup to go.
+/// Cleans up after a crash: kills and removes the container with this id, and returns init's pid if it is known.
+///
+/// If state.json cannot be read whole, the processes that it names are killed, and it is removed. Waits at most `timeout`
+/// for the processes, and then at least 0.5 s for their cgroup.
 ///
 /// # Errors
 /// As [`delete`].
-pub fn cleanup(root: &Path, id: &str, patience: Duration) -> Result<Option<i32>> {
+pub fn cleanup(root: &Path, id: &str, timeout: Duration) -> Result<Option<i32>> {
     state::check_id(id)?;
-    let until = Instant::now() + patience;
+    let until = Instant::now() + timeout;
     let container = match Container::load(root, id) {
-        Err(e) if e.kind() == Kind::NotFound => return remove_record(&root.join(id)).map(|()| None),
+        Err(e) if e.kind() == Kind::NotFound => return remove_state_dir(&root.join(id)).map(|()| None),
         Err(_) => match Container::salvage(root, id)? {
-            None => return remove_record(&root.join(id)).map(|()| None),
+            None => return remove_state_dir(&root.join(id)).map(|()| None),
             Some(container) => container,
         },
         Ok(container) => container,
@@ -78,13 +79,14 @@ pub fn cleanup(root: &Path, id: &str, patience: Duration) -> Result<Option<i32>>
     Ok(Some(container.pid()).filter(|pid| *pid != 0))
 }
 
-/// Kills everything and waits until it is gone.
+/// Kills all processes and waits for their end.
 fn end(container: &Container, until: Instant) -> Result<()> {
-    let init = kill::living(container)?;
+    let init = kill::open_init(container)?;
     let mut sent = HashSet::new();
     let mut pause = Duration::from_micros(200);
-    let mut reach = || kill::reach(container, init.as_ref().map(AsFd::as_fd), libc::SIGKILL, until, &mut sent);
-    let mut reached = reach();
+    let mut signal_all =
+        || kill::signal_all(container, init.as_ref().map(AsFd::as_fd), libc::SIGKILL, until, &mut sent);
+    let mut reached = signal_all();
     if let Some(init) = &init
         && !has_exited(init.as_fd(), until)?
     {
@@ -105,11 +107,11 @@ fn end(container: &Container, until: Instant) -> Result<()> {
             _ => std::thread::sleep(pause),
         }
         pause = (pause * 2).min(Duration::from_millis(50));
-        reached = reach();
+        reached = signal_all();
     }
 }
 
-/// Waits for the end of a process: its pidfd is readable when its last thread has exited, reaped or not (pidfd_open(2)).
+/// Waits for the exit of a process. Its pidfd is readable when its last thread has exited, reaped or not (pidfd_open(2)).
 fn has_exited(pidfd: BorrowedFd<'_>, until: Instant) -> Result<bool> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
@@ -122,27 +124,29 @@ fn has_exited(pidfd: BorrowedFd<'_>, until: Instant) -> Result<bool> {
     }
 }
 
-/// Removes the cgroup and the group of resctrl, and when both are gone the record; then the poststop hooks run.
+/// Removes the cgroup and the resctrl group, then the state directory, and runs the poststop hooks.
+///
+/// If the cgroup cannot be removed, the state directory stays, as in runc: another delete would otherwise not find it.
 fn destroy(container: &Container, until: Instant) -> Result<()> {
-    // Neither outlives the boot that they were made in, and what is there now by these names is somebody else's.
+    // After a reboot both are gone, and groups with these names belong to other containers.
     if container.is_of_this_boot() {
-        let patience = until.saturating_duration_since(Instant::now()).max(AFTERMATH);
-        let cgroup = container.cgroup().delete_within(patience);
+        let timeout = until.saturating_duration_since(Instant::now()).max(MIN_CGROUP_TIMEOUT);
+        let cgroup = container.cgroup().delete_within(timeout);
         let rdt = container.state().rdt.as_ref().map_or(Ok(()), Group::remove);
         Error::all(cgroup.err().into_iter().chain(rdt.err()))
             .with_context(|| format!("delete container {}", container.id()))?;
     }
-    // poststop runs once: not for whoever finds the container gone already.
+    // poststop runs once: not if another delete has removed the container meanwhile.
     let hooked = !container.state().hooks.poststop.is_empty() && container.dir().exists();
-    remove_record(container.dir())?;
+    remove_state_dir(container.dir())?;
     if hooked {
         hooks::poststop(&container.state().hooks, container.state().oci_state());
     }
     Ok(())
 }
 
-/// Removes a state directory, the record itself last: while something is left it can be found.
-fn remove_record(dir: &Path) -> Result<()> {
+/// Removes a state directory, state.json last: as long as other files are left, delete can be repeated.
+fn remove_state_dir(dir: &Path) -> Result<()> {
     let removed = |done: std::io::Result<()>, path: &Path| match done {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::from(e).context(format!("remove {}", path.display()))),
         _ => Ok(()),

@@ -1,4 +1,4 @@
-//! Events: exits by pidfd, OOM kills by the cgroup.
+//! Events of a container: the exit of a process, and OOM kills.
 
 use std::os::fd::BorrowedFd;
 
@@ -7,17 +7,17 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 pub use crate::cgroup::OomWatch;
 use crate::{Context, Result, container::state::Container};
 
-/// How a process ended.
+/// The exit status of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExitStatus {
-    /// The exit code, or 128 + the signal that ended it.
+    /// The exit code, or 128 plus the number of the signal that ended the process.
     pub code: i32,
 }
 
-/// Reaps a child by its pidfd if it has ended; readable pidfds have. Other children are never touched.
+/// Reaps a child by its pidfd, if it has exited. Returns `None` otherwise. Other children are not affected.
 ///
 /// # Errors
-/// `ECHILD` when the process is not this process' child, or was reaped already.
+/// `ECHILD` if the process is not a child of this one, or has been reaped before.
 pub fn reap(pidfd: BorrowedFd<'_>) -> Result<Option<ExitStatus>> {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
     let status = waitid(WaitId::PidFd(pidfd), options).context("waitid")?;
@@ -27,10 +27,10 @@ pub fn reap(pidfd: BorrowedFd<'_>) -> Result<Option<ExitStatus>> {
     }))
 }
 
-/// Watches for OOM kills in a container.
+/// Watches a container for OOM kills.
 ///
 /// # Errors
-/// When the kernel offers no such notification.
+/// The kernel has no such notification for the cgroup.
 pub fn oom_watch(container: &Container) -> Result<OomWatch> {
     container.cgroup().oom_watch()
 }

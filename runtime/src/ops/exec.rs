@@ -100,7 +100,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     rootless::check_process(process, !caller::is_user() || namespace::user::of_process(state.pid)?.setgroups)?;
     let inside = state.namespaces & namespace::kind::USER != 0 && caller::is_user();
     if state.namespaces & namespace::kind::USER != 0 && !inside {
-        streams::give(&options.stdio, || Ok(namespace::user::of_process(state.pid)?.ids))?;
+        streams::chown_pipes_to_root(&options.stdio, || Ok(namespace::user::of_process(state.pid)?.ids))?;
     }
     let arena = Arena::default();
     let (ours, theirs) = spawn::channel()?;
@@ -185,9 +185,9 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
         container.cgroup().take_in(pending.pid())?;
     }
     if plan.namespaces.become_root {
-        rlimit::raise(pending.pid(), plan.process.rlimits);
+        rlimit::raise_hard_limits(pending.pid(), plan.process.rlimits);
     }
-    state.rdt.as_ref().map_or(Ok(()), |group| group.adopt_late(pending.pid()))?;
+    state.rdt.as_ref().map_or(Ok(()), |group| group.add_exec_process(pending.pid()))?;
     pending.go()?;
     let mut outcome = pending.wait()?;
     if let (Outcome::SeccompListener(number), Some(listener)) = (&outcome, &state.process.listener) {

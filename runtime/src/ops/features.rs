@@ -1,7 +1,7 @@
-//! What this runtime supports, as the features structure of the runtime specification (features.md, 1.3.0): the
-//! command `features` prints it, and the shim hands it to containerd.
+//! The features structure of the runtime specification (features.md, 1.3.0). The command `features` prints it, and the
+//! shim returns it to containerd.
 //!
-//! Only what is done is named: what is parsed and then refused is not a feature.
+//! It lists only what berth implements. A field that berth parses and then refuses is not a feature.
 
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// The capabilities of Linux in the order of their numbers (capability.h, 6.18).
+/// The capabilities of Linux, ordered by their numbers (capability.h, 6.18).
 const CAPABILITIES: &str = "\
     CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID CAP_KILL CAP_SETGID \
     CAP_SETUID CAP_SETPCAP CAP_LINUX_IMMUTABLE CAP_NET_BIND_SERVICE CAP_NET_BROADCAST CAP_NET_ADMIN CAP_NET_RAW \
@@ -23,21 +23,21 @@ const CAPABILITIES: &str = "\
     CAP_AUDIT_WRITE CAP_AUDIT_CONTROL CAP_SETFCAP CAP_MAC_OVERRIDE CAP_MAC_ADMIN CAP_SYSLOG CAP_WAKE_ALARM \
     CAP_BLOCK_SUSPEND CAP_AUDIT_READ CAP_PERFMON CAP_BPF CAP_CHECKPOINT_RESTORE";
 
-/// What a seccomp rule may do.
+/// The actions of seccomp rules.
 const SECCOMP_ACTIONS: &str = "\
     SCMP_ACT_ALLOW SCMP_ACT_ERRNO SCMP_ACT_KILL SCMP_ACT_KILL_PROCESS SCMP_ACT_KILL_THREAD SCMP_ACT_LOG SCMP_ACT_NOTIFY SCMP_ACT_TRACE SCMP_ACT_TRAP";
 
-/// How a seccomp rule may compare an argument.
+/// The comparisons of seccomp rules.
 const SECCOMP_OPERATORS: &str = "\
     SCMP_CMP_EQ SCMP_CMP_GE SCMP_CMP_GT SCMP_CMP_LE SCMP_CMP_LT SCMP_CMP_MASKED_EQ \
     SCMP_CMP_NE";
 
-/// The flags of seccomp(2) that a profile may ask for.
+/// The flags of seccomp(2) that a profile may contain.
 const SECCOMP_FLAGS: &str = "\
     SECCOMP_FILTER_FLAG_TSYNC SECCOMP_FILTER_FLAG_SPEC_ALLOW SECCOMP_FILTER_FLAG_LOG \
     SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV";
 
-/// The features structure.
+/// Returns the features structure.
 pub fn features() -> Value {
     json!({
         "ociVersionMin": "1.0.0",
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_has_the_shape_of_the_specification() {
+    fn features_parse_as_the_structure_of_the_spec() {
         let features: oci_spec::runtime::Features = serde_json::from_value(features()).unwrap();
         assert_eq!(features.oci_version_max(), OCI_VERSION);
         let linux = features.linux().as_ref().unwrap();
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_sorted_and_without_repeats() {
+    fn lists_of_features_are_sorted_and_unique() {
         for list in [SECCOMP_ACTIONS, SECCOMP_OPERATORS, MEMORY_MODES, MEMORY_FLAGS] {
             assert!(words(list).is_sorted_by(|a, b| a < b));
         }

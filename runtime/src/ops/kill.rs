@@ -1,7 +1,7 @@
-//! kill: a signal to init, or to everything in the container.
+//! The operation kill: sends a signal to init, or to all processes of the container.
 //!
-//! init is reached by its pidfd, wherever it is; the others by the cgroup. The cgroup alone does not say which processes are
-//! the container's: an agent, a nested manager or a person may have moved init out of it, or removed it (runc#5089, #5117).
+//! init gets the signal through its pidfd, the others through the cgroup. The cgroup alone is not enough: an agent, a
+//! nested manager or an administrator may have moved init out of it, or may have removed it (runc#5089, #5117).
 
 use std::{
     collections::HashSet,
@@ -15,14 +15,15 @@ use crate::{
     host::kernel,
 };
 
-/// The highest signal number, signal(7).
+/// The highest signal number (signal(7)).
 const MAX: i32 = 64;
 
-/// How long SIGKILL is sent again to what still shows up.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest time that SIGKILL is repeated for processes that still appear in the cgroup.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Sends a signal to init. SIGKILL to a container that shares its pid namespace reaches all of it: nothing else would
-/// end the rest.
+/// Sends a signal to init.
+///
+/// SIGKILL goes to all processes of a container without its own pid namespace: the kernel would not end them with init.
 ///
 /// # Errors
 /// [`Kind::NotFound`] "container not running".
@@ -38,7 +39,7 @@ fn send(container: &Container, signal: i32) -> Result<()> {
     let init = container.pidfd()?;
     signal_init(container, init.as_fd(), signal)?;
     if signal == libc::SIGKILL && container.cgroup().is_frozen().unwrap_or(false) {
-        // A v1 freezer holds back even this one until it lets go; v2 does not, and nobody is left to be thawed.
+        // A process in a frozen v1 cgroup dies only after a thaw. In a frozen v2 cgroup SIGKILL works at once.
         container.cgroup().thaw()?;
     }
     Ok(())
@@ -51,35 +52,35 @@ fn signal_init(container: &Container, init: BorrowedFd<'_>, signal: i32) -> Resu
     })
 }
 
-/// Sends a signal to every process of the container; where it has no cgroup that says which they are, to init.
+/// Sends a signal to all processes of the container. Without a cgroup only init gets it.
 ///
 /// # Errors
-/// [`Kind::NotFound`] when there is none.
+/// [`Kind::NotFound`] if there is no process.
 pub fn kill_all(container: &Container, signal: i32) -> Result<()> {
     check(signal)?;
     if !container.cgroup().is_any() && !container.private_pid_namespace() {
         let hint = "possibly due to lack of cgroup (Hint: enable cgroup v2 delegation)";
         log::warn!("failed to kill all processes, {hint}");
     }
-    let init = living(container)?;
+    let init = open_init(container)?;
     let mut sent = HashSet::new();
-    reach(container, init.as_ref().map(AsFd::as_fd), signal, Instant::now() + PATIENCE, &mut sent).map(drop)
+    signal_all(container, init.as_ref().map(AsFd::as_fd), signal, Instant::now() + KILL_TIMEOUT, &mut sent).map(drop)
 }
 
-/// A pidfd of init; `None` when it has ended.
-pub(crate) fn living(container: &Container) -> Result<Option<std::os::fd::OwnedFd>> {
+/// Returns a pidfd of init, or `None` if it has exited.
+pub(crate) fn open_init(container: &Container) -> Result<Option<std::os::fd::OwnedFd>> {
     match container.pidfd() {
         Err(e) if e.kind() == Kind::NotFound => Ok(None),
         pidfd => pidfd.map(Some),
     }
 }
 
-/// Sends a signal to `init` and to everything in the cgroup that is not in `sent`, and adds that. Gives how many processes
-/// the cgroup had.
+/// Sends a signal to `init` and to all processes in the cgroup that are not in `sent`. Adds them to `sent`, and returns the
+/// number of processes in the cgroup.
 ///
 /// # Errors
-/// [`Kind::NotFound`] when neither is there; all errors of the two ways.
-pub(crate) fn reach(
+/// [`Kind::NotFound`] if there is neither init nor a process in the cgroup. Otherwise the errors of both ways.
+pub(crate) fn signal_all(
     container: &Container,
     init: Option<BorrowedFd<'_>>,
     signal: i32,
@@ -87,7 +88,7 @@ pub(crate) fn reach(
     sent: &mut HashSet<i32>,
 ) -> Result<usize> {
     let cgroup = container.cgroup();
-    let by_place = if cgroup.is_any() && container.is_of_this_boot() {
+    let in_cgroup = if cgroup.is_any() && container.is_of_this_boot() {
         match cgroup.signal_all(signal, until, sent) {
             Err(e) if e.kind() == Kind::NotFound => Ok(0),
             reached => reached.with_context(|| format!("signal all processes of {}", container.id())),
@@ -95,8 +96,8 @@ pub(crate) fn reach(
     } else {
         Ok(0)
     };
-    let by_identity = match init {
-        // Once and no more, but for the signal that cannot be counted.
+    let to_init = match init {
+        // init must get the signal once. SIGKILL may be sent twice, because the process cannot count it.
         Some(init) if signal == libc::SIGKILL || !sent.contains(&container.pid()) => {
             match signal_init(container, init, signal) {
                 Err(e) if e.kind() == Kind::NotFound => Ok(()),
@@ -104,24 +105,24 @@ pub(crate) fn reach(
             }
         }
         Some(_) => Ok(()),
-        None if matches!(by_place, Ok(0)) => return Err(not_running()),
+        None if matches!(in_cgroup, Ok(0)) => return Err(not_running()),
         None => Ok(()),
     };
-    match (by_place, by_identity) {
+    match (in_cgroup, to_init) {
         (Ok(there), Ok(())) => Ok(there),
-        (by_place, by_identity) => Error::all(by_place.err().into_iter().chain(by_identity.err())).map(|()| 0),
+        (in_cgroup, to_init) => Error::all(in_cgroup.err().into_iter().chain(to_init.err())).map(|()| 0),
     }
 }
 
-/// Signal 0 asks whether the process is there (kill(2)).
+/// Checks a signal number. Signal 0 only tests that the process exists (kill(2)).
 fn check(signal: i32) -> Result<()> {
     if (0..=MAX).contains(&signal) { Ok(()) } else { Err(Error::invalid(format!("unknown signal {signal}"))) }
 }
 
-/// Reads a signal: a number, or a name with or without SIG, as kill(1) does.
+/// Parses a signal: a number, or a name with or without SIG, as in kill(1).
 ///
 /// # Errors
-/// [`Kind::InvalidArgument`] naming the text.
+/// [`Kind::InvalidArgument`] with the text.
 pub fn parse_signal(text: &str) -> Result<i32> {
     let unknown = || Error::invalid(format!("unknown signal {text:?}"));
     if let Ok(number) = text.parse::<i32>() {
@@ -152,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signals() {
+    fn signal_names_and_numbers_are_parsed() {
         for (text, number) in [
             ("9", 9),
             ("KILL", 9),

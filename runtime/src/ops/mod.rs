@@ -1,4 +1,4 @@
-//! The verbs, each named as the operation of the runtime specification or of runc.
+//! The operations, each with the name that the runtime specification or runc gives it.
 
 pub mod create;
 pub mod delete;

@@ -1,4 +1,4 @@
-//! pause and resume.
+//! The operations pause and resume.
 
 use crate::{
     Error, Kind, Result,
@@ -8,8 +8,8 @@ use crate::{
 /// Freezes a container.
 ///
 /// # Errors
-/// [`Kind::FailedPrecondition`] unless it is running or created, and when its init is not in its cgroup, where the freezer
-/// does not reach it.
+/// [`Kind::FailedPrecondition`] unless it is running or created, or if its init has left its cgroup: the freezer would
+/// not reach it.
 pub fn pause(container: &Container) -> Result<()> {
     match container.status()? {
         Status::Running | Status::Created => {

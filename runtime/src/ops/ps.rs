@@ -1,11 +1,12 @@
-//! ps: the processes of a container.
+//! The operation ps: lists the processes of a container.
 
 use crate::{Kind, Result, container::state::Container, ops::kill};
 
-/// The pids of everything in the container's cgroup, in the runtime's pid namespace, and init's wherever it is.
+/// Returns the pids of all processes in the container's cgroup, and of init even if it has left the cgroup. The pids
+/// are those of the runtime's pid namespace.
 ///
 /// # Errors
-/// When the cgroup cannot be read; one that is gone holds nothing.
+/// The cgroup cannot be read. A cgroup that does not exist has no processes.
 pub fn ps(container: &Container) -> Result<Vec<i32>> {
     if !container.is_of_this_boot() {
         return Ok(Vec::new());
@@ -15,7 +16,7 @@ pub fn ps(container: &Container) -> Result<Vec<i32>> {
         other => other?,
     };
     if let Err(at) = pids.binary_search(&container.pid())
-        && kill::living(container)?.is_some()
+        && kill::open_init(container)?.is_some()
     {
         pids.insert(at, container.pid());
     }

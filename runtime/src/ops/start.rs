@@ -1,4 +1,5 @@
-//! start: releases a created container's init, waits for its execve, and runs the hooks that follow it.
+//! The operation start: releases the init of a created container, waits for its execve(2), and runs the poststart
+//! hooks.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -18,20 +19,20 @@ use crate::{
     },
 };
 
-/// Starts a container that `create` left waiting. `barrier` is what `create` gave back with
-/// [`crate::ops::create::Barrier::Inherited`]; without it the container's socket is used.
+/// Starts a created container. `barrier` is the channel that `create` returned with
+/// [`crate::ops::create::Barrier::Inherited`]. Without it the container's socket is used.
 ///
 /// # Errors
-/// [`Kind::FailedPrecondition`] when it is not in the state "created"; the payload's own failure, like
-/// `exec /run.sh: no such file or directory`. A hook that fails ends the container, and nothing of it is left
-/// (runtime.md, "Lifecycle", steps 7 and 9).
+/// [`Kind::FailedPrecondition`] unless the status is "created". The payload's own failure, such as `exec /run.sh: no
+/// such file or directory`. If a hook fails, the container is killed and deleted (runtime.md, "Lifecycle", steps 7 and
+/// 9).
 pub fn start(container: &Container, barrier: Option<OwnedFd>) -> Result<()> {
     let channel = match barrier {
         Some(channel) => channel,
         None => connect(container)?,
     };
     release(channel.as_fd())?;
-    let (error, by_hook) = match heard(container, channel.as_fd())? {
+    let (error, by_hook) = match wait_for_result(container, channel.as_fd())? {
         Some(failed) => failed,
         None => match poststart(container) {
             Ok(()) => return Ok(()),
@@ -44,25 +45,25 @@ pub fn start(container: &Container, barrier: Option<OwnedFd>) -> Result<()> {
     Err(error)
 }
 
-/// Releases init by what `create` gave back; what becomes of it, [`outcome`] tells.
+/// Releases init through the channel that `create` returned. [`outcome`] then waits for the result.
 ///
 /// # Errors
-/// [`Kind::FailedPrecondition`] when it has ended.
+/// [`Kind::FailedPrecondition`] if init has exited.
 pub fn release(barrier: BorrowedFd<'_>) -> Result<()> {
     spawn::send_byte(barrier, wire::START).map_err(|_| stopped())
 }
 
-/// Waits for a released init's execve. Does not block once `channel` is readable, unless the container
-/// [has an agent](has_agent).
+/// Waits for the execve(2) of a released init. Does not block once `channel` is readable, unless the container [has an
+/// agent](has_agent).
 ///
 /// # Errors
 /// The payload's own failure.
 pub fn outcome(container: &Container, channel: BorrowedFd<'_>) -> Result<()> {
-    heard(container, channel)?.map_or(Ok(()), |(error, _)| Err(error))
+    wait_for_result(container, channel)?.map_or(Ok(()), |(error, _)| Err(error))
 }
 
-/// The payload's failure, and whether it was a hook's; `None` when it was executed.
-fn heard(container: &Container, channel: BorrowedFd<'_>) -> Result<Option<(Error, bool)>> {
+/// Returns the payload's failure, and true if a hook caused it. Returns `None` after a successful execve(2).
+fn wait_for_result(container: &Container, channel: BorrowedFd<'_>) -> Result<Option<(Error, bool)>> {
     let mut said = spawn::receive(channel)?;
     if let ((Some(Message::SeccompListener(number)), _), Some(listener)) = (&said, &container.state().process.listener)
     {
@@ -81,7 +82,7 @@ fn heard(container: &Container, channel: BorrowedFd<'_>) -> Result<Option<(Error
             let names = Names { program: &container.state().process.program, ..Names::default() };
             Ok(Some((failure::to_error(failure, None, &names), false)))
         }
-        (Some(_), _) => Err(Error::new(Kind::Internal, "the container's init said something else than how it went")),
+        (Some(_), _) => Err(Error::new(Kind::Internal, "the container's init sent an unexpected message")),
         (None, _) => {
             log::debug!("init: closing the pipe to signal completion");
             Ok(None)
@@ -89,21 +90,21 @@ fn heard(container: &Container, channel: BorrowedFd<'_>) -> Result<Option<(Error
     }
 }
 
-/// The container's filter notifies somebody, to whom the way may block.
+/// Returns true if the container's seccomp filter notifies an agent. Sending to the agent may block.
 pub fn has_agent(container: &Container) -> bool {
     container.state().process.listener.is_some()
 }
 
-/// There are hooks to run once the payload has been executed.
+/// Returns true if the container has poststart hooks.
 pub fn has_poststart(container: &Container) -> bool {
     !container.state().hooks.poststart.is_empty()
 }
 
-/// Runs the hooks that follow the payload's execve. Blocks for as long as they take. One that fails ends the container:
-/// its processes are killed, and it is to be deleted.
+/// Runs the poststart hooks, and waits for them. If one fails, all processes of the container are killed, and the
+/// caller must delete it.
 ///
 /// # Errors
-/// Names the hook.
+/// The error of the first hook that fails.
 pub fn poststart(container: &Container) -> Result<()> {
     let state = container.state();
     hooks::poststart(&state.hooks, state.oci_state(), state.pid).inspect_err(|_| {
@@ -119,7 +120,7 @@ fn stopped() -> Error {
     Error::new(Kind::FailedPrecondition, "cannot start a container that has stopped")
 }
 
-/// Only a container in the state "created" listens.
+/// Connects to the waiting init. Only a container with the status "created" has one.
 fn connect(container: &Container) -> Result<OwnedFd> {
     match container.status()? {
         Status::Created => {}

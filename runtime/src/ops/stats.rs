@@ -1,4 +1,4 @@
-//! stats: what a container's cgroup counts.
+//! The operation stats: reads the counters of a container's cgroup.
 
 pub use crate::cgroup::{Placement, Stats};
 use crate::{Result, container::state::Container};
@@ -6,12 +6,12 @@ use crate::{Result, container::state::Container};
 /// Reads all counters.
 ///
 /// # Errors
-/// [`crate::Kind::NotFound`] when the cgroup is gone.
+/// [`crate::Kind::NotFound`] if the cgroup does not exist.
 pub fn stats(container: &Container) -> Result<Stats> {
     container.cgroup().stats()
 }
 
-/// Reads what the kernel says about CPUs, memory nodes and huge pages beyond [`stats`].
+/// Reads CPUs, memory nodes and huge page sizes, which [`stats`] leaves out.
 ///
 /// # Errors
 /// As [`stats`].

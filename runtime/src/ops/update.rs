@@ -1,4 +1,4 @@
-//! update: other limits for a container that is there.
+//! The operation update: changes the limits of an existing container.
 
 use oci_spec::runtime::LinuxResources;
 
@@ -8,11 +8,11 @@ use crate::{
     leaves::rdt,
 };
 
-/// Writes the limits that `resources` names, and the schemas of `rdt`.
+/// Writes the limits that `resources` names, and the schemata of `rdt`. If one fails, the others are restored.
 ///
 /// # Errors
-/// [`Kind::FailedPrecondition`] when the container is stopped; the file, value and errno of a limit that the kernel
-/// refuses; as [`rdt::Update::check`], before anything is written. Nothing of an update that fails stays in force.
+/// [`Kind::FailedPrecondition`] if the container is stopped. As [`rdt::Update::check`], before anything is written. For
+/// a limit that the kernel refuses: its file, value and errno.
 pub fn update(container: &Container, resources: &LinuxResources, rdt: rdt::Update<'_>) -> Result<()> {
     let group = container.state().rdt.as_ref();
     if !rdt.is_empty() {

@@ -115,7 +115,7 @@ pub fn init<'a>(
     let placement = namespace::plan(arena, linux.namespaces().as_deref().unwrap_or_default(), &given, choices.inside)?;
     check_identity(payload, &placement.users)?;
     if placement.users.ids.mapped() && choices.inside.is_none() {
-        streams::give(choices.stdio, || Ok(placement.users.ids.clone()))?;
+        streams::chown_pipes_to_root(choices.stdio, || Ok(placement.users.ids.clone()))?;
     }
 
     let defaults = Defaults {
@@ -138,7 +138,7 @@ pub fn init<'a>(
         filter.when = SeccompWhen::BeforeExec;
     }
     let (mut rootfs, mount_names) = rootfs(arena, bundle, linux, payload, cgroup, &placement, choices)?;
-    if hooks.in_bundle() || rootfs.enter == Enter::InHost {
+    if hooks.need_root_in_bundle() || rootfs.enter == Enter::InHost {
         let root = root.canonicalize().with_context(|| format!("root.path: rootfs {}", root.display()))?;
         rootfs.attach_at = Some(arena.path(&root, "root.path")?);
     }

@@ -1,4 +1,4 @@
-//! The payload: from a `process` object to what the child makes of itself.
+//! Plans the payload: turns a `process` object into the child's steps from the barrier to execve(2).
 
 use std::{cell::Cell, os::unix::ffi::OsStrExt, path::Path};
 
@@ -16,27 +16,27 @@ use crate::{
     leaves::{lsm, rlimit, seccomp::Filter, user},
 };
 
-/// What the container decides when the process itself does not: init decides everything, an exec inherits.
+/// Settings for a process that does not have its own. For init they are fixed; an exec gets the container's.
 #[derive(Clone, Copy)]
 pub struct Defaults<'d> {
     /// Capability masks.
     pub capabilities: Capabilities,
-    /// Umask; `None` leaves the runtime's.
+    /// Umask; `None` keeps the runtime's.
     pub umask: Option<u32>,
     /// AppArmor profile.
     pub apparmor: Option<&'d str>,
     /// SELinux label.
     pub selinux: Option<&'d str>,
-    /// The process is an init, and waits at the barrier between create and start.
+    /// The process is an init, which waits at the barrier between create and start.
     pub waits_for_start: bool,
-    /// The runtime's supplementary groups stay because an annotation says so ([`user::keeps_groups`]).
+    /// An annotation asks to keep the runtime's supplementary groups ([`user::keeps_groups`]).
     pub keep_groups: bool,
 }
 
-/// Translates a checked process; its scheduling is left to the caller, who knows what an exec inherits.
+/// Plans a checked process, without its scheduling.
 ///
 /// # Errors
-/// Names the field that the kernel or this host cannot honour.
+/// [`crate::Kind::InvalidArgument`] with the name of the field that the kernel or this host cannot honour.
 pub fn plan<'a>(
     arena: &'a Arena,
     process: &Process,
@@ -76,7 +76,7 @@ pub fn plan<'a>(
     })
 }
 
-/// The filter, and the point at which init loads it.
+/// Plans the filter, and decides when init loads it.
 fn seccomp<'a>(filter: &'a Filter, process: &Process, waits_for_start: bool) -> Seccomp<'a> {
     log::debug!("seccomp filter flags: {}", filter.flags());
     let listener = has_listener(filter.flags());
@@ -98,7 +98,7 @@ fn seccomp<'a>(filter: &'a Filter, process: &Process, waits_for_start: bool) -> 
     }
 }
 
-/// The last value of a variable counts, at the place of the last (runc's rule).
+/// Keeps the last value of each variable, at the place of the last, as runc does.
 fn dedup(env: &[String]) -> Vec<&str> {
     let name = |v: &str| v.split('=').next().unwrap_or_default().to_owned();
     let mut seen = std::collections::HashSet::new();
@@ -107,7 +107,7 @@ fn dedup(env: &[String]) -> Vec<&str> {
     out
 }
 
-/// A vector for execve, with room for `nulls` nulls at its end.
+/// Returns a vector for execve(2), with `nulls` null pointers at its end.
 fn vector<'a, 's>(
     arena: &'a Arena,
     texts: impl Iterator<Item = &'s str>,
@@ -126,8 +126,10 @@ fn cells<'a>(arena: &'a Arena, pointers: &[Ptr]) -> &'a [Cell<Ptr>] {
     arena.list(pointers.iter().copied().map(Cell::new).collect())
 }
 
-/// What to try, in order, and whether it comes from PATH. As with execvp(3), and beyond Go's exec.ErrDot, a relative
-/// directory is one below the working directory of the process, and an empty one is that itself.
+/// Returns the paths to try in order, and whether they come from `PATH`.
+///
+/// As in execvp(3), a relative directory of `PATH` starts at the process's working directory, and an empty one is that
+/// directory. Go's os/exec refuses both (exec.ErrDot).
 fn executables<'a>(arena: &'a Arena, name: &str, env: &[&str]) -> Result<(&'a [&'a std::ffi::CStr], bool)> {
     if name.contains('/') {
         return Ok((arena.list(vec![arena.text(name, "process.args[0]")?]), false));
@@ -146,14 +148,14 @@ const ARCH: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 const ARCH: u32 = 0xc000_00b7;
 
-/// True if the filter allows this call with `first` as its first argument.
+/// Returns true if the filter allows this call with `first` as its first argument.
 fn allows(filter: &Filter, nr: libc::c_long, first: u64) -> bool {
     let Ok(nr) = i32::try_from(nr) else { return false };
     let action = filter.verdict(ARCH, nr, [first, 0, 0, 0, 0, 0]) & libc::SECCOMP_RET_ACTION_FULL;
     [libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_LOG].contains(&action)
 }
 
-/// True if the filter kills neither for prctl(2) `PR_GET_SECCOMP` nor for capget(2).
+/// Returns true if the filter does not kill for prctl(2) `PR_GET_SECCOMP` and capget(2).
 fn state_readable(filter: &Filter) -> bool {
     let Ok(nr) = i32::try_from(libc::SYS_prctl) else { return false };
     let question = [u64::from(libc::PR_GET_SECCOMP.cast_unsigned()), 0, 0, 0, 0, 0];
@@ -174,12 +176,12 @@ mod tests {
     }
 
     #[test]
-    fn the_last_value_counts() {
+    fn last_value_of_a_variable_wins() {
         assert_eq!(dedup(&owned(&["A=1", "B=2", "A=3"])), ["B=2", "A=3"]);
     }
 
     #[test]
-    fn path_is_searched_as_execvp_does() {
+    fn path_is_searched_as_by_execvp() {
         let arena = Arena::default();
         let (list, searched) = executables(&arena, "sh", &["PATH=/a::b:.:/c/:"]).unwrap();
         assert!(searched);

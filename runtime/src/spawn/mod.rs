@@ -136,7 +136,7 @@ pub fn spawn<'a>(
     };
     let clone = |cgroup| match how.clocks {
         None => here(plan, cgroup),
-        Some(offsets) => time::in_new(plan, offsets, |plan| here(plan, cgroup)),
+        Some(offsets) => time::clone_in_new(plan, offsets, |plan| here(plan, cgroup)),
     };
     let (pid, pidfd) = match (clone(how.cgroup), how.instead) {
         // What the kernel says of a v2 cgroup that has controllers on for those below it, or that is threaded.

@@ -1,10 +1,10 @@
-//! The runtime's own program, out of reach of the containers.
+//! Protects the runtime's own program from its containers.
 //!
-//! Until its execve a container's process runs this program, and an image whose entry point is `#!/proc/self/exe` has
-//! it run inside: through /proc/<pid>/exe it could be opened for writing, and the host's binary replaced
-//! (CVE-2019-5736). So whoever makes containers runs from a read-only mount of its own file that hangs in no namespace:
-//! opening it for writing fails with EROFS, nobody can remount it, and its pages are those of the page cache. Where
-//! mounts are not allowed a sealed copy in memory serves.
+//! A container's process runs the runtime's program until its execve(2). If the image's entry point is
+//! `#!/proc/self/exe`, the container runs it again. Through /proc/<pid>/exe a process in the container could open the
+//! file for writing and replace the host's binary (CVE-2019-5736). So a process that creates containers runs from a
+//! read-only detached mount of its own file. Opening that for writing fails with `EROFS`, no process can remount it,
+//! and it shares the page cache. If mounts are not permitted, the process runs from a sealed copy in memory.
 
 use std::{
     fs::File,
@@ -24,7 +24,7 @@ use crate::{Context, Error, Kind, Result, leaves::mount};
 
 const SELF: &str = "/proc/self/exe";
 
-/// This process runs from a file that nobody can write to through it. Asked once.
+/// Returns true if this process runs from a read-only mount or a sealed file. Checks it once.
 pub fn is_sealed() -> bool {
     static SEALED: OnceLock<bool> = OnceLock::new();
     *SEALED.get_or_init(|| {
@@ -35,11 +35,12 @@ pub fn is_sealed() -> bool {
     })
 }
 
-/// Runs this program again, with the same arguments, from a sealed file, unless it runs from one already. It stays the
-/// same process; descriptors that are not close-on-exec stay open.
+/// Executes this program again from a sealed file, with the same arguments, unless it runs from one.
+///
+/// The process and its descriptors without close-on-exec stay the same.
 ///
 /// # Errors
-/// Neither a mount nor a sealed copy can be had.
+/// Neither a read-only mount nor a sealed copy is possible.
 pub fn ensure() -> Result<()> {
     if is_sealed() {
         return Ok(());
@@ -51,27 +52,27 @@ pub fn ensure() -> Result<()> {
     Err(Error::from(Command::new(program.path()).arg0(name).args(args).exec()).context("run the sealed program"))
 }
 
-/// Refuses to make a process from an unsealed one.
+/// Refuses to create a container's process if this process is not sealed.
 pub(crate) fn check() -> Result<()> {
     let text = "refusing to make a container: its processes could write to the runtime's own program";
     if is_sealed() { Ok(()) } else { Err(Error::new(Kind::Internal, text)) }
 }
 
-/// A sealed file of this program, to be executed by its path while this value lives.
+/// A sealed file of this program. It can be executed by its path while this value lives.
 pub struct Program(OwnedFd);
 
 impl Program {
-    /// A read-only mount, or else a sealed copy.
+    /// Creates a read-only mount, or else a sealed copy.
     ///
     /// # Errors
     /// As memfd_create(2) and write(2).
     pub fn new() -> Result<Self> {
         let fd = read_only_mount().or_else(|_| sealed_copy())?;
-        // Out of the way of numbers that a caller dups onto.
+        // The number is above those that a caller uses for dup2(2).
         Ok(Self(rustix::io::fcntl_dupfd_cloexec(fd, 64).context("dup the sealed program")?))
     }
 
-    /// Where it can be executed from, in this process and its children.
+    /// Returns a path that this process and its children can execute.
     pub fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
     }
@@ -80,7 +81,7 @@ impl Program {
 fn read_only_mount() -> Result<OwnedFd> {
     let exe = std::fs::read_link(SELF).context("readlink /proc/self/exe")?;
     let tree = mount::clone_tree(&exe, mount::Submounts::Exclude)?;
-    // The path may be another file by now: an upgrade replaced it.
+    // An upgrade may have replaced the file at the path.
     let (theirs, ours) = (rustix::fs::fstat(&tree)?, rustix::fs::stat(SELF)?);
     if (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino) {
         return Err(Error::new(Kind::NotFound, format!("{} has been replaced", exe.display())));
@@ -91,7 +92,7 @@ fn read_only_mount() -> Result<OwnedFd> {
 
 fn sealed_copy() -> Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // MFD_EXEC (Linux 6.3) where the host asks for it; older kernels do not know the flag.
+    // vm.memfd_noexec requires MFD_EXEC (Linux 6.3). Older kernels refuse the flag.
     let memory = rustix::fs::memfd_create("berth", flags | MemfdFlags::EXEC)
         .or_else(|_| rustix::fs::memfd_create("berth", flags))
         .context("memfd_create")?;
@@ -100,7 +101,7 @@ fn sealed_copy() -> Result<OwnedFd> {
     copy.flush()?;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     rustix::fs::fcntl_add_seals(&copy, seals).context("seal the copy")?;
-    // Only a read-only descriptor of it can be executed.
+    // execve(2) of a file that is open for writing fails with ETXTBSY, so a read-only descriptor is needed.
     let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
     Ok(File::open(path).context("open the sealed copy")?.into())
 }
@@ -110,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sealed_copy_cannot_be_changed() {
+    fn sealed_copy_of_the_program_cannot_be_changed() {
         let fd = sealed_copy().unwrap();
         assert_eq!(rustix::fs::ftruncate(&fd, 0).unwrap_err(), rustix::io::Errno::INVAL);
         let again = std::fs::OpenOptions::new().write(true).open(format!("/proc/self/fd/{}", fd.as_raw_fd()));

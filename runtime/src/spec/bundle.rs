@@ -1,8 +1,8 @@
-//! A bundle: config.json, read once, checked before anything is made.
+//! Loads a bundle: reads config.json once, and checks it before anything is created.
 //!
-//! The spec's types are oci-spec's. The usual config.json is parsed straight into them; only one that does not fit is
-//! looked at again, to name the field, to let unknown capabilities pass with a warning as the spec asks, and to read
-//! `null` and an absent `process.user` as Go programs do, which wrote most of the files that there are.
+//! The types are oci-spec's. A typical config.json is parsed directly into them. If that fails, a second pass names the
+//! faulty field, drops unknown capabilities with a warning (as the spec requires), and treats `null` and a missing
+//! `process.user` as Go programs do, because Go programs wrote most of these files.
 
 use std::{
     borrow::Cow,
@@ -24,18 +24,18 @@ use crate::{
     spec::{check, go_json, strict_json::RejectSeqForStruct},
 };
 
-/// Blocks of config.json that are not Linux'.
+/// Members of config.json for other platforms.
 const FOREIGN: [&str; 5] = ["freebsd", "solaris", "vm", "windows", "zos"];
-/// A config.json larger than this is refused, bytes.
+/// Largest accepted config.json, in bytes.
 const MAX: u64 = 64 << 20;
 
 /// A bundle whose config.json has been read and checked.
 pub struct Bundle {
-    /// The bundle directory, absolute.
+    /// The absolute path of the bundle directory.
     pub dir: PathBuf,
-    /// config.json.
+    /// The parsed config.json.
     pub spec: Spec,
-    /// What was let pass: unknown capabilities, flags of the personality.
+    /// Warnings for the user: unknown capabilities, ignored settings, relative destinations.
     pub warnings: Vec<String>,
 }
 
@@ -43,19 +43,19 @@ impl Bundle {
     /// Reads and checks `<dir>/config.json`.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] without a config.json, [`Kind::InvalidArgument`] naming the field, [`Kind::Unsupported`]
-    /// for fields that this build refuses.
+    /// [`Kind::NotFound`] without a config.json. [`Kind::InvalidArgument`] with the name of the field.
+    /// [`Kind::Unsupported`] for a field that this build refuses.
     pub fn load(dir: &Path) -> Result<Self> {
         let dir = std::path::absolute(dir).with_context(|| format!("bundle {}", dir.display()))?;
         let json = text(&dir)?;
         let mut warnings = Vec::new();
         let mut spec: Spec = parse(&json, "process", &mut warnings).context("config.json")?;
         if let Some(resources) = spec.linux_mut().as_mut().and_then(|linux| linux.resources_mut().as_mut()) {
-            take_absent(resources, &json, "/linux/resources");
+            drop_absent_pids_limit(resources, &json, "/linux/resources");
         }
         mount::translate_idmaps(&mut spec).context("config.json")?;
         check::spec(&spec).context("config.json")?;
-        warnings.extend(taken_otherwise(&spec));
+        warnings.extend(warnings_of(&spec));
         let personality = spec.linux().as_ref().and_then(|l| l.personality().as_ref());
         if let Some(flags) = personality.and_then(|p| p.flags().as_ref()).filter(|f| !f.is_empty()) {
             warnings.push(format!("linux.personality.flags: ignoring unsupported personality flags: {flags:?}"));
@@ -63,7 +63,7 @@ impl Bundle {
         Ok(Self { dir, spec, warnings })
     }
 
-    /// Whether the container's process gets a terminal (`process.terminal`).
+    /// Returns `process.terminal`: the container's process gets a terminal.
     pub fn terminal(&self) -> bool {
         self.spec.process().as_ref().and_then(Process::terminal) == Some(true)
     }
@@ -85,8 +85,8 @@ impl Bundle {
     }
 }
 
-/// What is not done as it is written, and was not always a mistake.
-fn taken_otherwise(spec: &Spec) -> Vec<String> {
+/// Returns a warning for each setting that berth does not apply as written.
+fn warnings_of(spec: &Spec) -> Vec<String> {
     let mounts = spec.mounts().iter().flatten().enumerate().filter(|(_, mount)| !mount.destination().is_absolute());
     let mut warnings: Vec<_> = mounts
         .map(|(n, mount)| {
@@ -97,7 +97,7 @@ fn taken_otherwise(spec: &Spec) -> Vec<String> {
     if let Some(memory) = resources.and_then(|resources| resources.memory().as_ref())
         && memory.kernel().or(memory.kernel_tcp()).is_some_and(|bytes| bytes != 0)
     {
-        // runc's words, as of `update`.
+        // runc prints the same words.
         warnings.push("Kernel memory settings are ignored and will be removed".to_owned());
     }
     warnings
@@ -108,7 +108,7 @@ fn text(bundle: &Path) -> Result<Vec<u8>> {
     read(&bundle.join("config.json"))
 }
 
-/// Reads a process.json, as `exec --process` names it.
+/// Reads and checks the process.json of `exec --process`.
 ///
 /// # Errors
 /// As [`Bundle::load`].
@@ -116,7 +116,7 @@ pub fn load_process(path: &Path) -> Result<Process> {
     parse_process(&read(path)?).with_context(|| path.display().to_string())
 }
 
-/// Reads a list of mounts, as `mounts add` names it.
+/// Reads the list of mounts of `mounts add` and `mounts remove`.
 ///
 /// # Errors
 /// As [`Bundle::load`].
@@ -124,29 +124,29 @@ pub fn load_mounts(path: &Path) -> Result<Vec<Mount>> {
     parse(&read(path)?, "", &mut Vec::new()).with_context(|| path.display().to_string())
 }
 
-/// Parses the JSON of a `process` object.
+/// Parses and checks a `process` object.
 ///
 /// # Errors
-/// [`Kind::InvalidArgument`] naming the field.
+/// [`Kind::InvalidArgument`] with the name of the field.
 pub fn parse_process(json: &[u8]) -> Result<Process> {
     let process = parse(json, "", &mut Vec::new())?;
     check::process(&process)?;
     Ok(process)
 }
 
-/// Parses the JSON of `linux.resources`, of an update.
+/// Parses the `linux.resources` object of an update.
 ///
 /// # Errors
-/// [`Kind::InvalidArgument`] naming the field.
+/// [`Kind::InvalidArgument`] with the name of the field.
 pub fn parse_resources(json: &[u8]) -> Result<LinuxResources> {
     let mut resources = parse(json, "", &mut Vec::new())?;
-    take_absent(&mut resources, json, "");
+    drop_absent_pids_limit(&mut resources, json, "");
     Ok(resources)
 }
 
-/// Takes out what oci-spec 0.10 has as a number and the specification, since 1.3, as one that may be absent: the limit of
-/// processes. What is not there is no limit, and 0 is one. Of all others the two agree.
-fn take_absent(resources: &mut LinuxResources, json: &[u8], at: &str) {
+/// Removes `pids` if its limit is absent. The spec has allowed that since 1.3, and absence means no limit. oci-spec
+/// 0.10 reads it as 0, which is a limit.
+fn drop_absent_pids_limit(resources: &mut LinuxResources, json: &[u8], at: &str) {
     if resources.pids().is_some_and(|pids| pids.limit() == 0) {
         let whole: Value = go_json::read(json).unwrap_or_default();
         if whole.pointer(&format!("{at}/pids/limit")).is_none_or(Value::is_null) {
@@ -162,7 +162,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
         }
         _ => Error::from(e).context(format!("open {}", path.display())),
     })?;
-    // One read for all of it, and one that finds the end.
+    // The capacity of one byte more lets read(2) find the end without another allocation.
     let size = file.metadata().map_or(0, |meta| meta.len());
     if size > MAX {
         return Err(Error::invalid(format!("{}: larger than {MAX} bytes", path.display())));
@@ -188,7 +188,7 @@ fn parse<T: DeserializeOwned>(json: &[u8], process: &str, warnings: &mut Vec<Str
     let mut value: Value = serde_json::from_slice(json).map_err(|e| Error::invalid(e.to_string()))?;
     drop_nulls(&mut value);
     if let Some(whole) = value.as_object_mut().filter(|_| !process.is_empty()) {
-        // For hosts of other kinds, whatever is in them (config.md, "Platform-specific configuration").
+        // The content does not matter on Linux (config.md, "Platform-specific configuration").
         FOREIGN.iter().for_each(|block| drop(whole.remove(*block)));
     }
     let object = if process.is_empty() { Some(&mut value) } else { value.get_mut(process) };
@@ -200,7 +200,7 @@ fn parse<T: DeserializeOwned>(json: &[u8], process: &str, warnings: &mut Vec<Str
         respell(object);
     }
     if let Some(policy) = value.get("linux").and_then(|linux| linux.get("memoryPolicy")) {
-        known_memory_policy(policy)?;
+        check_memory_policy(policy)?;
     }
     serde_path_to_error::deserialize(RejectSeqForStruct(value)).map_err(|e| match e.path().to_string().as_str() {
         "." => Error::invalid(e.inner().to_string()),
@@ -208,7 +208,7 @@ fn parse<T: DeserializeOwned>(json: &[u8], process: &str, warnings: &mut Vec<Str
     })
 }
 
-/// Takes out members that are `null`: absent, to Go. In an array a `null` stays, and is a mistake.
+/// Removes members that are `null`, which Go treats as absent. In an array `null` stays and is an error.
 fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(object) => {
@@ -220,7 +220,7 @@ fn drop_nulls(value: &mut Value) {
     }
 }
 
-/// What the specification allows and oci-spec 0.10 reads in another spelling, or not at all.
+/// Rewrites values that the spec allows, and that oci-spec 0.10 does not parse or spells in another way.
 fn respell(process: &mut serde_json::Map<String, Value>) {
     let flags = process.get_mut("scheduler").and_then(|s| s.get_mut("flags")).and_then(Value::as_array_mut);
     for flag in flags.into_iter().flatten() {
@@ -231,7 +231,7 @@ fn respell(process: &mut serde_json::Map<String, Value>) {
         }
     }
     if let Some(affinity) = process.get_mut("execCPUAffinity").and_then(Value::as_object_mut) {
-        // An empty list is none; spaces and empty members are nothing.
+        // Go's parser in runc ignores spaces and empty members, and takes an empty list as none.
         affinity.retain(|_, text| text.as_str() != Some(""));
         for text in affinity.values_mut() {
             let Some(list) = text.as_str() else { continue };
@@ -241,8 +241,8 @@ fn respell(process: &mut serde_json::Map<String, Value>) {
     }
 }
 
-/// Words that runc's users know for what would otherwise be told as serde has it.
-fn known_memory_policy(policy: &Value) -> Result<()> {
+/// Checks `linux.memoryPolicy` with runc's error texts in place of serde's.
+fn check_memory_policy(policy: &Value) -> Result<()> {
     let known = |words: &str, word: &Value| word.as_str().is_some_and(|word| words.split(' ').any(|w| w == word));
     let mode = policy.get("mode").unwrap_or(&Value::Null);
     if !known(MEMORY_MODES, mode) {
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_fields_stay_absent() {
+    fn absent_fields_of_config_json_stay_absent() {
         let (spec, _) = spec(r#"{"ociVersion":"1.0.2","linux":{}}"#);
         let spec = spec.unwrap();
         assert!(spec.hostname().is_none() && spec.process().is_none() && spec.mounts().is_none());
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_field() {
+    fn config_json_errors_name_the_field() {
         for (json, field) in [
             (
                 r#"{"ociVersion":"1","linux":{"namespaces":[{"type":"pid"},{"type":"warp"}]}}"#,
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_go_reads_as_absent_is_absent() {
+    fn null_members_are_absent_as_in_go() {
         for json in [
             r#"{"ociVersion":"1","process":{"cwd":"/","args":["a"]}}"#,
             r#"{"ociVersion":"1","process":{"cwd":"/","args":["a"],"user":null,"env":null}}"#,
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn no_limit_of_processes_is_none_and_zero_is_one() {
+    fn absent_pids_limit_is_unlimited_and_zero_is_a_limit() {
         for (json, limit) in [
             (r#"{"pids":{}}"#, None),
             (r#"{"pids":{"limit":null}}"#, None),
@@ -353,7 +353,7 @@ mod tests {
             let whole = format!(r#"{{"ociVersion":"1","linux":{{"resources":{json}}}}}"#);
             let mut spec = spec(&whole).0.unwrap();
             let resources = spec.linux_mut().as_mut().unwrap().resources_mut().as_mut().unwrap();
-            take_absent(resources, whole.as_bytes(), "/linux/resources");
+            drop_absent_pids_limit(resources, whole.as_bytes(), "/linux/resources");
             assert_eq!(limit_of(resources), limit, "{whole}");
         }
         assert!(parse_resources(br#"{"pids":[]}"#).is_err() && parse_resources(b"").is_err());
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_is_read_as_go_reads_it() {
+    fn invalid_utf8_in_config_json_is_replaced_as_in_go() {
         let json = b"{\"ociVersion\":\"1\",\"annotations\":{\"k\\udc00\":\"v\xff\"},
             \"process\":{\"cwd\":\"/\",\"args\":[\"a\\ud800\"],\"env\":[\"A=\xe2\x82\"]}}";
         let spec: Spec = parse(json, "process", &mut Vec::new()).unwrap();
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_of_other_platforms_are_passed_over() {
+    fn settings_of_other_platforms_are_ignored() {
         for json in [
             r#"{"ociVersion":"1","vm":{"x":1},"windows":[],"solaris":7,"zos":{},"freebsd":""}"#,
             r#"{"ociVersion":"1","windows":{"layerFolders":7}}"#,
@@ -384,20 +384,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_otherwise_is_told() {
-        let warned = |json: &str| taken_otherwise(&spec(json).0.unwrap());
+    fn settings_that_are_not_applied_as_written_are_warned_about() {
+        let warned = |json: &str| warnings_of(&spec(json).0.unwrap());
         let json = r#"{"ociVersion":"1","mounts":[{"destination":"/a"},{"destination":"b/c"}],
             "linux":{"resources":{"memory":{"kernelTCP":5}}}}"#;
-        let told = [
+        let expected = [
             "mounts[1].destination: b/c is not absolute, taken from /",
             "Kernel memory settings are ignored and will be removed",
         ];
-        assert_eq!(warned(json), told);
+        assert_eq!(warned(json), expected);
         assert!(warned(r#"{"ociVersion":"1","linux":{"resources":{"memory":{"kernel":0,"limit":5}}}}"#).is_empty());
     }
 
     #[test]
-    fn spellings_of_the_specification_are_read() {
+    fn scheduler_and_affinity_spellings_of_the_spec_are_accepted() {
         let json = r#"{"ociVersion":"1","process":{"cwd":"/","user":{"uid":0,"gid":0},
             "scheduler":{"policy":"SCHED_OTHER","flags":["SCHED_FLAG_RESET_ON_FORK","SCHED_FLAG_DL_OVERRUN"]},
             "execCPUAffinity":{"initial":"","final":" 0-1 ,, 3"}}}"#;
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_capabilities_are_let_pass_once() {
+    fn unknown_capabilities_are_dropped_with_one_warning() {
         let json = r#"{"ociVersion":"1","process":{"cwd":"/","user":{"uid":0,"gid":0},
             "capabilities":{"bounding":["CAP_KILL","CAP_WARP"],"effective":["CAP_WARP"]}}}"#;
         let (spec, warnings) = spec(json);

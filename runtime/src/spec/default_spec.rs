@@ -1,13 +1,13 @@
-//! The starter `config.json` that `spec` writes: a shell in a terminal, few capabilities, a read-only root.
+//! The example config.json that the `spec` command writes: a shell on a terminal, few capabilities, a read-only root.
 //!
-//! Fields come in the order of the runtime specification (1.3.0), so that the file reads as people know it. What a
-//! config.json means is left to [`crate::spec::bundle`].
+//! The fields have the order of the runtime specification (1.3.0), which readers know. [`crate::spec::bundle`] parses
+//! config.json.
 
 use serde::Serialize;
 
 use crate::OCI_VERSION;
 
-/// A starter configuration; serialise it for the file's text.
+/// An example configuration, to be serialised to JSON.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Spec {
@@ -111,8 +111,8 @@ struct Namespace {
 
 const CAPABILITIES: [&str; 3] = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
 
-/// What a container must not read. The energy counters of powercap tell what the processor computes for others
-/// (CVE-2020-8694), so they are masked beyond runc's list, as Docker does.
+/// Paths that a container must not read. The powercap counters reveal the work of other processes (CVE-2020-8694). runc
+/// does not mask them; Docker does.
 const MASKED: &[&str] = &[
     "/proc/acpi",
     "/proc/asound",
@@ -129,8 +129,9 @@ const MASKED: &[&str] = &[
 
 const READONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// The starter configuration on a host whose cgroups are all v2 (`unified`) or not; with `rootless`, for the user and
-/// group ids given there, who cannot make network namespaces with interfaces, mount sysfs or write cgroups.
+/// Returns the example configuration. With `unified` the host has only cgroup v2, so the container gets a cgroup
+/// namespace. With `rootless` it maps root to these user and group ids, which cannot create network interfaces, mount
+/// sysfs or write to cgroups.
 pub fn default_spec(unified: bool, rootless: Option<(u32, u32)>) -> Spec {
     let mut namespaces: Vec<_> =
         ["pid", "network", "ipc", "uts", "mount"].map(|kind| Namespace { kind }).into_iter().collect();
@@ -170,7 +171,7 @@ pub fn default_spec(unified: bool, rootless: Option<(u32, u32)>) -> Spec {
     }
 }
 
-/// The mounts; without privilege sysfs can only be bound, and group 5 (tty) is not mapped.
+/// Returns the mounts. An unprivileged caller can only bind sysfs, and has no mapping for group 5 (tty).
 fn mounts(rootless: bool) -> Vec<Mount> {
     let mount = |destination, kind, source, options: &[&'static str]| Mount {
         destination,
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn it_parses_as_a_runtime_spec() {
+    fn default_spec_parses_as_a_runtime_spec() {
         for rootless in [None, Some((1000, 1001))] {
             let text = serde_json::to_string(&default_spec(true, rootless)).unwrap();
             let spec: oci_spec::runtime::Spec = serde_json::from_str(&text).unwrap();
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn cgroup_namespace_only_where_cgroups_are_unified() {
+    fn default_spec_has_a_cgroup_namespace_only_on_cgroup_v2() {
         let kinds = |v: Value| -> Vec<String> {
             v["linux"]["namespaces"]
                 .as_array()
@@ -236,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn rootless_maps_the_caller_binds_sys_and_asks_for_no_cgroup() {
+    fn rootless_default_spec_maps_the_caller_and_binds_sysfs() {
         let v = value(false, Some((1000, 1001)));
         assert_eq!(v["linux"]["uidMappings"], json!([{"containerID": 0, "hostID": 1000, "size": 1}]));
         assert_eq!(v["linux"]["gidMappings"], json!([{"containerID": 0, "hostID": 1001, "size": 1}]));
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn powercap_is_masked_and_all_devices_are_denied_first() {
+    fn default_spec_masks_powercap_and_denies_all_devices() {
         let v = value(false, None);
         assert!(v["linux"]["maskedPaths"].as_array().unwrap().contains(&json!("/sys/devices/virtual/powercap")));
         assert_eq!(v["linux"]["resources"]["devices"], json!([{"allow": false, "access": "rwm"}]));

@@ -1,15 +1,16 @@
-//! JSON as Go's parser takes it, by which callers' files were tried: bytes that are no UTF-8, and halves of a surrogate
-//! pair that stand alone, are replacement characters (U+FFFD, encoding/json). serde_json refuses both. A text is looked
-//! through only once it has been refused, so that the usual one costs nothing.
+//! Parses JSON as Go's encoding/json does, because callers' files were written for it.
+//!
+//! encoding/json replaces bytes that are not UTF-8, and unpaired surrogates, by U+FFFD. serde_json refuses both. The
+//! text is repaired only after serde_json has refused it, so a valid text costs nothing extra.
 
 use std::borrow::Cow;
 
 use serde::de::DeserializeOwned;
 
-/// What stands for what is no character.
+/// The character that replaces invalid bytes and unpaired surrogates.
 const REPLACEMENT: &str = "\u{fffd}";
 
-/// Parses a text into a type of the caller's.
+/// Parses a text into a type.
 ///
 /// # Errors
 /// As [`serde_json::from_slice`].
@@ -20,7 +21,7 @@ pub fn read<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
     })
 }
 
-/// The text with replacement characters where Go has them; borrowed where there is nothing to replace.
+/// Returns the text with replacement characters as Go would put them. Borrows a text without faults.
 pub fn repaired(json: &[u8]) -> Cow<'_, [u8]> {
     match surrogates(json) {
         Cow::Borrowed(json) => bytes(json),
@@ -28,7 +29,7 @@ pub fn repaired(json: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// One replacement character for each byte that belongs to none.
+/// Replaces each byte that is not part of a UTF-8 sequence.
 fn bytes(json: &[u8]) -> Cow<'_, [u8]> {
     if std::str::from_utf8(json).is_ok() {
         return Cow::Borrowed(json);
@@ -41,7 +42,7 @@ fn bytes(json: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
-/// `\ud83d` and `\ude00` are one character together and none alone.
+/// Replaces the escapes of unpaired surrogates. `\ud83d\ude00` is one character, and each half alone is none.
 fn surrogates(json: &[u8]) -> Cow<'_, [u8]> {
     let mut out = Vec::new();
     let mut kept = 0;
@@ -67,7 +68,7 @@ fn surrogates(json: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
-/// The number of an escape `\uXXXX` that begins here.
+/// Returns the number of the escape `\uXXXX` at `at`, if there is one.
 fn unit(json: &[u8], at: usize) -> Option<u16> {
     let digits = json.get(at..)?.strip_prefix(b"\\u")?.get(..4)?;
     let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
@@ -82,9 +83,9 @@ mod tests {
         read::<String>(json).unwrap_or_else(|e| panic!("{}: {e}", json.escape_ascii()))
     }
 
-    /// The right side is what Go 1.26's encoding/json says.
+    /// The expected texts are the results of Go 1.26's encoding/json.
     #[test]
-    fn what_is_no_character_is_replaced_as_go_replaces_it() {
+    fn invalid_characters_are_replaced_as_in_go() {
         for (json, want) in [
             (&br#""plain""#[..], "plain"),
             (b"\"a\xffb\"", "a\u{fffd}b"),
@@ -107,14 +108,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_stays_refused() {
+    fn malformed_json_is_refused_after_the_repair() {
         for json in [&b"\"a"[..], b"{\xff}", br#""\ud8""#, br#""\ux000""#, br#""\"#, b"\xff", br#""\udc0"#, b""] {
             assert!(read::<serde_json::Value>(json).is_err(), "{}", json.escape_ascii());
         }
     }
 
     #[test]
-    fn a_good_text_is_left_alone() {
+    fn valid_json_is_not_copied() {
         for json in [&br#"{"a":"\ud83d\ude00 \\ \n"}"#[..], "ü".as_bytes(), b""] {
             assert!(matches!(repaired(json), Cow::Borrowed(_)));
         }

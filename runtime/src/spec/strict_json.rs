@@ -10,7 +10,7 @@ use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, Seq
 /// deserializer below and gets from it.
 pub struct RejectSeqForStruct<T>(pub T);
 
-/// Methods of a deserializer that differ in their name alone.
+/// Defines deserializer methods that differ only in their name.
 macro_rules! ask {
     ($($method:ident)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
@@ -73,7 +73,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for RejectSeqForStruct<D> {
     }
 }
 
-/// Methods of a visitor that take a value as it is.
+/// Defines visitor methods that pass a scalar value on.
 macro_rules! tell {
     ($($method:ident($value:ty))*) => {$(
         fn $method<E: Error>(self, value: $value) -> Result<V::Value, E> {
@@ -121,7 +121,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for RejectSeqForStruct<V> {
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, value: A) -> Result<V::Value, A::Error> {
-        // The names of oci-spec's enumerations have nothing inside.
+        // The variants of oci-spec's enumerations hold no data.
         self.0.visit_enum(value)
     }
 }
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn objects_are_read_as_without_it() {
+    fn json_objects_are_parsed_as_without_the_adapter() {
         let text = json!({"one": {"number": -1}, "many": [{"number": 2}, {}], "by_name": {"a": {"number": 3}},
             "pair": [1, [2, 3]], "word": "Yes", "unknown": [{"x": []}]})
         .to_string();
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_no_structure() {
+    fn json_array_for_a_struct_is_refused() {
         for text in [
             json!([{"number": 1}]),
             json!({"one": [1]}),

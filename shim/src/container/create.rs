@@ -166,7 +166,7 @@ impl Container {
     async fn undo(&self, mounted: bool) {
         let (root, id, rootfs) = (self.root.clone(), self.id.clone(), self.rootfs());
         let undone = self.context.pool.run_urgent(move || {
-            berth_runtime::delete::cleanup(&root, &id, berth_runtime::delete::PATIENCE)?;
+            berth_runtime::delete::cleanup(&root, &id, berth_runtime::delete::EXIT_TIMEOUT)?;
             if mounted { mount::unmount_recursive(&rootfs) } else { Ok(()) }
         });
         if let Err(e) = undone.await {

@@ -29,7 +29,7 @@ pub fn namespace(uids: Option<&str>, gids: Option<&str>) -> Result<Option<OwnedF
         (None, None) => Ok(None),
         (Some(uids), Some(gids)) => {
             let ids = Ids::new(&parse(uids, "uidmap")?, &parse(gids, "gidmap")?, "rootfs ")?;
-            user_namespace::make(&ids).map(Some)
+            user_namespace::create(&ids).map(Some)
         }
         (Some(_), None) => Err(Error::invalid("option uidmap without gidmap")),
         (None, Some(_)) => Err(Error::invalid("option gidmap without uidmap")),

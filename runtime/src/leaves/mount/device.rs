@@ -1,4 +1,4 @@
-//! Devices: the list that every container has, those of config.json, and the tmpfs that holds them.
+//! Plans devices: the default devices and those of config.json, and the tmpfs that holds them.
 
 use std::{
     ffi::CStr,
@@ -19,7 +19,7 @@ use crate::{
     leaves::mount::{self, Options},
 };
 
-/// Path, major, minor: config.md, "Default Devices".
+/// Path, major and minor number of the default devices (config-linux.md, "Default Devices").
 const DEFAULT: [(&str, u32, u32); 6] = [
     ("/dev/null", 1, 3),
     ("/dev/random", 1, 8),
@@ -29,11 +29,11 @@ const DEFAULT: [(&str, u32, u32); 6] = [
     ("/dev/urandom", 1, 9),
 ];
 
-/// All devices of a container, with owners as the container sees them: config.json's override the default ones of the
-/// same path.
+/// Returns all devices of a container, with owners as seen in the container. A device of config.json replaces the
+/// default device of the same path.
 ///
 /// # Errors
-/// Names the field that is out of range or maps to nobody.
+/// [`crate::Kind::InvalidArgument`] with the name of the field that is out of range or names an unmapped id.
 pub fn plan<'a>(arena: &'a Arena, devices: &[LinuxDevice], ids: &Ids) -> Result<Vec<Device<'a>>> {
     let mut out = Vec::new();
     for (path, major, minor) in DEFAULT {
@@ -44,8 +44,8 @@ pub fn plan<'a>(arena: &'a Arena, devices: &[LinuxDevice], ids: &Ids) -> Result<
         out.push(Device { path, mode: libc::S_IFCHR | 0o666, major, minor, uid: 0, gid: 0 });
     }
     for (n, device) in devices.iter().enumerate() {
-        let device = one(arena, device, ids).map_err(|e| named(n, &e))?;
-        // A link to that of the container's own devpts stands there, whatever config.json has.
+        let device = plan_one(arena, device, ids).map_err(|e| named(n, &e))?;
+        // The runtime links /dev/ptmx to the container's own devpts, so an entry of config.json has no effect.
         if device.path != c"/dev/ptmx" {
             out.push(device);
         }
@@ -53,10 +53,10 @@ pub fn plan<'a>(arena: &'a Arena, devices: &[LinuxDevice], ids: &Ids) -> Result<
     Ok(out)
 }
 
-/// What is wrong with the devices of a config.json, whoever their owners are.
+/// Checks the devices of a config.json, except for their owners.
 ///
 /// # Errors
-/// Names the field.
+/// [`crate::Kind::InvalidArgument`] with the name of the field.
 pub fn check(devices: &[LinuxDevice]) -> Result<()> {
     devices
         .iter()
@@ -64,11 +64,11 @@ pub fn check(devices: &[LinuxDevice]) -> Result<()> {
         .try_for_each(|(n, device)| numbers(device).and_then(|_| path(device)).map(drop).map_err(|e| named(n, &e)))
 }
 
-fn one<'a>(arena: &'a Arena, device: &LinuxDevice, ids: &Ids) -> Result<Device<'a>> {
+fn plan_one<'a>(arena: &'a Arena, device: &LinuxDevice, ids: &Ids) -> Result<Device<'a>> {
     let (kind, major, minor) = numbers(device)?;
     Ok(Device {
         path: arena.path(&path(device)?, "path")?,
-        // runc's default for a device that names no mode.
+        // 0666 is runc's default mode.
         mode: kind | device.file_mode().unwrap_or(0o666) & 0o7777,
         major,
         minor,
@@ -77,7 +77,7 @@ fn one<'a>(arena: &'a Arena, device: &LinuxDevice, ids: &Ids) -> Result<Device<'
     })
 }
 
-/// An error that begins with the member.
+/// Puts the device's index before an error that begins with the name of the member.
 fn named(n: usize, error: &Error) -> Error {
     Error::invalid(format!("linux.devices[{n}].{error}"))
 }
@@ -91,7 +91,7 @@ fn path(device: &LinuxDevice) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The file type for mknod(2), the major and the minor number.
+/// Returns the file type for mknod(2), the major and the minor number.
 fn numbers(device: &LinuxDevice) -> Result<(u32, u32, u32)> {
     let kind = match device.typ() {
         LinuxDeviceType::C | LinuxDeviceType::U => libc::S_IFCHR,
@@ -108,8 +108,8 @@ fn numbers(device: &LinuxDevice) -> Result<(u32, u32, u32)> {
     Ok((kind, number(device.major(), "major", (1 << 12) - 1)?, number(device.minor(), "minor", (1 << 20) - 1)?))
 }
 
-/// Builds `/dev` in a detached tmpfs, so that nothing of the image's own `/dev` is ever touched (CVE-2026-41579,
-/// CVE-2026-47766). Returns it with the devices that do not belong in it.
+/// Creates the device nodes in a detached tmpfs for `/dev`, so the image's own `/dev` is never touched (CVE-2026-41579,
+/// CVE-2026-47766). Returns the tmpfs, and the devices outside of `/dev`.
 pub fn build_dev<'a>(
     arena: &'a Arena,
     mounts: &[Mount],
@@ -119,7 +119,7 @@ pub fn build_dev<'a>(
 ) -> Result<(Option<OwnedFd>, Vec<Device<'a>>)> {
     let Some(spec) = mount::dev_tmpfs(mounts) else { return Ok((None, devices)) };
     let mut options = Options::parse(spec.options().as_deref().unwrap_or_default())?;
-    // That comes at the very end, when targets of other mounts have been made in it.
+    // The tmpfs becomes read-only last, because targets of other mounts are created in it.
     options.take_readonly();
     let source = spec.source().as_deref().map_or("tmpfs".into(), Path::to_string_lossy);
     let mut fs = mount::fs_options(arena, &options, &source, label)?;
@@ -135,14 +135,14 @@ pub fn build_dev<'a>(
     let tree = berth_init::mount::create(c"tmpfs", &fs, attributes, None)
         .context("error mounting \"tmpfs\" to rootfs at \"/dev\"")?;
 
-    // A device below another mount inside /dev must wait for that mount.
+    // A device below another mount inside /dev can only be created after that mount, by the child.
     let covered: Vec<PathBuf> = mounts
         .iter()
         .map(|m| mount::clean(m.destination()))
         .filter(|t| t.starts_with("/dev") && t != Path::new("/dev"))
         .collect();
     let mut elsewhere = Vec::new();
-    // Nodes and directories are born with their modes.
+    // With umask 0 nodes and directories get exactly their modes.
     let _umask = Umask::set(0).context("unshare the umask")?;
     for device in devices {
         let path = Path::new(std::ffi::OsStr::from_bytes(device.path.to_bytes()));

@@ -74,7 +74,7 @@ impl<'u> IdMaps<'u> {
         let key = format!("{}g\n{}", ids.uid_map(), ids.gid_map());
         let namespace: &OwnedFd = match self.namespaces.entry(key) {
             Entry::Occupied(there) => there.into_mut(),
-            Entry::Vacant(free) => free.insert(user::make(ids)?),
+            Entry::Vacant(free) => free.insert(user::create(ids)?),
         };
         Ok(namespace.as_fd())
     }

@@ -1,7 +1,7 @@
-//! `linux.netDevices`: devices of the host become the container's (config-linux.md, "Network Devices", 1.3).
+//! `linux.netDevices`: moves network devices of the host into the container (config-linux.md, "Network Devices", 1.3).
 //!
-//! They are moved while init waits before its hooks: its namespace is there, and no kernel parameter of it has been
-//! written. A container that comes to nothing gives them back, as they were.
+//! They move while init waits before its hooks. At that point the network namespace exists, and init has not written
+//! its kernel parameters. If the create fails, they move back with the same name, state and addresses.
 
 use std::{
     fs::File,
@@ -14,24 +14,24 @@ use super::rtnetlink::{Address, Link, Socket};
 use crate::{Context, Error, Result};
 
 const FIELD: &str = "linux.netDevices";
-/// if.h `IFNAMSIZ`, without the NUL.
+/// Longest device name in bytes, `IFNAMSIZ` of if.h without the NUL.
 const NAME_MAX: usize = 15;
 
-/// A device as config.json has it.
-struct Wanted {
+/// A device of config.json.
+struct Device {
     name: String,
-    /// In the container.
+    /// Its name in the container.
     new: String,
 }
 
-/// The devices of a container under way; dropped, those that were moved go back.
+/// The devices of a container that is being created. Dropping this moves them back to the host.
 pub struct NetDevices {
-    wanted: Vec<Wanted>,
+    requested: Vec<Device>,
     moved: Vec<Moved>,
     namespace: Option<OwnedFd>,
 }
 
-/// What is known of a device that has left the host.
+/// A device that has left the host, with its former state.
 struct Moved {
     name: String,
     new: String,
@@ -39,12 +39,12 @@ struct Moved {
     addresses: Vec<Address>,
 }
 
-/// What is wrong with the devices of a config.json.
+/// Checks the devices of a config.json.
 ///
 /// # Errors
-/// Names the device.
+/// [`crate::Kind::InvalidArgument`] with the name of the device.
 pub fn check(linux: &Linux) -> Result<()> {
-    let devices = wanted(linux);
+    let devices = requested(linux);
     if devices.is_empty() {
         return Ok(());
     }
@@ -52,7 +52,7 @@ pub fn check(linux: &Linux) -> Result<()> {
         let text = format!("{FIELD}: unable to move network devices without a NET namespace");
         return Err(Error::invalid(text));
     }
-    for (n, Wanted { name, new }) in devices.iter().enumerate() {
+    for (n, Device { name, new }) in devices.iter().enumerate() {
         for name in [name, new] {
             if !is_name(name) {
                 return Err(Error::invalid(format!("{FIELD}: invalid network device name {name:?}")));
@@ -68,21 +68,21 @@ pub fn check(linux: &Linux) -> Result<()> {
     Ok(())
 }
 
-/// What the kernel takes (dev_valid_name), but for `%`, by which it would choose a name itself.
+/// Returns true for a name that the kernel accepts (dev_valid_name). `%` is excluded: the kernel would choose a number.
 fn is_name(name: &str) -> bool {
     let bad = |c: char| c == '/' || c == ':' || c == '%' || c.is_ascii_whitespace() || c == '\0';
     !name.is_empty() && name.len() <= NAME_MAX && name != "." && name != ".." && !name.contains(bad)
 }
 
-/// By their names, so that the same config.json does the same each time.
-fn wanted(linux: &Linux) -> Vec<Wanted> {
+/// Returns the devices sorted by name, so that the order is the same each time.
+fn requested(linux: &Linux) -> Vec<Device> {
     let mut devices: Vec<_> = linux
         .net_devices()
         .iter()
         .flatten()
         .map(|(name, device)| {
             let new = device.name().clone().filter(|new| !new.is_empty()).unwrap_or_else(|| name.clone());
-            Wanted { name: name.clone(), new }
+            Device { name: name.clone(), new }
         })
         .collect();
     devices.sort_unstable_by(|a, b| a.name.cmp(&b.name));
@@ -90,58 +90,58 @@ fn wanted(linux: &Linux) -> Vec<Wanted> {
 }
 
 impl NetDevices {
-    /// Those of a config.json.
+    /// Returns the devices of a config.json.
     pub fn of(linux: Option<&Linux>) -> Self {
-        Self { wanted: linux.map(wanted).unwrap_or_default(), moved: Vec::new(), namespace: None }
+        Self { requested: linux.map(requested).unwrap_or_default(), moved: Vec::new(), namespace: None }
     }
 
-    /// There are some.
+    /// Returns true if config.json names devices.
     pub fn any(linux: &Linux) -> bool {
         linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty())
     }
 
-    /// Moves them into the network namespace of the process `pid`, with their permanent global addresses, and brings them
-    /// up.
+    /// Moves the devices into the network namespace of process `pid`, gives them their permanent global addresses
+    /// again, and brings them up.
     ///
     /// # Errors
-    /// Names the first device that could not be moved, and why; it is on the host, as it was.
-    pub fn hand_over(&mut self, pid: i32) -> Result<()> {
-        if self.wanted.is_empty() {
+    /// Names the first device that could not be moved. That device stays on the host, unchanged.
+    pub fn move_to(&mut self, pid: i32) -> Result<()> {
+        if self.requested.is_empty() {
             return Ok(());
         }
         let path = format!("/proc/{pid}/ns/net");
         let what = || format!("could not get network namespace from path {path}");
         let namespace = self.namespace.insert(File::open(&path).with_context(what)?.into());
         let (host, inside) = (Socket::here()?, Socket::inside(namespace.as_fd()).with_context(what)?);
-        for device in std::mem::take(&mut self.wanted) {
+        for device in std::mem::take(&mut self.requested) {
             let what = format!("{FIELD}: move netDevice {} to namespace {path}", device.name);
-            let moved = take(&host, &device, namespace).map_err(|e| e.context(what.clone()))?;
+            let moved = move_out(&host, &device, namespace).map_err(|e| e.context(what.clone()))?;
             let Moved { new, addresses, .. } = &*self.moved.push_mut(moved);
-            settle(&inside, new, addresses.iter().filter(|a| a.is_global()), true).map_err(|e| e.context(what))?;
+            configure(&inside, new, addresses.iter().filter(|a| a.is_global()), true).map_err(|e| e.context(what))?;
         }
         Ok(())
     }
 
-    /// They are the container's from now on.
+    /// Leaves the devices in the container.
     pub fn keep(mut self) {
         self.moved.clear();
     }
 }
 
-/// Out of the host, in one step with its new name: whatever hinders that, the device stays as it is.
-fn take(host: &Socket, device: &Wanted, namespace: &OwnedFd) -> Result<Moved> {
-    let Wanted { name, new } = device;
+/// Moves a device out of the host and renames it, in one request. So on an error the device is unchanged.
+fn move_out(host: &Socket, device: &Device, namespace: &OwnedFd) -> Result<Moved> {
+    let Device { name, new } = device;
     let Link { index, up } =
         host.link(name).with_context(|| format!("link not found for interface {name} on runtime namespace"))?;
-    // A device that goes down or away loses them.
+    // The kernel deletes the addresses of a device that goes down or changes its namespace.
     let addresses = host.addresses(index).context("fail to get ip addresses")?;
     host.move_link(index, new, namespace.as_fd())
         .with_context(|| format!("fail to move network device {name}, as {new}"))?;
     Ok(Moved { name: name.clone(), new: new.clone(), up, addresses })
 }
 
-/// Makes a device that has just come what it was.
-fn settle<'a>(here: &Socket, name: &str, addresses: impl Iterator<Item = &'a Address>, up: bool) -> Result<()> {
+/// Restores the addresses and the state of a device after a move.
+fn configure<'a>(here: &Socket, name: &str, addresses: impl Iterator<Item = &'a Address>, up: bool) -> Result<()> {
     let link = here.link(name).with_context(|| format!("link not found for interface {name}"))?;
     for address in addresses {
         here.add_address(link.index, address).with_context(|| format!("fail to set up address {address}"))?;
@@ -156,11 +156,11 @@ impl Drop for NetDevices {
             let (host, inside) = (Socket::here()?, Socket::inside(namespace.as_fd())?);
             let home = File::open("/proc/thread-self/ns/net").context("open own network namespace")?;
             inside.move_link(inside.link(&moved.new)?.index, &moved.name, home.as_fd())?;
-            settle(&host, &moved.name, moved.addresses.iter().filter(|a| !a.is_made_by_kernel()), moved.up)
+            configure(&host, &moved.name, moved.addresses.iter().filter(|a| !a.is_kernel_assigned()), moved.up)
         };
         for moved in self.moved.iter().rev() {
             if let Err(e) = give_back(moved) {
-                log::warn!("{FIELD}.{}: give it back to the host: {e}", moved.name);
+                log::warn!("{FIELD}.{}: cannot move the device back to the host: {e}", moved.name);
             }
         }
     }
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_that_the_kernel_takes() {
+    fn device_names_that_the_kernel_refuses_are_refused() {
         let own = r#"[{"type":"network"}]"#;
         for good in [r#"{"eth0":{}}"#, r#"{"eth0":{"name":"fifteen-letters"}}"#, r#"{"eth0.5@x":{"name":""}}"#, "{}"] {
             check(&linux(good, own)).unwrap();
@@ -198,8 +198,8 @@ mod tests {
     }
 
     #[test]
-    fn they_come_by_name_and_keep_it_unless_told() {
-        let devices = wanted(&linux(r#"{"b":{"name":"x"},"a":{}}"#, "[]"));
+    fn devices_are_sorted_and_keep_their_name_unless_renamed() {
+        let devices = requested(&linux(r#"{"b":{"name":"x"},"a":{}}"#, "[]"));
         let names: Vec<_> = devices.iter().map(|d| (d.name.as_str(), d.new.as_str())).collect();
         assert_eq!(names, [("a", "a"), ("b", "x")]);
     }

@@ -1,11 +1,11 @@
-//! The few requests to rtnetlink(7) that network devices need: find one, move it, its addresses, its state.
+//! The requests of rtnetlink(7) that network devices need: find and move a link, set it up, read and add addresses.
 //!
 //! ```text
 //! nlmsghdr  u32 length | u16 type | u16 flags | u32 sequence | u32 port        16 bytes
 //! body      ifinfomsg (16 bytes) or ifaddrmsg (8 bytes)
 //! rtattr    u16 length | u16 type | data, filled up to 4 bytes                 any number
 //! ```
-//! All in the machine's byte order. One request at a time, each answered before the next.
+//! All numbers are in the machine's byte order. Each request gets its answer before the next one is sent.
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
@@ -16,7 +16,7 @@ use crate::{
     namespace::{kind, thread::run_in_thread},
 };
 
-/// if_link.h: the name of a device, and the namespace it is to be in.
+/// if_link.h: name of a device, and fd of the namespace to move it to.
 const IFLA_IFNAME: u16 = 3;
 const IFLA_NET_NS_FD: u16 = 28;
 /// if_addr.h.
@@ -25,11 +25,11 @@ const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
 const IFA_FLAGS: u16 = 8;
 const IFA_RT_PRIORITY: u16 = 9;
-/// An address without an end of life.
+/// The address has no limited lifetime.
 const IFA_F_PERMANENT: u32 = 0x80;
-/// What a user may ask of an address (NODAD, OPTIMISTIC, HOMEADDRESS, NOPREFIXROUTE, MCAUTOJOIN); the other flags are what
-/// the kernel says of it.
-const IFA_F_ASKED: u32 = 0x02 | 0x04 | 0x10 | 0x200 | 0x400;
+/// Flags that a caller can set on an address: NODAD, OPTIMISTIC, HOMEADDRESS, NOPREFIXROUTE, MCAUTOJOIN. The kernel
+/// sets the others.
+const IFA_F_SETTABLE: u32 = 0x02 | 0x04 | 0x10 | 0x200 | 0x400;
 /// netlink.h.
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
@@ -39,22 +39,22 @@ const NLM_F_CREATE_EXCL: u16 = 0x600;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const HEADER: usize = 16;
-/// More than the kernel puts into one datagram (32 KiB, netlink_dump).
+/// Bytes of the receive buffer. The kernel's datagrams are at most 32 KiB (netlink_dump).
 const BUFFER: usize = 1 << 16;
 
-/// A socket in one network namespace.
+/// A netlink socket in one network namespace.
 pub struct Socket(OwnedFd);
 
 /// A network device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// Its number in its namespace.
+    /// Its index in its namespace.
     pub index: i32,
     /// `IFF_UP`.
     pub up: bool,
 }
 
-/// An address of a device, with what is needed to give it to a device again.
+/// An address of a device, with all attributes that are needed to add it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     family: u8,
@@ -65,13 +65,13 @@ pub struct Address {
 }
 
 impl Address {
-    /// `RT_SCOPE_UNIVERSE`: it is good for more than this host or link.
+    /// Returns true for `RT_SCOPE_UNIVERSE`, an address that is valid beyond this host and link.
     pub fn is_global(&self) -> bool {
         self.scope == libc::RT_SCOPE_UNIVERSE
     }
 
-    /// The kernel makes those of IPv6 by itself for every link.
-    pub fn is_made_by_kernel(&self) -> bool {
+    /// Returns true for IPv6 addresses that the kernel assigns to every link by itself.
+    pub fn is_kernel_assigned(&self) -> bool {
         i32::from(self.family) == libc::AF_INET6 && !self.is_global()
     }
 }
@@ -92,7 +92,7 @@ impl std::fmt::Display for Address {
 }
 
 impl Socket {
-    /// In the namespace of this thread.
+    /// Opens a socket in the network namespace of this thread.
     ///
     /// # Errors
     /// As socket(2).
@@ -101,7 +101,8 @@ impl Socket {
         Ok(Self(made.context("socket of rtnetlink")?))
     }
 
-    /// In the network namespace `namespace`, which a thread joins for it: so this one need not find back.
+    /// Opens a socket in the network namespace `namespace`. A separate thread joins it, so this thread need not go
+    /// back.
     ///
     /// # Errors
     /// As setns(2) and socket(2).
@@ -113,14 +114,14 @@ impl Socket {
         run_in_thread(make)
     }
 
-    /// The device of this name.
+    /// Finds the device of this name.
     ///
     /// # Errors
-    /// ENODEV: there is none.
+    /// `ENODEV` if there is none.
     pub fn link(&self, name: &str) -> Result<Link> {
         let body = Body::link(0, 0, 0).attribute(IFLA_IFNAME, &[name.as_bytes(), b"\0"].concat());
         let mut found = None;
-        self.ask(libc::RTM_GETLINK, NLM_F_ACK, &body, |kind, body| {
+        self.request(libc::RTM_GETLINK, NLM_F_ACK, &body, |kind, body| {
             if kind == libc::RTM_NEWLINK {
                 found = parse_link(body);
             }
@@ -128,63 +129,63 @@ impl Socket {
         found.ok_or_else(|| Error::from_errno(libc::ENODEV))
     }
 
-    /// Puts a device into a network namespace, where it has this name. It is down afterwards, and has no addresses.
+    /// Moves a device to a network namespace and renames it there. The move takes it down and deletes its addresses.
     ///
     /// # Errors
-    /// EEXIST: the name is taken there; EINVAL: a device that belongs to its namespace, such as lo.
+    /// `EEXIST` if the name is taken there. `EINVAL` for a device that cannot leave its namespace, such as lo.
     pub fn move_link(&self, index: i32, name: &str, namespace: BorrowedFd<'_>) -> Result<()> {
         let body = Body::link(index, 0, 0)
             .attribute(IFLA_IFNAME, &[name.as_bytes(), b"\0"].concat())
             .attribute(IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes());
-        self.ask(libc::RTM_NEWLINK, NLM_F_ACK, &body, |_, _| ())
+        self.request(libc::RTM_NEWLINK, NLM_F_ACK, &body, |_, _| ())
     }
 
     /// Brings a device up.
     ///
     /// # Errors
-    /// What its driver says.
+    /// The error of the device's driver.
     pub fn set_up(&self, index: i32) -> Result<()> {
         let up = libc::IFF_UP.cast_unsigned();
-        self.ask(libc::RTM_NEWLINK, NLM_F_ACK, &Body::link(index, up, up), |_, _| ())
+        self.request(libc::RTM_NEWLINK, NLM_F_ACK, &Body::link(index, up, up), |_, _| ())
     }
 
-    /// The permanent addresses of a device.
+    /// Returns the permanent addresses of a device.
     ///
     /// # Errors
-    /// Those of netlink(7).
+    /// As netlink(7).
     pub fn addresses(&self, index: i32) -> Result<Vec<Address>> {
         loop {
             let mut found = Vec::new();
-            let asked = self.ask(libc::RTM_GETADDR, NLM_F_DUMP, &Body::address(0, 0, 0, 0), |kind, body| {
+            let asked = self.request(libc::RTM_GETADDR, NLM_F_DUMP, &Body::address(0, 0, 0, 0), |kind, body| {
                 if kind == libc::RTM_NEWADDR {
                     found.extend(parse_address(body, index));
                 }
             });
             match asked {
-                // Something changed meanwhile, so that the answer may not be whole.
+                // NLM_F_DUMP_INTR: the addresses changed during the dump, so the answer may be incomplete.
                 Err(e) if e.errno() == Some(libc::EINTR) => {}
                 other => return other.map(|()| found),
             }
         }
     }
 
-    /// Gives a device an address. One that it has already is no error.
+    /// Adds an address to a device. If the device already has the address, that is no error.
     ///
     /// # Errors
-    /// Those of the kernel: EACCES where IPv6 is off.
+    /// The kernel's: `EACCES` where IPv6 is disabled.
     pub fn add_address(&self, index: i32, address: &Address) -> Result<()> {
         let number = u32::try_from(index).unwrap_or(0);
         let body = Body::address(address.family, address.prefix, address.scope, number);
-        let body = body.attribute(IFA_FLAGS, &(address.flags & IFA_F_ASKED).to_ne_bytes());
+        let body = body.attribute(IFA_FLAGS, &(address.flags & IFA_F_SETTABLE).to_ne_bytes());
         let body = address.attributes.iter().fold(body, |body, (kind, data)| body.attribute(*kind, data));
-        match self.ask(libc::RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE_EXCL, &body, |_, _| ()) {
+        match self.request(libc::RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE_EXCL, &body, |_, _| ()) {
             Err(e) if e.errno() == Some(libc::EEXIST) => Ok(()),
             other => other,
         }
     }
 
-    /// Sends a request and hands over the messages of the answer.
-    fn ask(&self, kind: u16, flags: u16, body: &Body, mut each: impl FnMut(u16, &[u8])) -> Result<()> {
+    /// Sends a request, and calls `each` for every message of the answer.
+    fn request(&self, kind: u16, flags: u16, body: &Body, mut each: impl FnMut(u16, &[u8])) -> Result<()> {
         let length = u32::try_from(HEADER + body.0.len()).map_err(|_| Error::from_errno(libc::EMSGSIZE))?;
         let mut request = length.to_ne_bytes().to_vec();
         request.extend(kind.to_ne_bytes());
@@ -202,7 +203,7 @@ impl Socket {
             for message in messages(buffer.get(..length).unwrap_or_default()) {
                 whole &= message.flags & NLM_F_DUMP_INTR == 0;
                 match message.kind {
-                    // Both begin with an errno, negative; 0 is an acknowledgement.
+                    // Both begin with a negative errno. 0 acknowledges the request.
                     NLMSG_ERROR | NLMSG_DONE => match (number(message.body, 0).unwrap_or(0).cast_signed(), whole) {
                         (0, true) => return Ok(()),
                         (0, false) => return Err(Error::from_errno(libc::EINTR)),
@@ -215,11 +216,11 @@ impl Socket {
     }
 }
 
-/// The part of a request behind its header.
+/// The part of a request after its header.
 struct Body(Vec<u8>);
 
 impl Body {
-    /// `ifinfomsg`: of the flags, those in `change` are to be as in `flags`.
+    /// Builds an `ifinfomsg`. The flags in `change` are set as in `flags`.
     fn link(index: i32, flags: u32, change: u32) -> Self {
         let mut bytes = vec![0; 4];
         bytes.extend(index.to_ne_bytes());
@@ -228,7 +229,7 @@ impl Body {
         Self(bytes)
     }
 
-    /// `ifaddrmsg`.
+    /// Builds an `ifaddrmsg`.
     fn address(family: u8, prefix: u8, scope: u8, index: u32) -> Self {
         let mut bytes = vec![family, prefix, 0, scope];
         bytes.extend(index.to_ne_bytes());
@@ -236,7 +237,7 @@ impl Body {
     }
 
     fn attribute(mut self, kind: u16, data: &[u8]) -> Self {
-        // All that is sent is a name, a number or an address.
+        // `data` is a name, a number or an address, so its length fits.
         let length = u16::try_from(data.len() + 4).unwrap_or(0);
         self.0.extend(length.to_ne_bytes());
         self.0.extend(kind.to_ne_bytes());
@@ -252,7 +253,7 @@ struct Message<'b> {
     body: &'b [u8],
 }
 
-/// The messages of a datagram.
+/// Splits a datagram into its messages. Stops at a truncated one.
 fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let length = usize::try_from(number(bytes, 0)?).ok()?;
@@ -263,7 +264,7 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     })
 }
 
-/// The attributes behind a body's fixed part.
+/// Splits the attributes after the fixed part of a body. Stops at a truncated one.
 fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(short(bytes, 0)?);
@@ -278,11 +279,11 @@ fn parse_link(body: &[u8]) -> Option<Link> {
     Some(Link { index: number(body, 4)?.cast_signed(), up })
 }
 
-/// The address of a message, if it is one of this device and permanent.
+/// Parses a message with an address. Returns `None` unless the address is permanent and belongs to device `index`.
 fn parse_address(body: &[u8], index: i32) -> Option<Address> {
     let &[family, prefix, flags, scope, ..] = body else { return None };
     let attributes: Vec<_> = attributes(body.get(8..)?).collect();
-    // The flags have outgrown their byte.
+    // IFA_FLAGS holds 32 bits of flags; the field of ifaddrmsg holds 8.
     let wide = attributes.iter().find(|(kind, _)| *kind == IFA_FLAGS).and_then(|(_, data)| number(data, 0));
     let flags = wide.unwrap_or(flags.into());
     if number(body, 4)?.cast_signed() != index || flags & IFA_F_PERMANENT == 0 {
@@ -307,7 +308,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn attributes_are_filled_up_to_four_bytes() {
+    fn netlink_attributes_are_padded_to_four_bytes() {
         let body = Body::link(7, 1, 1).attribute(IFLA_IFNAME, b"d0\0").attribute(IFLA_NET_NS_FD, &5u32.to_ne_bytes());
         let found: Vec<_> = attributes(&body.0[16..]).collect();
         assert_eq!(found, [(IFLA_IFNAME, &b"d0\0"[..]), (IFLA_NET_NS_FD, &5u32.to_ne_bytes()[..])]);
@@ -316,8 +317,8 @@ mod tests {
     }
 
     #[test]
-    fn permanent_addresses_of_the_device_are_read_and_said_as_people_do() {
-        let told = |index: u32, flags: u32| {
+    fn only_permanent_addresses_of_the_device_are_parsed() {
+        let message = |index: u32, flags: u32| {
             Body::address(2, 24, 0, index)
                 .attribute(IFA_ADDRESS, &[10, 1, 2, 3])
                 .attribute(IFA_LOCAL, &[10, 1, 2, 3])
@@ -325,19 +326,19 @@ mod tests {
                 .attribute(IFA_FLAGS, &flags.to_ne_bytes())
                 .0
         };
-        let address = parse_address(&told(7, IFA_F_PERMANENT | 0x200), 7).unwrap();
+        let address = parse_address(&message(7, IFA_F_PERMANENT | 0x200), 7).unwrap();
         assert_eq!((address.to_string().as_str(), address.is_global()), ("10.1.2.3/24", true));
-        // The label is the name of the device it had.
+        // IFA_LABEL is left out: it contains the device's former name.
         assert_eq!(address.attributes.len(), 2);
-        assert_eq!(parse_address(&told(7, 0), 7), None);
-        assert_eq!(parse_address(&told(8, IFA_F_PERMANENT), 7), None);
+        assert_eq!(parse_address(&message(7, 0), 7), None);
+        assert_eq!(parse_address(&message(8, IFA_F_PERMANENT), 7), None);
         let bytes = std::net::Ipv6Addr::LOCALHOST.octets();
         let six = parse_address(&Body::address(10, 64, 253, 7).attribute(IFA_ADDRESS, &bytes).0, 7);
         assert_eq!(six, None);
     }
 
     #[test]
-    fn what_is_cut_off_ends_the_reading() {
+    fn truncated_netlink_messages_end_the_parsing() {
         let mut bytes = 20u32.to_ne_bytes().to_vec();
         bytes.extend([3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4]);
         assert_eq!(messages(&bytes).map(|m| (m.kind, m.body.len())).collect::<Vec<_>>(), [(3, 4)]);
@@ -346,9 +347,9 @@ mod tests {
         assert_eq!(attributes(&[0; 8]).count(), 0);
     }
 
-    /// A namespace of any kind has it, and nobody's rights are needed to look.
+    /// Every network namespace has lo, and reading it needs no privileges.
     #[test]
-    fn the_loopback_device_is_found() {
+    fn loopback_device_is_found_by_name() {
         let socket = Socket::here().unwrap();
         let lo = socket.link("lo").unwrap();
         socket.addresses(lo.index).unwrap();

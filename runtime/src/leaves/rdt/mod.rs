@@ -1,13 +1,15 @@
-//! `linux.intelRdt`: a group of the resctrl file system for a container, which has shares of the L3 cache and of memory
-//! bandwidth, or is only counted (Documentation/filesystems/resctrl.rst).
+//! `linux.intelRdt`: a resctrl group for a container, with shares of L3 cache and memory bandwidth, or only for
+//! monitoring
+//! (Documentation/filesystems/resctrl.rst).
 //!
 //! ```text
-//! <root>/info/{L3,MB,last_cmd_status}        what the machine has
+//! <root>/info/{L3,MB,last_cmd_status}        features of the machine
 //! <root>/<closID or id>/{tasks,schemata}     the class of service
-//! <root>/<...>/mon_groups/<id>/tasks         who is counted together
+//! <root>/<...>/mon_groups/<id>/tasks         monitoring group
 //! ```
-//! A class that config.json names stays: others may be in it. One that bears the container's id, and was not there
-//! before, goes with the container, as does its monitoring group. The root is found by [`root`] and handed to the rest.
+//! A class that config.json names stays, because other processes may be in it. A class with the container's id, if
+//! berth has created it, is removed with the container. So is the monitoring group. [`root`] finds the mount point for
+//! all functions.
 
 use std::{
     fs,
@@ -21,41 +23,42 @@ use serde::{Deserialize, Serialize};
 use crate::{Context, Error, Kind, Result, host::mountinfo};
 
 const FIELD: &str = "linux.intelRdt";
-/// Where the kernel makes a directory for it (4.10).
-const USUAL: &str = "/sys/fs/resctrl";
-/// magic.h `RDTGROUP_SUPER_MAGIC`.
+/// The directory that the kernel creates for resctrl (Linux 4.10).
+const DEFAULT_ROOT: &str = "/sys/fs/resctrl";
+/// `RDTGROUP_SUPER_MAGIC` of magic.h.
 const MAGIC: i64 = 0x0765_5821;
 
-/// Where resctrl is mounted; `None` where the machine has none, or nobody has mounted it.
+/// Returns the mount point of resctrl. `None` if the kernel lacks it or it is not mounted.
 ///
 /// # Errors
-/// When the kernel cannot be asked.
+/// As statfs(2), or the mount table cannot be read.
 pub fn root() -> Result<Option<PathBuf>> {
-    match rustix::fs::statfs(USUAL) {
-        Ok(found) if found.f_type == MAGIC => Ok(Some(USUAL.into())),
+    match rustix::fs::statfs(DEFAULT_ROOT) {
+        Ok(found) if found.f_type == MAGIC => Ok(Some(DEFAULT_ROOT.into())),
         Ok(_) => mountinfo::first_of("resctrl"),
         Err(rustix::io::Errno::NOENT) => Ok(None),
-        Err(e) => Err(Error::from(e).context(format!("statfs {USUAL}"))),
+        Err(e) => Err(Error::from(e).context(format!("statfs {DEFAULT_ROOT}"))),
     }
 }
 
-/// The group of a container, on record for execs and its end.
+/// The group of a container. state.json keeps it for execs and for delete.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
     root: PathBuf,
     class: PathBuf,
-    /// Made for this container alone.
+    /// berth has created the class for this container.
     own: bool,
     monitor: Option<PathBuf>,
 }
 
-/// A group under way; dropped, it is removed again.
-pub struct Making(Option<Group>);
+/// A group that is being set up. Dropping this removes the group.
+pub struct PendingGroup(Option<Group>);
 
-/// What is wrong with the field, on a machine with resctrl at `root`.
+/// Checks `linux.intelRdt` on a machine with resctrl at `root`.
 ///
 /// # Errors
-/// Names the member.
+/// Names the member: [`Kind::Unsupported`] if the machine lacks a feature, [`Kind::InvalidArgument`] for a bad
+/// `closID`.
 pub fn check(rdt: &LinuxIntelRdt, root: Option<&Path>) -> Result<()> {
     let Some(root) = root else {
         let text = format!("{FIELD}: intelRdt is specified in config, but Intel RDT is not enabled");
@@ -106,31 +109,36 @@ fn given(text: &Option<String>) -> bool {
     text.as_ref().is_some_and(|text| !text.is_empty())
 }
 
-/// What is written as the schemata, in this order: a later line of a resource overrides an earlier one.
+/// Returns the lines for `schemata`. A later line overrides an earlier one of the same resource.
 fn schemata(rdt: &LinuxIntelRdt) -> String {
-    let one = [rdt.l3_cache_schema(), rdt.mem_bw_schema()].into_iter().flatten();
-    one.chain(rdt.schemata().iter().flatten()).filter(|line| !line.is_empty()).map(|line| format!("{line}\n")).collect()
+    let lines = [rdt.l3_cache_schema(), rdt.mem_bw_schema()].into_iter().flatten();
+    lines
+        .chain(rdt.schemata().iter().flatten())
+        .filter(|line| !line.is_empty())
+        .map(|line| format!("{line}\n"))
+        .collect()
 }
 
-/// Other schemas for a group that is there: those of `update`.
+/// New schemata for an existing group (`update`).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Update<'a> {
-    /// Of the L3 cache.
+    /// The L3 cache schema.
     pub l3_cache: Option<&'a str>,
-    /// Of memory bandwidth.
+    /// The memory bandwidth schema.
     pub memory_bandwidth: Option<&'a str>,
 }
 
 impl Update<'_> {
-    /// There is nothing to change.
+    /// Returns true if there is nothing to change.
     pub fn is_empty(&self) -> bool {
         self.l3_cache.is_none() && self.memory_bandwidth.is_none()
     }
 
-    /// Whether a container whose group this is can have them; to be asked before anything is written.
+    /// Checks the change before anything is written.
     ///
     /// # Errors
-    /// The machine has no such thing, or the container was made without a group.
+    /// [`Kind::Unsupported`] if the machine lacks the feature. [`Kind::FailedPrecondition`] if the container has no
+    /// group.
     pub fn check(&self, group: Option<&Group>, root: Option<&Path>) -> Result<()> {
         let off = |feature: Feature| !root.is_some_and(|root| feature.is_in(root));
         if self.l3_cache.is_some() && off(Feature::L3) {
@@ -146,10 +154,10 @@ impl Update<'_> {
         Ok(())
     }
 
-    /// Writes them.
+    /// Writes the new schemata.
     ///
     /// # Errors
-    /// What the kernel says of them.
+    /// The kernel's, with its explanation.
     pub fn apply(&self, group: Option<&Group>) -> Result<()> {
         let lines: String = [self.l3_cache, self.memory_bandwidth].iter().flatten().map(|l| format!("{l}\n")).collect();
         match group {
@@ -159,11 +167,11 @@ impl Update<'_> {
     }
 }
 
-impl Making {
-    /// The group of the container `id`, which is not made yet.
+impl PendingGroup {
+    /// Plans the group of the container `id`, without creating it.
     ///
     /// # Errors
-    /// There is no resctrl.
+    /// [`Kind::Unsupported`] if resctrl is not mounted.
     pub fn of(rdt: Option<&LinuxIntelRdt>, id: &str, root: impl FnOnce() -> Result<Option<PathBuf>>) -> Result<Self> {
         let Some(rdt) = rdt else { return Ok(Self(None)) };
         let root = root()?.ok_or_else(|| Error::unsupported(format!("{FIELD}: Intel RDT is not enabled")))?;
@@ -177,16 +185,16 @@ impl Making {
         Ok(Self(Some(Group { root, class, own, monitor })))
     }
 
-    /// For the record.
+    /// Returns the group for state.json.
     pub fn group(&self) -> Option<Group> {
         self.0.clone()
     }
 
-    /// Makes it, and writes what its members may use before it has any.
+    /// Creates the group and writes its schemata, before any process is in it.
     ///
     /// # Errors
-    /// The class is not there though nothing is said of its shares; or what the kernel says.
-    pub fn make(&mut self, rdt: Option<&LinuxIntelRdt>) -> Result<()> {
+    /// The named class does not exist and there are no schemata. Otherwise the kernel's, with its explanation.
+    pub fn create(&mut self, rdt: Option<&LinuxIntelRdt>) -> Result<()> {
         let (Some(group), Some(rdt)) = (&mut self.0, rdt) else { return Ok(()) };
         let lines = schemata(rdt);
         if given(rdt.clos_id()) && lines.is_empty() {
@@ -194,33 +202,33 @@ impl Making {
                 "clos dir not accessible (must be pre-created when schemata, l3CacheSchema and memBwSchema are empty)";
             fs::metadata(&group.class).context(text).context(FIELD)?;
         }
-        if !made(&group.class).map_err(|e| group.explain(e.into()))? {
+        if !create_dir_if_missing(&group.class).map_err(|e| group.explain(e.into()))? {
             group.own = false;
         }
         if !lines.is_empty() {
             group.set(&lines)?;
         }
         match &group.monitor {
-            Some(monitor) => made(monitor).map(drop).map_err(|e| group.explain(e.into())),
+            Some(monitor) => create_dir_if_missing(monitor).map(drop).map_err(|e| group.explain(e.into())),
             None => Ok(()),
         }
     }
 
-    /// Takes in a process that has not begun.
+    /// Adds a process that still waits at the barrier.
     ///
     /// # Errors
-    /// What the kernel says.
-    pub fn adopt(&self, pid: i32) -> Result<()> {
-        self.0.as_ref().map_or(Ok(()), |group| group.adopt(pid))
+    /// The kernel's, with its explanation.
+    pub fn add_process(&self, pid: i32) -> Result<()> {
+        self.0.as_ref().map_or(Ok(()), |group| group.add_process(pid))
     }
 
-    /// It is the container's.
+    /// Leaves the group to the container.
     pub fn keep(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Making {
+impl Drop for PendingGroup {
     fn drop(&mut self) {
         if let Some(Err(e)) = self.0.as_ref().map(Group::remove) {
             log::warn!("{e}");
@@ -228,8 +236,8 @@ impl Drop for Making {
     }
 }
 
-/// Whether the directory was not there before.
-fn made(dir: &Path) -> std::io::Result<bool> {
+/// Creates a directory. Returns false if it exists already.
+fn create_dir_if_missing(dir: &Path) -> std::io::Result<bool> {
     match fs::create_dir(dir) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
@@ -238,11 +246,11 @@ fn made(dir: &Path) -> std::io::Result<bool> {
 }
 
 impl Group {
-    /// Takes in a process, and what it forks from then on.
+    /// Adds a process. Its later children are in the group as well.
     ///
     /// # Errors
-    /// What the kernel says.
-    pub fn adopt(&self, pid: i32) -> Result<()> {
+    /// The kernel's, with its explanation.
+    pub fn add_process(&self, pid: i32) -> Result<()> {
         for dir in [Some(&self.class), self.monitor.as_ref()].into_iter().flatten() {
             fs::write(dir.join("tasks"), pid.to_string()).map_err(|e| {
                 self.explain(Error::from(e).context(format!("intelrdt: unable to add pid {pid} to {}", dir.display())))
@@ -251,12 +259,12 @@ impl Group {
         Ok(())
     }
 
-    /// An exec's process: a group that somebody has removed is none any more.
+    /// Adds the process of an exec. Does nothing if the group has been removed meanwhile.
     ///
     /// # Errors
-    /// What the kernel says.
-    pub fn adopt_late(&self, pid: i32) -> Result<()> {
-        if self.class.exists() { self.adopt(pid) } else { Ok(()) }
+    /// The kernel's, with its explanation.
+    pub fn add_exec_process(&self, pid: i32) -> Result<()> {
+        if self.class.exists() { self.add_process(pid) } else { Ok(()) }
     }
 
     fn set(&self, lines: &str) -> Result<()> {
@@ -264,7 +272,7 @@ impl Group {
         fs::write(self.class.join("schemata"), lines).map_err(|e| self.explain(Error::from(e).context(what())))
     }
 
-    /// Removes what was made for the container.
+    /// Removes the directories that were created for the container.
     ///
     /// # Errors
     /// As rmdir(2).
@@ -282,7 +290,7 @@ impl Group {
         Ok(())
     }
 
-    /// The errno says little of what the kernel dislikes.
+    /// Adds the text of `info/last_cmd_status`, because the errno alone does not say what is wrong with a schema.
     fn explain(&self, error: Error) -> Error {
         match fs::read_to_string(self.root.join("info/last_cmd_status")) {
             Ok(status) => error.context(format!("{FIELD}: last_cmd_status {:?}", status.trim())),

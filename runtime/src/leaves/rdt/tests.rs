@@ -1,7 +1,7 @@
 use super::*;
 
-/// A tree like resctrl's. It cannot remove a directory with the files that the kernel makes in it, so [`Tree::sweep`]
-/// takes those away before a removal.
+/// A directory tree that looks like resctrl. rmdir(2) fails on a directory with the files that the kernel would create,
+/// so [`Tree::sweep`] removes them first.
 struct Tree(PathBuf);
 
 impl Tree {
@@ -14,15 +14,15 @@ impl Tree {
         Self(root)
     }
 
-    fn making(&self, rdt: &LinuxIntelRdt) -> Making {
-        Making::of(Some(rdt), "c1", || Ok(Some(self.0.clone()))).unwrap()
+    fn pending(&self, rdt: &LinuxIntelRdt) -> PendingGroup {
+        PendingGroup::of(Some(rdt), "c1", || Ok(Some(self.0.clone()))).unwrap()
     }
 
     fn read(&self, path: &str) -> String {
         fs::read_to_string(self.0.join(path)).unwrap()
     }
 
-    /// What mkdir(2) of a class brings with it there.
+    /// Creates a class with the files that mkdir(2) creates on resctrl.
     fn class(&self, name: &str) {
         fs::create_dir_all(self.0.join(name).join("mon_groups")).unwrap();
     }
@@ -45,7 +45,7 @@ fn rdt(json: &str) -> LinuxIntelRdt {
 }
 
 #[test]
-fn refused_where_the_machine_has_no_such_thing() {
+fn rdt_fields_are_refused_if_the_machine_lacks_the_feature() {
     let tree = Tree::new("refused", &["L3"]);
     for (json, root, says) in [
         ("{}", None, "linux.intelRdt: intelRdt is specified in config, but Intel RDT is not enabled"),
@@ -66,16 +66,16 @@ fn refused_where_the_machine_has_no_such_thing() {
 }
 
 #[test]
-fn a_class_by_the_id_goes_with_the_container() {
+fn class_with_the_containers_id_is_removed_with_it() {
     let tree = Tree::new("own", &["L3", "MB"]);
     let wanted = rdt(r#"{"l3CacheSchema":"L3:0=f","memBwSchema":"MB:0=20","schemata":["L2:0=1",""]}"#);
-    let mut making = tree.making(&wanted);
-    making.make(Some(&wanted)).unwrap();
+    let mut pending = tree.pending(&wanted);
+    pending.create(Some(&wanted)).unwrap();
     assert_eq!(tree.read("c1/schemata"), "L3:0=f\nMB:0=20\nL2:0=1\n");
-    making.adopt(77).unwrap();
+    pending.add_process(77).unwrap();
     assert_eq!(tree.read("c1/tasks"), "77");
-    let group = making.group().unwrap();
-    making.keep();
+    let group = pending.group().unwrap();
+    pending.keep();
     tree.sweep("c1");
     assert!(tree.0.join("c1").exists());
     let on_record: Group = serde_json::from_slice(&serde_json::to_vec(&group).unwrap()).unwrap();
@@ -85,18 +85,18 @@ fn a_class_by_the_id_goes_with_the_container() {
 }
 
 #[test]
-fn a_container_that_comes_to_nothing_leaves_no_class() {
+fn failed_create_leaves_no_class() {
     let tree = Tree::new("drop", &["L3"]);
     let wanted = rdt("{}");
-    let mut making = tree.making(&wanted);
-    making.make(Some(&wanted)).unwrap();
+    let mut pending = tree.pending(&wanted);
+    pending.create(Some(&wanted)).unwrap();
     assert!(tree.0.join("c1").exists());
-    drop(making);
+    drop(pending);
     assert!(!tree.0.join("c1").exists());
 }
 
 #[test]
-fn what_was_there_stays() {
+fn existing_class_is_kept() {
     let tree = Tree::new("there", &["L3"]);
     for (class, json) in [
         ("c1", r#"{"enableMonitoring":true}"#),
@@ -105,53 +105,53 @@ fn what_was_there_stays() {
     ] {
         tree.class(class);
         let wanted = rdt(json);
-        let mut making = tree.making(&wanted);
-        making.make(Some(&wanted)).unwrap();
-        making.adopt(78).unwrap();
+        let mut pending = tree.pending(&wanted);
+        pending.create(Some(&wanted)).unwrap();
+        pending.add_process(78).unwrap();
         let monitor = Path::new(class).join("mon_groups/c1");
         for dir in [Path::new(class), &monitor] {
             assert_eq!(tree.read(dir.join("tasks").to_str().unwrap()), "78");
             tree.sweep(dir.to_str().unwrap());
         }
-        drop(making);
+        drop(pending);
         assert!(tree.0.join(class).exists() && !tree.0.join(monitor).exists(), "{class}");
     }
-    // One that config.json names may have others in it by then, so it stays even where the container was its first.
+    // Other processes may be in a class that config.json names, so it stays even if berth has created it.
     let wanted = rdt(r#"{"closID":"new","schemata":["L3:0=1"]}"#);
-    let mut making = tree.making(&wanted);
-    making.make(Some(&wanted)).unwrap();
-    drop(making);
+    let mut pending = tree.pending(&wanted);
+    pending.create(Some(&wanted)).unwrap();
+    drop(pending);
     assert_eq!(tree.read("new/schemata"), "L3:0=1\n");
 }
 
 #[test]
-fn a_class_without_shares_must_be_there() {
+fn named_class_without_schemata_must_exist() {
     let tree = Tree::new("missing", &["L3"]);
     let wanted = rdt(r#"{"closID":"silver"}"#);
-    let error = tree.making(&wanted).make(Some(&wanted)).unwrap_err().to_string();
+    let error = tree.pending(&wanted).create(Some(&wanted)).unwrap_err().to_string();
     assert!(error.starts_with("linux.intelRdt: clos dir not accessible (must be pre-created when "), "{error}");
     assert!(!tree.0.join("silver").exists());
 }
 
 #[test]
-fn the_kernel_is_quoted() {
+fn rdt_errors_quote_the_kernels_status() {
     let tree = Tree::new("quoted", &["L3"]);
     fs::write(tree.0.join("info/last_cmd_status"), "Mask out of range\n").unwrap();
-    // In place of a file that cannot be written.
+    // A directory stands for a file that cannot be written.
     fs::create_dir_all(tree.0.join("c1/schemata")).unwrap();
     let wanted = rdt(r#"{"l3CacheSchema":"L3:0=ffff"}"#);
-    let error = tree.making(&wanted).make(Some(&wanted)).unwrap_err().to_string();
+    let error = tree.pending(&wanted).create(Some(&wanted)).unwrap_err().to_string();
     let says = r#"linux.intelRdt: last_cmd_status "Mask out of range": intelrdt: unable to write "L3:0=ffff\n": is a directory"#;
     assert_eq!(error, says);
 }
 
 #[test]
-fn an_update_needs_the_machine_and_a_group() {
+fn rdt_update_needs_the_feature_and_a_group() {
     let tree = Tree::new("update", &["L3"]);
     let wanted = rdt("{}");
-    let mut making = tree.making(&wanted);
-    making.make(Some(&wanted)).unwrap();
-    let group = making.group();
+    let mut pending = tree.pending(&wanted);
+    pending.create(Some(&wanted)).unwrap();
+    let group = pending.group();
     let update = |l3_cache, memory_bandwidth| Update { l3_cache, memory_bandwidth };
     let refused = |update: Update<'_>, group, root| update.check(group, root).unwrap_err().to_string();
     let root = Some(tree.0.as_path());
@@ -176,12 +176,12 @@ fn an_update_needs_the_machine_and_a_group() {
 }
 
 #[test]
-fn an_exec_does_without_a_class_that_is_gone() {
+fn exec_ignores_a_removed_class() {
     let tree = Tree::new("exec", &["L3"]);
     let wanted = rdt("{}");
-    let group = tree.making(&wanted).group().unwrap();
-    group.adopt_late(9).unwrap();
+    let group = tree.pending(&wanted).group().unwrap();
+    group.add_exec_process(9).unwrap();
     tree.class("c1");
-    group.adopt_late(9).unwrap();
+    group.add_exec_process(9).unwrap();
     assert_eq!(tree.read("c1/tasks"), "9");
 }

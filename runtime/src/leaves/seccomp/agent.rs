@@ -1,7 +1,8 @@
-//! Seccomp notifications: the container process state, with the listener's fd, to whoever answers for the kernel.
+//! Sends the listener of a seccomp filter to the seccomp agent (`SCMP_ACT_NOTIFY`).
 //!
-//! The child has the listener once its filter is loaded, and may then make no call but those that a profile must not
-//! notify of; so it only says the number, and the runtime takes the fd (config-linux.md, "The Container Process State").
+//! The child has the listener fd once its filter is loaded. From then on it may make only calls that a profile must not
+//! notify about. So it only reports the fd's number, and the runtime fetches the fd with pidfd_getfd(2) and sends it
+//! with the container process state (config-linux.md, "The Container Process State").
 
 use std::{
     collections::HashMap,
@@ -24,10 +25,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Context, Error, Kind, OCI_VERSION, Result, host::unix_address::Address, oci_state::OciState, sys};
 
-/// How long an agent may leave a connection, or what is sent on it, alone.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest time that an agent may take to accept the connection or to read the message.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where the listener goes, and what is said of it.
+/// The agent's socket, and the metadata that the agent gets with each listener.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Listener {
     path: PathBuf,
@@ -35,8 +36,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Of a config.json; `None` without an action that notifies.
-    pub fn of(profile: Option<&LinuxSeccomp>) -> Option<Self> {
+    /// Returns the listener of a profile. `None` if no action of the profile notifies.
+    pub fn from_profile(profile: Option<&LinuxSeccomp>) -> Option<Self> {
         let profile = profile.filter(|p| notifies(p))?;
         let path = profile.listener_path().clone()?;
         Some(Self { path, metadata: profile.listener_metadata().clone().filter(|m| !m.is_empty()) })
@@ -47,10 +48,10 @@ fn notifies(profile: &LinuxSeccomp) -> bool {
     profile.syscalls().iter().flatten().any(|entry| entry.action() == LinuxSeccompAction::ScmpActNotify)
 }
 
-/// What is wrong with the listener of a profile.
+/// Checks `listenerPath` and `listenerMetadata` of a profile.
 ///
 /// # Errors
-/// Names the field.
+/// [`Kind::InvalidArgument`] with the name of the field.
 pub fn check(profile: &LinuxSeccomp) -> Result<()> {
     let path = profile.listener_path().as_deref().filter(|p| !p.as_os_str().is_empty());
     let bad = |field: &str, why: &str| Err(Error::invalid(format!("linux.seccomp.{field}: {why}")));
@@ -64,14 +65,14 @@ pub fn check(profile: &LinuxSeccomp) -> Result<()> {
     }
 }
 
-/// Takes the fd `number` of the process `pid` behind `pidfd` and sends it to the agent, with what is `told` of the
-/// container: its `status` and the pid of its `init`.
+/// Takes fd `number` of the process `pid` behind `pidfd`, and sends it to the agent. The message holds the container's
+/// state with `status` and the pid of its `init`.
 ///
 /// # Errors
-/// The fd cannot be had (pidfd_getfd(2)), or nobody takes it.
+/// As pidfd_getfd(2), connect(2) and sendmsg(2). [`Kind::Internal`] if the agent does not read the message within 30 s.
 pub fn send(
     listener: &Listener,
-    (told, status, init): (OciState<'_>, &str, i32),
+    (state, status, init): (OciState<'_>, &str, i32),
     (pid, pidfd, number): (i32, BorrowedFd<'_>, i32),
 ) -> Result<()> {
     #[derive(Serialize)]
@@ -95,7 +96,7 @@ pub fn send(
         metadata: Option<&'s str>,
         state: State<'s>,
     }
-    let OciState { oci_version, id, bundle, annotations } = told;
+    let OciState { oci_version, id, bundle, annotations } = state;
     let message = ContainerProcessState {
         oci_version: OCI_VERSION,
         fds: ["seccompFd"],
@@ -105,9 +106,9 @@ pub fn send(
     };
     let json = serde_json::to_vec(&message).map_err(|e| Error::new(Kind::Internal, e.to_string()))?;
     let fd = sys::take_fd(pidfd, number).context("linux.seccomp: take the listener")?;
-    deliver(&listener.path, &json, fd.as_fd(), PATIENCE).map_err(|e| {
+    deliver(&listener.path, &json, fd.as_fd(), SEND_TIMEOUT).map_err(|e| {
         let e = if e.errno() == Some(libc::EAGAIN) {
-            Error::new(Kind::Internal, format!("the agent takes nothing within {} s", PATIENCE.as_secs()))
+            Error::new(Kind::Internal, format!("the agent reads nothing within {} s", SEND_TIMEOUT.as_secs()))
         } else {
             e
         };
@@ -115,14 +116,14 @@ pub fn send(
     })
 }
 
-/// Sends `json` with `fd` to whoever listens at `path`.
+/// Sends `json` with `fd` to the socket at `path`.
 ///
 /// # Errors
-/// `EAGAIN` when he does not accept, or read, for longer than `patience` (socket(7), `SO_SNDTIMEO`).
-fn deliver(path: &Path, json: &[u8], fd: BorrowedFd<'_>, patience: Duration) -> Result<()> {
+/// `EAGAIN` if connect(2) or sendmsg(2) take longer than `timeout` (socket(7), `SO_SNDTIMEO`).
+fn deliver(path: &Path, json: &[u8], fd: BorrowedFd<'_>, timeout: Duration) -> Result<()> {
     let connected = || -> rustix::io::Result<UnixStream> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
+        set_socket_timeout(&socket, Timeout::Send, Some(timeout))?;
         connect(&socket, Address::of(path)?.socket())?;
         Ok(socket.into())
     };
@@ -130,7 +131,7 @@ fn deliver(path: &Path, json: &[u8], fd: BorrowedFd<'_>, patience: Duration) -> 
     let rights = [fd.as_raw_fd()];
     let control = [ControlMessage::ScmRights(&rights)];
     let sent = sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(json)], &control, MsgFlags::MSG_NOSIGNAL, None)?;
-    // The fd went with the first byte; what did not fit follows it.
+    // The fd goes with the first byte. The rest of a long message follows it.
     Ok(std::io::Write::write_all(&mut &socket, json.get(sent..).unwrap_or_default())?)
 }
 
@@ -141,14 +142,14 @@ mod tests {
     use serde_json::{Value, json};
 
     #[test]
-    fn an_agent_that_does_not_listen_is_not_waited_for_for_ever() {
+    fn agent_that_does_not_accept_or_read_times_out() {
         let path = std::env::temp_dir().join(format!("berth-agent-{}", std::process::id()));
         let agent = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
         bind(&agent, &SocketAddrUnix::new(&path).unwrap()).unwrap();
         listen(&agent, 0).unwrap();
         let null = std::fs::File::open("/dev/null").unwrap();
         let send = |json: &[u8]| deliver(&path, json, null.as_fd(), Duration::from_millis(20));
-        // It fits into the socket; the next one finds the queue full, and this one has nobody to read it.
+        // The first connection fits in the backlog of the socket. A later one finds it full and waits.
         let never_accepted = std::iter::repeat_with(|| send(b"{}")).take(3).find_map(Result::err).unwrap();
         assert_eq!(never_accepted.errno(), Some(libc::EAGAIN), "{never_accepted}");
         let agent = std::os::unix::net::UnixListener::from(agent);
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_is_where_it_is_needed() {
+    fn notifying_profile_needs_an_absolute_listener_path() {
         let notify = json!([{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}]);
         let profile = |syscalls: Value, path: Value, metadata: Value| -> LinuxSeccomp {
             let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": syscalls,
@@ -184,7 +185,10 @@ mod tests {
         }
         let good = profile(notify, json!("/a"), json!("m"));
         check(&good).unwrap();
-        assert_eq!(Listener::of(Some(&good)), Some(Listener { path: "/a".into(), metadata: Some("m".into()) }));
-        assert_eq!(Listener::of(Some(&profile(json!([]), json!("/a"), Value::Null))), None);
+        assert_eq!(
+            Listener::from_profile(Some(&good)),
+            Some(Listener { path: "/a".into(), metadata: Some("m".into()) })
+        );
+        assert_eq!(Listener::from_profile(Some(&profile(json!([]), json!("/a"), Value::Null))), None);
     }
 }

@@ -39,10 +39,29 @@ impl Jump {
     }
 }
 
+/// One half of a 64-bit argument. BPF loads 32 bits at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    /// Bits 0 to 31.
+    Low,
+    /// Bits 32 to 63.
+    High,
+}
+
+impl Half {
+    /// Returns 0 for the low half and 1 for the high half, the order in memory on a little-endian machine.
+    pub fn index(self) -> u32 {
+        match self {
+            Self::Low => 0,
+            Self::High => 1,
+        }
+    }
+}
+
 /// Returns the offset of the low or high half of argument `index` in `struct seccomp_data`, in bytes, on a little-endian
 /// machine.
-pub fn argument(index: u32, high: bool) -> u32 {
-    16 + 8 * index + if high { 4 } else { 0 }
+pub fn argument(index: u32, half: Half) -> u32 {
+    16 + 8 * index + 4 * half.index()
 }
 
 /// The target of a jump.
@@ -277,11 +296,11 @@ mod tests {
         };
         assert_eq!(load(NR), Some(u32::MAX));
         assert_eq!(load(ARCH), Some(0xabcd));
-        assert_eq!(load(argument(0, true)), Some(0x1111_1111));
-        assert_eq!(load(argument(0, false)), Some(0));
-        assert_eq!(load(argument(1, false)), Some(2));
-        assert_eq!(load(argument(5, true)), Some(0x6666_0000));
-        assert_eq!(load(argument(5, false)), Some(0x7777_0000));
+        assert_eq!(load(argument(0, Half::High)), Some(0x1111_1111));
+        assert_eq!(load(argument(0, Half::Low)), Some(0));
+        assert_eq!(load(argument(1, Half::Low)), Some(2));
+        assert_eq!(load(argument(5, Half::High)), Some(0x6666_0000));
+        assert_eq!(load(argument(5, Half::Low)), Some(0x7777_0000));
     }
 
     #[test]

@@ -2,12 +2,14 @@
 
 use oci_spec::runtime::LinuxSeccomp;
 
-use super::Filter;
-use super::arch::Abi;
-use super::bpf::{self, Assembler, Jump, Target};
-use super::profile::{self, Compare, Profile, Test};
-use super::ranges::{BAD_ARCH, Background, Range};
-use super::rules::{Alternative, Calls, Decision};
+use super::{
+    Filter,
+    arch::Abi,
+    bpf::{self, Assembler, Half, Jump, Target},
+    profile::{self, Compare, Profile, Test},
+    ranges::{BAD_ARCH, Background, Range},
+    rules::{Alternative, Calls, Decision},
+};
 use crate::Result;
 
 /// Compiles a profile for a machine with the ABI `native`.
@@ -123,21 +125,21 @@ fn compare(asm: &mut Assembler, c: &Compare, wide: bool, yes: Target, no: Target
         Test::Gt => Jump::Gt,
         Test::Ge => Jump::Ge,
     };
-    let low = half(asm, c, false, jump, yes, no);
+    let low = half(asm, c, Half::Low, jump, yes, no);
     match c.test {
         _ if !wide => low,
-        Test::Eq => half(asm, c, true, Jump::Eq, low, no),
+        Test::Eq => half(asm, c, Half::High, Jump::Eq, low, no),
         Test::Gt | Test::Ge => {
-            let (_, value) = c.half(true);
+            let (_, value) = c.half(Half::High);
             let equal = asm.branch(Jump::Eq, value, low, no);
             asm.branch(Jump::Gt, value, yes, equal);
-            asm.load(bpf::argument(c.arg, true))
+            asm.load(bpf::argument(c.arg, Half::High))
         }
     }
 }
 
-fn half(asm: &mut Assembler, c: &Compare, high: bool, jump: Jump, yes: Target, no: Target) -> Target {
-    let (mask, value) = c.half(high);
+fn half(asm: &mut Assembler, c: &Compare, which: Half, jump: Jump, yes: Target, no: Target) -> Target {
+    let (mask, value) = c.half(which);
     if mask == 0 {
         return yes;
     }
@@ -145,7 +147,7 @@ fn half(asm: &mut Assembler, c: &Compare, high: bool, jump: Jump, yes: Target, n
     if mask != u32::MAX {
         asm.and(mask);
     }
-    asm.load(bpf::argument(c.arg, high))
+    asm.load(bpf::argument(c.arg, which))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use oci_spec::runtime::{
     LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompFilterFlag as Flag, LinuxSeccompOperator,
 };
 
-use super::arch::Abi;
+use super::{arch::Abi, bpf::Half};
 use crate::{Error, Result};
 
 /// `SECCOMP_RET_ERRNO`. The low 16 bits hold the errno.
@@ -53,10 +53,13 @@ pub struct Compare {
 
 impl Compare {
     /// Returns mask and value of the high or the low 32 bits, because BPF compares 32 bits at a time.
-    pub fn half(&self, high: bool) -> (u32, u32) {
+    pub fn half(&self, which: Half) -> (u32, u32) {
         let half = |v: u64| {
             let [a, b, c, d, e, f, g, h] = v.to_le_bytes();
-            u32::from_le_bytes(if high { [e, f, g, h] } else { [a, b, c, d] })
+            u32::from_le_bytes(match which {
+                Half::Low => [a, b, c, d],
+                Half::High => [e, f, g, h],
+            })
         };
         (half(self.mask), half(self.value))
     }

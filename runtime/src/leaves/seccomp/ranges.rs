@@ -3,8 +3,10 @@
 //! The ranges also cover numbers without a rule: those of ABIs that the profile does not list, and those of calls that
 //! are newer than the profile, which get ENOSYS.
 
-use super::arch::{Abi, X32_BIT};
-use super::profile::RET_ERRNO;
+use super::{
+    arch::{Abi, X32_BIT},
+    profile::RET_ERRNO,
+};
 
 /// The answer for a call of an unlisted architecture. It is libseccomp's default, and runc does not change it.
 pub const BAD_ARCH: u32 = libc::SECCOMP_RET_KILL_THREAD;

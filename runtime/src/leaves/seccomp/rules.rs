@@ -6,9 +6,12 @@
 
 use std::cmp::Ordering;
 
-use super::arch::Abi;
-use super::profile::{Block, Compare, Profile, Test};
-use super::syscalls::{self, Call};
+use super::{
+    arch::Abi,
+    bpf::Half,
+    profile::{Block, Compare, Profile, Test},
+    syscalls::{self, Call},
+};
 use crate::{Error, Result};
 
 /// The answer for one call.
@@ -203,18 +206,18 @@ fn steps(alternative: &Alternative, wide: bool) -> Vec<Step> {
             (_, true) => 2,
             (_, false) => 1,
         };
-        let mut step = |high: bool, test| {
-            let (mask, value) = c.half(high);
-            let node = Node { word: c.arg * 2 + u32::from(high), test, mask, value };
+        let mut step = |which: Half, test| {
+            let (mask, value) = c.half(which);
+            let node = Node { word: c.arg * 2 + which.index(), test, mask, value };
             steps.push(Step { node, family, negate: c.negate });
         };
         if wide {
             if c.test != Test::Eq {
-                step(true, Test::Gt);
+                step(Half::High, Test::Gt);
             }
-            step(true, Test::Eq);
+            step(Half::High, Test::Eq);
         }
-        step(false, c.test);
+        step(Half::Low, c.test);
     }
     steps
 }

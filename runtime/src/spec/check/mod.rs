@@ -1,6 +1,6 @@
-//! What a config.json must be before anything is made from it, field by field.
+//! Checks a config.json field by field, before anything is created.
 //!
-//! Types and closed sets are the parser's; here is what they cannot say.
+//! The parser checks types and enumerations. The functions here check all other rules.
 
 pub mod rootless;
 
@@ -19,16 +19,16 @@ use crate::{
         seccomp::agent,
         sysctl,
     },
-    namespace::{joined, time},
+    namespace::{path_to_join, time},
 };
 
-/// uname(2): bytes of a name, without the NUL.
+/// Longest host or domain name in bytes, without the NUL (uname(2)).
 const NAME_MAX: usize = 64;
 
-/// setgroups(2): how many groups a process may have.
+/// Most supplementary groups of a process (setgroups(2)).
 const NGROUPS_MAX: usize = 65536;
 
-/// A whole config.json.
+/// Checks a whole config.json.
 pub fn spec(spec: &Spec) -> Result<()> {
     if spec.version().is_empty() {
         return Err(Error::invalid("ociVersion: must not be empty"));
@@ -65,7 +65,7 @@ pub fn spec(spec: &Spec) -> Result<()> {
     linux.intel_rdt().as_ref().map_or(Ok(()), |rdt| rdt::check(rdt, rdt::root()?.as_deref()))
 }
 
-/// A process, of a config.json or an exec.
+/// Checks the process of a config.json or of an exec.
 pub fn process(process: &Process) -> Result<()> {
     if process.args().as_ref().is_none_or(Vec::is_empty) {
         return Err(Error::invalid("process.args: args must not be empty"));
@@ -123,7 +123,7 @@ fn user(user: &User) -> Result<()> {
     }
     let ids = [("uid".to_owned(), user.uid()), ("gid".to_owned(), user.gid())].into_iter();
     for (field, id) in ids.chain(groups.iter().enumerate().map(|(n, gid)| (format!("additionalGids[{n}]"), *gid))) {
-        // (uid_t)-1 means "leave it" to setresuid(2).
+        // setresuid(2) takes (uid_t)-1 as "do not change".
         if id == u32::MAX {
             return Err(Error::invalid(format!("process.user.{field}: {id} is no valid id")));
         }
@@ -134,7 +134,7 @@ fn user(user: &User) -> Result<()> {
     Ok(())
 }
 
-/// What becomes a C string.
+/// Checks that strings can become C strings.
 fn texts(list: Option<&[String]>, field: &str) -> Result<()> {
     let mut texts = list.unwrap_or_default().iter().enumerate();
     texts.try_for_each(|(n, text)| arena::check(text, || format!("{field}[{n}]")))
@@ -157,10 +157,10 @@ fn namespaces(spec: &Spec, linux: &Linux) -> Result<()> {
     for (n, namespace) in linux.namespaces().iter().flatten().enumerate() {
         let kind = namespace.typ();
         if seen.contains(&kind) {
-            return Err(Error::invalid(format!("linux.namespaces[{n}]: malformed spec: duplicated ns {kind:?}")));
+            return Err(Error::invalid(format!("linux.namespaces[{n}]: malformed spec: duplicated ns {kind}")));
         }
         seen.push(kind);
-        if let Some(path) = joined(namespace).filter(|path| !path.is_absolute()) {
+        if let Some(path) = path_to_join(namespace).filter(|path| !path.is_absolute()) {
             return Err(Error::invalid(format!("linux.namespaces[{n}].path: must be absolute: {}", path.display())));
         }
     }
@@ -192,7 +192,7 @@ fn namespaces(spec: &Spec, linux: &Linux) -> Result<()> {
     shared_mounts(linux)
 }
 
-/// Nothing is hidden in mounts that are the host's.
+/// Refuses masked and read-only paths without an own mount namespace: they would cover paths of the host.
 fn shared_mounts(linux: &Linux) -> Result<()> {
     if linux.namespaces().iter().flatten().any(|n| n.typ() == LinuxNamespaceType::Mount) {
         return Ok(());
@@ -209,7 +209,7 @@ fn shared_mounts(linux: &Linux) -> Result<()> {
     Ok(())
 }
 
-/// Mappings of a new user namespace, and of mounts; those of one that is joined are known only when it is opened.
+/// Checks the mappings of a new user namespace and of mounts. A joined user namespace is checked when it is opened.
 fn id_mappings(spec: &Spec, linux: &Linux) -> Result<()> {
     let given = |list: &'_ Option<Vec<LinuxIdMapping>>| list.clone().unwrap_or_default();
     let users = linux.namespaces().iter().flatten().find(|n| n.typ() == LinuxNamespaceType::User);
@@ -220,10 +220,10 @@ fn id_mappings(spec: &Spec, linux: &Linux) -> Result<()> {
     mapped_mounts(spec.mounts().as_deref().unwrap_or_default(), users.is_some())
 }
 
-/// Mappings of mounts, for a container with a user namespace of its own or without.
+/// Checks the mappings of mounts. `user_namespace` says that the container has its own user namespace.
 ///
 /// # Errors
-/// Names the field.
+/// [`Error::invalid`] with the name of the field.
 pub fn mapped_mounts(list: &[Mount], user_namespace: bool) -> Result<()> {
     let given = |list: &'_ Option<Vec<LinuxIdMapping>>| list.clone().unwrap_or_default();
     for (n, mount) in list.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What of a config.json a caller cannot have who is an ordinary user, or who has no right to cgroups.
+//! Checks a config.json for a caller that is unprivileged, or that lacks full rights to cgroups.
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 
@@ -8,13 +8,13 @@ use crate::{
     host::caller,
     id_maps::Ids,
     leaves::{mount, network::devices::NetDevices, user},
-    namespace::joined,
+    namespace::path_to_join,
 };
 
-/// Refuses the fields of config.json that an unprivileged caller, or one without full rights to cgroups, cannot have.
+/// Refuses fields of config.json that such a caller cannot have.
 ///
 /// # Errors
-/// Names the field, in runc's words.
+/// [`Error::invalid`] and [`Error::unsupported`] in runc's words, with the name of the field.
 pub fn check(spec: &Spec, rights: Rights) -> Result<()> {
     if spec.linux().as_ref().is_some_and(NetDevices::any) && (caller::is_user() || rights == Rights::Delegated) {
         let text = "linux.netDevices: network devices are not supported for rootless containers";
@@ -29,32 +29,34 @@ pub fn check(spec: &Spec, rights: Rights) -> Result<()> {
         return Err(Error::invalid("linux.namespaces: rootless container requires user namespaces"));
     };
     let maps = [(linux.map(Linux::uid_mappings), "UID"), (linux.map(Linux::gid_mappings), "GID")];
-    for (map, what) in maps.into_iter().filter(|_| joined(users).is_none()) {
+    for (map, what) in maps.into_iter().filter(|_| path_to_join(users).is_none()) {
         if map.and_then(Option::as_ref).is_none_or(Vec::is_empty) {
             let text = format!("linux: rootless containers requires at least one {what} mapping");
             return Err(Error::invalid(text));
         }
     }
     let ids = Ids::given(spec)?;
-    // One that is joined is asked when it is opened.
-    let setgroups = joined(users).is_some() || !ids.maps_only_gid(rustix::process::getegid().as_raw());
+    // A joined user namespace is asked for setgroups(2) when it is opened.
+    let setgroups = path_to_join(users).is_some() || !ids.maps_only_gid(rustix::process::getegid().as_raw());
     spec.process().as_ref().map_or(Ok(()), |process| check_process(process, setgroups))?;
     for (n, mount) in spec.mounts().iter().flatten().enumerate() {
-        let words = || mount.options().iter().flatten();
-        if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() || words().any(|word| mount::is_idmap(word))
+        let options = || mount.options().iter().flatten();
+        if mount.uid_mappings().is_some()
+            || mount.gid_mappings().is_some()
+            || options().any(|option| mount::is_idmap(option))
         {
             let text = format!("mounts[{n}]: id-mapped mounts are not supported for rootless containers");
             return Err(Error::unsupported(text));
         }
-        for word in words().flat_map(|w| w.split(',')) {
-            let mapped = match word.split_once('=') {
-                Some(("uid", id)) => id.parse().map(|id| ids.host_uid(id, word)),
-                Some(("gid", id)) => id.parse().map(|id| ids.host_gid(id, word)),
+        for option in options().flat_map(|o| o.split(',')) {
+            let mapped = match option.split_once('=') {
+                Some(("uid", id)) => id.parse().map(|id| ids.host_uid(id, option)),
+                Some(("gid", id)) => id.parse().map(|id| ids.host_gid(id, option)),
                 _ => continue,
             };
-            // A value that is no number is the file system's to refuse.
+            // The file system refuses a value that is no number.
             if let Ok(Err(e)) = mapped {
-                let text = format!("mounts[{n}].options: cannot specify {word} mount option for rootless container");
+                let text = format!("mounts[{n}].options: cannot specify {option} mount option for rootless container");
                 return Err(e.context(text));
             }
         }
@@ -62,11 +64,11 @@ pub fn check(spec: &Spec, rights: Rights) -> Result<()> {
     Ok(())
 }
 
-/// The same of a process alone. `setgroups` says whether the user namespace of an ordinary user's container allows
-/// setgroups(2): one that newgidmap(1) has mapped more than the own id in does.
+/// Does the same for a single process. `setgroups` says that the container's user namespace allows setgroups(2). That
+/// is so if newgidmap(1) has mapped more gids than the caller's own.
 ///
 /// # Errors
-/// Names the field.
+/// [`Error::unsupported`] with the name of the field.
 pub fn check_process(process: &Process, setgroups: bool) -> Result<()> {
     let why = match caller::is_user() {
         _ if !user::names_groups(process) => return Ok(()),
