@@ -1,6 +1,27 @@
-//! Timestamps for the state JSON.
+//! Time: timestamps for the state JSON, and a stopwatch for the debug log.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    fmt,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// Measures the duration of a step for the debug log. It reads no clock unless debug messages are logged.
+pub struct Stopwatch(Option<Instant>);
+
+impl Stopwatch {
+    /// Starts measuring.
+    pub fn start() -> Self {
+        Self(log::log_enabled!(log::Level::Debug).then(Instant::now))
+    }
+}
+
+impl fmt::Display for Stopwatch {
+    /// Writes the time since the start, such as `0.4 ms`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let micros = self.0.map_or(0, |start| start.elapsed().as_micros());
+        write!(f, "{}.{} ms", micros / 1000, micros % 1000 / 100)
+    }
+}
 
 /// Returns the current time in RFC 3339, UTC, with nanoseconds.
 pub fn now_rfc3339() -> String {

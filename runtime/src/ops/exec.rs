@@ -207,7 +207,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     if let Some(path) = options.pid_file {
         pid_file::write(path, pending.pid()).context("exec")?;
     }
-    log::debug!("setns_init: about to exec {program}");
+    log::debug!("exec: process {} runs {program}", pending.pid());
     let child = pending.keep()?;
     Ok(Execed { pid: child.pid, pidfd: child.pidfd, console: child.console })
 }

@@ -84,7 +84,7 @@ fn wait_for_result(container: &Container, channel: BorrowedFd<'_>) -> Result<Opt
         }
         (Some(_), _) => Err(Error::new(Kind::Internal, "the container's init sent an unexpected message")),
         (None, _) => {
-            log::debug!("init: closing the pipe to signal completion");
+            log::debug!("start: init {} has executed the payload", container.pid());
             Ok(None)
         }
     }

@@ -22,7 +22,7 @@ use rustix::{
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg},
 };
 
-use crate::{Context, Error, Kind, Result, cgroup, leaves::scheduling, namespace::time, sys};
+use crate::{Context, Error, Kind, Result, cgroup, host::time::Stopwatch, leaves::scheduling, namespace::time, sys};
 
 /// The two ends of a channel: the parent's, the child's.
 pub fn channel() -> Result<(OwnedFd, OwnedFd)> {
@@ -66,6 +66,8 @@ pub struct Pending<'a> {
     /// What the parent is to set for the process that becomes the payload.
     policy: Option<SchedulerAttributes>,
     bounds: Bounds<'a>,
+    /// Measures from before the clone, for the debug log.
+    watch: Stopwatch,
     kept: bool,
 }
 
@@ -138,6 +140,7 @@ pub fn spawn<'a>(
         None => here(plan, cgroup),
         Some(offsets) => time::clone_in_new(plan, offsets, |plan| here(plan, cgroup)),
     };
+    let watch = Stopwatch::start();
     let (pid, pidfd) = match (clone(how.cgroup), how.instead) {
         // What the kernel says of a v2 cgroup that has controllers on for those below it, or that is threaded.
         (Err(e), Some(instead)) if matches!(e.errno(), Some(libc::EBUSY | libc::EOPNOTSUPP)) => {
@@ -152,13 +155,12 @@ pub fn spawn<'a>(
         (made, _) => made?,
     };
     drop(theirs);
-    // Debug lines keep the words by which readers of runc's find their way.
-    log::debug!("nsexec container setup: clone3 made {pid}");
+    log::debug!("spawn: clone3 created process {pid} in {watch}");
     let namespaces = &plan.namespaces;
     let second = if namespaces.enter_pid || namespaces.second_clone { Second::Expected } else { Second::Done };
     let policy = plan.process.scheduling.as_ref().and_then(|scheduling| scheduling.policy);
     let policy = policy.filter(|policy| namespaces.enter_pid && berth_init::scheduling::set_by_parent(policy));
-    Ok(Pending { channel, pid, pidfd, console: None, second, policy, bounds, kept: false })
+    Ok(Pending { channel, pid, pidfd, console: None, second, policy, bounds, watch, kept: false })
 }
 
 /// Puts a child that waits to begin into a v2 cgroup.
@@ -183,7 +185,7 @@ fn on_cpus<T>(cpus: &scheduling::Set, make: impl FnOnce() -> Result<T>) -> Resul
     berth_init::sys::get_affinity(&mut own).context("sched_getaffinity")?;
     berth_init::sys::set_affinity(cpus)
         .context("process.execCPUAffinity.initial: error setting initial CPU affinity")?;
-    log::debug!("nsexec container setup: affinity: {:#x}", cpus.first().copied().unwrap_or_default());
+    log::debug!("spawn: clone3 runs with CPU affinity {:#x}", cpus.first().copied().unwrap_or_default());
     let made = make();
     if berth_init::sys::set_affinity(&own).is_err() {
         log::warn!("the CPU affinity of this thread could not be restored");
@@ -225,8 +227,10 @@ impl Pending<'_> {
     /// Listens until the child waits for a mapping or for hooks, is at the barrier, has executed the payload, or has failed.
     pub fn wait(&mut self) -> Result<Outcome> {
         let outcome = self.listen()?;
-        if matches!(outcome, Outcome::Ready | Outcome::Closed) {
-            log::debug!("child process in init(): {} is ready", self.pid);
+        match outcome {
+            Outcome::Ready => log::debug!("spawn: process {} is at the barrier after {}", self.pid, self.watch),
+            Outcome::Closed => log::debug!("spawn: process {} has closed its channel after {}", self.pid, self.watch),
+            _ => {}
         }
         Ok(outcome)
     }

@@ -20,7 +20,7 @@ use std::{
 
 use rustix::fs::{MemfdFlags, SealFlags, StatVfsMountFlags};
 
-use crate::{Context, Error, Kind, Result, leaves::mount};
+use crate::{Context, Error, Kind, Result, host::time::Stopwatch, leaves::mount};
 
 const SELF: &str = "/proc/self/exe";
 
@@ -45,8 +45,9 @@ pub fn ensure() -> Result<()> {
     if is_sealed() {
         return Ok(());
     }
+    let watch = Stopwatch::start();
     let program = Program::new()?;
-    log::debug!("runc exeseal: using /proc/self/exe clone (a read-only mount of it, or a sealed copy)");
+    log::debug!("seal: a read-only mount or copy of the program took {watch}; executing it");
     let mut args = std::env::args_os();
     let name = args.next().unwrap_or_default();
     Err(Error::from(Command::new(program.path()).arg0(name).args(args).exec()).context("run the sealed program"))
@@ -67,7 +68,10 @@ impl Program {
     /// # Errors
     /// As memfd_create(2) and write(2).
     pub fn new() -> Result<Self> {
-        let fd = read_only_mount().or_else(|_| sealed_copy())?;
+        let fd = read_only_mount().or_else(|e| {
+            log::debug!("seal: no read-only mount of the program ({e}), copying it");
+            sealed_copy()
+        })?;
         // The number is above those that a caller uses for dup2(2).
         Ok(Self(rustix::io::fcntl_dupfd_cloexec(fd, 64).context("dup the sealed program")?))
     }
