@@ -1,4 +1,4 @@
-//! Create: from the request to init waiting behind its barrier. What fails is undone, last step first.
+//! Create: from the request to an init that waits at the barrier. A failed Create undoes its steps, the last one first.
 
 use std::{
     path::{Path, PathBuf},
@@ -31,13 +31,13 @@ use crate::{
     options::TaskOptions,
 };
 
-/// The file that tells `delete` and moby init's pid.
+/// The file with init's pid, which moby and the action `delete` read.
 const PID_FILE: &str = "init.pid";
-/// The file that tells a restarted containerd which binary is this container's shim. containerd writes it only for
-/// the first container of a pod.
+/// The file with the path of the shim's binary, which a restarted containerd reads. containerd writes it for the first
+/// container of a pod alone.
 const SHIM_PATH_FILE: &str = "shim-binary-path";
 
-/// A Create request that has been read, and the container that it is for.
+/// A Create request that is parsed, and the container that it is for.
 #[derive(Debug)]
 pub struct NewContainer {
     container: Arc<Container>,
@@ -47,7 +47,7 @@ pub struct NewContainer {
 }
 
 impl NewContainer {
-    /// Reads the request. Nothing is made yet.
+    /// Parses the request. Nothing is made yet.
     ///
     /// # Errors
     /// The id, the bundle or the options are invalid, or the request asks for a restore from a checkpoint.
@@ -129,7 +129,7 @@ impl Container {
         self.record(request, created, prepared).await
     }
 
-    /// Takes what the runtime made into the record, announces it and watches it.
+    /// Records the container that the runtime has made, publishes the event and watches init.
     async fn record(self: &Arc<Self>, request: CreateTaskRequest, created: Created, prepared: Prepared) -> Result<u32> {
         let Created { container, pidfd, barrier, console } = created;
         let (pid, pidfd, handle) = (container.pid(), Arc::new(pidfd), Arc::new(container));
@@ -142,7 +142,7 @@ impl Container {
                 return Err(create_failed(e));
             }
         };
-        // Armed before Start: what init does first may be what takes too much.
+        // The watch begins before Start: the first action of init may use too much memory.
         match berth_runtime::events::oom_watch(&handle) {
             Ok(watch) => *self.oom() = Oom::watch(&self.id, watch, &self.context.publisher),
             Err(e) => log::warn!("container {}: OOM events: {e}", self.id),
@@ -157,7 +157,7 @@ impl Container {
         Ok(pid.cast_unsigned())
     }
 
-    /// For logging programs and pipes.
+    /// The owner of a process's stdio: its id for a logging program, the uid and gid for pipes.
     pub(super) fn stdio_owner(&self, exec: &str) -> StdioOwner {
         let id = if exec.is_empty() { &self.id } else { exec };
         StdioOwner { id: id.to_owned(), namespace: self.context.namespace.clone(), owner: self.io_owner }
@@ -179,7 +179,7 @@ impl Container {
     }
 }
 
-/// The blocking part, with everything it needs.
+/// The blocking part of Create, for a thread of the pool.
 struct Job {
     id: String,
     bundle: PathBuf,

@@ -1,5 +1,5 @@
-//! Start: of init (the barrier is released) and of an exec (the process is made). The verb returns when execve has
-//! happened, so a program that cannot be executed is an error here and never an exit.
+//! Start of init, which releases the barrier, and of an exec, which makes the process. Both return when the process has
+//! called execve(2). So a program that cannot be executed is an error of Start, and no exit is published for it.
 
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -25,14 +25,14 @@ use crate::{
     watch::watch,
 };
 
-/// How long an init that could not be started may take to be collected.
+/// How long init may take to be reaped after a failed start.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Container {
-    /// Starts init for the empty id, else an exec; gives its pid.
+    /// Starts init if `exec` is empty, else the exec; returns its pid.
     ///
     /// # Errors
-    /// No such process, it was started before, or it cannot be executed.
+    /// The process does not exist, was started before, or cannot be executed.
     pub async fn start(self: &Arc<Self>, exec: &str) -> Result<u32> {
         if exec.is_empty() { self.start_init().await } else { self.start_exec(exec).await }
     }
@@ -43,7 +43,8 @@ impl Container {
         let result = self.release(barrier).await;
         self.transition(|state| Ok(if result.is_ok() { state.started() } else { state.start_failed() }))?;
         if let Err(e) = result {
-            // Init is on its way out, and a client deletes what it could not start: let it find that stopped.
+            // Init is about to exit. The client deletes a container that it could not start, so the exit comes before
+            // the answer.
             let waiter = self.waiter("")?;
             let _ = timeout(EXIT_TIMEOUT, waiter.exit()).await;
             return Err(start_failed(e));
@@ -51,12 +52,13 @@ impl Container {
         self.pid("")
     }
 
-    /// Releases init and waits on the loop for what becomes of it: nothing here can block. Then come poststart hooks.
+    /// Releases init and waits on the event loop for the result of its execve(2); no step here blocks. Then runs the
+    /// poststart hooks.
     async fn release(&self, barrier: OwnedFd) -> Result<()> {
         let handle = self.handle()?;
         start::release(barrier.as_fd())?;
         let watch = watch(barrier.as_fd(), Interest::READABLE).context("watch init's channel")?;
-        // Only what init says, or its end, makes it readable.
+        // The channel becomes readable by init's message or by its end alone.
         let _ready = watch.readable().await.context("poll init's channel")?;
         if start::has_agent(&handle) {
             let (handle, channel) = (handle.clone(), barrier.try_clone().context("dup init's channel")?);
@@ -87,7 +89,7 @@ impl Container {
         }
     }
 
-    /// Makes the process, takes it into the record and announces it.
+    /// Makes the process, records it and publishes the event.
     async fn make_exec(
         self: &Arc<Self>,
         exec: &str,
@@ -97,8 +99,8 @@ impl Container {
     ) -> Result<(i32, Arc<OwnedFd>)> {
         let mut spec = berth_runtime::bundle::parse_process(spec)?;
         spec.set_terminal(Some(request.terminal));
-        // Neither a client that does not come, nor execs that stand in each other's way, hold up a pause or a delete: the
-        // turn is taken last.
+        // The operation lock is taken last. So a client that does not open its fifos, and execs that wait for a slot,
+        // do not delay a Pause or a Delete.
         let ready = async {
             let prepared = self.open(exec, request).await?;
             let slot = self.exec_slots.acquire().await.map_err(|_| shutting_down())?;
@@ -131,7 +133,7 @@ impl Container {
         self.transition(|state| {
             let events = state.exec_started(exec, new);
             if let Some(signal) = abort.signal() {
-                // It came too late to keep the process from being made.
+                // The signal came after the process was made.
                 let _ = sys::signal(pidfd.as_fd(), signal);
             }
             Ok(events)
@@ -139,8 +141,8 @@ impl Container {
         Ok((pid, pidfd))
     }
 
-    /// Opens an exec's stdio. Once it has begun that goes on to its end, whoever waits: a logging program that was just
-    /// started must find its owner.
+    /// Opens the stdio of an exec. It runs as a task, so an aborted start does not cancel it: a logging program that
+    /// was just started must get its owner.
     async fn open(self: &Arc<Self>, exec: &str, request: StdioRequest) -> Result<Prepared> {
         let (container, owner) = (self.clone(), self.stdio_owner(exec));
         let opening = async move { io::prepare(&request, &owner, &container.context.pool).await };

@@ -1,5 +1,10 @@
-use super::*;
-use crate::{io::Prepared, testing::null};
+use berth_runtime::Kind;
+
+use super::{
+    execs::{MAX_EXECS, MAX_SPEC_BYTES},
+    *,
+};
+use crate::{abort::Abort, io::Prepared, testing::null};
 
 const EXIT: Exit = Exit { status: 7, seconds: 10, nanoseconds: 20 };
 const LATER: Exit = Exit { status: 8, seconds: 11, nanoseconds: 21 };

@@ -5,9 +5,14 @@ use crate::testing::{Scratch, runtime};
 
 /// Runs `script` in /bin/sh. A script file that was just written may still be open for writing in a child that another
 /// test has just forked, and execve(2) fails with ETXTBSY then.
-fn program(script: &str, must_say_ready: bool) -> Program {
+fn program(script: &str) -> Program {
     let args = ["-c", script, "logger", "key", "value"].map(Into::into);
-    Program { path: PathBuf::from("/bin/sh"), args: args.to_vec(), must_say_ready }
+    Program { path: PathBuf::from("/bin/sh"), args: args.to_vec(), must_say_ready: false }
+}
+
+/// As [`program`], but it must report that it is ready (`binary-v2`).
+fn program_v2(script: &str) -> Program {
+    Program { must_say_ready: true, ..program(script) }
 }
 
 #[test]
@@ -18,7 +23,7 @@ fn a_logging_program_gets_pipes_arguments_and_two_variables() {
         "printf r >&5; exec 5>&-; {{ echo \"$1 $2 $CONTAINER_ID $CONTAINER_NAMESPACE ${{HOME-unset}}\"; cat <&3; cat <&4; }} > {}",
         out.display()
     );
-    let program = program(&script, true);
+    let program = program_v2(&script);
     runtime().block_on(async {
         let pool = Pool::default();
         let (logger, ends) = Logger::start(&program, "c1", "ns", &pool).await.unwrap();
@@ -35,8 +40,8 @@ fn a_logging_program_gets_pipes_arguments_and_two_variables() {
 fn a_logging_program_that_exits_unready_fails_in_v2_only() {
     runtime().block_on(async {
         let pool = Pool::default();
-        assert!(Logger::start(&program("exit 3", false), "c", "n", &pool).await.is_ok());
-        let error = Logger::start(&program("exit 3", true), "c", "n", &pool).await.unwrap_err();
+        assert!(Logger::start(&program("exit 3"), "c", "n", &pool).await.is_ok());
+        let error = Logger::start(&program_v2("exit 3"), "c", "n", &pool).await.unwrap_err();
         assert!(error.to_string().contains("before it was ready"), "{error}");
     });
 }
@@ -51,7 +56,7 @@ fn a_missing_logging_program_is_named() {
 #[test]
 fn output_is_still_read_after_the_logging_program_dies() {
     runtime().block_on(async {
-        let (logger, ends) = Logger::start(&program("exit 0", false), "c", "n", &Pool::default()).await.unwrap();
+        let (logger, ends) = Logger::start(&program("exit 0"), "c", "n", &Pool::default()).await.unwrap();
         let mut ended = logger.ended.clone();
         timeout(GRACE, ended.wait_for(|&e| e)).await.unwrap().unwrap();
         let writer = tokio::task::spawn_blocking(move || {
@@ -67,7 +72,7 @@ fn output_is_still_read_after_the_logging_program_dies() {
 fn stop_ends_the_logging_program() {
     runtime().block_on(async {
         let (logger, _ends) =
-            Logger::start(&program("exec 5>&-; exec sleep 60", false), "c", "n", &Pool::default()).await.unwrap();
+            Logger::start(&program("exec 5>&-; exec sleep 60"), "c", "n", &Pool::default()).await.unwrap();
         logger.stop().await;
         assert!(*logger.ended.borrow());
     });
