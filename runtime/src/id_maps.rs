@@ -32,7 +32,7 @@ impl Ids {
     ///
     /// # Errors
     /// As [`Ids::new`].
-    pub fn given(spec: &Spec) -> Result<Self> {
+    pub fn from_spec(spec: &Spec) -> Result<Self> {
         let linux = spec.linux().as_ref();
         let uids = linux.and_then(|l| l.uid_mappings().as_deref()).unwrap_or_default();
         let gids = linux.and_then(|l| l.gid_mappings().as_deref()).unwrap_or_default();
@@ -45,7 +45,7 @@ impl Ids {
     }
 
     /// Returns true if there is any mapping.
-    pub fn mapped(&self) -> bool {
+    pub fn has_mappings(&self) -> bool {
         !self.uids.is_empty() || !self.gids.is_empty()
     }
 
@@ -55,7 +55,7 @@ impl Ids {
     }
 
     /// Returns true if every id is mapped to itself, as in the initial user namespace.
-    pub fn identity(&self) -> bool {
+    pub fn is_identity(&self) -> bool {
         [&self.uids, &self.gids].into_iter().all(|map| sorted(map) == [(0, 0, u32::MAX)])
     }
 
@@ -218,9 +218,9 @@ mod tests {
         let text = "         0     100000      65536\n     65536          7          1\n";
         let ids = Ids::parse(text, "0 0 4294967295\n").unwrap();
         let given = Ids::new(&[line(65536, 7, 1), line(0, 100_000, 65536)], &[line(0, 0, u32::MAX)], "").unwrap();
-        assert!(ids.same_as(&given) && !ids.identity());
+        assert!(ids.same_as(&given) && !ids.is_identity());
         assert!(!ids.same_as(&Ids::default()));
-        assert!(Ids::parse("0 0 4294967295\n", "0 0 4294967295\n").unwrap().identity());
+        assert!(Ids::parse("0 0 4294967295\n", "0 0 4294967295\n").unwrap().is_identity());
         assert!(Ids::parse("0 0\n", "").is_none());
     }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::leaves::{scheduling::Inherited as Scheduling, seccomp::agent::Listener};
+use crate::leaves::{scheduling::Settings as Scheduling, seccomp::agent::Listener};
 
 /// The settings that an exec takes over unless its process has its own. state.json keeps them.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -21,7 +21,7 @@ use crate::{
     leaves::{
         hooks::LaterHooks,
         rdt::Group,
-        scheduling::Inherited as Scheduling,
+        scheduling::Settings as Scheduling,
         seccomp::{Filter, agent::Listener},
     },
     oci_state::OciState,

@@ -26,7 +26,7 @@ pub type Set = [u64; MAX / 64];
 /// The settings of a container in config.json, which its execs take over.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Inherited {
+pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     scheduler: Option<Scheduler>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,7 +39,7 @@ pub struct Inherited {
     memory: Option<LinuxMemoryPolicy>,
 }
 
-impl Inherited {
+impl Settings {
     /// Returns the settings of a config.json.
     pub fn of(spec: &Spec) -> Self {
         let process = spec.process().as_ref();
@@ -97,7 +97,7 @@ const NODES: &str = "linux.memoryPolicy.nodes";
 ///
 /// # Errors
 /// As [`check`] and [`check_container`].
-pub fn plan<'a>(arena: &'a Arena, wanted: &Inherited, exec: bool) -> Result<Option<Scheduling<'a>>> {
+pub fn plan<'a>(arena: &'a Arena, wanted: &Settings, exec: bool) -> Result<Option<Scheduling<'a>>> {
     if wanted.is_empty() {
         return Ok(None);
     }
@@ -392,10 +392,10 @@ mod tests {
 
     #[test]
     fn exec_settings_override_the_containers() {
-        let container = Inherited {
+        let container = Settings {
             scheduler: process("scheduler", json!({"policy": "SCHED_IDLE"})).scheduler().clone(),
             io_priority: *process("ioPriority", json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0})).io_priority(),
-            ..Inherited::default()
+            ..Settings::default()
         };
         let exec = container.overridden_by(&process("scheduler", json!({"policy": "SCHED_BATCH"})));
         assert_eq!(exec.scheduler.unwrap().policy(), &LinuxSchedulerPolicy::SchedBatch);

@@ -60,7 +60,7 @@ impl UsernsHelper {
     ///
     /// # Errors
     /// As [`user::create`]. An error names the path of a namespace that cannot be joined.
-    pub fn of(spec: &Spec, ids: &Ids) -> Result<Option<Self>> {
+    pub fn for_spec(spec: &Spec, ids: &Ids) -> Result<Option<Self>> {
         let linux = spec.linux().as_ref();
         let namespaces = linux.and_then(|l| l.namespaces().as_deref()).unwrap_or_default();
         let Some(users) = namespaces.iter().find(|n| n.typ() == Type::User).filter(|_| caller::is_user()) else {
@@ -87,7 +87,7 @@ impl UsernsHelper {
     }
 
     /// Opens the user namespace of an existing container by the pidfd of its init.
-    pub fn join(init: OwnedFd) -> Self {
+    pub fn for_container(init: OwnedFd) -> Self {
         Self { namespace: init, ids: Ids::default(), setgroups: true, mounts: false, clocks: None }
     }
 

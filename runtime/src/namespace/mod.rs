@@ -63,7 +63,7 @@ pub fn of_process(directory: &str, kinds: u32) -> Result<Vec<(u32, OwnedFd)>> {
 }
 
 /// The namespaces of a container, sorted by the way the container gets them.
-pub struct Placement<'a> {
+pub struct NamespacePlan<'a> {
     /// `CLONE_NEW*` flags for clone3(2).
     pub clone: u32,
     /// The child's part.
@@ -75,21 +75,21 @@ pub struct Placement<'a> {
     /// The part of `own` that is created; the rest is joined by path.
     pub made: u32,
     /// The container's user namespace.
-    pub users: Users<'a>,
+    pub users: UserNamespace<'a>,
 }
 
 /// The container's user namespace, if it has one of its own.
 #[derive(Default)]
-pub struct Users<'a> {
+pub struct UserNamespace<'a> {
     /// The namespace's mappings, empty for a container in the runtime's user namespace.
     pub ids: Ids,
     /// The namespace, unless clone3(2) will create it.
     pub fd: Option<BorrowedFd<'a>>,
     /// The namespace denies setgroups(2).
-    pub no_groups: bool,
+    pub denies_setgroups: bool,
 }
 
-impl Placement<'_> {
+impl NamespacePlan<'_> {
     /// Returns true if the container does not share the runtime's namespace of this type.
     pub fn is_private(&self, kind: Kind) -> bool {
         ALL.iter().any(|(k, bit, _)| *k == kind && self.own & bit != 0)
@@ -114,11 +114,11 @@ pub fn plan<'a>(
     namespaces: &[LinuxNamespace],
     ids: &Ids,
     inside: Option<&UsernsHelper>,
-) -> Result<Placement<'a>> {
+) -> Result<NamespacePlan<'a>> {
     let mut made = 0;
     let mut joins = Vec::new();
     let mut joined = 0;
-    let mut users = Users::default();
+    let mut users = UserNamespace::default();
     for (kind, bit, name) in ALL {
         let Some(spec) = namespaces.iter().find(|n| n.typ() == kind) else { continue };
         if let Some(inside) = inside.filter(|_| kind == Kind::User) {
@@ -147,7 +147,7 @@ pub fn plan<'a>(
             let found = user::read(fd).with_context(what)?;
             check_mappings_agree(ids, &found.ids)?;
             found.ids.check_complete().with_context(what)?;
-            users = Users { ids: found.ids, fd: Some(fd), no_groups: !found.setgroups };
+            users = UserNamespace { ids: found.ids, fd: Some(fd), denies_setgroups: !found.setgroups };
         }
     }
     if made & kind::USER != 0 {
@@ -171,7 +171,7 @@ pub fn plan<'a>(
         (None, false) => 0,
     };
     let clone = if users.fd.is_some() { 0 } else { here & !unshare };
-    Ok(Placement {
+    Ok(NamespacePlan {
         clone,
         child: Namespaces {
             joins: arena.list(joins),
@@ -191,7 +191,7 @@ pub fn plan<'a>(
 /// Compares the spec's mappings with those of a joined user namespace. containerd and CRI-O give both a path and
 /// mappings.
 fn check_mappings_agree(given: &Ids, actual: &Ids) -> Result<()> {
-    if !given.mapped() || given.same_as(actual) {
+    if !given.has_mappings() || given.same_as(actual) {
         return Ok(());
     }
     Err(Error::invalid(

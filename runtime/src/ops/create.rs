@@ -161,7 +161,7 @@ fn make(options: Options<'_>) -> Result<Created> {
     rdt.create(intel_rdt)?;
     record.rdt = rdt.group();
 
-    let inside = UsernsHelper::of(&bundle.spec, &Ids::given(&bundle.spec)?)?;
+    let inside = UsernsHelper::for_spec(&bundle.spec, &Ids::from_spec(&bundle.spec)?)?;
     if let Some(inside) = &inside {
         rootless::check_process(process, inside.setgroups())?;
     }

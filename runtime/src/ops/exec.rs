@@ -177,7 +177,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
             init: Some(directory.as_str()).filter(|_| options.cgroup.is_none()),
         };
         let users = by_kind(namespace::kind::USER);
-        UsernsHelper::join(users.try_clone().context("dup a namespace")?).run_in_userns(&pre_entry, clone)?
+        UsernsHelper::for_container(users.try_clone().context("dup a namespace")?).run_in_userns(&pre_entry, clone)?
     } else {
         clone()?
     };

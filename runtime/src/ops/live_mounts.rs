@@ -24,7 +24,7 @@ use crate::{
     container::state::{Container, Status},
     id_maps::Ids,
     leaves::mount,
-    namespace::{self, Users, thread::run_in_mount_ns, user},
+    namespace::{self, UserNamespace, thread::run_in_mount_ns, user},
     spawn::failure::{self, Names},
     spec::check,
     sys,
@@ -161,10 +161,10 @@ impl OpenContainer {
         }
     }
 
-    fn users(&self) -> Result<Users<'_>> {
-        let Some(users) = &self.users else { return Ok(Users::default()) };
+    fn users(&self) -> Result<UserNamespace<'_>> {
+        let Some(users) = &self.users else { return Ok(UserNamespace::default()) };
         let found = user::read(users.as_fd()).context("the container's user namespace")?;
-        Ok(Users { ids: found.ids, fd: Some(users.as_fd()), no_groups: !found.setgroups })
+        Ok(UserNamespace { ids: found.ids, fd: Some(users.as_fd()), denies_setgroups: !found.setgroups })
     }
 
     /// Returns the owner of new targets: root of the container's user namespace, if it has one.

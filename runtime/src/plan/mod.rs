@@ -29,7 +29,7 @@ use crate::{
         seccomp::{self, Filter},
         streams, sysctl, user,
     },
-    namespace::{self, Users, enter::UsernsHelper, time},
+    namespace::{self, UserNamespace, enter::UsernsHelper, time},
     spec::bundle::Bundle,
 };
 
@@ -111,10 +111,10 @@ pub fn init<'a>(
     let spec = &bundle.spec;
     let linux = spec.linux().as_ref().ok_or_else(|| Error::invalid("linux: must be specified"))?;
     let payload = spec.process().as_ref().ok_or_else(|| Error::invalid("process: must be specified"))?;
-    let given = Ids::given(spec)?;
+    let given = Ids::from_spec(spec)?;
     let placement = namespace::plan(arena, linux.namespaces().as_deref().unwrap_or_default(), &given, choices.inside)?;
     check_identity(payload, &placement.users)?;
-    if placement.users.ids.mapped() && choices.inside.is_none() {
+    if placement.users.ids.has_mappings() && choices.inside.is_none() {
         streams::chown_pipes_to_root(choices.stdio, || Ok(placement.users.ids.clone()))?;
     }
 
@@ -215,7 +215,7 @@ fn rootfs<'a>(
     linux: &Linux,
     payload: &Process,
     cgroup: &Cgroup,
-    placement: &namespace::Placement<'a>,
+    placement: &namespace::NamespacePlan<'a>,
     choices: &Choices<'_>,
 ) -> Result<(Rootfs<'a>, Vec<String>)> {
     let spec = &bundle.spec;
@@ -344,13 +344,13 @@ fn open_rootfs(path: &Path) -> Result<OwnedFd> {
     .with_context(what)
 }
 
-fn check_identity(process: &Process, users: &Users<'_>) -> Result<()> {
+fn check_identity(process: &Process, users: &UserNamespace<'_>) -> Result<()> {
     let user = process.user();
     let ids = &users.ids;
-    if users.no_groups && user.additional_gids().as_ref().is_some_and(|gids| !gids.is_empty()) {
+    if users.denies_setgroups && user.additional_gids().as_ref().is_some_and(|gids| !gids.is_empty()) {
         return Err(Error::invalid("process.user.additionalGids: the user namespace denies setgroups"));
     }
-    if ids.mapped() {
+    if ids.has_mappings() {
         ids.host_uid(user.uid(), "process.user.uid")?;
         ids.host_gid(user.gid(), "process.user.gid")?;
         for gid in user.additional_gids().iter().flatten() {
@@ -362,14 +362,14 @@ fn check_identity(process: &Process, users: &Users<'_>) -> Result<()> {
 
 /// The payload's user, where the container can write to a cgroup file system that shows no more than its own
 /// (config-linux.md, "Cgroup ownership").
-fn cgroup_owner(spec: &Spec, process: &Process, placement: &namespace::Placement<'_>) -> Option<u32> {
+fn cgroup_owner(spec: &Spec, process: &Process, placement: &namespace::NamespacePlan<'_>) -> Option<u32> {
     let writable = |m: &oci_spec::runtime::Mount| {
         mount::is_cgroup(m) && !m.options().iter().flatten().any(|word| word == "ro" || word == "rro")
     };
     let mut shown =
         spec.mounts().iter().flatten().filter(|m| mount::clean(m.destination()) == Path::new("/sys/fs/cgroup"));
     let ids = &placement.users.ids;
-    (placement.made & namespace::kind::CGROUP != 0 && ids.mapped() && shown.next_back().is_some_and(writable))
+    (placement.made & namespace::kind::CGROUP != 0 && ids.has_mappings() && shown.next_back().is_some_and(writable))
         .then(|| ids.host_uid(process.user().uid(), "").ok())?
 }
 

@@ -49,7 +49,7 @@ impl<'a> Builder<'a, '_> {
         let arena = self.arena;
         let mut fs = fs_options(arena, options, source, context.label)?;
         let ids = &context.users.ids;
-        if ids.mapped() {
+        if ids.has_mappings() {
             // These come first, so that the options of config.json override them.
             let (uid, gid) = (ids.host_uid(0, "linux.uidMappings")?, ids.host_gid(0, "linux.gidMappings")?);
             fs.insert(0, FsOption::Pair(c"uid", arena.text(uid.to_string(), "mounts")?));

@@ -123,7 +123,7 @@ pub fn build_dev<'a>(
     options.take_readonly();
     let source = spec.source().as_deref().map_or("tmpfs".into(), Path::to_string_lossy);
     let mut fs = mount::fs_options(arena, &options, &source, label)?;
-    let root = if ids.mapped() {
+    let root = if ids.has_mappings() {
         let (uid, gid) = (ids.host_uid(0, "linux.uidMappings")?, ids.host_gid(0, "linux.gidMappings")?);
         fs.push(owner(arena, "uid", uid)?);
         fs.push(owner(arena, "gid", gid)?);

@@ -18,18 +18,18 @@ use super::{Options, Submounts, attr, clone_tree};
 use crate::{
     Context, Error, Result,
     id_maps::Ids,
-    namespace::{Users, user},
+    namespace::{UserNamespace, user},
 };
 
 /// The id mappings of one container's mounts, with one user namespace for each distinct mapping.
 pub struct IdMaps<'u> {
-    users: &'u Users<'u>,
+    users: &'u UserNamespace<'u>,
     namespaces: HashMap<String, OwnedFd>,
 }
 
 impl<'u> IdMaps<'u> {
     /// Starts without namespaces, for a container with the user namespace `users`.
-    pub fn new(users: &'u Users<'u>) -> Self {
+    pub fn new(users: &'u UserNamespace<'u>) -> Self {
         Self { users, namespaces: HashMap::new() }
     }
 

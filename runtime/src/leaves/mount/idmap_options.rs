@@ -18,7 +18,7 @@ pub fn translate(spec: &mut Spec) -> Result<()> {
     if !spec.mounts().iter().flatten().any(has_mapping) {
         return Ok(());
     }
-    let of_container = Ids::given(spec)?;
+    let of_container = Ids::from_spec(spec)?;
     translate_list(spec.mounts_mut().as_deref_mut().unwrap_or_default(), &of_container)
 }
 
@@ -64,7 +64,7 @@ fn parse(text: &str, of_container: &Ids) -> Result<(Mappings, Mappings)> {
             Some(("gids", list)) => (list, &|id| of_container.host_gid(id, "gids")),
             _ => return Err(Error::invalid(format!("{part:?} is neither uids= nor gids="))),
         };
-        let relative = |id| match of_container.mapped() {
+        let relative = |id| match of_container.has_mappings() {
             true => host(id),
             false => Err(Error::invalid("@: the container has no user namespace with mappings")),
         };

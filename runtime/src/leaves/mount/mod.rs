@@ -30,7 +30,7 @@ pub use idmap::{clone_mapped, map_inside};
 pub use idmap_options::{translate as translate_idmaps, translate_list as translate_idmaps_of};
 pub use options::{Options, Submounts, attr, known as known_options};
 
-use crate::{Context, Error, Result, arena::Arena, cgroup::Cgroup, namespace::Users};
+use crate::{Context, Error, Result, arena::Arena, cgroup::Cgroup, namespace::UserNamespace};
 use idmap::IdMaps;
 
 /// The facts about a container that its mounts need.
@@ -44,7 +44,7 @@ pub struct MountContext<'s, 'a> {
     /// The container has a cgroup namespace of its own, so a cgroup mount shows only its part of the hierarchy.
     pub cgroup_namespace: bool,
     /// The container's user namespace.
-    pub users: &'s Users<'s>,
+    pub users: &'s UserNamespace<'s>,
     /// The container has a user namespace of its own.
     pub user_namespace: bool,
     /// SELinux context of the file systems that the container mounts (`linux.mountLabel`).

@@ -35,7 +35,7 @@ pub fn check(spec: &Spec, rights: Rights) -> Result<()> {
             return Err(Error::invalid(text));
         }
     }
-    let ids = Ids::given(spec)?;
+    let ids = Ids::from_spec(spec)?;
     // A joined user namespace is asked for setgroups(2) when it is opened.
     let setgroups = path_to_join(users).is_some() || !ids.maps_only_gid(rustix::process::getegid().as_raw());
     spec.process().as_ref().map_or(Ok(()), |process| check_process(process, setgroups))?;
