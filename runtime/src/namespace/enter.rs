@@ -5,8 +5,9 @@
 //! ([`sys::run_in_vfork_child`]). It shares memory and file descriptors with the runtime, and has its own credentials.
 //!
 //! ```text
-//! the runtime, unprivileged the vfork child creates the user namespace waits ------------------------ as the caller:
-//! joins the cgroup, writes oom_score_adj
+//! the runtime, unprivileged      the vfork child
+//! creates the user namespace
+//! waits ------------------------ as the caller: writes oom_score_adj, joins the cgroup
 //!                                joins the user namespace, becomes its root, unshares the mount namespace
 //!                                plans, clone3(CLONE_PARENT) ----------------- init, a child of the runtime
 //! goes on <--------------------- exits
@@ -38,8 +39,10 @@ pub struct UsernsHelper {
     namespace: OwnedFd,
     ids: Ids,
     setgroups: bool,
-    mounts: bool,
-    clocks: Option<String>,
+    /// The container gets a new mount namespace, which the child unshares.
+    new_mount_namespace: bool,
+    /// Content for timens_offsets, if the container gets a new time namespace.
+    time_offsets: Option<String>,
 }
 
 /// Settings that the unprivileged caller must apply to the child before it enters the user namespace. Processes that
@@ -82,13 +85,13 @@ impl UsernsHelper {
                 (fd, found.ids, found.setgroups)
             }
         };
-        let clocks = new(Type::Time).then(|| time::offsets(linux.and_then(|l| l.time_offsets().as_ref())));
-        Ok(Some(Self { namespace, ids, setgroups, mounts: new(Type::Mount), clocks }))
+        let time_offsets = new(Type::Time).then(|| time::offsets(linux.and_then(|l| l.time_offsets().as_ref())));
+        Ok(Some(Self { namespace, ids, setgroups, new_mount_namespace: new(Type::Mount), time_offsets }))
     }
 
     /// Opens the user namespace of an existing container by the pidfd of its init.
     pub fn for_container(init: OwnedFd) -> Self {
-        Self { namespace: init, ids: Ids::default(), setgroups: true, mounts: false, clocks: None }
+        Self { namespace: init, ids: Ids::default(), setgroups: true, new_mount_namespace: false, time_offsets: None }
     }
 
     /// Returns the namespace's mappings, as the host sees them.
@@ -120,7 +123,7 @@ impl UsernsHelper {
     }
 
     fn enter(&self, pre_entry: &PreEntry<'_>) -> Result<()> {
-        let hide = || init::prctl(libc::PR_SET_DUMPABLE, 0, 0).context("prctl PR_SET_DUMPABLE");
+        let clear_dumpable = || init::prctl(libc::PR_SET_DUMPABLE, 0, 0).context("prctl PR_SET_DUMPABLE");
         if let Some(value) = pre_entry.oom_score_adj {
             fs::write("/proc/self/oom_score_adj", value.to_string())
                 .context("process.oomScoreAdj: write oom_score_adj")?;
@@ -130,20 +133,20 @@ impl UsernsHelper {
         }
         // The kernel checks the opener's rights to this file. Once the process is not dumpable, the caller cannot open
         // it.
-        let clocks = self.clocks.as_ref().map(|offsets| {
+        let offsets_file = self.time_offsets.as_ref().map(|offsets| {
             let file = File::options().write(true).open("/proc/self/timens_offsets");
             file.context("linux.timeOffsets: open timens_offsets").map(|file| (file, offsets))
         });
-        let clocks = clocks.transpose()?;
-        hide()?;
+        let offsets_file = offsets_file.transpose()?;
+        clear_dumpable()?;
         init::setns(self.namespace.as_fd(), kind::USER).context("join the user namespace")?;
         init::set_ids(0, 0).context("become root of the user namespace")?;
-        hide()?;
-        if let Some((mut file, offsets)) = clocks {
+        clear_dumpable()?;
+        if let Some((mut file, offsets)) = offsets_file {
             init::unshare(kind::TIME).map_err(time::unsupported)?;
             file.write_all(offsets.as_bytes()).context("linux.timeOffsets: write timens_offsets")?;
         }
-        if self.mounts {
+        if self.new_mount_namespace {
             init::unshare(kind::MOUNT).context("make a mount namespace")?;
         }
         Ok(())

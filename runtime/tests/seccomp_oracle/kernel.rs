@@ -1,4 +1,4 @@
-//! The kernel as the witness: real calls of a child under a filter, against what the filter is said to answer.
+//! The kernel as the reference: a child makes real calls under a filter, and the results must be those of the filter.
 #![allow(unsafe_code, reason = "fork, and system calls by number")]
 
 use berth_runtime::seccomp::{self, Filter};
@@ -10,14 +10,14 @@ const X86_64: u32 = 0xc000_003e;
 const I386: u32 = 0x4000_0003;
 const X32_BIT: i64 = 0x4000_0000;
 
-/// No call fails with these by itself.
+/// No harmless call fails with these by itself.
 const DENIED: u32 = 4001;
 const DEFAULT: u32 = 4002;
 
-/// How a call is made.
+/// The instruction that makes a call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Door {
-    /// `syscall`: x86_64, and x32 by its bit.
+    /// `syscall`: x86_64, and x32 if the bit is set.
     Syscall,
     /// `int 0x80`: i386.
     Int80,
@@ -30,10 +30,10 @@ struct Attempt {
     args: [u64; 6],
 }
 
-/// What came of a call, as far as a filter decides it.
+/// The result of a call, as far as a filter decides it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Outcome {
-    /// The kernel's own answer, whatever it is.
+    /// The filter allowed the call, so the kernel answered.
     Made,
     Errno(u32),
     Killed,
@@ -48,7 +48,7 @@ impl Attempt {
         let raw = filter.verdict(arch, i32::try_from(self.nr).unwrap(), args);
         match raw & 0xffff_0000 {
             0x7fff_0000 | 0x7ffc_0000 => Outcome::Made,
-            // Nobody traces: the call is not made (seccomp(2)).
+            // Without a tracer the kernel does not make the call (seccomp(2)).
             0x7ff0_0000 => Outcome::Errno(libc::ENOSYS.unsigned_abs()),
             0x0005_0000 => Outcome::Errno(raw & 0xffff),
             _ => Outcome::Killed,
@@ -69,7 +69,7 @@ impl Attempt {
         };
         assert!(pid >= 0);
         if pid == 0 {
-            // SAFETY: as above; the program outlives the calls, which copy it.
+            // SAFETY: as above. The program outlives the calls, and the kernel copies it.
             unsafe {
                 let flags = u64::from(filter.flags());
                 if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
@@ -83,7 +83,7 @@ impl Attempt {
             }
         }
         let (mut answer, mut status) = (0i64, 0);
-        // SAFETY: the descriptors are ours, the buffer has eight bytes, the child is ours.
+        // SAFETY: this process owns the descriptors and the child, and the buffer has eight bytes.
         let got = unsafe {
             libc::close(pipe[1]);
             let got = libc::read(pipe[0], (&raw mut answer).cast(), 8);
@@ -103,15 +103,15 @@ impl Attempt {
         }
     }
 
-    /// The kernel's raw answer.
+    /// Returns the kernel's raw answer.
     ///
     /// # Safety
     /// The call must be harmless with any arguments.
     unsafe fn call(self) -> i64 {
         let [a, b, c, d, e, f] = self.args;
         let mut answer = self.nr;
-        // SAFETY: the kernel's conventions (syscall(2)); rbx is the compiler's and is put back. i386 calls clobber
-        // r8 to r11.
+        // SAFETY: these are the kernel's conventions (syscall(2)). The compiler reserves rbx, so it is restored. i386
+        // calls clobber r8 to r11.
         unsafe {
             match self.door {
                 Door::Syscall => std::arch::asm!("syscall", inlateout("rax") answer, in("rdi") a, in("rsi") b,
@@ -123,21 +123,21 @@ impl Attempt {
         }
         match self.door {
             Door::Syscall => answer,
-            // 32 bits, of which the upper half of the register says nothing.
+            // The result has 32 bits; the upper half of the register is undefined.
             Door::Int80 => i64::from(i32::from_ne_bytes(answer.to_ne_bytes()[..4].try_into().unwrap())),
         }
     }
 }
 
-/// Calls that do nothing with any arguments: getpid, getppid, gettid, getuid, getgid, geteuid, sched_yield.
+/// Calls that have no effect with any arguments: getpid, getppid, gettid, getuid, getgid, geteuid, sched_yield.
 const HARMLESS: [(i64, i64); 7] = [(39, 20), (110, 64), (186, 224), (102, 199), (104, 200), (107, 201), (24, 158)];
 const NAMES: [&str; 7] = ["getpid", "getppid", "gettid", "getuid", "getgid", "geteuid", "sched_yield"];
 
-/// Allows what the child needs to report, and answers the harmless calls as `rules` say.
+/// Compiles a profile that allows the child's report, and answers the harmless calls as `rules` say.
 fn filter(default: &str, rules: Vec<serde_json::Value>) -> std::sync::Arc<Filter> {
     let mut syscalls = vec![json!({"names": ["write", "exit_group"], "action": "SCMP_ACT_ALLOW"})];
     syscalls.extend(rules);
-    // i386's getuid is the 16-bit one; its 32-bit siblings are meant above.
+    // On i386 getuid is the 16-bit call. The numbers above are those of its 32-bit siblings.
     for entry in &mut syscalls {
         let names = entry["names"].as_array_mut().unwrap();
         for name in ["getuid", "getgid", "geteuid"] {
@@ -152,7 +152,7 @@ fn filter(default: &str, rules: Vec<serde_json::Value>) -> std::sync::Arc<Filter
 }
 
 #[test]
-fn every_action_does_what_the_filter_says() {
+fn kernel_applies_each_action_of_a_filter() {
     let actions = [
         "SCMP_ACT_ALLOW",
         "SCMP_ACT_ERRNO",
@@ -169,7 +169,7 @@ fn every_action_does_what_the_filter_says() {
         for (door, nr) in [(Door::Syscall, native), (Door::Syscall, native | X32_BIT), (Door::Int80, i386)] {
             let attempt = Attempt { door, nr, args: [0; 6] };
             let (want, got) = (attempt.predicted(&filter), attempt.made(&filter));
-            // A kernel without x32 answers ENOSYS itself, once the filter has let the call pass.
+            // A kernel without x32 answers ENOSYS after the filter has allowed the call.
             let no_x32 = want == Outcome::Made && got == Outcome::Errno(libc::ENOSYS.unsigned_abs());
             assert!(want == got || (nr & X32_BIT != 0 && no_x32), "{attempt:?}: predicted {want:?}, got {got:?}");
             seen.push(want);
@@ -181,7 +181,7 @@ fn every_action_does_what_the_filter_says() {
 }
 
 #[test]
-fn newer_and_unlisted_calls() {
+fn kernel_answers_newer_and_unlisted_calls_as_the_filter() {
     let filter = filter("SCMP_ACT_ERRNO", vec![json!({"names": ["close_range"], "action": "SCMP_ACT_ALLOW"})]);
     let nosys = Outcome::Errno(libc::ENOSYS.unsigned_abs());
     for (door, nr, want) in [
@@ -195,7 +195,7 @@ fn newer_and_unlisted_calls() {
         (Door::Int80, 435, Outcome::Errno(DEFAULT)),
         (Door::Int80, 437, nosys),
     ] {
-        // close_range with bounds the wrong way round closes nothing.
+        // close_range(2) with an empty range closes nothing.
         let attempt = Attempt { door, nr, args: [2, 1, 0, 0, 0, 0] };
         assert_eq!(attempt.predicted(&filter), want, "{attempt:?}");
         assert_eq!(attempt.made(&filter), want, "{attempt:?}");
@@ -203,7 +203,7 @@ fn newer_and_unlisted_calls() {
 }
 
 #[test]
-fn arguments_are_compared_as_the_filter_says() {
+fn kernel_compares_arguments_as_the_filter() {
     let mut random = Random(7);
     let operators = ["NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"];
     let (mut allowed, mut denied) = (0, 0);
@@ -218,7 +218,7 @@ fn arguments_are_compared_as_the_filter_says() {
             for (door, nr) in [(Door::Syscall, HARMLESS[n].0), (Door::Int80, HARMLESS[n].1)] {
                 let mut args = [0; 6];
                 args[n % 6] = v;
-                // int 0x80's sixth argument would be the frame pointer.
+                // The sixth argument of int 0x80 would be the frame pointer.
                 if door == Door::Int80 && n % 6 == 5 {
                     continue;
                 }
@@ -233,7 +233,7 @@ fn arguments_are_compared_as_the_filter_says() {
 }
 
 #[test]
-fn a_stored_filter_is_the_filter() {
+fn kernel_applies_a_stored_filter_like_the_original() {
     let made = filter("SCMP_ACT_ERRNO", vec![json!({"names": ["getpid"], "action": "SCMP_ACT_ALLOW"})]);
     let stored = Filter::from_bytes(&made.to_bytes()).unwrap();
     for (native, _) in HARMLESS {

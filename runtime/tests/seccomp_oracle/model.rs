@@ -1,10 +1,10 @@
-//! The profile's own words as the witness, and an interpreter that neither compiler has written.
+//! A direct reading of the profile as a reference, and an interpreter that is independent of both compilers.
 
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompArg, LinuxSeccompOperator as Operator, LinuxSyscall};
 
 use crate::reference::{ARCHES, ScmpArch, X32_BIT, action, arches, number, raw, repeats, table};
 
-/// Classic BPF as seccomp uses it (kernel, Documentation/networking/filter.rst), written for this test only.
+/// Interprets classic BPF as seccomp uses it (Documentation/networking/filter.rst). Written for this test only.
 pub fn interpret(program: &[libc::sock_filter], audit: u32, nr: u32, args: &[u64; 6]) -> u32 {
     let mut data = [0u32; 16];
     (data[0], data[1]) = (nr, audit);
@@ -39,10 +39,10 @@ pub fn interpret(program: &[libc::sock_filter], audit: u32, nr: u32, args: &[u64
     }
 }
 
-/// Convention, number, i386's selector if the number multiplexes, the entry.
+/// ABI, call number, i386's selector if the number is a multiplexer, and the entry of the profile.
 type Rule<'a> = (ScmpArch, u32, Option<u32>, &'a LinuxSyscall);
 
-/// What a profile means, read off it rule by rule.
+/// The rules of a profile, evaluated one by one.
 pub struct Model<'a> {
     profile: &'a LinuxSeccomp,
     arches: Vec<ScmpArch>,
@@ -70,14 +70,14 @@ impl<'a> Model<'a> {
         Self { profile, arches, rules }
     }
 
-    /// Whether a number's answer depends on arguments.
+    /// Returns true if the answer for a number depends on arguments.
     pub fn compares(&self, audit: u32, nr: u32) -> bool {
         let compares = |entry: &LinuxSyscall| entry.args().iter().flatten().count() > 0;
         self.of(audit, nr).any(|(_, _, selector, entry)| selector.is_some() || compares(entry))
     }
 
-    /// The actions of all rules that match a call, in the profile's order; the default action if none does. Rules
-    /// that say the same as the default do not count: runc leaves them out.
+    /// Returns the actions of all rules that match a call, in the profile's order, or the default action if none does.
+    /// Rules with the default action do not count, because runc leaves them out.
     pub fn answers(&self, audit: u32, nr: u32, args: &[u64; 6]) -> Vec<u32> {
         if !self.arches.iter().any(|arch| token(*arch) == audit) {
             return vec![0];
@@ -109,7 +109,7 @@ fn matches((arch, _, selector, entry): &Rule, args: &[u64; 6]) -> bool {
     let holds = |arg: &LinuxSeccompArg| {
         let (a, v) = (args[arg.index()] & bits, arg.value() & bits);
         match arg.op() {
-            // A multiplexer's first argument is the selector, not the call's.
+            // The first argument of a multiplexer is the selector, not an argument of the call.
             _ if selector.is_some() && arg.index() == 0 => true,
             Operator::ScmpCmpNe => a != v,
             Operator::ScmpCmpLt => a < v,

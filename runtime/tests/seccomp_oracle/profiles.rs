@@ -1,18 +1,18 @@
-//! Profiles for the seccomp tests: ones like those in use, and random ones.
+//! Profiles for the seccomp tests: some that resemble the profiles in use, and random ones.
 
 use oci_spec::runtime::LinuxSeccomp;
 use serde_json::{Value, json};
 
-/// The table the compiler is built with, to take names from.
+/// The compiler's table of calls, as a source of names.
 pub const TABLE: &str = include_str!("../../src/leaves/seccomp/syscalls.tbl");
 
-/// Names of the table.
+/// Returns the names of the table.
 pub fn names() -> impl Iterator<Item = &'static str> {
     TABLE.lines().map(|line| line.split(' ').next().unwrap())
 }
 
-/// What a container without extra capabilities may not call under the profiles of containerd and docker: what needs a
-/// capability in the first namespace, what is obsolete, and what has been a way out of containers.
+/// Calls that the profiles of containerd and docker refuse to a container without extra capabilities: those that need a
+/// capability in the initial user namespace, obsolete ones, and those that have served to break out of containers.
 const WITHHELD: &[&str] = &[
     "_sysctl",
     "acct",
@@ -128,7 +128,7 @@ const WITHHELD: &[&str] = &[
     "pciconfig_read",
     "pciconfig_write",
     "sync_file_range2",
-    // Allowed by argument.
+    // The profile allows this one by its arguments.
     "clone",
     "clone3",
     "personality",
@@ -137,12 +137,12 @@ const WITHHELD: &[&str] = &[
 
 const NAMESPACES: u64 = 0x7e02_0000;
 
-/// Profiles of the kinds that containers run under.
+/// Returns profiles of the kinds that containers run under.
 pub fn in_use() -> [(&'static str, Value); 4] {
     [("containerd", containerd()), ("docker", docker()), ("denylist", denylist()), ("arm", arm())]
 }
 
-/// Of the shape and size of containerd's default profile for a container without CAP_SYS_ADMIN.
+/// Returns a profile with the shape and size of containerd's default for a container without CAP_SYS_ADMIN.
 pub fn containerd() -> Value {
     let allowed: Vec<_> = names().filter(|name| !WITHHELD.contains(name)).collect();
     let socket = |value, op| {
@@ -166,7 +166,8 @@ pub fn containerd() -> Value {
         "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"], "syscalls": syscalls})
 }
 
-/// As docker writes it: socket by one exclusion, the errno of the default given, and a privileged container's calls.
+/// Returns a profile as docker writes it: one exclusion for socket, a default errno, and the calls of a privileged
+/// container.
 fn docker() -> Value {
     let mut profile = containerd();
     profile["defaultErrnoRet"] = json!(1);
@@ -179,7 +180,7 @@ fn docker() -> Value {
     profile
 }
 
-/// A denylist: few calls refused, everything else allowed, newer calls too.
+/// Returns a denylist: it refuses a few calls and allows all others, newer ones too.
 fn denylist() -> Value {
     json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86"], "flags": [],
     "syscalls": [
@@ -193,7 +194,7 @@ fn denylist() -> Value {
     ]})
 }
 
-/// Arm conventions listed beside the machine's own.
+/// Returns a profile that lists Arm ABIs beside the native one.
 fn arm() -> Value {
     let mut profile = containerd();
     profile["architectures"] = json!(["SCMP_ARCH_ARM", "SCMP_ARCH_AARCH64"]);
@@ -203,12 +204,12 @@ fn arm() -> Value {
     profile
 }
 
-/// A profile from its JSON, as it comes from config.json.
+/// Parses a profile from its JSON in config.json.
 pub fn parse(profile: &Value) -> LinuxSeccomp {
     serde_json::from_value(profile.clone()).unwrap()
 }
 
-/// xorshift64*: the same profiles in every run.
+/// A xorshift64* generator, which gives the same profiles in every run.
 pub struct Random(pub u64);
 
 impl Random {
@@ -231,7 +232,7 @@ impl Random {
 const OPERATORS: [&str; 7] =
     ["SCMP_CMP_NE", "SCMP_CMP_LT", "SCMP_CMP_LE", "SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_MASKED_EQ"];
 
-/// Values at which comparisons of halves go wrong.
+/// Values at the edges of 32-bit halves.
 pub const VALUES: [u64; 12] = [
     0,
     1,
@@ -258,23 +259,23 @@ const ACTIONS: [&str; 8] = [
     "SCMP_ACT_KILL_THREAD",
 ];
 
-/// How the rules of a random profile meet.
+/// The overlap of the rules in a random profile.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shape {
-    /// No call and no argument of a rule is named twice.
+    /// No call occurs twice, and no rule names an argument twice.
     Apart,
-    /// Calls are named often, arguments are compared by EQ only.
+    /// Calls occur often, and arguments are compared by EQ only.
     Equalities,
-    /// Anything goes.
+    /// No restriction.
     Any,
 }
 
-/// A random profile over `pool`; all its rules have one action unless they are `mixed`.
+/// Returns a random profile over the names of `pool`. All rules have one action unless they are `mixed`.
 pub fn random(random: &mut Random, pool: &[&str], shape: Shape, mixed: bool) -> Value {
     let default = random.of(&ACTIONS);
     let action = random.of(&ACTIONS);
     let errno = random.below(200);
-    // Few names, so that rules meet.
+    // Only a few names, so that rules overlap.
     let few: Vec<_> = (0..20).map(|_| random.of(pool)).collect();
     let mut left = pool.to_vec();
     let syscalls: Vec<_> = (0..1 + random.below(30))

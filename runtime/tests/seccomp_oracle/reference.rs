@@ -1,4 +1,4 @@
-//! libseccomp as the witness: the profile handed to it the way runc does, its program, and what runc puts before it.
+//! libseccomp as the reference: passes it the profile as runc does, and adds runc's ENOSYS stub.
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -19,12 +19,12 @@ pub const ARCHES: [(ScmpArch, u32); 5] = [
 ];
 pub const X32_BIT: u32 = 0x4000_0000;
 
-/// A name's number as libseccomp gives it to runc; negative for calls that the convention lacks or multiplexes.
+/// Returns libseccomp's number for a name. It is negative for calls that the ABI lacks or multiplexes.
 pub fn number(name: &str, arch: ScmpArch) -> Option<i32> {
     ScmpSyscall::from_name_by_arch(name, arch).ok().map(ScmpSyscall::as_raw_syscall)
 }
 
-/// A name's number in our table, with x32's bit.
+/// Returns the number of berth's table for a name, with the x32 bit.
 pub fn table(name: &str, arch: ScmpArch) -> Option<u32> {
     static PARSED: LazyLock<HashMap<&str, Vec<Option<u32>>>> = LazyLock::new(|| {
         let fields = |line: &'static str| line.split_once(' ').unwrap();
@@ -36,7 +36,7 @@ pub fn table(name: &str, arch: ScmpArch) -> Option<u32> {
     Some(if arch == ScmpArch::X32 { nr | X32_BIT } else { nr })
 }
 
-/// Whether this libseccomp is new enough to know the call wherever we know it.
+/// Returns true if this libseccomp knows the call on all ABIs on which berth knows it.
 pub fn known(name: &str) -> bool {
     ARCHES.iter().all(|(arch, _)| match (number(name, *arch), table(name, *arch)) {
         (None, _) => false,
@@ -89,7 +89,7 @@ pub fn compare(arg: &LinuxSeccompArg) -> ScmpArgCompare {
     ScmpArgCompare::new(arg.index().try_into().unwrap(), op, datum)
 }
 
-/// libseccomp's program for a profile, or the name of the call whose rule it refuses.
+/// Returns libseccomp's program for a profile, or the name of the call whose rule it refuses.
 pub fn program(profile: &LinuxSeccomp) -> Result<Vec<libc::sock_filter>, String> {
     let default = action(profile.default_action(), profile.default_errno_ret());
     let mut filter = ScmpFilterContext::new(default).unwrap();
@@ -129,7 +129,7 @@ pub fn program(profile: &LinuxSeccomp) -> Result<Vec<libc::sock_filter>, String>
         .collect())
 }
 
-/// Whether an entry compares one argument more than once.
+/// Returns true if an entry compares one argument more than once.
 pub fn repeats(entry: &LinuxSyscall) -> bool {
     let indices: Vec<_> = entry.args().iter().flatten().map(LinuxSeccompArg::index).collect();
     (0..6).any(|n| indices.iter().filter(|index| **index == n).count() > 1)
@@ -148,7 +148,7 @@ pub fn raw(action: ScmpAction) -> u32 {
     }
 }
 
-/// Whether runc's stub answers: the highest number that a rule of the profile names, for each convention.
+/// runc's ENOSYS stub: the highest call number that a rule names, for each ABI.
 pub struct Stub {
     newest: Vec<(ScmpArch, u32)>,
 }

@@ -310,10 +310,10 @@ impl<'a> Builder<'a, '_> {
         }
         let source = mount.source().as_deref().map_or(kind.into(), Path::to_string_lossy);
         // The tmpfs becomes read-only last, because targets of later mounts are created in it.
-        let sealed = kind == "tmpfs" && options.take_readonly();
+        let readonly_at_end = kind == "tmpfs" && options.take_readonly();
         if options.copy_up {
             let tree = self.copy_up(&options, target, &source, context)?;
-            self.push_filled(c_target, arena.fd(tree), propagation, name, sealed);
+            self.push_filled(c_target, arena.fd(tree), propagation, name, readonly_at_end);
             return Ok(());
         }
         let mut settings = fs_options(arena, &options, &source, context.label.filter(|_| accepts_context(kind)))?;
@@ -330,16 +330,23 @@ impl<'a> Builder<'a, '_> {
         self.push(c_target, source, propagation, name);
         if let Some(last) = self.list.last_mut() {
             last.plain_directory = matches!(kind, "proc" | "sysfs");
-            last.readonly_at_end = sealed;
+            last.readonly_at_end = readonly_at_end;
         }
         Ok(())
     }
 
     /// Adds a file system that this process has created and filled.
-    fn push_filled(&mut self, target: &'a CStr, fd: BorrowedFd<'a>, propagation: &'a [u64], name: &str, sealed: bool) {
+    fn push_filled(
+        &mut self,
+        target: &'a CStr,
+        fd: BorrowedFd<'a>,
+        propagation: &'a [u64],
+        name: &str,
+        readonly_at_end: bool,
+    ) {
         self.push(target, Source::Tree { fd, directory: true }, propagation, name);
         if let Some(last) = self.list.last_mut() {
-            (last.reclone, last.readonly_at_end) = (true, sealed);
+            (last.reclone, last.readonly_at_end) = (true, readonly_at_end);
         }
     }
 }
