@@ -48,10 +48,6 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("integration/src", "procs", "runtime"),
     // A slot that a killed test has left is cleared with the leak checker, which looks at one slot.
     ("integration/src", "slot", "leak"),
-    // The parts of the bare benchmark take the recipe of a container, which also runs them in order.
-    ("integration/src", "bench::bare::cgroups", "bench::bare::recipe"),
-    ("integration/src", "bench::bare::child", "bench::bare::recipe"),
-    ("integration/src", "bench::bare::mounts", "bench::bare::recipe"),
 ];
 
 fn read(src: &str) -> Crate {
