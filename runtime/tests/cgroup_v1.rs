@@ -1,11 +1,12 @@
-//! The cgroup module against the kernel's v1 hierarchies. Needs root and such hierarchies; says so and passes without.
+//! Runs the cgroup module on the v1 hierarchies of the kernel. Without root or v1 hierarchies the tests print the reason and
+//! pass.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
     clippy::disallowed_methods,
-    reason = "a test stops at the first thing that is not as it must be, and its children are ordinary processes"
+    reason = "a test may panic, and its children are ordinary processes"
 )]
 
 use std::{
@@ -24,19 +25,19 @@ use std::{
 
 use berth_runtime::{
     Kind,
-    cgroup::{self, Cgroup, Hierarchy, Manager, Rights, Stats},
+    cgroup::{self, Cgroup, Hierarchy, Limits, Manager, Rights, Setup, Stats},
 };
 use oci_spec::runtime::LinuxResources;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-/// A cgroup under a parent of this process alone. Dropping it leaves nothing, whatever the test did.
+/// A cgroup below a parent that only this process uses. Dropping it removes everything, also after a failed test.
 struct Fixture {
     cgroup: Cgroup,
     parent: PathBuf,
 }
 
 impl Fixture {
-    /// None, with the reason printed, where v1 cannot be tested.
+    /// None if v1 cannot be tested; prints the reason.
     fn new() -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         if !rustix::process::geteuid().is_root() {
@@ -48,7 +49,7 @@ impl Fixture {
             return None;
         }
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        // A pid alone is not one of the whole machine where the tests run in a container.
+        // Tests in a container may have the same pid as others on the host.
         let space = fs::metadata("/proc/self/ns/pid").unwrap().ino();
         let parent = PathBuf::from(format!("/berth-test-{}n{space}-{n}", std::process::id()));
         let cgroup = Cgroup::resolve(Some(&parent.join("pod/ctr")), "ctr", Manager::Cgroupfs, Rights::Full).unwrap();
@@ -62,7 +63,12 @@ impl Fixture {
     }
 
     fn create(&self, json: &str) {
-        self.cgroup.create(&resources(json)).unwrap();
+        self.try_create(json).unwrap();
+    }
+
+    fn try_create(&self, json: &str) -> berth_runtime::Result<()> {
+        let limits = Limits::new(self.cgroup.hierarchy(), &resources(json))?;
+        Setup::begin(&self.cgroup, limits, "ctr", None).map(Setup::keep)
     }
 
     fn read(&self, controller: &str, file: &str) -> String {
@@ -70,13 +76,13 @@ impl Fixture {
         fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).trim().to_owned()
     }
 
-    /// The parent's directory in every hierarchy that has it.
+    /// The directories of the parent that exist, in all hierarchies.
     fn leftovers(&self) -> Vec<PathBuf> {
         let points = cgroup::host().unwrap().mounts().iter().map(|m| m.point.clone());
         points.map(|p| p.join(self.parent.strip_prefix("/").unwrap())).filter(|p| p.exists()).collect()
     }
 
-    /// A process that sleeps in the cgroup.
+    /// Starts a process that sleeps in the cgroup.
     fn sleeper(&self) -> Child {
         let child = Command::new("sleep").arg("1000").spawn().unwrap();
         self.cgroup.add(pid(&child)).unwrap();
@@ -112,14 +118,14 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// A process that takes 64 MiB of memory, once its standard input is closed.
+/// Starts a process that takes 64 MiB of memory after its standard input is closed.
 fn eater() -> Child {
     let script = "read x; dd if=/dev/zero of=/dev/null bs=64M count=1 2>/dev/null";
     Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 #[test]
-fn limits_read_back() {
+fn v1_limits_read_back() {
     let Some(f) = Fixture::new() else { return };
     f.create(
         r#"{"memory":{"limit":67108864,"swap":134217728,"reservation":33554432,"swappiness":10},
@@ -146,7 +152,7 @@ fn limits_read_back() {
 }
 
 #[test]
-fn update_raises_and_lowers_in_the_order_the_kernel_takes() {
+fn v1_update_raises_and_lowers_paired_limits() {
     let Some(f) = Fixture::new() else { return };
     f.create(r#"{"memory":{"limit":67108864,"swap":67108864},"cpu":{"quota":20000,"period":50000}}"#);
     let both =
@@ -157,71 +163,71 @@ fn update_raises_and_lowers_in_the_order_the_kernel_takes() {
     }
     f.cgroup.update(&resources(r#"{"memory":{"limit":-1}}"#)).unwrap();
     assert_eq!(both(&f), ("9223372036854771712".into(), "9223372036854771712".into()));
-    // Shorter period than the old quota allows in the parent's terms, and back.
+    // The new period is shorter than the old quota.
     f.cgroup.update(&resources(r#"{"cpu":{"quota":2000,"period":1000,"burst":2000}}"#)).unwrap();
     assert_eq!((f.read("cpu", "cpu.cfs_quota_us"), f.read("cpu", "cpu.cfs_period_us")), ("2000".into(), "1000".into()));
     f.cgroup.update(&resources(r#"{"cpu":{"quota":-1}}"#)).unwrap();
     assert_eq!(f.read("cpu", "cpu.cfs_quota_us"), "-1");
-    // What is not named is left.
+    // An update keeps values that it does not name.
     assert_eq!(f.read("cpu", "cpu.cfs_period_us"), "1000");
-    // On create the same values may be left unwritten, on update never.
+    // A create may skip a default value, an update must write it.
     f.cgroup.update(&resources(r#"{"pids":{"limit":5}}"#)).unwrap();
     f.cgroup.update(&resources(r#"{"pids":{"limit":-1}}"#)).unwrap();
     assert_eq!(f.read("pids", "pids.max"), "max");
 }
 
 #[test]
-fn an_unwritable_limit_names_file_and_value_and_leaves_nothing() {
+fn v1_error_names_file_and_value_and_leaves_no_directory() {
     let Some(f) = Fixture::new() else { return };
-    let e = f.cgroup.create(&resources(r#"{"cpu":{"cpus":"4000"}}"#)).unwrap_err().to_string();
+    let e = f.try_create(r#"{"cpu":{"cpus":"4000"}}"#).unwrap_err().to_string();
     assert!(e.contains("write \"4000\" to ") && e.contains("cpuset.cpus"), "{e}");
     assert!(!f.cgroup.exists());
-    assert!(f.leftovers().is_empty(), "the parents that were made are gone, too");
-    // What was there before stays.
+    assert!(f.leftovers().is_empty(), "the new parents are removed as well");
+    // Directories that existed before stay.
     let kept = f.cgroup.path_in("pids").unwrap().parent().unwrap().to_owned();
     fs::create_dir_all(&kept).unwrap();
-    f.cgroup.create(&resources(r#"{"pids":{"limit":4},"cpu":{"quota":5}}"#)).unwrap_err();
+    f.try_create(r#"{"pids":{"limit":4},"cpu":{"quota":5}}"#).unwrap_err();
     assert_eq!(f.leftovers().len(), 1);
     assert!(kept.is_dir() && !kept.join("ctr").exists());
 }
 
 #[test]
-fn a_used_or_frozen_cgroup_is_refused_and_an_empty_one_taken_over() {
+fn v1_used_or_frozen_cgroup_is_refused_and_empty_one_taken_over() {
     let Some(f) = Fixture::new() else { return };
     f.create("{}");
     let mut child = f.sleeper();
-    let e = f.cgroup.create(&resources("{}")).unwrap_err();
+    let e = f.try_create("{}").unwrap_err();
     assert_eq!(e.kind(), Kind::FailedPrecondition);
     assert!(e.to_string().contains("container's cgroup is not empty: 1 process(es) found"), "{e}");
     child.kill().unwrap();
     child.wait().unwrap();
     f.cgroup.freeze().unwrap();
-    let e = f.cgroup.create(&resources("{}")).unwrap_err();
+    let e = f.try_create("{}").unwrap_err();
     assert_eq!(e.kind(), Kind::FailedPrecondition);
     assert!(e.to_string().contains("container's cgroup unexpectedly frozen"), "{e}");
-    assert!(f.cgroup.exists(), "a refusal takes nothing away");
+    assert!(f.cgroup.exists(), "a refusal removes nothing");
     f.cgroup.thaw().unwrap();
     f.create(r#"{"pids":{"limit":3}}"#);
     assert_eq!(f.read("pids", "pids.max"), "3");
 }
 
 #[test]
-#[allow(unsafe_code, reason = "a child that has not executed anything cannot be had from std")]
-fn a_child_enters_by_itself() {
+#[allow(unsafe_code, reason = "std starts no child without execve")]
+fn v1_child_joins_by_itself() {
     let Some(f) = Fixture::new() else { return };
     f.create("{}");
-    let entry = f.cgroup.entry(None).unwrap();
+    let fds = f.cgroup.join_fds(None).unwrap();
     // SAFETY: clone_args is integers only, for all of which zero is a value.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.exit_signal = u64::try_from(libc::SIGCHLD).unwrap();
-    if let Some(dir) = &entry.born_in {
+    if let Some(dir) = &fds.clone_into {
         args.flags = 0x2_0000_0000; // CLONE_INTO_CGROUP
         args.cgroup = u64::try_from(dir.as_raw_fd()).unwrap();
     }
     // SAFETY: clone3(2) with no shared memory is a fork; the child only makes raw system calls.
     let child = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
     if child == 0 {
-        for fd in &entry.join {
+        for fd in &fds.tasks {
             // SAFETY: write(2) reads one byte of a literal.
             if unsafe { libc::write(fd.as_raw_fd(), c"0".as_ptr().cast(), 1) } != 1 {
                 // SAFETY: _exit(2) takes no memory and does not return.
@@ -229,7 +235,7 @@ fn a_child_enters_by_itself() {
             }
         }
         loop {
-            // SAFETY: pause(2) takes nothing and touches no memory.
+            // SAFETY: pause(2) takes no arguments and touches no memory.
             unsafe { libc::pause() };
         }
     }
@@ -237,7 +243,9 @@ fn a_child_enters_by_itself() {
     let child = i32::try_from(child).unwrap();
     let own = || fs::read_to_string(format!("/proc/{child}/cgroup")).unwrap();
     let inside = |text: &str| text.lines().filter(|l| l.ends_with("/pod/ctr")).count();
-    until("it to be in every hierarchy", || inside(&own()) == entry.join.len() + usize::from(entry.born_in.is_some()));
+    until("the child to be in every hierarchy", || {
+        inside(&own()) == fds.tasks.len() + usize::from(fds.clone_into.is_some())
+    });
     assert_eq!(f.cgroup.pids().unwrap(), [child]);
     f.signal(libc::SIGKILL).unwrap();
     let mut status = 0;
@@ -247,7 +255,7 @@ fn a_child_enters_by_itself() {
 }
 
 #[test]
-fn processes_are_counted_in_the_whole_subtree() {
+fn v1_processes_of_the_subtree_are_listed_and_killed() {
     let Some(f) = Fixture::new() else { return };
     f.create("{}");
     let (mut a, mut b) = (f.sleeper(), f.sleeper());
@@ -274,7 +282,7 @@ fn processes_are_counted_in_the_whole_subtree() {
 }
 
 #[test]
-fn the_freezer_stops_and_a_signal_to_all_reaches_the_frozen() {
+fn v1_signal_to_all_leaves_a_frozen_cgroup_frozen_but_for_sigkill() {
     use std::os::unix::process::ExitStatusExt;
     let Some(f) = Fixture::new() else { return };
     f.create("{}");
@@ -288,7 +296,7 @@ fn the_freezer_stops_and_a_signal_to_all_reaches_the_frozen() {
     assert!(child.try_wait().unwrap().is_none(), "a frozen process does not act on a signal");
     assert!(f.cgroup.is_frozen().unwrap(), "and stays frozen");
     f.signal(libc::SIGKILL).unwrap();
-    // Both were pending; which of the two ends it is the kernel's choice.
+    // Both signals were pending; the kernel chooses one.
     let signal = child.wait().unwrap().signal();
     assert!(matches!(signal, Some(libc::SIGKILL | libc::SIGTERM)), "{signal:?}");
     assert!(!f.cgroup.is_frozen().unwrap());
@@ -298,7 +306,7 @@ fn the_freezer_stops_and_a_signal_to_all_reaches_the_frozen() {
 }
 
 #[test]
-fn forking_processes_are_killed_to_the_last() {
+fn v1_forking_processes_are_all_killed() {
     let Some(f) = Fixture::new() else { return };
     f.create(r#"{"pids":{"limit":200}}"#);
     let script = "read x; n=0; while [ $n -lt 20 ]; do (while :; do (:); done) & n=$((n+1)); done; wait";
@@ -313,7 +321,7 @@ fn forking_processes_are_killed_to_the_last() {
 }
 
 #[test]
-fn an_oom_kill_is_told_and_counted() {
+fn v1_oom_kill_is_reported_and_counted_once() {
     let Some(f) = Fixture::new() else { return };
     f.create(r#"{"memory":{"limit":8388608,"swap":8388608}}"#);
     let mut watch = f.cgroup.oom_watch().unwrap();
@@ -331,7 +339,7 @@ fn an_oom_kill_is_told_and_counted() {
         kills > 0
     });
     assert_eq!(f.cgroup.oom_kills().unwrap(), kills);
-    assert_eq!(watch.drain().unwrap(), 0, "each is told once");
+    assert_eq!(watch.drain().unwrap(), 0, "each kill is reported once");
     let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
     let ready =
         rustix::event::poll(&mut [PollFd::from_borrowed_fd(watch.as_fd(), PollFlags::IN)], Some(&zero)).unwrap();
@@ -339,14 +347,14 @@ fn an_oom_kill_is_told_and_counted() {
     let Stats::V1(stats) = f.cgroup.stats().unwrap() else { panic!("v1 expected") };
     assert_eq!(stats.memory.unwrap().oom_kill, kills);
     f.cgroup.delete().unwrap();
-    assert_eq!(watch.drain().unwrap(), 0, "a cgroup that is gone has no more");
+    assert_eq!(watch.drain().unwrap(), 0, "a removed cgroup reports none");
 }
 
 #[test]
-fn stats_show_what_was_used() {
+fn v1_stats_show_usage_and_limits() {
     let Some(f) = Fixture::new() else { return };
     f.create(r#"{"memory":{"limit":67108864},"pids":{"limit":9}}"#);
-    // It has the memory from now on: before it was in the cgroup it may have had all that a shell needs.
+    // The shell allocates after it has joined: memory that it had before is not charged to the cgroup.
     let script =
         "read x; x=$(head -c 4000000 /dev/zero | tr '\\0' a); while [ $((i += 1)) -lt 100000 ]; do :; done; read y";
     let mut child = Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap();
@@ -357,7 +365,7 @@ fn stats_show_what_was_used() {
         Stats::V1(stats) => stats,
         Stats::V2(_) => panic!("v1 expected"),
     };
-    // What is charged is counted in batches.
+    // The kernel updates the counters in batches.
     until("some CPU time and memory", || {
         let s = stats();
         let memory = s.memory.unwrap();
@@ -377,7 +385,7 @@ fn stats_show_what_was_used() {
 }
 
 #[test]
-fn devices_are_denied_but_for_the_rules() {
+fn v1_devices_without_a_rule_are_denied() {
     let Some(f) = Fixture::new() else { return };
     f.create(r#"{"devices":[{"allow":false,"access":"rwm"},{"allow":true,"type":"c","major":10,"minor":229,"access":"rw"}]}"#);
     let list = f.read("devices", "devices.list");
@@ -389,13 +397,13 @@ fn devices_are_denied_but_for_the_rules() {
     f.cgroup
         .update_devices(&resources(r#"{"devices":[{"allow":true,"type":"c","major":1,"minor":11,"access":"r"}]}"#))
         .unwrap();
-    assert!(open_in(&f, "/dev/kmsg"), "an update brings the new rule");
+    assert!(open_in(&f, "/dev/kmsg"), "the update adds the rule");
     let list = f.read("devices", "devices.list");
     assert!(!list.contains("10:229") && list.contains("c 1:11 r"), "{list}");
 }
 
-/// Whether a process in the cgroup can open the device of `path` for reading: a node of our own, since the machine may
-/// not have the file.
+/// Whether a process in the cgroup can open the device of `path` for reading. Makes a node for it, since the host may not
+/// have the file.
 fn open_in(f: &Fixture, path: &str) -> bool {
     let minor = if path == "/dev/kmsg" { "11" } else { "3" };
     let node = std::env::temp_dir().join(format!("berth-test-{}-{minor}", std::process::id()));
@@ -412,7 +420,7 @@ fn open_in(f: &Fixture, path: &str) -> bool {
 }
 
 #[test]
-fn delete_leaves_nothing_and_may_come_twice() {
+fn v1_delete_removes_all_hierarchies_and_can_be_repeated() {
     let Some(f) = Fixture::new() else { return };
     f.create("{}");
     for controller in ["memory", "pids", "", "cpuset"] {
@@ -434,7 +442,7 @@ fn delete_leaves_nothing_and_may_come_twice() {
 }
 
 #[test]
-fn relative_and_absent_paths_lie_under_the_callers_own() {
+fn v1_relative_path_lies_below_the_callers_cgroup() {
     let Some(f) = Fixture::new() else { return };
     let name = f.parent.strip_prefix("/").unwrap();
     for (given, tail) in [(Some(name), name), (None, Path::new("berth-test-id"))] {

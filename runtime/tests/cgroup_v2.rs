@@ -1,6 +1,6 @@
-//! The cgroup module against the kernel's unified hierarchy. The one test that is not ignored gives itself a mount
-//! namespace in which `/sys/fs/cgroup` is cgroup v2, so that this works on a hybrid machine, too, and runs the others
-//! there. Needs root; says so and passes without. What needs a controller that v1 has taken is skipped by name.
+//! Runs the cgroup module on the unified hierarchy of the kernel. The only test that is not ignored makes a mount namespace
+//! in which `/sys/fs/cgroup` is cgroup v2, and runs the ignored tests there, so that they work on a hybrid host as well.
+//! Without root it prints the reason and passes. A test of a controller that v1 uses is skipped by name.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -26,7 +26,7 @@ use std::{
 
 use berth_runtime::{
     Kind,
-    cgroup::{self, Cgroup, Hierarchy, Manager, Rights, Stats},
+    cgroup::{self, Cgroup, Hierarchy, Limits, Manager, Rights, Setup, Stats},
 };
 use oci_spec::runtime::LinuxResources;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -34,7 +34,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 const TOP: &str = "/sys/fs/cgroup";
 
 #[test]
-fn in_a_unified_world_of_its_own() {
+fn all_v2_tests_pass_in_a_mount_namespace_with_cgroup2() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: needs root");
         return;
@@ -43,7 +43,7 @@ fn in_a_unified_world_of_its_own() {
         eprintln!("skipped: this kernel has no cgroup2");
         return;
     }
-    // Where it is unified already, a second mount on the same place is refused (EBUSY).
+    // On a unified host the kernel refuses a second mount on the same path (EBUSY).
     let mount = if cgroup::host().is_ok_and(cgroup::Host::unified) {
         String::new()
     } else {
@@ -54,7 +54,7 @@ fn in_a_unified_world_of_its_own() {
     let control = enabled();
     let mut inside = Command::new("unshare").args(["-m", "sh", "-c", &script]).arg(me).spawn().unwrap();
     let status = inside.wait().unwrap();
-    // The hierarchy is the machine's own; the controllers that were enabled for the tests go off again.
+    // The hierarchy is that of the host: the controllers that the tests have enabled are disabled again.
     if let (Some((path, before)), Some((_, after))) = (control, enabled()) {
         for name in after.split_whitespace().filter(|n| !before.split_whitespace().any(|b| b == *n)) {
             let _ = fs::write(&path, format!("-{name}"));
@@ -63,7 +63,7 @@ fn in_a_unified_world_of_its_own() {
     assert!(status.success(), "the tests inside: {status}");
 }
 
-/// The file that says which controllers the root gives on, and what it says.
+/// The file with the controllers that the root enables for its children, and its content.
 fn enabled() -> Option<(PathBuf, String)> {
     let point = cgroup::host().ok()?.mounts().iter().find(|m| m.is_v2())?.point.clone();
     let path = point.join("cgroup.subtree_control");
@@ -71,10 +71,10 @@ fn enabled() -> Option<(PathBuf, String)> {
     Some((path, text))
 }
 
-/// Numbers what tests that run beside each other make.
+/// Numbers the files and cgroups of concurrent tests.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// A cgroup under a parent of this process alone. Dropping it leaves nothing, whatever the test did.
+/// A cgroup below a parent that only this process uses. Dropping it removes everything, also after a failed test.
 struct Fixture {
     cgroup: Cgroup,
     dir: PathBuf,
@@ -98,7 +98,12 @@ impl Fixture {
     }
 
     fn create(&self, json: &str) {
-        self.cgroup.create(&resources(json)).unwrap();
+        self.try_create(json).unwrap();
+    }
+
+    fn try_create(&self, json: &str) -> berth_runtime::Result<()> {
+        let limits = Limits::new(self.cgroup.hierarchy(), &resources(json))?;
+        Setup::begin(&self.cgroup, limits, "ctr", None).map(Setup::keep)
     }
 
     fn read(&self, file: &str) -> String {
@@ -119,7 +124,7 @@ impl Fixture {
         child
     }
 
-    /// A shell in the cgroup that runs `script` after it was put there.
+    /// Starts a shell that runs `script` after it was moved into the cgroup.
     fn shell(&self, script: &str) -> Child {
         let script = format!("read x; {script}");
         let mut command = Command::new("sh");
@@ -162,8 +167,8 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 #[test]
-#[ignore = "run by in_a_unified_world_of_its_own"]
-fn limits_read_back() {
+#[ignore = "run by all_v2_tests_pass_in_a_mount_namespace_with_cgroup2"]
+fn v2_limits_read_back() {
     let rows = [
         ("hugetlb", r#"{"hugepageLimits":[{"pageSize":"2MB","limit":4194304}]}"#, "hugetlb.2MB.max=4194304"),
         ("pids", r#"{"pids":{"limit":20}}"#, "pids.max=20"),
@@ -194,8 +199,8 @@ fn limits_read_back() {
 }
 
 #[test]
-#[ignore = "run by in_a_unified_world_of_its_own"]
-fn an_update_keeps_what_it_does_not_name() {
+#[ignore = "run by all_v2_tests_pass_in_a_mount_namespace_with_cgroup2"]
+fn v2_update_keeps_limits_that_it_does_not_name() {
     let f = Fixture::new();
     if f.has("cpu") {
         f.create(r#"{"cpu":{"quota":20000,"period":50000}}"#);
@@ -241,16 +246,16 @@ fn an_update_keeps_what_it_does_not_name() {
 }
 
 #[test]
-#[ignore = "run by in_a_unified_world_of_its_own"]
-fn a_limit_that_cannot_be_set_is_named_and_leaves_nothing() {
+#[ignore = "run by all_v2_tests_pass_in_a_mount_namespace_with_cgroup2"]
+fn v2_error_names_the_limit_and_leaves_no_directory() {
     let f = Fixture::new();
-    let e = f.cgroup.create(&resources(r#"{"unified":{"nosuch.max":"7"}}"#)).unwrap_err().to_string();
+    let e = f.try_create(r#"{"unified":{"nosuch.max":"7"}}"#).unwrap_err().to_string();
     let why = "controller \"nosuch\" not available: this host has no controller \"nosuch\" on cgroup v2";
     assert_eq!(e, format!("unified resource \"nosuch.max\" can't be set: {why}"));
-    let e = f.cgroup.create(&resources(r#"{"unified":{"cgroup.max.depth":"many"}}"#)).unwrap_err().to_string();
+    let e = f.try_create(r#"{"unified":{"cgroup.max.depth":"many"}}"#).unwrap_err().to_string();
     assert!(e.starts_with("unable to set unified resource \"cgroup.max.depth\": write \"many\" to "), "{e}");
     if !available("memory") {
-        let e = f.cgroup.create(&resources(r#"{"memory":{"limit":4194304}}"#)).unwrap_err().to_string();
+        let e = f.try_create(r#"{"memory":{"limit":4194304}}"#).unwrap_err().to_string();
         let why = "no such file or directory: this host has no controller \"memory\" on cgroup v2";
         assert_eq!(e, format!("write \"4194304\" to {}/memory.max: {why}", f.dir.display()));
     }
@@ -260,29 +265,29 @@ fn a_limit_that_cannot_be_set_is_named_and_leaves_nothing() {
 }
 
 #[test]
-#[ignore = "run by in_a_unified_world_of_its_own"]
-fn a_used_or_frozen_cgroup_is_refused_and_an_empty_one_taken_over() {
+#[ignore = "run by all_v2_tests_pass_in_a_mount_namespace_with_cgroup2"]
+fn v2_used_or_frozen_cgroup_is_refused_and_empty_one_taken_over() {
     let f = Fixture::new();
     f.create("{}");
     let mut child = f.sleeper();
-    let e = f.cgroup.create(&resources("{}")).unwrap_err();
+    let e = f.try_create("{}").unwrap_err();
     assert_eq!(e.kind(), Kind::FailedPrecondition);
     assert!(e.to_string().contains("container's cgroup is not empty: 1 process(es) found"), "{e}");
     child.kill().unwrap();
     child.wait().unwrap();
     f.cgroup.freeze().unwrap();
-    let e = f.cgroup.create(&resources("{}")).unwrap_err();
+    let e = f.try_create("{}").unwrap_err();
     assert!(e.to_string().contains("container's cgroup unexpectedly frozen"), "{e}");
     f.cgroup.thaw().unwrap();
     f.create("{}");
 }
 
 #[test]
-#[ignore = "run by in_a_unified_world_of_its_own"]
-fn kill_reaches_the_subtree_and_the_frozen() {
+#[ignore = "run by all_v2_tests_pass_in_a_mount_namespace_with_cgroup2"]
+fn v2_sigkill_reaches_the_subtree_and_frozen_processes() {
     let f = Fixture::new();
     f.create("{}");
-    // With a handler: a signal that kills by default kills a frozen process, too, on v2.
+    // The shell has a handler: on v2 a signal whose default is to kill also kills a frozen process.
     let (mut a, mut b) = (f.shell("trap 'exit 9' TERM; while :; do :; done"), f.sleeper());
     let used = || {
         fs::read_to_string(f.dir.join("cpu.stat"))
@@ -316,8 +321,8 @@ fn kill_reaches_the_subtree_and_the_frozen() {
 }
 
 #[test]
-#[ignore = "run by in_a_unified_world_of_its_own"]
-fn freezing_stops_a_busy_process() {
+#[ignore = "run by all_v2_tests_pass_in_a_mount_namespace_with_cgroup2"]
+fn v2_frozen_process_uses_no_cpu_time() {
     let f = Fixture::new();
     f.create("{}");
     let mut child = f.shell("while :; do :; done");
@@ -338,14 +343,14 @@ fn freezing_stops_a_busy_process() {
 }
 
 #[test]
-#[ignore = "run by in_a_unified_world_of_its_own"]
-#[allow(unsafe_code, reason = "a child that has not executed anything cannot be had from std")]
-fn a_process_is_born_in_the_cgroup() {
+#[ignore = "run by all_v2_tests_pass_in_a_mount_namespace_with_cgroup2"]
+#[allow(unsafe_code, reason = "std starts no child without execve")]
+fn v2_child_is_cloned_into_the_cgroup() {
     let f = Fixture::new();
     f.create("{}");
-    let entry = f.cgroup.entry(None).unwrap();
-    assert!(entry.join.is_empty());
-    let dir = entry.born_in.expect("v2 has one");
+    let fds = f.cgroup.join_fds(None).unwrap();
+    assert!(fds.tasks.is_empty());
+    let dir = fds.clone_into.expect("v2 has one");
     // SAFETY: clone_args is integers only, for all of which zero is a value.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = 0x2_0000_0000; // CLONE_INTO_CGROUP
@@ -371,12 +376,12 @@ fn a_process_is_born_in_the_cgroup() {
     assert_eq!(libc::WTERMSIG(status), libc::SIGKILL);
 }
 
-/// A device node of our own in a directory of our own, so that nothing depends on what the machine's /dev has.
+/// A device node in a temporary directory, so that the test does not depend on /dev of the host.
 struct Node(PathBuf);
 
 impl Node {
     fn new(major: u32, minor: u32) -> Self {
-        // Tests that run beside each other have nodes of the same number.
+        // Concurrent tests have nodes with the same device number.
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("berth-node-{}-{n}", std::process::id()));
         let _ = fs::remove_file(&path);
@@ -397,8 +402,8 @@ impl Drop for Node {
 }
 
 #[test]
-#[ignore = "run by in_a_unified_world_of_its_own"]
-fn devices_are_denied_but_for_the_rules() {
+#[ignore = "run by all_v2_tests_pass_in_a_mount_namespace_with_cgroup2"]
+fn v2_devices_without_a_rule_are_denied() {
     let f = Fixture::new();
     f.create(r#"{"devices":[{"allow":false,"access":"rwm"}]}"#);
     let (null, kmsg) = (Node::new(1, 3), Node::new(1, 11));
@@ -412,38 +417,38 @@ fn devices_are_denied_but_for_the_rules() {
     assert!(kmsg.opens(&f, "<") && !kmsg.opens(&f, "<>") && !kmsg.opens(&f, ">"), "read only");
     allow("rw");
     assert!(kmsg.opens(&f, "<>"));
-    // All, and back: the program goes and comes.
+    // Allow everything, and back: the program is detached and attached.
     f.cgroup.update_devices(&resources(r#"{"devices":[{"allow":true,"access":"rwm"}]}"#)).unwrap();
     assert!(kmsg.opens(&f, "<>"));
     f.cgroup.update_devices(&resources(r#"{"devices":[{"allow":false,"access":"rwm"}]}"#)).unwrap();
     assert!(!kmsg.opens(&f, "<"));
-    // An update of limits leaves them.
+    // An update of limits keeps the device rules.
     let limits = r#"{"unified":{"cgroup.max.depth":"7"},"devices":[{"allow":true,"access":"rwm"}]}"#;
     f.cgroup.update(&resources(limits)).unwrap();
     assert!(!kmsg.opens(&f, "<") && null.opens(&f, "<>"));
 }
 
 #[test]
-#[ignore = "run by in_a_unified_world_of_its_own"]
-fn an_exchange_of_rules_leaves_no_gap() {
+#[ignore = "run by all_v2_tests_pass_in_a_mount_namespace_with_cgroup2"]
+fn v2_replacing_device_rules_leaves_no_gap() {
     let f = Fixture::new();
     f.create("{}");
     let kmsg = Node::new(1, 11);
-    // Opens as fast as it can, and says with its exit status that it once succeeded.
+    // Tries to open the device all the time, and exits with 7 if that succeeds once.
     let script = format!("while :; do if (exec 3< {0}) 2>/dev/null; then exit 7; fi; done", kmsg.0.display());
     let mut child = f.shell(&script);
     for n in 0..300 {
         let rules = format!(r#"{{"devices":[{{"allow":true,"type":"c","major":240,"minor":{n},"access":"r"}}]}}"#);
         f.cgroup.update_devices(&resources(&rules)).unwrap();
     }
-    assert!(child.try_wait().unwrap().is_none(), "it got the device in between");
+    assert!(child.try_wait().unwrap().is_none(), "the device could be opened in between");
     f.signal(libc::SIGKILL).unwrap();
     child.wait().unwrap();
 }
 
 #[test]
-#[ignore = "run by in_a_unified_world_of_its_own"]
-fn many_rules_load() {
+#[ignore = "run by all_v2_tests_pass_in_a_mount_namespace_with_cgroup2"]
+fn v2_program_with_5000_rules_loads() {
     let f = Fixture::new();
     let rule = |n| format!(r#"{{"allow":true,"type":"b","major":259,"minor":{n},"access":"rw"}}"#);
     let all: Vec<String> = (0..5000).map(rule).collect();
@@ -452,8 +457,8 @@ fn many_rules_load() {
 }
 
 #[test]
-#[ignore = "run by in_a_unified_world_of_its_own"]
-fn an_oom_kill_is_told_and_counted() {
+#[ignore = "run by all_v2_tests_pass_in_a_mount_namespace_with_cgroup2"]
+fn v2_oom_kill_is_reported_and_counted() {
     let f = Fixture::new();
     if !f.has("memory") {
         f.create("{}");
@@ -476,8 +481,8 @@ fn an_oom_kill_is_told_and_counted() {
 }
 
 #[test]
-#[ignore = "run by in_a_unified_world_of_its_own"]
-fn nested_cgroups_go_with_it_however_deep() {
+#[ignore = "run by all_v2_tests_pass_in_a_mount_namespace_with_cgroup2"]
+fn v2_delete_removes_deeply_nested_cgroups() {
     let f = Fixture::new();
     f.create("{}");
     let mut deep = f.dir.clone();
@@ -490,7 +495,7 @@ fn nested_cgroups_go_with_it_however_deep() {
     let e = f.cgroup.delete().unwrap_err().to_string();
     assert!(e.contains("device or resource busy"), "{e}");
     f.signal(libc::SIGKILL).unwrap();
-    // Not reaped yet: the kernel lets the cgroup go all the same, a little later.
+    // The child is not reaped yet: the kernel removes its cgroup nevertheless, a little later.
     f.cgroup.delete().unwrap();
     assert!(!f.dir.exists());
     child.wait().unwrap();

@@ -36,7 +36,7 @@ impl IdleTrim {
         loop {
             self.used.notified().await;
             tokio::time::sleep(IDLE_DELAY).await;
-            berth_runtime::cgroup::rest();
+            berth_runtime::cgroup::drop_cached_connections();
             trim_heap();
             trim_stack();
         }

@@ -71,7 +71,7 @@ fn try_run(globals: &Globals, parsed: &Parsed) -> Result<i32> {
     let process = exec_process::find(container.bundle(), parsed)?;
     let cgroup = match sub_cgroups(&parsed.texts("cgroup").collect::<Vec<_>>())? {
         subs if subs.is_empty() => None,
-        subs => Some(container.cgroup().below(&subs)?),
+        subs => Some(container.cgroup().nested(&subs)?),
     };
     let detached = parsed.on("detach");
     let extra = ExtraFds::preserved(parsed)?;

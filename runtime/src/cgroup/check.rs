@@ -1,22 +1,24 @@
-//! What no hierarchy takes, of the limits in config.json or an update: told by field before anything is made. What only
-//! one of them takes, or this kernel, shows when it is written.
+//! Checks of `linux.resources` that hold for v1 and v2, before anything is made. Errors name the field. Device rules are
+//! checked where they are read ([`super::devices::rules`]).
+//!
+//! [`super::v1::limits::check`] and [`super::v2::limits::check`] refuse what one version cannot have. The translation into
+//! rows relies on these checks and cannot fail. The kernel may still refuse a value when it is written.
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxMemory, LinuxResources};
 
-use super::{devices, limits};
-use crate::{Context, Error, Result};
+use super::fields::{self, one_word};
+use crate::error::{Context, Error, Result};
 
-/// memory.swappiness of v1, a percentage.
+/// The maximum of memory.swappiness on v1, a percentage.
 const SWAPPINESS_MAX: u64 = 100;
-/// config-linux.md, "Block IO".
+/// The range of a weight (config-linux.md, "Block IO").
 const WEIGHTS: std::ops::RangeInclusive<u16> = 10..=1000;
 
-/// Checks limits that stand at `field`.
+/// Checks the resources that `field` holds.
 ///
 /// # Errors
 /// Names the member.
-pub fn check(resources: &LinuxResources, field: &str) -> Result<()> {
-    devices::check(resources).with_context(|| format!("{field}.devices"))?;
+pub(super) fn check(resources: &LinuxResources, field: &str) -> Result<()> {
     if let Some(limits) = resources.memory() {
         memory(limits, &format!("{field}.memory"))?;
     }
@@ -29,14 +31,14 @@ pub fn check(resources: &LinuxResources, field: &str) -> Result<()> {
         block_io(limits, &format!("{field}.blockIO"))?;
     }
     for (n, page) in resources.hugepage_limits().iter().flatten().enumerate() {
-        limits::hugepage(page).with_context(|| format!("{field}.hugepageLimits[{n}]"))?;
+        fields::check_hugepage(page).with_context(|| format!("{field}.hugepageLimits[{n}]"))?;
     }
     let priorities = resources.network().iter().flat_map(|net| net.priorities().iter().flatten());
     for (n, priority) in priorities.enumerate() {
-        limits::one_word(priority.name()).with_context(|| format!("{field}.network.priorities[{n}].name"))?;
+        one_word(priority.name()).with_context(|| format!("{field}.network.priorities[{n}].name"))?;
     }
-    let wrong =
-        resources.rdma().iter().flatten().filter_map(|(device, _)| Some((device, limits::one_word(device).err()?)));
+    let wrong = resources.rdma().iter().flatten().filter_map(|(device, _)| Some((device, one_word(device).err()?)));
+    // A map has no order: the error is about the first name of the alphabet, so that it is the same each time.
     match wrong.min_by_key(|(device, _)| *device) {
         Some((_, e)) => Err(e.context(format!("{field}.rdma"))),
         None => Ok(()),
@@ -45,18 +47,14 @@ pub fn check(resources: &LinuxResources, field: &str) -> Result<()> {
 
 fn memory(memory: &LinuxMemory, field: &str) -> Result<()> {
     for (member, value) in [("limit", memory.limit()), ("reservation", memory.reservation()), ("swap", memory.swap())] {
-        // -1 is no limit.
+        // -1 means no limit.
         if value.is_some_and(|bytes| bytes < -1) {
             return Err(Error::invalid(format!("{field}.{member}: {} is negative", value.unwrap_or_default())));
         }
     }
-    if let (Some(limit @ 1..), Some(swap @ 1..)) = (memory.limit(), memory.swap())
-        && swap < limit
-    {
-        return Err(Error::invalid(format!("{field}.swap: memory+swap limit should be >= memory limit")));
-    }
+    fields::check_swap(memory).with_context(|| format!("{field}.swap"))?;
     match memory.swappiness() {
-        // To Go programs -1, and nothing said.
+        // u64::MAX is -1, which Go programs write for "leave it as it is".
         Some(value) if value > SWAPPINESS_MAX && value != u64::MAX => {
             let text = format!("{field}.swappiness: invalid memory swappiness value: {value} (valid range is 0-100)");
             Err(Error::invalid(text))
@@ -104,10 +102,10 @@ fn block_io(block: &LinuxBlockIo, field: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cgroup::limits::tests::resources;
+    use crate::cgroup::fields::tests::resources;
 
     #[test]
-    fn members_are_named() {
+    fn error_names_the_member() {
         for (json, says) in [
             (r#"{"memory":{"limit":-2}}"#, "r.memory.limit: -2 is negative"),
             (r#"{"memory":{"limit":9,"swap":8}}"#, "r.memory.swap: memory+swap limit should be >= memory limit"),
@@ -116,6 +114,18 @@ mod tests {
                 "r.network.priorities[1].name: \"a b\" must be one word",
             ),
             (r#"{"rdma":{"a\nb":{},"a b":{},"c":{}}}"#, "r.rdma: \"a\\nb\" must be one word"),
+            (
+                r#"{"memory":{"swappiness":101}}"#,
+                "r.memory.swappiness: invalid memory swappiness value: 101 (valid range is 0-100)",
+            ),
+            (
+                r#"{"hugepageLimits":[{"pageSize":"/../../x","limit":1}]}"#,
+                "r.hugepageLimits[0]: pageSize: \"/../../x\" must be like 2MB",
+            ),
+            (
+                r#"{"hugepageLimits":[{"pageSize":"2MB","limit":-1}]}"#,
+                "r.hugepageLimits[0]: limit: -1 of 2MB must not be negative",
+            ),
             (r#"{"cpu":{"idle":2}}"#, "r.cpu.idle: 2 is neither 0 nor 1"),
             (r#"{"blockIO":{"weight":9}}"#, "r.blockIO.weight: 9 is not from 10 to 1000"),
             (
@@ -132,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_means_no_limit_is_none() {
+    fn values_that_mean_no_limit_are_accepted() {
         for json in [
             "{}",
             r#"{"memory":{"limit":-1,"swap":-1,"reservation":0,"swappiness":100}}"#,

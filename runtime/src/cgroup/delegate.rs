@@ -1,5 +1,5 @@
-//! A cgroup handed to the user of its container (config-linux.md, "Cgroup ownership"): v2 alone, since a v1 controller lets
-//! its owner take more than it was given.
+//! Delegation of a cgroup to the user of its container (config-linux.md, "Cgroup ownership"). Only on v2: a v1 controller
+//! lets the owner of a cgroup raise its limits.
 
 use std::collections::HashSet;
 
@@ -8,15 +8,34 @@ use rustix::{
     io::Errno,
 };
 
-use super::dir::Dir;
+use super::{
+    dir::Dir,
+    location::{Cgroup, Hierarchy},
+};
 use crate::error::{Context, Result};
 
-/// Where the kernel lists the files that go with a delegated directory, Linux 4.15.
+/// The kernel's list of the files to delegate with a directory, since Linux 4.15.
 const LIST: &str = "/sys/kernel/cgroup/delegate";
-/// What they are where it does not (cgroups(7)).
+/// The files to delegate without that list (cgroups(7)).
 const FILES: &str = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n";
 
-/// Gives the directory and the files by which it is divided to `uid`; limits stay the host's.
+impl Cgroup {
+    /// Delegates the cgroup to user `uid` of the host. Does nothing on v1.
+    ///
+    /// # Errors
+    /// Names the file whose owner cannot be changed.
+    pub(super) fn delegate(&self, uid: u32) -> Result<()> {
+        match self.hierarchy {
+            Hierarchy::V1 => Ok(()),
+            Hierarchy::V2 => delegate(&self.main_place()?.open()?, uid),
+        }
+    }
+}
+
+/// Changes the owner of the directory and of the files that divide it to `uid`. The files of limits keep their owner.
+///
+/// # Errors
+/// Names the file.
 pub(super) fn delegate(dir: &Dir, uid: u32) -> Result<()> {
     let list = std::fs::read_to_string(LIST).unwrap_or_else(|_| FILES.to_owned());
     let uid = Uid::from_raw(uid);
@@ -24,7 +43,7 @@ pub(super) fn delegate(dir: &Dir, uid: u32) -> Result<()> {
     chownat(dir, "", Some(uid), None, AtFlags::EMPTY_PATH).with_context(|| what(""))?;
     for file in names(&list) {
         match chownat(dir, file, Some(uid), None, AtFlags::SYMLINK_NOFOLLOW) {
-            // That controller is not enabled here.
+            // The controller of this file is not enabled here.
             Ok(()) | Err(Errno::NOENT) => {}
             Err(e) => return Err(e).with_context(|| what(file)),
         }
@@ -32,7 +51,7 @@ pub(super) fn delegate(dir: &Dir, uid: u32) -> Result<()> {
     Ok(())
 }
 
-/// Names of files in the directory itself.
+/// The names in `list` of files in the directory itself.
 fn names(list: &str) -> HashSet<&str> {
     list.lines().filter(|name| !name.is_empty() && !name.contains('/') && *name != "..").collect()
 }
@@ -42,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_files_of_the_directory_are_given_away() {
+    fn only_files_of_the_directory_are_delegated() {
         assert_eq!(
             names("cgroup.procs\n../cgroup.procs\n\n..\nmemory.reclaim"),
             ["cgroup.procs", "memory.reclaim"].into()

@@ -1,7 +1,7 @@
-//! One cgroup directory held by an fd, and whole-file reads and writes below it.
+//! A cgroup directory held by an fd, and reads and writes of whole files in it.
 //!
-//! Opened once, used for every file: no path is walked twice, and a directory that is replaced meanwhile is not
-//! followed. File names come from this crate or are checked by [`checked_name`]: they have no slash.
+//! The directory is opened once for all its files, so a directory that replaces it meanwhile is not used. File names are
+//! literals of this crate, or checked by [`checked_name`]: they have no slash.
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -24,6 +24,9 @@ pub(super) struct Dir {
 
 impl Dir {
     /// Opens `path`, which must be a directory and no symlink.
+    ///
+    /// # Errors
+    /// Names the path.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match retry(|| rustix::fs::openat(CWD, path, flags, Mode::empty())) {
@@ -32,24 +35,30 @@ impl Dir {
         }
     }
 
-    /// Where it is.
+    /// The path that was opened.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The fd itself, given away.
+    /// The fd.
     pub(super) fn into_fd(self) -> OwnedFd {
         self.fd
     }
 
-    /// The same directory as an fd that bpf(2) takes, which is not one made with O_PATH.
+    /// Opens the directory again for bpf(2), which refuses an fd with O_PATH.
+    ///
+    /// # Errors
+    /// Names the path.
     pub(super) fn for_bpf(&self) -> Result<OwnedFd> {
         self.open_file(".", OFlags::RDONLY | OFlags::DIRECTORY)
             .map_err(|e| Error::from(e).context(format!("open {}", self.path.display())))
     }
 
-    /// Writes `value` to `file` and gives the file back for more of it. cgroup files are never made by an open, so
-    /// there is no O_CREAT.
+    /// Writes `value` to `file` and returns the open file for further writes. An open cannot make a cgroup file, so there
+    /// is no O_CREAT.
+    ///
+    /// # Errors
+    /// Names file and value.
     pub(super) fn write_first(&self, file: &str, value: &str) -> Result<File<'_>> {
         let fd = self.open_file(file, OFlags::WRONLY).map_err(|e| self.unwritten(file, value, e))?;
         let file = File { fd, dir: self, name: file.to_owned() };
@@ -57,16 +66,25 @@ impl Dir {
     }
 
     /// Writes `value` to `file` in one write.
+    ///
+    /// # Errors
+    /// Names file and value.
     pub(super) fn write(&self, file: &str, value: &str) -> Result<()> {
         self.write_first(file, value).map(|_| ())
     }
 
-    /// The whole of `file`.
+    /// Reads the whole of `file`.
+    ///
+    /// # Errors
+    /// Names the file.
     pub(super) fn read(&self, file: &str) -> Result<String> {
         self.read_raw(file).map_err(|e| Error::from(e).context(format!("read {}", self.path.join(file).display())))
     }
 
-    /// The whole of `file`, or None when there is no such file or the cgroup is going away (ENODEV).
+    /// Reads the whole of `file`. Returns None if there is no such file, or if the cgroup is being removed (ENODEV).
+    ///
+    /// # Errors
+    /// Names the file.
     pub(super) fn read_if_there(&self, file: &str) -> Result<Option<String>> {
         match self.read(file) {
             Ok(text) => Ok(Some(text)),
@@ -76,6 +94,9 @@ impl Dir {
     }
 
     /// Opens `file` for reading.
+    ///
+    /// # Errors
+    /// Names the file.
     pub(super) fn reader(&self, file: &str) -> Result<OwnedFd> {
         self.open_file(file, OFlags::RDONLY)
             .map_err(|e| Error::from(e).context(format!("open {}", self.path.join(file).display())))
@@ -103,7 +124,7 @@ impl AsFd for Dir {
     }
 }
 
-/// A cgroup file open for writing, for the files that take one setting a write.
+/// A cgroup file that is open for writing. Some files take one setting with each write.
 pub(super) struct File<'a> {
     fd: OwnedFd,
     dir: &'a Dir,
@@ -111,12 +132,15 @@ pub(super) struct File<'a> {
 }
 
 impl File<'_> {
-    /// Its name in the directory.
+    /// The name in the directory.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// One write, one setting. The kernel takes all of it or says why not.
+    /// Writes one setting in one write. The kernel takes all of it or none.
+    ///
+    /// # Errors
+    /// Names file and value.
     pub(super) fn write(&self, value: &str) -> Result<()> {
         match retry(|| rustix::io::write(&self.fd, value.as_bytes())) {
             Ok(n) if n == value.len() => Ok(()),
@@ -126,19 +150,25 @@ impl File<'_> {
     }
 }
 
-/// Opens one file of a cgroup by its path, for somebody who writes later.
-pub(super) fn opened_for_writing(path: &Path) -> Result<OwnedFd> {
+/// Opens a file of a cgroup by its path; another process will write to it.
+///
+/// # Errors
+/// Names the path.
+pub(super) fn open_for_writing(path: &Path) -> Result<OwnedFd> {
     let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     retry(|| rustix::fs::openat(CWD, path, flags, Mode::empty()))
         .map_err(|e| Error::from(e).context(format!("open {}", path.display())))
 }
 
-/// True when an error says that the cgroup or the file is not there (any more).
+/// Whether an error says that the cgroup or the file does not exist (any more).
 pub(super) fn gone(e: &Error) -> bool {
     matches!(e.errno(), Some(libc::ENOENT | libc::ENODEV))
 }
 
-/// A file name from outside: one that stays in the directory (GHSA-5g49-rx9x-qfc6).
+/// Checks a file name from config.json, so that it stays in the directory (GHSA-5g49-rx9x-qfc6).
+///
+/// # Errors
+/// Quotes the name.
 pub(super) fn checked_name<'a>(what: &str, name: &'a str) -> Result<&'a str> {
     let bad = match name {
         "" => Some("must not be empty"),
@@ -153,7 +183,10 @@ pub(super) fn checked_name<'a>(what: &str, name: &'a str) -> Result<&'a str> {
     }
 }
 
-/// Reads from where the fd stands to the end.
+/// Reads from the current offset to the end.
+///
+/// # Errors
+/// As read(2).
 pub(super) fn read_to_end(fd: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> Result<(), Errno> {
     let mut chunk = [0_u8; 4096];
     loop {
@@ -164,7 +197,10 @@ pub(super) fn read_to_end(fd: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> Result<(),
     }
 }
 
-/// Calls again when a signal interrupted.
+/// Repeats `call` while a signal interrupts it.
+///
+/// # Errors
+/// Those of `call`.
 pub(super) fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     loop {
         match call() {
@@ -179,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_leave_the_directory_are_refused() {
+    fn name_outside_the_directory_is_refused() {
         for name in ["../x/y", "/abs", "a/b", "", "..", ".", "a\0b"] {
             let e = checked_name("unified resource", name).unwrap_err();
             assert!(e.to_string().contains(&format!("{name:?}")), "{e}");
@@ -188,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_write_names_file_value_and_errno() {
+    fn failed_write_names_file_value_and_errno() {
         let path = format!("/proc/{}", std::process::id());
         let dir = Dir::open(Path::new(&path)).unwrap();
         let e = dir.write("nothere", "12").unwrap_err();
@@ -197,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_symlink_is_not_a_cgroup() {
+    fn symlink_is_not_opened() {
         assert!(Dir::open(Path::new("/proc/self/cwd")).is_err());
     }
 }

@@ -1,7 +1,8 @@
-//! The freezer: stop every process of a cgroup where it stands, and let it go on.
+//! Freezing and thawing all processes of a cgroup (kernel documentation, admin-guide/cgroup-v1/freezer-subsystem and
+//! admin-guide/cgroup-v2).
 //!
-//! v1: `freezer.state`, which can hang in FREEZING while processes keep appearing; v2: `cgroup.freeze`, whose outcome is
-//! told by `cgroup.events` (kernel documentation, admin-guide/cgroup-v1/freezer-subsystem and cgroup-v2).
+//! On v1 `freezer.state` may stay FREEZING while new processes appear. On v2 `cgroup.freeze` requests a freeze, and
+//! `cgroup.events` reports the result.
 
 use std::{
     os::fd::AsFd,
@@ -11,29 +12,90 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::dir::{Dir, gone, read_to_end, retry};
+use super::{
+    dir::{Dir, gone, read_to_end, retry},
+    location::{Cgroup, Hierarchy},
+    tree,
+};
 use crate::error::{Context, Error, Kind, Result};
 
-/// How often a v1 freeze is asked for before it is given up, as runc found to do.
+/// The number of attempts at a v1 freeze; runc's number, found by experience.
 const TRIES: u32 = 1000;
 
-/// How long a v2 freeze may take: a process in an uninterruptible wait does not stop.
+/// The time limit of a v2 freeze: a process in an uninterruptible wait does not freeze.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// v1: freezes, and comes back when all is frozen. On failure it is thawed again: half frozen is worse.
-pub(super) fn freeze_v1(dir: &Dir) -> Result<()> {
-    let done = try_freeze_v1(dir);
-    if done.is_err() {
-        let _ = thaw_v1(dir);
+impl Cgroup {
+    /// Freezes all processes and waits until they are frozen. If that fails, thaws them again: half a freeze is worse than
+    /// none.
+    ///
+    /// # Errors
+    /// A process does not freeze in time (v2: 10 s); there is no freezer ([`Kind::Unsupported`]).
+    pub fn freeze(&self) -> Result<()> {
+        let dir = self.freezer()?;
+        let frozen = match self.hierarchy {
+            Hierarchy::V1 => freeze_v1(&dir),
+            Hierarchy::V2 => dir.write("cgroup.freeze", "1").and_then(|()| wait_frozen_v2(&dir)),
+        };
+        if frozen.is_err() {
+            let _ = thaw(self.hierarchy, &dir);
+        }
+        frozen.context("freeze")
     }
-    done.context("freeze")
+
+    /// Thaws all processes.
+    ///
+    /// # Errors
+    /// The kernel refuses; there is no freezer ([`Kind::Unsupported`]).
+    pub fn thaw(&self) -> Result<()> {
+        thaw(self.hierarchy, &self.freezer()?)
+    }
+
+    /// Whether [`Cgroup::freeze`] freezes process `pid`.
+    ///
+    /// # Errors
+    /// There is no freezer ([`Kind::Unsupported`]).
+    pub fn freezer_reaches(&self, pid: i32) -> Result<bool> {
+        Ok(tree::pids(self.freezer()?.path())?.is_some_and(|pids| pids.contains(&pid)))
+    }
+
+    /// Whether [`Cgroup::freeze`] has frozen this cgroup. Waits for a freeze that is not complete. False if only a parent is
+    /// frozen, if there is no freezer, or if the cgroup is gone.
+    ///
+    /// # Errors
+    /// The files cannot be read; the freeze does not complete.
+    pub fn is_frozen(&self) -> Result<bool> {
+        match self.freezer() {
+            Ok(dir) => is_frozen(&dir),
+            Err(e) if gone(&e) || e.kind() == Kind::Unsupported => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn freezer(&self) -> Result<Dir> {
+        let why = if self.rootless {
+            "cannot toggle freezer: cgroups not configured for container"
+        } else {
+            "freezer controller is not mounted"
+        };
+        let path = self.path_in("freezer").ok_or_else(|| Error::unsupported(why))?;
+        Dir::open(path)
+    }
 }
 
-fn try_freeze_v1(dir: &Dir) -> Result<()> {
+fn thaw(hierarchy: Hierarchy, dir: &Dir) -> Result<()> {
+    match hierarchy {
+        Hierarchy::V1 => dir.write("freezer.state", "THAWED"),
+        Hierarchy::V2 => dir.write("cgroup.freeze", "0"),
+    }
+    .context("thaw")
+}
+
+fn freeze_v1(dir: &Dir) -> Result<()> {
     for n in 0..TRIES {
         if n % 50 == 49 {
-            // Processes that appear meanwhile keep it in FREEZING; letting all go and starting anew helps.
-            thaw_v1(dir)?;
+            // New processes keep the cgroup in FREEZING; a thaw and a new start help.
+            thaw(Hierarchy::V1, dir)?;
             thread::sleep(Duration::from_millis(10));
         }
         dir.write("freezer.state", "FROZEN")?;
@@ -49,28 +111,9 @@ fn try_freeze_v1(dir: &Dir) -> Result<()> {
     Err(Error::new(Kind::Internal, "unable to freeze"))
 }
 
-/// v1: lets all go on.
-pub(super) fn thaw_v1(dir: &Dir) -> Result<()> {
-    dir.write("freezer.state", "THAWED").context("thaw")
-}
-
-/// v2: freezes, and comes back when all is frozen. On failure it is thawed again.
-pub(super) fn freeze_v2(dir: &Dir) -> Result<()> {
-    let done = dir.write("cgroup.freeze", "1").and_then(|()| wait_frozen(dir));
-    if done.is_err() {
-        let _ = thaw_v2(dir);
-    }
-    done.context("freeze")
-}
-
-/// v2: lets all go on.
-pub(super) fn thaw_v2(dir: &Dir) -> Result<()> {
-    dir.write("cgroup.freeze", "0").context("thaw")
-}
-
-/// Whether a freeze of this very cgroup (not of one above it) was asked for. A cgroup without a freezer, or one that is
-/// gone, is not frozen.
-pub(super) fn wants_frozen(dir: &Dir) -> Result<bool> {
+/// Whether a freeze of this cgroup itself (not of a parent) was requested. False if there is no freezer, or if the cgroup is
+/// gone.
+pub(super) fn is_freeze_requested(dir: &Dir) -> Result<bool> {
     for file in ["cgroup.freeze", "freezer.self_freezing"] {
         if let Some(text) = dir.read_if_there(file)? {
             return Ok(text.trim() == "1");
@@ -79,8 +122,8 @@ pub(super) fn wants_frozen(dir: &Dir) -> Result<bool> {
     Ok(false)
 }
 
-/// `cgroup.events` says POLLPRI when it changes, so this waits without turning around.
-fn wait_frozen(dir: &Dir) -> Result<()> {
+/// Waits until `cgroup.events` says that the cgroup is frozen. poll(2) reports a change of the file as POLLPRI.
+fn wait_frozen_v2(dir: &Dir) -> Result<()> {
     let until = Instant::now() + PATIENCE;
     let file = dir.reader("cgroup.events")?;
     loop {
@@ -101,13 +144,12 @@ fn wait_frozen(dir: &Dir) -> Result<()> {
     }
 }
 
-/// Whether `dir` is frozen by a freeze of its own that is complete; one that is on its way is waited for.
-pub(super) fn is_frozen(dir: &Dir) -> Result<bool> {
+fn is_frozen(dir: &Dir) -> Result<bool> {
     for _ in 0..TRIES {
-        if !wants_frozen(dir)? {
+        if !is_freeze_requested(dir)? {
             return Ok(false);
         }
-        let done = match dir.read("freezer.state") {
+        let complete = match dir.read("freezer.state") {
             Ok(state) => state.trim() == "FROZEN",
             Err(e) if gone(&e) => match dir.read_if_there("cgroup.events")? {
                 Some(events) => events.lines().any(|l| l == "frozen 1"),
@@ -115,10 +157,10 @@ pub(super) fn is_frozen(dir: &Dir) -> Result<bool> {
             },
             Err(e) => return Err(e),
         };
-        if done {
+        if complete {
             return Ok(true);
         }
         thread::sleep(Duration::from_millis(1));
     }
-    Err(Error::new(Kind::Internal, format!("{}: freezing does not come to an end", dir.path().display())))
+    Err(Error::new(Kind::Internal, format!("{}: the freeze does not complete", dir.path().display())))
 }

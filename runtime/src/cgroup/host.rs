@@ -1,9 +1,8 @@
-//! Which cgroup hierarchies this machine has and where they are mounted.
+//! The cgroup hierarchies of the host and their mount points.
 //!
-//! Looked up once and kept: cgroup mounts do not move while a shim lives. `/proc/self/cgroup` names the hierarchies; where
-//! they are is tried at the usual places, since `/proc/self/mountinfo` is as long as the node has mounts, milliseconds
-//! with some hundred pods on it. Only when something is unusual is it read.
-//! What is done inside a hierarchy is left to the siblings.
+//! They are looked up once and kept: cgroup mounts do not move while a shim lives. `/proc/self/cgroup` names the
+//! hierarchies. The usual mount points are tried first, because `/proc/self/mountinfo` lists all mounts of the host and takes
+//! milliseconds to read with some hundred pods. It is read only if a hierarchy is mounted elsewhere.
 
 use std::{
     fs,
@@ -13,16 +12,16 @@ use std::{
 
 use crate::error::{Context, Error, Kind, Result};
 
-/// Where distributions, systemd and every runtime expect the hierarchies.
+/// The mount point of the hierarchies with all distributions, systemd and other runtimes.
 const USUAL: &str = "/sys/fs/cgroup";
 
 /// statfs(2) `CGROUP_SUPER_MAGIC` and `CGROUP2_SUPER_MAGIC`.
 const CGROUP_MAGIC: i64 = 0x0027_e0eb;
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
-/// The inode of a hierarchy's root directory; a mount that shows only a part of one has another.
+/// The inode of the root directory of a hierarchy. A mount of a part of a hierarchy has another one.
 const ROOT_INODE: u64 = 1;
 
-/// The cgroup world of this machine.
+/// The mounted cgroup hierarchies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     unified: bool,
@@ -32,28 +31,28 @@ pub struct Host {
 /// One mounted hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// Where it is mounted.
+    /// The mount point.
     pub point: PathBuf,
-    /// The v1 controllers of it, or its `name=…`; empty for the v2 hierarchy.
+    /// The v1 controllers of the hierarchy, or its `name=…`; empty for the v2 hierarchy.
     pub controllers: Vec<String>,
-    /// Which directory of the hierarchy is mounted there: `/` unless this is a container.
+    /// The directory of the hierarchy that is mounted there; `/` unless this is a container.
     pub root: PathBuf,
-    /// The cgroup of this process in it, as a path from the hierarchy's root.
+    /// The cgroup of this process, as a path from the root of the hierarchy.
     pub own: PathBuf,
 }
 
 impl Host {
-    /// True when there is one hierarchy for everything (cgroup v2); false with v1 hierarchies, hybrid included.
+    /// Whether all controllers are in the v2 hierarchy. False in hybrid mode.
     pub fn unified(&self) -> bool {
         self.unified
     }
 
-    /// The hierarchies. On a unified host exactly one; else the v1 ones, and in hybrid mode the v2 one last.
+    /// The hierarchies: on a unified host one, otherwise those of v1, and in hybrid mode that of v2 last.
     pub fn mounts(&self) -> &[Mount] {
         &self.mounts
     }
 
-    /// The hierarchies at their usual places, each mounted whole; `None` when one is not.
+    /// The hierarchies at their usual mount points. `None` if one is not there, or not mounted from its root.
     fn usual(cgroup: &str) -> Option<Self> {
         let lines: Vec<(Vec<&str>, &str)> = cgroup.lines().filter_map(own_line).collect();
         let usual = Path::new(USUAL);
@@ -68,8 +67,8 @@ impl Host {
         if !mounts.iter().all(|m| is_root_of(&m.point, CGROUP_MAGIC)) || mounts.is_empty() != unified {
             return None;
         }
-        // The kernel names a v2 hierarchy always. Beside v1 ones it counts only where systemd mounts it, as for runc; on
-        // many such machines nobody has.
+        // /proc/self/cgroup always names the v2 hierarchy. On a v1 host it counts only if it is mounted where systemd mounts
+        // it, as with runc; on many such hosts it is not mounted.
         if unified || is_root_of(&v2_point, CGROUP2_MAGIC) {
             let (_, own) = lines.iter().find(|(names, _)| names.is_empty())?;
             mounts.push(Mount::whole(v2_point, &[], own));
@@ -77,13 +76,16 @@ impl Host {
         Some(Self { unified, mounts })
     }
 
-    /// What the two files say; pure, so that it is tested on texts.
+    /// Reads the hierarchies from the two files. Pure, so that tests can pass text.
+    ///
+    /// # Errors
+    /// No cgroup hierarchy is mounted.
     fn parse(mountinfo: &str, cgroup: &str) -> Result<Self> {
         let entries: Vec<Entry> = mountinfo.lines().filter_map(Entry::parse).collect();
         let owns: Vec<(Vec<&str>, &str)> = cgroup.lines().filter_map(own_line).collect();
         let v2_own = owns.iter().find(|(names, _)| names.is_empty()).map_or("/", |(_, path)| *path);
 
-        // The last mount on a place is the one that shows, so a cgroup2 over an older tmpfs of v1 mounts wins.
+        // The last mount on a path hides earlier ones, so a cgroup2 over an older tmpfs with v1 mounts counts.
         let top = entries.iter().rfind(|e| e.point == Path::new(USUAL));
         let v1_possible = !top.is_some_and(|e| e.v2);
         let mut mounts: Vec<Mount> = Vec::new();
@@ -114,25 +116,28 @@ impl Mount {
         Self { point, controllers, root: "/".into(), own: own.into() }
     }
 
-    /// True for the v2 hierarchy, alone or beside v1 ones.
+    /// Whether this is the v2 hierarchy, on a unified or a hybrid host.
     pub fn is_v2(&self) -> bool {
         self.controllers.is_empty()
     }
 
-    /// The directory of this process's cgroup.
+    /// The directory of the cgroup of this process.
     pub fn own_dir(&self) -> PathBuf {
         self.dir_of(&self.own)
     }
 
-    /// The directory of the cgroup that `/proc/<pid>/cgroup` calls `path`. In a container without a cgroup namespace that
-    /// counts from the host's root while the mount shows only a part, so the part is taken off.
+    /// The directory of the cgroup with this `path` in `/proc/<pid>/cgroup`. In a container without a cgroup namespace the
+    /// path counts from the root of the host, but only a part of the hierarchy is mounted: that prefix is removed.
     pub(super) fn dir_of(&self, path: &Path) -> PathBuf {
         let below = path.strip_prefix(&self.root).or_else(|_| path.strip_prefix("/")).unwrap_or(Path::new(""));
         self.point.join(below)
     }
 }
 
-/// The hierarchies of this machine, read on the first call.
+/// The hierarchies of the host. They are looked up on the first call.
+///
+/// # Errors
+/// No cgroup hierarchy is mounted.
 pub fn host() -> Result<&'static Host> {
     static HOST: OnceLock<Host> = OnceLock::new();
     if let Some(host) = HOST.get() {
@@ -149,13 +154,13 @@ pub fn host() -> Result<&'static Host> {
     Ok(HOST.get_or_init(|| host))
 }
 
-/// Whether a file system of this kind is mounted at `point`, from its root on.
+/// Whether a file system of this type is mounted at `point` from its root.
 fn is_root_of(point: &Path, magic: i64) -> bool {
     rustix::fs::statfs(point).is_ok_and(|fs| fs.f_type == magic)
         && rustix::fs::lstat(point).is_ok_and(|stat| stat.st_ino == ROOT_INODE)
 }
 
-/// What of a mountinfo line matters here.
+/// The relevant fields of a line of mountinfo.
 struct Entry<'a> {
     v2: bool,
     root: PathBuf,
@@ -164,8 +169,8 @@ struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// `36 35 98:0 /root /point opts [tags…] - fstype source superopts` (proc_pid_mountinfo(5)); None for other mounts
-    /// except one that lies on the usual place, which can hide cgroup mounts.
+    /// Parses `36 35 98:0 /root /point opts [tags…] - fstype source superopts` (proc_pid_mountinfo(5)). None for a mount of
+    /// another type, unless it is at the usual mount point, where it hides cgroup mounts.
     fn parse(line: &'a str) -> Option<Self> {
         let (left, right) = line.split_once(" - ")?;
         let mut left = left.split(' ').skip(3);
@@ -190,14 +195,14 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// `4:cpu,cpuacct:/path` (cgroups(7)): the names, none for v2, and the path.
+/// Parses a line `4:cpu,cpuacct:/path` (cgroups(7)): the controllers, which are empty for v2, and the path.
 pub(super) fn own_line(line: &str) -> Option<(Vec<&str>, &str)> {
     let mut parts = line.splitn(3, ':');
     let (_, names, path) = (parts.next()?, parts.next()?, parts.next()?);
     Some((names.split(',').filter(|n| !n.is_empty()).collect(), path))
 }
 
-/// Undoes the kernel's `\040`-like escapes of space, tab, newline and backslash.
+/// Decodes the octal escapes of space, tab, newline and backslash, such as `\040`.
 fn unescape(text: &str) -> String {
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
         .iter()
@@ -220,7 +225,7 @@ mod tests {
     const OWN: &str = "7:pids:/\n6:freezer:/\n2:cpu,cpuacct:/a/b\n1:name=systemd:/s\n0::/u\n";
 
     #[test]
-    fn hybrid_lists_v1_then_v2() {
+    fn hybrid_host_lists_v1_then_v2() {
         let host = Host::parse(HYBRID, OWN).unwrap();
         assert!(!host.unified());
         let rows: Vec<_> = host.mounts().iter().map(|m| (m.controllers.join(","), m.own_dir())).collect();
@@ -234,13 +239,13 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_places_say_what_mountinfo_says() {
+    fn usual_mount_points_agree_with_mountinfo() {
         let cgroup = fs::read_to_string("/proc/self/cgroup").unwrap();
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap();
         if let Some(host) = Host::usual(&cgroup) {
             assert_eq!(host, Host::parse(&mountinfo, &cgroup).unwrap());
         }
-        // A hierarchy that is at no usual place is looked for, not left out.
+        // A hierarchy that is mounted elsewhere is searched in mountinfo, not left out.
         assert_eq!(Host::usual(&format!("77:berth-test:/\n{cgroup}")).filter(|host| !host.unified()), None);
         assert_eq!(Host::usual(""), None);
     }
@@ -255,26 +260,26 @@ mod tests {
     }
 
     #[test]
-    fn a_tmpfs_over_cgroup2_hides_it() {
+    fn tmpfs_over_cgroup2_hides_it() {
         let text = "9 1 0:38 / /sys/fs/cgroup rw - cgroup2 none rw\n".to_owned() + HYBRID;
         assert!(!Host::parse(&text, OWN).unwrap().unified());
     }
 
     #[test]
-    fn in_a_container_the_mounted_part_is_taken_off() {
+    fn prefix_of_a_partial_mount_is_removed() {
         let text = "9 1 0:1 /docker/abc /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n";
         let host = Host::parse(text, "7:pids:/docker/abc/inner\n").unwrap();
         assert_eq!(host.mounts()[0].own_dir(), Path::new("/sys/fs/cgroup/pids/inner"));
     }
 
     #[test]
-    fn none_at_all_is_said() {
+    fn host_without_cgroups_is_unsupported() {
         let e = Host::parse("1 0 8:1 / / rw - ext4 /dev/sda1 rw\n", "0::/\n").unwrap_err();
         assert_eq!((e.kind(), e.to_string().as_str()), (Kind::Unsupported, "no cgroup mount found in mountinfo"));
     }
 
     #[test]
-    fn escapes_are_undone() {
+    fn octal_escapes_are_decoded() {
         assert_eq!(unescape("/a\\040b\\134c"), "/a b\\c");
     }
 }

@@ -1,15 +1,15 @@
 //! From `linux.cgroupsPath` to the directories of a container, one in each hierarchy.
 //!
 //! The rules are runc's: an absolute path counts from the root of the hierarchy, a relative one from the cgroup of the
-//! caller, none means the container's id. Unlike runc a `..` is refused rather than cleaned away: a path that does not
-//! say where it leads is a mistake or an attack.
+//! caller, and no path means the container's id. Unlike runc, berth refuses `..` instead of removing it: such a path is a
+//! mistake or an attack.
 
 use std::path::{Component, Path, PathBuf};
 
-use super::{Place, host::Host};
+use super::{host::Host, location::Place};
 use crate::error::{Error, Result};
 
-/// The v1 controllers that a container joins; other named hierarchies belong to whoever mounted them.
+/// The v1 controllers whose hierarchies a container joins. Other named hierarchies belong to other software.
 const JOINED: [&str; 15] = [
     "cpuset",
     "devices",
@@ -30,13 +30,16 @@ const JOINED: [&str; 15] = [
 
 /// A checked cgroupsPath: never empty, without `..`, never the root.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Inner {
+pub(super) struct CgroupsPath {
     absolute: bool,
     path: PathBuf,
 }
 
-impl Inner {
-    /// Checks `cgroups_path`; `id` stands in for an absent or empty one.
+impl CgroupsPath {
+    /// Checks `cgroups_path`; without one the path is `id`.
+    ///
+    /// # Errors
+    /// Quotes the path or the id.
     pub(super) fn new(cgroups_path: Option<&Path>, id: &str) -> Result<Self> {
         let given = cgroups_path.filter(|p| !p.as_os_str().is_empty());
         let refuse = |why: &str| {
@@ -66,38 +69,41 @@ impl Inner {
         Ok(Self { absolute: path.is_absolute(), path: clean })
     }
 
-    /// A path from the root of the hierarchy that was checked otherwise.
+    /// A path from the root of the hierarchy, which the caller has checked.
     pub(super) fn from_root(path: PathBuf) -> Self {
         Self { absolute: true, path }
     }
 }
 
-/// The systemd driver's form, `slice:prefix:name`.
+/// Whether a path has the systemd form, `slice:prefix:name`.
 pub(super) fn is_systemd_form(path: &Path) -> bool {
     path.to_str().is_some_and(|p| !p.starts_with('/') && p.split(':').count() == 3)
 }
 
-/// Where `inner` lies in every hierarchy of `host` that a container joins.
-pub(super) fn places(host: &Host, inner: &Inner) -> Result<Vec<Place>> {
+/// The directories of `path` in every hierarchy of `host` that a container joins.
+///
+/// # Errors
+/// A v1 host has no devices hierarchy.
+pub(super) fn places(host: &Host, path: &CgroupsPath) -> Result<Vec<Place>> {
     let mut places = Vec::new();
     for mount in host.mounts() {
         let joins = mount.is_v2() || mount.controllers.iter().any(|c| JOINED.contains(&c.as_str()));
         if !joins {
             continue;
         }
-        let base = match (inner.absolute, host.unified()) {
+        let base = match (path.absolute, host.unified()) {
             (true, _) => mount.point.clone(),
-            // The caller's own cgroup holds the caller, and a v2 cgroup that holds processes cannot have limited
-            // children (no internal processes, cgroups(7)), so there the container becomes a sibling.
+            // On v2 the container's cgroup becomes a sibling of the caller's: a v2 cgroup with processes, such as the
+            // caller, cannot have limited children (cgroups(7), "no internal processes").
             (false, true) => {
                 let own = mount.own_dir();
                 if own == mount.point { own } else { own.parent().map_or(mount.point.clone(), Path::to_path_buf) }
             }
             (false, false) => mount.own_dir(),
         };
-        places.push(Place { controllers: mount.controllers.clone(), dir: base.join(&inner.path) });
+        places.push(Place { controllers: mount.controllers.clone(), dir: base.join(&path.path) });
     }
-    // Without it every device of the host would be open to the container.
+    // Without device rules every device of the host would be open to the container.
     if !host.unified() && !places.iter().any(|p| p.has("devices")) {
         return Err(Error::unsupported("cgroup: devices hierarchy is not mounted"));
     }
@@ -109,12 +115,12 @@ mod tests {
     use super::*;
     use crate::error::Kind;
 
-    fn inner(path: &str) -> Result<Inner> {
-        Inner::new(Some(Path::new(path)), "id1")
+    fn checked(path: &str) -> Result<CgroupsPath> {
+        CgroupsPath::new(Some(Path::new(path)), "id1")
     }
 
     #[test]
-    fn paths() {
+    fn path_is_cleaned_and_id_is_the_default() {
         let rows = [
             ("/kubepods/pod1/c1", true, "kubepods/pod1/c1"),
             ("//kubepods/./pod1//c1/", true, "kubepods/pod1/c1"),
@@ -123,13 +129,13 @@ mod tests {
             ("...", false, "..."),
         ];
         for (given, absolute, path) in rows {
-            assert_eq!(inner(given).unwrap(), Inner { absolute, path: path.into() }, "{given}");
+            assert_eq!(checked(given).unwrap(), CgroupsPath { absolute, path: path.into() }, "{given}");
         }
-        assert_eq!(Inner::new(None, "c9").unwrap(), Inner { absolute: false, path: "c9".into() });
+        assert_eq!(CgroupsPath::new(None, "c9").unwrap(), CgroupsPath { absolute: false, path: "c9".into() });
     }
 
     #[test]
-    fn refused_by_name() {
+    fn path_that_leaves_the_hierarchy_is_refused() {
         let rows = [
             ("../x", "\"..\" is not allowed"),
             ("/a/../../etc", "\"..\" is not allowed"),
@@ -140,17 +146,17 @@ mod tests {
             ("a\nb", "newline"),
         ];
         for (given, why) in rows {
-            let e = inner(given).unwrap_err();
+            let e = checked(given).unwrap_err();
             assert_eq!(e.kind(), Kind::InvalidArgument);
             assert!(e.to_string().contains(why) && e.to_string().contains("cgroupsPath"), "{given:?}: {e}");
         }
         for id in ["..", "a/b", "", "."] {
-            assert_eq!(Inner::new(None, id).unwrap_err().kind(), Kind::InvalidArgument, "{id:?}");
+            assert_eq!(CgroupsPath::new(None, id).unwrap_err().kind(), Kind::InvalidArgument, "{id:?}");
         }
     }
 
     #[test]
-    fn systemd_form() {
+    fn systemd_form_has_three_parts() {
         for (path, is) in
             [("a.slice:cri:1", true), (":runc:x", true), ("/a:b:c", false), ("a:b", false), ("a:b:c:d", false)]
         {

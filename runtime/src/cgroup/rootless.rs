@@ -1,25 +1,24 @@
-//! Cgroups for a runtime that may not have any: what can be had is used, the rest is left out unless it is asked for.
+//! Cgroups of a caller without full rights to them: `--rootless`, and the hierarchies that such a caller can use.
 //!
-//! As runc has it: what config.json asks for by name, a path or a limit, has to be had; the device rules never can, since
-//! both kinds of cgroup keep them for root of the host.
+//! As with runc, a cgroup that cannot be made is skipped, unless config.json names cgroupsPath or sets a limit. Device rules
+//! are always skipped: v1 and v2 let only root of the host change them.
 
 use std::path::Path;
 
-use oci_spec::runtime::LinuxResources;
 use rustix::{
     fs::{Access, AtFlags, CWD, accessat},
     io::Errno,
 };
 
 use super::{
-    Cgroup, Driver, Hierarchy, Manager, Place,
-    dir::{Dir, gone},
-    entry, is_by_systemd,
-    systemd::{self, Whose},
-    v2,
+    limits::Limits,
+    location::{Cgroup, Driver, Hierarchy, Manager, Place},
+    path,
+    systemd::instance,
+    unit::Instance,
 };
 use crate::{
-    error::{Context, Error, Result},
+    error::{Error, Result},
     host::caller::{in_user_namespace, is_user},
 };
 
@@ -54,7 +53,7 @@ impl Rootless {
             Self::On => true,
             Self::Off => false,
             Self::Auto => {
-                let own_systemd = || is_by_systemd(cgroups_path, manager) && systemd::owner_of_bus() == 0;
+                let own_systemd = || is_by_systemd(cgroups_path, manager) && instance::owner_of_bus() == 0;
                 is_user() || in_user_namespace() && !own_systemd()
             }
         };
@@ -62,38 +61,52 @@ impl Rootless {
     }
 }
 
-/// Leaves out of `cgroup` what this user may not make; see [`Cgroup::left_to_user`].
-pub(super) fn attain(cgroup: &mut Cgroup, resources: &LinuxResources, named: bool) -> Result<()> {
-    if let Driver::Systemd(unit) = &cgroup.driver {
-        // systemd makes it, whoever asks; root of a machine in a user namespace asks as root.
-        cgroup.rootless = unit.whose == Whose::User;
-        return Ok(());
-    }
-    cgroup.rootless = true;
-    match cgroup.hierarchy {
-        Hierarchy::V1 => {
-            // Of a v2 hierarchy beside the others a user has nothing: it takes a right to the cgroup that he comes from, too.
-            cgroup.places.retain(|p| !p.controllers.is_empty() && (named || !attainable(p).is_err_and(denied)));
-            Ok(())
+/// Whether systemd makes the cgroup: the caller chose the systemd driver, or the path has its form.
+pub(super) fn is_by_systemd(cgroups_path: Option<&Path>, manager: Manager) -> bool {
+    manager == Manager::Systemd || manager == Manager::Cgroupfs && cgroups_path.is_some_and(path::is_systemd_form)
+}
+
+impl Cgroup {
+    /// Drops the hierarchies in which an unprivileged caller may not make a cgroup ([`Rights::Delegated`]). Device rules are
+    /// dropped in any case. A container whose cgroup has no hierarchy left stays in the caller's cgroup.
+    ///
+    /// `named` says that config.json names cgroupsPath: then no hierarchy of the path is dropped, so that a refusal of the
+    /// kernel becomes an error. A scope is never dropped: systemd makes it.
+    ///
+    /// # Errors
+    /// The caller may make no v2 cgroup, and `limits` have limits.
+    pub fn restrict(mut self, limits: &Limits, named: bool) -> Result<Self> {
+        if let Driver::Systemd(unit) = &self.driver {
+            // Root of a whole system in a user namespace asks its own system instance, and has full rights there.
+            self.rootless = unit.instance == Instance::User;
+            return Ok(self);
         }
-        Hierarchy::V2 if named => Ok(()),
-        Hierarchy::V2 => attain_v2(cgroup, resources),
+        self.rootless = true;
+        match self.hierarchy {
+            Hierarchy::V1 => {
+                // The v2 hierarchy of a hybrid host is dropped: a move into it needs write access to the common ancestor.
+                self.places.retain(|p| !p.is_v2() && (named || !can_make(p).is_err_and(denied)));
+            }
+            Hierarchy::V2 if named => {}
+            Hierarchy::V2 => self.restrict_v2(limits)?,
+        }
+        Ok(self)
+    }
+
+    fn restrict_v2(&mut self, limits: &Limits) -> Result<()> {
+        let Some(place) = self.places.first() else { return Ok(()) };
+        let Some(e) = can_make(place).err().filter(|e| denied(*e)) else { return Ok(()) };
+        if limits.has_no_rows() {
+            self.places.clear();
+            return Ok(());
+        }
+        let text = "rootless needs no limits + no cgrouppath when no permission is granted for cgroups";
+        Err(Error::from(e).context(format!("mkdir {}", place.dir.display())).context(text))
     }
 }
 
-fn attain_v2(cgroup: &mut Cgroup, resources: &LinuxResources) -> Result<()> {
-    let Some(place) = cgroup.places.first() else { return Ok(()) };
-    let Some(e) = attainable(place).err().filter(|e| denied(*e)) else { return Ok(()) };
-    if v2::writes(resources)?.is_empty() {
-        cgroup.places.clear();
-        return Ok(());
-    }
-    let text = "rootless needs no limits + no cgrouppath when no permission is granted for cgroups";
-    Err(Error::from(e).context(format!("mkdir {}", place.dir.display())).context(text))
-}
-
-/// Whether the directory can be made, or is there and can be entered. Nothing is made by the question.
-fn attainable(place: &Place) -> Result<(), Errno> {
+/// Checks that the caller may make the directory, or enter it if it exists. Makes nothing.
+fn can_make(place: &Place) -> Result<(), Errno> {
     let may = |path: &Path, access| accessat(CWD, path, access, AtFlags::EACCESS);
     let writable = Access::WRITE_OK | Access::EXEC_OK;
     for (n, at) in place.dir.ancestors().enumerate() {
@@ -105,7 +118,7 @@ fn attainable(place: &Place) -> Result<(), Errno> {
             return may(&at.join("cgroup.procs"), Access::WRITE_OK);
         }
         may(at, writable)?;
-        // What a new cpuset begins with comes from the one above, or has to be put there first.
+        // A new v1 cpuset copies the lists of its parent, which have to be written if they are empty.
         let empty = |file: &str| std::fs::read_to_string(at.join(file)).is_ok_and(|list| list.trim().is_empty());
         for file in ["cpuset.cpus", "cpuset.mems"] {
             if place.has("cpuset") && empty(file) {
@@ -121,31 +134,7 @@ fn denied(e: Errno) -> bool {
     matches!(e, Errno::ACCESS | Errno::PERM | Errno::ROFS)
 }
 
-/// True for an error that says that it is not ours to do.
+/// Whether the kernel refused an operation for want of rights.
 pub(super) fn is_denied(e: &Error) -> bool {
     e.errno().is_some_and(|e| denied(Errno::from_raw_os_error(e)))
-}
-
-/// Puts this process into the cgroup, as [`Cgroup::enter`] says.
-pub(super) fn enter(cgroup: &Cgroup, init: Option<&str>) -> Result<()> {
-    for place in &cgroup.places {
-        let entered = match (enter_place(place, &place.dir), init) {
-            // The cgroup is gone, or it is a v2 one that has controllers on for those below it, or that is threaded.
-            (Err(e), Some(init)) if gone(&e) || matches!(e.errno(), Some(libc::EBUSY | libc::EOPNOTSUPP)) => {
-                enter_place(place, &entry::path_of(&place.controllers, init)?)
-            }
-            (entered, _) => entered,
-        };
-        match entered {
-            Err(e) if init.is_some() && cgroup.rootless && is_denied(&e) => {}
-            other => other.context("unable to apply cgroup configuration")?,
-        }
-    }
-    Ok(())
-}
-
-/// v1: one's own thread alone, which does not wait for all forks of the machine.
-fn enter_place(place: &Place, dir: &Path) -> Result<()> {
-    let file = if place.controllers.is_empty() { "cgroup.procs" } else { "tasks" };
-    Dir::open(dir)?.write(file, "0")
 }

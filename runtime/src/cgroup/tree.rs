@@ -1,7 +1,7 @@
-//! Walking and removing a cgroup with all the cgroups that its container made below it.
+//! Walking and removing a cgroup with all cgroups below it.
 //!
-//! A container may own its subtree and nest it as deep as it likes, so the walk holds one fd at a time, goes down by
-//! name and up by `..`, and neither recurses nor builds paths.
+//! A container may own its subtree and nest cgroups without limit. So the walk holds one fd at a time, goes down by name and
+//! up by `..`, and neither recurses nor builds paths.
 
 use std::{
     ffi::{CStr, CString},
@@ -19,10 +19,13 @@ use rustix::{
 use super::dir::{read_to_end, retry};
 use crate::error::{Error, Result};
 
-/// How long a removal waits for processes that are on their way out.
+/// How long a removal waits for exiting processes.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The processes in `path` and below, in no order, each once. None when the cgroup is not there.
+/// The processes in `path` and below it, in ascending order. None if the cgroup does not exist.
+///
+/// # Errors
+/// Names the cgroup.
 pub(super) fn pids(path: &Path) -> Result<Option<Vec<i32>>> {
     let mut pids = Vec::new();
     let enter = |fd: BorrowedFd<'_>| read_pids(fd, &mut pids);
@@ -32,12 +35,16 @@ pub(super) fn pids(path: &Path) -> Result<Option<Vec<i32>>> {
     Ok(found.then_some(pids))
 }
 
-/// Removes `path` and what is below it, deepest first. A cgroup that is not there is fine.
+/// Removes `path` and all cgroups below it, deepest first. A cgroup that does not exist is no error.
+///
+/// # Errors
+/// Names the cgroup.
 pub(super) fn remove(path: &Path, until: &Deadline) -> Result<()> {
     let removed = match rustix::fs::unlinkat(CWD, path, AtFlags::REMOVEDIR) {
         Ok(()) => return Ok(()),
         Err(Errno::NOENT) => return Ok(()),
-        // EBUSY: processes or children. Anything else (EROFS even of what is not there) the walk will tell.
+        // EBUSY means processes or children. The walk reports any other error; some (EROFS) are returned even if nothing is
+        // there.
         Err(_) => walk(path, |_| Ok(()), |parent, name| until.rmdir(parent, name)),
     };
     match removed.and_then(|found| if found { until.rmdir_path(path) } else { Ok(()) }) {
@@ -46,11 +53,11 @@ pub(super) fn remove(path: &Path, until: &Deadline) -> Result<()> {
     }
 }
 
-/// When waiting for a busy cgroup ends; one for all hierarchies of a container.
+/// The end of the wait for busy cgroups, for all hierarchies of a container together.
 pub(super) struct Deadline(Instant);
 
 impl Deadline {
-    /// A second from now, or `patience`.
+    /// A second from now, or `patience` if that is less.
     pub(super) fn new(patience: Duration) -> Self {
         Self(Instant::now() + PATIENCE.min(patience))
     }
@@ -61,7 +68,7 @@ impl Deadline {
             match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
                 Ok(()) | Err(Errno::NOENT) => return Ok(()),
                 Err(Errno::INTR) => {}
-                // A killed process is in its cgroup until it is gone altogether.
+                // A killed process stays in its cgroup until it has exited completely.
                 Err(Errno::BUSY) if Instant::now() < self.0 => {
                     thread::sleep(pause);
                     pause = (pause * 2).min(Duration::from_millis(100));
@@ -77,14 +84,15 @@ impl Deadline {
     }
 }
 
-/// A directory on the way down: its name in its parent, and which of its children are still to be seen.
+/// A directory on the way down: its name in the parent, and the children that are left to visit.
 struct Level {
     name: CString,
     left: Vec<CString>,
 }
 
-/// Goes through `path` and all directories below it. `enter` sees each one when it is reached, `leave` (parent, name)
-/// each one below `path` when all below it has been left. Directories that vanish meanwhile are skipped.
+/// Visits `path` and all directories below it. Calls `enter` for each directory on the way down, and `leave` (parent, name)
+/// for each one below `path` on the way up. Directories that vanish meanwhile are skipped. Returns false if `path` does not
+/// exist.
 fn walk(
     path: &Path,
     mut enter: impl FnMut(BorrowedFd<'_>) -> Result<(), Errno>,
@@ -122,7 +130,7 @@ fn open<P: rustix::path::Arg + Copy>(at: BorrowedFd<'_>, path: P) -> Result<Owne
     retry(|| rustix::fs::openat(at, path, flags, Mode::empty()))
 }
 
-/// The names of the directories in `fd`. kernfs counts them in the link count, which spares most cgroups the listing.
+/// The names of the directories in `fd`. The link count of kernfs includes them, so most cgroups need no listing.
 fn children(fd: &OwnedFd) -> Result<Vec<CString>, Errno> {
     match rustix::fs::fstat(fd) {
         Ok(stat) if stat.st_nlink <= 2 => return Ok(Vec::new()),
@@ -143,8 +151,8 @@ fn children(fd: &OwnedFd) -> Result<Vec<CString>, Errno> {
     Ok(names)
 }
 
-/// Adds the processes of one cgroup. A threaded v2 cgroup has none of its own (EOPNOTSUPP): they are listed above it.
-/// A process that this pid namespace cannot see reads as 0.
+/// Adds the processes of one cgroup to `pids`. A threaded v2 cgroup lists none (EOPNOTSUPP): its parent lists them. A
+/// process outside this pid namespace reads as 0.
 fn read_pids(dir: BorrowedFd<'_>, pids: &mut Vec<i32>) -> Result<(), Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let mut text = Vec::new();
@@ -191,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn pids_of_the_whole_subtree_each_once() {
+    fn pids_of_the_subtree_are_listed_once() {
         let temp = Temp::new("pids");
         let deep = temp.0.join("a/b");
         fs::create_dir_all(&deep).unwrap();
@@ -204,11 +212,11 @@ mod tests {
     }
 
     #[test]
-    fn removal_goes_deepest_first_however_deep() {
+    fn tree_deeper_than_path_max_is_removed() {
         let temp = Temp::new("rm");
         let top = temp.0.join("top");
         fs::create_dir(&top).unwrap();
-        // Longer than PATH_MAX, which a path could not name.
+        // Longer than PATH_MAX, so that no path can name it.
         let mut at = open(CWD, &top).unwrap();
         for _ in 0..600 {
             let name = "d".repeat(20);
@@ -222,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_go_is_named() {
+    fn error_names_the_cgroup_that_cannot_be_removed() {
         let temp = Temp::new("stuck");
         let sub = temp.0.join("top/sub");
         fs::create_dir_all(&sub).unwrap();

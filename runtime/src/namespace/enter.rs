@@ -53,7 +53,7 @@ pub struct PreEntry<'l> {
     pub oom_score_adj: Option<i32>,
     /// The cgroup that the child joins.
     pub cgroup: Option<&'l Cgroup>,
-    /// Pid of the container's init, for [`Cgroup::enter`] in an exec.
+    /// Pid of the container's init, for [`Cgroup::join`] in an exec.
     pub init: Option<&'l str>,
 }
 
@@ -129,7 +129,7 @@ impl UsernsHelper {
                 .context("process.oomScoreAdj: write oom_score_adj")?;
         }
         if let Some(cgroup) = pre_entry.cgroup {
-            cgroup.enter(pre_entry.init)?;
+            cgroup.join(pre_entry.init)?;
         }
         // The kernel checks the opener's rights to this file. Once the process is not dumpable, the caller cannot open
         // it.

@@ -12,7 +12,7 @@ use rustix::mount::UnmountFlags;
 use crate::{
     Context, Error, Kind, Result, Stdio,
     arena::Arena,
-    cgroup::{Cgroup, Making, Manager, Request, Rights, Rootless},
+    cgroup::{Cgroup, Limits, Manager, Rights, Rootless, Setup},
     container::{
         pid_file, start_socket,
         state::{self, Container, Draft, State},
@@ -131,8 +131,12 @@ fn make(options: Options<'_>) -> Result<Created> {
     let none = LinuxResources::default();
     let resources = linux.and_then(|l| l.resources().as_ref()).unwrap_or(&none);
     let mut cgroup = Cgroup::resolve(cgroups_path, options.id, options.cgroup_manager, rights)?;
-    if rights == Rights::Delegated && cgroup.is_any() {
-        cgroup = cgroup.left_to_user(resources, cgroups_path.is_some_and(|path| !path.as_os_str().is_empty()))?;
+    let limits = Limits::new(cgroup.hierarchy(), resources)?;
+    for warning in limits.warnings() {
+        (options.warn)(warning);
+    }
+    if rights == Rights::Delegated && cgroup.is_managed() {
+        cgroup = cgroup.restrict(&limits, cgroups_path.is_some_and(|path| !path.as_os_str().is_empty()))?;
     }
     let filter = plan::filter(&bundle.spec)?;
 
@@ -147,7 +151,7 @@ fn make(options: Options<'_>) -> Result<Created> {
     let intel_rdt = linux.and_then(|l| l.intel_rdt().as_ref());
     let mut rdt = rdt::PendingGroup::of(intel_rdt, options.id, rdt::root)?;
     record.rdt = rdt.group();
-    if !cgroup.is_any() && !record.private_pid {
+    if !cgroup.is_managed() && !record.private_pid {
         (options.warn)(NO_WAY_TO_KILL);
     }
     // Before there is anything to clean up: a crash from here on finds on record where to look.
@@ -156,8 +160,7 @@ fn make(options: Options<'_>) -> Result<Created> {
         Barrier::Inherited => None,
         Barrier::Listening => Some(start_socket::listen(draft.dir())?),
     };
-    let request = Request { id: options.id, resources, annotations: bundle.spec.annotations().as_ref() };
-    let mut making = cgroup.begin(&request)?;
+    let mut setup = Setup::begin(&cgroup, limits, options.id, bundle.spec.annotations().as_ref())?;
     rdt.create(intel_rdt)?;
     record.rdt = rdt.group();
 
@@ -194,7 +197,7 @@ fn make(options: Options<'_>) -> Result<Created> {
         Some(inside) => {
             let pre_entry = PreEntry {
                 oom_score_adj: process.oom_score_adj(),
-                cgroup: Some(&cgroup).filter(|cgroup| cgroup.comes_first()),
+                cgroup: Some(&cgroup).filter(|cgroup| cgroup.exists_before_init()),
                 init: None,
             };
             inside.run_in_userns(&pre_entry, || {
@@ -206,8 +209,8 @@ fn make(options: Options<'_>) -> Result<Created> {
         }
     };
     let mounted = InHost::of(&planned.plan);
-    let pending = birth(&planned, pending, &cgroup, (&mut making, &rdt), &record, (&hooks, &mut devices))?;
-    making.delegate(pending.pid(), planned.cgroup_owner)?;
+    let pending = birth(&planned, pending, &cgroup, (&mut setup, &rdt), &record, (&hooks, &mut devices))?;
+    setup.delegate(pending.pid(), planned.cgroup_owner)?;
 
     record.pid = pending.pid();
     record.start_time = proc::stat(record.pid).map_or(0, |s| s.start_time);
@@ -220,7 +223,7 @@ fn make(options: Options<'_>) -> Result<Created> {
         pid_file::write(path, record.pid)?;
     }
     let child = pending.keep()?;
-    making.keep();
+    setup.keep();
     rdt.keep();
     devices.keep();
     mounted.keep();
@@ -315,7 +318,7 @@ fn birth<'a>(
     planned: &InitPlan<'_>,
     mut pending: Pending<'a>,
     cgroup: &Cgroup,
-    (making, rdt): (&mut Making<'_>, &rdt::PendingGroup),
+    (setup, rdt): (&mut Setup<'_>, &rdt::PendingGroup),
     record: &State,
     (hooks, devices): (&CreateHooks, &mut NetDevices),
 ) -> Result<Pending<'a>> {
@@ -328,7 +331,7 @@ fn birth<'a>(
     if planned.user_namespace {
         rlimit::raise_hard_limits(pending.pid(), planned.plan.process.rlimits);
     }
-    making.adopt(pending.pid())?;
+    setup.add_init(pending.pid())?;
     rdt.add_process(pending.pid())?;
     match pending.go() {
         // A child that has died already has said why, or the limit that killed it shows: both are seen below.

@@ -51,7 +51,7 @@ pub struct Options<'a> {
     pub ignore_paused: bool,
     /// Becomes readable when the caller gives the process up, which is ended then.
     pub abort: Option<BorrowedFd<'a>>,
-    /// Where to be instead of the container's cgroup: one [`crate::cgroup::Cgroup::below`] it.
+    /// Where to be instead of the container's cgroup: one [`crate::cgroup::Cgroup::nested`] it.
     pub cgroup: Option<&'a Cgroup>,
 }
 
@@ -182,7 +182,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
         clone()?
     };
     if inside && options.cgroup.is_none() {
-        container.cgroup().take_in(pending.pid())?;
+        container.cgroup().attach_pid(pending.pid())?;
     }
     if plan.namespaces.become_root {
         rlimit::raise_hard_limits(pending.pid(), plan.process.rlimits);

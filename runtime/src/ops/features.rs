@@ -65,7 +65,7 @@ pub fn features() -> Value {
         },
         "annotations": {},
         "potentiallyUnsafeConfigAnnotations": [
-            "org.systemd.property.", seccomp::bpf_annotation::ANNOTATION, cgroup::SUBGROUP, cgroup::DELEGATE, user::KEEP_GROUPS,
+            "org.systemd.property.", seccomp::bpf_annotation::ANNOTATION, cgroup::SUBGROUP_ANNOTATION, cgroup::DELEGATE_ANNOTATION, user::KEEP_GROUPS,
         ],
     })
 }

@@ -58,7 +58,7 @@ fn signal_init(container: &Container, init: BorrowedFd<'_>, signal: i32) -> Resu
 /// [`Kind::NotFound`] if there is no process.
 pub fn kill_all(container: &Container, signal: i32) -> Result<()> {
     check(signal)?;
-    if !container.cgroup().is_any() && !container.private_pid_namespace() {
+    if !container.cgroup().is_managed() && !container.private_pid_namespace() {
         let hint = "possibly due to lack of cgroup (Hint: enable cgroup v2 delegation)";
         log::warn!("failed to kill all processes, {hint}");
     }
@@ -88,7 +88,7 @@ pub(crate) fn signal_all(
     sent: &mut HashSet<i32>,
 ) -> Result<usize> {
     let cgroup = container.cgroup();
-    let in_cgroup = if cgroup.is_any() && container.is_of_this_boot() {
+    let in_cgroup = if cgroup.is_managed() && container.is_of_this_boot() {
         match cgroup.signal_all(signal, until, sent) {
             Err(e) if e.kind() == Kind::NotFound => Ok(0),
             reached => reached.with_context(|| format!("signal all processes of {}", container.id())),

@@ -14,7 +14,7 @@ pub fn pause(container: &Container) -> Result<()> {
     match container.status()? {
         Status::Running | Status::Created => {
             let (cgroup, init) = (container.cgroup(), container.pid());
-            if !cgroup.freezes(init)? {
+            if !cgroup.freezer_reaches(init)? {
                 let text =
                     format!("cannot pause container {}: its process {init} is not in its cgroup", container.id());
                 return Err(Error::new(Kind::FailedPrecondition, text));

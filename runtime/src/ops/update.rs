@@ -3,7 +3,7 @@
 use oci_spec::runtime::LinuxResources;
 
 use crate::{
-    Error, Kind, Result, cgroup,
+    Error, Kind, Result,
     container::state::{Container, Status},
     leaves::rdt,
 };
@@ -21,7 +21,6 @@ pub fn update(container: &Container, resources: &LinuxResources, rdt: rdt::Updat
     if container.status()? == Status::Stopped {
         return Err(Error::new(Kind::FailedPrecondition, "container not running"));
     }
-    cgroup::check(resources, "resources")?;
-    let before = container.cgroup().update(resources)?;
-    rdt.apply(group).map_err(|e| before.put_back(e))
+    let snapshot = container.cgroup().update(resources)?;
+    rdt.apply(group).map_err(|e| snapshot.roll_back(e))
 }

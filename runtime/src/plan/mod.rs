@@ -159,7 +159,7 @@ pub fn init<'a>(
     // Who is inside has come into the cgroup on the way, and has oom_score_adj and the clocks with it.
     let outside = choices.inside.is_none();
     let (born_in, cgroups) =
-        if outside && cgroup.comes_first() { entry(arena, cgroup, None)? } else { (None, &[][..]) };
+        if outside && cgroup.exists_before_init() { entry(arena, cgroup, None)? } else { (None, &[][..]) };
     let new_users = placement.clone & namespace::kind::USER != 0;
     let user_namespace = placement.is_private(LinuxNamespaceType::User);
     let adj = payload.oom_score_adj().filter(|_| outside);
@@ -374,15 +374,15 @@ fn cgroup_owner(spec: &Spec, process: &Process, placement: &namespace::Namespace
 }
 
 /// The ways into the container's cgroup: the v2 directory to be born in, the v1 files to write oneself to. `init` is that of
-/// an exec's container, as [`Cgroup::entry`] takes it.
+/// an exec's container, as [`Cgroup::join_fds`] takes it.
 pub fn entry<'a>(
     arena: &'a Arena,
     cgroup: &Cgroup,
     init: Option<&str>,
 ) -> Result<(Option<BorrowedFd<'a>>, &'a [BorrowedFd<'a>])> {
-    let entry = cgroup.entry(init)?;
-    let join = entry.join.into_iter().map(|fd| arena.fd(fd)).collect();
-    Ok((entry.born_in.map(|fd| arena.fd(fd)), arena.list(join)))
+    let fds = cgroup.join_fds(init)?;
+    let join = fds.tasks.into_iter().map(|fd| arena.fd(fd)).collect();
+    Ok((fds.clone_into.map(|fd| arena.fd(fd)), arena.list(join)))
 }
 
 /// The text for oom_score_adj.

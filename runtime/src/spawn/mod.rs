@@ -78,7 +78,7 @@ enum Second {
     /// The process that becomes the payload is still to come.
     Expected,
     /// The same, and the child is out of its cgroup until then.
-    Outside(cgroup::Absence),
+    Outside(cgroup::MovedOut),
 }
 
 /// How long a child may be silent: far more than any child takes on a machine that still does something.
@@ -293,7 +293,7 @@ impl Pending<'_> {
     /// The child's cgroup has no room for the process that it is to make: the child leaves it for that moment.
     fn step_out(&mut self) -> Result<()> {
         let Second::Expected = self.second else { return Err(foreign()) };
-        self.second = Second::Outside(cgroup::step_out(self.pid)?);
+        self.second = Second::Outside(cgroup::move_out(self.pid)?);
         send_byte(self.channel.as_fd(), wire::RETRY).context("have the container's process cloned again")
     }
 
@@ -309,8 +309,8 @@ impl Pending<'_> {
             return Err(foreign());
         }
         sys::reap(first.as_fd());
-        if let Second::Outside(absence) = second {
-            absence.end(pid)?;
+        if let Second::Outside(moved) = second {
+            moved.move_in(pid)?;
         }
         if let Some(policy) = &self.policy {
             berth_init::sys::set_scheduler(pid, policy).context("process.scheduler: error setting scheduler")?;

@@ -1,49 +1,54 @@
-//! Which CPUs and memory nodes a v1 cgroup has, what each CPU did for it, and which huge pages are set aside: numbers that
-//! only the command line's `events` shows, read apart so that containerd's metrics do not pay for them.
+//! CPUs and memory nodes of a v1 cgroup, its time on each CPU, and reserved huge pages. Only the command `events` shows these
+//! numbers; they are read separately so that containerd's metrics do not pay for them.
 
 use std::collections::BTreeMap;
 
-use super::{number, page_sizes, parse_number, text};
+use super::files::{number, page_sizes, parse_number, text};
 use crate::{
-    cgroup::{Cgroup, Hierarchy, dir::Dir},
+    cgroup::{
+        dir::Dir,
+        location::{Cgroup, Hierarchy},
+    },
     error::{Error, Result},
 };
 
 /// The files of the v1 cpuset controller (cpusets.rst), `cpuacct.usage_all`, and the reservations of hugetlb.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
-    /// Numbers of the CPUs.
+    /// The CPUs.
     pub cpus: Vec<u16>,
-    /// Numbers of the memory nodes.
+    /// The memory nodes.
     pub mems: Vec<u16>,
-    /// 1 when no sibling may have these CPUs.
+    /// 1 if no sibling may use these CPUs.
     pub cpu_exclusive: u64,
-    /// 1 when the kernel's own memory is bound as well.
+    /// 1 if the memory nodes also bind allocations of the kernel.
     pub mem_hardwall: u64,
-    /// 1 when no sibling may have these nodes.
+    /// 1 if no sibling may use these memory nodes.
     pub mem_exclusive: u64,
-    /// 1 when pages move with a change of nodes.
+    /// 1 if pages move when the memory nodes change.
     pub memory_migrate: u64,
-    /// 1 when the page cache is spread over the nodes.
+    /// 1 if the page cache is spread over the memory nodes.
     pub memory_spread_page: u64,
-    /// 1 when slabs are spread over the nodes.
+    /// 1 if slabs are spread over the memory nodes.
     pub memory_spread_slab: u64,
-    /// How often memory had to be reclaimed, per second and times 1000.
+    /// The rate of direct reclaims per second, times 1000.
     pub memory_pressure: u64,
-    /// 1 when the scheduler balances over these CPUs.
+    /// 1 if the scheduler balances the load over these CPUs.
     pub sched_load_balance: u64,
-    /// How far it searches; -1 is the kernel's default.
+    /// The search range of the load balancer; -1 means the default of the kernel.
     pub sched_relax_domain_level: i64,
-    /// ns in the kernel, by CPU.
+    /// Time in the kernel on each CPU, in ns.
     pub kernel_ns: Vec<u64>,
-    /// ns in user space, by CPU.
+    /// Time in user space on each CPU, in ns.
     pub user_ns: Vec<u64>,
-    /// Bytes of huge pages set aside by mmap(2), in use or not, by page size (`2MB`); none where the kernel does not count
-    /// them (before Linux 5.7).
+    /// Bytes of huge pages that mmap(2) has reserved, by page size (`2MB`). Empty before Linux 5.7, which does not count them.
     pub reserved: BTreeMap<String, u64>,
 }
 
-/// See [`Cgroup::placement`]. On v2, which has no other of these files, there are reservations alone.
+/// Reads the files. v2 has only those of reserved huge pages.
+///
+/// # Errors
+/// A file is malformed or cannot be read.
 pub(super) fn read(cgroup: &Cgroup) -> Result<Placement> {
     let mut placement = Placement::default();
     let v2 = cgroup.hierarchy() == Hierarchy::V2;
@@ -90,7 +95,7 @@ fn reserved(dir: &Dir, what: &str) -> Result<BTreeMap<String, u64>> {
     Ok(all)
 }
 
-/// `0-2,7`: 0, 1, 2 and 7. Nothing is no list, which the kernel never says of a cgroup that can hold processes.
+/// Parses a list like `0-2,7`. None if it is malformed.
 fn numbers(text: &str) -> Option<Vec<u16>> {
     let mut all = Vec::new();
     for part in text.split(',').filter(|part| !part.is_empty()) {
@@ -104,7 +109,7 @@ fn numbers(text: &str) -> Option<Vec<u16>> {
     Some(all)
 }
 
-/// `cpu user system` and a line for each CPU, in ns.
+/// Parses `cpuacct.usage_all`: a header `cpu user system` and a line for each CPU, in ns.
 fn modes(text: &str) -> (Vec<u64>, Vec<u64>) {
     let line = |line: &str| -> Option<(u64, u64)> {
         let mut words = line.split_whitespace().skip(1);
@@ -118,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn huge_pages_that_are_set_aside() {
+    fn reserved_huge_pages_are_read_by_size() {
         let path = std::env::temp_dir().join(format!("berth-huge-{}", std::process::id()));
         std::fs::create_dir(&path).unwrap();
         let dir = Dir::open(&path).unwrap();
@@ -133,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_numbers() {
+    fn lists_of_numbers_are_parsed() {
         assert_eq!(numbers("0-2,7"), Some(vec![0, 1, 2, 7]));
         assert_eq!(numbers(""), Some(vec![]));
         for bad in ["2-1", "x", "1-", "70000"] {
@@ -142,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn modes_are_by_cpu() {
+    fn user_and_system_time_are_read_for_each_cpu() {
         assert_eq!(modes("cpu user system\n0 5 6\n1 7 8\n"), (vec![5, 7], vec![6, 8]));
         assert_eq!(modes(""), (vec![], vec![]));
     }

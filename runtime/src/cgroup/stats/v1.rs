@@ -1,20 +1,20 @@
-//! Numbers of the v1 hierarchies. Times are ns, memory is bytes.
+//! Usage in v1 hierarchies. Times are in ns, memory is in bytes.
 
 use std::fs;
 
-use super::{Counters, Pids, Rdma, counters, number, page_sizes, parse_number, pids, rdma, text};
+use super::files::{Counters, Pids, Rdma, counters, number, page_sizes, parse_number, pids, rdma, text};
 use crate::{
-    cgroup::{Cgroup, dir::Dir},
+    cgroup::{dir::Dir, location::Cgroup},
     error::Result,
 };
 
-/// cpuacct counts in ticks of the kernel's ABI, 100 a second on every architecture that runs containers.
+/// cpuacct counts in ticks of USER_HZ, which is 100 on every architecture that runs containers.
 const TICK_NS: u64 = 1_000_000_000 / 100;
 
-/// A cgroup in v1 hierarchies. A controller that is not mounted is None or zero.
+/// The usage in v1 hierarchies. That of a controller which is not mounted is None or zero.
 #[derive(Clone, Debug, Default)]
 pub struct V1Stats {
-    /// One entry a page size.
+    /// An entry for each page size.
     pub hugetlb: Vec<V1Hugetlb>,
     /// Processes and threads.
     pub pids: Option<Pids>,
@@ -31,66 +31,66 @@ pub struct V1Stats {
 /// Huge pages of one size, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct V1Hugetlb {
-    /// `2MB`.
+    /// The size, such as `2MB`.
     pub page_size: String,
-    /// In use.
+    /// The bytes in use.
     pub usage: u64,
-    /// The most that was in use.
+    /// The maximum of the bytes in use.
     pub max: u64,
-    /// How often the limit was hit.
+    /// How often the limit was reached.
     pub failcnt: u64,
 }
 
 /// CPU time in ns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct V1Cpu {
-    /// All.
+    /// The total time.
     pub total_ns: u64,
-    /// In the kernel.
+    /// The time in the kernel.
     pub kernel_ns: u64,
-    /// In user space.
+    /// The time in user space.
     pub user_ns: u64,
-    /// By CPU.
+    /// The time on each CPU.
     pub per_cpu_ns: Vec<u64>,
-    /// Periods of the quota that have passed.
+    /// The number of elapsed quota periods.
     pub periods: u64,
-    /// Periods in which the quota was used up.
+    /// The number of periods in which the quota was used up.
     pub throttled_periods: u64,
-    /// How long it was kept from running.
+    /// The time for which the cgroup was throttled.
     pub throttled_ns: u64,
 }
 
 /// One of the memory counters, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryEntry {
-    /// What is allowed.
+    /// The limit.
     pub limit: u64,
-    /// What is used.
+    /// The usage.
     pub usage: u64,
-    /// The most that was used.
+    /// The maximum of the usage.
     pub max: u64,
-    /// How often the limit was hit.
+    /// How often the limit was reached.
     pub failcnt: u64,
 }
 
 /// Memory.
 #[derive(Clone, Debug, Default)]
 pub struct V1Memory {
-    /// `memory.stat` in the kernel's words (`cache`, `total_rss`, `hierarchical_memory_limit`, …).
+    /// `memory.stat`, with the names of the kernel (`cache`, `total_rss`, `hierarchical_memory_limit`, …).
     pub stat: Counters,
     /// Memory.
     pub usage: MemoryEntry,
     /// Memory and swap together.
     pub swap: MemoryEntry,
-    /// The kernel's own.
+    /// Memory of the kernel.
     pub kernel: MemoryEntry,
     /// TCP buffers.
     pub kernel_tcp: MemoryEntry,
-    /// 1 when the OOM killer is switched off.
+    /// 1 if the OOM killer is disabled.
     pub oom_kill_disable: u64,
-    /// 1 while somebody waits for memory.
+    /// 1 while a process waits for memory.
     pub under_oom: u64,
-    /// How many processes have been OOM killed.
+    /// The number of OOM kills.
     pub oom_kill: u64,
 }
 
@@ -99,20 +99,20 @@ pub struct V1Memory {
 pub struct BlkioEntry {
     /// `Read`, `Write`, `Sync`, `Async`, `Discard`, `Total`, or empty.
     pub op: String,
-    /// `/dev/NAME`, empty when the device is gone.
+    /// `/dev/NAME`; empty if the device is gone.
     pub device: String,
-    /// Major number.
+    /// The major number.
     pub major: u64,
-    /// Minor number.
+    /// The minor number.
     pub minor: u64,
     /// Bytes, requests, ns or sectors.
     pub value: u64,
 }
 
-/// Block devices, as far as the machine's IO scheduler counts.
+/// Block devices, as far as the I/O scheduler of the host counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Blkio {
-    /// Bytes.
+    /// Bytes transferred.
     pub service_bytes: Vec<BlkioEntry>,
     /// Requests.
     pub serviced: Vec<BlkioEntry>,
@@ -130,8 +130,12 @@ pub struct Blkio {
     pub sectors: Vec<BlkioEntry>,
 }
 
+/// Reads the files of all controllers.
+///
+/// # Errors
+/// The main directory does not exist; a file cannot be read.
 pub(super) fn read(cgroup: &Cgroup) -> Result<V1Stats> {
-    // The one that is asked for existence; the others may be missing, this not.
+    // Fails if the cgroup does not exist: this directory must exist, the others may be missing.
     Dir::open(&cgroup.main_place()?.dir)?;
     let open = |controller: &str| cgroup.path_in(controller).map(Dir::open).transpose();
     let mut stats = V1Stats::default();
@@ -202,7 +206,7 @@ fn hugetlb(dir: &Dir, size: &str) -> Result<V1Hugetlb> {
     })
 }
 
-/// CFQ's files (before 5.0), BFQ's, the throttler's: the first that has counted anything.
+/// Reads the files of CFQ (before Linux 5.0), BFQ or the throttler, whichever is the first with a count.
 fn blkio(dir: &Dir) -> Result<Blkio> {
     for prefix in ["blkio", "blkio.bfq", "blkio.throttle"] {
         let entries = |name: &str| text(dir, &format!("{prefix}.{name}_recursive")).map(|t| parse_blkio(&t));
@@ -224,7 +228,7 @@ fn blkio(dir: &Dir) -> Result<Blkio> {
     Ok(Blkio::default())
 }
 
-/// `8:0 Read 4096`, `8:0 12`; the line `Total 4096` sums up and is left out.
+/// Parses lines `8:0 Read 4096` and `8:0 12`. The line `Total 4096`, a sum, is left out.
 fn parse_blkio(text: &str) -> Vec<BlkioEntry> {
     let entry = |line: &str| {
         let words: Vec<&str> = line.split([' ', ':']).collect();
@@ -250,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blkio_lines() {
+    fn blkio_lines_are_parsed_without_the_total() {
         let rows = parse_blkio("4095:7 Read 100\n4095:7 5\nTotal 105\n\n");
         let entry = |op: &str, value| BlkioEntry { op: op.into(), device: String::new(), major: 4095, minor: 7, value };
         assert_eq!(rows, [entry("Read", 100), entry("", 5)]);

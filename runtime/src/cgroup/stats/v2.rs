@@ -1,9 +1,9 @@
-//! Numbers of the unified hierarchy. Times are µs, memory is bytes.
+//! Usage in the unified hierarchy. Times are in µs, memory is in bytes.
 
-use super::{Counters, Pids, Rdma, counters, number, page_sizes, pids, rdma, text};
+use super::files::{Counters, Pids, Rdma, counters, number, page_sizes, parse_number, pids, rdma, text};
 use crate::{cgroup::dir::Dir, error::Result};
 
-/// A cgroup in the unified hierarchy. What its controllers do not count is None or zero.
+/// The usage in the unified hierarchy. That of a controller which is not enabled is None or zero.
 #[derive(Clone, Debug, Default)]
 pub struct V2Stats {
     /// Processes and threads.
@@ -18,20 +18,20 @@ pub struct V2Stats {
     pub io: V2Io,
     /// RDMA.
     pub rdma: Rdma,
-    /// One entry a page size.
+    /// An entry for each page size.
     pub hugetlb: Vec<V2Hugetlb>,
 }
 
-/// One line of a pressure file: how much of the time somebody (or all) waited.
+/// A line of a pressure file: the share of time in which some or all tasks waited.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PsiLine {
-    /// Per cent over 10 s.
+    /// Per cent of the last 10 s.
     pub avg10: f64,
-    /// Per cent over 60 s.
+    /// Per cent of the last 60 s.
     pub avg60: f64,
-    /// Per cent over 300 s.
+    /// Per cent of the last 300 s.
     pub avg300: f64,
-    /// µs in all.
+    /// The total time in µs.
     pub total: u64,
 }
 
@@ -47,89 +47,93 @@ pub struct Psi {
 /// CPU.
 #[derive(Clone, Debug, Default)]
 pub struct V2Cpu {
-    /// `cpu.stat` in the kernel's words (`usage_usec`, `nr_throttled`, …).
+    /// `cpu.stat`, with the names of the kernel (`usage_usec`, `nr_throttled`, …).
     pub stat: Counters,
-    /// Pressure; None when the kernel does not keep it.
+    /// Pressure; None if the kernel does not record it.
     pub psi: Option<Psi>,
 }
 
 /// Memory, in bytes.
 #[derive(Clone, Debug, Default)]
 pub struct V2Memory {
-    /// `memory.stat` in the kernel's words (`anon`, `inactive_file`, `pgfault`, …).
+    /// `memory.stat`, with the names of the kernel (`anon`, `inactive_file`, `pgfault`, …).
     pub stat: Counters,
-    /// In use.
+    /// The usage.
     pub usage: u64,
-    /// Allowed; `u64::MAX` is no limit.
+    /// The limit; `u64::MAX` means none.
     pub usage_limit: u64,
-    /// The most that was in use (5.19).
+    /// The maximum of the usage (Linux 5.19 and newer).
     pub max_usage: u64,
-    /// Swap in use.
+    /// The usage of swap.
     pub swap_usage: u64,
-    /// Swap allowed; `u64::MAX` is no limit.
+    /// The limit of swap; `u64::MAX` means none.
     pub swap_limit: u64,
-    /// The most swap that was in use (6.5).
+    /// The maximum of the usage of swap (Linux 6.5 and newer).
     pub swap_max_usage: u64,
-    /// Pressure; None when the kernel does not keep it.
+    /// Pressure; None if the kernel does not record it.
     pub psi: Option<Psi>,
 }
 
-/// `memory.events`: how often, in this cgroup and below.
+/// `memory.events`: the number of events in this cgroup and below it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryEvents {
-    /// Reclaimed below `memory.low`.
+    /// Memory was reclaimed although the usage was below `memory.low`.
     pub low: u64,
-    /// Throttled above `memory.high`.
+    /// Processes were throttled because the usage was above `memory.high`.
     pub high: u64,
-    /// About to go over `memory.max`.
+    /// The usage was about to exceed `memory.max`.
     pub max: u64,
-    /// An allocation was about to fail.
+    /// The usage was at the limit and an allocation was about to fail.
     pub oom: u64,
-    /// Processes killed.
+    /// Processes were killed.
     pub oom_kill: u64,
-    /// Whole groups killed.
+    /// Whole groups of processes were killed.
     pub oom_group_kill: u64,
 }
 
 /// One block device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IoEntry {
-    /// Major number.
+    /// The major number.
     pub major: u64,
-    /// Minor number.
+    /// The minor number.
     pub minor: u64,
     /// Bytes read.
     pub rbytes: u64,
     /// Bytes written.
     pub wbytes: u64,
-    /// Reads.
+    /// The number of reads.
     pub rios: u64,
-    /// Writes.
+    /// The number of writes.
     pub wios: u64,
 }
 
 /// Block devices.
 #[derive(Clone, Debug, Default)]
 pub struct V2Io {
-    /// By device.
+    /// The usage of each device.
     pub usage: Vec<IoEntry>,
-    /// Pressure; None when the kernel does not keep it.
+    /// Pressure; None if the kernel does not record it.
     pub psi: Option<Psi>,
 }
 
 /// Huge pages of one size, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct V2Hugetlb {
-    /// `2MB`.
+    /// The size, such as `2MB`.
     pub page_size: String,
-    /// In use.
+    /// The usage.
     pub current: u64,
-    /// Allowed; `u64::MAX` is no limit.
+    /// The limit; `u64::MAX` means none.
     pub max: u64,
-    /// How often the limit was hit.
+    /// How often the limit was reached.
     pub failcnt: u64,
 }
 
+/// Reads the files of all controllers.
+///
+/// # Errors
+/// A file cannot be read.
 pub(super) fn read(dir: &Dir) -> Result<V2Stats> {
     Ok(V2Stats {
         pids: pids(dir)?,
@@ -162,11 +166,11 @@ fn memory(dir: &Dir) -> Result<V2Memory> {
 fn hugetlb(dir: &Dir) -> Result<Vec<V2Hugetlb>> {
     let mut out = Vec::new();
     for size in page_sizes() {
-        // Without the controller there is none of the files; the first says so.
+        // Without the controller there are no such files.
         let Some(current) = dir.read_if_there(&format!("hugetlb.{size}.current"))? else { continue };
         out.push(V2Hugetlb {
             page_size: size.clone(),
-            current: super::parse_number(&current),
+            current: parse_number(&current),
             max: number(dir, &format!("hugetlb.{size}.max"))?,
             failcnt: counters(dir, &format!("hugetlb.{size}.events"))?.get("max"),
         });
@@ -178,7 +182,7 @@ fn psi(dir: &Dir, file: &str) -> Result<Option<Psi>> {
     text(dir, file).map(|t| parse_psi(&t))
 }
 
-/// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`, and `full …`.
+/// Parses the lines `some avg10=0.00 avg60=0.00 avg300=0.00 total=0` and `full …`.
 fn parse_psi(text: &str) -> Option<Psi> {
     let mut psi = Psi::default();
     for line in text.lines() {
@@ -213,7 +217,7 @@ fn parse_events(text: &str) -> Option<MemoryEvents> {
     })
 }
 
-/// `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0`
+/// Parses lines `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0`.
 fn parse_io(text: &str) -> Vec<IoEntry> {
     let entry = |line: &str| {
         let mut words = line.split(' ');
@@ -239,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pressure() {
+    fn pressure_lines_are_parsed() {
         let text = "some avg10=1.50 avg60=0.25 avg300=0.00 total=42\nfull avg10=0.10 avg60=0.00 avg300=0.00 total=7\n";
         let psi = parse_psi(text).unwrap();
         assert_eq!(psi.some, PsiLine { avg10: 1.5, avg60: 0.25, avg300: 0.0, total: 42 });
@@ -248,14 +252,14 @@ mod tests {
     }
 
     #[test]
-    fn io() {
+    fn io_lines_are_parsed() {
         let rows = parse_io("8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6\nfoo\n252:16 \n");
         assert_eq!(rows[0], IoEntry { major: 8, minor: 0, rbytes: 1, wbytes: 2, rios: 3, wios: 4 });
         assert_eq!((rows.len(), rows[1].major), (2, 252));
     }
 
     #[test]
-    fn events() {
+    fn memory_events_are_parsed() {
         let e = parse_events("low 0\nhigh 1\nmax 2\noom 3\noom_kill 4\noom_group_kill 5\n").unwrap();
         assert_eq!((e.high, e.max, e.oom, e.oom_kill, e.oom_group_kill), (1, 2, 3, 4, 5));
         assert_eq!(parse_events(""), None);

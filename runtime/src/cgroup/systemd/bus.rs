@@ -1,11 +1,11 @@
-//! A connection to a D-Bus: to the system bus, or to systemd itself where there is no bus.
+//! A D-Bus connection: to a bus, or directly to systemd if there is no bus.
 //!
 //! ```text
-//! connect -> AUTH EXTERNAL <uid> -> OK -> BEGIN -> Hello (bus only) -> call … call -> kept for the next operation
+//! connect -> AUTH EXTERNAL <uid> -> OK -> BEGIN -> Hello (bus only) -> call … call -> cached
 //! ```
 //!
-//! The socket never blocks: every step waits by poll(2) until a deadline that the caller sets, from connect(2) on. What is
-//! said on the connection is left to [`super::manager`].
+//! The socket is non-blocking. Every step, from connect(2) on, waits with poll(2) until the deadline of the caller.
+//! [`super::manager`] makes the calls.
 
 use std::{
     os::fd::OwnedFd,
@@ -24,25 +24,25 @@ use super::{
 };
 use crate::error::Error;
 
-/// The longest answer to AUTH; the specification's limit.
+/// The maximal length of an answer to AUTH in bytes; the limit of the specification.
 const LINE: usize = 16 * 1024;
 
-/// How often a listener with a full backlog is tried again.
+/// The pause before a listener with a full backlog is tried again.
 const AGAIN: Duration = Duration::from_millis(10);
 
-/// Why a call has no answer.
+/// The reason why a call has no answer.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// The other side refused.
     Refused {
         /// `org.freedesktop.systemd1.NoSuchUnit`.
         name: String,
-        /// For a person.
+        /// A message for people.
         text: String,
     },
     /// The deadline passed.
     Late,
-    /// The connection cannot be used any more.
+    /// The connection is broken.
     Lost(Error),
 }
 
@@ -55,7 +55,7 @@ impl From<Errno> for Failure {
 /// A connection.
 pub(super) struct Bus {
     socket: OwnedFd,
-    /// To systemd itself, without a bus in between.
+    /// The peer is systemd itself, not a bus.
     direct: bool,
     serial: u32,
     inbox: Vec<u8>,
@@ -63,7 +63,10 @@ pub(super) struct Bus {
 }
 
 impl Bus {
-    /// Connects to the socket at `address` as user `uid`. `direct`: the other end is no bus.
+    /// Connects to the socket at `address` as user `uid`. `direct` says that the peer is no bus.
+    ///
+    /// # Errors
+    /// The peer refuses the connection or does not answer in time.
     pub(super) fn connect(address: &SocketAddrUnix, direct: bool, uid: u32, until: Instant) -> Result<Self, Failure> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -71,7 +74,7 @@ impl Bus {
             match net::connect(&socket, address) {
                 Ok(()) => break,
                 Err(Errno::INTR) => {}
-                // A full backlog (unix(7)): poll(2) does not tell when there is room.
+                // The backlog is full (unix(7)); poll(2) does not report when there is room.
                 Err(Errno::AGAIN) if Instant::now() < until => std::thread::sleep(AGAIN),
                 Err(Errno::AGAIN) => return Err(Failure::Late),
                 Err(e) => return Err(e.into()),
@@ -80,7 +83,10 @@ impl Bus {
         Self::begin(socket, direct, uid, until)
     }
 
-    /// Introduces itself on a connected socket that does not block.
+    /// Authenticates on a connected non-blocking socket.
+    ///
+    /// # Errors
+    /// The peer refuses or does not answer in time.
     pub(super) fn begin(socket: OwnedFd, direct: bool, uid: u32, until: Instant) -> Result<Self, Failure> {
         let mut bus = Self { socket, direct, serial: 0, inbox: Vec::new(), signals: Vec::new() };
         let uid = uid.to_string();
@@ -100,18 +106,24 @@ impl Bus {
         Ok(bus)
     }
 
-    /// True without a bus in between: then there is nobody to filter signals.
+    /// Whether the peer is no bus. Without a bus, match rules do not exist and all signals arrive.
     pub(super) fn is_direct(&self) -> bool {
         self.direct
     }
 
-    /// Calls `member` of the bus itself.
+    /// Calls a method of the bus itself.
+    ///
+    /// # Errors
+    /// As [`Bus::call`].
     pub(super) fn call_bus(&mut self, member: &str, body: Vec<Value>, until: Instant) -> Result<Vec<Value>, Failure> {
         const NAME: &str = "org.freedesktop.DBus";
         self.call(Message::call(NAME, "/org/freedesktop/DBus", NAME, member, body), until)
     }
 
-    /// Sends a call and waits for its answer. Signals that come meanwhile are kept for [`Bus::signal`].
+    /// Sends a call and waits for its answer. Keeps signals that arrive meanwhile for [`Bus::signal`].
+    ///
+    /// # Errors
+    /// An error reply; a passed deadline; a broken connection.
     pub(super) fn call(&mut self, call: Message, until: Instant) -> Result<Vec<Value>, Failure> {
         let serial = self.send(call, until)?;
         loop {
@@ -131,12 +143,18 @@ impl Bus {
         }
     }
 
-    /// Sends a call that nobody waits for.
-    pub(super) fn tell(&mut self, call: Message, until: Instant) -> Result<(), Failure> {
+    /// Sends a call without waiting for an answer.
+    ///
+    /// # Errors
+    /// A passed deadline; a broken connection.
+    pub(super) fn send_no_reply(&mut self, call: Message, until: Instant) -> Result<(), Failure> {
         self.send(Message { no_reply: true, ..call }, until).map(|_| ())
     }
 
-    /// The next signal.
+    /// Returns the next signal, and waits for it if necessary.
+    ///
+    /// # Errors
+    /// A passed deadline; a broken connection.
     pub(super) fn signal(&mut self, until: Instant) -> Result<Message, Failure> {
         if !self.signals.is_empty() {
             return Ok(self.signals.remove(0));
@@ -149,7 +167,7 @@ impl Bus {
         }
     }
 
-    /// Throws away what has come and was not asked for, and tells whether the other side is still there.
+    /// Discards all received messages and returns whether the connection still works.
     pub(super) fn is_alive(&mut self) -> bool {
         self.signals = Vec::new();
         loop {
@@ -198,7 +216,7 @@ impl Bus {
         }
     }
 
-    /// A line of the authentication.
+    /// Reads a line of the authentication.
     fn line(&mut self, until: Instant) -> Result<String, Failure> {
         loop {
             if let Some(end) = self.inbox.windows(2).position(|pair| pair == b"\r\n") {
@@ -214,20 +232,20 @@ impl Bus {
         }
     }
 
-    /// The first whole message in the inbox.
+    /// Takes the first complete message out of the inbox.
     fn take(&mut self) -> Result<Option<Message>, Failure> {
         let Some(size) = Message::size(&self.inbox).map_err(foreign)? else { return Ok(None) };
         let Some(bytes) = self.inbox.get(..size) else { return Ok(None) };
         let message = Message::decode(bytes).map_err(foreign)?;
         self.inbox.drain(..size);
         if self.inbox.is_empty() {
-            // Kept connections outlive the busy moment.
+            // Frees the memory: a cached connection lives long.
             self.inbox = Vec::new();
         }
         Ok(Some(message))
     }
 
-    /// Takes in what is there; false when nothing is.
+    /// Reads into the inbox without waiting. Returns false if there was nothing to read.
     fn fill(&mut self) -> Result<bool, Failure> {
         let mut bytes = [0_u8; 4096];
         loop {

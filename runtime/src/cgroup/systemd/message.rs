@@ -1,14 +1,14 @@
-//! D-Bus messages: calls out, answers and signals in (D-Bus specification, "Message Format").
+//! D-Bus messages (D-Bus specification, "Message Format"): calls are sent, answers and signals are received.
 
 use super::value::{Reader, Value, pad};
 
-/// No message of systemd's is near this; the specification allows 128 MiB.
+/// The maximal length of a message in bytes, far above any of systemd. The specification allows 128 MiB.
 const LONGEST: usize = 1 << 20;
 
-/// The flag of a call that nobody waits for.
+/// The flag NO_REPLY_EXPECTED.
 const NO_REPLY: u8 = 1;
 
-/// What a message is.
+/// The type of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Call,
@@ -22,20 +22,20 @@ pub(super) enum Kind {
 pub(super) struct Message {
     pub kind: Kind,
     pub serial: u32,
-    /// Of a call: nobody waits.
+    /// The sender of this call expects no answer.
     pub no_reply: bool,
     pub path: Option<String>,
     pub interface: Option<String>,
     pub member: Option<String>,
     pub error: Option<String>,
-    /// The serial of the call that this answers.
+    /// The serial of the call that this message answers.
     pub answers: Option<u32>,
     pub destination: Option<String>,
     pub body: Vec<Value>,
 }
 
 impl Message {
-    /// A message that says nothing yet.
+    /// A message without header fields and body.
     pub(super) fn new(kind: Kind) -> Self {
         Self {
             kind,
@@ -51,7 +51,7 @@ impl Message {
         }
     }
 
-    /// A call of `member`.
+    /// A call of the method `member`.
     pub(super) fn call(destination: &str, path: &str, interface: &str, member: &str, body: Vec<Value>) -> Self {
         let own = |text: &str| Some(text.to_owned());
         Self {
@@ -64,7 +64,7 @@ impl Message {
         }
     }
 
-    /// The bytes to send.
+    /// Encodes the message, little endian.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();
         self.body.iter().for_each(|v| v.write(&mut body));
@@ -96,7 +96,10 @@ impl Message {
         out
     }
 
-    /// How long the message is that begins with `bytes`; `Ok(None)` when that cannot be known yet.
+    /// The length in bytes of the message that begins with `bytes`; `Ok(None)` if more bytes are needed to know it.
+    ///
+    /// # Errors
+    /// The bytes are no message, or one that is too long.
     pub(super) fn size(bytes: &[u8]) -> Result<Option<usize>, &'static str> {
         let Some(start) = bytes.get(..16) else { return Ok(None) };
         let big_endian = order(start)?;
@@ -106,7 +109,10 @@ impl Message {
         size.filter(|n| *n <= LONGEST).map(Some).ok_or("a message that is too long")
     }
 
-    /// Reads the message that `bytes` is.
+    /// Decodes `bytes`.
+    ///
+    /// # Errors
+    /// The bytes are no message.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
         Self::parse(bytes, order(bytes)?).ok_or("a malformed message")
     }
@@ -146,6 +152,7 @@ impl Message {
     }
 }
 
+/// Whether the message is big endian.
 fn order(bytes: &[u8]) -> Result<bool, &'static str> {
     match bytes.first() {
         Some(b'l') => Ok(false),
@@ -159,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_reads_back_and_has_its_size() {
+    fn encoded_call_is_decoded_and_has_its_size() {
         let mut call = Message::call("org.x", "/org/x", "org.x.I", "Do", vec![Value::text("a"), Value::U32(7)]);
         call.serial = 9;
         let bytes = call.encode();
@@ -168,10 +175,10 @@ mod tests {
         assert_eq!(Message::decode(&bytes).unwrap(), call);
     }
 
-    /// As libdbus wrote it: `dbus-send --print-reply --dest=a.b / c.d.E string:foo array:string:x,yz uint64:7`. Only the
-    /// order of fields is ours to choose, and the same.
+    /// The bytes come from libdbus: `dbus-send --print-reply --dest=a.b / c.d.E string:foo array:string:x,yz uint64:7`. The
+    /// order of header fields is free; berth has the same.
     #[test]
-    fn the_bytes_are_those_of_libdbus() {
+    fn encoded_call_equals_that_of_libdbus() {
         let words = Value::Array("s".into(), vec![Value::text("x"), Value::text("yz")]);
         let mut call = Message::call("a.b", "/", "c.d", "E", vec![Value::text("foo"), words, Value::U64(7)]);
         call.serial = 2;
@@ -187,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_refused() {
+    fn malformed_message_is_refused() {
         assert!(Message::size(&[b'x'; 16]).is_err());
         assert!(Message::size(b"l\x02\0\x01\xff\xff\xff\x7f\0\0\0\0\0\0\0\0").is_err());
         assert!(Message::decode(b"l\x09\0\x01\0\0\0\0\x01\0\0\0\0\0\0\0").is_err());

@@ -1,13 +1,12 @@
-//! The types of D-Bus as values: what properties and messages are made of, and how they lie in a message.
+//! Values of the D-Bus types, and their encoding (D-Bus specification, "Marshaling").
 //!
-//! Marshalling follows the D-Bus specification, "Message Protocol": little endian is written, both orders are read;
-//! everything is aligned to its size from the beginning of the message. What a message is, is left to
-//! [`super::message`].
+//! berth writes little endian and reads both byte orders. A value is aligned to its size, counted from the beginning of the
+//! message ([`super::message`]).
 
-/// How deep containers may nest when read (the specification allows 32 arrays and 32 structures).
+/// The maximal depth of nested containers in a received value (the specification allows 32 arrays and 32 structures).
 const DEPTH: u32 = 16;
 
-/// One value with its type.
+/// A value with its type.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::cgroup) enum Value {
     Byte(u8),
@@ -22,20 +21,20 @@ pub(in crate::cgroup) enum Value {
     Text(String),
     Path(String),
     Signature(String),
-    /// The signature of an element, which an empty array needs, too, and the elements.
+    /// The signature of an element, which is also needed for an empty array, and the elements.
     Array(String, Vec<Value>),
-    /// Also an entry of a dictionary, which is read only.
+    /// A structure, or an entry of a received dictionary.
     Struct(Vec<Value>),
     Variant(Box<Value>),
 }
 
 impl Value {
-    /// Text.
+    /// A string.
     pub(in crate::cgroup) fn text(text: impl Into<String>) -> Self {
         Self::Text(text.into())
     }
 
-    /// The signature: `a(sv)`.
+    /// The signature, such as `a(sv)`.
     pub(super) fn signature(&self) -> String {
         let code = match self {
             Self::Byte(_) => "y",
@@ -57,7 +56,7 @@ impl Value {
         code.to_owned()
     }
 
-    /// Appends it to `out`, whose beginning is aligned to 8.
+    /// Encodes the value at the end of `out`, whose beginning is aligned to 8 bytes.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         pad(out, alignment(&self.signature()));
         match self {
@@ -84,7 +83,7 @@ impl Value {
             Self::Array(element, values) => {
                 let size = out.len();
                 out.extend([0; 4]);
-                // The padding before the first element does not count.
+                // The length of an array does not include the padding before the first element.
                 pad(out, alignment(element));
                 let start = out.len();
                 values.iter().for_each(|v| v.write(out));
@@ -97,19 +96,19 @@ impl Value {
     }
 }
 
-/// A signature of more than 255 bytes cannot be written; none that is made here comes near.
+/// Encodes a signature. All signatures here are far shorter than the maximum of 255 bytes.
 fn write_signature(signature: &str, out: &mut Vec<u8>) {
     out.push(u8::try_from(signature.len()).unwrap_or(u8::MAX));
     out.extend(signature.as_bytes());
     out.push(0);
 }
 
-/// Messages are bounded far below this where they are sent.
+/// Encodes a length. Messages are far shorter than 4 GiB.
 fn length(len: usize) -> [u8; 4] {
     u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes()
 }
 
-/// Fills up to a multiple of `to`.
+/// Appends zeros up to a multiple of `to` bytes.
 pub(super) fn pad(out: &mut Vec<u8>, to: usize) {
     out.resize(out.len().next_multiple_of(to), 0);
 }
@@ -123,7 +122,7 @@ fn alignment(signature: &str) -> usize {
     }
 }
 
-/// The first complete type of a signature and what comes after it.
+/// Splits a signature after its first complete type.
 pub(super) fn first_type(signature: &str) -> Option<(&str, &str)> {
     let mut depth = 0_u32;
     for (at, c) in signature.bytes().enumerate() {
@@ -141,18 +140,18 @@ pub(super) fn first_type(signature: &str) -> Option<(&str, &str)> {
     None
 }
 
-/// Reads values out of a message.
+/// Decodes the values of a message.
 pub(super) struct Reader<'a> {
     /// The message, from its beginning.
     pub bytes: &'a [u8],
-    /// Where to go on.
+    /// The offset of the next value.
     pub at: usize,
-    /// The sender's order.
+    /// The byte order of the sender.
     pub big_endian: bool,
 }
 
 impl<'a> Reader<'a> {
-    /// All values of `signature`; None when they are not there.
+    /// Decodes all values of `signature`; None if the message is malformed.
     pub(super) fn values(&mut self, mut signature: &str) -> Option<Vec<Value>> {
         let mut values = Vec::new();
         while !signature.is_empty() {
@@ -163,7 +162,7 @@ impl<'a> Reader<'a> {
         Some(values)
     }
 
-    /// Goes on at the next multiple of `to`.
+    /// Skips to the next multiple of `to` bytes.
     pub(super) fn align(&mut self, to: usize) {
         self.at = self.at.next_multiple_of(to);
     }
@@ -217,7 +216,7 @@ impl<'a> Reader<'a> {
         (self.at == end).then(|| Value::Array(element.to_owned(), values))
     }
 
-    /// The length of what follows.
+    /// Decodes a length.
     pub(super) fn length(&mut self) -> Option<usize> {
         self.align(4);
         usize::try_from(u32::from_le_bytes(self.number()?)).ok()
@@ -239,7 +238,7 @@ impl<'a> Reader<'a> {
         String::from_utf8(text.to_vec()).ok()
     }
 
-    /// The bytes of a number, the low ones first.
+    /// The bytes of a number, in little endian.
     fn number<const N: usize>(&mut self) -> Option<[u8; N]> {
         let mut bytes: [u8; N] = self.take(N)?.try_into().ok()?;
         if self.big_endian {
@@ -267,12 +266,12 @@ mod tests {
     }
 
     #[test]
-    fn alignment_and_lengths_are_the_specifications() {
+    fn alignment_and_lengths_follow_the_specification() {
         let strings = |words: &[&str]| Value::Array("s".into(), words.iter().map(|w| Value::text(*w)).collect());
         let rows: [(Value, &[u8]); 6] = [
             (Value::text("foo"), b"\x03\0\0\0foo\0"),
             (strings(&["a", "bc"]), b"\x0f\0\0\0\x01\0\0\0a\0\0\0\x02\0\0\0bc\0"),
-            // The specification's own example: the length of an array of 8-aligned elements leaves the padding out.
+            // An example of the specification: the length of an array with 8-byte elements does not include the padding.
             (Value::Array("x".into(), vec![Value::I64(5)]), b"\x08\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0"),
             (Value::Array("(ss)".into(), vec![]), b"\0\0\0\0\0\0\0\0"),
             (Value::Variant(Box::new(Value::U64(1))), b"\x01t\0\0\0\0\0\0\x01\0\0\0\0\0\0\0"),
@@ -284,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_reads_back() {
+    fn encoded_values_are_decoded() {
         let all = Value::Struct(vec![
             Value::Byte(1),
             Value::I16(-2),
@@ -308,13 +307,13 @@ mod tests {
     }
 
     #[test]
-    fn the_other_order_is_read() {
+    fn big_endian_values_are_decoded() {
         let mut reader = Reader { bytes: b"\0\0\0\x02ok\0\0\0\0\0\x07", at: 0, big_endian: true };
         assert_eq!(reader.values("su"), Some(vec![Value::text("ok"), Value::U32(7)]));
     }
 
     #[test]
-    fn what_is_cut_off_or_lies_is_refused() {
+    fn truncated_or_inconsistent_values_are_refused() {
         let rows: [(&[u8], &str); 7] = [
             (b"\x09\0\0\0foo\0", "s"),
             (b"\x03\0\0\0foox", "s"),
@@ -333,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn signatures_split() {
+    fn signature_is_split_after_its_first_type() {
         for (signature, want) in [
             ("a(sv)u", Some(("a(sv)", "u"))),
             ("aay", Some(("aay", ""))),

@@ -43,7 +43,7 @@ fn unified<'a>(
     let arena = builder.arena;
     // With the systemd driver the container's cgroup does not exist yet. Then the whole hierarchy is bound; a new mount
     // would show the same.
-    let own = context.cgroup.path_in("").filter(|_| context.cgroup.comes_first());
+    let own = context.cgroup.path_in("").filter(|_| context.cgroup.exists_before_init());
     let whole = host.mounts().iter().find(|m| m.is_v2()).map(|m| m.point.as_path());
     let source = if readonly != 0
         && let Some(path) = own.or(whole)

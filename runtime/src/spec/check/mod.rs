@@ -9,7 +9,7 @@ use std::{collections::HashSet, path::Path};
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Mount, Process, Spec, User};
 
 use crate::{
-    Error, Result, arena, cgroup,
+    Error, Result, arena,
     id_maps::Ids,
     leaves::{
         hooks,
@@ -59,7 +59,6 @@ pub fn spec(spec: &Spec) -> Result<()> {
     mount::root_propagation(linux.rootfs_propagation().as_deref())?;
     let private = |kind| linux.namespaces().iter().flatten().any(|n| n.typ() == kind);
     linux.sysctl().as_ref().map_or(Ok(()), |sysctls| sysctl::check(sysctls, private))?;
-    linux.resources().as_ref().map_or(Ok(()), |resources| cgroup::check(resources, "linux.resources"))?;
     linux.seccomp().as_ref().map_or(Ok(()), agent::check)?;
     scheduling::check_container(linux.memory_policy().as_ref())?;
     linux.intel_rdt().as_ref().map_or(Ok(()), |rdt| rdt::check(rdt, rdt::root()?.as_deref()))

@@ -1,4 +1,4 @@
-//! Against the other end of a socket that plays bus and systemd, and keeps what it was sent.
+//! Runs the manager against a fake bus and systemd at the other end of a socket, which records all calls.
 
 use std::{
     io::{Read, Write},
@@ -9,16 +9,16 @@ use std::{
 use super::*;
 use crate::cgroup::systemd::message::Kind as Type;
 
-/// Not the tests' own: in a user namespace the two differ.
+/// A uid that is not that of the tests: inside a user namespace the two differ.
 const UID: u32 = 1234;
 const UNIT: &str = "p-n.scope";
 const JOB: &str = "/org/freedesktop/systemd1/job/7";
 /// Long enough for a machine under load.
 const LONG: Duration = Duration::from_secs(60);
-/// For what never comes.
+/// For a message that never arrives.
 const SHORT: Duration = Duration::from_millis(100);
 
-/// What the other end does with a call.
+/// The reaction of the other end to a call.
 enum Reaction {
     Say(Vec<Message>),
     HangUp,
@@ -26,7 +26,7 @@ enum Reaction {
 
 use Reaction::{HangUp, Say};
 
-/// A manager, and the thread at the other end, which ends with the connection and gives back all it was sent.
+/// A manager, and the thread at the other end. The thread ends with the connection and returns all calls.
 fn peer(
     patience: Duration,
     mut react: impl FnMut(&Message) -> Reaction + Send + 'static,
@@ -68,7 +68,7 @@ fn serve(mut stream: UnixStream, react: &mut dyn FnMut(&Message) -> Reaction) ->
                 calls.push(call);
                 match reaction {
                     HangUp => return calls,
-                    // In small pieces: a message may come in any number of them.
+                    // In small pieces: a message may arrive in any number of reads.
                     Say(messages) => {
                         let bytes: Vec<u8> = messages.iter().flat_map(Message::encode).collect();
                         bytes.chunks(13).for_each(|piece| drop(stream.write_all(piece)));
@@ -101,7 +101,7 @@ fn signal(member: &str, body: Vec<Value>) -> Message {
     }
 }
 
-/// A signal that nobody asked for, as the bus sends one after Hello.
+/// An unrequested signal, as the bus sends one after Hello.
 fn noise() -> Message {
     signal("NameAcquired", vec![Value::text(":1.9")])
 }
@@ -127,8 +127,8 @@ fn members(calls: &[Message]) -> Vec<&str> {
 }
 
 #[test]
-fn a_unit_is_started_by_one_call_with_all_properties_and_waited_for() {
-    // The end of another job first, and that of ours before the answer that names it.
+fn start_sends_all_properties_in_one_call_and_waits_for_the_job() {
+    // The end of another job comes first, and that of this job before the answer that names it.
     let script = |call: &Message| Say(vec![removed("/other", "failed"), removed(JOB, "done"), job(call)]);
     let (mut manager, other) = peer(LONG, script);
     manager.start(UNIT, &properties()).unwrap();
@@ -162,7 +162,7 @@ fn a_unit_is_started_by_one_call_with_all_properties_and_waited_for() {
 }
 
 #[test]
-fn a_unit_that_failed_is_forgotten_and_one_that_lives_is_refused() {
+fn start_resets_a_failed_unit_and_refuses_a_running_one() {
     for lives in [false, true] {
         let mut forgotten = false;
         let (mut manager, other) = peer(LONG, move |call| match call.member.as_deref() {
@@ -190,7 +190,7 @@ fn a_unit_that_failed_is_forgotten_and_one_that_lives_is_refused() {
 }
 
 #[test]
-fn a_refused_property_is_named() {
+fn error_names_the_refused_property() {
     let rows = [
         ("Cannot set property TasksMax, or unknown property.", "TasksMax, or unknown property."),
         ("No such device or address", "No such device or address (one of Slice, PIDs, TasksMax)"),
@@ -208,7 +208,7 @@ fn a_refused_property_is_named() {
 }
 
 #[test]
-fn a_job_that_fails_is_an_error_and_nothing_is_remembered() {
+fn failed_job_is_an_error_and_the_unit_is_reset() {
     let (mut manager, other) = peer(LONG, |call| match call.member.as_deref() {
         Some("StartTransientUnit") => Say(vec![job(call), removed(JOB, "failed")]),
         _ => Say(vec![answer(call, vec![])]),
@@ -220,7 +220,7 @@ fn a_job_that_fails_is_an_error_and_nothing_is_remembered() {
 }
 
 #[test]
-fn one_that_never_answers_is_late() {
+fn missing_answer_is_an_error_after_the_deadline() {
     let (mut manager, _other) = peer(SHORT, |_| Say(vec![noise()]));
     let e = manager.start(UNIT, &properties()).unwrap_err();
     assert_eq!(e.to_string(), "systemd: start unit p-n.scope: no answer within 0.1 s");
@@ -237,7 +237,7 @@ fn one_that_never_answers_is_late() {
 }
 
 #[test]
-fn one_that_goes_away_is_lost() {
+fn closed_connection_is_an_error() {
     let (mut manager, _other) = peer(LONG, |_| HangUp);
     let e = manager.start(UNIT, &properties()).unwrap_err();
     assert_eq!(e.to_string(), "systemd: start unit p-n.scope: connection lost: connection reset by peer");
@@ -245,14 +245,14 @@ fn one_that_goes_away_is_lost() {
 }
 
 #[test]
-fn what_is_no_bus_is_said() {
+fn peer_that_speaks_no_dbus_is_an_error() {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     theirs.write_all(b"REJECTED EXTERNAL\r\n").unwrap();
     let Err(Failure::Lost(e)) = Bus::begin(ours.into(), false, UID, Instant::now() + LONG) else { panic!() };
     assert_eq!(e.to_string(), "D-Bus authentication refused: REJECTED EXTERNAL");
 
-    // One that takes connections and says nothing at all.
+    // A peer that accepts the connection and sends nothing.
     let (ours, _theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     assert!(matches!(Bus::begin(ours.into(), false, UID, Instant::now() + SHORT), Err(Failure::Late)));
@@ -265,7 +265,7 @@ fn what_is_no_bus_is_said() {
 }
 
 #[test]
-fn a_unit_is_stopped_where_it_is_ours() {
+fn stop_stops_the_unit_only_in_its_slice() {
     let fake = |slice: &'static str| {
         move |call: &Message| match call.member.as_deref() {
             Some("GetUnit") => Say(vec![answer(call, vec![Value::Path("/org/u".into())])]),
@@ -293,10 +293,10 @@ fn a_unit_is_stopped_where_it_is_ours() {
 }
 
 #[test]
-fn properties_are_set_until_the_next_boot() {
+fn set_properties_is_not_persistent() {
     let (mut manager, other) = peer(LONG, |call| Say(vec![answer(call, vec![])]));
     manager.set_properties(UNIT, &properties()).unwrap();
-    // Nothing has happened on the connection that would stop it from being kept.
+    // The connection can still be cached.
     assert!(manager.bus.is_alive());
     drop(manager);
     let calls = other.join().unwrap();
@@ -305,7 +305,7 @@ fn properties_are_set_until_the_next_boot() {
 }
 
 #[test]
-fn versions() {
+fn version_is_read_from_the_property() {
     for (text, want) in [
         ("257.4-1", Some(257)),
         ("v245", Some(245)),
@@ -322,7 +322,7 @@ fn versions() {
 }
 
 #[test]
-fn what_a_users_systemd_is_asked() {
+fn user_instance_is_asked_for_its_cgroup_and_to_attach_a_process() {
     let (mut manager, other) = peer(LONG, |call| match call.member.as_deref() {
         Some("Get") => Say(vec![answer(call, vec![Value::Variant(Box::new(Value::text("/user.slice/u")))])]),
         _ => Say(vec![answer(call, vec![])]),

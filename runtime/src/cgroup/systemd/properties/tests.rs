@@ -1,11 +1,6 @@
 use super::*;
 use crate::{
-    cgroup::{
-        devices,
-        limits::tests::resources,
-        systemd::{Whose, devices::properties as device_properties},
-        {v1, v2},
-    },
+    cgroup::{devices::rules, fields::tests::resources, systemd::device_policy, unit::Instance, v1, v2},
     error::Kind,
 };
 
@@ -21,11 +16,11 @@ fn line((name, value): &Property) -> String {
     format!("{name}={text}")
 }
 
-/// The properties, and the writes after them.
-fn on(hierarchy: Hierarchy, json: &str, version: u32) -> Result<(Vec<String>, Vec<Write>)> {
+/// The properties for `json`, and the adjusted rows.
+fn on(hierarchy: Hierarchy, json: &str, version: u32) -> Result<(Vec<String>, Vec<Row>)> {
     let mut writes = match hierarchy {
-        Hierarchy::V1 => v1::writes(&resources(json))?,
-        Hierarchy::V2 => v2::writes(&resources(json))?,
+        Hierarchy::V1 => v1::limits::rows(&resources(json)),
+        Hierarchy::V2 => v2::limits::rows(&resources(json)),
     };
     let all = limits(hierarchy, &mut writes, version)?;
     Ok((all.iter().map(line).collect(), writes))
@@ -35,12 +30,12 @@ fn check(hierarchy: Hierarchy, json: &str, want: &[&str]) {
     assert_eq!(on(hierarchy, json, 257).unwrap().0, want, "{json}");
 }
 
-fn written(writes: &[Write], file: &str) -> String {
+fn written(writes: &[Row], file: &str) -> String {
     writes.iter().find(|w| w.file == file).unwrap().value.clone()
 }
 
 #[test]
-fn limits_of_v2() {
+fn v2_limits_become_properties() {
     use Hierarchy::V2;
     check(V2, "{}", &[]);
     check(
@@ -67,7 +62,7 @@ fn limits_of_v2() {
 }
 
 #[test]
-fn limits_of_v1() {
+fn v1_limits_become_properties() {
     use Hierarchy::V1;
     check(V1, "{}", &[]);
     check(
@@ -88,7 +83,7 @@ fn limits_of_v1() {
 }
 
 #[test]
-fn a_quota_between_hundredths_is_raised_on_both_sides() {
+fn quota_between_hundredths_is_raised_in_property_and_file() {
     let json = r#"{"cpu":{"quota":1234,"period":100000}}"#;
     let (all, writes) = on(Hierarchy::V2, json, 257).unwrap();
     assert_eq!(all, ["CPUQuotaPeriodUSec=100000", "CPUQuotaPerSecUSec=20000"]);
@@ -96,14 +91,14 @@ fn a_quota_between_hundredths_is_raised_on_both_sides() {
     let (all, writes) = on(Hierarchy::V1, json, 257).unwrap();
     assert_eq!(all, ["CPUQuotaPeriodUSec=100000", "CPUQuotaPerSecUSec=20000"]);
     assert_eq!(written(&writes, "cpu.cfs_quota_us"), "2000");
-    // What is written to a file by name is written as it is.
+    // A row of `unified` is written as it is.
     let (all, writes) = on(Hierarchy::V2, r#"{"unified":{"cpu.max":"1234"}}"#, 257).unwrap();
     assert_eq!(all, ["CPUQuotaPeriodUSec=100000", "CPUQuotaPerSecUSec=20000"]);
     assert_eq!(written(&writes, "cpu.max"), "1234");
 }
 
 #[test]
-fn files_by_name_have_the_last_word() {
+fn unified_overrides_other_limits() {
     check(
         Hierarchy::V2,
         r#"{"memory":{"limit":5000},"unified":{"memory.max":"1G","memory.high":"max","memory.min":"4k","memory.low":" 7 ",
@@ -126,7 +121,7 @@ fn files_by_name_have_the_last_word() {
 }
 
 #[test]
-fn what_an_old_systemd_does_not_know_is_left_to_the_files() {
+fn property_that_an_old_systemd_lacks_is_left_out() {
     let json = r#"{"cpu":{"idle":1,"quota":20000,"period":50000,"cpus":"0"}}"#;
     let rows: [(u32, &[&str]); 4] = [
         (241, &["CPUQuotaPerSecUSec=400000"]),
@@ -142,7 +137,7 @@ fn what_an_old_systemd_does_not_know_is_left_to_the_files() {
 }
 
 #[test]
-fn what_cannot_be_read_is_named() {
+fn error_quotes_the_malformed_value() {
     for (json, why) in [
         (r#"{"unified":{"memory.max":"much"}}"#, "memory.max: \"much\" is no number"),
         (r#"{"unified":{"memory.max":"99999999999999999G"}}"#, "is out of range"),
@@ -159,8 +154,8 @@ fn what_cannot_be_read_is_named() {
 }
 
 #[test]
-fn the_unit_is_what_runc_makes() {
-    let unit = Unit { name: "p-n.scope".to_owned(), slice: "a.slice".to_owned(), whose: Whose::Host };
+fn unit_has_the_properties_of_runc() {
+    let unit = Unit { name: "p-n.scope".to_owned(), slice: "a.slice".to_owned(), instance: Instance::System };
     let lines = |hierarchy| identity(&unit, "c1", 42, hierarchy).iter().map(line).collect::<Vec<_>>();
     let want = [
         "Description=libcontainer container c1",
@@ -218,9 +213,9 @@ fn annotations_become_properties() {
 }
 
 #[test]
-fn device_rules_are_never_narrower_than_asked() {
+fn device_policy_never_allows_less_than_the_rules() {
     let lines = |hierarchy: Hierarchy, json: &str| -> Result<Vec<String>> {
-        let rules = devices::rules(&resources(&format!(r#"{{"devices":[{json}]}}"#)))?;
+        let rules = rules::rules(&resources(&format!(r#"{{"devices":[{json}]}}"#)))?;
         let pair = |value: &Value| match value {
             Value::Struct(pair) => match pair.as_slice() {
                 [Value::Text(path), Value::Text(access)] => format!("{path} {access}"),
@@ -233,7 +228,7 @@ fn device_rules_are_never_narrower_than_asked() {
             Value::Text(word) => format!("{name}={word}"),
             other => panic!("{other:?}"),
         };
-        Ok(device_properties(hierarchy, &rules)?.iter().map(text).collect())
+        Ok(device_policy::properties(hierarchy, &rules)?.iter().map(text).collect())
     };
     let usual = "block-* m,char-* m,/dev/char/1:3 rwm,/dev/char/1:5 rwm,/dev/char/1:7 rwm,/dev/char/1:8 rwm,\
                  /dev/char/1:9 rwm,/dev/char/5:0 rwm,/dev/char/5:2 rwm,/dev/char/10:200 rwm,char-136 rwm";

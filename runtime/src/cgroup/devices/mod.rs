@@ -1,0 +1,8 @@
+//! Device rules: read from config.json (`rules`), reduced to a default and exceptions (`allowlist`), and on v2 compiled
+//! (`filter`), loaded and attached (`program`, `bpf`).
+
+pub(super) mod allowlist;
+mod bpf;
+mod filter;
+pub(super) mod program;
+pub(super) mod rules;

@@ -1,0 +1,4 @@
+//! cgroup v2: the unified hierarchy.
+
+pub(super) mod apply;
+pub(super) mod limits;
