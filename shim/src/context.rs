@@ -1,4 +1,4 @@
-//! What the server shares with the service and with each container.
+//! The parts of the server that the service and the containers share.
 
 use std::{path::PathBuf, sync::Arc};
 

@@ -16,7 +16,7 @@ use crate::{args::Args, bundle, clock, mount, options::TaskOptions, socket};
 
 /// The exit status that containerd reports for a container that was cleaned up: 128 + SIGKILL.
 const EXIT_STATUS: u32 = 137;
-/// How long processes may take to die. The cgroup takes at most half a second more, a busy rootfs one second.
+/// The time that processes have to die. The cgroup takes at most half a second more, a busy rootfs one second.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Cleans up and prints a `DeleteResponse`. A failed step is reported on standard error, which containerd logs, and the

@@ -13,8 +13,8 @@ use rustix::{
     stdio::stdin,
 };
 
-/// How many are kept. The deepest urgent operation has this many open (a pidfd; the directories of the state, of the
-/// cgroup and of a nested one; a file in that), and a connection may need one meanwhile.
+/// The number of spare descriptors. The deepest urgent operation has this many open (a pidfd; the directories of the
+/// state, of the cgroup and of a nested one; a file in that), and a connection may need one meanwhile.
 const SPARE_FDS: usize = 6;
 /// Descriptors are scarce when fewer than this many are left.
 const LOW_WATER: u64 = 16;

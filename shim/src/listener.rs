@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{fd_reserve, frames::FrameFilter};
 
-/// How long to wait after a failed accept. A shortage of descriptors or memory does not pass at once.
+/// The pause after a failed accept. A shortage of descriptors or memory does not pass at once.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// The admitted connections. The stream never ends.

@@ -29,7 +29,7 @@ struct Fifo {
     file: OnceLock<File>,
 }
 
-/// Where standard error goes.
+/// The target of standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stderr {
     /// It stays unchanged.

@@ -109,7 +109,7 @@ impl Process {
         Waiter(self.exit.subscribe())
     }
 
-    /// How many bytes of its specification are kept.
+    /// The size of the kept specification in bytes.
     pub fn spec_bytes(&self) -> usize {
         match &self.phase {
             ProcessPhase::Added { spec } => spec.len(),

@@ -17,7 +17,7 @@ use crate::{
     error::no_container,
 };
 
-/// How long the server runs on without a container: before its first one, and after its last one.
+/// The time that the server runs on without a container: before its first one, and after its last one.
 const IDLE_LIMIT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
 
 /// A pod.

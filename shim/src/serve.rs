@@ -31,12 +31,12 @@ use crate::{
     trim,
 };
 
-/// How many epoll(7) events are fetched at a time (12 bytes each).
+/// The number of epoll(7) events that one call fetches (12 bytes each).
 const EVENTS_PER_POLL: usize = 128;
-/// How long the exit waits for events to be delivered. containerd waits 3 s for a shutdown.
+/// The time that the exit waits for events to be delivered. containerd waits 3 s for a shutdown.
 const FLUSH: Duration = Duration::from_millis(2500);
-/// How often the exit yields to other tasks, so that the answer of `Shutdown` is written. The answer passes through two
-/// tasks, which are ready by then, and a socket with room.
+/// The number of times that the exit yields to other tasks, so that the answer of `Shutdown` is written. The answer
+/// passes through two tasks, which are ready by then, and a socket with room.
 const EXIT_YIELDS: usize = 16;
 
 /// Serves until a request to stop.

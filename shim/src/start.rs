@@ -35,7 +35,7 @@ use crate::{
     socket::{self, Claim},
 };
 
-/// How much of standard input is read, in bytes. containerd's runc shim has the same limit.
+/// The maximal number of bytes that are read from standard input. containerd's runc shim has the same limit.
 const MAX_INPUT: u64 = 10 << 20;
 /// The highest oom_score_adj (proc_pid_oom_score_adj(5)).
 const OOM_MAX: i32 = 1000;

@@ -9,11 +9,11 @@ use std::{convert::Infallible, time::Duration};
 
 use tokio::sync::Notify;
 
-/// How long after the first work memory is returned. It is longer than the pool keeps its threads. Under a steady load
-/// the trim runs once in this time and takes some dozen µs; after a large burst it has taken 2 ms.
+/// The delay from the first work to the return of memory. It is longer than the pool keeps its threads. Under a steady
+/// load the trim runs once in this time and takes some dozen µs; after a large burst it has taken 2 ms.
 const IDLE_DELAY: Duration = Duration::from_secs(3);
-/// How many bytes of stack below the caller are returned: more than any call here has needed, less than the stack of a
-/// thread (2 MiB) and than the gap below the main thread's stack.
+/// The number of bytes of stack below the caller that are returned. It is more than any call here has needed, and less
+/// than the stack of a thread (2 MiB) and the gap below the main thread's stack.
 const STACK_BYTES: usize = 256 << 10;
 
 /// The size of a page in bytes. With larger pages madvise(2) refuses most ranges, and the stack keeps its pages.

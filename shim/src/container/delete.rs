@@ -9,10 +9,10 @@ use tokio::time::timeout;
 use super::{Container, ignore_not_found, state::Phase};
 use crate::{mount, process::Process, reap::Exit};
 
-/// How long Delete waits for output of an exited process when its children still hold the pipe. containerd handles an
-/// exit event within ten seconds, one event at a time.
+/// The time that Delete waits for output of an exited process when its children still hold the pipe. containerd handles
+/// an exit event within ten seconds, one event at a time.
 const OUTPUT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a killed process may take to be reaped.
+/// The time that a killed process has to be reaped.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A deleted container, and its execs, whose streams are still open.

@@ -50,8 +50,8 @@ const LAST_SIGNAL: u32 = 64;
 /// The signals that abort an exec which is being started. Other signals are meant for its program, which does not run
 /// yet.
 const ABORTING_SIGNALS: [i32; 2] = [libc::SIGKILL, libc::SIGTERM];
-/// How many execs of one container are started at a time. A process of the container can delay each start (a FUSE
-/// mount, a stopped process), and must not take all threads of the pool.
+/// The number of execs of one container that are started at a time. A process of the container can delay each start (a
+/// FUSE mount, a stopped process), and must not take all threads of the pool.
 const EXEC_SLOTS: usize = 8;
 
 /// A container of the pod.

@@ -25,7 +25,7 @@ use crate::{
     watch::watch,
 };
 
-/// How long init may take to be reaped after a failed start.
+/// The time that init has to be reaped after a failed start.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Container {

@@ -27,7 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The refusing service and its one method.
 const REFUSAL: (&str, &str) = ("berth.Frames", "TooLarge");
-/// How many bytes of an oversized frame are read at a time.
+/// The number of bytes of an oversized frame that one read takes.
 const DISCARD_CHUNK: usize = 4096;
 
 /// A connection whose oversized frames are replaced.

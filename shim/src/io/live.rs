@@ -29,11 +29,11 @@ use super::{
     tail::Tail,
 };
 
-/// How long the pipes of an exited process are read when another process holds them, and how long its stdin is. A
+/// The time that the shim reads the pipes and the stdin of an exited process while another process holds the pipes. A
 /// client may wait for the end of the streams for ever (containerd does so for a probe whose command has left a
 /// background child), and each such process holds descriptors.
 pub const LINGER: Duration = Duration::from_secs(15);
-/// How long Delete waits for the client to read the rest.
+/// The time that Delete waits for the client to read the rest.
 const TAIL: Duration = Duration::from_secs(1);
 /// The pause between two checks of that.
 const TAIL_STEP: Duration = Duration::from_millis(1);
@@ -59,7 +59,7 @@ pub(super) struct Streams {
     pub logger: Option<Logger>,
 }
 
-/// How many outputs are not copied to their end, and how many the client has not read to their end.
+/// The number of outputs that are not copied to their end, and of those that the client has not read to their end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Outputs {
     copied: usize,

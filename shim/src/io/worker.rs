@@ -13,9 +13,9 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// How long an idle thread stays.
+/// The time that an idle thread stays.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
-/// How many such threads the shim may have. A thread that hangs in the kernel outlives its stream.
+/// The maximal number of such threads in the shim. A thread that hangs in the kernel outlives its stream.
 const MAX_THREADS: usize = 64;
 /// The stack of a thread, in bytes: one buffer and its frames.
 const STACK: usize = 128 * 1024;

@@ -17,7 +17,7 @@ const READ_ONLY: u32 = 1;
 const AUTOCLEAR: u32 = 4;
 const DIRECT_IO: u32 = 16;
 
-/// How often a free device is asked for. Another process may take the device between the two ioctls.
+/// The number of attempts to get a free device. Another process may take the device between the two ioctls.
 const TRIES: u32 = 100;
 
 /// An attached loop device. Dropping it frees the device unless it is mounted.

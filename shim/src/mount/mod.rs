@@ -29,8 +29,8 @@ use self::{
     options::MountOptions,
 };
 
-/// How often an unmount that fails with EBUSY is repeated, as containerd does. A scanner or an exiting process may hold
-/// the mount for a moment.
+/// The number of attempts of an unmount that fails with EBUSY, as in containerd. A scanner or an exiting process may
+/// hold the mount for a moment.
 const BUSY_TRIES: u32 = 20;
 /// The pause between two attempts.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);

@@ -10,9 +10,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use berth_runtime::{Context, Error, Result};
 use rustix::fs::{Mode, OFlags, open};
 
-/// How many bytes of data mount(2) takes: one page.
+/// The size of mount(2)'s data in bytes: one page.
 const PAGE: usize = 4096;
-/// How many of them containerd leaves free for what the kernel adds.
+/// The number of bytes that containerd leaves free for the kernel's additions.
 const RESERVE: usize = 512;
 
 /// Reports whether mount(2) would cut the options off.

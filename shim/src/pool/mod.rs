@@ -22,12 +22,13 @@ use crate::{
     trim::IdleTrim,
 };
 
-/// How many changes run at once, over all containers of the shim. More at a time would make none of them faster.
+/// The number of changes that run at once, over all containers of the shim. More at a time would make none of them
+/// faster.
 const MAX_CHANGES: usize = 16;
-/// How long a change waits for a slot. The others may hang (a dead network filesystem, a stuck hook), so it then runs
-/// without one.
+/// The time that a change waits for a slot. The others may hang (a dead network file system, a stuck hook), so the
+/// change then runs without a slot.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How many threads there may be. A container gets no more than a few of them (`container::start`).
+/// The maximal number of threads. A container gets no more than a few of them (`container::start`).
 const MAX_THREADS: usize = 256;
 
 /// The pool, and the table of the children that its work makes.

@@ -12,7 +12,7 @@ use std::{
 
 use crate::trim;
 
-/// How long an idle thread stays.
+/// The time that an idle thread stays.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
 /// Work for a thread.

@@ -30,16 +30,16 @@ pub use self::event::Event;
 use self::queue::Queue;
 use crate::fd_reserve;
 
-/// How many events are kept. Exits and deletes are kept beyond it. An event takes about half a kilobyte.
+/// The maximal number of events. Exits and deletes are kept beyond it. An event takes about half a kilobyte.
 const CAPACITY: usize = 8192;
-/// How long containerd may take to acknowledge before the connection is closed. It is long, since the event is sent
+/// The time that containerd has to acknowledge before the connection is closed. It is long, since the event is sent
 /// twice if containerd was only stopped.
 const ACK_TIMEOUT: Duration = Duration::from_secs(60);
 /// The first and the longest pause between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// How long an unused connection stays open.
+/// The time that an unused connection stays open.
 const CONNECTION_IDLE: Duration = Duration::from_secs(10);
-/// How often an event is sent that containerd answers with an error that may pass.
+/// The number of attempts for an event that containerd answers with an error that may pass.
 const ATTEMPTS: u32 = 10;
 
 /// A handle of the queue. Clones share the queue.
@@ -76,7 +76,7 @@ impl Publisher {
         timeout(limit, self.queue.wait_empty()).await.is_ok()
     }
 
-    /// How many events are not acknowledged yet.
+    /// The number of events that are not acknowledged yet.
     pub fn pending(&self) -> usize {
         self.queue.len()
     }

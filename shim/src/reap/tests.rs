@@ -1,4 +1,6 @@
-use super::*;
+use std::sync::Arc;
+
+use super::{children::ReapTable, *};
 
 #[test]
 fn an_unregistered_child_without_spawns_in_flight_is_an_orphan() {

@@ -24,9 +24,9 @@ use sha2::{Digest, Sha256};
 
 /// The directory of sockets unless containerd names one.
 pub const DIRECTORY: &str = "/run/containerd/s";
-/// How long a connect may take. A listener that is slower counts as alive.
+/// The time limit for a connect. A listener that is slower counts as alive.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(100);
-/// How long to wait for the lock. Its holders make a few system calls.
+/// The time limit for the lock. Its holders make a few system calls.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 /// The listen(2) backlog: connections that wait until the server runs.
 const BACKLOG: i32 = 128;

@@ -15,9 +15,9 @@ use crate::{
     reap::Exit,
 };
 
-/// How many execs a container may have that are not deleted.
+/// The maximal number of execs of a container that are not deleted.
 pub(super) const MAX_EXECS: usize = 4096;
-/// How many bytes of process specifications a container may keep. Each is kept from Exec to Start.
+/// The maximal size in bytes of the process specifications of a container. Each is kept from Exec to Start.
 pub(super) const MAX_SPEC_BYTES: usize = 32 << 20;
 
 impl State {

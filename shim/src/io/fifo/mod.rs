@@ -17,7 +17,7 @@ use rustix::{
 };
 use tokio::time::{Instant, sleep};
 
-/// How long a client may take to open its end. containerd's runc shim waits as long.
+/// The time that a client has to open its end. containerd's runc shim waits as long.
 pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The first pause between two attempts, doubled up to [`MAX_PAUSE`].

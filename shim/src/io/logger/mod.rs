@@ -33,13 +33,13 @@ use super::{
 };
 use crate::{pool::Pool, reap, sys, watch::watch};
 
-/// How long the program may take to report that it is ready.
+/// The time that the program has to report that it is ready.
 const READY: Duration = Duration::from_secs(30);
-/// How long the program may take to exit after SIGTERM, before it gets SIGKILL.
+/// The time that the program has to exit after SIGTERM, before it gets SIGKILL.
 const GRACE: Duration = Duration::from_secs(12);
-/// How long the program may take to read the rest of its input, while it reads.
+/// The time that the program has to read the rest of its input, while it reads.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the program may then take to exit by itself.
+/// The time that the program then has to exit by itself.
 const OWN_EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The first and the longest pause between two checks of that.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));

@@ -31,22 +31,22 @@ use tokio::{io::Interest, sync::Notify};
 use super::{fifo::reopen, tail::Tail, worker::Worker};
 use crate::watch::watch;
 
-/// How many bytes one splice moves at most: the default capacity of a pipe.
+/// The maximal number of bytes that one splice moves: the default capacity of a pipe.
 const SPLICE_CHUNK: usize = 64 * 1024;
-/// From how many waiting bytes on they are spliced. Fewer would waste slots of the next pipe.
+/// The number of waiting bytes from which on they are spliced. A splice of fewer would waste slots of the next pipe.
 const SPLICE_THRESHOLD: u64 = 16 * 1024;
-/// How many bytes are copied at a time: PIPE_BUF, which a writable pipe takes whole (pipe(7)).
+/// The number of bytes that one copy moves: PIPE_BUF, which a writable pipe takes whole (pipe(7)).
 const COPY_CHUNK: usize = 4096;
 /// The buffer for files, in bytes. It is on the stack.
 const FILE_CHUNK: usize = 8 * 1024;
 /// The size of a fifo after it was full once, in bytes. At worst each of its pages is half used, since two pieces that
 /// fit in one page share it. So half of this fits for certain, and the process's own pipe.
 const FIFO_SIZE: usize = 256 * 1024;
-/// How many steps a stream makes before it yields.
+/// The number of steps that a stream makes before it yields.
 const STEPS_PER_TURN: usize = 16;
 /// More bytes than a terminal holds for its reader: the kernel's limit is 64 KiB and one page in the line discipline.
 const TERMINAL_BUFFER_MAX: usize = 128 * 1024;
-/// How long a stream waits when no thread is available.
+/// The pause of a stream that gets no thread.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// The sink of the bytes.
@@ -194,7 +194,8 @@ impl Pump {
         }
     }
 
-    /// How many bytes an exited writer may have on their way. Bytes that others write later are not waited for.
+    /// The number of bytes that an exited writer may have on their way. The pump does not wait for later bytes of
+    /// others.
     fn bytes_in_flight(&self) -> usize {
         match self.kind {
             Kind::Terminal => TERMINAL_BUFFER_MAX,

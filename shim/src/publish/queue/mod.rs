@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::event::Retention;
 
-/// How many OOM events of one container are kept. They all say the same: that the kernel killed one of its processes.
+/// The maximal number of OOM events of one container. They all say that the kernel killed one of its processes.
 const MAX_OOM_EVENTS: usize = 16;
 
 /// The events in order. The front one stays in the queue during its delivery.
