@@ -1,0 +1,234 @@
+//! The owners of files, and the user namespace of an ordinary user.
+
+use std::{fs, process::Command};
+
+use berth_runtime::{Context, Error, Result};
+use rustix::fs::{Gid, Uid};
+
+/// A range of ids: `size` ids from `container` on are those from `host` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// The first id in the image and the container.
+    pub container: u32,
+    /// The first id on the host.
+    pub host: u32,
+    /// How many.
+    pub size: u32,
+}
+
+impl Range {
+    /// Reads `CONTAINER:HOST[:SIZE]`; the size is 1 if it is left out, as for umoci.
+    ///
+    /// # Errors
+    /// Not of that form, or the ids end above 4294967295.
+    pub fn parse(text: &str) -> Result<Self> {
+        let wrong = || Error::invalid(format!("{text:?} is no mapping of the form CONTAINER:HOST:SIZE"));
+        let numbers = text.split(':').map(|part| part.parse().map_err(|_| wrong())).collect::<Result<Vec<u32>>>()?;
+        let range = match numbers.as_slice() {
+            [container, host] => Self { container: *container, host: *host, size: 1 },
+            [container, host, size] => Self { container: *container, host: *host, size: *size },
+            _ => return Err(wrong()),
+        };
+        let fits = |first: u32| first.checked_add(range.size).is_some();
+        if range.size > 0 && fits(range.container) && fits(range.host) { Ok(range) } else { Err(wrong()) }
+    }
+}
+
+/// The ranges of users and of groups.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ranges {
+    /// Of users.
+    pub uids: Vec<Range>,
+    /// Of groups.
+    pub gids: Vec<Range>,
+}
+
+/// Who owns the files of an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Owners {
+    /// The ids of the image, also as this process' user namespace understands them.
+    #[default]
+    AsInImage,
+    /// The ids of the host that they are mapped to.
+    Mapped(Ranges),
+    /// The caller, who has no other ids.
+    Caller,
+}
+
+impl Owners {
+    /// The owner for chown(2); `None` where the owner stays the caller.
+    ///
+    /// # Errors
+    /// The id has no mapping.
+    pub fn of(&self, uid: u32, gid: u32) -> Result<Option<(Uid, Gid)>> {
+        let (uid, gid) = match self {
+            Self::Caller => return Ok(None),
+            Self::AsInImage => (uid, gid),
+            Self::Mapped(ranges) => (mapped(&ranges.uids, uid, "user")?, mapped(&ranges.gids, gid, "group")?),
+        };
+        Ok(Some((Uid::from_raw(uid), Gid::from_raw(gid))))
+    }
+
+    /// The host's id of the container's root, where the kernel does not map ids itself.
+    pub fn root(&self) -> Option<u32> {
+        match self {
+            Self::Mapped(ranges) => mapped(&ranges.uids, 0, "user").ok(),
+            _ => None,
+        }
+    }
+}
+
+fn mapped(ranges: &[Range], id: u32, what: &str) -> Result<u32> {
+    ranges
+        .iter()
+        .find_map(|range| {
+            let offset = id.checked_sub(range.container).filter(|offset| *offset < range.size)?;
+            range.host.checked_add(offset)
+        })
+        .ok_or_else(|| Error::invalid(format!("{what} {id} of the image has no mapping")))
+}
+
+/// What an ordinary user may map: the own ids as root, and after them the ranges of subuid(5) and subgid(5).
+///
+/// # Errors
+/// The files are there and cannot be read.
+pub fn of_user(uid: u32, gid: u32) -> Result<Ranges> {
+    let name = fs::read_to_string("/etc/passwd").ok().and_then(|text| {
+        text.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            (fields.nth(1)? == uid.to_string()).then(|| name.to_owned())
+        })
+    });
+    let ranges = |own: u32, file: &str| -> Result<Vec<Range>> {
+        let text = match fs::read_to_string(file) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+            text => text.with_context(|| file.to_owned())?,
+        };
+        Ok(subordinate(own, &text, uid, name.as_deref()))
+    };
+    Ok(Ranges { uids: ranges(uid, "/etc/subuid")?, gids: ranges(gid, "/etc/subgid")? })
+}
+
+/// The ranges of one user, by name or id, in the text of a file: lines `USER:FIRST:COUNT`.
+fn subordinate(own: u32, text: &str, uid: u32, name: Option<&str>) -> Vec<Range> {
+    let mut ranges = vec![Range { container: 0, host: own, size: 1 }];
+    let mut next = 1u32;
+    for line in text.lines() {
+        let mut fields = line.trim().splitn(3, ':');
+        let (Some(user), Some(Ok(host)), Some(Ok(size))) =
+            (fields.next(), fields.next().map(str::parse::<u32>), fields.next().map(str::parse::<u32>))
+        else {
+            continue;
+        };
+        let is_theirs = user == uid.to_string() || Some(user) == name;
+        // The kernel takes at most 340 ranges in a map (user_namespaces(7)).
+        if is_theirs && size > 0 && host.checked_add(size).is_some() && ranges.len() < 340 {
+            let Some(after) = next.checked_add(size) else { break };
+            ranges.push(Range { container: next, host, size });
+            next = after;
+        }
+    }
+    ranges
+}
+
+/// Puts this process, which must have one thread, into a new user namespace in which it is root and has `ranges`.
+/// newuidmap(1) and newgidmap(1) write the maps, since an ordinary user may write no more than the own id; `program` is
+/// this program, which runs them from the namespace outside.
+///
+/// # Errors
+/// User namespaces are not allowed, or the maps are refused.
+#[expect(clippy::disallowed_methods, reason = "the process is not a shim's: it waits for its one child at once")]
+pub fn enter_namespace(program: &std::path::Path, ranges: &Ranges) -> Result<()> {
+    let mut child = Command::new(program)
+        .arg(MAP_COMMAND)
+        .arg(std::process::id().to_string())
+        .args([map(&ranges.uids), map(&ranges.gids)])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start {}", program.display()))?;
+    let entered = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).context("make a user namespace");
+    // The end of the child's input tells it that the namespace is there.
+    drop(child.stdin.take());
+    let status = child.wait().context("wait for the maps")?;
+    entered?;
+    if !status.success() {
+        return Err(Error::invalid("the ids of the user namespace could not be mapped"));
+    }
+    Ok(())
+}
+
+/// Puts this process, which must have one thread, into a new user namespace in which the own ids are root's and the only
+/// ones. An ordinary user may write that map without help; the kernel demands that setgroups(2) is denied first
+/// (user_namespaces(7)).
+///
+/// # Errors
+/// User namespaces are not allowed.
+pub fn enter_own_namespace(uid: u32, gid: u32) -> Result<()> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).context("make a user namespace")?;
+    for (file, text) in
+        [("setgroups", "deny".into()), ("uid_map", format!("0 {uid} 1")), ("gid_map", format!("0 {gid} 1"))]
+    {
+        fs::write(format!("/proc/self/{file}"), text).with_context(|| format!("write {file}"))?;
+    }
+    Ok(())
+}
+
+/// The hidden command that maps the ids of another process of this program.
+pub const MAP_COMMAND: &str = "map-ids";
+
+/// Carries out [`MAP_COMMAND`] with the arguments that [`enter_namespace`] gives.
+///
+/// # Errors
+/// A program is missing, or refuses.
+pub fn map_ids(pid: &str, uids: &str, gids: &str) -> Result<()> {
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).context("wait for the namespace")?;
+    for (program, map) in [("newuidmap", uids), ("newgidmap", gids)] {
+        let out = Command::new(program)
+            .arg(pid)
+            .args(map.split(' '))
+            .output()
+            .with_context(|| format!("{program}, which maps subordinate ids of a user (package uidmap)"))?;
+        if !out.status.success() {
+            return Err(Error::invalid(format!("{program}: {}", String::from_utf8_lossy(&out.stderr).trim())));
+        }
+    }
+    Ok(())
+}
+
+fn map(ranges: &[Range]) -> String {
+    let triples: Vec<_> = ranges.iter().map(|r| format!("{} {} {}", r.container, r.host, r.size)).collect();
+    triples.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_and_applied() {
+        let uids = vec![Range::parse("0:1000").unwrap(), Range::parse("1:100000:65536").unwrap()];
+        let gids = vec![Range::parse("0:50:10").unwrap()];
+        let owners = Owners::Mapped(Ranges { uids, gids });
+        let ids = |uid, gid| owners.of(uid, gid).ok().flatten().map(|(u, g)| (u.as_raw(), g.as_raw()));
+        assert_eq!(ids(0, 9), Some((1000, 59)));
+        assert_eq!(ids(65536, 0), Some((165_535, 50)));
+        assert_eq!((ids(65537, 0), ids(0, 10)), (None, None));
+        assert_eq!(owners.root(), Some(1000));
+        for text in ["", "1", "0:1:0", "0:1:2:3", "-1:0:1", "0:4294967295:2", "a:b"] {
+            assert!(Range::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn subordinate_ids_follow_the_own_one() {
+        let text = "ann:100000:65536\nbob:200000:5\n# comment\n1000:300000:10\nann:x:1\n";
+        let range = |container, host, size| Range { container, host, size };
+        assert_eq!(
+            subordinate(1000, text, 1000, Some("ann")),
+            [range(0, 1000, 1), range(1, 100_000, 65536), range(65537, 300_000, 10)]
+        );
+        assert_eq!(subordinate(7, text, 7, None), [range(0, 7, 1)]);
+        assert_eq!(map(&subordinate(7, text, 7, Some("bob"))), "0 7 1 1 200000 5");
+    }
+}
