@@ -1,4 +1,5 @@
-//! The runtime core: turns config.json into a container. It has no async code. The CLI and the shim call its operations.
+//! The runtime core: turns config.json into a container. It has no async code. The CLI and the shim call its
+//! operations.
 //!
 //! Each module may import only modules below it in this list. The test in `tests/arrows/` checks that.
 //!
@@ -38,7 +39,12 @@ pub use container::state;
 pub use error::{Context, Error, Kind, Result};
 pub use host::{caller, foreign_dir, kernel, mountinfo, open_files, program, time, unix_address};
 pub use id_maps::Ids;
-pub use leaves::{hooks, mount::clone_mapped, rdt, sd_notify, seccomp, streams::Stdio};
+pub use leaves::{
+    hooks,
+    mount::{MountAccess, clone_mapped},
+    rdt, sd_notify, seccomp,
+    streams::Stdio,
+};
 pub use namespace::user as user_namespace;
 pub use oci_state::OCI_VERSION;
 pub use ops::{create, delete, events, exec, features, kill, live_mounts, pause, ps, start, stats, update};

@@ -24,9 +24,11 @@ pub fn clone_into(plan: &Plan<'_>, flags: u32, cgroup: Option<BorrowedFd<'_>>) -
     }
 }
 
-/// Clones a process that holds a user namespace open ([`berth_init::namespace::hold_user_namespace`]). Returns its pid and pidfd.
+/// Clones a process that holds a user namespace open ([`berth_init::namespace::hold_user_namespace`]). Returns its pid
+/// and pidfd.
 pub fn clone_and_hold(flags: u32, channel: BorrowedFd<'_>, join: Option<BorrowedFd<'_>>) -> Result<(i32, OwnedFd)> {
-    // SAFETY: the child runs berth_init::namespace::hold_user_namespace, which is no_std without alloc and never returns.
+    // SAFETY: the child runs berth_init::namespace::hold_user_namespace, which is no_std without alloc and never
+    // returns.
     match unsafe { berth_init::sys::clone_process(u64::from(flags), None) }.context("clone3")? {
         Side::Child => berth_init::namespace::hold_user_namespace(channel, join),
         Side::Parent(pid, pidfd) => Ok((pid, pidfd)),
@@ -171,7 +173,8 @@ pub fn has_call(number: libc::c_long) -> bool {
     nix::errno::Errno::result(ret) != Err(nix::errno::Errno::ENOSYS)
 }
 
-/// Sends any signal number with pidfd_send_signal(2) (Linux 5.1). rustix's wrapper lacks real-time signals and signal 0.
+/// Sends any signal number with pidfd_send_signal(2) (Linux 5.1). rustix's wrapper lacks real-time signals and signal
+/// 0.
 pub fn send_signal(pidfd: std::os::fd::RawFd, signal: i32) -> Result<()> {
     let info = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: the call passes no siginfo, and it fails with EBADF for a number that is no pidfd.

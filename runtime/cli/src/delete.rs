@@ -48,5 +48,5 @@ fn remove(container: Container, force: bool) -> Result<(), Error> {
         let text = format!("cannot delete container {} that is not stopped: creating", container.id());
         return Err(Error::new(Kind::FailedPrecondition, text));
     }
-    delete::delete(container, force)
+    if force { delete::force_delete(&container) } else { delete::delete(&container) }
 }

@@ -90,7 +90,7 @@ pub fn create(
 
 /// Removes a container that could not be brought to its end; what hinders that is logged, the first error counts.
 pub fn undo(created: Created) {
-    if let Err(e) = delete::delete(created.container, true) {
+    if let Err(e) = delete::force_delete(&created.container) {
         log::warn!("{e}");
     }
 }

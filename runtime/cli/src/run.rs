@@ -90,9 +90,12 @@ fn attend(created: Created, streams: Streams, signals: &Signals, mut relay: Opti
     // Before the last output: without a pid namespace of its own, the container may have left processes that hold
     // the pipes, and deleting it ends them.
     // One that has not ended as far as is known here is ended by force.
-    if (status.is_err() || !keep)
-        && let Err(e) = delete::delete(created.container, status.is_err())
-    {
+    let deleted = match status {
+        Err(_) => delete::force_delete(&created.container),
+        Ok(_) if keep => Ok(()),
+        Ok(_) => delete::delete(&created.container),
+    };
+    if let Err(e) = deleted {
         log::warn!("{e}");
     }
     streams.drain();

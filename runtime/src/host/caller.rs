@@ -1,7 +1,7 @@
 //! Facts about the caller of the runtime, read once: the effective user id and the user namespace.
 //!
-//! An unprivileged caller ([`is_user`]) may create mounts and namespaces only inside a user namespace. Therefore each of
-//! its containers must have one, which [`crate::namespace::enter`] enters.
+//! An unprivileged caller ([`is_user`]) may create mounts and namespaces only inside a user namespace. Therefore each
+//! of its containers must have one, which [`crate::namespace::enter`] enters.
 
 use std::sync::OnceLock;
 
@@ -16,7 +16,8 @@ pub fn is_user() -> bool {
     uid() != 0
 }
 
-/// Returns true if the process is not in the initial user namespace. Reads it once, before the process enters another one.
+/// Returns true if the process is not in the initial user namespace. Reads it once, before the process enters another
+/// one.
 pub fn in_user_namespace() -> bool {
     /// Inode number of the initial user namespace since Linux 3.8 (`PROC_USER_INIT_INO`, proc_ns.h).
     const INITIAL: u64 = 0xefff_fffd;

@@ -1,4 +1,4 @@
-//! Capabilities: turns names into masks, and masks into names for warnings. Pure.
+//! Capabilities: turns names into masks, and masks into names for warnings. The code does no I/O.
 
 use berth_init::plan::Capabilities as Masks;
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};

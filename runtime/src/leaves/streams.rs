@@ -13,7 +13,8 @@ use rustix::{
 
 use crate::{Context, Result, id_maps::Ids};
 
-/// The standard streams of a process. A process with `process.terminal` gets a pty instead, and the caller gets its master.
+/// The standard streams of a process. A process with `process.terminal` gets a pty instead, and the caller gets its
+/// master.
 #[derive(Debug)]
 pub enum Stdio {
     /// The runtime's own streams.
@@ -22,8 +23,8 @@ pub enum Stdio {
     Null,
     /// These files, in the order stdin, stdout, stderr.
     Fds([OwnedFd; 3]),
-    /// As `Null`. A pty's output is relayed to the caller's terminal, which translates newlines itself. Therefore the pty
-    /// must not translate them (`ONLCR`, termios(3)).
+    /// As `Null`. A pty's output is relayed to the caller's terminal, which translates newlines itself. Therefore the
+    /// pty must not translate them (`ONLCR`, termios(3)).
     Relayed,
 }
 

@@ -1,4 +1,4 @@
-//! Kernel parameters (`linux.sysctl`). Only those of a namespace of the container are allowed. Pure.
+//! Kernel parameters (`linux.sysctl`). Only those of a namespace of the container are allowed. The code does no I/O.
 
 use std::collections::HashMap;
 

@@ -6,7 +6,8 @@ use oci_spec::runtime::{Process, User};
 
 use crate::{Context, Result, arena::Arena, host::caller};
 
-/// Returns the payload's supplementary groups, ascending: exactly `additionalGids`, or with `keep` those of the runtime.
+/// Returns the payload's supplementary groups, ascending: exactly `additionalGids`, or with `keep` those of the
+/// runtime.
 ///
 /// The kernel's list also contains the primary group if the caller put it there (CVE-2023-25173 was about leaving some
 /// out).

@@ -1,8 +1,8 @@
 //! The operation delete: removes all that belongs to a container.
 //!
-//! The processes end first. The kernel confirms that: by init's pidfd, and by an empty cgroup. Then an error in one removal
-//! does not stop the others, and all errors are reported. state.json is removed last, and only if the cgroup and the resctrl
-//! group are gone, so that another delete can go on.
+//! The processes end first. The kernel confirms that: by init's pidfd, and by an empty cgroup. Then an error in one
+//! removal does not stop the others, and all errors are reported. state.json is removed last, and only if the cgroup
+//! and the resctrl group are gone, so that another delete can go on.
 
 use std::{
     collections::HashSet,
@@ -31,35 +31,37 @@ pub const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time that the removal of a cgroup gets at least: a process stays in it for a moment after its exit.
 const MIN_CGROUP_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Deletes a container that is stopped or was never started. With `force` its status does not matter.
+/// Deletes a container that is stopped or was never started.
 ///
 /// # Errors
-/// [`Kind::FailedPrecondition`] if the container runs. [`Kind::Internal`] if a process outlives SIGKILL. The errors of all
-/// removals that fail. After an error state.json stays, so that delete can be repeated.
-pub fn delete(container: Container, force: bool) -> Result<()> {
-    let over = match force {
-        true => false,
-        false => match container.status()? {
-            // The kernel has killed all processes of a private pid namespace. Otherwise init's children may still run.
-            Status::Stopped => container.private_pid_namespace(),
-            Status::Created | Status::Creating => false,
-            status => {
-                let text = format!("cannot delete container {} that is not stopped: {status}", container.id());
-                return Err(Error::new(Kind::FailedPrecondition, text));
-            }
-        },
-    };
-    let until = Instant::now() + EXIT_TIMEOUT;
-    if !over {
-        end(&container, until)?;
+/// [`Kind::FailedPrecondition`] if the container runs. [`Kind::Internal`] if a process outlives SIGKILL. The errors of
+/// all removals that fail. After an error state.json stays, so that delete can be repeated.
+pub fn delete(container: &Container) -> Result<()> {
+    match container.status()? {
+        // The kernel has killed all processes of a private pid namespace. Otherwise init's children may still run.
+        Status::Stopped if container.private_pid_namespace() => destroy(container, Instant::now() + EXIT_TIMEOUT),
+        Status::Stopped | Status::Created | Status::Creating => force_delete(container),
+        status => {
+            let text = format!("cannot delete container {} that is not stopped: {status}", container.id());
+            Err(Error::new(Kind::FailedPrecondition, text))
+        }
     }
-    destroy(&container, until)
+}
+
+/// Kills all processes of a container and deletes it, whatever its status is.
+///
+/// # Errors
+/// As [`delete`], without [`Kind::FailedPrecondition`].
+pub fn force_delete(container: &Container) -> Result<()> {
+    let until = Instant::now() + EXIT_TIMEOUT;
+    end(container, until)?;
+    destroy(container, until)
 }
 
 /// Cleans up after a crash: kills and removes the container with this id, and returns init's pid if it is known.
 ///
-/// If state.json cannot be read whole, the processes that it names are killed, and it is removed. Waits at most `timeout`
-/// for the processes, and then at least 0.5 s for their cgroup.
+/// If state.json cannot be read whole, the processes that it names are killed, and it is removed. Waits at most
+/// `timeout` for the processes, and then at least 0.5 s for their cgroup.
 ///
 /// # Errors
 /// As [`delete`].
@@ -111,7 +113,8 @@ fn end(container: &Container, until: Instant) -> Result<()> {
     }
 }
 
-/// Waits for the exit of a process. Its pidfd is readable when its last thread has exited, reaped or not (pidfd_open(2)).
+/// Waits for the exit of a process. Its pidfd is readable when its last thread has exited, reaped or not
+/// (pidfd_open(2)).
 fn has_exited(pidfd: BorrowedFd<'_>, until: Instant) -> Result<bool> {
     loop {
         let left = until.saturating_duration_since(Instant::now());

@@ -75,8 +75,8 @@ pub(crate) fn open_init(container: &Container) -> Result<Option<std::os::fd::Own
     }
 }
 
-/// Sends a signal to `init` and to all processes in the cgroup that are not in `sent`. Adds them to `sent`, and returns the
-/// number of processes in the cgroup.
+/// Sends a signal to `init` and to all processes in the cgroup that are not in `sent`. Adds them to `sent`, and returns
+/// the number of processes in the cgroup.
 ///
 /// # Errors
 /// [`Kind::NotFound`] if there is neither init nor a process in the cgroup. Otherwise the errors of both ways.

@@ -39,7 +39,7 @@ pub fn start(container: &Container, barrier: Option<OwnedFd>) -> Result<()> {
             Err(e) => (e, true),
         },
     };
-    if by_hook && let Err(e) = delete::delete(container.clone(), true) {
+    if by_hook && let Err(e) = delete::force_delete(container) {
         log::warn!("container {}: {e}", container.id());
     }
     Err(error)

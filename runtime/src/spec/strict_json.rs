@@ -1,13 +1,15 @@
-//! RejectSeqForStruct where config.json has objects. What serde derives for a structure also reads a list, member by member, so
-//! that `[]` would be a structure of defaults and `[1]` a memory limit. [`RejectSeqForStruct`] around a deserializer asks it for a
-//! map wherever a structure is to be read, and hands everything else on.
+//! Refuses a JSON array where config.json must have an object.
+//!
+//! serde's derived code also parses a struct from an array, member by member. So `[]` would give a struct of defaults,
+//! and `[1]` a memory limit. [`RejectSeqForStruct`] wraps a deserializer. It asks that for a map wherever a struct is
+//! expected, and passes all other requests on.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, Visitor};
 
-/// A deserializer that reads no structure from a list; and, on the way down to the members, what it hands to the
-/// deserializer below and gets from it.
+/// Wraps a deserializer that must not parse a struct from an array. It also wraps the visitors, seeds and accesses on
+/// the way to the members, so that the rule holds for nested structs.
 pub struct RejectSeqForStruct<T>(pub T);
 
 /// Defines deserializer methods that differ only in their name.

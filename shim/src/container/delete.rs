@@ -115,7 +115,7 @@ impl Container {
             // refused.
             let hooked = !handle.state().hooks.poststop.is_empty();
             let spawning = self.context.pool.children.begin_spawn();
-            let delete = move || ignore_not_found(berth_runtime::delete::delete((*handle).clone(), false));
+            let delete = move || ignore_not_found(berth_runtime::delete::delete(&handle));
             if hooked {
                 self.context.pool.run(&spawning, delete).await?;
             } else {

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berth_runtime::{Context, Error, Ids, Result, clone_mapped, user_namespace};
+use berth_runtime::{Context, Error, Ids, MountAccess, Result, clone_mapped, user_namespace};
 use nix::mount::{MntFlags, umount2};
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
@@ -65,7 +65,7 @@ impl Layers {
         let lower = overlay::split(lower.ok_or_else(|| Error::invalid("option lowerdir is missing"))?);
         let common =
             common(&lower).ok_or_else(|| Error::invalid("the lower directories have no directory in common"))?;
-        let tree = clone_mapped(&common, users, true)?;
+        let tree = clone_mapped(&common, users, MountAccess::ReadOnly)?;
         let there = proc_path(&tree);
         let moved = |path: &String| match Path::new(path).strip_prefix(&common) {
             Ok(below) => overlay::escape(&there.join(below).to_string_lossy()),

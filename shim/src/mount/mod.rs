@@ -17,7 +17,7 @@ use std::{
 };
 
 use berth_proto::task::Mount;
-use berth_runtime::{Context, Error, Result, clone_mapped};
+use berth_runtime::{Context, Error, MountAccess, Result, clone_mapped};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::{
     fs::{Mode, OFlags, ResolveFlags, mkdir, open, openat2},
@@ -159,7 +159,7 @@ fn mount_one(rootfs: &Path, m: &Mount) -> Result<()> {
         change(&at, options.flags | MsFlags::MS_REMOUNT).context("remount")?;
     }
     if let Some(users) = users.filter(|_| m.type_ != "overlay") {
-        let tree = clone_mapped(&at, users.as_fd(), false)?;
+        let tree = clone_mapped(&at, users.as_fd(), MountAccess::Unchanged)?;
         move_mount(&tree, c"", &fd, c"", FD_TO_FD).context("mount with mapped ids")?;
     }
     Ok(())

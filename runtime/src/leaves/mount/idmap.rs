@@ -80,15 +80,22 @@ impl<'u> IdMaps<'u> {
     }
 }
 
+/// Whether files of a mount can be changed through it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MountAccess {
+    /// Every mount of the tree is read-only.
+    ReadOnly,
+    /// Every mount keeps the access of its source.
+    Unchanged,
+}
+
 /// Clones all mounts at `path` as a detached private tree, with ids mapped as in the user namespace `users`.
-///
-/// With `readonly` every mount of the tree is read-only.
 ///
 /// # Errors
 /// Names the path, and the mount and file system that cannot be idmapped.
-pub fn clone_mapped(path: &Path, users: BorrowedFd<'_>, readonly: bool) -> Result<OwnedFd> {
+pub fn clone_mapped(path: &Path, users: BorrowedFd<'_>, access: MountAccess) -> Result<OwnedFd> {
     let tree = clone_tree(path, Submounts::Include)?;
-    let set = if readonly { attr::RDONLY } else { 0 };
+    let set = if access == MountAccess::ReadOnly { attr::RDONLY } else { 0 };
     let private = mount_setattr(tree.as_fd(), true, set, 0, libc::MS_PRIVATE);
     private.with_context(|| format!("mount_setattr {}", path.display()))?;
     map(&tree, true, users, path)?;

@@ -2,7 +2,8 @@
 //!
 //! They become the mount's `uidMappings` and `gidMappings` of the OCI spec. The example is
 //! `idmap=uids=0-100-10#10-200-5;gids=@0-1-10`. A triplet holds the first id in the file system, the first id on the
-//! host, and the number of ids. After `@`, the second id is an id of the container's user namespace. Pure.
+//! host, and the number of ids. After `@`, the second id is an id of the container's user namespace. The code does no
+//! I/O.
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount, Spec};
 

@@ -26,7 +26,7 @@ use rustix::{
     mount::{OpenTreeFlags, open_tree},
 };
 
-pub use idmap::{clone_mapped, map_inside};
+pub use idmap::{MountAccess, clone_mapped, map_inside};
 pub use idmap_options::{translate as translate_idmaps, translate_list as translate_idmaps_of};
 pub use options::{Options, Submounts, attr, known as known_options};
 

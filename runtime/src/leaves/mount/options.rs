@@ -1,4 +1,4 @@
-//! Mount options of mount(8), sorted by the part of the runtime or kernel that acts on them. Pure.
+//! Mount options of mount(8), sorted by the part of the runtime or kernel that acts on them. The code does no I/O.
 
 use crate::{Error, Result};
 

@@ -58,8 +58,8 @@ impl Half {
     }
 }
 
-/// Returns the offset of the low or high half of argument `index` in `struct seccomp_data`, in bytes, on a little-endian
-/// machine.
+/// Returns the offset of the low or high half of argument `index` in `struct seccomp_data`, in bytes, on a
+/// little-endian machine.
 pub fn argument(index: u32, half: Half) -> u32 {
     16 + 8 * index + 4 * half.index()
 }
@@ -127,8 +127,8 @@ impl Assembler {
         }
     }
 
-    /// Returns the position of an instruction that leads to `target` and is in reach of a conditional jump that is written
-    /// after `more` further instructions. Writes a long jump or a return if there is none.
+    /// Returns the position of an instruction that leads to `target` and is in reach of a conditional jump that is
+    /// written after `more` further instructions. Writes a long jump or a return if there is none.
     fn reach(&mut self, target: Target, more: usize) -> usize {
         let near = |at: usize| self.distance(at) + more <= usize::from(u8::MAX);
         match target {
@@ -167,8 +167,8 @@ impl Assembler {
     }
 }
 
-/// Decodes instructions from `struct sock_filter` of a little-endian machine, 8 bytes each. All machines with a table of
-/// call numbers are little-endian.
+/// Decodes instructions from `struct sock_filter` of a little-endian machine, 8 bytes each. All machines with a table
+/// of call numbers are little-endian.
 pub fn read(program: &[[u8; 8]]) -> Vec<sock_filter> {
     let instruction = |[c0, c1, jt, jf, k0, k1, k2, k3]: &[u8; 8]| sock_filter {
         code: u16::from_le_bytes([*c0, *c1]),

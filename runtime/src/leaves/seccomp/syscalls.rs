@@ -1,11 +1,11 @@
 //! Looks up the numbers of system calls by name.
 //!
-//! `syscalls.tbl` is a text table, sorted by name, with one call per line: `name x86_64 i386 x32 aarch64 arm`. A `-` says
-//! that the ABI lacks the call. x32 numbers are without their bit. The lookup searches the text in the binary: an array of
-//! string slices would need relocations, and so private memory in every process.
+//! `syscalls.tbl` is a text table, sorted by name, with one call per line: `name x86_64 i386 x32 aarch64 arm`. A `-`
+//! says that the ABI lacks the call. x32 numbers are without their bit. The lookup searches the text in the binary: an
+//! array of string slices would need relocations, and so private memory in every process.
 //!
-//! The numbers come from the kernel's `syscall.tbl` and `asm/unistd*.h` up to 7.1, and from `asm/unistd.h` of arm for its
-//! private calls.
+//! The numbers come from the kernel's `syscall.tbl` and `asm/unistd*.h` up to 7.1, and from `asm/unistd.h` of arm for
+//! its private calls.
 
 use std::cmp::Ordering;
 
@@ -38,7 +38,8 @@ impl Call {
     }
 }
 
-/// For each first byte of a name, the offset in [`TABLE`] of the first name that starts with this byte or a greater one.
+/// For each first byte of a name, the offset in [`TABLE`] of the first name that starts with this byte or a greater
+/// one.
 static INDEX: [u16; 129] = index();
 
 /// Finds a call by name. Returns `None` for a name that no kernel up to 7.1 has.
