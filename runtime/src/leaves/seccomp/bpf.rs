@@ -104,7 +104,7 @@ impl Assembler {
         self.push(test as u16, u8::try_from(yes).unwrap_or(u8::MAX), u8::try_from(no).unwrap_or(u8::MAX), k)
     }
 
-    /// Writes a jump to `target`, unless `target` is the first instruction so far.
+    /// Makes the program so far begin at `target`. Writes a return or a jump if it does not.
     pub fn start_at(&mut self, target: Target) {
         let at = self.reach(target, 0);
         if self.distance(at) > 0 {
