@@ -105,12 +105,12 @@ impl Ids {
 
     /// Returns the content for /proc/<pid>/uid_map.
     pub fn uid_map(&self) -> String {
-        lines(&self.uids)
+        map_text(&self.uids)
     }
 
     /// Returns the content for /proc/<pid>/gid_map.
     pub fn gid_map(&self) -> String {
-        lines(&self.gids)
+        map_text(&self.gids)
     }
 }
 
@@ -130,7 +130,7 @@ fn sorted(map: &[LinuxIdMapping]) -> Vec<(u32, u32, u32)> {
     lines
 }
 
-fn lines(map: &[LinuxIdMapping]) -> String {
+fn map_text(map: &[LinuxIdMapping]) -> String {
     map.iter().map(|m| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size())).collect()
 }
 
@@ -150,7 +150,7 @@ fn check(map: &[LinuxIdMapping], field: &str) -> Result<()> {
     if map.len() > MAX_LINES {
         return Err(Error::invalid(format!("{field}: more than {MAX_LINES} mappings")));
     }
-    let text = lines(map).len();
+    let text = map_text(map).len();
     if text >= MAX_TEXT {
         return Err(Error::invalid(format!("{field}: {text} bytes as a map, the kernel takes less than {MAX_TEXT}")));
     }

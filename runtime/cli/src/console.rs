@@ -79,7 +79,7 @@ impl Drop for HostTerminal {
 pub fn connect(path: &str) -> Result<UnixStream> {
     let connected = || -> rustix::io::Result<UnixStream> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        net::connect(&socket, Address::of(Path::new(path))?.socket())?;
+        net::connect(&socket, Address::new(Path::new(path))?.socket())?;
         Ok(socket.into())
     };
     connected().with_context(|| format!("dial unix {path}: connect"))

@@ -66,7 +66,7 @@ impl Manager {
             let socket = UnixDatagram::unbound()?;
             socket.set_write_timeout(Some(PATIENCE))?;
             match self {
-                Self::At(path) => rustix::net::connect(&socket, Address::of(path)?.socket())?,
+                Self::At(path) => rustix::net::connect(&socket, Address::new(path)?.socket())?,
                 Self::Abstract(address) => socket.connect_addr(address)?,
             }
             socket.send(&[ready, b"\n"].concat())?;

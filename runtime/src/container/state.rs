@@ -363,7 +363,7 @@ pub fn record(
             selinux: text(process.map(|p| p.selinux_label())),
             keyring: false,
             listener: Listener::from_profile(spec.linux().as_ref().and_then(|l| l.seccomp().as_ref())),
-            scheduling: Scheduling::of(spec),
+            scheduling: Scheduling::from_spec(spec),
         },
         rdt: None,
         hooks: LaterHooks::of(spec),

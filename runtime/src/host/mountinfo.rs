@@ -19,7 +19,7 @@ use crate::{Context, Result, arena::Arena};
 /// /proc/self/mountinfo cannot be read.
 pub(crate) fn whole_mounts<'a>(arena: &'a Arena, rootfs: &Path) -> Result<&'a [&'a CStr]> {
     let mountinfo = std::fs::read("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
-    let mut found: Vec<Vec<u8>> = mountinfo.split(|b| *b == b'\n').filter_map(whole).collect();
+    let mut found: Vec<Vec<u8>> = mountinfo.split(|b| *b == b'\n').filter_map(complete_mount_point).collect();
     found.retain(|at| !Path::new(std::ffi::OsStr::from_bytes(at)).starts_with(rootfs));
     found.reverse();
     let relative = found
@@ -45,7 +45,7 @@ fn point_of(line: &[u8], fstype: &[u8]) -> Option<PathBuf> {
 }
 
 /// Returns the mount point of a line, if the line is a complete procfs or sysfs mount.
-fn whole(line: &[u8]) -> Option<Vec<u8>> {
+fn complete_mount_point(line: &[u8]) -> Option<Vec<u8>> {
     let mut words = line.split(|b| *b == b' ');
     let (root, at) = (words.nth(3)?, words.next()?);
     let fstype = words.skip_while(|word| *word != b"-").nth(1)?;
@@ -86,7 +86,7 @@ mod tests {
             (b"", None),
         ];
         for (line, at) in rows {
-            assert_eq!(whole(line).as_deref(), at);
+            assert_eq!(complete_mount_point(line).as_deref(), at);
         }
     }
 

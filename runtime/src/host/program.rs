@@ -112,7 +112,7 @@ pub fn run(name: &str, args: &[String]) -> Result<Output> {
     let streams = [null.as_fd(), stdout.as_fd(), stderr.as_fd()];
     let (_, pidfd) = start_as(name.as_bytes(), &path, args, &env, &streams).with_context(|| name.to_owned())?;
     let status = wait_for_exit(name, pidfd.as_fd())?;
-    Ok(Output { status, stdout: read(stdout)?, stderr: read(stderr)? })
+    Ok(Output { status, stdout: read_output(stdout)?, stderr: read_output(stderr)? })
 }
 
 /// Finds a program in `PATH`, as execvp(3) does.
@@ -147,7 +147,7 @@ fn wait_for_exit(name: &str, pidfd: BorrowedFd<'_>) -> Result<Option<i32>> {
     }
 }
 
-fn read(file: OwnedFd) -> Result<String> {
+fn read_output(file: OwnedFd) -> Result<String> {
     let mut file = File::from(file);
     let mut bytes = Vec::new();
     file.rewind()?;

@@ -11,11 +11,11 @@ use rustix::fs::{Mode, OFlags};
 pub fn ignored() -> u64 {
     static IGNORED: OnceLock<u64> = OnceLock::new();
     // If the file cannot be read, any signal may be ignored.
-    *IGNORED.get_or_init(|| ask().unwrap_or(!0))
+    *IGNORED.get_or_init(|| read_ignored().unwrap_or(!0))
 }
 
 /// Reads /proc/self/status, which fits in one read.
-fn ask() -> Option<u64> {
+fn read_ignored() -> Option<u64> {
     let file = rustix::fs::open("/proc/self/status", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let mut buffer = [0; 8192];
     let len = rustix::io::read(file, &mut buffer).ok()?;

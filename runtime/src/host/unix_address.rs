@@ -23,7 +23,7 @@ impl Address {
     ///
     /// # Errors
     /// As open(2), for a path that is too long.
-    pub fn of(path: &Path) -> Result<Self> {
+    pub fn new(path: &Path) -> Result<Self> {
         match SocketAddrUnix::new(path) {
             Ok(address) => Ok(Self { address, _file: None }),
             Err(Errno::NAMETOOLONG) => {
@@ -69,11 +69,11 @@ mod tests {
             let socket = || {
                 rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap()
             };
-            rustix::net::connect(socket(), Address::of(&dir.join(&name)).unwrap().socket()).unwrap();
+            rustix::net::connect(socket(), Address::new(&dir.join(&name)).unwrap().socket()).unwrap();
             listener.accept().unwrap();
             std::fs::rename(dir.join(&name), &made).unwrap();
-            rustix::net::connect(socket(), Address::of(&made).unwrap().socket()).unwrap();
-            assert_eq!(Address::of(&dir.join(&name)).err(), Some(Errno::NOENT));
+            rustix::net::connect(socket(), Address::new(&made).unwrap().socket()).unwrap();
+            assert_eq!(Address::new(&dir.join(&name)).err(), Some(Errno::NOENT));
             std::fs::remove_dir_all(&top).unwrap();
         }
     }

@@ -41,7 +41,7 @@ pub struct Settings {
 
 impl Settings {
     /// Returns the settings of a config.json.
-    pub fn of(spec: &Spec) -> Self {
+    pub fn from_spec(spec: &Spec) -> Self {
         let process = spec.process().as_ref();
         let linux = spec.linux().as_ref();
         Self {
@@ -85,7 +85,7 @@ impl Settings {
     /// # Errors
     /// As [`check`].
     pub fn initial_cpus(&self) -> Result<Option<Set>> {
-        self.affinity.as_ref().and_then(|a| a.initial().as_deref()).map(|text| set(text, INITIAL)).transpose()
+        self.affinity.as_ref().and_then(|a| a.initial().as_deref()).map(|text| parse_set(text, INITIAL)).transpose()
     }
 }
 
@@ -107,12 +107,12 @@ pub fn plan<'a>(arena: &'a Arena, wanted: &Settings, exec: bool) -> Result<Optio
         None => None,
         Some(policy) => {
             let nodes = policy.nodes().as_deref().filter(|n| !n.is_empty());
-            let nodes: &[u64] = nodes.map(|text| set(text, NODES)).transpose()?.map_or(&[], list);
+            let nodes: &[u64] = nodes.map(|text| parse_set(text, NODES)).transpose()?.map_or(&[], list);
             Some((memory_mode(policy), nodes))
         }
     };
     Ok(Some(Scheduling {
-        cpus: last.map(|text| set(text, FINAL)).transpose()?.map(list),
+        cpus: last.map(|text| parse_set(text, FINAL)).transpose()?.map(list),
         policy: wanted.scheduler.as_ref().map(attributes),
         io_priority: wanted.io_priority.as_ref().map(io_priority).transpose()?,
         personality: wanted.personality.as_ref().map(|p| domain(p.domain())),
@@ -134,7 +134,7 @@ pub fn check(process: &Process) -> Result<()> {
     if let Some(affinity) = process.exec_cpu_affinity() {
         for (field, text) in [(INITIAL, affinity.initial()), (FINAL, affinity.cpu_affinity_final())] {
             if let Some(text) = text {
-                set(text, field)?;
+                parse_set(text, field)?;
             }
         }
     }
@@ -180,8 +180,10 @@ pub fn check_container(policy: Option<&LinuxMemoryPolicy>) -> Result<()> {
     let Some(policy) = policy else { return Ok(()) };
     let nodes = policy.nodes().as_deref().filter(|n| !n.is_empty());
     let wanted = "linux.memoryPolicy.nodes: invalid memory policy nodes";
-    let count =
-        nodes.map(|text| set(text, wanted)).transpose()?.map(|set| set.iter().map(|n| n.count_ones()).sum::<u32>());
+    let count = nodes
+        .map(|text| parse_set(text, wanted))
+        .transpose()?
+        .map(|set| set.iter().map(|n| n.count_ones()).sum::<u32>());
     match (policy.mode(), count) {
         (mode @ (Mode::MpolDefault | Mode::MpolLocal), Some(count)) => {
             let text = format!("{NODES}: memory policy {mode}: mode requires 0 nodes but got {count}");
@@ -287,7 +289,7 @@ fn memory_mode(policy: &LinuxMemoryPolicy) -> u32 {
 }
 
 /// Parses a list such as `0-3,7`. Like runc, it allows spaces and empty members.
-fn set(text: &str, field: &str) -> Result<Set> {
+fn parse_set(text: &str, field: &str) -> Result<Set> {
     let bad = |why: &str| Error::invalid(format!("{field}: {text:?}: {why}"));
     let number = |digits: &str| -> Result<usize> {
         let value: usize = digits.parse().map_err(|_| bad("not a list of numbers and ranges"))?;
@@ -326,10 +328,10 @@ mod tests {
             set
         };
         for (text, bits) in [("0", &[0][..]), ("0-2,7", &[0, 1, 2, 7]), (" 1 ,, 64", &[1, 64]), ("1023", &[1023])] {
-            assert_eq!(set(text, "f").unwrap(), of(bits), "{text}");
+            assert_eq!(parse_set(text, "f").unwrap(), of(bits), "{text}");
         }
         for text in ["", ",", "a", "1-", "-1", "3-1", "1024", "0-9999", "1--2"] {
-            assert!(set(text, "the.field").unwrap_err().to_string().starts_with("the.field: "), "{text}");
+            assert!(parse_set(text, "the.field").unwrap_err().to_string().starts_with("the.field: "), "{text}");
         }
     }
 

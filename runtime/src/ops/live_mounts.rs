@@ -39,7 +39,7 @@ use crate::{
 /// mount.
 pub fn add(container: &Container, mounts: &[Mount]) -> Result<()> {
     check::mounts(mounts)?;
-    let opened = OpenContainer::of(container)?;
+    let opened = OpenContainer::open(container)?;
     for (n, mount) in mounts.iter().enumerate() {
         opened.check_supported(mount).with_context(|| format!("mounts[{n}]"))?;
     }
@@ -91,7 +91,7 @@ pub fn add(container: &Container, mounts: &[Mount]) -> Result<()> {
 /// removed by then.
 pub fn remove(container: &Container, mounts: &[Mount]) -> Result<()> {
     check::mounts(mounts)?;
-    let opened = OpenContainer::of(container)?;
+    let opened = OpenContainer::open(container)?;
     let arena = Arena::default();
     let field = |n: usize| format!("mounts[{n}].destination");
     let targets: Vec<_> = mounts
@@ -121,7 +121,7 @@ struct OpenContainer {
 }
 
 impl OpenContainer {
-    fn of(container: &Container) -> Result<Self> {
+    fn open(container: &Container) -> Result<Self> {
         let own = container.state().namespaces;
         let why = match container.status()? {
             _ if own & namespace::kind::MOUNT == 0 => Some("its mounts are the host's"),

@@ -47,7 +47,7 @@ impl Bundle {
     /// [`Kind::Unsupported`] for a field that this build refuses.
     pub fn load(dir: &Path) -> Result<Self> {
         let dir = std::path::absolute(dir).with_context(|| format!("bundle {}", dir.display()))?;
-        let json = text(&dir)?;
+        let json = read_config(&dir)?;
         let mut warnings = Vec::new();
         let mut spec: Spec = parse(&json, "process", &mut warnings).context("config.json")?;
         if let Some(resources) = spec.linux_mut().as_mut().and_then(|linux| linux.resources_mut().as_mut()) {
@@ -104,8 +104,8 @@ fn warnings_of(spec: &Spec) -> Vec<String> {
 }
 
 /// Reads a bundle's config.json.
-fn text(bundle: &Path) -> Result<Vec<u8>> {
-    read(&bundle.join("config.json"))
+fn read_config(bundle: &Path) -> Result<Vec<u8>> {
+    read_file(&bundle.join("config.json"))
 }
 
 /// Reads and checks the process.json of `exec --process`.
@@ -113,7 +113,7 @@ fn text(bundle: &Path) -> Result<Vec<u8>> {
 /// # Errors
 /// As [`Bundle::load`].
 pub fn load_process(path: &Path) -> Result<Process> {
-    parse_process(&read(path)?).with_context(|| path.display().to_string())
+    parse_process(&read_file(path)?).with_context(|| path.display().to_string())
 }
 
 /// Reads the list of mounts of `mounts add` and `mounts remove`.
@@ -121,7 +121,7 @@ pub fn load_process(path: &Path) -> Result<Process> {
 /// # Errors
 /// As [`Bundle::load`].
 pub fn load_mounts(path: &Path) -> Result<Vec<Mount>> {
-    parse(&read(path)?, "", &mut Vec::new()).with_context(|| path.display().to_string())
+    parse(&read_file(path)?, "", &mut Vec::new()).with_context(|| path.display().to_string())
 }
 
 /// Parses and checks a `process` object.
@@ -155,7 +155,7 @@ fn drop_absent_pids_limit(resources: &mut LinuxResources, json: &[u8], at: &str)
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+fn read_file(path: &Path) -> Result<Vec<u8>> {
     let file = File::open(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound if path.ends_with("config.json") => {
             Error::new(Kind::NotFound, "JSON specification file config.json not found")

@@ -135,7 +135,7 @@ fn connect(path: &str, instance: Instance, direct: bool, until: Instant) -> Resu
         Instance::System => caller::uid(),
         Instance::User => owner(),
     };
-    let address = Address::of(Path::new(path)).map_err(|e: Errno| Failure::Lost(e.into()))?;
+    let address = Address::new(Path::new(path)).map_err(|e: Errno| Failure::Lost(e.into()))?;
     Bus::connect(address.socket(), direct, uid, until.min(Instant::now() + GREETING))
 }
 

@@ -44,7 +44,7 @@ pub fn plan<'a>(arena: &'a Arena, devices: &[LinuxDevice], ids: &Ids) -> Result<
         out.push(Device { path, mode: libc::S_IFCHR | 0o666, major, minor, uid: 0, gid: 0 });
     }
     for (n, device) in devices.iter().enumerate() {
-        let device = plan_one(arena, device, ids).map_err(|e| named(n, &e))?;
+        let device = plan_one(arena, device, ids).map_err(|e| with_index(n, &e))?;
         // The runtime links /dev/ptmx to the container's own devpts, so an entry of config.json has no effect.
         if device.path != c"/dev/ptmx" {
             out.push(device);
@@ -61,7 +61,7 @@ pub fn check(devices: &[LinuxDevice]) -> Result<()> {
     devices
         .iter()
         .enumerate()
-        .try_for_each(|(n, device)| numbers(device).and_then(|_| path(device)).map(drop).map_err(|e| named(n, &e)))
+        .try_for_each(|(n, device)| numbers(device).and_then(|_| path(device)).map(drop).map_err(|e| with_index(n, &e)))
 }
 
 fn plan_one<'a>(arena: &'a Arena, device: &LinuxDevice, ids: &Ids) -> Result<Device<'a>> {
@@ -78,7 +78,7 @@ fn plan_one<'a>(arena: &'a Arena, device: &LinuxDevice, ids: &Ids) -> Result<Dev
 }
 
 /// Puts the device's index before an error that begins with the name of the member.
-fn named(n: usize, error: &Error) -> Error {
+fn with_index(n: usize, error: &Error) -> Error {
     Error::invalid(format!("linux.devices[{n}].{error}"))
 }
 

@@ -112,7 +112,7 @@ impl NetDevices {
         let path = format!("/proc/{pid}/ns/net");
         let what = || format!("could not get network namespace from path {path}");
         let namespace = self.namespace.insert(File::open(&path).with_context(what)?.into());
-        let (host, inside) = (Socket::here()?, Socket::inside(namespace.as_fd()).with_context(what)?);
+        let (host, inside) = (Socket::open()?, Socket::open_in(namespace.as_fd()).with_context(what)?);
         for device in std::mem::take(&mut self.requested) {
             let what = format!("{FIELD}: move netDevice {} to namespace {path}", device.name);
             let moved = move_out(&host, &device, namespace).map_err(|e| e.context(what.clone()))?;
@@ -153,7 +153,7 @@ impl Drop for NetDevices {
     fn drop(&mut self) {
         let Some(namespace) = self.namespace.as_ref().filter(|_| !self.moved.is_empty()) else { return };
         let give_back = |moved: &Moved| -> Result<()> {
-            let (host, inside) = (Socket::here()?, Socket::inside(namespace.as_fd())?);
+            let (host, inside) = (Socket::open()?, Socket::open_in(namespace.as_fd())?);
             let home = File::open("/proc/thread-self/ns/net").context("open own network namespace")?;
             inside.move_link(inside.link(&moved.new)?.index, &moved.name, home.as_fd())?;
             configure(&host, &moved.name, moved.addresses.iter().filter(|a| !a.is_kernel_assigned()), moved.up)

@@ -96,7 +96,7 @@ impl Socket {
     ///
     /// # Errors
     /// As socket(2).
-    pub fn here() -> Result<Self> {
+    pub fn open() -> Result<Self> {
         let made = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute);
         Ok(Self(made.context("socket of rtnetlink")?))
     }
@@ -106,10 +106,10 @@ impl Socket {
     ///
     /// # Errors
     /// As setns(2) and socket(2).
-    pub fn inside(namespace: BorrowedFd<'_>) -> Result<Self> {
+    pub fn open_in(namespace: BorrowedFd<'_>) -> Result<Self> {
         let make = || {
             berth_init::sys::setns(namespace, kind::NETWORK).context("join the network namespace")?;
-            Self::here()
+            Self::open()
         };
         run_in_thread(make)
     }
@@ -350,7 +350,7 @@ mod tests {
     /// Every network namespace has lo, and reading it needs no privileges.
     #[test]
     fn loopback_device_is_found_by_name() {
-        let socket = Socket::here().unwrap();
+        let socket = Socket::open().unwrap();
         let lo = socket.link("lo").unwrap();
         socket.addresses(lo.index).unwrap();
         assert_eq!(socket.link("no-such-device").unwrap_err().errno(), Some(libc::ENODEV));

@@ -73,7 +73,7 @@ pub fn check(rdt: &LinuxIntelRdt, root: Option<&Path>) -> Result<()> {
         (rdt.l3_cache_schema(), "l3CacheSchema", Feature::L3),
         (rdt.mem_bw_schema(), "memBwSchema", Feature::MemoryBandwidth),
     ] {
-        if given(schema) && !feature.is_in(root) {
+        if is_set(schema) && !feature.is_in(root) {
             let text =
                 format!("{FIELD}.{field}: is specified in config, but Intel RDT/{} is not enabled", feature.short());
             return Err(Error::unsupported(text));
@@ -105,7 +105,7 @@ impl Feature {
     }
 }
 
-fn given(text: &Option<String>) -> bool {
+fn is_set(text: &Option<String>) -> bool {
     text.as_ref().is_some_and(|text| !text.is_empty())
 }
 
@@ -161,7 +161,7 @@ impl Update<'_> {
     pub fn apply(&self, group: Option<&Group>) -> Result<()> {
         let lines: String = [self.l3_cache, self.memory_bandwidth].iter().flatten().map(|l| format!("{l}\n")).collect();
         match group {
-            Some(group) if !lines.is_empty() => group.set(&lines),
+            Some(group) if !lines.is_empty() => group.write_schemata(&lines),
             _ => Ok(()),
         }
     }
@@ -197,7 +197,7 @@ impl PendingGroup {
     pub fn create(&mut self, rdt: Option<&LinuxIntelRdt>) -> Result<()> {
         let (Some(group), Some(rdt)) = (&mut self.0, rdt) else { return Ok(()) };
         let lines = schemata(rdt);
-        if given(rdt.clos_id()) && lines.is_empty() {
+        if is_set(rdt.clos_id()) && lines.is_empty() {
             let text =
                 "clos dir not accessible (must be pre-created when schemata, l3CacheSchema and memBwSchema are empty)";
             fs::metadata(&group.class).context(text).context(FIELD)?;
@@ -206,7 +206,7 @@ impl PendingGroup {
             group.own = false;
         }
         if !lines.is_empty() {
-            group.set(&lines)?;
+            group.write_schemata(&lines)?;
         }
         match &group.monitor {
             Some(monitor) => create_dir_if_missing(monitor).map(drop).map_err(|e| group.explain(e.into())),
@@ -267,7 +267,7 @@ impl Group {
         if self.class.exists() { self.add_process(pid) } else { Ok(()) }
     }
 
-    fn set(&self, lines: &str) -> Result<()> {
+    fn write_schemata(&self, lines: &str) -> Result<()> {
         let what = || format!("intelrdt: unable to write {lines:?}");
         fs::write(self.class.join("schemata"), lines).map_err(|e| self.explain(Error::from(e).context(what())))
     }

@@ -124,7 +124,7 @@ fn deliver(path: &Path, json: &[u8], fd: BorrowedFd<'_>, timeout: Duration) -> R
     let connected = || -> rustix::io::Result<UnixStream> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         set_socket_timeout(&socket, Timeout::Send, Some(timeout))?;
-        connect(&socket, Address::of(path)?.socket())?;
+        connect(&socket, Address::new(path)?.socket())?;
         Ok(socket.into())
     };
     let socket = connected().context("failed to connect with seccomp agent specified in the seccomp profile")?;

@@ -169,7 +169,7 @@ impl Assembler {
 
 /// Decodes instructions from `struct sock_filter` of a little-endian machine, 8 bytes each. All machines with a table
 /// of call numbers are little-endian.
-pub fn read(program: &[[u8; 8]]) -> Vec<sock_filter> {
+pub fn decode(program: &[[u8; 8]]) -> Vec<sock_filter> {
     let instruction = |[c0, c1, jt, jf, k0, k1, k2, k3]: &[u8; 8]| sock_filter {
         code: u16::from_le_bytes([*c0, *c1]),
         jt: *jt,

@@ -23,7 +23,7 @@ pub fn decode(text: &str) -> Result<Arc<Filter>> {
     if program.is_empty() || !rest.is_empty() {
         return Err(bad(&format!("{} bytes are not a list of instructions of 8 bytes", bytes.len())));
     }
-    let program = bpf::read(program);
+    let program = bpf::decode(program);
     match bpf::find_invalid(&program) {
         Some(why) => Err(bad(&why)),
         None => Ok(Arc::new(Filter::new(program, 0))),

@@ -78,7 +78,7 @@ impl Filter {
         if checksum(body) != u64::from_le_bytes(*sum) {
             return Err(bad("its checksum differs"));
         }
-        let program = bpf::read(program);
+        let program = bpf::decode(program);
         let flags = u32::from_le_bytes([*f0, *f1, *f2, *f3]);
         if flags & !KNOWN_FLAGS != 0 || !bpf::is_valid(&program) {
             return Err(bad("not a program that berth writes"));

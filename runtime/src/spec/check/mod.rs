@@ -37,7 +37,7 @@ pub fn spec(spec: &Spec) -> Result<()> {
     if root.path().as_os_str().is_empty() {
         return Err(Error::invalid("root.path: must not be empty"));
     }
-    path(root.path(), || "root.path".into())?;
+    check_path(root.path(), || "root.path".into())?;
     for (field, name) in [("hostname", spec.hostname()), ("domainname", spec.domainname())] {
         if name.as_ref().is_some_and(|name| name.len() > NAME_MAX) {
             return Err(Error::invalid(format!("{field}: longer than {NAME_MAX} bytes")));
@@ -54,8 +54,8 @@ pub fn spec(spec: &Spec) -> Result<()> {
     time::check(linux)?;
     devices::check(linux)?;
     device::check(linux.devices().as_deref().unwrap_or_default())?;
-    texts(linux.masked_paths().as_deref(), "linux.maskedPaths")?;
-    texts(linux.readonly_paths().as_deref(), "linux.readonlyPaths")?;
+    check_strings(linux.masked_paths().as_deref(), "linux.maskedPaths")?;
+    check_strings(linux.readonly_paths().as_deref(), "linux.readonlyPaths")?;
     mount::root_propagation(linux.rootfs_propagation().as_deref())?;
     let private = |kind| linux.namespaces().iter().flatten().any(|n| n.typ() == kind);
     linux.sysctl().as_ref().map_or(Ok(()), |sysctls| sysctl::check(sysctls, private))?;
@@ -69,9 +69,9 @@ pub fn process(process: &Process) -> Result<()> {
     if process.args().as_ref().is_none_or(Vec::is_empty) {
         return Err(Error::invalid("process.args: args must not be empty"));
     }
-    texts(process.args().as_deref(), "process.args")?;
-    absolute(process.cwd(), "process.cwd")?;
-    texts(process.env().as_deref(), "process.env")?;
+    check_strings(process.args().as_deref(), "process.args")?;
+    check_cwd(process.cwd(), "process.cwd")?;
+    check_strings(process.env().as_deref(), "process.env")?;
     for (n, variable) in process.env().iter().flatten().enumerate() {
         match variable.split_once('=') {
             Some((name, _)) if !name.is_empty() => {}
@@ -108,8 +108,8 @@ pub fn mounts(list: &[Mount]) -> Result<()> {
         if mount.destination().as_os_str().is_empty() {
             return Err(Error::invalid(format!("mounts[{n}].destination: must not be empty")));
         }
-        path(mount.destination(), || format!("mounts[{n}].destination"))?;
-        texts(mount.options().as_deref(), &format!("mounts[{n}].options"))?;
+        check_path(mount.destination(), || format!("mounts[{n}].destination"))?;
+        check_strings(mount.options().as_deref(), &format!("mounts[{n}].options"))?;
     }
     Ok(())
 }
@@ -134,17 +134,17 @@ fn user(user: &User) -> Result<()> {
 }
 
 /// Checks that strings can become C strings.
-fn texts(list: Option<&[String]>, field: &str) -> Result<()> {
+fn check_strings(list: Option<&[String]>, field: &str) -> Result<()> {
     let mut texts = list.unwrap_or_default().iter().enumerate();
     texts.try_for_each(|(n, text)| arena::check(text, || format!("{field}[{n}]")))
 }
 
-fn path(path: &Path, field: impl FnOnce() -> String) -> Result<()> {
+fn check_path(path: &Path, field: impl FnOnce() -> String) -> Result<()> {
     arena::check(path.as_os_str().as_encoded_bytes(), field)
 }
 
-fn absolute(path: &Path, field: &str) -> Result<()> {
-    self::path(path, || field.into())?;
+fn check_cwd(path: &Path, field: &str) -> Result<()> {
+    check_path(path, || field.into())?;
     if path.as_os_str().is_empty() {
         return Err(Error::invalid(format!("{field}: Cwd property must not be empty")));
     }
