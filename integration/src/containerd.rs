@@ -1,5 +1,6 @@
 //! A private containerd with its clients, from start to the last trace taken away.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::Path;
@@ -11,11 +12,10 @@ use rustix::process::Signal;
 
 use crate::command::{Output, run, wait};
 use crate::config::{self, Node};
-use crate::leak::Snapshot;
 use crate::slot::Slot;
 use crate::tools::{built, built_dir, find, tool};
 use crate::wait::{LONG, until, until_true};
-use crate::{image, procs};
+use crate::{image, leak, procs};
 
 /// The bound of one command of ctr or crictl.
 const COMMAND: Duration = LONG;
@@ -84,7 +84,7 @@ pub struct Containerd {
     pub version: Version,
     /// Its names, and its directory.
     pub slot: Slot,
-    before: Mutex<Option<Snapshot>>,
+    before: Mutex<Option<BTreeSet<String>>>,
     daemon: Mutex<Option<Child>>,
 }
 
@@ -247,13 +247,13 @@ impl Containerd {
 
     /// Remembers what is there now; [`Containerd::assert_clean`] compares with it.
     pub fn remember(&self) {
-        *self.before.lock().expect("lock") = Some(Snapshot::take(&self.slot));
+        *self.before.lock().expect("lock") = Some(self.slot.traces());
     }
 
     /// Panics unless everything that came since [`Containerd::remember`] goes within a bound.
     pub fn assert_clean(&self) {
         match &*self.before.lock().expect("lock") {
-            Some(before) => before.assert_same(&self.slot),
+            Some(before) => leak::assert_restored(before, || self.slot.traces()),
             None => assert_eq!(self.runtime, Runtime::Runc, "remember() comes first"),
         }
     }

@@ -1,72 +1,110 @@
-//! What is left behind: everything outside of a process's memory that belongs to one slot, as a list that can be compared.
+//! [`Marks`]: finds everything that a test left on the host, by the names that only this test uses.
+//!
+//! A trace is one line of text that says what it is: `process 17 sleep 100`, `cgroup /sys/fs/cgroup/pids/…`, `mount …`.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
-use crate::slot::Slot;
-use crate::{cgroup, procs};
+use rustix::process::Signal;
 
-/// How long cleaning up may take. containerd tries a shim that does not answer for some seconds; one that containerd
-/// started and, killed before it could say Create, does not remember, gives up by itself after a minute.
-const SETTLE: Duration = Duration::from_secs(300);
+use crate::{
+    cgroup,
+    procs::{self, Process},
+    wait::LONG,
+};
 
-/// The traces of one slot at one moment, each as one line that says what it is.
-pub struct Snapshot {
-    traces: BTreeSet<String>,
+/// The time after which a trace counts as left behind: processes end and mounts go a moment after the call that ends them.
+const GRACE: Duration = Duration::from_secs(LONG.as_secs() / 2);
+
+/// The names by which the traces of one test are found.
+pub struct Marks<'a> {
+    /// The name of the test's cgroup, which is at the top of each hierarchy.
+    pub cgroup: &'a str,
+    /// An environment variable (`NAME=value`) that every program of the test has, if there is one.
+    pub variable: Option<&'a str>,
+    /// The directories of the test.
+    pub dirs: &'a [&'a Path],
 }
 
-impl Snapshot {
-    /// Looks at mounts, cgroups, processes, shim sockets, state directories and network namespaces of `slot`.
-    pub fn take(slot: &Slot) -> Self {
-        let mut traces = BTreeSet::new();
-        let dir = slot.dir();
-        traces.extend(procs::mounts_below(dir).iter().map(|point| format!("mount {}", point.display())));
-        traces.extend(cgroup::directories(&slot.cgroup()).iter().map(|path| format!("cgroup {}", path.display())));
-        let mut pids: Vec<i32> = procs::mentioning(dir).into_iter().map(|process| process.pid).collect();
-        pids.extend(cgroup::processes(&slot.cgroup()));
+impl Marks<'_> {
+    /// The processes that are in the cgroup, have the variable, or have their root in one of the directories. This process
+    /// is left out, and so is a zombie: its parent is either in the list itself or does not belong to the test.
+    pub fn processes(&self) -> Vec<Process> {
         let me = std::process::id().cast_signed();
-        for process in pids.into_iter().filter(|pid| procs::alive(*pid)).filter_map(procs::one) {
-            // Clients of the test itself end with it.
-            if process.parent != me {
-                traces.insert(format!("process {} {}", process.pid, process.line));
-            }
-        }
-        traces.extend(slot.shim_sockets().iter().map(|path| format!("socket {}", path.display())));
-        traces.extend(states(dir).iter().map(|path| format!("state {}", path.display())));
-        let state = dir.join("state");
-        for bundles in [state.join("io.containerd.runtime.v2.task"), dir.join("runc")] {
-            for namespace in fs::read_dir(bundles).into_iter().flatten().flatten() {
-                let entries = fs::read_dir(namespace.path()).into_iter().flatten().flatten();
-                traces.extend(entries.map(|entry| format!("directory {}", entry.path().display())));
-            }
-        }
-        let netns = fs::read_dir(state.join("netns")).into_iter().flatten().flatten();
-        traces.extend(netns.map(|entry| format!("netns {}", entry.path().display())));
-        Self { traces }
+        procs::all().into_iter().filter(|p| p.pid != me && self.mark(p.pid) && procs::has_live_thread(p.pid)).collect()
     }
 
-    /// Panics when `slot` still has more (or less) than this after a bound; names the difference.
-    ///
-    /// The parent cgroup itself may have come: it is made once and removed with the slot.
-    pub fn assert_same(&self, slot: &Slot) {
-        let end = Instant::now() + SETTLE;
-        loop {
-            let now = Self::take(slot);
-            let parent = slot.cgroup();
-            let more: Vec<_> = now.traces.difference(&self.traces).filter(|trace| !trace.ends_with(&parent)).collect();
-            let less: Vec<_> = self.traces.difference(&now.traces).collect();
-            if more.is_empty() && less.is_empty() {
-                return;
-            }
-            assert!(Instant::now() < end, "left behind: {more:#?}; missing: {less:#?}");
-            std::thread::sleep(Duration::from_millis(20));
+    /// All traces: processes, the cgroups below the test's own, and the mounts whose line in mountinfo names a directory.
+    pub fn traces(&self) -> Vec<String> {
+        let processes = self.processes().into_iter().map(|process| line_of(&process));
+        let top: Vec<_> = cgroup::hierarchies().iter().map(|root| root.join(self.cgroup)).collect();
+        let cgroups = cgroup::directories(self.cgroup).into_iter().filter(|dir| !top.contains(dir));
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let named = |line: &&str| self.dirs.iter().any(|dir| procs::names(line, &dir.to_string_lossy()));
+        let mounts: Vec<_> = mounts.lines().filter(named).map(|line| format!("mount {line}")).collect();
+        processes.chain(cgroups.map(|dir| format!("cgroup {}", dir.display()))).chain(mounts).collect()
+    }
+
+    /// Kills the processes of [`Marks::processes`] and removes the test's empty cgroups: the last resort after a failure.
+    pub fn clear(&self) {
+        self.processes().iter().for_each(|process| procs::kill(process.pid, Signal::KILL));
+        for dir in cgroup::directories(self.cgroup).iter().rev() {
+            let _ = fs::remove_dir(dir);
         }
+    }
+
+    fn mark(&self, pid: i32) -> bool {
+        let proc = Path::new("/proc").join(pid.to_string());
+        let has = |file: &str, word: &str| {
+            fs::read(proc.join(file))
+                .is_ok_and(|text| String::from_utf8_lossy(&text).split(['\0', '\n', '/']).any(|part| part == word))
+        };
+        let inside = |root: PathBuf| self.dirs.iter().any(|dir| root.starts_with(dir));
+        fs::read_link(proc.join("root")).is_ok_and(inside)
+            || has("cgroup", self.cgroup)
+            || self.variable.is_some_and(|variable| has("environ", variable))
     }
 }
 
-/// The runtimes' state directories of containers whose bundles are below `dir`: a file in them names it.
+/// The trace of a process.
+pub fn line_of(process: &Process) -> String {
+    format!("process {} {}", process.pid, process.line)
+}
+
+/// Asks `find` for traces until there are none or [`GRACE`] has passed; returns the last answer.
+pub fn wait_until_gone(find: impl Fn() -> Vec<String>) -> Vec<String> {
+    let end = Instant::now() + GRACE;
+    loop {
+        let found = find();
+        if found.is_empty() || Instant::now() > end {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Waits until `now` gives the same traces as `before`; panics with the difference if it does not within five minutes.
+///
+/// containerd tries a shim that does not answer for some seconds. A shim that containerd started and, killed before Create,
+/// forgot, ends by itself after a minute.
+pub fn assert_restored(before: &BTreeSet<String>, now: impl Fn() -> BTreeSet<String>) {
+    let end = Instant::now() + Duration::from_secs(300);
+    loop {
+        let now = now();
+        if now == *before {
+            return;
+        }
+        let (more, less): (Vec<_>, Vec<_>) = (now.difference(before).collect(), before.difference(&now).collect());
+        assert!(Instant::now() < end, "left behind: {more:#?}; missing: {less:#?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The runtimes' state directories of containers whose bundles are below `dir`: a file in such a directory names the bundle.
 pub fn states(dir: &Path) -> Vec<PathBuf> {
     let dir = format!("{}/", dir.display());
     let list = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path()).collect::<Vec<_>>();
@@ -76,4 +114,24 @@ pub fn states(dir: &Path) -> Vec<PathBuf> {
     let namespaces: Vec<_> = roots.iter().flat_map(|root| list(root)).collect();
     let containers = namespaces.iter().flat_map(|namespace| list(namespace));
     namespaces.iter().cloned().chain(containers).filter(|path| list(path).iter().any(|file| mentions(file))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn marked_process_is_found_and_killed() {
+        let variable = format!("BERTH_LEAK_TEST={}", std::process::id());
+        let (name, value) = variable.split_once('=').unwrap();
+        let mut child = Command::new("sleep").arg("60").env(name, value).spawn().unwrap();
+        let marks = Marks { cgroup: "berth-test-no-such", variable: Some(&variable), dirs: &[] };
+        let pid = child.id().cast_signed();
+        crate::wait::until_true("the child to be found", LONG, || marks.processes().iter().any(|p| p.pid == pid));
+        assert!(marks.traces().contains(&format!("process {pid} sleep 60")), "{:?}", marks.traces());
+        marks.clear();
+        child.wait().unwrap();
+        assert!(marks.traces().is_empty(), "{:?}", marks.traces());
+    }
 }

@@ -31,7 +31,6 @@ pub mod mounts;
 pub mod pod;
 pub mod probe;
 pub mod procs;
-pub mod residue;
 pub mod runtime;
 pub mod session;
 pub mod shape;

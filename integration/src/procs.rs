@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::runtime::{Runtime, wait_until};
 use crate::wait::{LONG, until};
 
 /// One process of the machine.
@@ -53,13 +52,24 @@ pub fn alive(pid: i32) -> bool {
     stat(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
 }
 
+/// Whether a thread of `pid` runs. The first thread of a process may have ended before others; the process is a zombie then
+/// and has more than one thread (proc_pid_stat(5), field 20).
+pub fn has_live_thread(pid: i32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    let threads = fields.get(17).and_then(|number| number.parse::<u32>().ok()).unwrap_or(0);
+    !matches!(fields.first(), Some(&("Z" | "X")) | None) || threads > 1
+}
+
 /// The processes whose command line names `dir`: containerd, its shims, its clients.
 pub fn mentioning(dir: &Path) -> Vec<Process> {
     let dir = dir.to_string_lossy();
-    let names = |line: &str| {
-        line.match_indices(&*dir).any(|(at, _)| !line[at + dir.len()..].starts_with(|c: char| c.is_ascii_digit()))
-    };
-    all().into_iter().filter(|process| names(&process.line)).collect()
+    all().into_iter().filter(|process| names(&process.line, &dir)).collect()
+}
+
+/// Whether `text` names the directory `dir`, and not another one whose name goes on with a digit.
+pub fn names(text: &str, dir: &str) -> bool {
+    text.match_indices(dir).any(|(at, _)| !text[at + dir.len()..].starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// Ends the processes that [`mentioning`] finds, and waits until they are gone. Children of this process are left to
@@ -126,12 +136,6 @@ pub fn ids(pid: u32) -> [Vec<u32>; 2] {
         let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
         line.split_whitespace().take(3).map(|id| id.parse().unwrap()).collect()
     })
-}
-
-/// Waits until the probe runs: runc's start returns before its execve, and an ordinary user cannot enter a process that hides.
-pub fn until_executed(runtime: &Runtime, id: &str) {
-    let pid = runtime.pid(id);
-    wait_until(|| words_of(pid, "comm") == "probe", || format!("{id} runs {}", words_of(pid, "comm")));
 }
 
 /// The words of a file of /proc/PID, with a space between them.

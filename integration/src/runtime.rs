@@ -3,7 +3,7 @@
 //! Every call is bounded in time. Dropping it deletes what its containers left, and fails the test when something of
 //! them is still on the host: state, mounts, cgroups, processes.
 
-use crate::{bundle::Bundle, bundle::Scratch, cgroup, executable, procs, residue, tools, wait::LONG};
+use crate::{bundle::Bundle, bundle::Scratch, cgroup, executable, leak, leak::Marks, procs, tools, wait::LONG};
 use rustix::{event, process};
 use serde_json::Value;
 use std::{
@@ -258,14 +258,7 @@ impl Runtime {
 
     /// What containers left behind so far: empty when all is gone. Waits a little for processes that are just ending.
     pub fn residue(&self) -> Vec<String> {
-        let end = Instant::now() + LONG / 2;
-        loop {
-            let found = self.residue_now();
-            if found.is_empty() || Instant::now() > end {
-                return found;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        leak::wait_until_gone(|| self.residue_now())
     }
 
     /// The same at this moment.
@@ -273,7 +266,11 @@ impl Runtime {
         let bundles = self.bundles.lock().unwrap();
         let dirs: Vec<&Path> = bundles.iter().map(|b| b.path()).chain([self.work.path()]).collect();
         let states = self.ids().into_iter().map(|id| format!("state {id}"));
-        residue::find(&self.cgroup, &self.mark, &dirs).into_iter().chain(states).collect()
+        self.marks(&dirs).traces().into_iter().chain(states).collect()
+    }
+
+    fn marks<'a>(&'a self, dirs: &'a [&'a Path]) -> Marks<'a> {
+        Marks { cgroup: &self.cgroup, variable: Some(&self.mark), dirs }
     }
 
     /// Fails the test when anything is left behind.
@@ -290,8 +287,7 @@ impl Drop for Runtime {
             self.cmd(&["delete", "--force", &id]);
         }
         let residue = self.residue();
-        residue::kill(&self.cgroup, &self.mark, &[self.work.path()]);
-        residue::remove_cgroup(&self.cgroup);
+        self.marks(&[self.work.path()]).clear();
         if !residue.is_empty() && !self.published_faults && !std::thread::panicking() {
             panic!("left behind: {residue:#?}");
         }
@@ -447,6 +443,12 @@ pub fn wait_until(condition: impl Fn() -> bool, otherwise: impl FnOnce() -> Stri
         assert!(Instant::now() < end, "{}", otherwise());
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Waits until the probe runs: runc's start returns before its execve, and an ordinary user cannot enter a process that hides.
+pub fn until_executed(runtime: &Runtime, id: &str) {
+    let pid = runtime.pid(id);
+    wait_until(|| procs::words_of(pid, "comm") == "probe", || format!("{id} runs {}", procs::words_of(pid, "comm")));
 }
 
 /// A shell has what it starts in the background ignore the signals of the keyboard, nohup(1) that of a lost terminal, and

@@ -7,7 +7,8 @@ use std::sync::Mutex;
 
 use sha2::{Digest, Sha256};
 
-use crate::{cgroup, leak, procs};
+use crate::leak::{self, Marks};
+use crate::{cgroup, procs};
 
 /// The environment variable that names a slot which the parent process holds.
 const HELD: &str = "BERTH_SLOT";
@@ -88,6 +89,30 @@ impl Slot {
     /// A network of 254 addresses, in private space that hardly anyone routes.
     pub fn subnet(&self) -> String {
         format!("10.213.{}.0/24", self.number)
+    }
+
+    /// Everything on the host that belongs to this slot now: processes, cgroups, mounts, shim sockets, state directories,
+    /// bundles and network namespaces, a line each. Clients of the test itself are left out: they end with it.
+    pub fn traces(&self) -> BTreeSet<String> {
+        let marks = Marks { cgroup: &self.tag(), variable: None, dirs: &[&self.dir] };
+        let me = std::process::id().cast_signed();
+        let mut processes = marks.processes();
+        processes.extend(procs::mentioning(&self.dir).into_iter().filter(|process| procs::alive(process.pid)));
+        let processes = processes.iter().filter(|process| process.parent != me && process.pid != me);
+        let others = marks.traces().into_iter().filter(|trace| !trace.starts_with("process "));
+        let mut traces: BTreeSet<_> = others.chain(processes.map(leak::line_of)).collect();
+        traces.extend(self.shim_sockets().iter().map(|path| format!("socket {}", path.display())));
+        traces.extend(leak::states(&self.dir).iter().map(|path| format!("state {}", path.display())));
+        let state = self.dir.join("state");
+        for bundles in [state.join("io.containerd.runtime.v2.task"), self.dir.join("runc")] {
+            for namespace in fs::read_dir(bundles).into_iter().flatten().flatten() {
+                let entries = fs::read_dir(namespace.path()).into_iter().flatten().flatten();
+                traces.extend(entries.map(|entry| format!("directory {}", entry.path().display())));
+            }
+        }
+        let netns = fs::read_dir(state.join("netns")).into_iter().flatten().flatten();
+        traces.extend(netns.map(|entry| format!("netns {}", entry.path().display())));
+        traces
     }
 
     /// Ends every process of this slot, and takes its mounts, cgroups, bridge and files away.

@@ -6,8 +6,8 @@ use berth_integration::{
     cgroup,
     console::ConsoleSocket,
     delegation::Delegation,
-    procs::{ids, until_executed, words_of},
-    runtime::{Call, Runtime, is_runc, wait_until},
+    procs::{ids, words_of},
+    runtime::{Call, Runtime, is_runc, until_executed, wait_until},
 };
 use serde_json::{Value, json};
 use std::{

@@ -4,8 +4,8 @@
 use berth_integration::{
     bundle::Bundle,
     case::beyond_runc,
-    procs::{ids, until_executed, words_of},
-    runtime::{Runtime, is_runc},
+    procs::{ids, words_of},
+    runtime::{Runtime, is_runc, until_executed},
 };
 use serde_json::{Value, json};
 use std::fs;

@@ -10,7 +10,7 @@ use std::process::Command;
 use berth_bench::bare_process::Bare;
 use berth_integration::bundle::Bundle;
 use berth_integration::runtime::{Runtime, is_runc};
-use berth_integration::{cgroup, procs, residue, shape, tools};
+use berth_integration::{cgroup, leak::Marks, procs, shape, tools};
 
 /// berth-bare, under way, and the cgroup that it works in.
 fn start(bundle: &Bundle, name: &str) -> (Bare, String) {
@@ -26,7 +26,7 @@ fn keeper(bare: &Bare) -> i32 {
 
 fn end(bare: Bare, bundle: &Bundle, cgroup: &str) {
     assert!(bare.end().success());
-    let left = residue::find(cgroup, "BERTH_TEST_MARK=none", &[bundle.path()]);
+    let left = Marks { cgroup, variable: None, dirs: &[bundle.path()] }.traces();
     assert!(left.is_empty(), "{left:#?}");
 }
 
@@ -143,5 +143,5 @@ fn bare_reports_a_payload_that_cannot_be_executed() {
     let output = berth_integration::command::feed(&mut command, b"run\n", berth_integration::wait::LONG);
     assert!(output.stderr.contains("execve: No such file"), "{output}");
     assert_eq!(output.code(), 1);
-    assert!(residue::hierarchies().iter().all(|root: &std::path::PathBuf| !Path::new(root).join(&cgroup).exists()));
+    assert!(cgroup::hierarchies().iter().all(|root: &std::path::PathBuf| !Path::new(root).join(&cgroup).exists()));
 }

@@ -27,7 +27,7 @@ use tokio::runtime::Runtime;
 use crate::bundle::Scratch;
 use crate::runtime::heed_terminal;
 use crate::wait::LONG;
-use crate::{procs, residue, tools};
+use crate::{leak, leak::Marks, procs, tools};
 use events::Events;
 
 /// How long a call may take, unless a test says otherwise.
@@ -249,17 +249,17 @@ impl Shim {
     pub fn residue(&self) -> Vec<String> {
         let bundles = self.bundles.lock().unwrap();
         let dirs: Vec<&Path> = bundles.iter().map(|b| b.path()).chain([self.work.path()]).collect();
-        let end = std::time::Instant::now() + LONG / 2;
-        loop {
-            let mut found = residue::find(&self.cgroup, "BERTH_TEST_MARK=none", &dirs);
+        leak::wait_until_gone(|| {
+            let mut found = self.marks(&dirs).traces();
             let states = fs::read_dir(self.work().join("state").join(&self.namespace));
             found.extend(states.into_iter().flatten().flatten().map(|e| format!("state {}", e.path().display())));
             found.extend(children(self.pid).into_iter().map(|line| format!("child of the shim: {line}")));
-            if found.is_empty() || std::time::Instant::now() > end {
-                return found;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+            found
+        })
+    }
+
+    fn marks<'a>(&'a self, dirs: &'a [&'a Path]) -> Marks<'a> {
+        Marks { cgroup: &self.cgroup, variable: None, dirs }
     }
 
     /// Fails the test when anything is left behind.
@@ -285,7 +285,7 @@ impl Drop for Shim {
         if procs::alive(self.pid) {
             procs::kill(self.pid, Signal::KILL);
         }
-        residue::kill(&self.cgroup, "BERTH_TEST_MARK=none", &[self.work.path()]);
+        self.marks(&[self.work.path()]).clear();
         crate::cgroup::kill_and_remove(&self.cgroup);
         procs::unmount_below(self.work.path());
         if !std::thread::panicking() {
