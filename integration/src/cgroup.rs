@@ -149,7 +149,7 @@ pub fn kill_and_remove(path: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle::Scratch;
+    use crate::scratch::Scratch;
 
     #[test]
     fn plain_directory_is_not_a_hierarchy() {

@@ -76,7 +76,7 @@ fn describe(path: &Path, lines: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle::Scratch;
+    use crate::scratch::Scratch;
 
     #[test]
     fn every_change_of_the_files_shows() {

@@ -3,7 +3,7 @@
 //! Every call is bounded in time. Dropping it deletes what its containers left, and fails the test when something of
 //! them is still on the host: state, mounts, cgroups, processes.
 
-use crate::{bundle::Bundle, bundle::Scratch, cgroup, executable, leak, leak::Marks, procs, tools, wait::LONG};
+use crate::{bundle::Bundle, cgroup, executable, leak, leak::Marks, procs, scratch::Scratch, tools, wait::LONG};
 use rustix::{event, process};
 use serde_json::Value;
 use std::{

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::Signal;
 
-use crate::bundle::Scratch;
+use crate::scratch::Scratch;
 use crate::wait::{LONG, until_true};
 use crate::{command, procs};
 

@@ -8,10 +8,11 @@ use std::process::{Command, Stdio};
 
 use berth_integration::budget::trace::{self, Calls};
 use berth_integration::budget::{Lines, layout};
-use berth_integration::bundle::{Bundle, Scratch};
+use berth_integration::bundle::Bundle;
 use berth_integration::command;
 use berth_integration::footprint::{self, Footprint};
 use berth_integration::runtime::{Runtime, is_runc};
+use berth_integration::scratch::Scratch;
 use berth_integration::shim::container::exec_request;
 use berth_integration::shim::{Kind, Shim};
 use berth_integration::strace::Joined;

@@ -1,12 +1,7 @@
 //! Files that the runtime writes in directories which others can write to as well: links that wait there lead to nothing.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
-use berth_integration::{
-    bundle::{Bundle, Scratch},
-    case::beyond_runc,
-    decoy::Decoy,
-    runtime::Runtime,
-};
+use berth_integration::{bundle::Bundle, case::beyond_runc, decoy::Decoy, runtime::Runtime, scratch::Scratch};
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, lchown, symlink},

@@ -127,7 +127,7 @@ fn touched(runtime: &Runtime) -> Vec<String> {
     let mut found = vec![];
     for place in PLACES {
         for style in STYLES {
-            let decoy_dir = berth_integration::bundle::Scratch::new("links");
+            let decoy_dir = berth_integration::scratch::Scratch::new("links");
             let decoy = Decoy::new(decoy_dir.path());
             let before = decoy.fingerprint();
             let target = format!("{}{}", decoy.path().display(), place.to);

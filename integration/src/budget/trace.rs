@@ -145,7 +145,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use crate::bundle::Scratch;
+    use crate::scratch::Scratch;
 
     const TEXT: &str = "\
 10 execve(\"/x/berth\", [\"berth\"], 0x7 /* 3 vars */) = 0

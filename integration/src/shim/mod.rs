@@ -24,8 +24,8 @@ use berth_proto::{Message, any, runc};
 use rustix::process::Signal;
 use tokio::runtime::Runtime;
 
-use crate::bundle::Scratch;
 use crate::runtime::heed_terminal;
+use crate::scratch::Scratch;
 use crate::wait::LONG;
 use crate::{leak, leak::Marks, procs, tools};
 use events::Events;

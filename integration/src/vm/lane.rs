@@ -18,8 +18,8 @@ use super::machine::Machine;
 use super::runner::SOCKET;
 use super::wire::{self, Kind};
 use super::{Result, fault};
-use crate::bundle::Scratch;
 use crate::command::shell_code;
+use crate::scratch::Scratch;
 use crate::tools::{built_dir, workspace};
 
 /// Where the workspace's programs are in the machine.

@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn mount_targets_in_the_root_are_made_once() {
-        let scratch = berth_integration::bundle::Scratch::new("mounts");
+        let scratch = berth_integration::scratch::Scratch::new("mounts");
         let config = berth_integration::bundle::default_config();
         let steps = steps(&config, scratch.path(), "none/bare", false).unwrap();
         let nodes = steps.iter().filter(|step| matches!(step, Step::Node { .. })).count();

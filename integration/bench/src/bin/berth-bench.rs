@@ -78,7 +78,7 @@ fn hold(words: &[String]) -> ExitCode {
     });
     let measured = child.wait().expect("wait for the benchmark");
     drop(slot);
-    bundle::clear_of(pid);
+    scratch::clear_after(pid);
     if measured.success() {
         return ExitCode::SUCCESS;
     }

@@ -1,4 +1,10 @@
-//! A private containerd with its clients, from start to the last trace taken away.
+//! [`Containerd`]: a private containerd with its clients, from its start until its last trace is removed.
+
+mod config;
+mod version;
+
+pub use config::Node;
+pub use version::{Form, Runtime, Version};
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -11,7 +17,6 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::command::{Output, run, wait};
-use crate::config::{self, Node};
 use crate::slot::Slot;
 use crate::tools::{built, built_dir, find, tool};
 use crate::wait::{LONG, until, until_true};
@@ -19,61 +24,6 @@ use crate::{image, leak, procs};
 
 /// The bound of one command of ctr or crictl.
 const COMMAND: Duration = LONG;
-
-/// The generations of containerd that the tests know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
-    /// Debian 12's, or a 1.x on PATH: plain addresses, task API 2, configuration 2.
-    V1_6,
-    /// The pinned 2.3, or a 2.x on PATH.
-    V2_3,
-}
-
-/// Two ways to name a runtime to containerd.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// `io.containerd.runc.v2` with the path of the shim.
-    ByPath,
-    /// A runtime type of its own, found on containerd's PATH.
-    ByName,
-}
-
-/// Who runs the containers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Runtime {
-    /// Our shim, named in one form or the other.
-    Berth(Form),
-    /// containerd's Go shim and runc: what the tests are tested with (`RUNTIME=runc`).
-    Runc,
-}
-
-impl Runtime {
-    /// The runtime under test, as the environment variable `RUNTIME` says: `berth` (when unset) or `runc`.
-    pub fn under_test(form: Form) -> Self {
-        match std::env::var("RUNTIME").as_deref() {
-            Err(_) | Ok("berth") => Self::Berth(form),
-            Ok("runc") => Self::Runc,
-            Ok(other) => panic!("RUNTIME={other}: neither berth nor runc"),
-        }
-    }
-
-    /// The name of the handler in containerd's configuration.
-    pub fn handler(self) -> &'static str {
-        match self {
-            Self::Berth(Form::ByPath) => "berth",
-            Self::Berth(Form::ByName) => "berth-own",
-            Self::Runc => "runc",
-        }
-    }
-
-    /// The file name of the shim.
-    pub fn shim(self) -> &'static str {
-        match self {
-            Self::Berth(_) => "containerd-shim-berth-v2",
-            Self::Runc => "containerd-shim-runc-v2",
-        }
-    }
-}
 
 /// A running containerd, and everything that belongs to it. Dropping it ends all of that. When a test fails, the end of
 /// its log is told, and all of it is kept in the directory that `BERTH_LOGS` names.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::containerd::Version;
+use super::version::Version;
 use crate::image;
 use crate::slot::Slot;
 use crate::tools::{built_dir, find, tool, workspace};
