@@ -53,7 +53,7 @@ pub fn refused(test: &str, cases: &[Refusal]) {
 }
 
 /// Whether the tests run on runc and `what` is beyond it, for this reason (which is printed).
-pub fn beyond_runc(what: &str, reason: &str) -> bool {
+pub fn skipped_on_runc(what: &str, reason: &str) -> bool {
     if crate::runtime::is_runc() {
         eprintln!("{what}: skipped on runc: {reason}");
     }

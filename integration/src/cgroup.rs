@@ -85,9 +85,9 @@ pub fn frozen(path: &str) -> bool {
 
 /// A cgroup beside that of a container, in every hierarchy: where an agent or a person moves processes. Dropping it kills
 /// what is in it.
-pub struct Elsewhere(String);
+pub struct OtherCgroup(String);
 
-impl Elsewhere {
+impl OtherCgroup {
     /// Makes it; it may lie below a cgroup that is there.
     pub fn new(path: &str) -> Self {
         for hierarchy in hierarchies() {
@@ -108,7 +108,7 @@ impl Elsewhere {
     }
 
     /// Moves a process here, in every hierarchy.
-    pub fn take(&self, pid: u32) {
+    pub fn move_here(&self, pid: u32) {
         self.files("cgroup.procs").iter().for_each(|file| {
             fs::write(file, pid.to_string()).unwrap_or_else(|e| panic!("move {pid}: {}: {e}", file.display()));
         });
@@ -126,7 +126,7 @@ impl Elsewhere {
     }
 }
 
-impl Drop for Elsewhere {
+impl Drop for OtherCgroup {
     fn drop(&mut self) {
         kill_and_remove(&self.0);
     }

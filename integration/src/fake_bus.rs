@@ -13,7 +13,7 @@ const JOB: &str = "/org/freedesktop/systemd1/job/1";
 
 /// How it treats who calls.
 #[derive(Debug, Clone)]
-pub enum Manner {
+pub enum Behaviour {
     /// Does what is asked.
     Obeys,
     /// Takes connections and never says a word.
@@ -33,14 +33,14 @@ pub struct FakeBus {
 }
 
 struct State {
-    manner: Mutex<Manner>,
+    manner: Mutex<Behaviour>,
     slice: String,
     calls: Mutex<Vec<String>>,
 }
 
 impl FakeBus {
     /// Listens on a socket in `dir`. The one unit that there is, is in `slice`.
-    pub fn start(dir: &Path, slice: &str, manner: Manner) -> Self {
+    pub fn start(dir: &Path, slice: &str, manner: Behaviour) -> Self {
         let socket = dir.join("bus");
         let listener = UnixListener::bind(&socket).expect("listen");
         let state = Arc::new(State { manner: Mutex::new(manner), slice: slice.to_owned(), calls: Mutex::default() });
@@ -67,7 +67,7 @@ impl FakeBus {
     }
 
     /// From now on it is like this, also on connections that are there.
-    pub fn becomes(&self, manner: Manner) {
+    pub fn becomes(&self, manner: Behaviour) {
         *self.state.manner.lock().unwrap() = manner;
     }
 
@@ -95,7 +95,7 @@ pub fn address(socket: &Path) -> String {
 
 /// One connection, to its end.
 fn serve(mut stream: UnixStream, state: &State) {
-    let silent = || matches!(*state.manner.lock().unwrap(), Manner::Silent);
+    let silent = || matches!(*state.manner.lock().unwrap(), Behaviour::Silent);
     let mut inbox = Vec::new();
     let mut bytes = [0; 4096];
     let mut introduced = false;
@@ -128,12 +128,12 @@ fn react(call: &Call, state: &State) -> Vec<Vec<u8>> {
         state.calls.lock().unwrap().push(call.member.clone());
     }
     let manner = state.manner.lock().unwrap().clone();
-    if let Manner::Refuses(member, text) = manner
+    if let Behaviour::Refuses(member, text) = manner
         && member == call.member
     {
         return vec![call.refuse("org.freedesktop.DBus.Error.PropertyReadOnly", text)];
     }
-    let result = if let Manner::Ends(result) = manner { result } else { "done" };
+    let result = if let Behaviour::Ends(result) = manner { result } else { "done" };
     let body = Body::default();
     match call.member.as_str() {
         "RemoveMatch" => vec![],

@@ -36,8 +36,8 @@ pub fn run(version: Version, form: Form, test: fn(&Containerd)) {
         eprintln!("runc's shim has one name: nothing to test by name");
         return;
     }
-    let lab = Containerd::start(version, form);
-    lab.remember();
-    test(&lab);
-    lab.assert_clean();
+    let containerd = Containerd::start(version, form);
+    containerd.remember();
+    test(&containerd);
+    containerd.assert_clean();
 }

@@ -9,13 +9,13 @@ use std::{
 };
 
 /// Mounts of somebody else's: of a thread that has unshared them, for as long as this lives.
-pub struct Theirs {
+pub struct MountHolder {
     /// `/proc/PID/task/TID` of the thread.
     pub proc: String,
     thread: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
-impl Theirs {
+impl MountHolder {
     /// A copy of this process' mounts, private.
     pub fn unshare() -> Self {
         let (ended, wait) = channel::<()>();
@@ -40,7 +40,7 @@ impl Theirs {
     }
 }
 
-impl Drop for Theirs {
+impl Drop for MountHolder {
     fn drop(&mut self) {
         if let Some((ended, thread)) = self.thread.take() {
             drop(ended);

@@ -12,13 +12,13 @@ use crate::session::Session;
 use crate::wait::{LONG, until, until_true};
 
 /// The configuration of a pod, as `crictl runp` reads it; a test changes what it is about.
-pub fn pod_config(lab: &Containerd, name: &str) -> Value {
+pub fn pod_config(containerd: &Containerd, name: &str) -> Value {
     json!({
-        "metadata": {"name": name, "namespace": "default", "uid": format!("{}-{name}", lab.slot.tag()), "attempt": 1},
+        "metadata": {"name": name, "namespace": "default", "uid": format!("{}-{name}", containerd.reservation.tag()), "attempt": 1},
         "hostname": name,
         "labels": {"io.kubernetes.pod.name": name, "io.kubernetes.pod.namespace": "default"},
-        "log_directory": lab.dir().join("logs").join(name),
-        "linux": {"cgroup_parent": lab.slot.cgroup(), "security_context": {}},
+        "log_directory": containerd.dir().join("logs").join(name),
+        "linux": {"cgroup_parent": containerd.reservation.cgroup(), "security_context": {}},
     })
 }
 
@@ -38,7 +38,7 @@ pub fn container_config(name: &str, args: &[&str]) -> Value {
 pub struct Pod<'a> {
     /// Its id.
     pub id: String,
-    lab: &'a Containerd,
+    containerd: &'a Containerd,
     config: Value,
 }
 
@@ -47,39 +47,40 @@ pub struct Container<'a> {
     /// Its id.
     pub id: String,
     log: PathBuf,
-    lab: &'a Containerd,
+    containerd: &'a Containerd,
 }
 
 impl<'a> Pod<'a> {
     /// Runs a pod of this name.
-    pub fn run(lab: &'a Containerd, name: &str) -> Self {
-        Self::run_config(lab, pod_config(lab, name))
+    pub fn run(containerd: &'a Containerd, name: &str) -> Self {
+        Self::run_config(containerd, pod_config(containerd, name))
     }
 
     /// Runs a pod with a configuration of one's own.
-    pub fn run_config(lab: &'a Containerd, config: Value) -> Self {
-        let file = write(lab, "pod", &config["metadata"]["name"], &config);
-        let id = lab.crictl(["runp", "--runtime", lab.runtime.handler(), &file]).ok();
-        lab.slot.expect_shim("k8s.io", &id);
-        Self { id, lab, config }
+    pub fn run_config(containerd: &'a Containerd, config: Value) -> Self {
+        let file = write(containerd, "pod", &config["metadata"]["name"], &config);
+        let id = containerd.crictl(["runp", "--runtime", containerd.runtime.handler(), &file]).ok();
+        containerd.reservation.expect_shim("k8s.io", &id);
+        Self { id, containerd, config }
     }
 
     /// Creates a container from `config`; does not start it.
     pub fn create(&self, config: &Value) -> Container<'a> {
         let output = self.try_create(config);
         let id = output.ok();
-        let log = self.lab.dir().join("logs").join(self.name()).join(config["log_path"].as_str().expect("a log path"));
-        Container { id, log, lab: self.lab }
+        let log =
+            self.containerd.dir().join("logs").join(self.name()).join(config["log_path"].as_str().expect("a log path"));
+        Container { id, log, containerd: self.containerd }
     }
 
     /// What `crictl create` says to `config`.
     pub fn try_create(&self, config: &Value) -> Output {
-        let pod = write(self.lab, "pod", &self.config["metadata"]["name"], &self.config);
+        let pod = write(self.containerd, "pod", &self.config["metadata"]["name"], &self.config);
         let mut config = config.clone();
         config["labels"]["io.kubernetes.pod.name"] = self.name().into();
         config["labels"]["io.kubernetes.pod.namespace"] = "default".into();
-        let file = write(self.lab, self.name(), &config["metadata"]["name"], &config);
-        self.lab.crictl(["create", "--no-pull", &self.id, &file, &pod])
+        let file = write(self.containerd, self.name(), &config["metadata"]["name"], &config);
+        self.containerd.crictl(["create", "--no-pull", &self.id, &file, &pod])
     }
 
     /// Creates and starts a container that runs `args`.
@@ -96,24 +97,24 @@ impl<'a> Pod<'a> {
 
     /// `crictl inspectp`: the status and, under `info`, containerd's own knowledge.
     pub fn inspect(&self) -> Value {
-        parse(&self.lab.crictl(["inspectp", &self.id]).ok())
+        parse(&self.containerd.crictl(["inspectp", &self.id]).ok())
     }
 
     /// Stops the pod and everything in it.
     pub fn stop(&self) {
-        self.lab.crictl(["stopp", &self.id]).ok();
+        self.containerd.crictl(["stopp", &self.id]).ok();
     }
 
     /// Removes the stopped pod and its containers.
     pub fn remove(&self) {
-        self.lab.crictl(["rmp", &self.id]).ok();
+        self.containerd.crictl(["rmp", &self.id]).ok();
     }
 
     /// Stops and removes the pod as kubelet does, which asks again: while a dead shim is being cleaned up containerd says
     /// "ttrpc: closed", and that takes as long as whoever reaps orphans on this machine.
     pub fn clear(&self) {
         for verb in ["stopp", "rmp"] {
-            until_true("the pod to be cleared", LONG, || self.lab.crictl([verb, &self.id]).status.success());
+            until_true("the pod to be cleared", LONG, || self.containerd.crictl([verb, &self.id]).status.success());
         }
     }
 
@@ -130,17 +131,17 @@ impl Container<'_> {
 
     /// What `crictl start` says.
     pub fn try_start(&self) -> Output {
-        self.lab.crictl(["start", &self.id])
+        self.containerd.crictl(["start", &self.id])
     }
 
     /// Runs a command in the container, as the exec probe does.
     pub fn exec(&self, args: &[&str]) -> Output {
-        self.lab.crictl(["exec", "--sync", &self.id].iter().chain(args))
+        self.containerd.crictl(["exec", "--sync", &self.id].iter().chain(args))
     }
 
     /// Runs a command in the container on a terminal.
     pub fn exec_on_terminal(&self, args: &[&str]) -> Session {
-        let mut command = self.lab.crictl_command();
+        let mut command = self.containerd.crictl_command();
         Session::on_terminal(command.args(["exec", "-i", "-t", &self.id]).args(args))
     }
 
@@ -158,7 +159,7 @@ impl Container<'_> {
 
     /// `crictl inspect`.
     pub fn inspect(&self) -> Value {
-        parse(&self.lab.crictl(["inspect", &self.id]).ok())
+        parse(&self.containerd.crictl(["inspect", &self.id]).ok())
     }
 
     /// The status alone: `state`, `exitCode`, `reason`, times.
@@ -180,17 +181,17 @@ impl Container<'_> {
 
     /// The path of the container's cgroup inside the hierarchies.
     pub fn cgroup(&self) -> String {
-        format!("{}/{}", self.lab.slot.cgroup(), self.id)
+        format!("{}/{}", self.containerd.reservation.cgroup(), self.id)
     }
 
     /// Stops the container: its stop signal, then SIGKILL after `seconds`.
     pub fn stop(&self, seconds: u32) {
-        self.lab.crictl(["stop", "--timeout", &seconds.to_string(), &self.id]).ok();
+        self.containerd.crictl(["stop", "--timeout", &seconds.to_string(), &self.id]).ok();
     }
 
     /// Removes the stopped container.
     pub fn remove(&self) {
-        self.lab.crictl(["rm", &self.id]).ok();
+        self.containerd.crictl(["rm", &self.id]).ok();
     }
 }
 
@@ -199,8 +200,8 @@ pub fn parse(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("no JSON ({e}): {text}"))
 }
 
-fn write(lab: &Containerd, kind: &str, name: &Value, config: &Value) -> String {
-    let file = lab.dir().join(format!("{kind}-{}.json", name.as_str().expect("a name")));
+fn write(containerd: &Containerd, kind: &str, name: &Value, config: &Value) -> String {
+    let file = containerd.dir().join(format!("{kind}-{}.json", name.as_str().expect("a name")));
     fs::write(&file, config.to_string()).expect("write a configuration");
     file.to_string_lossy().into_owned()
 }

@@ -124,7 +124,7 @@ impl Runtime {
 
     fn of(program: PathBuf, name: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        heed_terminal();
+        reset_signal_actions();
         let cgroup = format!("berth-test-{}-{}", procs::name(), NEXT.fetch_add(1, Ordering::Relaxed));
         let work = Scratch::new(name);
         fs::create_dir(work.path().join("state")).unwrap();
@@ -197,7 +197,7 @@ impl Runtime {
         self.on("create", id, bundle).wait()
     }
 
-    /// `create ID` and `start ID`, both of which must succeed. What the container says is [`Runtime::said`].
+    /// `create ID` and `start ID`, both of which must succeed. What the container says is [`Runtime::stdout_of`].
     #[track_caller]
     pub fn start(&self, id: &str, bundle: &Bundle) {
         self.create(id, bundle).ok();
@@ -236,7 +236,7 @@ impl Runtime {
     }
 
     /// What a call's standard output has by now: also what a container says after `create` has returned.
-    pub fn said(&self, call: u32) -> String {
+    pub fn stdout_of(&self, call: u32) -> String {
         fs::read_to_string(self.work.path().join(format!("out-{call}"))).unwrap_or_default()
     }
 
@@ -246,8 +246,8 @@ impl Runtime {
     }
 
     /// What all calls' standard outputs have by now, together.
-    pub fn said_all(&self) -> String {
-        (0..self.calls()).map(|n| self.said(n)).collect()
+    pub fn all_stdout(&self) -> String {
+        (0..self.calls()).map(|n| self.stdout_of(n)).collect()
     }
 
     /// The ids that have state.
@@ -400,7 +400,7 @@ pub struct Running {
     work: PathBuf,
     child: Child,
     words: String,
-    /// Its number, for [`Runtime::said`].
+    /// Its number, for [`Runtime::stdout_of`].
     pub number: u32,
     limit: Duration,
 }
@@ -454,7 +454,7 @@ pub fn until_executed(runtime: &Runtime, id: &str) {
 /// A shell has what it starts in the background ignore the signals of the keyboard, nohup(1) that of a lost terminal, and
 /// that is inherited down to the container's process. Here everything starts as if from a terminal.
 #[allow(unsafe_code)]
-pub(crate) fn heed_terminal() {
+pub(crate) fn reset_signal_actions() {
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
         // SAFETY: the default action is no handler.
         unsafe { libc::signal(signal, libc::SIG_DFL) };

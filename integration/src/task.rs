@@ -8,75 +8,75 @@ use crate::wait::{LONG, until};
 
 /// Runs a container in the foreground with `--rm`; gives its exit code, and what ctr said. Of what the container says in
 /// its last moment ctr loses some on a loaded machine: see [`run_logged`] and [`run_in_pipes`].
-pub fn run(lab: &Containerd, name: &str, flags: &[&str], args: &[&str]) -> Output {
-    let id = lab.id(name);
-    lab.ctr(words(lab, &id, &["run", "--rm"], flags, args))
+pub fn run(containerd: &Containerd, name: &str, flags: &[&str], args: &[&str]) -> Output {
+    let id = containerd.id(name);
+    containerd.ctr(words(containerd, &id, &["run", "--rm"], flags, args))
 }
 
 /// Runs a container in the foreground with `--rm` and its output in a file, which the shim writes; gives what ctr said on
 /// standard error, then what is in the file.
-pub fn run_logged(lab: &Containerd, name: &str, flags: &[&str], args: &[&str]) -> Output {
-    let file = lab.dir().join(format!("{name}.log"));
+pub fn run_logged(containerd: &Containerd, name: &str, flags: &[&str], args: &[&str]) -> Output {
+    let file = containerd.dir().join(format!("{name}.log"));
     let uri = format!("file://{}", file.display());
-    let mut out = run(lab, name, &[flags, &["--log-uri", &uri]].concat(), args);
+    let mut out = run(containerd, name, &[flags, &["--log-uri", &uri]].concat(), args);
     out.stderr += &std::fs::read_to_string(&file).unwrap_or_default();
     out
 }
 
 /// Runs a container in the foreground with `--rm`, its input and output in the test's hands.
-pub fn run_in_pipes(lab: &Containerd, name: &str, flags: &[&str], args: &[&str]) -> Session {
-    let id = lab.id(name);
-    Session::start(lab.ctr_command().args(words(lab, &id, &["run", "--rm"], flags, args)))
+pub fn run_in_pipes(containerd: &Containerd, name: &str, flags: &[&str], args: &[&str]) -> Session {
+    let id = containerd.id(name);
+    Session::start(containerd.ctr_command().args(words(containerd, &id, &["run", "--rm"], flags, args)))
 }
 
 /// Runs a container in the foreground on a terminal, with `--rm` and `-t`.
-pub fn run_on_terminal(lab: &Containerd, name: &str, args: &[&str]) -> Session {
-    let id = lab.id(name);
-    Session::on_terminal(lab.ctr_command().args(words(lab, &id, &["run", "--rm", "-t"], &[], args)))
+pub fn run_on_terminal(containerd: &Containerd, name: &str, args: &[&str]) -> Session {
+    let id = containerd.id(name);
+    Session::on_terminal(containerd.ctr_command().args(words(containerd, &id, &["run", "--rm", "-t"], &[], args)))
 }
 
 /// A container that runs in the background.
 pub struct Task<'a> {
     /// The container's id.
     pub id: String,
-    lab: &'a Containerd,
+    containerd: &'a Containerd,
     execs: std::cell::Cell<u32>,
 }
 
 impl<'a> Task<'a> {
     /// Creates and starts a container of the busybox image.
-    pub fn start(lab: &'a Containerd, name: &str, flags: &[&str], args: &[&str]) -> Self {
-        let id = lab.id(name);
-        lab.ctr(words(lab, &id, &["run", "--detach"], flags, args)).ok();
-        Self { id, lab, execs: 0.into() }
+    pub fn start(containerd: &'a Containerd, name: &str, flags: &[&str], args: &[&str]) -> Self {
+        let id = containerd.id(name);
+        containerd.ctr(words(containerd, &id, &["run", "--detach"], flags, args)).ok();
+        Self { id, containerd, execs: 0.into() }
     }
 
     /// Runs a command in it, with an exec id of its own. Its output may come short, as that of [`run`].
     pub fn exec(&self, args: &[&str]) -> Output {
         let name = self.exec_id();
-        self.lab.ctr(["task", "exec", "--exec-id", &name, &self.id].iter().chain(args))
+        self.containerd.ctr(["task", "exec", "--exec-id", &name, &self.id].iter().chain(args))
     }
 
     /// Runs a command in it, with input and output in the test's hands.
     pub fn exec_in_pipes(&self, args: &[&str]) -> Session {
-        let mut command = self.lab.ctr_command();
+        let mut command = self.containerd.ctr_command();
         Session::start(command.args(["task", "exec", "--exec-id", &self.exec_id(), &self.id]).args(args))
     }
 
     /// Runs a command in it on a terminal.
     pub fn exec_on_terminal(&self, args: &[&str]) -> Session {
-        let mut command = self.lab.ctr_command();
+        let mut command = self.containerd.ctr_command();
         Session::on_terminal(command.args(["task", "exec", "-t", "--exec-id", &self.exec_id(), &self.id]).args(args))
     }
 
     /// `ctr task VERB [FLAGS] ID`.
     pub fn verb(&self, verb: &str, flags: &[&str]) -> Output {
-        self.lab.ctr(["task", verb].iter().chain(flags).chain(&[self.id.as_str()]))
+        self.containerd.ctr(["task", verb].iter().chain(flags).chain(&[self.id.as_str()]))
     }
 
     /// The pid and the status (such as RUNNING) as `ctr task ls` has them; nothing when the task is gone.
     pub fn find(&self) -> Option<(i32, String)> {
-        let list = self.lab.ctr(["task", "ls"]).ok();
+        let list = self.containerd.ctr(["task", "ls"]).ok();
         let words =
             list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find(|words| words[0] == self.id)?;
         Some((words[1].parse().expect("a pid"), words[2].to_owned()))
@@ -104,12 +104,12 @@ impl<'a> Task<'a> {
 
     /// Removes the container, whose task is gone already.
     pub fn remove(&self) {
-        self.lab.ctr(["container", "delete", &self.id]).ok();
+        self.containerd.ctr(["container", "delete", &self.id]).ok();
     }
 
     /// The path of the container's cgroup inside the hierarchies.
     pub fn cgroup(&self) -> String {
-        format!("{}/{}", self.lab.slot.cgroup(), self.id)
+        format!("{}/{}", self.containerd.reservation.cgroup(), self.id)
     }
 
     fn exec_id(&self) -> String {
@@ -118,10 +118,10 @@ impl<'a> Task<'a> {
     }
 }
 
-fn words(lab: &Containerd, id: &str, verb: &[&str], flags: &[&str], args: &[&str]) -> Vec<String> {
-    lab.slot.expect_shim("default", id);
+fn words(containerd: &Containerd, id: &str, verb: &[&str], flags: &[&str], args: &[&str]) -> Vec<String> {
+    containerd.reservation.expect_shim("default", id);
     let mut words: Vec<String> = verb.iter().map(ToString::to_string).collect();
-    words.extend(lab.ctr_runtime(id));
+    words.extend(containerd.ctr_runtime(id));
     words.extend(flags.iter().chain(&[BUSYBOX, id]).chain(args).map(ToString::to_string));
     words
 }

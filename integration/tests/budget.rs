@@ -17,7 +17,7 @@ use berth_integration::shim::container::exec_request;
 use berth_integration::shim::{Kind, Shim};
 use berth_integration::strace::Joined;
 use berth_integration::wait::{LONG, until_true};
-use berth_integration::{shape, tools};
+use berth_integration::{cri_bundle, tools};
 use serde_json::json;
 
 /// Of how many runs the least counts.
@@ -102,11 +102,11 @@ fn command_line(seen: &mut Lines) {
         assert!(command::wait(&mut child, LONG).expect("an end").success(), "{words:?}");
         calls(operation, &file)
     };
-    let bundle = shape::pod_container(&["/bin/true"]);
+    let bundle = cri_bundle::pod_container(&["/bin/true"]);
     bundle.save(&runtime.cgroup("run"));
     let path = bundle.path().to_str().unwrap();
     seen.extend(least("berth run", |operation| traced(operation, &["run", "--bundle", path, "c1"])));
-    runtime.start("host", &shape::pod_container(&["/bin/sleep", "100000"]));
+    runtime.start("host", &cri_bundle::pod_container(&["/bin/sleep", "100000"]));
     seen.extend(least("berth exec", |operation| traced(operation, &["exec", "host", "/bin/true"])));
     runtime.cmd(&["delete", "--force", "host"]).ok();
 }
@@ -172,11 +172,11 @@ fn shim(seen: &mut Lines) {
     let (before, file) = under("start");
     let shim = Shim::start_under(&before, Kind::Berth, "budget");
     seen.extend(calls("shim start", &file).with_sum("shim start"));
-    let stays = shape::pod_container(&["/bin/sleep", "100000"]);
+    let stays = cri_bundle::pod_container(&["/bin/sleep", "100000"]);
     shim.run("host", &stays);
     let mut process = stays.config["process"].clone();
     process["args"] = json!(["/bin/true"]);
-    let mut host = Host { shim, bundle: shape::pod_container(&["/bin/true"]), process, next: 0 };
+    let mut host = Host { shim, bundle: cri_bundle::pod_container(&["/bin/true"]), process, next: 0 };
 
     footprint::settle();
     host.rest();

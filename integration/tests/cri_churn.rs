@@ -35,7 +35,7 @@ fn number(variable: &str, default: usize) -> usize {
     std::env::var(variable).map_or(default, |value| value.parse().unwrap_or_else(|e| panic!("{variable}={value}: {e}")))
 }
 
-fn churn(lab: &Containerd) {
+fn churn(containerd: &Containerd) {
     let pods = number("BERTH_PODS", 30);
     let (next, done, lived) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     thread::scope(|scope| {
@@ -46,78 +46,78 @@ fn churn(lab: &Containerd) {
                     if n >= pods {
                         return;
                     }
-                    lived.fetch_add(usize::from(live(lab, n)), Ordering::Relaxed);
+                    lived.fetch_add(usize::from(live(containerd, n)), Ordering::Relaxed);
                     done.fetch_add(1, Ordering::Relaxed);
                 }
             });
         }
         until_true("half of the pods", LONG * 10, || done.load(Ordering::Relaxed) * 2 >= pods);
-        lab.kill();
-        lab.launch();
+        containerd.kill();
+        containerd.launch();
     });
     let lived = lived.into_inner();
     assert!(lived * 4 >= pods, "{lived} of {pods} pods had an exec");
     // What a killed containerd did not get to remove is removed now.
     until_true("all pods to be gone", LONG, || {
-        let left = lab.crictl(["pods", "--quiet"]).ok();
-        left.lines().for_each(|id| drop(lab.crictl(["rmp", "--force", id])));
+        let left = containerd.crictl(["pods", "--quiet"]).ok();
+        left.lines().for_each(|id| drop(containerd.crictl(["rmp", "--force", id])));
         left.is_empty()
     });
-    lab.clear_forgotten_netns();
-    lab.clear_hidden_bundles();
-    lab.excuse_runc("sockets and cgroups of killed shims");
+    containerd.clear_forgotten_netns();
+    containerd.clear_hidden_bundles();
+    containerd.excuse_runc("sockets and cgroups of killed shims");
 }
 
 /// One pod, from runp to rmp. Each fifth is killed at some moment: its shim, or all of its processes. Commands fail when
 /// they meet that, or containerd's restart; what counts is what is left in the end. True when an exec went well.
-fn live(lab: &Containerd, n: usize) -> bool {
+fn live(containerd: &Containerd, n: usize) -> bool {
     let name = format!("churn-{n}");
     let file = |kind: &str, config: serde_json::Value| {
-        let file = lab.dir().join(format!("{kind}-{name}.json"));
+        let file = containerd.dir().join(format!("{kind}-{name}.json"));
         std::fs::write(&file, config.to_string()).unwrap();
         file.display().to_string()
     };
-    let pod_file = file("pod", pod_config(lab, &name));
-    let pod = lab.crictl(["runp", "--runtime", lab.runtime.handler(), &pod_file]);
+    let pod_file = file("pod", pod_config(containerd, &name));
+    let pod = containerd.crictl(["runp", "--runtime", containerd.runtime.handler(), &pod_file]);
     let id = pod.stdout.trim().to_owned();
     if id.is_empty() {
         return false;
     }
-    lab.slot.expect_shim("k8s.io", &id);
+    containerd.reservation.expect_shim("k8s.io", &id);
     let lived = thread::scope(|scope| {
         if n % 5 == 4 {
-            scope.spawn(|| kill_some(lab, &id, n));
+            scope.spawn(|| kill_some(containerd, &id, n));
         }
         let script = "sleep 1001 & echo started; exec sleep 1002";
         let main = file("main", container_config("main", &["sh", "-c", script]));
-        let container = lab.crictl(["create", "--no-pull", &id, &main, &pod_file]).stdout.trim().to_owned();
-        lab.crictl(["start", &container]);
-        lab.crictl(["exec", "--sync", &container, "true"]).status.success()
+        let container = containerd.crictl(["create", "--no-pull", &id, &main, &pod_file]).stdout.trim().to_owned();
+        containerd.crictl(["start", &container]);
+        containerd.crictl(["exec", "--sync", &container, "true"]).status.success()
     });
-    lab.crictl(["stopp", &id]);
-    lab.crictl(["rmp", "--force", &id]);
+    containerd.crictl(["stopp", &id]);
+    containerd.crictl(["rmp", "--force", &id]);
     lived
 }
 
 /// Kills the pod's shim or what runs in its containers, after a delay that differs from pod to pod.
-fn kill_some(lab: &Containerd, id: &str, n: usize) {
+fn kill_some(containerd: &Containerd, id: &str, n: usize) {
     thread::sleep(std::time::Duration::from_millis((n as u64 * 7919) % 250));
     if n.is_multiple_of(2) {
-        let shims = lab.shims().into_iter().filter(|shim| shim.line.contains(id));
+        let shims = containerd.shims().into_iter().filter(|shim| shim.line.contains(id));
         shims.for_each(|shim| procs::kill(shim.pid, Signal::KILL));
     } else {
-        let status = lab.crictl(["inspectp", id]);
+        let status = containerd.crictl(["inspectp", id]);
         if let Some(pid) = status.status.success().then(|| parse(&status.stdout)["info"]["pid"].as_i64()).flatten() {
             procs::kill(i32::try_from(pid).unwrap(), Signal::KILL);
         }
     }
 }
 
-fn execs(lab: &Containerd) {
-    lab.import_for_ctr();
+fn execs(containerd: &Containerd) {
+    containerd.import_for_ctr();
     let execs = number("BERTH_EXECS", 300);
-    let task = Task::start(lab, "execs", &[], &["sleep", "1000"]);
-    let shim = lab.shims()[0].pid;
+    let task = Task::start(containerd, "execs", &[], &["sleep", "1000"]);
+    let shim = containerd.shims()[0].pid;
     let round = |from: usize, to: usize| {
         let next = AtomicUsize::new(from);
         thread::scope(|scope| {
@@ -129,7 +129,7 @@ fn execs(lab: &Containerd) {
                             return;
                         }
                         let (name, script) = (format!("exec-{n}"), format!("echo {n}; exit {}", n % 256));
-                        let out = lab.ctr(["task", "exec", "--exec-id", &name, &task.id, "sh", "-c", &script]);
+                        let out = containerd.ctr(["task", "exec", "--exec-id", &name, &task.id, "sh", "-c", &script]);
                         assert_eq!(out.code(), i32::try_from(n % 256).unwrap(), "{out}");
                         // ctr ends its reading when it learns of the end, on a loaded machine before it has begun.
                         assert!(out.stdout.is_empty() || out.stdout.trim() == n.to_string(), "{out}");
@@ -142,12 +142,12 @@ fn execs(lab: &Containerd) {
     // Threads that wait for work end by themselves a moment later.
     let threads = || std::fs::read_dir(format!("/proc/{shim}/task")).unwrap().count();
     let settled = |bound: usize| until_true("idle threads to end", LONG, || threads() <= bound);
-    if lab.runtime != Runtime::Runc {
+    if containerd.runtime != Runtime::Runc {
         settled(1);
     }
     let before = procs::size(shim);
     round(50, 50 + execs);
-    if lab.runtime == Runtime::Runc {
+    if containerd.runtime == Runtime::Runc {
         eprintln!("runc's shim: {before:?}, then {:?}", procs::size(shim));
     } else {
         settled(before.1);

@@ -27,31 +27,31 @@ const COUNTER: &str =
 const KILLED_GO_SHIM: &str =
     "its socket, and with containerd 2 the cgroups of a pod's containers, outlive a killed shim";
 
-fn containers_survive_a_killed_containerd(lab: &Containerd) {
-    restart(lab, Containerd::kill);
+fn containers_survive_a_killed_containerd(containerd: &Containerd) {
+    restart(containerd, Containerd::kill);
 }
 
-fn containers_survive_an_orderly_restart_of_containerd(lab: &Containerd) {
-    restart(lab, Containerd::stop);
+fn containers_survive_an_orderly_restart_of_containerd(containerd: &Containerd) {
+    restart(containerd, Containerd::stop);
 }
 
-fn restart(lab: &Containerd, end: fn(&Containerd)) {
-    let pod = Pod::run(lab, "restart");
+fn restart(containerd: &Containerd, end: fn(&Containerd)) {
+    let pod = Pod::run(containerd, "restart");
     let [going, ending] = ["going", "ending"].map(|name| pod.start(name, &["sh", "-c", COUNTER]));
     going.expect_log("count 2\n");
     ending.expect_log("count 2\n");
-    let ([going_pid, ending_pid], shims) = ([&going, &ending].map(Container::pid), lab.shims());
-    end(lab);
+    let ([going_pid, ending_pid], shims) = ([&going, &ending].map(Container::pid), containerd.shims());
+    end(containerd);
     // While nobody listens, one container ends by itself, and the other goes on (its output must not block it).
     std::fs::write(format!("/proc/{ending_pid}/root/tmp/go"), "").unwrap();
     until_true("a container to end without containerd", LONG, || !procs::alive(ending_pid));
     assert!(procs::alive(going_pid));
-    lab.launch();
-    assert_eq!(lab.shims(), shims, "the shims are the same as before");
+    containerd.launch();
+    assert_eq!(containerd.shims(), shims, "the shims are the same as before");
     // Its own code, not 255. containerd 2 takes a container of a pod for leaked when its shim tells of no process in
     // it at this moment, as the one for runc does.
     let status = ending.exited();
-    let lost = lab.runtime == Runtime::Runc && lab.version == Version::V2_3;
+    let lost = containerd.runtime == Runtime::Runc && containerd.version == Version::V2_3;
     let expected = if lost { (255, "Unknown") } else { (42, "Error") };
     assert_eq!((&status["exitCode"], &status["reason"]), (&expected.0.into(), &expected.1.into()), "{status}");
     assert_eq!(going.status()["state"], "CONTAINER_RUNNING");
@@ -69,29 +69,30 @@ fn restart(lab: &Containerd, end: fn(&Containerd)) {
 }
 
 /// A task that ends while containerd is away has its own exit code, not 255 for one that is lost.
-fn ctr_task_keeps_its_exit_code_while_containerd_is_away(lab: &Containerd) {
-    if lab.runtime == Runtime::Runc {
+fn ctr_task_keeps_its_exit_code_while_containerd_is_away(containerd: &Containerd) {
+    if containerd.runtime == Runtime::Runc {
         eprintln!("skipped: containerd 2 takes a task of its own shim for leaked when it has ended");
         return;
     }
-    lab.import_for_ctr();
-    let task = Task::start(lab, "ending", &[], &["sh", "-c", "until [ -e /go ]; do usleep 10000; done; exit 42"]);
+    containerd.import_for_ctr();
+    let task =
+        Task::start(containerd, "ending", &[], &["sh", "-c", "until [ -e /go ]; do usleep 10000; done; exit 42"]);
     let pid = task.pid();
-    lab.kill();
+    containerd.kill();
     std::fs::write(format!("/proc/{pid}/root/go"), "").unwrap();
     until_true("a task to end without containerd", LONG, || !procs::alive(pid));
-    lab.launch();
+    containerd.launch();
     assert_eq!(task.reap(), 42);
     task.remove();
 }
 
 /// A pod of which two containers have a child each: all of it must go with the shim.
-fn killed_shim_takes_its_whole_pod_with_it(lab: &Containerd) {
-    let pod = Pod::run(lab, "orphans");
+fn killed_shim_takes_its_whole_pod_with_it(containerd: &Containerd) {
+    let pod = Pod::run(containerd, "orphans");
     let two = ["one", "two"].map(|name| pod.start(name, &["sh", "-c", "sleep 1001 & exec sleep 1002"]));
     let pids: Vec<i32> = two.iter().map(|container| container.pid()).collect();
-    assert_eq!(lab.slot.shim_sockets().len(), 1, "the name of the socket is known");
-    let shims = lab.shims();
+    assert_eq!(containerd.reservation.shim_sockets().len(), 1, "the name of the socket is known");
+    let shims = containerd.shims();
     assert_eq!(shims.len(), 1, "one shim serves a pod: {shims:#?}");
     procs::kill(shims[0].pid, Signal::KILL);
     for (container, pid) in two.iter().zip(&pids) {
@@ -101,35 +102,35 @@ fn killed_shim_takes_its_whole_pod_with_it(lab: &Containerd) {
     }
     until_true("the pod to be down", LONG, || pod.inspect()["status"]["state"] == "SANDBOX_NOTREADY");
     pod.clear();
-    lab.excuse_runc(KILLED_GO_SHIM);
+    containerd.excuse_runc(KILLED_GO_SHIM);
 }
 
-fn killed_shim_takes_its_ctr_task_with_it(lab: &Containerd) {
-    lab.import_for_ctr();
-    let task = Task::start(lab, "orphan", &[], &["sh", "-c", "sleep 1001 & exec sleep 1002"]);
+fn killed_shim_takes_its_ctr_task_with_it(containerd: &Containerd) {
+    containerd.import_for_ctr();
+    let task = Task::start(containerd, "orphan", &[], &["sh", "-c", "sleep 1001 & exec sleep 1002"]);
     let pid = task.pid();
-    assert_eq!(lab.slot.shim_sockets().len(), 1, "the name of the socket is known");
-    procs::kill(lab.shims()[0].pid, Signal::KILL);
+    assert_eq!(containerd.reservation.shim_sockets().len(), 1, "the name of the socket is known");
+    procs::kill(containerd.shims()[0].pid, Signal::KILL);
     until_true("the processes to go", LONG, || !procs::alive(pid));
     until_true("the task to go", LONG, || task.find().is_none());
     task.remove();
-    lab.excuse_runc(KILLED_GO_SHIM);
+    containerd.excuse_runc(KILLED_GO_SHIM);
 }
 
 /// Nobody notices the shim's end until containerd is back.
-fn restarted_containerd_cleans_up_after_a_killed_shim(lab: &Containerd) {
-    let pod = Pod::run(lab, "alone");
+fn restarted_containerd_cleans_up_after_a_killed_shim(containerd: &Containerd) {
+    let pod = Pod::run(containerd, "alone");
     let mut config = container_config("main", &["sh", "-c", "sleep 1001 & exec sleep 1002"]);
     config["linux"]["security_context"]["namespace_options"] = json!({"pid": 1});
     let container = pod.start_config(&config);
     let pid = container.pid();
-    let shims = lab.shims();
-    lab.kill();
+    let shims = containerd.shims();
+    containerd.kill();
     procs::kill(shims[0].pid, Signal::KILL);
     until_true("the shim to go", LONG, || !procs::alive(shims[0].pid));
-    lab.launch();
+    containerd.launch();
     until_true("the processes to go", LONG, || !procs::alive(pid));
     assert_ne!(container.exited()["exitCode"], 0);
     pod.clear();
-    lab.excuse_runc(KILLED_GO_SHIM);
+    containerd.excuse_runc(KILLED_GO_SHIM);
 }

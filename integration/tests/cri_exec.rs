@@ -17,8 +17,8 @@ matrix!(
     programs_that_cannot_be_executed_are_named
 );
 
-fn exec_sync_returns_both_streams_and_the_exit_code(lab: &Containerd) {
-    let pod = Pod::run(lab, "sync");
+fn exec_sync_returns_both_streams_and_the_exit_code(containerd: &Containerd) {
+    let pod = Pod::run(containerd, "sync");
     let mut config = container_config("main", &["sleep", "1000"]);
     config["envs"] = json!([{"key": "FROM", "value": "container"}]);
     config["working_dir"] = json!("/tmp");
@@ -27,7 +27,7 @@ fn exec_sync_returns_both_streams_and_the_exit_code(lab: &Containerd) {
     // crictl prints both streams of this one to its own standard output, and a blank line after each.
     let out = main.exec(&["sh", "-c", script]);
     assert_eq!((out.stdout.as_str(), out.code()), ("container in /tmp\n\nbad\n\n", 0), "{out}");
-    let out = lab.crictl(["exec", &main.id, "sh", "-c", script]);
+    let out = containerd.crictl(["exec", &main.id, "sh", "-c", script]);
     assert_eq!((out.stdout.as_str(), out.stderr.as_str(), out.code()), ("container in /tmp\n", "bad\n", 0), "{out}");
     // crictl's own exit code is 1 when the command's is another than 0; it tells that one.
     for (script, code) in [
@@ -50,8 +50,8 @@ fn exec_sync_returns_both_streams_and_the_exit_code(lab: &Containerd) {
     pod.remove();
 }
 
-fn exec_on_a_terminal_passes_input_and_interrupts(lab: &Containerd) {
-    let pod = Pod::run(lab, "terminal");
+fn exec_on_a_terminal_passes_input_and_interrupts(containerd: &Containerd) {
+    let pod = Pod::run(containerd, "terminal");
     let main = pod.start("main", &["sleep", "1000"]);
     let mut shell = main.exec_on_terminal(&["sh"]);
     shell.send("tty; until stty size 2> /dev/null | grep 111; do usleep 20000; done\n");
@@ -79,40 +79,47 @@ fn exec_on_a_terminal_passes_input_and_interrupts(lab: &Containerd) {
 }
 
 /// What is typed before the command has ended may arrive after it (kubernetes#124571).
-fn input_typed_ahead_loses_no_output(lab: &Containerd) {
-    let pod = Pod::run(lab, "ahead");
+fn input_typed_ahead_loses_no_output(containerd: &Containerd) {
+    let pod = Pod::run(containerd, "ahead");
     let main = pod.start("main", &["sleep", "1000"]);
     for round in 0..10 {
         let mut command = main.exec_on_terminal(&["echo", "said"]);
         command.send("x\n");
         assert_eq!(command.finish(), 0, "{}", command.heard());
         // runc's shim has no reader for it, and containerd then drops the output (a known fault).
-        assert!(lab.runtime == Runtime::Runc || command.heard().contains("said"), "{round}: {}", command.heard());
+        assert!(
+            containerd.runtime == Runtime::Runc || command.heard().contains("said"),
+            "{round}: {}",
+            command.heard()
+        );
     }
     pod.stop();
     pod.remove();
 }
 
 /// A command whose own output is at its end gets all of its input (containerd#13934).
-fn exec_reads_all_input_after_its_output_has_ended(lab: &Containerd) {
-    let pod = Pod::run(lab, "input");
+fn exec_reads_all_input_after_its_output_has_ended(containerd: &Containerd) {
+    let pod = Pod::run(containerd, "input");
     let main = pod.start("main", &["sleep", "1000"]);
     let bytes = vec![b'x'; 32 << 20];
     for round in 0..3 {
-        let mut exec = lab.crictl_command();
+        let mut exec = containerd.crictl_command();
         exec.args(["exec", "-i", &main.id, "sh", "-c", "cat > /tmp/f"]);
         let out = feed(&mut exec, &bytes, LONG);
         let size = main.exec(&["sh", "-c", "wc -c < /tmp/f"]).stdout;
         // runc's shim ends stdout at once, and containerd then ends stdin (a known fault).
-        assert!(lab.runtime == Runtime::Runc || size.trim() == bytes.len().to_string(), "{round}: {size}; {out}");
+        assert!(
+            containerd.runtime == Runtime::Runc || size.trim() == bytes.len().to_string(),
+            "{round}: {size}; {out}"
+        );
     }
     pod.stop();
     pod.remove();
 }
 
 /// What containers end with, and what the kubelet is told of it.
-fn exit_codes_and_reasons_reach_the_kubelet(lab: &Containerd) {
-    let pod = Pod::run(lab, "codes");
+fn exit_codes_and_reasons_reach_the_kubelet(containerd: &Containerd) {
+    let pod = Pod::run(containerd, "codes");
     let rows = [("zero", "exit 0", 0, "Completed"), ("one", "exit 1", 1, "Error"), ("answer", "exit 42", 42, "Error")];
     for (name, script, code, reason) in rows {
         let status = pod.start(name, &["sh", "-c", script]).exited();
@@ -134,8 +141,8 @@ fn exit_codes_and_reasons_reach_the_kubelet(lab: &Containerd) {
     pod.remove();
 }
 
-fn programs_that_cannot_be_executed_are_named(lab: &Containerd) {
-    let pod = Pod::run(lab, "faults");
+fn programs_that_cannot_be_executed_are_named(containerd: &Containerd) {
+    let pod = Pod::run(containerd, "faults");
     for (name, program, words) in [
         ("missing", "no-such-program", "executable file not found in $PATH"),
         ("absolute", "/no/such/program", "no such file or directory"),
@@ -150,7 +157,11 @@ fn programs_that_cannot_be_executed_are_named(lab: &Containerd) {
         let status = container.exited();
         if started {
             // runc finds such a fault when it has already said that the container runs.
-            assert_eq!((lab.runtime, &status["reason"]), (Runtime::Runc, &"Error".into()), "{program}: {status}");
+            assert_eq!(
+                (containerd.runtime, &status["reason"]),
+                (Runtime::Runc, &"Error".into()),
+                "{program}: {status}"
+            );
             container.expect_log(words);
         } else {
             let said = start.failed();

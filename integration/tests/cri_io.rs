@@ -18,14 +18,14 @@ matrix!(
     port_forward_reaches_a_listener_in_the_pod
 );
 
-fn attach_carries_input_output_and_the_end_of_input(lab: &Containerd) {
-    let pod = Pod::run(lab, "attach");
+fn attach_carries_input_output_and_the_end_of_input(containerd: &Containerd) {
+    let pod = Pod::run(containerd, "attach");
     let mut config =
         container_config("main", &["sh", "-c", "while read -r word; do echo \"<$word>\"; done; echo end >&2"]);
     config["stdin"] = json!(true);
     config["stdin_once"] = json!(true);
     let main = pod.start_config(&config);
-    let mut client = Session::start(lab.crictl_command().args(["attach", "--stdin", &main.id]));
+    let mut client = Session::start(containerd.crictl_command().args(["attach", "--stdin", &main.id]));
     client.send("one\n");
     client.expect("<one>");
     client.send("two\n");
@@ -40,13 +40,13 @@ fn attach_carries_input_output_and_the_end_of_input(lab: &Containerd) {
     pod.remove();
 }
 
-fn attach_carries_a_terminal(lab: &Containerd) {
-    let pod = Pod::run(lab, "attach-tty");
+fn attach_carries_a_terminal(containerd: &Containerd) {
+    let pod = Pod::run(containerd, "attach-tty");
     let mut config = container_config("main", &["sh"]);
     config["stdin"] = json!(true);
     config["tty"] = json!(true);
     let main = pod.start_config(&config);
-    let mut client = Session::on_terminal(lab.crictl_command().args(["attach", "--stdin", "--tty", &main.id]));
+    let mut client = Session::on_terminal(containerd.crictl_command().args(["attach", "--stdin", "--tty", &main.id]));
     client.send("tty; until stty size 2> /dev/null | grep 111; do usleep 20000; done\n");
     client.expect("/dev/pts/0");
     client.expect("37 111");
@@ -56,8 +56,8 @@ fn attach_carries_a_terminal(lab: &Containerd) {
     pod.remove();
 }
 
-fn logs_have_every_line_of_both_streams(lab: &Containerd) {
-    let pod = Pod::run(lab, "logs");
+fn logs_have_every_line_of_both_streams(containerd: &Containerd) {
+    let pod = Pod::run(containerd, "logs");
     // The two streams go different ways: each has an order of its own, and together they have none.
     let script =
         "echo out; echo err >&2; i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; printf unfinished";
@@ -74,22 +74,22 @@ fn logs_have_every_line_of_both_streams(lab: &Containerd) {
     let expected: Vec<String> = (0..2000).map(|n| n.to_string()).collect();
     assert_eq!(numbers, expected);
     // Of the last three lines of the log two are standard output's, wherever that of the other one is.
-    let out = lab.crictl(["logs", "--tail", "3", &main.id]);
+    let out = containerd.crictl(["logs", "--tail", "3", &main.id]);
     assert!(out.stdout.contains("line 1999\nunfinished"), "{out}");
-    let out = lab.crictl(["logs", &main.id]);
+    let out = containerd.crictl(["logs", &main.id]);
     assert_eq!(out.stderr, "err\n", "{out}");
     pod.stop();
     pod.remove();
 }
 
-fn port_forward_reaches_a_listener_in_the_pod(lab: &Containerd) {
-    let pod = Pod::run(lab, "forward");
+fn port_forward_reaches_a_listener_in_the_pod(containerd: &Containerd) {
+    let pod = Pod::run(containerd, "forward");
     let answer = "read -r word; echo \"<$word>\"";
     let main = pod.start("main", &["nc", "-ll", "-p", "8080", "-e", "sh", "-c", answer]);
     // crictl gives up altogether when it is refused once. Port 8080 is 1F90, and state 0A is LISTEN.
     let listening = ["grep", "-q", ":1F90 .* 0A ", "/proc/net/tcp", "/proc/net/tcp6"];
     until_true("the server to listen", LONG, || main.exec(&listening).status.success());
-    let forward = Session::start(lab.crictl_command().args(["port-forward", &pod.id, ":8080"]));
+    let forward = Session::start(containerd.crictl_command().args(["port-forward", &pod.id, ":8080"]));
     let heard = forward.expect(" -> ");
     let port: u16 = heard.split_once("127.0.0.1:").unwrap().1.split(' ').next().unwrap().parse().unwrap();
     let mut answer = String::new();

@@ -7,8 +7,8 @@ use berth_integration::pod::{Pod, container_config};
 
 matrix!(pod_lives_from_runp_to_rmp, containers_of_a_pod_share_its_namespaces);
 
-fn pod_lives_from_runp_to_rmp(lab: &Containerd) {
-    let pod = Pod::run(lab, "life");
+fn pod_lives_from_runp_to_rmp(containerd: &Containerd) {
+    let pod = Pod::run(containerd, "life");
     assert_eq!(pod.inspect()["status"]["state"], "SANDBOX_READY");
     let container = pod.create(&container_config("main", &["sh", "-c", "echo up; exec sleep 1000"]));
     assert_eq!(container.status()["state"], "CONTAINER_CREATED");
@@ -25,8 +25,8 @@ fn pod_lives_from_runp_to_rmp(lab: &Containerd) {
     pod.remove();
 }
 
-fn containers_of_a_pod_share_its_namespaces(lab: &Containerd) {
-    let pod = Pod::run(lab, "shared");
+fn containers_of_a_pod_share_its_namespaces(containerd: &Containerd) {
+    let pod = Pod::run(containerd, "shared");
     let [one, two] = ["one", "two"].map(|name| pod.start(name, &["sleep", "1000"]));
     for (kind, shared) in [("net", true), ("ipc", true), ("uts", true), ("mnt", false)] {
         let [a, b] = [&one, &two].map(|it| it.exec(&["readlink", &format!("/proc/self/ns/{kind}")]).ok());

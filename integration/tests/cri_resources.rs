@@ -11,8 +11,8 @@ matrix!(cri_limits_are_applied_and_updated, cri_stats_report_cpu_and_memory, cri
 
 const MIB: u64 = 1 << 20;
 
-fn cri_limits_are_applied_and_updated(lab: &Containerd) {
-    let pod = Pod::run(lab, "limits");
+fn cri_limits_are_applied_and_updated(containerd: &Containerd) {
+    let pod = Pod::run(containerd, "limits");
     let mut config = container_config("main", &["sleep", "1000"]);
     config["linux"]["resources"] = json!({
         "cpu_period": 100_000, "cpu_quota": 50_000, "cpu_shares": 512, "memory_limit_in_bytes": 64 * MIB,
@@ -32,17 +32,18 @@ fn cri_limits_are_applied_and_updated(lab: &Containerd) {
     let score = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", main.pid())).unwrap();
     assert_eq!(score.trim(), "500");
     // containerd 2.x changes the limits of a running container without the words that are not named.
-    lab.crictl([
-        "update",
-        "--memory",
-        &(96 * MIB).to_string(),
-        "--cpu-quota",
-        "70000",
-        "--cpu-period",
-        "100000",
-        &main.id,
-    ])
-    .ok();
+    containerd
+        .crictl([
+            "update",
+            "--memory",
+            &(96 * MIB).to_string(),
+            "--cpu-quota",
+            "70000",
+            "--cpu-period",
+            "100000",
+            &main.id,
+        ])
+        .ok();
     assert_eq!(memory(), (96 * MIB).to_string());
     assert!(["70000", "70000 100000"].contains(&quota().as_str()), "{}", quota());
     assert_eq!(main.exec(&["true"]).code(), 0);
@@ -50,12 +51,12 @@ fn cri_limits_are_applied_and_updated(lab: &Containerd) {
     pod.remove();
 }
 
-fn cri_stats_report_cpu_and_memory(lab: &Containerd) {
-    let pod = Pod::run(lab, "stats");
+fn cri_stats_report_cpu_and_memory(containerd: &Containerd) {
+    let pod = Pod::run(containerd, "stats");
     let script = "dd if=/dev/zero of=/tmp/file bs=1M count=8 2> /dev/null; while :; do :; done";
     let main = pod.start("main", &["sh", "-c", script]);
     let found = until("measures", LONG, || {
-        let stats = parse(&lab.crictl(["stats", "--output", "json", &main.id]).ok());
+        let stats = parse(&containerd.crictl(["stats", "--output", "json", &main.id]).ok());
         let stats = stats["stats"][0].clone();
         let number = |value: &serde_json::Value| value.as_str().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
         let cpu = number(&stats["cpu"]["usageCoreNanoSeconds"]["value"]);
@@ -63,16 +64,16 @@ fn cri_stats_report_cpu_and_memory(lab: &Containerd) {
         (cpu > 10_000_000 && memory > 0).then_some(stats)
     });
     assert_eq!(found["attributes"]["id"], main.id, "{found}");
-    if lab.version == Version::V2_3 {
-        let pods = parse(&lab.crictl(["statsp", "--output", "json", &pod.id]).ok());
+    if containerd.version == Version::V2_3 {
+        let pods = parse(&containerd.crictl(["statsp", "--output", "json", &pod.id]).ok());
         assert_eq!(pods["stats"][0]["attributes"]["id"], pod.id, "{pods}");
     }
     pod.stop();
     pod.remove();
 }
 
-fn cri_status_says_oom_killed(lab: &Containerd) {
-    let pod = Pod::run(lab, "oom");
+fn cri_status_says_oom_killed(containerd: &Containerd) {
+    let pod = Pod::run(containerd, "oom");
     let mut config = container_config("main", &["sh", "-c", "exec tail /dev/zero"]);
     config["linux"]["resources"] = json!({"memory_limit_in_bytes": 16 * MIB, "memory_swap_limit_in_bytes": 16 * MIB});
     let status = pod.start_config(&config).exited();

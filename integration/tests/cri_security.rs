@@ -17,8 +17,8 @@ matrix!(
     mounts_and_sysctls_of_a_pod_are_applied
 );
 
-fn kubelet_security_context_restricts_init_and_exec(lab: &Containerd) {
-    let pod = Pod::run(lab, "kubelet");
+fn kubelet_security_context_restricts_init_and_exec(containerd: &Containerd) {
+    let pod = Pod::run(containerd, "kubelet");
     let mut config = container_config("main", &["sleep", "1000"]);
     config["linux"]["security_context"] = json!({
         "namespace_options": {"pid": 1},
@@ -60,10 +60,10 @@ fn kubelet_security_context_restricts_init_and_exec(lab: &Containerd) {
     pod.remove();
 }
 
-fn privileged_container_has_all_capabilities(lab: &Containerd) {
-    let mut config = pod_config(lab, "privileged");
+fn privileged_container_has_all_capabilities(containerd: &Containerd) {
+    let mut config = pod_config(containerd, "privileged");
     config["linux"]["security_context"]["privileged"] = json!(true);
-    let pod = Pod::run_config(lab, config);
+    let pod = Pod::run_config(containerd, config);
     let mut config = container_config("main", &["sleep", "1000"]);
     config["linux"]["security_context"] = json!({"privileged": true, "namespace_options": {"pid": 1}});
     let main = pod.start_config(&config);
@@ -79,8 +79,8 @@ fn privileged_container_has_all_capabilities(lab: &Containerd) {
     pod.remove();
 }
 
-fn pid_namespace_modes_of_the_cri_are_obeyed(lab: &Containerd) {
-    let pod = Pod::run(lab, "pids");
+fn pid_namespace_modes_of_the_cri_are_obeyed(containerd: &Containerd) {
+    let pod = Pod::run(containerd, "pids");
     // 0 is the pod's, 1 the container's own.
     let [shared, own] = [0, 1].map(|kind| {
         let mut config = container_config(&format!("kind-{kind}"), &["sleep", "1000"]);
@@ -93,9 +93,9 @@ fn pid_namespace_modes_of_the_cri_are_obeyed(lab: &Containerd) {
     pod.stop();
     pod.remove();
     // 2 is the node's, for the pod as a whole.
-    let mut config = pod_config(lab, "host-pid");
+    let mut config = pod_config(containerd, "host-pid");
     config["linux"]["security_context"]["namespace_options"] = json!({"pid": 2});
-    let pod = Pod::run_config(lab, config);
+    let pod = Pod::run_config(containerd, config);
     let mut config = container_config("main", &["sleep", "1000"]);
     config["linux"]["security_context"]["namespace_options"] = json!({"pid": 2});
     let main = pod.start_config(&config);
@@ -117,8 +117,8 @@ fn ends_with_its_first_process(container: &Container) {
     until_true("the rest to go", LONG, || left().is_empty());
 }
 
-fn read_only_root_refuses_writes(lab: &Containerd) {
-    let pod = Pod::run(lab, "readonly");
+fn read_only_root_refuses_writes(containerd: &Containerd) {
+    let pod = Pod::run(containerd, "readonly");
     let mut config = container_config("main", &["sleep", "1000"]);
     config["linux"]["security_context"]["readonly_rootfs"] = json!(true);
     let main = pod.start_config(&config);
@@ -129,11 +129,11 @@ fn read_only_root_refuses_writes(lab: &Containerd) {
     pod.remove();
 }
 
-fn host_namespaces_are_shared_when_asked(lab: &Containerd) {
-    let mut config = pod_config(lab, "host");
+fn host_namespaces_are_shared_when_asked(containerd: &Containerd) {
+    let mut config = pod_config(containerd, "host");
     config["linux"]["security_context"]["namespace_options"] = json!({"network": 2, "ipc": 2});
     config.as_object_mut().unwrap().remove("hostname");
-    let pod = Pod::run_config(lab, config);
+    let pod = Pod::run_config(containerd, config);
     let mut config = container_config("main", &["sleep", "1000"]);
     config["linux"]["security_context"]["namespace_options"] = json!({"network": 2, "ipc": 2, "pid": 1});
     let main = pod.start_config(&config);
@@ -145,12 +145,12 @@ fn host_namespaces_are_shared_when_asked(lab: &Containerd) {
     pod.remove();
 }
 
-fn mounts_and_sysctls_of_a_pod_are_applied(lab: &Containerd) {
-    let mut config = pod_config(lab, "mounts");
+fn mounts_and_sysctls_of_a_pod_are_applied(containerd: &Containerd) {
+    let mut config = pod_config(containerd, "mounts");
     config["linux"]["sysctls"] = json!({"net.ipv4.ip_unprivileged_port_start": "1000", "kernel.shm_rmid_forced": "1"});
-    let pod = Pod::run_config(lab, config);
+    let pod = Pod::run_config(containerd, config);
     let [writable, readonly] = ["writable", "readonly"].map(|name| {
-        let dir = lab.dir().join("volumes").join(name);
+        let dir = containerd.dir().join("volumes").join(name);
         std::fs::create_dir_all(&dir).unwrap();
         std::fs::write(dir.join("file"), name).unwrap();
         dir
@@ -189,11 +189,11 @@ fn labels(version: Version) {
     let options = |level: &str| json!({"user": "system_u", "role": "system_r", "type": "container_t", "level": level});
     let [of_pod, own] = ["s0:c11,c12", "s0:c13,c14"];
     let (Some(pods), Some(owns)) = (label(of_pod), label(own)) else { return };
-    let lab = Containerd::start_under_selinux(version, Form::ByPath);
-    lab.remember();
-    let mut config = pod_config(&lab, "labels");
+    let containerd = Containerd::start_under_selinux(version, Form::ByPath);
+    containerd.remember();
+    let mut config = pod_config(&containerd, "labels");
     config["linux"]["security_context"]["selinux_options"] = options(of_pod);
-    let pod = Pod::run_config(&lab, config);
+    let pod = Pod::run_config(&containerd, config);
     let inherits = pod.start("inherits", &["sleep", "1000"]);
     let mut config = container_config("own", &["sleep", "1000"]);
     config["linux"]["security_context"]["selinux_options"] = options(own);
@@ -209,5 +209,5 @@ fn labels(version: Version) {
     }
     pod.stop();
     pod.remove();
-    lab.assert_clean();
+    containerd.assert_clean();
 }

@@ -9,13 +9,13 @@ use berth_integration::strace::Joined;
 
 by_path!(shim_makes_a_process_with_one_exec_and_at_most_two_clones);
 
-fn shim_makes_a_process_with_one_exec_and_at_most_two_clones(lab: &Containerd) {
-    if lab.runtime == Runtime::Runc {
+fn shim_makes_a_process_with_one_exec_and_at_most_two_clones(containerd: &Containerd) {
+    if containerd.runtime == Runtime::Runc {
         eprintln!("runc's shim runs runc, which runs itself: nothing to count");
         return;
     }
-    let pod = Pod::run(lab, "strace");
-    let shim = lab.shims()[0].pid;
+    let pod = Pod::run(containerd, "strace");
+    let shim = containerd.shims()[0].pid;
     let first = pod.create(&container_config("first", &["sleep", "1000"]));
     first.start();
     let seen = traced(shim, || pod.start("second", &["sleep", "1000"]).exec(&["true"]));

@@ -26,10 +26,10 @@ fn options() -> Value {
     json!({"mode": 0, "uids": ids, "gids": ids})
 }
 
-fn pod<'a>(lab: &'a Containerd, name: &str) -> Pod<'a> {
-    let mut config = pod_config(lab, name);
+fn pod<'a>(containerd: &'a Containerd, name: &str) -> Pod<'a> {
+    let mut config = pod_config(containerd, name);
     config["linux"]["security_context"]["namespace_options"] = json!({"pid": 1, "userns_options": options()});
-    Pod::run_config(lab, config)
+    Pod::run_config(containerd, config)
 }
 
 fn container(name: &str, args: &[&str]) -> Value {
@@ -41,10 +41,10 @@ fn container(name: &str, args: &[&str]) -> Value {
 /// kubelet lets such pods run only where containerd says that the handler can.
 #[test]
 fn containerd_lists_user_namespaces_as_a_feature() {
-    run(|lab| {
-        let info = parse(&lab.crictl(["info"]).ok());
+    run(|containerd| {
+        let info = parse(&containerd.crictl(["info"]).ok());
         let handlers = info["runtimeHandlers"].as_array().expect("handlers");
-        let ours = handlers.iter().find(|h| h["name"] == lab.runtime.handler()).expect("our handler");
+        let ours = handlers.iter().find(|h| h["name"] == containerd.runtime.handler()).expect("our handler");
         assert_eq!(ours["features"]["user_namespaces"], true, "{ours}");
         assert_eq!(ours["features"]["recursive_read_only_mounts"], true, "{ours}");
     });
@@ -52,14 +52,14 @@ fn containerd_lists_user_namespaces_as_a_feature() {
 
 #[test]
 fn containers_of_a_userns_pod_share_its_ids_and_a_volume() {
-    run(|lab| {
-        let volume = lab.dir().join("volume");
+    run(|containerd| {
+        let volume = containerd.dir().join("volume");
         std::fs::create_dir(&volume).unwrap();
         std::fs::write(volume.join("there"), "from the host").unwrap();
         for (path, id) in [(&volume, 1000), (&volume.join("there"), 1000)] {
             chown(path, Some(id), Some(id)).unwrap();
         }
-        let pod = pod(lab, "users");
+        let pod = pod(containerd, "users");
         let [one, two] = ["one", "two"].map(|name| {
             let mut config = container(name, &["sh", "-c", "echo up; exec sleep 1000"]);
             config["linux"]["security_context"]["run_as_user"] = json!({"value": 1000});
@@ -106,11 +106,11 @@ fn containers_of_a_userns_pod_share_its_ids_and_a_volume() {
 /// and the mount has the pod's mappings in its options.
 #[test]
 fn image_of_a_userns_pod_is_idmapped_and_not_copied() {
-    run(|lab| {
-        let pod = pod(lab, "mapped");
+    run(|containerd| {
+        let pod = pod(containerd, "mapped");
         let main = pod.start_config(&container("main", &["sleep", "1000"]));
         for id in [&pod.id, &main.id] {
-            let mount = lab.ctr_in("k8s.io", ["snapshots", "mounts", "/nowhere", id]).ok();
+            let mount = containerd.ctr_in("k8s.io", ["snapshots", "mounts", "/nowhere", id]).ok();
             let options = mount.split(" -o ").nth(1).expect("options").trim();
             let option = |name: &str| {
                 let found = options.split(',').find_map(|option| option.strip_prefix(name));
@@ -144,8 +144,8 @@ fn image_of_a_userns_pod_is_idmapped_and_not_copied() {
 /// The streams belong to whom the process is, inside and outside, so that it can open them anew.
 #[test]
 fn streams_of_a_userns_pod_belong_to_its_user() {
-    run(|lab| {
-        let pod = pod(lab, "streams");
+    run(|containerd| {
+        let pod = pod(containerd, "streams");
         for (name, tty) in [("pipes", false), ("terminal", true)] {
             let mut config = container(name, &["sleep", "1000"]);
             config["tty"] = json!(tty);
@@ -173,11 +173,11 @@ fn streams_of_a_userns_pod_belong_to_its_user() {
 /// As root, with a terminal, and what that root may not do.
 #[test]
 fn root_of_a_userns_pod_has_no_rights_on_the_host() {
-    run(|lab| {
-        let secret = lab.dir().join("secret");
+    run(|containerd| {
+        let secret = containerd.dir().join("secret");
         std::fs::write(&secret, "of the host").unwrap();
         std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
-        let pod = pod(lab, "root");
+        let pod = pod(containerd, "root");
         let mut config = container("main", &["sh", "-c", "test -t 0 && echo terminal; exec sleep 1000"]);
         config["tty"] = json!(true);
         config["stdin"] = json!(true);
@@ -197,12 +197,12 @@ fn root_of_a_userns_pod_has_no_rights_on_the_host() {
 /// Host network: the network namespace is the host's, and /sys is bound.
 #[test]
 fn userns_pod_runs_in_the_network_of_the_host() {
-    run(|lab| {
-        let mut config = pod_config(lab, "hostnet");
+    run(|containerd| {
+        let mut config = pod_config(containerd, "hostnet");
         config.as_object_mut().unwrap().remove("hostname");
         config["linux"]["security_context"]["namespace_options"] =
             json!({"network": 2, "pid": 1, "userns_options": options()});
-        let pod = Pod::run_config(lab, config);
+        let pod = Pod::run_config(containerd, config);
         let mut config = container("main", &["sleep", "1000"]);
         config["linux"]["security_context"]["namespace_options"] =
             json!({"network": 2, "pid": 1, "userns_options": options()});
@@ -220,13 +220,13 @@ fn userns_pod_runs_in_the_network_of_the_host() {
 /// Neither the mounts for the layers nor anything else outlives a shim that was killed.
 #[test]
 fn killed_shim_of_a_userns_pod_leaves_no_mount() {
-    run(|lab| {
-        let pod = pod(lab, "killed");
+    run(|containerd| {
+        let pod = pod(containerd, "killed");
         pod.start_config(&container("main", &["sleep", "1000"]));
-        let shim = lab.shims().first().expect("a shim").pid;
+        let shim = containerd.shims().first().expect("a shim").pid;
         procs::kill(shim, Signal::KILL);
         until_true("the shim to be gone", LONG, || !procs::alive(shim));
         pod.clear();
-        lab.excuse_runc("the cgroups of a pod's containers outlive a killed shim");
+        containerd.excuse_runc("the cgroups of a pod's containers outlive a killed shim");
     });
 }

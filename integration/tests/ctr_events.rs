@@ -22,13 +22,13 @@ struct Events {
 }
 
 impl Events {
-    fn listen(lab: &Containerd) -> Self {
-        let session = Session::start(lab.ctr_command().arg("events"));
+    fn listen(containerd: &Containerd) -> Self {
+        let session = Session::start(containerd.ctr_command().arg("events"));
         // It says nothing when it is ready, so events are made until the first one arrives.
         until("the first event", LONG, || {
             let image = "docker.io/library/label:none";
-            lab.ctr(["images", "tag", "--force", berth_integration::image::BUSYBOX, image]).ok();
-            lab.ctr(["images", "remove", image]).ok();
+            containerd.ctr(["images", "tag", "--force", berth_integration::image::BUSYBOX, image]).ok();
+            containerd.ctr(["images", "remove", image]).ok();
             session.heard().contains("/images/").then_some(())
         });
         Self { session }
@@ -38,14 +38,14 @@ impl Events {
     ///
     /// containerd's shim for runc may end before its last event is out. Its tests get that one made up from the exit,
     /// so that they can say what else is expected.
-    fn of(&self, lab: &Containerd, id: &str) -> Vec<(String, Value)> {
-        let end = Instant::now() + if lab.runtime == Runtime::Runc { Duration::from_secs(10) } else { LONG };
+    fn of(&self, containerd: &Containerd, id: &str) -> Vec<(String, Value)> {
+        let end = Instant::now() + if containerd.runtime == Runtime::Runc { Duration::from_secs(10) } else { LONG };
         until("the events of a container's life", LONG * 2, || {
             let heard = self.session.heard();
             let complete = heard.rsplit_once('\n').map_or("", |(complete, _)| complete);
             let mut events: Vec<_> = complete.lines().filter_map(|line| task_event(line, id)).collect();
             let (topic, last) = events.last()?.clone();
-            if topic == "exit" && lab.runtime == Runtime::Runc && Instant::now() > end {
+            if topic == "exit" && containerd.runtime == Runtime::Runc && Instant::now() > end {
                 events.push(("delete".into(), last));
                 return Some(events);
             }
@@ -67,10 +67,10 @@ fn topics(events: &[(String, Value)]) -> Vec<&str> {
     events.iter().map(|(topic, _)| topic.as_str()).collect()
 }
 
-fn ctr_events_tell_a_life_in_order(lab: &Containerd) {
-    lab.import_for_ctr();
-    let events = Events::listen(lab);
-    let task = Task::start(lab, "life", &[], &["sleep", "1000"]);
+fn ctr_events_tell_a_life_in_order(containerd: &Containerd) {
+    containerd.import_for_ctr();
+    let events = Events::listen(containerd);
+    let task = Task::start(containerd, "life", &[], &["sleep", "1000"]);
     let pid = task.pid();
     task.exec(&["sh", "-c", "exit 42"]);
     // ctr deletes the exec after its exit; that has no event of its own.
@@ -78,7 +78,7 @@ fn ctr_events_tell_a_life_in_order(lab: &Containerd) {
     task.verb("resume", &[]).ok();
     task.verb("kill", &["--signal", "SIGKILL"]).ok();
     assert_eq!(task.reap(), 137);
-    let seen = events.of(lab, &task.id);
+    let seen = events.of(containerd, &task.id);
     let expected = ["create", "start", "exec-added", "exec-started", "exit", "paused", "resumed", "exit", "delete"];
     assert_eq!(topics(&seen), expected, "{seen:#?}");
     assert_eq!(seen[0].1["pid"], pid, "{seen:#?}");
@@ -92,33 +92,33 @@ fn ctr_events_tell_a_life_in_order(lab: &Containerd) {
     assert_eq!(delete["exited_at"], exit["exited_at"], "{seen:#?}");
     task.remove();
     // A process that is gone at once has its exit after its start.
-    run(lab, "short", &[], &["true"]).ok();
-    let id = lab.id("short");
-    assert_eq!(topics(&events.of(lab, &id)), ["create", "start", "exit", "delete"]);
+    run(containerd, "short", &[], &["true"]).ok();
+    let id = containerd.id("short");
+    assert_eq!(topics(&events.of(containerd, &id)), ["create", "start", "exit", "delete"]);
 }
 
-fn oom_event_comes_before_the_exit_under_ctr(lab: &Containerd) {
-    lab.import_for_ctr();
-    let events = Events::listen(lab);
-    let out = run(lab, "oom", &["--memory-limit", "16777216"], &["sh", "-c", "tail /dev/zero; exit $?"]);
+fn oom_event_comes_before_the_exit_under_ctr(containerd: &Containerd) {
+    containerd.import_for_ctr();
+    let events = Events::listen(containerd);
+    let out = run(containerd, "oom", &["--memory-limit", "16777216"], &["sh", "-c", "tail /dev/zero; exit $?"]);
     // The kernel chose the child or the first process; both end as 137.
     assert_eq!(out.code(), 137, "{out}");
-    let seen = events.of(lab, &lab.id("oom"));
+    let seen = events.of(containerd, &containerd.id("oom"));
     let mut order = topics(&seen);
     order.dedup();
     // That the kill is told, however soon the container is gone after it, is berth's own promise.
-    let untold = lab.runtime == Runtime::Runc && !order.contains(&"oom");
+    let untold = containerd.runtime == Runtime::Runc && !order.contains(&"oom");
     assert!(untold || order == ["create", "start", "oom", "exit", "delete"], "{seen:#?}");
 }
 
-fn failed_starts_publish_no_start_event(lab: &Containerd) {
-    lab.import_for_ctr();
-    let events = Events::listen(lab);
-    let task = Task::start(lab, "failed", &[], &["sleep", "1000"]);
+fn failed_starts_publish_no_start_event(containerd: &Containerd) {
+    containerd.import_for_ctr();
+    let events = Events::listen(containerd);
+    let task = Task::start(containerd, "failed", &[], &["sleep", "1000"]);
     task.exec(&["no-such-program"]).failed();
     task.verb("kill", &["--signal", "SIGKILL"]).ok();
     assert_eq!(task.reap(), 137);
-    let seen = events.of(lab, &task.id);
+    let seen = events.of(containerd, &task.id);
     // The failed exec was added, and that is all that is said of it.
     assert_eq!(topics(&seen), ["create", "start", "exec-added", "exit", "delete"], "{seen:#?}");
     task.remove();

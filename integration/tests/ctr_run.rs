@@ -7,35 +7,36 @@ use berth_integration::task::{run, run_in_pipes, run_logged, run_on_terminal};
 
 matrix!(ctr_run_passes_output_and_exit_codes, ctr_run_carries_a_terminal, ctr_run_reports_why_a_start_failed);
 
-fn ctr_run_passes_output_and_exit_codes(lab: &Containerd) {
-    lab.import_for_ctr();
+fn ctr_run_passes_output_and_exit_codes(containerd: &Containerd) {
+    containerd.import_for_ctr();
     // ctr may stop to read when it learns of the end, so the end waits until all is read.
-    let mut streams = run_in_pipes(lab, "streams", &[], &["sh", "-c", "echo one; echo two >&2; read line; exit 3"]);
+    let mut streams =
+        run_in_pipes(containerd, "streams", &[], &["sh", "-c", "echo one; echo two >&2; read line; exit 3"]);
     streams.expect("one\n");
     streams.expect("two\n");
     streams.send("on\n");
     assert_eq!(streams.finish(), 3, "{}", streams.heard());
     for (script, code) in [("exit 1", 1), ("exit 42", 42), ("kill -9 $$", 137), ("kill -15 $$", 143), ("nosuch", 127)] {
         // A first process is immune to its own signals, so a child shell dies, and its parent passes the code on.
-        let out = run(lab, &format!("code-{code}"), &[], &["sh", "-c", &format!("sh -c '{script}'; exit $?")]);
+        let out = run(containerd, &format!("code-{code}"), &[], &["sh", "-c", &format!("sh -c '{script}'; exit $?")]);
         assert_eq!(out.code(), code, "{script}: {out}");
     }
     // Large output arrives whole.
     let script = "yes '#########' | head -c 1000000; echo end; read line";
-    let mut large = run_in_pipes(lab, "large", &[], &["sh", "-c", script]);
+    let mut large = run_in_pipes(containerd, "large", &[], &["sh", "-c", script]);
     assert_eq!(large.expect("#\nend\n").matches('#').count(), 900_000);
     large.send("on\n");
     assert_eq!(large.finish(), 0);
     let flags = ["--env", "WORD=it works", "--cwd", "/tmp"];
-    let mut env = run_in_pipes(lab, "env", &flags, &["sh", "-c", "echo $WORD in $(pwd); read line"]);
+    let mut env = run_in_pipes(containerd, "env", &flags, &["sh", "-c", "echo $WORD in $(pwd); read line"]);
     env.expect("it works in /tmp\n");
     env.send("on\n");
     assert_eq!(env.finish(), 0, "{}", env.heard());
 }
 
-fn ctr_run_carries_a_terminal(lab: &Containerd) {
-    lab.import_for_ctr();
-    let mut shell = run_on_terminal(lab, "terminal", &["sh"]);
+fn ctr_run_carries_a_terminal(containerd: &Containerd) {
+    containerd.import_for_ctr();
+    let mut shell = run_on_terminal(containerd, "terminal", &["sh"]);
     // ctr passes the size on after the start.
     shell.send("tty; until stty size 2> /dev/null | grep 111; do usleep 20000; done\n");
     shell.expect("/dev/pts/0");
@@ -46,10 +47,10 @@ fn ctr_run_carries_a_terminal(lab: &Containerd) {
     assert_eq!(shell.finish(), 5, "{}", shell.heard());
 }
 
-fn ctr_run_reports_why_a_start_failed(lab: &Containerd) {
-    lab.import_for_ctr();
+fn ctr_run_reports_why_a_start_failed(containerd: &Containerd) {
+    containerd.import_for_ctr();
     // What execve says is output of the process. That all of it is there at the end is berth's own promise.
-    let lost = |said: &str| lab.runtime == Runtime::Runc && said.is_empty();
+    let lost = |said: &str| containerd.runtime == Runtime::Runc && said.is_empty();
     for (name, program, words) in [
         ("missing", "no-such-program", "executable file not found in $PATH"),
         ("absolute", "/no/such/program", "no such file or directory"),
@@ -58,13 +59,13 @@ fn ctr_run_reports_why_a_start_failed(lab: &Containerd) {
         ("text", "/bad/text", "exec format error"),
         ("elf", "/bad/elf", "exec format error"),
     ] {
-        let said = run_logged(lab, name, &[], &[program]).failed();
+        let said = run_logged(containerd, name, &[], &[program]).failed();
         assert!(said.contains(words) && said.contains(program) || lost(&said), "{program}: {said}");
         // ctr 1.6 gives up on a start that failed without deleting the task that it has created.
-        let id = lab.id(name);
-        lab.ctr(["task", "delete", "--force", &id]);
-        lab.ctr(["container", "delete", &id]);
+        let id = containerd.id(name);
+        containerd.ctr(["task", "delete", "--force", &id]);
+        containerd.ctr(["container", "delete", &id]);
     }
-    let said = run_logged(lab, "directory", &[], &["/etc"]).failed();
+    let said = run_logged(containerd, "directory", &[], &["/etc"]).failed();
     assert!(said.contains("permission denied") || said.contains("is a directory") || lost(&said), "{said}");
 }

@@ -19,9 +19,9 @@ matrix!(
 /// Exits as soon as SIGTERM comes, with 7.
 const POLITE: &str = "trap 'exit 7' TERM; while :; do sleep 1000 & wait; done";
 
-fn ctr_exec_passes_streams_and_exit_codes(lab: &Containerd) {
-    lab.import_for_ctr();
-    let task = Task::start(lab, "exec", &["--env", "FROM=container"], &["sleep", "1000"]);
+fn ctr_exec_passes_streams_and_exit_codes(containerd: &Containerd) {
+    containerd.import_for_ctr();
+    let task = Task::start(containerd, "exec", &["--env", "FROM=container"], &["sleep", "1000"]);
     // ctr may stop to read when it learns of the end, so the end waits until all is read.
     let mut exec = task.exec_in_pipes(&["sh", "-c", "echo $FROM; echo bad >&2; read line; exit 42"]);
     exec.expect("container\n");
@@ -51,10 +51,10 @@ fn ctr_exec_passes_streams_and_exit_codes(lab: &Containerd) {
     task.remove();
 }
 
-fn ctr_pauses_resumes_and_kills_a_paused_task(lab: &Containerd) {
-    lab.import_for_ctr();
+fn ctr_pauses_resumes_and_kills_a_paused_task(containerd: &Containerd) {
+    containerd.import_for_ctr();
     let script = "while :; do echo tick; usleep 20000; done > /tmp/ticks";
-    let task = Task::start(lab, "pause", &[], &["sh", "-c", script]);
+    let task = Task::start(containerd, "pause", &[], &["sh", "-c", script]);
     let ticks = format!("/proc/{}/root/tmp/ticks", task.pid());
     let size = || std::fs::metadata(&ticks).map_or(0, |file| file.len());
     until_true("ticks", LONG, || size() > 0);
@@ -78,16 +78,16 @@ fn ctr_pauses_resumes_and_kills_a_paused_task(lab: &Containerd) {
     task.remove();
 }
 
-fn ctr_kill_reaches_init_all_processes_or_one_exec(lab: &Containerd) {
-    lab.import_for_ctr();
-    let task = Task::start(lab, "polite", &[], &["sh", "-c", POLITE]);
+fn ctr_kill_reaches_init_all_processes_or_one_exec(containerd: &Containerd) {
+    containerd.import_for_ctr();
+    let task = Task::start(containerd, "polite", &[], &["sh", "-c", POLITE]);
     // The trap is set a moment after the start.
     until_true("the trap", LONG, || task.exec(&["pidof", "sleep"]).status.success());
     task.verb("kill", &["--signal", "SIGTERM"]).ok();
     assert_eq!(task.reap(), 7);
     task.remove();
     // --all reaches every process; without a pid namespace of its own nothing else would end the second one.
-    let task = Task::start(lab, "all", &[], &["sh", "-c", "sleep 1001 & exec sleep 1002"]);
+    let task = Task::start(containerd, "all", &[], &["sh", "-c", "sleep 1001 & exec sleep 1002"]);
     until_true("both", LONG, || cgroup::processes(&task.cgroup()).len() == 2);
     let pids = cgroup::processes(&task.cgroup());
     task.verb("kill", &["--all", "--signal", "SIGKILL"]).ok();
@@ -95,8 +95,8 @@ fn ctr_kill_reaches_init_all_processes_or_one_exec(lab: &Containerd) {
     assert_eq!(task.reap(), 137);
     task.remove();
     // An exec has its own signals.
-    let task = Task::start(lab, "exec", &[], &["sleep", "1000"]);
-    lab.ctr(["task", "exec", "--detach", "--exec-id", "long", &task.id, "sleep", "1003"]).ok();
+    let task = Task::start(containerd, "exec", &[], &["sleep", "1000"]);
+    containerd.ctr(["task", "exec", "--detach", "--exec-id", "long", &task.id, "sleep", "1003"]).ok();
     task.verb("kill", &["--exec-id", "long", "--signal", "SIGKILL"]).ok();
     until_true("the exec to end", LONG, || cgroup::processes(&task.cgroup()).len() == 1);
     assert_eq!(task.find().unwrap().1, "RUNNING");
@@ -105,10 +105,14 @@ fn ctr_kill_reaches_init_all_processes_or_one_exec(lab: &Containerd) {
     task.remove();
 }
 
-fn ctr_shows_metrics_and_processes(lab: &Containerd) {
-    lab.import_for_ctr();
-    let task =
-        Task::start(lab, "metrics", &["--memory-limit", "67108864"], &["sh", "-c", "sleep 1001 & exec sleep 1002"]);
+fn ctr_shows_metrics_and_processes(containerd: &Containerd) {
+    containerd.import_for_ctr();
+    let task = Task::start(
+        containerd,
+        "metrics",
+        &["--memory-limit", "67108864"],
+        &["sh", "-c", "sleep 1001 & exec sleep 1002"],
+    );
     until_true("both", LONG, || cgroup::processes(&task.cgroup()).len() == 2);
     let list = task.verb("ps", &[]).ok();
     let mut listed: Vec<i32> =
@@ -133,10 +137,10 @@ fn ctr_shows_metrics_and_processes(lab: &Containerd) {
     task.remove();
 }
 
-fn ctr_calls_in_the_wrong_state_are_refused(lab: &Containerd) {
-    lab.import_for_ctr();
-    let task = Task::start(lab, "moments", &[], &["sleep", "1000"]);
-    let said = run(lab, "moments", &[], &["true"]).failed();
+fn ctr_calls_in_the_wrong_state_are_refused(containerd: &Containerd) {
+    containerd.import_for_ctr();
+    let task = Task::start(containerd, "moments", &[], &["sleep", "1000"]);
+    let said = run(containerd, "moments", &[], &["true"]).failed();
     assert!(said.contains("already exists"), "a second container of one id: {said}");
     let said = task.verb("start", &[]).failed();
     assert!(said.contains("already exists") || said.contains("already started"), "a second start: {said}");
@@ -144,8 +148,8 @@ fn ctr_calls_in_the_wrong_state_are_refused(lab: &Containerd) {
     assert!(said.contains("must be stopped") || said.contains("running"), "delete of a running task: {said}");
     let said = task.verb("resume", &[]).failed();
     assert!(said.contains("not paused") || said.contains("running"), "resume of a running task: {said}");
-    lab.ctr(["task", "exec", "--detach", "--exec-id", "one", &task.id, "sleep", "1004"]).ok();
-    let said = lab.ctr(["task", "exec", "--exec-id", "one", &task.id, "true"]).failed();
+    containerd.ctr(["task", "exec", "--detach", "--exec-id", "one", &task.id, "sleep", "1004"]).ok();
+    let said = containerd.ctr(["task", "exec", "--exec-id", "one", &task.id, "true"]).failed();
     assert!(said.contains("already exists"), "a second exec of one id: {said}");
     assert_eq!(task.find().unwrap().1, "RUNNING");
     task.verb("kill", &["--signal", "SIGKILL"]).ok();
@@ -160,16 +164,16 @@ fn ctr_calls_in_the_wrong_state_are_refused(lab: &Containerd) {
     task.remove();
 }
 
-fn ctr_log_uri_writes_a_file(lab: &Containerd) {
-    lab.import_for_ctr();
-    let file = lab.dir().join("logs-of/one/file.log");
+fn ctr_log_uri_writes_a_file(containerd: &Containerd) {
+    containerd.import_for_ctr();
+    let file = containerd.dir().join("logs-of/one/file.log");
     let uri = format!("file://{}", file.display());
-    let task = Task::start(lab, "file", &["--log-uri", &uri], &["sh", "-c", "echo one; echo two >&2; exit 9"]);
+    let task = Task::start(containerd, "file", &["--log-uri", &uri], &["sh", "-c", "echo one; echo two >&2; exit 9"]);
     assert_eq!(task.reap(), 9);
     let mut lines: Vec<_> = std::fs::read_to_string(&file).unwrap().lines().map(String::from).collect();
     lines.sort();
     // That all is there once Delete has answered is berth's own promise.
-    let all = lab.runtime != Runtime::Runc;
+    let all = containerd.runtime != Runtime::Runc;
     assert!(lines == ["one", "two"] || !all && lines.iter().all(|line| line == "one" || line == "two"), "{lines:?}");
     task.remove();
 }

@@ -4,7 +4,7 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::beyond_runc,
+    case::skipped_on_runc,
     console::ConsoleSocket,
     runtime::{Runtime, is_runc, wait_until},
 };
@@ -110,7 +110,7 @@ fn deep(runtime: &Runtime) -> PathBuf {
 
 #[test]
 fn sockets_with_paths_longer_than_sun_path_are_reached() {
-    if beyond_runc("deep sockets", "it hands the whole path to connect(2)") {
+    if skipped_on_runc("deep sockets", "it hands the whole path to connect(2)") {
         return;
     }
     let runtime = Runtime::new("deep-sockets");
@@ -144,7 +144,7 @@ fn sockets_with_paths_longer_than_sun_path_are_reached() {
 /// found there.
 #[test]
 fn relative_directories_in_path_are_searched() {
-    if beyond_runc("relative directories in PATH", "exec.ErrDot") {
+    if skipped_on_runc("relative directories in PATH", "exec.ErrDot") {
         return;
     }
     let runtime = Runtime::new("relative-path");
@@ -183,7 +183,7 @@ fn relative_directories_in_path_are_searched() {
 /// The runtime's own log is open by the time that they are counted.
 #[test]
 fn preserve_fds_passes_no_descriptor_of_the_runtime() {
-    if beyond_runc("descriptors of its own", "it passes them on (runc#5474)") {
+    if skipped_on_runc("descriptors of its own", "it passes them on (runc#5474)") {
         return;
     }
     let runtime = Runtime::new("own-descriptors");
@@ -272,7 +272,7 @@ fn hooks_inherit_the_limits_and_umask_of_the_caller() {
 /// newuidmap(1) is looked for in PATH.
 #[test]
 fn mapping_tools_inherit_the_limits_and_umask_of_the_caller() {
-    if beyond_runc("newuidmap", "a Go program's children have its raised limit of open files") {
+    if skipped_on_runc("newuidmap", "a Go program's children have its raised limit of open files") {
         return;
     }
     let runtime = Runtime::of_user("mapping-tools", USER, "0");
@@ -311,7 +311,7 @@ fn mapping_tools_inherit_the_limits_and_umask_of_the_caller() {
 /// A person's terminal does not obey the names of an image, and a log in a file shows them.
 #[test]
 fn control_characters_in_names_do_not_reach_a_terminal() {
-    if beyond_runc("names on a terminal", "it writes them as they are") {
+    if skipped_on_runc("names on a terminal", "it writes them as they are") {
         return;
     }
     let runtime = Runtime::new("names");

@@ -3,7 +3,7 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::{Case, Refusal, all, beyond_runc, refused},
+    case::{Case, Refusal, all, refused, skipped_on_runc},
     runtime::Runtime,
 };
 use serde_json::{Value, json};
@@ -132,7 +132,7 @@ fn exec_has_no_inheritable_and_no_ambient_capabilities() {
 /// The rest is given, whenever the filter is loaded: before capabilities are dropped, or after with no_new_privs.
 #[test]
 fn capabilities_that_the_runtime_lacks_are_left_out() {
-    if beyond_runc("what the runtime itself lacks", "it refuses the container") {
+    if skipped_on_runc("what the runtime itself lacks", "it refuses the container") {
         return;
     }
     let runtime = Runtime::new("caps-lacking");

@@ -4,7 +4,7 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::{Refusal, beyond_runc, refused},
+    case::{Refusal, refused, skipped_on_runc},
     cgroup, procs,
     runtime::Runtime,
     wait::{LONG, until},
@@ -49,7 +49,7 @@ fn every_process_is_in_the_configured_cgroup() {
 /// crun's flag, which podman passes on for `--cgroups=disabled`.
 #[test]
 fn disabled_cgroup_manager_leaves_container_in_the_callers_cgroup() {
-    if beyond_runc("disabled_cgroup_manager_leaves_container_in_the_callers_cgroup", "the flag is crun's") {
+    if skipped_on_runc("disabled_cgroup_manager_leaves_container_in_the_callers_cgroup", "the flag is crun's") {
         return;
     }
     let runtime = Runtime::new("no-cgroup");
@@ -118,7 +118,7 @@ fn pids_limit_bounds_the_number_of_processes() {
 /// crun's annotation: a cgroup that the container divides as it likes, below the one that has its limits.
 #[test]
 fn delegate_annotation_makes_a_cgroup_below_the_limited_one() {
-    if beyond_runc("delegate_annotation_makes_a_cgroup_below_the_limited_one", "it is crun's") {
+    if skipped_on_runc("delegate_annotation_makes_a_cgroup_below_the_limited_one", "it is crun's") {
         return;
     }
     let runtime = Runtime::new("delegated");
@@ -156,7 +156,7 @@ fn delegate_annotation_makes_a_cgroup_below_the_limited_one() {
 #[test]
 fn bad_limits_and_cgroup_paths_are_refused() {
     refused("cgroup-refused", REFUSED);
-    if !beyond_runc("cgroup", "it takes .. in a cgroup path away, and stays below the root of the hierarchy") {
+    if !skipped_on_runc("cgroup", "it takes .. in a cgroup path away, and stays below the root of the hierarchy") {
         refused("cgroup-path", PATHS);
     }
 }

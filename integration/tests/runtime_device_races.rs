@@ -16,9 +16,9 @@ use std::{
 
 use berth_integration::{
     bundle::Bundle,
-    case::beyond_runc,
+    case::skipped_on_runc,
     cgroup,
-    decoy::Decoy,
+    host_files::HostFiles,
     runtime::{Runtime, is_runc, wait_until},
     wait::LONG,
 };
@@ -78,21 +78,21 @@ impl Drop for Swapper {
 }
 
 /// A volume in which a swapper is busy, and the file that its link leads to.
-fn swapped(dir: &Path) -> (PathBuf, Decoy, Swapper) {
+fn swapped(dir: &Path) -> (PathBuf, HostFiles, Swapper) {
     let volume = dir.join("volume");
     fs::create_dir_all(&volume).unwrap();
-    let decoy = Decoy::new(dir);
-    fs::set_permissions(decoy.path().join("file"), fs::Permissions::from_mode(0o600)).unwrap();
-    let swapper = Swapper::start(&volume, &decoy.path().join("file"));
-    (volume, decoy, swapper)
+    let host_files = HostFiles::new(dir);
+    fs::set_permissions(host_files.path().join("file"), fs::Permissions::from_mode(0o600)).unwrap();
+    let swapper = Swapper::start(&volume, &host_files.path().join("file"));
+    (volume, host_files, swapper)
 }
 
 /// CVE-2026-47766's kin.
 #[test]
 fn device_behind_a_racing_link_does_not_change_a_host_file() {
     let runtime = Runtime::new("device-race");
-    let (volume, decoy, swapper) = swapped(runtime.work());
-    let before = decoy.fingerprint();
+    let (volume, host_files, swapper) = swapped(runtime.work());
+    let before = host_files.fingerprint();
     let device =
         json!({"path": "/dev/shared/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0o666, "uid": 7, "gid": 8});
     let (mut made, mut refused) = (0, 0);
@@ -101,7 +101,7 @@ fn device_behind_a_racing_link_does_not_change_a_host_file() {
             .mount("/dev/shared", "bind", volume.to_str().unwrap(), &["bind"])
             .set("/linux/devices", json!(vec![&device; DEVICES]));
         let out = runtime.run("c1", &bundle);
-        assert_eq!(decoy.fingerprint(), before, "{out:#?}: {}", decoy.listing());
+        assert_eq!(host_files.fingerprint(), before, "{out:#?}: {}", host_files.listing());
         *if out.code == 0 { &mut made } else { &mut refused } += 1;
     }
     eprintln!("{made} made, {refused} refused, {} swaps", swapper.swaps.load(Ordering::Relaxed));
@@ -115,9 +115,9 @@ fn device_behind_a_racing_link_does_not_change_a_host_file() {
 #[test]
 fn control_swapper_catches_a_chmod_by_name() {
     let runtime = Runtime::new("device-race-control");
-    let (volume, decoy, _swapper) = swapped(runtime.work());
-    let (before, entry, end) = (decoy.fingerprint(), volume.join("null"), Instant::now() + LONG);
-    while decoy.fingerprint() == before {
+    let (volume, host_files, _swapper) = swapped(runtime.work());
+    let (before, entry, end) = (host_files.fingerprint(), volume.join("null"), Instant::now() + LONG);
+    while host_files.fingerprint() == before {
         assert!(Instant::now() < end, "never");
         for _ in 0..DEVICES {
             if fs::symlink_metadata(&entry).is_ok_and(|seen| seen.file_type().is_char_device()) {
@@ -157,7 +157,7 @@ fn existing_device_keeps_its_mode_and_owner() {
         let seen = fs::metadata(path).unwrap();
         assert_eq!((seen.mode() & 0o7777, (seen.uid(), seen.gid())), (0o600, owner), "{}", path.display());
     }
-    if !beyond_runc("another device in its place", "it takes whatever is there for the device") {
+    if !skipped_on_runc("another device in its place", "it takes whatever is there for the device") {
         runtime.run("c1", &bundle(5)).fails(1, &["/dev/shared/null", "file exists"]);
     }
     runtime.assert_clean("devices that are there");
@@ -178,7 +178,7 @@ fn umask_of_the_caller_does_not_change_modes_of_nodes() {
     let words =
         [&["report"], &stats.iter().map(String::as_str).collect::<Vec<_>>()[..], &["+", "sleep", "100"]].concat();
     for (users, umask) in [(false, "077"), (false, "000"), (true, "077"), (true, "000")] {
-        if users && beyond_runc("devices in a user namespace", "it binds the host's, which has no such") {
+        if users && skipped_on_runc("devices in a user namespace", "it binds the host's, which has no such") {
             continue;
         }
         let bundle = Bundle::probe(&words).dir("srv", 0o755).dir("mnt", 0o755);
@@ -194,8 +194,11 @@ fn umask_of_the_caller_does_not_change_modes_of_nodes() {
         let number = call.number;
         call.wait().ok();
         runtime.cmd(&["start", "c1"]).ok();
-        wait_until(|| runtime.said(number).contains('\n'), || format!("says nothing: {:?}", runtime.said(number)));
-        let report: Value = serde_json::from_str(runtime.said(number).lines().next().unwrap()).unwrap();
+        wait_until(
+            || runtime.stdout_of(number).contains('\n'),
+            || format!("says nothing: {:?}", runtime.stdout_of(number)),
+        );
+        let report: Value = serde_json::from_str(runtime.stdout_of(number).lines().next().unwrap()).unwrap();
         let seen = |path: &str| {
             let seen = &report["stat"][path];
             ["mode", "uid", "gid"].map(|key| seen[key].as_u64().unwrap_or_else(|| panic!("{path}: {seen}")))
@@ -215,7 +218,7 @@ fn umask_of_the_caller_does_not_change_modes_of_nodes() {
             let directory = wanted[0] == 0o755 && umask != "000";
             assert!(seen(path) == wanted || is_runc() && directory, "{what}: {path}: {:?}", seen(path));
         }
-        if !beyond_runc("directories of cgroups", "they have the caller's umask") {
+        if !skipped_on_runc("directories of cgroups", "they have the caller's umask") {
             for directory in cgroup::directories(&runtime.cgroup("c1")) {
                 let mode = fs::metadata(&directory).unwrap().mode() & 0o777;
                 assert_eq!(mode, 0o755, "{what}: {}", directory.display());
@@ -229,7 +232,7 @@ fn umask_of_the_caller_does_not_change_modes_of_nodes() {
 /// chown(2) takes these bits from whatever is no directory.
 #[test]
 fn chowned_device_keeps_its_special_mode_bits() {
-    if beyond_runc("set-user-ID on a device", "it sets the mode before the owner") {
+    if skipped_on_runc("set-user-ID on a device", "it sets the mode before the owner") {
         return;
     }
     let runtime = Runtime::new("device-bits");

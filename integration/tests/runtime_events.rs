@@ -88,7 +88,7 @@ fn events_reports_oom_kills() {
     let runtime = Runtime::new("events-oom");
     runtime.start("c1", &sleeper());
     let running = runtime.call(&["events", "--interval", "100ms", "c1"]).spawn();
-    let text = || runtime.said(running.number);
+    let text = || runtime.stdout_of(running.number);
     wait_until(|| text().contains(r#"{"type":"stats","id":"c1","#), || format!("no statistics: {}", text()));
     assert!(!text().contains("oom\""), "{}", text());
     let eaten = runtime.exec("c1", &["/probe", "eat", "200000000"]);

@@ -3,7 +3,7 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::beyond_runc,
+    case::skipped_on_runc,
     cgroup,
     runtime::{Runtime, wait_until},
 };
@@ -51,8 +51,8 @@ fn restrictions(report: &Value) -> Value {
 /// umask, keyring, cgroups, namespaces.
 fn differing(runtime: &Runtime) -> Vec<String> {
     runtime.start("c1", &restricted(&["report", "+", "sleep", "100"]));
-    wait_until(|| runtime.said(0).contains('\n'), || "no report".into());
-    let init: Value = serde_json::from_str(runtime.said(0).lines().next().unwrap()).unwrap();
+    wait_until(|| runtime.stdout_of(0).contains('\n'), || "no report".into());
+    let init: Value = serde_json::from_str(runtime.stdout_of(0).lines().next().unwrap()).unwrap();
     assert_eq!(init["seccomp"]["mode"], "2", "{init}");
     let file = runtime.work().join("process.json");
     let mut process = restricted(&["report"]).config["process"].clone();
@@ -169,7 +169,7 @@ fn exec_users_are_exact_or_refused() {
     // runc 1.5.1 takes these for their low 32 bits: 0 and 1.
     let wrapped = ["4294967296", "4294967297", "1:4294967296"];
     for (user, ids) in rows {
-        if wrapped.contains(user) && beyond_runc(user, "it cuts ids to 32 bits") {
+        if wrapped.contains(user) && skipped_on_runc(user, "it cuts ids to 32 bits") {
             continue;
         }
         let out = runtime.cmd(&["exec", &format!("--user={user}"), "c1", "/probe", "report", "ids"]);

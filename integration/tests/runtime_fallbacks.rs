@@ -4,7 +4,7 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::beyond_runc,
+    case::skipped_on_runc,
     runtime::{Call, Output, Runtime},
     tools,
 };
@@ -56,7 +56,7 @@ fn control_filter_takes_system_calls_away() {
 /// A container's whole life, and an exec, without each of these.
 #[test]
 fn containers_run_without_system_calls_that_have_a_fallback() {
-    if beyond_runc("fallbacks", "it has others") {
+    if skipped_on_runc("fallbacks", "it has others") {
         return;
     }
     let cases: [(&str, Without); 6] = [
@@ -91,7 +91,7 @@ fn containers_run_without_system_calls_that_have_a_fallback() {
 /// The program is out of reach of the containers also where it cannot be mounted.
 #[test]
 fn exec_runs_from_a_sealed_copy_without_open_tree() {
-    if beyond_runc("sealing", "it does it in its own way") {
+    if skipped_on_runc("sealing", "it does it in its own way") {
         return;
     }
     let runtime = Runtime::new("fallbacks-copy");
@@ -107,7 +107,7 @@ fn exec_runs_from_a_sealed_copy_without_open_tree() {
 /// What nothing stands in for is named, with the kernel that has it; nothing is left.
 #[test]
 fn missing_system_call_is_named_with_its_kernel_version() {
-    if beyond_runc("requirements", "it has others") {
+    if skipped_on_runc("requirements", "it has others") {
         return;
     }
     let runtime = Runtime::new("fallbacks-required");
@@ -144,7 +144,7 @@ fn missing_system_call_is_named_with_its_kernel_version() {
 /// The same for a container that is there.
 #[test]
 fn missing_system_call_is_named_for_a_running_container() {
-    if beyond_runc("requirements", "it has others") {
+    if skipped_on_runc("requirements", "it has others") {
         return;
     }
     let runtime = Runtime::new("fallbacks-running");
@@ -168,7 +168,7 @@ fn missing_system_call_is_named_for_a_running_container() {
 /// An old kernel, as its release says: setarch(8) makes 6.x a 2.6.
 #[test]
 fn kernel_older_than_5_14_is_refused() {
-    if beyond_runc("the oldest kernel", "it has another") {
+    if skipped_on_runc("the oldest kernel", "it has another") {
         return;
     }
     let runtime = Runtime::new("fallbacks-floor");

@@ -1,7 +1,7 @@
 //! Flags of the command line that no other subject covers.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
-use berth_integration::{bundle::Bundle, case::beyond_runc, runtime::Runtime};
+use berth_integration::{bundle::Bundle, case::skipped_on_runc, runtime::Runtime};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use std::{
     io::IoSliceMut,
@@ -50,7 +50,7 @@ fn no_new_keyring_keeps_the_keyring_of_the_caller() {
 
 #[test]
 fn checkpoint_and_restore_say_not_built_yet() {
-    if beyond_runc("not built", "it has them") {
+    if skipped_on_runc("not built", "it has them") {
         return;
     }
     let runtime = Runtime::new("flags-unbuilt");

@@ -1,7 +1,9 @@
 //! Files that the runtime writes in directories which others can write to as well: links that wait there lead to nothing.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
-use berth_integration::{bundle::Bundle, case::beyond_runc, decoy::Decoy, runtime::Runtime, scratch::Scratch};
+use berth_integration::{
+    bundle::Bundle, case::skipped_on_runc, host_files::HostFiles, runtime::Runtime, scratch::Scratch,
+};
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, lchown, symlink},
@@ -31,13 +33,13 @@ fn plant(dir: &Path, names: &[&str], to: &Path) {
 #[test]
 fn planted_links_beside_a_pid_file_change_no_host_file() {
     let runtime = Runtime::new("pid-file-links");
-    let (dir, decoy) = (shared("pid-file-dir"), Decoy::new(runtime.work()));
-    let before = decoy.fingerprint();
+    let (dir, host_files) = (shared("pid-file-dir"), HostFiles::new(runtime.work()));
+    let before = host_files.fingerprint();
     runtime.start("c0", &Bundle::probe(&["sleep", "100"]));
     for (verb, n) in [("create", 1), ("run", 2), ("exec", 3)] {
         let (name, id) = (format!("pid{n}"), format!("c{n}"));
         let guesses = [".".to_owned() + &name, name.clone() + ".tmp", name.clone(), ".".to_owned() + &name + ".new"];
-        plant(dir.path(), &guesses.each_ref().map(String::as_str), &decoy.path().join("file"));
+        plant(dir.path(), &guesses.each_ref().map(String::as_str), &host_files.path().join("file"));
         let path = dir.path().join(&name);
         let options = ["--pid-file", path.to_str().unwrap()];
         let bundle = Bundle::probe(&["sleep", "100"]);
@@ -46,7 +48,7 @@ fn planted_links_beside_a_pid_file_change_no_host_file() {
             "run" => runtime.on(verb, &id, &bundle).with(&["--detach"]).with(&options).wait(),
             _ => runtime.on(verb, &id, &bundle).with(&options).wait(),
         };
-        assert_eq!(decoy.fingerprint(), before, "{verb}: {out:#?} {}", decoy.listing());
+        assert_eq!(host_files.fingerprint(), before, "{verb}: {out:#?} {}", host_files.listing());
         match out.code {
             0 => {
                 assert!(fs::symlink_metadata(&path).unwrap().is_file(), "{verb}: a link is the pid file");
@@ -75,24 +77,24 @@ fn unwritable_pid_file_leaves_nothing_behind() {
     assert!(out.code != 0 && out.stderr.contains("taken"), "{out:#?}");
     runtime.assert_clean("a pid file in a directory's place");
     // runc leaves its own file there.
-    if !beyond_runc("pid file", "what could not be renamed is left") {
+    if !skipped_on_runc("pid file", "what could not be renamed is left") {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }
 
 #[test]
 fn log_is_not_written_through_a_link_of_another_user() {
-    if beyond_runc("log behind links", "it follows every link") {
+    if skipped_on_runc("log behind links", "it follows every link") {
         return;
     }
     let runtime = Runtime::new("log-links");
-    let (dir, decoy) = (shared("log-dir"), Decoy::new(runtime.work()));
-    let before = decoy.fingerprint();
-    plant(dir.path(), &["log"], &decoy.path().join("file"));
+    let (dir, host_files) = (shared("log-dir"), HostFiles::new(runtime.work()));
+    let before = host_files.fingerprint();
+    plant(dir.path(), &["log"], &host_files.path().join("file"));
     let path = dir.path().join("log");
     let state = |path: &Path| runtime.call(&["state", "none"]).global(&["--log", path.to_str().unwrap()]).wait();
     state(&path).fails(1, &["too many", "symbolic links"]);
-    assert_eq!(decoy.fingerprint(), before, "{}", decoy.listing());
+    assert_eq!(host_files.fingerprint(), before, "{}", host_files.listing());
     // The caller's own link, one through it, and the standard streams are where they lead.
     symlink("target", dir.path().join("own")).unwrap();
     symlink(dir.path().join("own"), dir.path().join("second")).unwrap();

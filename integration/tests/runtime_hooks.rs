@@ -4,7 +4,7 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::{Refusal, beyond_runc, refused},
+    case::{Refusal, refused, skipped_on_runc},
     runtime::{Runtime, is_runc, wait_until},
 };
 use serde_json::{Value, json};
@@ -232,7 +232,7 @@ const FAILING: &[Failing] = &[
 fn failing_hook_ends_the_container() {
     let mut failed = vec![];
     for kind in ["prestart", "createRuntime", "createContainer", "startContainer", "poststart"] {
-        if kind == "startContainer" && beyond_runc(kind, "its start has answered before the hook runs") {
+        if kind == "startContainer" && skipped_on_runc(kind, "its start has answered before the hook runs") {
             continue;
         }
         for row in FAILING {
@@ -271,7 +271,7 @@ fn failing_hook_ends_the_container() {
 
 #[test]
 fn failing_poststop_hook_is_only_a_warning() {
-    if beyond_runc("poststop", "it gives up at the first that fails") {
+    if skipped_on_runc("poststop", "it gives up at the first that fails") {
         return;
     }
     for (name, verb) in [("run", "run"), ("delete", "create")] {
@@ -294,7 +294,7 @@ fn failing_poststop_hook_is_only_a_warning() {
 /// A caller that is killed while a hook hangs takes hook and init with it; what is on record can be deleted.
 #[test]
 fn hanging_hook_ends_with_its_caller() {
-    if beyond_runc("a hanging hook", "it stays") {
+    if skipped_on_runc("a hanging hook", "it stays") {
         return;
     }
     for kind in ["prestart", "createRuntime", "createContainer"] {
@@ -319,7 +319,7 @@ fn hanging_hook_ends_with_its_caller() {
 /// What a hook starts and leaves behind, with its streams open, holds nobody up.
 #[test]
 fn hook_may_leave_a_background_process() {
-    if beyond_runc("a daemon of a hook", "it waits for the streams to be closed") {
+    if skipped_on_runc("a daemon of a hook", "it waits for the streams to be closed") {
         return;
     }
     let runtime = Runtime::new("hooks-daemon");
@@ -334,7 +334,7 @@ fn hook_may_leave_a_background_process() {
 
 #[test]
 fn bad_hooks_are_refused() {
-    if beyond_runc("bad hooks", "it finds out when it runs them") {
+    if skipped_on_runc("bad hooks", "it finds out when it runs them") {
         return;
     }
     refused(

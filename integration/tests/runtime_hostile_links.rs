@@ -2,7 +2,7 @@
 //! or does not start. CVE-2019-18837, -2019-19921, -2023-27561, -2025-54867, -2026-41579, -2026-47766, -2025-31133, -2025-52565.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
-use berth_integration::{bundle::Bundle, console::ConsoleSocket, decoy::Decoy, mounts, runtime::Runtime};
+use berth_integration::{bundle::Bundle, console::ConsoleSocket, host_files::HostFiles, mounts, runtime::Runtime};
 use serde_json::{Value, json};
 
 /// How a link in the image points at the decoy.
@@ -128,21 +128,21 @@ fn touched(runtime: &Runtime) -> Vec<String> {
     for place in PLACES {
         for style in STYLES {
             let decoy_dir = berth_integration::scratch::Scratch::new("links");
-            let decoy = Decoy::new(decoy_dir.path());
-            let before = decoy.fingerprint();
-            let target = format!("{}{}", decoy.path().display(), place.to);
+            let host_files = HostFiles::new(decoy_dir.path());
+            let before = host_files.fingerprint();
+            let target = format!("{}{}", host_files.path().display(), place.to);
             let bundle = planted((place.set)(Bundle::probe(&["exit", "0"])), place.at, &target, style);
             let out = runtime.run("c1", &bundle);
             let mounted = mounts::of_process(std::process::id())
                 .iter()
-                .any(|m| m.point.starts_with(&*decoy.path().to_string_lossy()));
-            if mounted || decoy.fingerprint() != before {
+                .any(|m| m.point.starts_with(&*host_files.path().to_string_lossy()));
+            if mounted || host_files.fingerprint() != before {
                 found.push(format!(
                     "{}, {style:?} (exit status {}): {}\n{}",
                     place.name,
                     out.code,
                     out.stderr,
-                    decoy.listing()
+                    host_files.listing()
                 ));
             }
             if out.code == 0 && !out.stderr.is_empty() && !out.stderr.contains("level=warning") {
@@ -231,9 +231,9 @@ fn control_masks_find_the_null_device_fault_of_runc_1_1_5() {
 #[test]
 fn console_is_a_terminal_of_the_containers_own_devpts() {
     let runtime = Runtime::new("console-link");
-    let decoy = Decoy::new(runtime.work());
-    let before = decoy.fingerprint();
-    let target = decoy.path().join("file");
+    let host_files = HostFiles::new(runtime.work());
+    let before = host_files.fingerprint();
+    let target = host_files.path().join("file");
     for at in ["dev/console", "dev/pts/0", "dev/pts"] {
         let bundle = no_dev(Bundle::probe(&["report", "stat=/dev/console", "tty"]))
             .link(at, target.to_str().unwrap())
@@ -253,7 +253,7 @@ fn console_is_a_terminal_of_the_containers_own_devpts() {
             assert_eq!(report["stat"]["/dev/console"]["rdev"][0], 136, "{at}: {report:#}");
         }
         runtime.cmd(&["delete", "--force", "c1"]).ok();
-        assert_eq!(decoy.fingerprint(), before, "{at}: {}", decoy.listing());
+        assert_eq!(host_files.fingerprint(), before, "{at}: {}", host_files.listing());
         runtime.assert_clean(at);
     }
 }

@@ -5,9 +5,9 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::{Refusal, beyond_runc, refused},
-    decoy::Decoy,
+    case::{Refusal, refused, skipped_on_runc},
     executable,
+    host_files::HostFiles,
     runtime::{Runtime, wait_until},
 };
 use serde_json::{Value, json};
@@ -102,8 +102,8 @@ fn neighbour_cannot_open_files_of_a_starting_exec() {
         runtime.exec("a", &["/probe"]).ok();
         runtime.exec("b", &["/probe"]).ok();
     }
-    wait_until(|| runtime.said_all().contains("\"hunt\""), || "the hunt never ended".into());
-    let text = runtime.said_all();
+    wait_until(|| runtime.all_stdout().contains("\"hunt\""), || "the hunt never ended".into());
+    let text = runtime.all_stdout();
     let hunt: Value = serde_json::from_str(text.lines().find(|l| l.contains("\"hunt\"")).unwrap()).unwrap();
     assert!(hunt["hunt"]["rounds"].as_u64().unwrap() > 100, "{hunt}");
     let caught = hunt["hunt"]["caught"].as_object().unwrap();
@@ -133,8 +133,8 @@ fn runtime_binary_is_never_writable_from_inside() {
         let out = runtime.exec("c2", &["/evil"]);
         assert!(out.code != 0, "{out:#?}");
     }
-    wait_until(|| runtime.said_all().contains("\"hunt\""), || "the hunt never ended".into());
-    let text = runtime.said_all();
+    wait_until(|| runtime.all_stdout().contains("\"hunt\""), || "the hunt never ended".into());
+    let text = runtime.all_stdout();
     let hunt: Value = serde_json::from_str(text.lines().find(|l| l.contains("\"hunt\"")).unwrap()).unwrap();
     assert!(hunt["hunt"]["caught"].get("exe:2").is_none(), "opened for writing: {hunt}");
     assert_eq!(digest(), before);
@@ -176,7 +176,7 @@ fn process_names_do_not_confuse_the_parser_of_proc_stat() {
     for (n, name) in [") Z 1 1", "a) R 0", "x\ny", "(((", ")"].into_iter().enumerate() {
         let rename = format!("{}:15,@{name}", libc::SYS_prctl);
         runtime.start("c1", &Bundle::probe(&["syscall", &rename, "+", "say", "renamed", "+", "sleep", "100"]));
-        wait_until(|| runtime.said_all().matches("renamed").count() > n, || "never renamed".into());
+        wait_until(|| runtime.all_stdout().matches("renamed").count() > n, || "never renamed".into());
         assert_eq!(runtime.state("c1")["status"], "running", "{name:?}");
         runtime.exec("c1", &["/probe"]).ok();
         runtime.cmd(&["kill", "c1", "KILL"]).ok();
@@ -188,7 +188,7 @@ fn process_names_do_not_confuse_the_parser_of_proc_stat() {
 /// CVE-2026-47262: what the image has as passwd is read with a bound on size and time, or not at all.
 #[test]
 fn monstrous_passwd_files_are_read_within_bounds() {
-    if beyond_runc("passwd", "it reads the image's passwd to its end, and waits on a fifo") {
+    if skipped_on_runc("passwd", "it reads the image's passwd to its end, and waits on a fifo") {
         return;
     }
     let runtime = Runtime::new("passwd");
@@ -218,18 +218,23 @@ fn monstrous_passwd_files_are_read_within_bounds() {
 #[test]
 fn writes_to_procfs_are_not_redirected_by_mounts() {
     let runtime = Runtime::new("proc-redirect");
-    let decoy = Decoy::new(runtime.work());
-    let before = decoy.fingerprint();
-    let at = decoy.path().display();
+    let host_files = HostFiles::new(runtime.work());
+    let before = host_files.fingerprint();
+    let at = host_files.path().display();
     let forward = json!({"net.ipv4.ip_forward": "1"});
     let set: &[fn(Bundle, &str) -> Bundle] = &[
-        |b, decoy| b.unmount("/proc").mount("/proc", "bind", decoy, &["bind"]),
-        |b, decoy| b.mount("/proc/sys", "bind", &format!("{decoy}/sys"), &["bind"]),
-        |b, decoy| b.mount("/proc/sys/net", "bind", &format!("{decoy}/sys/net"), &["bind"]),
-        |b, decoy| {
-            b.mount("/proc/sys/net/ipv4/ip_forward", "bind", &format!("{decoy}/sys/net/ipv4/ip_forward"), &["bind"])
+        |b, host_files| b.unmount("/proc").mount("/proc", "bind", host_files, &["bind"]),
+        |b, host_files| b.mount("/proc/sys", "bind", &format!("{host_files}/sys"), &["bind"]),
+        |b, host_files| b.mount("/proc/sys/net", "bind", &format!("{host_files}/sys/net"), &["bind"]),
+        |b, host_files| {
+            b.mount(
+                "/proc/sys/net/ipv4/ip_forward",
+                "bind",
+                &format!("{host_files}/sys/net/ipv4/ip_forward"),
+                &["bind"],
+            )
         },
-        |b, decoy| b.mount("/proc/self/attr", "bind", &format!("{decoy}/self/attr"), &["bind"]),
+        |b, host_files| b.mount("/proc/self/attr", "bind", &format!("{host_files}/self/attr"), &["bind"]),
     ];
     for (n, set) in set.iter().enumerate() {
         let bundle = set(Bundle::probe(&["sleep", "100"]), &at.to_string())
@@ -245,7 +250,7 @@ fn writes_to_procfs_are_not_redirected_by_mounts() {
             assert_eq!(ip.split(' ').nth(1), Some("1"), "{n}: forwarding is not on: {ip}");
         }
         runtime.cmd(&["delete", "--force", "c1"]).ok();
-        assert_eq!(decoy.fingerprint(), before, "{n}: {}", decoy.listing());
+        assert_eq!(host_files.fingerprint(), before, "{n}: {}", host_files.listing());
         runtime.assert_clean("a redirect");
     }
 }

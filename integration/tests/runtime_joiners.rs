@@ -4,7 +4,7 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::beyond_runc,
+    case::skipped_on_runc,
     runtime::{Runtime, is_runc, wait_until},
 };
 use serde_json::{Value, json};
@@ -76,8 +76,8 @@ impl Spy {
     /// Ends it, and gives what it has got hold of.
     fn caught(self, runtime: &Runtime) -> Value {
         fs::write(self.stop, "").unwrap();
-        wait_until(|| runtime.said_all().contains("\"spy\""), || "the spy never ended".into());
-        let text = runtime.said_all();
+        wait_until(|| runtime.all_stdout().contains("\"spy\""), || "the spy never ended".into());
+        let text = runtime.all_stdout();
         let line = text.lines().find(|line| line.contains("\"spy\"")).unwrap();
         serde_json::from_str::<Value>(line).unwrap()["spy"].clone()
     }
@@ -87,7 +87,10 @@ impl Spy {
 #[track_caller]
 fn nothing_is_caught(name: &str, set: fn(Bundle) -> Bundle, traced: bool, rounds: usize, round: fn(&Runtime, &Spy)) {
     if traced
-        && beyond_runc(name, "its threads have all capabilities until their execve, and wait for one that is traced")
+        && skipped_on_runc(
+            name,
+            "its threads have all capabilities until their execve, and wait for one that is traced",
+        )
     {
         return;
     }
@@ -158,7 +161,7 @@ fn create_in_a_joined_pid_namespace_has_no_more_rights_than_a_container() {
 #[test]
 #[expect(clippy::disallowed_methods, reason = "the test ends it with the pid namespace that it is in")]
 fn control_spy_catches_a_process_that_enters_by_nsenter() {
-    if beyond_runc("spy-control", "an exec of its waits for a thread that is traced") {
+    if skipped_on_runc("spy-control", "an exec of its waits for a thread that is traced") {
         return;
     }
     let runtime = Runtime::new("spy-control");

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::symlink, path::Path};
 
 use berth_integration::{
     bundle::Bundle,
-    case::beyond_runc,
+    case::skipped_on_runc,
     runtime::{Output, Runtime},
 };
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ fn writable() -> Bundle {
 }
 
 fn beyond() -> bool {
-    beyond_runc("mounts", "the command is crun's")
+    skipped_on_runc("mounts", "the command is crun's")
 }
 
 /// Whoever makes them, with whatever umask: those inside pass through them.
@@ -158,15 +158,15 @@ fn mounts_add_is_atomic_and_stays_inside_the_root() {
         return;
     }
     let runtime = Runtime::new("live-mounts-bad");
-    let (from, decoy) = (runtime.work().join("from"), runtime.work().join("decoy"));
-    for dir in [&from, &decoy] {
+    let (from, host_files) = (runtime.work().join("from"), runtime.work().join("host_files"));
+    for dir in [&from, &host_files] {
         fs::create_dir(dir).unwrap();
     }
     runtime.start("c1", &writable());
     let root = format!("/proc/{}/root", runtime.pid("c1"));
-    symlink(format!("../../../../..{}", decoy.display()), format!("{root}/link")).unwrap();
+    symlink(format!("../../../../..{}", host_files.display()), format!("{root}/link")).unwrap();
     mounts(&runtime, "add", "c1", &json!([bind(&from, "/link/below", &[])])).ok();
-    assert!(!decoy.join("below").exists(), "the link led out of the root");
+    assert!(!host_files.join("below").exists(), "the link led out of the root");
     mounts(&runtime, "remove", "c1", &json!([bind(&from, "/link/below", &[])])).ok();
 
     let good = bind(&from, "/good", &[]);

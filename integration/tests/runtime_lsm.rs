@@ -4,7 +4,7 @@
 
 use berth_integration::{
     bundle::{Bundle, map},
-    case::{Refusal, beyond_runc, refused},
+    case::{Refusal, refused, skipped_on_runc},
     command, lsm, mounts,
     runtime::Runtime,
     wait::LONG,
@@ -149,13 +149,13 @@ fn volume_over_proc_does_not_redirect_the_apparmor_profile() {
     let runtime = Runtime::new("lsm-proc");
     let [one, _] = PROFILES;
     let bundle = confined(&["sleep", "100"], one);
-    let decoy = bundle.path().join("decoy");
-    fs::create_dir_all(decoy.join("self/attr/apparmor")).unwrap();
+    let host_files = bundle.path().join("host_files");
+    fs::create_dir_all(host_files.join("self/attr/apparmor")).unwrap();
     for file in ["self/attr/exec", "self/attr/apparmor/exec"] {
-        fs::write(decoy.join(file), "").unwrap();
+        fs::write(host_files.join(file), "").unwrap();
     }
-    std::os::unix::fs::symlink("self", decoy.join("thread-self")).unwrap();
-    let bundle = bundle.unmount("/proc").mount("/proc", "bind", decoy.to_str().unwrap(), &["bind"]);
+    std::os::unix::fs::symlink("self", host_files.join("thread-self")).unwrap();
+    let bundle = bundle.unmount("/proc").mount("/proc", "bind", host_files.to_str().unwrap(), &["bind"]);
     let out = runtime.create("c1", &bundle.unset("/linux/maskedPaths").unset("/linux/readonlyPaths"));
     if out.code == 0 {
         runtime.cmd(&["start", "c1"]).ok();
@@ -169,7 +169,7 @@ fn unloaded_apparmor_profile_is_refused() {
         return;
     }
     refused("lsm-missing", MISSING);
-    if !beyond_runc("names of profiles", "it does not say which profile it was") {
+    if !skipped_on_runc("names of profiles", "it does not say which profile it was") {
         refused("lsm-named", NAMED);
     }
 }

@@ -3,7 +3,7 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::{Refusal, beyond_runc, refused},
+    case::{Refusal, refused, skipped_on_runc},
     mounts,
     runtime::Runtime,
 };
@@ -59,7 +59,7 @@ fn tmpcopyup_fills_the_tmpfs_with_the_images_files() {
         let words = [&DATA[..], &["+", "write", "/data/new", "x"]].concat();
         let bundle = with_data(&words).mount("/data", "tmpfs", "tmpfs", options);
         // runc mounts it read-only before it fills it.
-        if options.contains(&"ro") && beyond_runc("a read-only one", "it cannot be filled") {
+        if options.contains(&"ro") && skipped_on_runc("a read-only one", "it cannot be filled") {
             continue;
         }
         let out = runtime.run("c1", &bundle).ok();
@@ -134,7 +134,7 @@ fn proc_takes_hidepid_and_subset() {
         (&["hidepid=invisible", "subset=pid"], "hidepid=", false),
     ] {
         if options.contains(&"subset=pid")
-            && beyond_runc("subset=pid", "it looks for /proc/sys in the container's proc")
+            && skipped_on_runc("subset=pid", "it looks for /proc/sys in the container's proc")
         {
             continue;
         }
@@ -181,7 +181,7 @@ fn remount_changes_an_earlier_mount() {
 /// crun's words, which podman passes on for `--volume from:to:idmap=…`.
 #[test]
 fn idmap_option_of_crun_maps_ids() {
-    if beyond_runc("idmap= with a mapping", "it is crun's") {
+    if skipped_on_runc("idmap= with a mapping", "it is crun's") {
         return;
     }
     let runtime = Runtime::new("idmap-words");
@@ -204,7 +204,7 @@ fn idmap_option_of_crun_maps_ids() {
 /// crun's words, which podman uses.
 #[test]
 fn copy_symlink_and_nofollow_options_keep_links() {
-    if beyond_runc("copy-symlink and its kind", "they are crun's") {
+    if skipped_on_runc("copy-symlink and its kind", "they are crun's") {
         return;
     }
     let runtime = Runtime::new("links");
@@ -269,7 +269,7 @@ fn impossible_mount_options_are_refused() {
             },
         ],
     );
-    if beyond_runc("tmpcopyup of what is no tmpfs", "it is ignored") {
+    if skipped_on_runc("tmpcopyup of what is no tmpfs", "it is ignored") {
         return;
     }
     refused(

@@ -1,7 +1,7 @@
 //! Mount targets and sources: what there is before a mount, what is made for it, what of the host stays in sight, and what stays locked.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
-use berth_integration::{bundle::Bundle, case::beyond_runc, console::ConsoleSocket, mounts, runtime::Runtime};
+use berth_integration::{bundle::Bundle, case::skipped_on_runc, console::ConsoleSocket, mounts, runtime::Runtime};
 use serde_json::{Value, json};
 
 fn lines(text: &str) -> Vec<Value> {
@@ -187,7 +187,7 @@ fn bind_source_inside_the_root_shows_earlier_mounts() {
 /// On a host whose mounts are shared, as systemd has them.
 #[test]
 fn shared_root_propagates_no_mount_to_the_host() {
-    if beyond_runc("shared-root", "what it mounts in a shared root appears on the host, and stays") {
+    if skipped_on_runc("shared-root", "what it mounts in a shared root appears on the host, and stays") {
         return;
     }
     let runtime = Runtime::new("shared-root");

@@ -3,7 +3,7 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::beyond_runc,
+    case::skipped_on_runc,
     runtime::{Call, Runtime},
 };
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ fn bounded(call: Call<'_>) -> Call<'_> {
 }
 
 fn skip(name: &str) -> bool {
-    beyond_runc(name, "a Go program reserves more addresses than it may have here")
+    skipped_on_runc(name, "a Go program reserves more addresses than it may have here")
 }
 
 fn many(one: impl Fn(usize) -> Value) -> Value {

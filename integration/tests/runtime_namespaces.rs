@@ -3,8 +3,8 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::{Refusal, beyond_runc, refused},
-    mounts::Theirs,
+    case::{Refusal, refused, skipped_on_runc},
+    mounts::MountHolder,
     runtime::Runtime,
 };
 use nix::sched::{CloneFlags, unshare};
@@ -70,7 +70,7 @@ fn failed_container_in_the_hosts_mount_namespace_leaves_no_mount() {
     let [report, opened]: [Value; 2] = [report, opened].map(|line| serde_json::from_str(line).expect(line));
     assert_eq!((report["namespaces"]["mnt"].as_str(), &opened["open"]["/dev/null"]), (Some(namespace), &json!(0)));
     assert!(left.parse::<usize>().unwrap() > 1, "what is mounted for it is the host's: {said}");
-    if !beyond_runc("the host's mounts", "what it mounted before it failed stays") {
+    if !skipped_on_runc("the host's mounts", "what it mounted before it failed stays") {
         for bundle in
             [bundle.args(&["/no/such/program"]), bare(&[]).host_namespace("mount").mount("/proc", "moon", "", &[])]
         {
@@ -83,7 +83,7 @@ fn failed_container_in_the_hosts_mount_namespace_leaves_no_mount() {
 #[test]
 fn failed_container_in_a_joined_mount_namespace_leaves_no_mount() {
     let runtime = Runtime::new("joined-mounts");
-    let holder = Theirs::unshare();
+    let holder = MountHolder::unshare();
     let path = holder.namespace();
     let theirs = std::fs::read_link(&path).unwrap();
     assert_ne!(theirs.to_str().unwrap(), own("mnt"));
@@ -98,7 +98,7 @@ fn failed_container_in_a_joined_mount_namespace_leaves_no_mount() {
     assert_eq!(lines[0]["namespaces"]["mnt"].as_str(), theirs.to_str());
     assert_eq!((&lines[0]["read"]["/secret"], &lines[1]["open"]["/dev/null"]), (&json!(""), &json!(0)));
     assert!(table().contains(good.rootfs().to_str().unwrap()), "what is mounted for it is theirs");
-    if !beyond_runc("joined mounts", "what it mounted before it failed stays") {
+    if !skipped_on_runc("joined mounts", "what it mounted before it failed stays") {
         for bad in [bundle(&[]).args(&["/no/such/program"]), bundle(&[]).mount("/proc", "moon", "", &[])] {
             runtime.run("c1", &bad).fails(1, &[]);
             assert!(!table().contains(bad.rootfs().to_str().unwrap()), "{}", table());
@@ -255,7 +255,7 @@ fn loopback_is_up_in_a_new_network_namespace_only() {
 #[test]
 fn bad_namespaces_are_refused() {
     refused("namespaces-refused", REFUSED);
-    if !beyond_runc("namespaces", "it says neither the type nor the path of what it cannot join") {
+    if !skipped_on_runc("namespaces", "it says neither the type nor the path of what it cannot join") {
         refused("namespaces-named", NAMED);
     }
 }

@@ -6,7 +6,7 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::beyond_runc,
+    case::skipped_on_runc,
     runtime::{Output, Runtime},
     tools,
 };
@@ -108,7 +108,7 @@ fn joined_network_namespace_keeps_its_devices() {
 /// IPv6 takes the addresses from a device that goes down.
 #[test]
 fn ipv6_addresses_of_an_up_device_are_kept() {
-    if beyond_runc("ipv6_addresses_of_an_up_device_are_kept", "it brings the device down before it reads them") {
+    if skipped_on_runc("ipv6_addresses_of_an_up_device_are_kept", "it brings the device down before it reads them") {
         return;
     }
     let runtime = Runtime::new("netdev-v6");
@@ -133,7 +133,7 @@ fn sysctls_of_a_device_are_set_after_its_move() {
 /// Whatever hinders the container: the device is on the host again, with all that it had.
 #[test]
 fn failed_container_gives_its_devices_back() {
-    if beyond_runc("failed_container_gives_its_devices_back", "they go with its namespace, or stay in it") {
+    if skipped_on_runc("failed_container_gives_its_devices_back", "they go with its namespace, or stay in it") {
         return;
     }
     let runtime = Runtime::new("netdev-back");
@@ -191,7 +191,7 @@ fn impossible_net_devices_are_refused() {
     refused(run(json!({"a/b": {}})), &["invalid network device name", "a/b"]);
     let shared = showing("d0", json!({"d0": {}})).host_namespace("network").unmount("/sys");
     refused(runtime.run("c1", &shared), &["unable to move network devices without a NET namespace"]);
-    if !beyond_runc(
+    if !skipped_on_runc(
         "impossible_net_devices_are_refused",
         "brings lo down and fails then; takes two devices for one name",
     ) {

@@ -4,7 +4,7 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::beyond_runc,
+    case::skipped_on_runc,
     runtime::{Call, Runtime, is_runc, wait_until},
     shim::{Kind, Shim, container::exec_request, stdio::Stdio},
 };
@@ -79,8 +79,8 @@ fn payload_and_hooks_have_the_nofile_limit_of_the_caller() {
         assert_eq!(exec.stdout.trim(), format!("{payload} {MOUNTS}"), "{what}: exec");
         let word = format!("{payload} {MOUNTS}");
         wait_until(
-            || runtime.said_all().lines().any(|line| line == word),
-            || format!("{what}: init said {}, not {word}", runtime.said_all()),
+            || runtime.all_stdout().lines().any(|line| line == word),
+            || format!("{what}: init said {}, not {word}", runtime.all_stdout()),
         );
         limited(runtime.call(&["delete", "--force", "c1"]));
         for kind in ["prestart", "createRuntime", "poststart", "poststop"] {
@@ -96,7 +96,7 @@ fn payload_and_hooks_have_the_nofile_limit_of_the_caller() {
 
 #[test]
 fn too_low_hard_nofile_limit_names_the_mount() {
-    if beyond_runc("too_low_hard_nofile_limit_names_the_mount", "it holds no mount open") {
+    if skipped_on_runc("too_low_hard_nofile_limit_names_the_mount", "it holds no mount open") {
         return;
     }
     let runtime = Runtime::new("open-files-hard");

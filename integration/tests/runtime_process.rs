@@ -3,7 +3,7 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::{Case, Refusal, all, beyond_runc, refused},
+    case::{Case, Refusal, all, refused, skipped_on_runc},
     runtime::{Call, Runtime},
 };
 use serde_json::json;
@@ -127,7 +127,7 @@ fn process_has_the_configured_ids_and_groups() {
 /// crun's word for a container that is to keep the groups of whoever makes it, for podman's `--group-add keep-groups`.
 #[test]
 fn keep_original_groups_annotation_keeps_the_callers_groups() {
-    if beyond_runc("keep_original_groups_annotation_keeps_the_callers_groups", "the annotation is crun's") {
+    if skipped_on_runc("keep_original_groups_annotation_keeps_the_callers_groups", "the annotation is crun's") {
         return;
     }
     let runtime = Runtime::new("keep-groups");
@@ -335,7 +335,7 @@ const REFUSED: &[Refusal] = &[
 
 #[test]
 fn duplicate_rlimits_and_malformed_passwd_lines_are_not_taken() {
-    if !beyond_runc(
+    if !skipped_on_runc(
         "stricter",
         "it takes the last of two rlimits, and lines of passwd that are no entries for entries of root",
     ) {

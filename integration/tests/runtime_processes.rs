@@ -5,8 +5,8 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::beyond_runc,
-    cgroup::{self, Elsewhere},
+    case::skipped_on_runc,
+    cgroup::{self, OtherCgroup},
     procs,
     runtime::{Runtime, is_runc, wait_until},
 };
@@ -66,17 +66,17 @@ fn pid_namespaces(words: &[&str]) -> [(&'static str, Bundle); 2] {
 /// runc#5089, #5117, #4812: the container was forgotten while its process lived.
 #[test]
 fn force_delete_ends_an_init_outside_its_cgroup() {
-    for (world, runtime) in Runtime::in_each_world("moved") {
+    for (world, runtime) in Runtime::in_each_cgroup_version("moved") {
         for (pids, bundle) in pid_namespaces(&["sleep", "1000"]) {
             if is_runc() && pids == "the host's pids" {
                 eprintln!("skipped on runc: it gives up after ten seconds");
                 continue;
             }
             for removed in [false, true] {
-                let elsewhere = Elsewhere::new(&runtime.cgroup("elsewhere"));
+                let elsewhere = OtherCgroup::new(&runtime.cgroup("elsewhere"));
                 runtime.start("c1", &bundle);
                 let init = hold(runtime.pid("c1"));
-                elsewhere.take(runtime.pid("c1"));
+                elsewhere.move_here(runtime.pid("c1"));
                 if removed {
                     own_directories(&runtime, "c1").iter().for_each(|dir| fs::remove_dir(dir).unwrap());
                 }
@@ -93,18 +93,18 @@ fn force_delete_ends_an_init_outside_its_cgroup() {
 /// A process that was moved in some of the v1 hierarchies alone is the container's by the others.
 #[test]
 fn force_delete_ends_a_process_left_in_one_v1_hierarchy() {
-    if cgroup::unified() || beyond_runc("one hierarchy", "it looks in one only") {
+    if cgroup::unified() || skipped_on_runc("one hierarchy", "it looks in one only") {
         return;
     }
     let runtime = Runtime::new("one-hierarchy");
-    let elsewhere = Elsewhere::new(&runtime.cgroup("elsewhere"));
+    let elsewhere = OtherCgroup::new(&runtime.cgroup("elsewhere"));
     runtime.start("c1", &Bundle::probe(&["orphans", "1", "1000", "+", "sleep", "1000"]).host_namespace("pid"));
     let path = runtime.cgroup("c1");
     wait_until(|| cgroup::processes(&path).len() == 2, || format!("{:?}", cgroup::processes(&path)));
     let init = runtime.pid("c1");
     let orphan = cgroup::processes(&path).into_iter().find(|pid| *pid != init.cast_signed()).unwrap().cast_unsigned();
     let held = hold(orphan);
-    elsewhere.take(orphan);
+    elsewhere.move_here(orphan);
     let memory = PathBuf::from("/sys/fs/cgroup/memory").join(path.trim_start_matches('/')).join("cgroup.procs");
     fs::write(memory, orphan.to_string()).unwrap();
     runtime.cmd(&["delete", "--force", "c1"]).ok();
@@ -118,7 +118,7 @@ fn signals_reach_an_init_outside_its_cgroup() {
         (&["kill", "c1", "TERM"], "{\"signal\":15}\n"),
         (&["kill", "--all", "c1", "TERM"], "{\"signal\":15}\n"),
     ];
-    for (world, runtime) in Runtime::in_each_world("moved-kill") {
+    for (world, runtime) in Runtime::in_each_cgroup_version("moved-kill") {
         for (words, says) in rows {
             for (pids, bundle) in pid_namespaces(&["say", "ready", "+", "signal"]) {
                 if is_runc() && (words[1] == "--all" || pids == "the host's pids") {
@@ -126,13 +126,13 @@ fn signals_reach_an_init_outside_its_cgroup() {
                     continue;
                 }
                 let what = format!("{world}, {pids}, {words:?}");
-                let elsewhere = Elsewhere::new(&runtime.cgroup("elsewhere"));
+                let elsewhere = OtherCgroup::new(&runtime.cgroup("elsewhere"));
                 let number = start_ready(&runtime, &bundle);
                 let init = hold(runtime.pid("c1"));
-                elsewhere.take(runtime.pid("c1"));
+                elsewhere.move_here(runtime.pid("c1"));
                 runtime.cmd(words).ok();
                 wait_until(|| ended(&init), || format!("{what}: lives"));
-                assert_eq!(runtime.said(number), format!("ready\n{says}"), "{what}");
+                assert_eq!(runtime.stdout_of(number), format!("ready\n{says}"), "{what}");
                 runtime.cmd(&["delete", "c1"]).ok();
             }
         }
@@ -142,13 +142,13 @@ fn signals_reach_an_init_outside_its_cgroup() {
 /// A signal that can be counted is not sent twice to an init that the cgroup has.
 #[test]
 fn kill_all_signals_init_once() {
-    for (world, runtime) in Runtime::in_each_world("once") {
+    for (world, runtime) in Runtime::in_each_cgroup_version("once") {
         for (pids, bundle) in pid_namespaces(&["say", "ready", "+", "await", "+", "await"]) {
             let number = start_ready(&runtime, &bundle);
             runtime.cmd(&["kill", "--all", "c1", "40"]).ok();
             runtime.cmd(&["kill", "c1", "41"]).ok();
             runtime.until("c1", "stopped");
-            assert_eq!(runtime.said(number), "ready\n{\"signal\":40}\n{\"signal\":41}\n", "{world}, {pids}");
+            assert_eq!(runtime.stdout_of(number), "ready\n{\"signal\":40}\n{\"signal\":41}\n", "{world}, {pids}");
             runtime.cmd(&["delete", "c1"]).ok();
         }
     }
@@ -160,7 +160,7 @@ fn start_ready(runtime: &Runtime, bundle: &Bundle) -> u32 {
     let number = call.number;
     call.wait().ok();
     runtime.cmd(&["start", "c1"]).ok();
-    wait_until(|| runtime.said(number).starts_with("ready\n"), || "the probe is never ready".into());
+    wait_until(|| runtime.stdout_of(number).starts_with("ready\n"), || "the probe is never ready".into());
     number
 }
 
@@ -168,11 +168,11 @@ fn start_ready(runtime: &Runtime, bundle: &Bundle) -> u32 {
 #[test]
 fn force_delete_waits_for_the_end_of_init() {
     let runtime = Runtime::new("undying");
-    let elsewhere = Elsewhere::new(&runtime.cgroup("elsewhere"));
+    let elsewhere = OtherCgroup::new(&runtime.cgroup("elsewhere"));
     runtime.start("c1", &Bundle::probe(&["sleep", "1000"]));
     let pid = runtime.pid("c1");
     let init = hold(pid);
-    elsewhere.take(pid);
+    elsewhere.move_here(pid);
     if !elsewhere.freeze(true) {
         eprintln!("skipped: no v1 freezer");
         return;
@@ -193,13 +193,13 @@ fn force_delete_waits_for_the_end_of_init() {
 
 #[test]
 fn pause_is_refused_where_the_freezer_does_not_reach_init() {
-    if beyond_runc("pause", "it says that the container is paused") {
+    if skipped_on_runc("pause", "it says that the container is paused") {
         return;
     }
-    for (world, runtime) in Runtime::in_each_world("moved-pause") {
-        let elsewhere = Elsewhere::new(&runtime.cgroup("elsewhere"));
+    for (world, runtime) in Runtime::in_each_cgroup_version("moved-pause") {
+        let elsewhere = OtherCgroup::new(&runtime.cgroup("elsewhere"));
         runtime.start("c1", &Bundle::probe(&["sleep", "1000"]));
-        elsewhere.take(runtime.pid("c1"));
+        elsewhere.move_here(runtime.pid("c1"));
         runtime.cmd(&["pause", "c1"]).fails(1, &["cannot pause container c1", "is not in its cgroup"]);
         assert_eq!(runtime.state("c1")["status"], "running", "{world}");
         runtime.cmd(&["delete", "--force", "c1"]).ok();
@@ -208,16 +208,16 @@ fn pause_is_refused_where_the_freezer_does_not_reach_init() {
 
 #[test]
 fn ps_shows_an_init_outside_its_cgroup() {
-    if beyond_runc("ps", "it shows the cgroup") {
+    if skipped_on_runc("ps", "it shows the cgroup") {
         return;
     }
-    for (world, runtime) in Runtime::in_each_world("moved-ps") {
-        let elsewhere = Elsewhere::new(&runtime.cgroup("elsewhere"));
+    for (world, runtime) in Runtime::in_each_cgroup_version("moved-ps") {
+        let elsewhere = OtherCgroup::new(&runtime.cgroup("elsewhere"));
         runtime.start("c1", &Bundle::probe(&["sleep", "1000"]));
         let pid = runtime.pid("c1");
         let pids = |runtime: &Runtime| runtime.cmd(&["ps", "--format", "json", "c1"]).ok().stdout;
         let before = pids(&runtime);
-        elsewhere.take(pid);
+        elsewhere.move_here(pid);
         assert_eq!((pids(&runtime), before), (format!("[{pid}]\n"), format!("[{pid}]\n")), "{world}");
         runtime.cmd(&["delete", "--force", "c1"]).ok();
     }
@@ -226,15 +226,15 @@ fn ps_shows_an_init_outside_its_cgroup() {
 /// runc#5101.
 #[test]
 fn exec_joins_the_cgroup_of_init_if_the_containers_is_gone() {
-    for (world, runtime) in Runtime::in_each_world("moved-exec") {
+    for (world, runtime) in Runtime::in_each_cgroup_version("moved-exec") {
         if is_runc() && world == "cgroup v1" {
             eprintln!("skipped on runc: it fails on v1");
             continue;
         }
-        let elsewhere = Elsewhere::new(&runtime.cgroup("elsewhere"));
+        let elsewhere = OtherCgroup::new(&runtime.cgroup("elsewhere"));
         runtime.start("c1", &Bundle::probe(&["sleep", "1000"]));
         let pid = runtime.pid("c1");
-        elsewhere.take(pid);
+        elsewhere.move_here(pid);
         own_directories(&runtime, "c1").iter().for_each(|dir| fs::remove_dir(dir).unwrap());
         let report = runtime.exec("c1", &["/probe", "report", "cgroup"]).ok().json();
         let seen = report["cgroup"].as_array().unwrap();
@@ -247,10 +247,10 @@ fn exec_joins_the_cgroup_of_init_if_the_containers_is_gone() {
 /// gvisor#14645, runc#5431: what /proc/PID/stat shows of a process is the state of its first thread.
 #[test]
 fn container_runs_on_after_its_first_thread_has_ended() {
-    if beyond_runc("headless", "it takes the container for stopped") {
+    if skipped_on_runc("headless", "it takes the container for stopped") {
         return;
     }
-    for (world, runtime) in Runtime::in_each_world("headless") {
+    for (world, runtime) in Runtime::in_each_cgroup_version("headless") {
         for (pids, bundle) in pid_namespaces(&["headless", "+", "signal"]) {
             let what = format!("{world}, {pids}");
             runtime.start("c1", &bundle);
@@ -295,8 +295,8 @@ fn namespace(pid: u32, kind: &str) -> Value {
 /// What is left stays on record, all of it is told, and the next delete goes on.
 #[test]
 fn delete_that_leaves_a_cgroup_can_be_repeated() {
-    for (world, runtime) in Runtime::in_each_world("busy") {
-        let elsewhere = Elsewhere::new(&runtime.cgroup("elsewhere"));
+    for (world, runtime) in Runtime::in_each_cgroup_version("busy") {
+        let elsewhere = OtherCgroup::new(&runtime.cgroup("elsewhere"));
         runtime.start("c1", &Bundle::probe(&["sleep", "1000"]));
         let directories = own_directories(&runtime, "c1");
         runtime.cmd(&["kill", "c1", "KILL"]).ok();
@@ -316,7 +316,7 @@ fn delete_that_leaves_a_cgroup_can_be_repeated() {
         }
         assert_eq!(runtime.state("c1")["status"], "stopped", "{world}");
         assert!(procs::alive(stranger.pid().cast_signed()), "{world}");
-        elsewhere.take(stranger.pid());
+        elsewhere.move_here(stranger.pid());
         runtime.cmd(&["delete", "c1"]).ok();
         assert!(own_directories(&runtime, "c1").is_empty(), "{world}");
         drop(elsewhere);
@@ -327,10 +327,10 @@ fn delete_that_leaves_a_cgroup_can_be_repeated() {
 /// After a boot the pid, and the cgroup by its path, can be somebody else's.
 #[test]
 fn container_of_another_boot_is_stopped_and_its_cgroup_left_alone() {
-    if beyond_runc("boot", "it has no boot on record") {
+    if skipped_on_runc("boot", "it has no boot on record") {
         return;
     }
-    for (world, runtime) in Runtime::in_each_world("boot") {
+    for (world, runtime) in Runtime::in_each_cgroup_version("boot") {
         runtime.start("c1", &Bundle::probe(&["sleep", "1000"]).host_namespace("pid"));
         let pid = runtime.pid("c1");
         let file = runtime.root().join("c1/state.json");
@@ -359,7 +359,7 @@ fn container_of_another_boot_is_stopped_and_its_cgroup_left_alone() {
 /// A record of a format to come: what it names is not forgotten while it lives.
 #[test]
 fn force_delete_keeps_an_unknown_record_while_its_process_lives() {
-    if beyond_runc("records", "its records are its own") {
+    if skipped_on_runc("records", "its records are its own") {
         return;
     }
     let runtime = Runtime::new("foreign");

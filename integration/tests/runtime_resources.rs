@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf};
 
 use berth_integration::{
     bundle::Bundle,
-    case::beyond_runc,
+    case::skipped_on_runc,
     cgroup, procs,
     runtime::{Runtime, is_runc, wait_until},
 };
@@ -218,7 +218,7 @@ const ROWS: &[Row] = &[
 /// The kernel's files have other names than these fields.
 #[test]
 fn errors_of_limits_name_the_field_of_config_json() {
-    if beyond_runc("errors_of_limits_name_the_field_of_config_json", "it names the file alone") {
+    if skipped_on_runc("errors_of_limits_name_the_field_of_config_json", "it names the file alone") {
         return;
     }
     let runtime = Runtime::new("resources-named");
@@ -372,7 +372,7 @@ fn exec_joins_the_sub_cgroup_that_init_moved_to() {
     let runtime = Runtime::new("below-init");
     runtime.start("c1", &bundle);
     let on = path(&runtime, "cgroup.subtree_control");
-    wait_until(|| fs::read_to_string(&on).unwrap().contains("pids"), || runtime.said_all());
+    wait_until(|| fs::read_to_string(&on).unwrap().contains("pids"), || runtime.all_stdout());
     let out = runtime.exec("c1", &["/bin/sh", "-c", "while read line; do echo $line; done < /proc/self/cgroup"]).ok();
     assert_eq!(out.stdout.trim(), "0::/init");
     runtime.cmd(&["delete", "--force", "c1"]).ok();
@@ -414,7 +414,7 @@ fn refused(name: &str, path: Value, says: &[&str]) {
 #[test]
 fn parent_cgroup_with_processes_is_refused() {
     let name = "parent_cgroup_with_processes_is_refused";
-    if !on_v2(name) || beyond_runc(name, "it says that a file is not there") {
+    if !on_v2(name) || skipped_on_runc(name, "it says that a file is not there") {
         return;
     }
     let runtime = Runtime::new("busy");

@@ -41,7 +41,7 @@ fn rootless_maps_one_id_without_newuidmap() {
     let bundle = probe(&["report", "ids", "caps", "nnp", "dev", "stat=/", "stat=/dev/pts", "+", "signal"]);
     runtime.start("c1", &bundle);
     until_executed(&runtime, "c1");
-    let report = || runtime.said_all().lines().find_map(|line| serde_json::from_str::<Value>(line).ok());
+    let report = || runtime.all_stdout().lines().find_map(|line| serde_json::from_str::<Value>(line).ok());
     wait_until(|| report().is_some(), || "no report".to_owned());
     let report = report().unwrap();
     let pid = runtime.pid("c1");

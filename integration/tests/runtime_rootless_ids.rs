@@ -3,7 +3,7 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::beyond_runc,
+    case::skipped_on_runc,
     procs::{ids, words_of},
     runtime::{Runtime, is_runc, until_executed},
 };
@@ -50,7 +50,7 @@ fn own_and_more() -> Value {
 /// runc refuses them to every ordinary user.
 #[test]
 fn rootless_groups_are_set_after_newgidmap_mapped_them() {
-    if beyond_runc("groups of an ordinary user", "cannot set any additional groups in a rootless container") {
+    if skipped_on_runc("groups of an ordinary user", "cannot set any additional groups in a rootless container") {
         return;
     }
     let runtime = runtime("newgidmap");

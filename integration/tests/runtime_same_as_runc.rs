@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use berth_integration::{
     bundle::Bundle,
     cgroup,
+    comparison::{NODES, differences, observe},
     runtime::Runtime,
-    twin::{NODES, differences, observe},
 };
 use rustix::mount::MountPropagationFlags;
 use serde_json::{Value, json};

@@ -4,7 +4,7 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::{Refusal, beyond_runc, differences, refused},
+    case::{Refusal, differences, refused, skipped_on_runc},
     runtime::{Output, Runtime, is_runc},
 };
 use serde_json::{Map, Value, json};
@@ -231,8 +231,8 @@ fn exec_cpu_affinity_sets_initial_and_final_cpus() {
         let bundle = Bundle::probe(&["report", "process", "+", "sleep", "100"])
             .set("/process/execCPUAffinity", affinity.clone());
         runtime.start("c1", &bundle);
-        berth_integration::runtime::wait_until(|| runtime.said(0).contains('\n'), || "no report".into());
-        let init: Value = serde_json::from_str(runtime.said(0).lines().next().unwrap()).unwrap();
+        berth_integration::runtime::wait_until(|| runtime.stdout_of(0).contains('\n'), || "no report".into());
+        let init: Value = serde_json::from_str(runtime.stdout_of(0).lines().next().unwrap()).unwrap();
         if init["process"]["affinity"] != json!(all) {
             failed.push(format!("{affinity}: init on {}", init["process"]["affinity"]));
         }
@@ -387,7 +387,7 @@ fn impossible_scheduling_is_refused() {
             },
         ],
     );
-    if beyond_runc("more of them", "it leaves them to the kernel, or to luck") {
+    if skipped_on_runc("more of them", "it leaves them to the kernel, or to luck") {
         return;
     }
     assert!(!is_runc());

@@ -1,7 +1,7 @@
 //! A tmpfs that is read-only in the end, with mounts in it, and the order of the mount table where the runtime has filled it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
-use berth_integration::{bundle::Bundle, case::beyond_runc, mounts, runtime::Runtime};
+use berth_integration::{bundle::Bundle, case::skipped_on_runc, mounts, runtime::Runtime};
 use serde_json::{Value, json};
 
 /// `/run` with secrets in it (runc#3248).
@@ -17,7 +17,9 @@ fn read_only_tmpfs_is_sealed_after_the_mounts_below_it() {
         (&["ro", "tmpcopyup"], false),
         (&["ro", "tmpcopyup"], true),
     ] {
-        if options.iter().any(|o| ["tmpcopyup", "rro"].contains(o)) && beyond_runc("ro and filled", "it seals first") {
+        if options.iter().any(|o| ["tmpcopyup", "rro"].contains(o))
+            && skipped_on_runc("ro and filled", "it seals first")
+        {
             continue;
         }
         let bundle = Bundle::probe(&words).file("run/image", "x", 0o644).set("/process/cwd", json!("/run/work/here"));
@@ -63,7 +65,7 @@ fn read_only_dev_is_sealed_after_the_mounts_below_it() {
 /// copies detached mounts, there is no help for it.
 #[test]
 fn mount_table_has_the_order_of_the_configuration_with_tmpcopyup() {
-    if beyond_runc("order", "it fills a tmpfs elsewhere and moves it") {
+    if skipped_on_runc("order", "it fills a tmpfs elsewhere and moves it") {
         return;
     }
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
@@ -108,7 +110,7 @@ fn mount_table_has_the_order_of_the_configuration_with_tmpcopyup() {
 /// What is copied is the runtime's memory, so the container's limit is held while it is.
 #[test]
 fn tmpcopyup_is_bounded_by_the_memory_limit() {
-    if beyond_runc("a copy beyond the limit", "it is killed while it copies") {
+    if skipped_on_runc("a copy beyond the limit", "it is killed while it copies") {
         return;
     }
     let runtime = Runtime::new("copyup-memory");

@@ -6,7 +6,7 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::{Refusal, beyond_runc, refused},
+    case::{Refusal, refused, skipped_on_runc},
     runtime::Runtime,
 };
 use serde_json::{Value, json};
@@ -269,7 +269,7 @@ fn seccomp_filter_flags_are_taken() {
 /// The annotation of crun, which never stands in the place of a profile.
 #[test]
 fn bpf_annotation_of_crun_becomes_the_filter() {
-    if beyond_runc("bpf_annotation_of_crun_becomes_the_filter", "it takes no filter from an annotation") {
+    if skipped_on_runc("bpf_annotation_of_crun_becomes_the_filter", "it takes no filter from an annotation") {
         return;
     }
     // ld [0]; jeq #110, 0, 1; ret ERRNO 77; ret ALLOW

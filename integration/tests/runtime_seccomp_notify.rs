@@ -3,7 +3,7 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::{Refusal, beyond_runc, refused},
+    case::{Refusal, refused, skipped_on_runc},
     runtime::{Runtime, is_runc, wait_until},
 };
 use nix::{
@@ -142,7 +142,7 @@ fn seccomp_agent_answers_for_init_and_exec() {
         ("late", false, &[]),
         ("killable", true, &["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]),
     ] {
-        if !flags.is_empty() && beyond_runc(name, "it needs libseccomp 2.6, which Debian 12 has not") {
+        if !flags.is_empty() && skipped_on_runc(name, "it needs libseccomp 2.6, which Debian 12 has not") {
             continue;
         }
         let runtime = Runtime::new("notify");
@@ -203,7 +203,7 @@ fn rootless_container_has_a_seccomp_agent() {
         let files = format!("/proc/{}/ns", runtime.pid("c2"));
         assert!(is_runc() || fs::metadata(&files).unwrap().uid() == 0);
         runtime.cmd(&["start", "c2"]).ok();
-        wait_until(|| runtime.said_all().contains("up"), || "not up".to_owned());
+        wait_until(|| runtime.all_stdout().contains("up"), || "not up".to_owned());
         if !is_runc() {
             let out = runtime.exec("c2", &CALLS).ok();
             assert!(answered(&out.stdout), "exec: {out:#?}");
@@ -217,7 +217,7 @@ fn rootless_container_has_a_seccomp_agent() {
 /// An init that could not wait for its start under the filter loads it after that.
 #[test]
 fn filter_that_forbids_waiting_is_loaded_at_start() {
-    if beyond_runc("a filter against waiting", "its own init waits by other calls") {
+    if skipped_on_runc("a filter against waiting", "its own init waits by other calls") {
         return;
     }
     let runtime = Runtime::new("notify-strict");
@@ -230,7 +230,7 @@ fn filter_that_forbids_waiting_is_loaded_at_start() {
     assert_eq!(agent.told().len(), 0);
     runtime.cmd(&["start", "c1"]).ok();
     runtime.until("c1", "stopped");
-    assert!(answered(&runtime.said_all()), "{}", runtime.said_all());
+    assert!(answered(&runtime.all_stdout()), "{}", runtime.all_stdout());
     assert_eq!(agent.told()[0]["state"]["status"], "created");
 }
 

@@ -3,8 +3,8 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::beyond_runc,
-    mounts::Theirs,
+    case::skipped_on_runc,
+    mounts::MountHolder,
     runtime::{Call, Runtime},
     wait::LONG,
 };
@@ -79,7 +79,7 @@ fn foreground_run_forwards_ready_to_the_service_manager() {
 /// What it says last of all is heard, and a container that never is ready ends all the same.
 #[test]
 fn run_forwards_ready_of_a_container_that_ends() {
-    if beyond_runc("run_forwards_ready_of_a_container_that_ends", "it waits for a container that is gone") {
+    if skipped_on_runc("run_forwards_ready_of_a_container_that_ends", "it waits for a container that is gone") {
         return;
     }
     let runtime = Runtime::new("notify-end");
@@ -130,7 +130,7 @@ fn start_with_a_notify_socket_that_create_lacked_is_refused() {
     manager.tell(runtime.on("create", "c1", &bundle)).wait().ok();
     runtime.cmd(&["start", "c1"]).ok();
     let said = format!("{{\"notify\":{}}}\n", libc::ENOENT);
-    berth_integration::wait::until_true("the payload", LONG, || runtime.said_all() == said);
+    berth_integration::wait::until_true("the payload", LONG, || runtime.all_stdout() == said);
 
     runtime.create("c2", &bundle).ok();
     manager.tell(runtime.call(&["start", "c2"])).wait().fails(1, &["notify.sock", "no such file or directory"]);
@@ -140,7 +140,7 @@ fn start_with_a_notify_socket_that_create_lacked_is_refused() {
 
 #[test]
 fn bad_notify_sockets_are_refused() {
-    if beyond_runc("bad_notify_sockets_are_refused", "it goes on without") {
+    if skipped_on_runc("bad_notify_sockets_are_refused", "it goes on without") {
         return;
     }
     let runtime = Runtime::new("notify-bad");
@@ -163,10 +163,10 @@ fn notify_socket_works_in_a_joined_mount_namespace() {
     let runtime = Runtime::new("notify-joined");
     let manager = Manager::new(&runtime);
     for (id, mounts) in [("c1", true), ("c2", false)] {
-        if !mounts && beyond_runc("mounts of others without any of its own", "it needs a /proc") {
+        if !mounts && skipped_on_runc("mounts of others without any of its own", "it needs a /proc") {
             continue;
         }
-        let theirs = Theirs::unshare();
+        let theirs = MountHolder::unshare();
         let bundle = ready_then(&["exit", "7"]).unset("/linux/maskedPaths").unset("/linux/readonlyPaths");
         let bundle = bundle.set("/root/readonly", false.into()).namespace("mount", &theirs.namespace());
         let bundle = if mounts { bundle } else { bundle.set("/mounts", serde_json::json!([])) };

@@ -3,7 +3,7 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::beyond_runc,
+    case::skipped_on_runc,
     probe::sys,
     runtime::{Runtime, wait_until},
 };
@@ -63,7 +63,7 @@ fn force_delete_spares_a_process_with_a_reused_pid() {
 /// CVE-2021-41103, CVE-2024-25621: users of the host must not walk into what is kept about containers.
 #[test]
 fn state_files_are_accessible_to_the_owner_only() {
-    if beyond_runc("modes", "its state directories may be entered by anyone who knows a name (0711)") {
+    if skipped_on_runc("modes", "its state directories may be entered by anyone who knows a name (0711)") {
         return;
     }
     let runtime = Runtime::new("modes");

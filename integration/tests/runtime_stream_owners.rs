@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::MetadataExt};
 
 use berth_integration::{
     bundle::{Bundle, MAPPED},
-    case::beyond_runc,
+    case::skipped_on_runc,
     runtime::{Runtime, wait_until},
 };
 use serde_json::{Value, json};
@@ -43,7 +43,7 @@ fn payload_can_reopen_its_streams() {
 /// Those of a shim or of conmon, who have made them as the host's root.
 #[test]
 fn pipes_of_the_caller_are_chowned_to_the_payload() {
-    if beyond_runc("pipes of the caller", "in a user namespace they stay the caller's") {
+    if skipped_on_runc("pipes of the caller", "in a user namespace they stay the caller's") {
         return;
     }
     let runtime = Runtime::new("caller-pipes");
@@ -55,14 +55,14 @@ fn pipes_of_the_caller_are_chowned_to_the_payload() {
         // cat ends with the container, so the call is not waited for before that.
         let status = |out: &str| serde_json::from_str::<Value>(out).is_ok_and(|state| state["status"] == "created");
         let created = || status(&runtime.cmd(&["state", "c1"]).stdout);
-        wait_until(created, || format!("c1 never created: {}", runtime.said(number)));
+        wait_until(created, || format!("c1 never created: {}", runtime.stdout_of(number)));
         for stream in [1, 2] {
             let seen = fs::metadata(format!("/proc/{}/fd/{stream}", runtime.pid("c1"))).unwrap();
             assert_eq!((seen.uid(), seen.gid()), (MAPPED + uid, MAPPED), "uid {uid}: {stream}");
         }
         runtime.cmd(&["start", "c1"]).ok();
         call.wait().ok();
-        assert_eq!(opened(&runtime.said(number)), json!({"/dev/stdout": 0, "/dev/stderr": 0}), "uid {uid}");
+        assert_eq!(opened(&runtime.stdout_of(number)), json!({"/dev/stdout": 0, "/dev/stderr": 0}), "uid {uid}");
         runtime.cmd(&["delete", "c1"]).ok();
     }
     runtime.assert_clean("pipes of the caller");
@@ -81,8 +81,8 @@ fn files_and_devices_of_the_caller_keep_their_owner() {
     let number = call.number;
     call.wait().ok();
     runtime.cmd(&["start", "c1"]).ok();
-    wait_until(|| runtime.said(number).contains('\n'), || runtime.said(number));
-    let said: Value = serde_json::from_str(runtime.said(number).trim()).unwrap();
+    wait_until(|| runtime.stdout_of(number).contains('\n'), || runtime.stdout_of(number));
+    let said: Value = serde_json::from_str(runtime.stdout_of(number).trim()).unwrap();
     assert_eq!(said["open"]["/dev/stdin"], libc::EACCES);
     assert_eq!(fs::metadata(&file).unwrap().uid(), 0);
     let after = fs::metadata("/dev/null").unwrap();

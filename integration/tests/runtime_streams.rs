@@ -94,8 +94,8 @@ fn no_descriptor_leaks_into_the_container() {
     leaky(runtime.call(&["start", "c2"])).ok();
     let exec = leaky(runtime.call(&["exec", "c2", "/probe", "report", "fds"])).ok();
     assert_eq!(streams(&exec.json()), ["0", "1", "2"], "exec: {exec:#?}");
-    wait_until(|| runtime.said(before).contains('\n'), || "no report of c2".into());
-    let init: Value = serde_json::from_str(&runtime.said(before)).unwrap();
+    wait_until(|| runtime.stdout_of(before).contains('\n'), || "no report of c2".into());
+    let init: Value = serde_json::from_str(&runtime.stdout_of(before)).unwrap();
     assert_eq!(streams(&init), ["0", "1", "2"], "start: {init:#}");
 }
 

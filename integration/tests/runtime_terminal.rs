@@ -123,7 +123,7 @@ fn foreground_run_copies_between_both_terminals() {
     };
     let run = runtime.on("run", "c1", &bundle.set("/process/terminal", json!(true))).stdin(slave).spawn();
     let number = run.number;
-    berth_integration::runtime::wait_until(|| runtime.said(number).contains('}'), || "no report".into());
+    berth_integration::runtime::wait_until(|| runtime.stdout_of(number).contains('}'), || "no report".into());
     master.write("hello\n\x04");
     let out = run.wait();
     assert_eq!(out.code, 7, "{out:#?}");

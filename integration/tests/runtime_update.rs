@@ -3,7 +3,7 @@
 
 use berth_integration::{
     bundle::Bundle,
-    case::beyond_runc,
+    case::skipped_on_runc,
     cgroup,
     runtime::{Output, Runtime},
     shim::Shim,
@@ -58,7 +58,7 @@ fn limited(limits: &Value) -> Bundle {
 
 #[test]
 fn refused_update_changes_no_limit() {
-    if beyond_runc("half of an update", "it stays in force (runc#2426)") {
+    if skipped_on_runc("half of an update", "it stays in force (runc#2426)") {
         return;
     }
     let runtime = Runtime::new("half-update");

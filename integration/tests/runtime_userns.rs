@@ -3,7 +3,7 @@
 
 use berth_integration::{
     bundle::{Bundle, MAPPED, map},
-    case::{self, Case, Refusal, beyond_runc, refused},
+    case::{self, Case, Refusal, refused, skipped_on_runc},
     cgroup, mounts,
     runtime::Runtime,
 };
@@ -98,7 +98,7 @@ fn devices_can_be_used_in_a_user_namespace() {
         }
         assert_eq!(lines[1]["open"]["/dev/null"], 0);
         assert_eq!(lines[1]["open"]["/dev/zero"], 0);
-        if own && !beyond_runc("owners of devices", "it binds the host's nodes, which are nobody's there") {
+        if own && !skipped_on_runc("owners of devices", "it binds the host's nodes, which are nobody's there") {
             let full = &lines[0]["dev"]["/dev/full"];
             assert_eq!((&full["uid"], &full["gid"], &full["mode"]), (&json!(5), &json!(6), &json!(0o600)), "{full}");
             assert_eq!(lines[0]["dev"]["/dev/null"]["uid"], 0);
@@ -197,7 +197,7 @@ fn exec_joins_the_user_namespace() {
 /// CVE-2023-25809.
 #[test]
 fn cgroup_mounts_are_read_only_without_a_cgroup_namespace() {
-    if beyond_runc("cgroups in a user namespace", "it leaves them as the mount's options say") {
+    if skipped_on_runc("cgroups in a user namespace", "it leaves them as the mount's options say") {
         return;
     }
     let runtime = Runtime::new("userns-cgroup");
@@ -229,7 +229,7 @@ fn cgroup_is_delegated_only_with_a_cgroup_namespace() {
         eprintln!("delegation: skipped: this machine has v1 hierarchies, of which nothing is delegated");
         return;
     }
-    if beyond_runc("delegation", "it does it with the systemd driver alone") {
+    if skipped_on_runc("delegation", "it does it with the systemd driver alone") {
         return;
     }
     let runtime = Runtime::new("userns-delegate");
@@ -261,7 +261,8 @@ fn cgroup_is_delegated_only_with_a_cgroup_namespace() {
 #[test]
 fn bad_user_namespace_mappings_are_refused() {
     refused("userns-refused", REFUSED);
-    if !beyond_runc("userns", "it lets the kernel refuse what it is given, or does without it, and names no field") {
+    if !skipped_on_runc("userns", "it lets the kernel refuse what it is given, or does without it, and names no field")
+    {
         refused("userns-named", NAMED);
     }
 }

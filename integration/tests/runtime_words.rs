@@ -160,8 +160,8 @@ fn signals_end_a_created_container() {
     runtime.cmd(&["kill", "c1", "WINCH"]).ok();
     runtime.until("c1", "created");
     runtime.cmd(&["start", "c1"]).ok();
-    wait_until(|| runtime.said(number).contains('\n'), || "no report".into());
-    let report: Value = serde_json::from_str(runtime.said(number).trim()).unwrap();
+    wait_until(|| runtime.stdout_of(number).contains('\n'), || "no report".into());
+    let report: Value = serde_json::from_str(runtime.stdout_of(number).trim()).unwrap();
     assert_eq!(report["signals"]["blocked"], json!([]), "{report}");
     runtime.cmd(&["delete", "--force", "c1"]).ok();
     runtime.assert_clean("signals");
@@ -313,8 +313,8 @@ fn run_forwards_signals_to_its_process() {
         let run: Running = runtime.on("run", "c1", &Bundle::probe(&["say", "up", "+", "signal"])).spawn();
         let number = run.number;
         wait_until(
-            || runtime.said(number).contains("up"),
-            || format!("signal {signal}: never ran: {:?}", runtime.said_all()),
+            || runtime.stdout_of(number).contains("up"),
+            || format!("signal {signal}: never ran: {:?}", runtime.all_stdout()),
         );
         let pid = rustix::process::Pid::from_raw(run.pid().cast_signed()).unwrap();
         let signal_name = rustix::process::Signal::from_named_raw(signal).unwrap();

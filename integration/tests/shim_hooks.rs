@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use berth_integration::bundle::Bundle;
-use berth_integration::case::beyond_runc;
+use berth_integration::case::skipped_on_runc;
 use berth_integration::shim::Shim;
 use berth_integration::wait::{LONG, until_true};
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ fn hooks_run_in_order_and_their_output_is_logged() {
     assert_eq!(shim.phase("c1", ""), "RUNNING");
     shim.end("c1");
     assert_eq!(ran().last().unwrap(), "poststop");
-    if !beyond_runc("the log", "it keeps what hooks say to itself") {
+    if !skipped_on_runc("the log", "it keeps what hooks say to itself") {
         let mut log = String::new();
         for kind in ["prestart", "createRuntime", "poststart", "poststop"] {
             for words in [format!("{kind} hook #0: stdout: hello from {kind}"), format!("{kind} hook #0: stderr: ")] {
@@ -64,7 +64,7 @@ fn failing_create_hook_fails_create() {
 
 #[test]
 fn failing_start_hook_fails_start() {
-    if beyond_runc("hooks of start", "they fail at create, or unheard") {
+    if skipped_on_runc("hooks of start", "they fail at create, or unheard") {
         return;
     }
     for (kind, hook) in [

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use berth_integration::bundle::Bundle;
-use berth_integration::cgroup::Elsewhere;
+use berth_integration::cgroup::OtherCgroup;
 use berth_integration::procs;
 use berth_integration::shim::Shim;
 use berth_integration::wait::{LONG, until_true};
@@ -26,11 +26,11 @@ fn kill_shim(shim: &Shim) {
 #[test]
 fn kill_ends_an_init_moved_to_another_cgroup() {
     let shim = Shim::start("moved");
-    let elsewhere = Elsewhere::new(&shim.cgroup("elsewhere"));
+    let elsewhere = OtherCgroup::new(&shim.cgroup("elsewhere"));
     for (n, all) in [false, true].into_iter().enumerate() {
         let id = format!("c{n}");
         let pid = shim.run(&id, &Bundle::probe(&["sleep", "1000"]).host_namespace("pid"));
-        elsewhere.take(pid);
+        elsewhere.move_here(pid);
         assert_eq!(shim.pids(&id).unwrap(), [(pid, None)]);
         shim.kill(&id, "", 9, all).unwrap();
         assert_eq!(shim.status(&id, ""), 137);
@@ -44,10 +44,10 @@ fn kill_ends_an_init_moved_to_another_cgroup() {
 #[test]
 fn exec_moved_to_another_cgroup_ends_with_init() {
     let shim = Shim::start("moved-exec");
-    let elsewhere = Elsewhere::new(&shim.cgroup("elsewhere"));
+    let elsewhere = OtherCgroup::new(&shim.cgroup("elsewhere"));
     shim.run("c1", &Bundle::probe(&["sleep", "1000"]).host_namespace("pid"));
     let exec = shim.run_exec("c1", "e1", &["/probe", "sleep", "1000"], None);
-    elsewhere.take(exec);
+    elsewhere.move_here(exec);
     shim.kill("c1", "", 9, false).unwrap();
     assert_eq!((shim.status("c1", "e1"), shim.status("c1", "")), (137, 137));
     shim.delete("c1", "").unwrap();
@@ -62,9 +62,9 @@ fn delete_action_ends_an_init_moved_to_another_cgroup() {
         ("the host's pids", Bundle::probe(&["sleep", "1000"]).host_namespace("pid")),
     ] {
         let shim = Shim::start("moved-crash");
-        let elsewhere = Elsewhere::new(&shim.cgroup("elsewhere"));
+        let elsewhere = OtherCgroup::new(&shim.cgroup("elsewhere"));
         let pid = shim.run("c1", &bundle);
-        elsewhere.take(pid);
+        elsewhere.move_here(pid);
         kill_shim(&shim);
         let answer = shim.delete_action("c1", bundle.path());
         assert_eq!((answer.pid, answer.exit_status), (pid, 137), "{what}");
@@ -78,11 +78,11 @@ fn delete_action_ends_an_init_moved_to_another_cgroup() {
 #[test]
 fn delete_action_fails_in_time_while_init_lives() {
     let shim = Shim::start("undying");
-    let elsewhere = Elsewhere::new(&shim.cgroup("elsewhere"));
+    let elsewhere = OtherCgroup::new(&shim.cgroup("elsewhere"));
     let bundle = Bundle::probe(&["sleep", "1000"]);
     let pid = shim.run("c1", &bundle);
     kill_shim(&shim);
-    elsewhere.take(pid);
+    elsewhere.move_here(pid);
     if !elsewhere.freeze(true) {
         eprintln!("skipped: no v1 freezer, which is what holds back SIGKILL");
         shim.delete_action("c1", bundle.path());

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use berth_integration::{
     bundle::Bundle,
-    case::beyond_runc,
+    case::skipped_on_runc,
     cgroup,
-    fake_bus::{self, FakeBus, Manner},
+    fake_bus::{self, Behaviour, FakeBus},
     procs,
     runtime::{Call, Runtime},
 };
@@ -57,7 +57,7 @@ fn assert_nothing_left(runtime: &Runtime, slice: &Slice) {
 
 #[test]
 fn missing_bus_is_named_in_the_error() {
-    if beyond_runc("missing_bus_is_named_in_the_error", OWN_WORDS) {
+    if skipped_on_runc("missing_bus_is_named_in_the_error", OWN_WORDS) {
         return;
     }
     let (runtime, slice) = (Runtime::new("bus-absent"), Slice::new("absent"));
@@ -70,30 +70,30 @@ fn missing_bus_is_named_in_the_error() {
 
 #[test]
 fn silent_bus_fails_within_a_bound() {
-    if beyond_runc("silent_bus_fails_within_a_bound", OWN_WORDS) {
+    if skipped_on_runc("silent_bus_fails_within_a_bound", OWN_WORDS) {
         return;
     }
     let (runtime, slice) = (Runtime::new("bus-silent"), Slice::new("silent"));
-    let bus = FakeBus::start(runtime.work(), &slice.0, Manner::Silent);
+    let bus = FakeBus::start(runtime.work(), &slice.0, Behaviour::Silent);
     create(&runtime, &slice, &bus.address()).wait().fails(1, &["connect to the system bus at", "no answer within"]);
     assert_nothing_left(&runtime, &slice);
 }
 
 #[test]
 fn property_that_systemd_refuses_is_named() {
-    if beyond_runc("property_that_systemd_refuses_is_named", OWN_WORDS) {
+    if skipped_on_runc("property_that_systemd_refuses_is_named", OWN_WORDS) {
         return;
     }
     let (runtime, slice) = (Runtime::new("bus-refuses"), Slice::new("refuses"));
     let text = "Cannot set property TasksMax, or unknown property.";
-    let bus = FakeBus::start(runtime.work(), &slice.0, Manner::Refuses("StartTransientUnit", text));
+    let bus = FakeBus::start(runtime.work(), &slice.0, Behaviour::Refuses("StartTransientUnit", text));
     create(&runtime, &slice, &bus.address()).wait().fails(1, &["start unit berth-c1.scope", text]);
     assert_nothing_left(&runtime, &slice);
     // Where systemd does not say which, all that were asked are named.
-    bus.becomes(Manner::Refuses("StartTransientUnit", "Invalid argument"));
+    bus.becomes(Behaviour::Refuses("StartTransientUnit", "Invalid argument"));
     create(&runtime, &slice, &bus.address()).wait().fails(1, &["start unit berth-c1.scope", "one of ", "TasksMax"]);
     assert_nothing_left(&runtime, &slice);
-    bus.becomes(Manner::Ends("failed"));
+    bus.becomes(Behaviour::Ends("failed"));
     create(&runtime, &slice, &bus.address()).wait().fails(1, &["start unit berth-c1.scope", "the job ended as"]);
     assert_nothing_left(&runtime, &slice);
 }
@@ -109,11 +109,11 @@ fn directories_come_first(test: &str) -> bool {
 #[test]
 fn one_unit_serves_a_container_from_create_to_delete() {
     let name = "one_unit_serves_a_container_from_create_to_delete";
-    if beyond_runc(name, OWN_WORDS) || !directories_come_first(name) {
+    if skipped_on_runc(name, OWN_WORDS) || !directories_come_first(name) {
         return;
     }
     let (runtime, slice) = (Runtime::new("bus-obeys"), Slice::new("obeys"));
-    let bus = FakeBus::start(runtime.work(), &slice.0, Manner::Obeys);
+    let bus = FakeBus::start(runtime.work(), &slice.0, Behaviour::Obeys);
     create(&runtime, &slice, &bus.address()).wait().ok();
     let own = format!("/{}/berth-c1.scope", slice.0);
     assert_eq!(cgroup::value(&own, "pids/pids.max", "pids.max"), "50");
@@ -129,11 +129,11 @@ fn one_unit_serves_a_container_from_create_to_delete() {
 #[test]
 fn unknown_access_letters_of_a_device_rule_are_warned_about_once() {
     let name = "unknown_access_letters_of_a_device_rule_are_warned_about_once";
-    if beyond_runc(name, "it does not tell of them") || !directories_come_first(name) {
+    if skipped_on_runc(name, "it does not tell of them") || !directories_come_first(name) {
         return;
     }
     let (runtime, slice) = (Runtime::new("bus-letters"), Slice::new("letters"));
-    let bus = FakeBus::start(runtime.work(), &slice.0, Manner::Obeys);
+    let bus = FakeBus::start(runtime.work(), &slice.0, Behaviour::Obeys);
     let rule = json!({"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwx"});
     let bundle = slice.bundle().set("/linux/resources/devices", json!([rule]));
     let create = runtime.on("create", "c1", &bundle).global(&["--systemd-cgroup"]).env(BUS, &bus.address()).wait().ok();
@@ -145,15 +145,15 @@ fn unknown_access_letters_of_a_device_rule_are_warned_about_once() {
 #[test]
 fn delete_without_an_answering_bus_leaves_nothing() {
     let name = "delete_without_an_answering_bus_leaves_nothing";
-    if beyond_runc(name, OWN_WORDS) || !directories_come_first(name) {
+    if skipped_on_runc(name, OWN_WORDS) || !directories_come_first(name) {
         return;
     }
     let (runtime, slice) = (Runtime::new("bus-end"), Slice::new("end"));
     for gone in [true, false] {
-        let bus = FakeBus::start(runtime.work(), &slice.0, Manner::Obeys);
+        let bus = FakeBus::start(runtime.work(), &slice.0, Behaviour::Obeys);
         let address = bus.address();
         create(&runtime, &slice, &address).wait().ok();
-        bus.becomes(Manner::Silent);
+        bus.becomes(Behaviour::Silent);
         let kept = (!gone).then_some(bus);
         let says = if gone { "no such file or directory" } else { "no answer within" };
         let update = runtime.call(&["update", "--pids-limit", "70", "c1"]).env(BUS, &address);

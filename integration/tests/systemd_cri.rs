@@ -16,10 +16,10 @@ fn under(version: Version, form: Form, name: &str, test: fn(&Node)) {
     if !systemd::here(name) || form == Form::ByName && Runtime::under_test(form) == Runtime::Runc {
         return;
     }
-    let node = Node { lab: Containerd::start_under_systemd(version, form), slice: Slice::new(name) };
-    node.lab.remember();
+    let node = Node { containerd: Containerd::start_under_systemd(version, form), slice: Slice::new(name) };
+    node.containerd.remember();
     test(&node);
-    node.lab.assert_clean();
+    node.containerd.assert_clean();
     let left = cgroup::directories(&format!("/{}", node.slice.name()));
     assert!(!left.iter().any(|dir| dir.to_string_lossy().ends_with(".scope")), "{left:#?}");
 }
@@ -46,16 +46,16 @@ on_every_containerd!(
 );
 
 struct Node {
-    lab: Containerd,
+    containerd: Containerd,
     slice: Slice,
 }
 
 impl Node {
     /// A pod in a slice of its own below the node's, as kubelet has it.
     fn pod(&self, name: &str) -> Pod<'_> {
-        let mut config = pod_config(&self.lab, name);
+        let mut config = pod_config(&self.containerd, name);
         config["linux"]["cgroup_parent"] = json!(format!("/{}/{}", self.slice.name(), self.pod_slice(name)));
-        Pod::run_config(&self.lab, config)
+        Pod::run_config(&self.containerd, config)
     }
 
     fn pod_slice(&self, name: &str) -> String {
@@ -73,7 +73,7 @@ fn scope(id: &str) -> String {
 }
 
 fn pod_has_a_scope_with_its_limits_from_start_to_removal(node: &Node) {
-    let lab = &node.lab;
+    let containerd = &node.containerd;
     let pod = node.pod("life");
     let mut config = container_config("main", &["sh", "-c", "echo up; while :; do sleep 1; done"]);
     config["linux"]["resources"] = json!({
@@ -101,16 +101,16 @@ fn pod_has_a_scope_with_its_limits_from_start_to_removal(node: &Node) {
     };
     limits(64 * MIB, "50000", "500ms");
     let bytes = (96 * MIB).to_string();
-    lab.crictl(["update", "--memory", &bytes, "--cpu-quota", "70000", "--cpu-period", "100000", &main.id]).ok();
+    containerd.crictl(["update", "--memory", &bytes, "--cpu-quota", "70000", "--cpu-period", "100000", &main.id]).ok();
     limits(96 * MIB, "70000", "700ms");
 
     assert_eq!(main.exec(&["echo", "inside"]).stdout.trim(), "inside");
     until("measures", LONG, || {
-        let stats = parse(&lab.crictl(["stats", "--output", "json", &main.id]).ok());
+        let stats = parse(&containerd.crictl(["stats", "--output", "json", &main.id]).ok());
         let used = stats["stats"][0]["memory"]["workingSetBytes"]["value"].as_str()?.parse::<u64>().ok()?;
         (used > 0).then_some(())
     });
-    let tasks = |words: &[&str]| lab.ctr_in("k8s.io", [&["tasks"], words].concat());
+    let tasks = |words: &[&str]| containerd.ctr_in("k8s.io", [&["tasks"], words].concat());
     tasks(&["pause", &main.id]).ok();
     assert!(tasks(&["ls"]).ok().lines().any(|line| line.contains(&main.id) && line.ends_with("PAUSED")));
     tasks(&["resume", &main.id]).ok();
@@ -145,9 +145,9 @@ fn oom_kill_in_a_scope_reaches_the_cri_status(node: &Node) {
 fn scopes_survive_a_killed_containerd(node: &Node) {
     let pod = node.pod("restart");
     let main = pod.start("main", &["sleep", "1000"]);
-    node.lab.kill();
+    node.containerd.kill();
     assert_eq!(show(&scope(&main.id), &["ActiveState"]), ["ActiveState=active"]);
-    node.lab.launch();
+    node.containerd.launch();
     assert_eq!(main.status()["state"], "CONTAINER_RUNNING");
     assert_eq!(main.exec(&["echo", "still"]).stdout.trim(), "still");
     pod.stop();
@@ -156,10 +156,10 @@ fn scopes_survive_a_killed_containerd(node: &Node) {
 }
 
 fn scopes_end_with_a_killed_shim(node: &Node) {
-    node.lab.excuse_runc("its socket outlives a killed shim");
+    node.containerd.excuse_runc("its socket outlives a killed shim");
     let pod = node.pod("orphan");
     let main = pod.start("main", &["sleep", "1000"]);
-    let (pid, shims) = (main.pid(), node.lab.shims());
+    let (pid, shims) = (main.pid(), node.containerd.shims());
     assert_eq!(shims.len(), 1, "{shims:#?}");
     procs::kill(shims[0].pid, Signal::KILL);
     until_true("the process to go", LONG, || !procs::alive(pid));

@@ -7,7 +7,7 @@ use std::sync::{PoisonError, RwLock};
 
 use berth_integration::{
     bundle::Bundle,
-    case::beyond_runc,
+    case::skipped_on_runc,
     cgroup,
     runtime::{Call, Runtime, is_runc},
     systemd::{self, Slice, show, systemctl},
@@ -61,7 +61,7 @@ static SYSTEMD: RwLock<()> = RwLock::new(());
 #[test]
 fn crun_annotations_make_cgroups_below_the_scope() {
     let name = "crun_annotations_make_cgroups_below_the_scope";
-    if !systemd::here(name) || beyond_runc(name, "they are crun's") {
+    if !systemd::here(name) || skipped_on_runc(name, "they are crun's") {
         return;
     }
     let _turn = SYSTEMD.read().unwrap_or_else(PoisonError::into_inner);
@@ -149,7 +149,7 @@ fn scope_properties_and_cgroup_files_have_the_limits() {
 #[test]
 fn systemctl_shows_the_same_unit_as_for_runc() {
     let name = "systemctl_shows_the_same_unit_as_for_runc";
-    if !systemd::here(name) || beyond_runc(name, "it is what berth is compared with") {
+    if !systemd::here(name) || skipped_on_runc(name, "it is what berth is compared with") {
         return;
     }
     let _turn = SYSTEMD.read().unwrap_or_else(PoisonError::into_inner);
@@ -272,7 +272,7 @@ fn leftover_scope_is_refused_and_leftover_directory_taken_over() {
 #[test]
 fn property_that_systemd_refuses_is_named_and_leaves_nothing() {
     let name = "property_that_systemd_refuses_is_named_and_leaves_nothing";
-    if !systemd::here(name) || beyond_runc(name, "it starts the container without what was refused") {
+    if !systemd::here(name) || skipped_on_runc(name, "it starts the container without what was refused") {
         return;
     }
     let _turn = SYSTEMD.read().unwrap_or_else(PoisonError::into_inner);

@@ -31,7 +31,8 @@ pub fn measure(node: &Node, contestants: &[Contestant], rounds: u32, order: &mut
     let mut bare = contestants.contains(&Contestant::Bare).then(|| {
         let bundle = Line::new(node, Contestant::Bare).bundle(&TRUE, true);
         // One process makes containers, one makes execs.
-        ["run", "exec"].map(|word| (word, Bare::start(&bundle, &format!("{}/bare-{word}", node.lab.slot.tag()))))
+        ["run", "exec"]
+            .map(|word| (word, Bare::start(&bundle, &format!("{}/bare-{word}", node.containerd.reservation.tag()))))
     });
     let lines: Vec<Line> = contestants.iter().filter(|who| has_line(**who)).map(|who| Line::new(node, *who)).collect();
     lines.iter().for_each(Line::start);
@@ -136,7 +137,7 @@ impl<'a> Line<'a> {
     }
 
     fn id(&self, word: &str) -> String {
-        format!("{}-cli-{}-{word}", self.node.lab.slot.tag(), self.who.name())
+        format!("{}-cli-{}-{word}", self.node.containerd.reservation.tag(), self.who.name())
     }
 }
 

@@ -10,7 +10,7 @@ use super::cpu::nanos;
 use super::order::Order;
 use super::{Contestant, Measure, Results};
 use berth_integration::bundle::Bundle;
-use berth_integration::shape;
+use berth_integration::cri_bundle;
 use berth_integration::shim::container::exec_request;
 use berth_integration::shim::{CALL, Kind, Shim};
 
@@ -81,13 +81,13 @@ const HOST: &str = "host";
 impl Lane {
     fn start(kind: Kind) -> Self {
         let shim = Shim::start_as(kind, "direct");
-        let host = shape::pod_container(&["/bin/sleep", "100000"]);
+        let host = cri_bundle::pod_container(&["/bin/sleep", "100000"]);
         shim.run(HOST, &host);
         let mut process = host.config["process"].clone();
         process["args"] = serde_json::json!(["/bin/true"]);
         let exec = exec_request(HOST, "", &process, None);
         let (client, waits) = (shim.connection(), shim.connection());
-        Self { shim, client, waits, bundle: shape::pod_container(&["/bin/true"]), exec, next: 0 }
+        Self { shim, client, waits, bundle: cri_bundle::pod_container(&["/bin/true"]), exec, next: 0 }
     }
 
     fn round(&mut self, who: Contestant, results: &mut Results) {

@@ -4,9 +4,9 @@
 
 use super::{Contestant, Measure, Results};
 use berth_integration::bundle::Bundle;
+use berth_integration::cri_bundle;
 use berth_integration::footprint::{Footprint, settle};
 use berth_integration::procs;
-use berth_integration::shape;
 use berth_integration::shim::container::exec_request;
 use berth_integration::shim::{CALL, Kind, Shim, Sibling};
 use berth_integration::wait::{LONG, until_true};
@@ -106,7 +106,7 @@ struct Node {
 
 impl Node {
     fn start(kind: Kind) -> Self {
-        let bundle = shape::pod_container(&["/bin/sleep", "100000"]);
+        let bundle = cri_bundle::pod_container(&["/bin/sleep", "100000"]);
         let first = Shim::start_as(kind, "pods");
         first.run(&container(0), &bundle);
         Self { first, others: Vec::new(), bundle }

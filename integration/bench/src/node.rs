@@ -31,7 +31,7 @@ pub const SLEEP: [&str; 2] = ["/bin/sleep", "100000"];
 /// See the module's documentation.
 pub struct Node {
     /// The daemon.
-    pub lab: Containerd,
+    pub containerd: Containerd,
     /// Its task service.
     pub tasks: Tasks,
     /// Its CRI.
@@ -43,23 +43,23 @@ pub struct Node {
 impl Node {
     /// Starts containerd, and takes the config.json from a pod.
     pub async fn start() -> Self {
-        let lab = Containerd::start_with(Version::V2_3, Runtime::Berth(Form::ByPath));
-        account(&lab);
-        let template = template::take(&lab);
-        root_filesystem(&lab.dir().join("rootfs"));
-        let channel = Channel::connect(&lab.dir().join("c.sock")).await;
+        let containerd = Containerd::start_with(Version::V2_3, Runtime::Berth(Form::ByPath));
+        account(&containerd);
+        let template = template::take(&containerd);
+        root_filesystem(&containerd.dir().join("rootfs"));
+        let channel = Channel::connect(&containerd.dir().join("c.sock")).await;
         let (tasks, cri) = (Tasks::new(channel.clone(), NAMESPACE), Cri::new(channel));
-        Self { lab, tasks, cri, template, next: Cell::new(0) }
+        Self { containerd, tasks, cri, template, next: Cell::new(0) }
     }
 
     /// The cgroup of all that belongs to this containerd.
     pub fn cgroup(&self) -> String {
-        self.lab.slot.cgroup()
+        self.containerd.reservation.cgroup()
     }
 
     /// Where everything of it is.
     pub fn dir(&self) -> &Path {
-        self.lab.dir()
+        self.containerd.dir()
     }
 
     /// config.json for a container `id` of the pod `pod` that runs `args`.
@@ -77,7 +77,7 @@ impl Node {
     /// A word that no other container or exec has.
     pub fn fresh(&self, word: &str) -> String {
         self.next.set(self.next.get() + 1);
-        format!("{}-{word}-{}", self.lab.slot.tag(), self.next.get())
+        format!("{}-{word}-{}", self.containerd.reservation.tag(), self.next.get())
     }
 
     /// Makes a container known to containerd, with a root filesystem of its own: in the pod of the container `pod`, or
@@ -85,7 +85,7 @@ impl Node {
     pub async fn prepare(&self, who: Contestant, pod: Option<&str>, args: &[&str]) -> Prepared {
         let id = self.fresh(who.name());
         let pod = pod.unwrap_or(&id);
-        self.lab.slot.expect_shim(NAMESPACE, pod);
+        self.containerd.reservation.expect_shim(NAMESPACE, pod);
         let container = Container {
             id: id.clone(),
             runtime: Some(self.runtime(who)),
@@ -183,8 +183,8 @@ pub fn root_filesystem(dir: &Path) {
 }
 
 /// Puts the daemon into the slot's cgroup where CPU time and memory are accounted; what it starts is born there.
-fn account(lab: &Containerd) {
-    let path = lab.slot.cgroup();
+fn account(containerd: &Containerd) {
+    let path = containerd.reservation.cgroup();
     let path = path.trim_start_matches('/');
     for root in cgroup::hierarchies() {
         let accounts = ["cpuacct", "cpu,cpuacct", "memory"].iter().any(|name| root.ends_with(name));
@@ -195,7 +195,7 @@ fn account(lab: &Containerd) {
         }
         fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("make {}: {e}", dir.display()));
         if dir.ends_with("containerd") {
-            fs::write(dir.join("cgroup.procs"), lab.pid().to_string()).expect("move containerd");
+            fs::write(dir.join("cgroup.procs"), containerd.pid().to_string()).expect("move containerd");
         }
     }
 }

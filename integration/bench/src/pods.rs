@@ -16,8 +16,8 @@ use super::cri_api::{
 use super::node::{Node, SLEEP, TRUE};
 use super::order::Order;
 use super::{Contestant, Measure, Results};
+use berth_integration::cri_bundle::{MASKED, READ_ONLY};
 use berth_integration::image;
-use berth_integration::shape::{MASKED, READ_ONLY};
 
 /// From RunPodSandbox to a container that is Running, by how many are begun at a time.
 pub const POD: Measure = Measure::time("cri.pod", "CRI: pod to Running, at a time");
@@ -75,7 +75,7 @@ async fn bring_up(node: &Node, who: Contestant, many: u64, host: bool) -> (u64, 
     }
     let pods = starting.join_all().await;
     let took = nanos(begin.elapsed());
-    pods.iter().for_each(|pod| node.lab.slot.expect_shim("k8s.io", &pod.id));
+    pods.iter().for_each(|pod| node.containerd.reservation.expect_shim("k8s.io", &pod.id));
     (took, pods)
 }
 

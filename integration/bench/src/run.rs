@@ -130,7 +130,7 @@ async fn measure(plan: &Plan, order: &mut Order, results: &mut Results, covered:
     let contestants = present();
     say("starting containerd");
     let node = Node::start().await;
-    node.lab.remember();
+    node.containerd.remember();
     let shims: Vec<Contestant> = contestants.iter().copied().filter(|who| *who != Contestant::Bare).collect();
     for group in plan.groups.iter().filter(|group| !WITHOUT_CONTAINERD.contains(group)) {
         let begin = Instant::now();
@@ -151,7 +151,7 @@ async fn measure(plan: &Plan, order: &mut Order, results: &mut Results, covered:
     if covered {
         unmount(HYBRID, UnmountFlags::DETACH).unwrap_or_else(|e| panic!("unmount {HYBRID}: {e}"));
     }
-    node.lab.assert_clean();
+    node.containerd.assert_clean();
 }
 
 fn without_containerd(plan: &Plan, order: &mut Order, results: &mut Results) {

@@ -7,12 +7,12 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use berth_integration::containerd::Containerd;
+use berth_integration::cri_bundle::{MASKED, READ_ONLY};
 use berth_integration::pod::{Pod, container_config};
-use berth_integration::shape::{MASKED, READ_ONLY};
 
 /// Runs such a pod, takes its container's config.json, and removes the pod.
-pub fn take(lab: &Containerd) -> Value {
-    let pod = Pod::run(lab, "template");
+pub fn take(containerd: &Containerd) -> Value {
+    let pod = Pod::run(containerd, "template");
     let mut wanted = container_config("main", &["sleep", "100000"]);
     // With 64 MiB the first processes of runc's execs, which are Go programs in the container's cgroup until they become
     // the payload, are killed for lack of memory when 64 of them begin at a time.
@@ -24,11 +24,11 @@ pub fn take(lab: &Containerd) -> Value {
         "masked_paths": MASKED, "readonly_paths": READ_ONLY,
     });
     let main = pod.start_config(&wanted);
-    let file = lab.dir().join("state/io.containerd.runtime.v2.task/k8s.io").join(&main.id).join("config.json");
+    let file = containerd.dir().join("state/io.containerd.runtime.v2.task/k8s.io").join(&main.id).join("config.json");
     let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("read {}: {e}", file.display()));
     let mut config: Value = serde_json::from_str(&text).expect("JSON");
     assert!(config["linux"]["seccomp"]["syscalls"].is_array(), "containerd's default profile is in {text}");
-    keep_sources(&mut config, &lab.dir().join("volumes"));
+    keep_sources(&mut config, &containerd.dir().join("volumes"));
     pod.stop();
     pod.remove();
     settle(&mut config);

@@ -10,7 +10,7 @@ use std::process::Command;
 use berth_bench::bare_process::Bare;
 use berth_integration::bundle::Bundle;
 use berth_integration::runtime::{Runtime, is_runc};
-use berth_integration::{cgroup, leak::Marks, procs, shape, tools};
+use berth_integration::{cgroup, cri_bundle, leak::Marks, procs, tools};
 
 /// berth-bare, under way, and the cgroup that it works in.
 fn start(bundle: &Bundle, name: &str) -> (Bare, String) {
@@ -96,7 +96,8 @@ fn bare_calls_make_the_container_that_berth_makes() {
         eprintln!("the floor is held against berth alone");
         return;
     }
-    let (ours, theirs) = (shape::pod_container(&["/bin/sleep", "1000"]), shape::pod_container(&["/bin/true"]));
+    let (ours, theirs) =
+        (cri_bundle::pod_container(&["/bin/sleep", "1000"]), cri_bundle::pod_container(&["/bin/true"]));
     let runtime = Runtime::new("bare");
     runtime.start("c1", &ours);
     let (mut bare, cgroup) = start(&theirs, "same");
@@ -120,7 +121,7 @@ fn bare_run_and_exec_leave_nothing_behind() {
         return;
     }
     for word in ["run", "exec"] {
-        let bundle = shape::pod_container(&["/bin/true"]);
+        let bundle = cri_bundle::pod_container(&["/bin/true"]);
         let (mut bare, cgroup) = start(&bundle, word);
         for _ in 0..3 {
             let (wall, cpu) = bare.measure(word);
@@ -135,7 +136,7 @@ fn bare_reports_a_payload_that_cannot_be_executed() {
     if is_runc() {
         return;
     }
-    let bundle = shape::pod_container(&["/bin/none"]);
+    let bundle = cri_bundle::pod_container(&["/bin/none"]);
     bundle.save("/unused");
     let cgroup = format!("berth-test-{}-fails", procs::name());
     let mut command = Command::new(tools::built("berth-bare"));

@@ -15,7 +15,7 @@ use berth_integration::command::run;
 use berth_integration::containerd::{Containerd, Form, Runtime, Version, versions};
 use berth_integration::pod::{Pod, container_config};
 use berth_integration::procs::{self, Process};
-use berth_integration::slot::Slot;
+use berth_integration::reservation::Reservation;
 use berth_integration::tools::tool;
 use berth_integration::wait::{LONG, until};
 use nix::sys::signal::{SigSet, Signal};
@@ -31,11 +31,11 @@ fn main() -> ExitCode {
     interrupts.add(Signal::SIGINT);
     interrupts.add(Signal::SIGTERM);
     interrupts.thread_block().expect("block signals");
-    let slot = Slot::take();
-    let (name, value) = slot.lend();
+    let reservation = Reservation::take();
+    let (name, value) = reservation.lend();
     let me = std::env::current_exe().expect("the path of this program");
     let shown = Command::new(me).arg("show").env(name, value).status().expect("start the demo");
-    drop(slot);
+    drop(reservation);
     if shown.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -46,11 +46,11 @@ fn show() {
     let number = said.split_whitespace().nth(2).unwrap_or_default().trim_end_matches("+unknown");
     let runtime = Runtime::under_test(Form::ByPath);
     say(&format!("starting a private containerd {number}; its handler {} is {}", runtime.handler(), runtime.shim()));
-    let lab = Containerd::start_with(version, runtime);
-    lab.remember();
+    let containerd = Containerd::start_with(version, runtime);
+    containerd.remember();
     say("made and imported the images: busybox, and a pause program of our own");
 
-    let pod = Pod::run(&lab, "hello");
+    let pod = Pod::run(&containerd, "hello");
     say(&format!("crictl runp --runtime {} pod.json", runtime.handler()));
     let mut config =
         container_config("main", &["sh", "-c", "echo \"hello from $(hostname), uid $(id -u)\"; exec sleep 1000"]);
@@ -63,18 +63,18 @@ fn show() {
     });
     let main = pod.start_config(&config);
     say("crictl create && crictl start: a container with 64 MiB, half a CPU and a seccomp profile");
-    print(&lab, &["pods"]);
-    print(&lab, &["ps"]);
+    print(&containerd, &["pods"]);
+    print(&containerd, &["ps"]);
     main.expect_log("hello");
-    print(&lab, &["logs", &main.id]);
-    print(&lab, &["exec", &main.id, "sh", "-c", "id; grep -E 'NoNewPrivs|Seccomp:' /proc/self/status; exec ps"]);
+    print(&containerd, &["logs", &main.id]);
+    print(&containerd, &["exec", &main.id, "sh", "-c", "id; grep -E 'NoNewPrivs|Seccomp:' /proc/self/status; exec ps"]);
     until("measures", LONG, || {
-        lab.crictl(["stats", "--output", "json", &main.id]).stdout.contains("usageCoreNanoSeconds").then_some(())
+        containerd.crictl(["stats", "--output", "json", &main.id]).stdout.contains("usageCoreNanoSeconds").then_some(())
     });
-    print(&lab, &["stats"]);
+    print(&containerd, &["stats"]);
     say("the processes, from the outside:");
     let all = procs::all();
-    for shim in lab.shims() {
+    for shim in containerd.shims() {
         tree(&all, &shim, 1);
     }
     say("crictl stop, rm, stopp, rmp");
@@ -82,7 +82,7 @@ fn show() {
     main.remove();
     pod.stop();
     pod.remove();
-    lab.assert_clean();
+    containerd.assert_clean();
     say("taken down: no process, mount, cgroup or network namespace of it is left");
 }
 
@@ -90,12 +90,12 @@ fn say(text: &str) {
     println!("demo: {text}");
 }
 
-fn print(lab: &Containerd, args: &[&str]) {
+fn print(containerd: &Containerd, args: &[&str]) {
     let shown: Vec<String> =
         args.iter().map(|arg| if arg.contains(' ') { format!("\"{arg}\"") } else { short(arg) }).collect();
     println!("$ crictl {}", shown.join(" "));
     // `crictl stats` clears the screen first.
-    println!("{}", lab.crictl(args).ok().trim_start_matches("\x1b[2J\x1b[H"));
+    println!("{}", containerd.crictl(args).ok().trim_start_matches("\x1b[2J\x1b[H"));
 }
 
 /// An id as crictl itself abbreviates it.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::version::Version;
 use crate::image;
-use crate::slot::Slot;
+use crate::reservation::Reservation;
 use crate::tools::{built_dir, find, tool, workspace};
 
 /// Where the snippets in `deploy/` say that berth is installed.
@@ -23,10 +23,10 @@ pub enum Node {
 }
 
 /// Writes containerd's configuration, the CNI network and crictl's configuration into the directory of `slot`.
-pub fn write(slot: &Slot, version: Version, node: Node) {
-    let dir = slot.dir();
+pub fn write(reservation: &Reservation, version: Version, node: Node) {
+    let dir = reservation.dir();
     fs::create_dir_all(dir.join("cni")).expect("make the CNI directory");
-    fs::write(dir.join("cni/10-berth.conflist"), network(slot)).expect("write the CNI network");
+    fs::write(dir.join("cni/10-berth.conflist"), network(reservation)).expect("write the CNI network");
     fs::write(dir.join("config.toml"), containerd(dir, version, node)).expect("write containerd's configuration");
     let socket = format!("unix://{}/c.sock", dir.display());
     let crictl = format!("runtime-endpoint: {socket}\nimage-endpoint: {socket}\ntimeout: 60\n");
@@ -69,14 +69,14 @@ fn containerd(dir: &Path, version: Version, node: Node) -> String {
     all
 }
 
-fn network(slot: &Slot) -> String {
+fn network(reservation: &Reservation) -> String {
     let network = serde_json::json!({
         "cniVersion": "0.4.0",
-        "name": slot.tag(),
+        "name": reservation.tag(),
         "plugins": [{
-            "type": "bridge", "bridge": slot.bridge(), "isGateway": true, "ipMasq": false, "hairpinMode": true,
+            "type": "bridge", "bridge": reservation.bridge(), "isGateway": true, "ipMasq": false, "hairpinMode": true,
             "ipam": {
-                "type": "host-local", "ranges": [[{"subnet": slot.subnet()}]], "dataDir": slot.dir().join("ipam"),
+                "type": "host-local", "ranges": [[{"subnet": reservation.subnet()}]], "dataDir": reservation.dir().join("ipam"),
             },
         }],
     });

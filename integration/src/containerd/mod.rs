@@ -17,7 +17,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::command::{Output, run, wait};
-use crate::slot::Slot;
+use crate::reservation::Reservation;
 use crate::tools::{built, built_dir, find, tool};
 use crate::wait::{LONG, until, until_true};
 use crate::{image, leak, procs};
@@ -33,7 +33,7 @@ pub struct Containerd {
     /// Its generation.
     pub version: Version,
     /// Its names, and its directory.
-    pub slot: Slot,
+    pub reservation: Reservation,
     before: Mutex<Option<BTreeSet<String>>>,
     daemon: Mutex<Option<Child>>,
 }
@@ -60,15 +60,15 @@ impl Containerd {
     }
 
     fn start_configured(version: Version, runtime: Runtime, node: Node) -> Self {
-        crate::runtime::heed_terminal();
+        crate::runtime::reset_signal_actions();
         if matches!(runtime, Runtime::Berth(_)) {
             built(runtime.shim());
         }
-        let slot = Slot::take();
-        config::write(&slot, version, node);
-        fs::write(slot.dir().join("pause.tar"), image::pause()).expect("write an image");
-        fs::write(slot.dir().join("busybox.tar"), image::busybox()).expect("write an image");
-        let this = Self { runtime, version, slot, before: Mutex::default(), daemon: Mutex::default() };
+        let reservation = Reservation::take();
+        config::write(&reservation, version, node);
+        fs::write(reservation.dir().join("pause.tar"), image::pause()).expect("write an image");
+        fs::write(reservation.dir().join("busybox.tar"), image::busybox()).expect("write an image");
+        let this = Self { runtime, version, reservation, before: Mutex::default(), daemon: Mutex::default() };
         this.launch();
         for image in ["pause.tar", "busybox.tar"] {
             this.ctr_in("k8s.io", ["images", "import", &*this.dir().join(image).to_string_lossy()]).ok();
@@ -82,7 +82,7 @@ impl Containerd {
 
     /// The directory that holds everything of this containerd.
     pub fn dir(&self) -> &Path {
-        self.slot.dir()
+        self.reservation.dir()
     }
 
     /// Starts the daemon (again), and waits until it answers.
@@ -162,7 +162,7 @@ impl Containerd {
 
     /// A container id that no other test uses at this time: the runtimes' state directories may be the machine's.
     pub fn id(&self, name: &str) -> String {
-        format!("{}-{name}", self.slot.tag())
+        format!("{}-{name}", self.reservation.tag())
     }
 
     /// Gives the images to the namespace `default`, for `ctr run`.
@@ -185,7 +185,7 @@ impl Containerd {
                     .into()
             }
         };
-        words.extend(["--cgroup".into(), format!("{}/{id}", self.slot.cgroup())]);
+        words.extend(["--cgroup".into(), format!("{}/{id}", self.reservation.cgroup())]);
         words
     }
 
@@ -197,13 +197,13 @@ impl Containerd {
 
     /// Remembers what is there now; [`Containerd::assert_clean`] compares with it.
     pub fn remember(&self) {
-        *self.before.lock().expect("lock") = Some(self.slot.traces());
+        *self.before.lock().expect("lock") = Some(self.reservation.traces());
     }
 
     /// Panics unless everything that came since [`Containerd::remember`] goes within a bound.
     pub fn assert_clean(&self) {
         match &*self.before.lock().expect("lock") {
-            Some(before) => leak::assert_restored(before, || self.slot.traces()),
+            Some(before) => leak::assert_restored(before, || self.reservation.traces()),
             None => assert_eq!(self.runtime, Runtime::Runc, "remember() comes first"),
         }
     }
@@ -280,7 +280,7 @@ impl Drop for Containerd {
         if std::thread::panicking() {
             eprintln!("--- the end of containerd's log\n{}\n--- shims: {:?}\n---", self.log_tail(), self.shims());
             if let Some(dir) = std::env::var_os("BERTH_LOGS") {
-                let name = format!("{}-{:?}.log", self.slot.tag(), std::thread::current().name());
+                let name = format!("{}-{:?}.log", self.reservation.tag(), std::thread::current().name());
                 fs::write(Path::new(&dir).join(name.replace(|c: char| !c.is_ascii_alphanumeric(), "-")), self.log())
                     .ok();
             }

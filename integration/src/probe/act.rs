@@ -127,8 +127,8 @@ fn syscalls(args: &[String]) -> Option<i32> {
         let texts: Vec<Option<Vec<u8>>> =
             rest.split(',').map(|a| a.strip_prefix('@').map(|t| [t.as_bytes(), b"\0"].concat())).collect();
         let mut values = [0i64; 6];
-        for ((slot, arg), text) in values.iter_mut().zip(rest.split(',')).zip(&texts) {
-            *slot = match text {
+        for ((reservation, arg), text) in values.iter_mut().zip(rest.split(',')).zip(&texts) {
+            *reservation = match text {
                 Some(t) => t.as_ptr().addr().cast_signed() as i64,
                 None => integer(arg),
             };

@@ -20,8 +20,8 @@ pub fn raw(nr: i64, a: [i64; 6]) -> i64 {
 /// A system call with integers only, missing arguments zero.
 pub fn call(nr: libc::c_long, args: &[i64]) -> i64 {
     let mut a = [0; 6];
-    for (slot, value) in a.iter_mut().zip(args) {
-        *slot = *value;
+    for (reservation, value) in a.iter_mut().zip(args) {
+        *reservation = *value;
     }
     raw(nr, a)
 }

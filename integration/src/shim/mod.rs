@@ -24,7 +24,7 @@ use berth_proto::{Message, any, runc};
 use rustix::process::Signal;
 use tokio::runtime::Runtime;
 
-use crate::runtime::heed_terminal;
+use crate::runtime::reset_signal_actions;
 use crate::scratch::Scratch;
 use crate::wait::LONG;
 use crate::{leak, leak::Marks, procs, tools};
@@ -113,7 +113,7 @@ impl Shim {
 
     /// Starts one, with these words before `start`'s command line: a program that runs it.
     pub fn start_under(before: &[String], kind: Kind, name: &str) -> Self {
-        heed_terminal();
+        reset_signal_actions();
         let work = Scratch::new(name);
         let namespace = work.path().file_name().unwrap().to_str().unwrap().to_owned();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

@@ -23,8 +23,8 @@ use std::thread;
 
 use berth_bench::run::{self, GROUPS, Plan};
 use berth_bench::seccomp;
-use berth_integration::slot::Slot;
-use berth_integration::{bundle, procs};
+use berth_integration::reservation::Reservation;
+use berth_integration::{procs, scratch};
 use nix::sys::signal::{SigSet, Signal};
 
 /// The word with which the first process starts the second.
@@ -63,9 +63,9 @@ fn main() -> ExitCode {
 fn hold(words: &[String]) -> ExitCode {
     let interrupts = interrupts();
     interrupts.thread_block().expect("block signals");
-    let slot = Slot::take();
+    let reservation = Reservation::take();
     let sockets = shim_sockets();
-    let (name, value) = slot.lend();
+    let (name, value) = reservation.lend();
     let me = std::env::current_exe().expect("the path of this program");
     // Thousands of mounts are made on the way, which are nobody else's. `unshare` becomes this program.
     let mut command = Command::new("unshare");
@@ -77,7 +77,7 @@ fn hold(words: &[String]) -> ExitCode {
         procs::kill(pid, rustix::process::Signal::KILL);
     });
     let measured = child.wait().expect("wait for the benchmark");
-    drop(slot);
+    drop(reservation);
     scratch::clear_after(pid);
     if measured.success() {
         return ExitCode::SUCCESS;

@@ -62,8 +62,8 @@ pub fn observe(runtime: &Runtime, bundle: Bundle) -> Seen {
     }
     outside(runtime, &mut seen);
     runtime.cmd(&["start", "c1"]).ok();
-    wait_until(|| runtime.said(number).contains('\n'), || format!("no report: {}", runtime.said_all()));
-    report("init", &runtime.said(number), &mut seen);
+    wait_until(|| runtime.stdout_of(number).contains('\n'), || format!("no report: {}", runtime.all_stdout()));
+    report("init", &runtime.stdout_of(number), &mut seen);
     report("exec", &exec(runtime, &report_words()), &mut seen);
     if bundle_has_nodes(&bundle) {
         devices(runtime, &mut seen);

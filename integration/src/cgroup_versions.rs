@@ -8,7 +8,7 @@ const UNIFIED: &str = "mount --make-rprivate / && mount -t cgroup2 none /sys/fs/
 
 impl Runtime {
     /// One for each kind, which it tells.
-    pub fn in_each_world(name: &str) -> Vec<(&'static str, Self)> {
+    pub fn in_each_cgroup_version(name: &str) -> Vec<(&'static str, Self)> {
         if cgroup::unified() {
             return vec![("cgroup v2", Self::new(name))];
         }

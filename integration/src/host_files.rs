@@ -1,4 +1,4 @@
-//! [`Decoy`]: files on the host that a hostile bundle points at, with a fingerprint that tells whether they were touched.
+//! [`HostFiles`]: files on the host that a hostile bundle points at, with a fingerprint that tells whether they were touched.
 
 use sha2::{Digest, Sha256};
 use std::{
@@ -8,12 +8,12 @@ use std::{
 };
 
 /// A directory on the host with something in it.
-pub struct Decoy(PathBuf);
+pub struct HostFiles(PathBuf);
 
-impl Decoy {
+impl HostFiles {
     /// Makes one below `dir`.
     pub fn new(dir: &Path) -> Self {
-        let path = dir.join("decoy");
+        let path = dir.join("host_files");
         for sub in ["sub", "pts", "shm", "self/attr", "sys/net/ipv4", "sys/kernel"] {
             fs::create_dir_all(path.join(sub)).unwrap();
         }
@@ -80,8 +80,8 @@ mod tests {
 
     #[test]
     fn every_change_of_the_files_shows() {
-        let scratch = Scratch::new("decoy");
-        let decoy = Decoy::new(scratch.path());
+        let scratch = Scratch::new("host_files");
+        let host_files = HostFiles::new(scratch.path());
         let touches: [fn(&Path); 4] = [
             |d| fs::write(d.join("file"), "other").unwrap(),
             |d| fs::create_dir(d.join("new")).unwrap(),
@@ -89,10 +89,10 @@ mod tests {
             |d| std::os::unix::fs::symlink("x", d.join("link")).unwrap(),
         ];
         for touch in touches {
-            let before = decoy.fingerprint();
-            assert_eq!(decoy.fingerprint(), before);
-            touch(decoy.path());
-            assert_ne!(decoy.fingerprint(), before);
+            let before = host_files.fingerprint();
+            assert_eq!(host_files.fingerprint(), before);
+            touch(host_files.path());
+            assert_ne!(host_files.fingerprint(), before);
         }
     }
 }

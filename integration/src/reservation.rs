@@ -11,22 +11,22 @@ use crate::leak::{self, Marks};
 use crate::{cgroup, procs};
 
 /// The environment variable that names a slot which the parent process holds.
-const HELD: &str = "BERTH_SLOT";
+const HELD: &str = "BERTH_RESERVATION";
 
 /// A number of one's own among all tests that run on this machine now, and a directory. The lock goes with the process,
 /// so a test that was killed leaves its number to the next one, which clears away what is left under it.
-pub struct Slot {
+pub struct Reservation {
     number: u8,
     dir: PathBuf,
     sockets: Mutex<BTreeSet<PathBuf>>,
     _lock: Option<File>,
 }
 
-impl Slot {
-    /// Takes the first free number, or the one that a parent process holds and has put into `BERTH_SLOT`.
+impl Reservation {
+    /// Takes the first free number, or the one that a parent process holds and has put into `BERTH_RESERVATION`.
     pub fn take() -> Self {
         if let Ok(number) = std::env::var(HELD) {
-            return Self::new(number.parse().expect("a number in BERTH_SLOT"), None);
+            return Self::new(number.parse().expect("a number in BERTH_RESERVATION"), None);
         }
         let locks = std::env::temp_dir().join("berth-slots");
         fs::create_dir_all(&locks).expect("make the directory of the locks");
@@ -36,7 +36,7 @@ impl Slot {
                 return Self::new(number, Some(lock));
             }
         }
-        panic!("no free slot: are 250 tests running?");
+        panic!("no free reservation: are 250 tests running?");
     }
 
     /// The variable and the value with which a child process uses this slot, too.
@@ -46,10 +46,10 @@ impl Slot {
 
     fn new(number: u8, lock: Option<File>) -> Self {
         let dir = std::env::temp_dir().join(format!("berth-lab-{number}"));
-        let slot = Self { number, dir, sockets: Mutex::default(), _lock: lock };
-        slot.clear();
-        fs::create_dir_all(&slot.dir).expect("make the directory of the slot");
-        slot
+        let reservation = Self { number, dir, sockets: Mutex::default(), _lock: lock };
+        reservation.clear();
+        fs::create_dir_all(&reservation.dir).expect("make the directory of the reservation");
+        reservation
     }
 
     /// A directory of one's own, short enough for sockets in it.
@@ -143,7 +143,7 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.clear();
     }
