@@ -9,24 +9,24 @@ use std::{
     sync::Arc,
 };
 
-/// `uidMappings` or `gidMappings` of one line.
+/// Returns `uidMappings` or `gidMappings` of one line.
 pub fn map(inside: u32, host: u32, size: u32) -> Value {
     json!([{"containerID": inside, "hostID": host, "size": size}])
 }
 
-/// The host's id of root in a [`Bundle::mapped`] container.
+/// The host id of root in a [`Bundle::mapped`] container.
 pub const MAPPED: u32 = 100_000;
 
-/// A bundle under construction. Every method gives the bundle back, so that one can be written as an expression.
+/// A bundle under construction. Each method returns the bundle, so that a bundle can be written as one expression.
 #[derive(Debug)]
 pub struct Bundle {
     dir: Arc<Scratch>,
-    /// config.json: what `runc spec` writes, without a terminal and with `/probe report` as the process.
+    /// config.json as `runc spec` writes it, without a terminal and with the process `/probe report`.
     pub config: Value,
 }
 
 impl Bundle {
-    /// A bundle whose process runs the probe with these words.
+    /// Makes a bundle whose process is the probe with these words.
     pub fn probe(words: &[&str]) -> Self {
         let bundle = Self { dir: Arc::new(Scratch::new("bundle")), config: default_config() }
             .args(&[&["/probe"], words].concat());
@@ -35,24 +35,24 @@ impl Bundle {
         bundle
     }
 
-    /// A bundle that also has busybox, with links for these applets in /bin.
+    /// Makes a bundle that also has busybox, with links for these applets in /bin.
     pub fn busybox(args: &[&str], applets: &[&str]) -> Self {
         let bundle = Self::probe(&[]).args(args).dir("bin", 0o755);
         executable::copy(tools::tool("BUSYBOX"), &bundle.rootfs().join("bin/busybox"));
         applets.iter().fold(bundle, |b, applet| b.link(&format!("bin/{applet}"), "busybox"))
     }
 
-    /// Where config.json is.
+    /// Returns the directory that holds config.json.
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Its directory, to be kept for as long as a container may run from it.
+    /// Returns the directory as a handle. The directory exists as long as a handle does.
     pub fn keep(&self) -> Arc<Scratch> {
         self.dir.clone()
     }
 
-    /// The root filesystem.
+    /// Returns the path of the root filesystem.
     pub fn rootfs(&self) -> PathBuf {
         self.path().join("rootfs")
     }
@@ -63,7 +63,8 @@ impl Bundle {
         self
     }
 
-    /// Sets the value at a JSON pointer; the parents must be there, and in a list what is replaced (`-`: one more).
+    /// Sets the value at a JSON pointer. Its parents must exist. In a list the pointer names an existing element, or
+    /// `-` to append.
     pub fn set(mut self, pointer: &str, value: Value) -> Self {
         let (parent, name) = pointer.rsplit_once('/').expect("a JSON pointer");
         let parent = self.config.pointer_mut(parent).unwrap_or_else(|| panic!("no parent of {pointer}"));
@@ -99,25 +100,25 @@ impl Bundle {
         self.edit(|c| c["mounts"].as_array_mut().unwrap().retain(|m| m["destination"] != destination))
     }
 
-    /// Removes the namespace of a type, so that it is shared with the host.
+    /// Removes the namespace of a type, so that the container shares the host's.
     pub fn host_namespace(self, kind: &str) -> Self {
         self.edit(|c| c["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != kind))
     }
 
-    /// Has the namespace of a type joined by path (or made new, with an empty path).
+    /// Adds the namespace of a type: joined at `path`, or new if `path` is empty.
     pub fn namespace(self, kind: &str, path: &str) -> Self {
         let new = if path.is_empty() { json!({"type": kind}) } else { json!({"type": kind, "path": path}) };
         self.host_namespace(kind).set("/linux/namespaces/-", new)
     }
 
-    /// Gives the root filesystem to the id [`MAPPED`], as a snapshotter does. What is added to it later stays root's.
+    /// Chowns the root filesystem to the id [`MAPPED`], as a snapshotter does. Files that are added later stay root's.
     pub fn owned(self) -> Self {
         give(&self.rootfs(), MAPPED);
         self
     }
 
-    /// What `runc spec --rootless` makes of it for a user: root inside is he, the network is the host's, sysfs is bound. The
-    /// root filesystem is his, and no cgroup is asked for.
+    /// Applies what `runc spec --rootless` does for a user: `uid` is mapped to root, the network namespace is the
+    /// host's, and /sys is bound. The root filesystem is chowned to `uid`, and no cgroup is named.
     pub fn rootless(self, uid: u32) -> Self {
         give(&self.rootfs(), uid);
         let map = map(0, uid, 1);
@@ -135,18 +136,19 @@ impl Bundle {
                 }
                 let options = json!(["rbind", "nosuid", "noexec", "nodev", "ro"]);
                 let sys = json!({"destination": "/sys", "type": "none", "source": "/sys", "options": options});
-                // What lies below it comes after it.
+                // The mounts below /sys must come after it.
                 mounts.insert(mounts.len() - 1, sys);
             })
     }
 
-    /// In a new user namespace whose ids 0 to 65535 are the host's from [`MAPPED`] on, and [`Self::owned`] by its root.
+    /// Adds a new user namespace that maps its ids 0 to 65535 to the host's from [`MAPPED`] on, and chowns the root
+    /// filesystem to its root ([`Self::owned`]).
     pub fn mapped(self) -> Self {
         let map = map(0, MAPPED, 65536);
         self.owned().namespace("user", "").set("/linux/uidMappings", map.clone()).set("/linux/gidMappings", map)
     }
 
-    /// Makes a directory (and its parents) in the root filesystem.
+    /// Makes a directory and its parents in the root filesystem.
     pub fn dir(self, path: &str, mode: u32) -> Self {
         let path = self.rootfs().join(path);
         fs::create_dir_all(&path).unwrap();
@@ -170,7 +172,7 @@ impl Bundle {
         self
     }
 
-    /// Writes config.json, with the container's cgroup at `cgroup` unless the bundle names one.
+    /// Writes config.json. The container's cgroup is `cgroup` unless the bundle names one.
     pub fn save(&self, cgroup: &str) {
         let mut config = self.config.clone();
         if config["linux"].is_object() && config["linux"].get("cgroupsPath").is_none() {
@@ -187,7 +189,7 @@ fn give(path: &Path, id: u32) {
     }
 }
 
-/// What `runc spec` writes (1.5), but for the terminal and the args.
+/// Returns the config.json of `runc spec` (1.5) without a terminal and with the probe's args.
 pub fn default_config() -> Value {
     let caps = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
     let mut namespaces = vec!["pid", "network", "ipc", "uts", "mount"];

@@ -1,31 +1,31 @@
-//! [`Case`]: one container, described by how its bundle differs from the default and what the probe must report.
+//! [`Case`]: one container, described by the difference of its bundle from the default and by the probe's report.
 //!
-//! A test is a table of them; adding one is adding a struct literal.
+//! A test is a table of cases. A struct literal adds one.
 
 use crate::{bundle::Bundle, runtime::Runtime};
 use serde_json::Value;
 
 /// One row of a table.
 pub struct Case {
-    /// What it shows, for the failure message.
+    /// The name of the case in a failure message.
     pub name: &'static str,
-    /// The bundle, from one whose process is `/probe report`.
+    /// Changes the default bundle, whose process is `/probe report`.
     pub set: fn(Bundle) -> Bundle,
-    /// JSON pointers into the report, and the JSON that must be there. `absent` stands for nothing at all.
+    /// JSON pointers into the report with the JSON that must be there. `absent` means that there must be no value.
     pub sees: &'static [(&'static str, &'static str)],
 }
 
-/// One row about bad input: the runtime must refuse it in words that name the fault.
+/// One row about bad input: the runtime must refuse it with words that name the fault.
 pub struct Refusal {
-    /// What it shows, for the failure message.
+    /// The name of the case in a failure message.
     pub name: &'static str,
-    /// The bundle, from one whose process is `/probe report`.
+    /// Changes the default bundle, whose process is `/probe report`.
     pub set: fn(Bundle) -> Bundle,
-    /// What standard error must say, in capitals or not.
+    /// The words that standard error must have, in any case of letters.
     pub says: &'static [&'static str],
 }
 
-/// Runs every case with `run`, each of which must leave nothing behind; all failures are told together.
+/// Runs every case with `run` and reports all failures together. Each case must leave nothing behind.
 #[track_caller]
 pub fn all(test: &str, cases: &[Case]) {
     let runtime = Runtime::new(test);
@@ -33,8 +33,8 @@ pub fn all(test: &str, cases: &[Case]) {
     assert!(failed.is_empty(), "{} of {} cases:\n{}", failed.len(), cases.len(), failed.join("\n"));
 }
 
-/// Runs every case with `run`; each must be refused (exit status 1, or 255 once the container's own process
-/// failed to start), say its words, and leave nothing behind.
+/// Runs every case with `run`. The runtime must refuse each one (exit status 1, or 255 if the container's own process
+/// failed to start), print its words, and leave nothing behind.
 #[track_caller]
 pub fn refused(test: &str, cases: &[Refusal]) {
     let runtime = Runtime::new(test);
@@ -52,7 +52,7 @@ pub fn refused(test: &str, cases: &[Refusal]) {
     assert!(failed.is_empty(), "{} faults in {} cases:\n{}", failed.len(), cases.len(), failed.join("\n"));
 }
 
-/// Whether the tests run on runc and `what` is beyond it, for this reason (which is printed).
+/// Returns whether the tests run on runc, and then prints that `what` is skipped, with the reason.
 pub fn skipped_on_runc(what: &str, reason: &str) -> bool {
     if crate::runtime::is_runc() {
         eprintln!("{what}: skipped on runc: {reason}");
@@ -60,7 +60,7 @@ pub fn skipped_on_runc(what: &str, reason: &str) -> bool {
     crate::runtime::is_runc()
 }
 
-/// What of a report is not as the expectations say, one line each.
+/// Returns the differences of a report from the expectations, one line each.
 pub fn differences(report: &Value, sees: &[(&str, &str)]) -> Vec<String> {
     let wrong = |(pointer, expected): &(&str, &str)| {
         let actual = report.pointer(pointer);

@@ -1,4 +1,5 @@
-//! Control groups from the outside: one path in every hierarchy of the machine, whether v1, v2 or both.
+//! Control groups as the host sees them. A path stands for its cgroup in every hierarchy of the machine, v1, v2 or
+//! both.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,12 +11,12 @@ use crate::wait::{LONG, until_true};
 
 const MOUNT: &str = "/sys/fs/cgroup";
 
-/// Whether the machine has the v2 hierarchy alone.
+/// Returns whether only the v2 hierarchy is mounted.
 pub fn unified() -> bool {
     Path::new(MOUNT).join("cgroup.controllers").exists()
 }
 
-/// The roots of all hierarchies.
+/// Returns the mount points of all hierarchies.
 pub fn hierarchies() -> Vec<PathBuf> {
     if unified() {
         return vec![MOUNT.into()];
@@ -30,14 +31,15 @@ fn hierarchies_in(dir: &Path) -> Vec<PathBuf> {
     dirs.filter(|dir| is_cgroup(dir)).collect()
 }
 
-/// Whether `dir` is of a hierarchy: a plain directory may stand beside them.
+/// Returns whether `dir` is in a cgroup filesystem. A plain directory may stand beside the hierarchies.
 fn is_cgroup(dir: &Path) -> bool {
-    /// statfs(2): CGROUP_SUPER_MAGIC and CGROUP2_SUPER_MAGIC.
+    /// CGROUP_SUPER_MAGIC and CGROUP2_SUPER_MAGIC of statfs(2).
     const MAGIC: [i64; 2] = [0x0027_e0eb, 0x6367_7270];
     rustix::fs::statfs(dir).is_ok_and(|fs| MAGIC.contains(&fs.f_type))
 }
 
-/// Every cgroup directory at `path` (absolute inside a hierarchy) and below it, in all hierarchies, parents first.
+/// Returns every cgroup directory at `path` (absolute inside a hierarchy) and below it, in all hierarchies, parents
+/// first.
 pub fn directories(path: &str) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = Vec::new();
     for hierarchy in hierarchies() {
@@ -51,7 +53,7 @@ pub fn directories(path: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The processes in `path` and below it, in all hierarchies.
+/// Returns the processes in `path` and below it, in all hierarchies.
 pub fn processes(path: &str) -> Vec<i32> {
     let mut pids: Vec<i32> = Vec::new();
     for dir in directories(path) {
@@ -64,8 +66,8 @@ pub fn processes(path: &str) -> Vec<i32> {
     pids
 }
 
-/// A file of the cgroup `path` in the hierarchy that has it: `v1` is `controller/file` (such as
-/// `memory/memory.limit_in_bytes`), `v2` is the file's name there. White space at the ends is cut.
+/// Reads a file of the cgroup `path` and trims it. `v1` is `controller/file` (such as `memory/memory.limit_in_bytes`),
+/// `v2` is the name of the file on v2.
 pub fn value(path: &str, v1: &str, v2: &str) -> String {
     let path = path.trim_start_matches('/');
     let file = if unified() {
@@ -77,23 +79,23 @@ pub fn value(path: &str, v1: &str, v2: &str) -> String {
     fs::read_to_string(&file).unwrap_or_else(|e| panic!("read {}: {e}", file.display())).trim().to_owned()
 }
 
-/// Whether `path` is frozen: all that is in it, not only told to be.
+/// Returns whether `path` is frozen in fact, and not only asked to freeze.
 pub fn frozen(path: &str) -> bool {
     let state = value(path, "freezer/freezer.state", "cgroup.events");
     state == "FROZEN" || state.lines().any(|line| line == "frozen 1")
 }
 
-/// A cgroup beside that of a container, in every hierarchy: where an agent or a person moves processes. Dropping it kills
-/// what is in it.
+/// A cgroup outside of a container's own, in every hierarchy, as an administrator or an agent may make to move
+/// processes there. Dropping it kills the processes in it.
 pub struct OtherCgroup(String);
 
 impl OtherCgroup {
-    /// Makes it; it may lie below a cgroup that is there.
+    /// Makes the cgroup. Its parent may exist.
     pub fn new(path: &str) -> Self {
         for hierarchy in hierarchies() {
             let dir = hierarchy.join(path.trim_start_matches('/'));
             fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("mkdir {}: {e}", dir.display()));
-            // A v1 cpuset begins without CPUs, and then takes nobody.
+            // A v1 cpuset begins without CPUs and memory nodes, and then takes no process.
             for file in ["cpuset.cpus", "cpuset.mems"] {
                 let above: Vec<_> = dir.ancestors().take_while(|above| above.join(file).exists()).collect();
                 for pair in above.windows(2).rev() {
@@ -107,14 +109,15 @@ impl OtherCgroup {
         Self(path.to_owned())
     }
 
-    /// Moves a process here, in every hierarchy.
+    /// Moves a process into this cgroup, in every hierarchy.
     pub fn move_here(&self, pid: u32) {
         self.files("cgroup.procs").iter().for_each(|file| {
             fs::write(file, pid.to_string()).unwrap_or_else(|e| panic!("move {pid}: {}: {e}", file.display()));
         });
     }
 
-    /// Freezes or thaws what is here by v1's freezer, which holds back even SIGKILL; false where there is none.
+    /// Freezes or thaws this cgroup by v1's freezer, which delays even SIGKILL. Returns false if there is no v1
+    /// freezer.
     pub fn freeze(&self, frozen: bool) -> bool {
         let files = self.files("freezer.state");
         files.iter().for_each(|file| fs::write(file, if frozen { "FROZEN" } else { "THAWED" }).unwrap());
@@ -132,12 +135,12 @@ impl Drop for OtherCgroup {
     }
 }
 
-/// Kills what is in `path` and below it (frozen or not), and removes the directories.
+/// Kills the processes in `path` and below it, frozen or not, and removes the directories.
 pub fn kill_and_remove(path: &str) {
     until_true(&format!("cgroup {path} to go"), LONG, || {
         let dirs = directories(path);
         for dir in &dirs {
-            // v1's freezer holds even a killed process; v2 kills frozen ones.
+            // v1's freezer delays the end of a killed process. v2 ends frozen processes.
             fs::write(dir.join("freezer.state"), "THAWED").ok();
         }
         processes(path).into_iter().for_each(|pid| procs::kill(pid, Signal::KILL));

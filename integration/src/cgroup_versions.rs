@@ -1,13 +1,13 @@
-//! The runtime in each kind of cgroups that this machine can show it: its own, and where that is v1 also v2 alone, in mount
-//! namespaces in which the v2 hierarchy lies over the others.
+//! Runs a runtime on each cgroup version that this machine can offer. On a v1 machine the v2 run is in a mount
+//! namespace where the v2 hierarchy covers the v1 ones.
 
 use crate::{cgroup, runtime::Runtime};
 
-/// A v2 hierarchy without controllers is enough for what is done to processes.
+/// A v2 hierarchy without controllers suffices for tests of processes.
 const UNIFIED: &str = "mount --make-rprivate / && mount -t cgroup2 none /sys/fs/cgroup && exec \"$0\" \"$@\"";
 
 impl Runtime {
-    /// One for each kind, which it tells.
+    /// Returns a runtime for each cgroup version, with the name of the version.
     pub fn in_each_cgroup_version(name: &str) -> Vec<(&'static str, Self)> {
         if cgroup::unified() {
             return vec![("cgroup v2", Self::new(name))];

@@ -1,4 +1,4 @@
-//! Runs a program to its end within a bound, and keeps what it said.
+//! Runs a program to its end within a bound and keeps its output.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -8,14 +8,15 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long after the end of a program what it said may take to arrive. A descendant of it that stays costs so much.
+/// The time that output may take to arrive after the end of a program. A descendant that keeps the pipes open costs
+/// this time.
 pub const LAST_WORDS: Duration = Duration::from_secs(10);
 
-/// What a program left: its words and its exit status.
+/// The output and the exit status of a program.
 pub struct Output {
     /// The command line, for messages.
     pub line: String,
-    /// How it ended.
+    /// The exit status.
     pub status: ExitStatus,
     /// Standard output, not trimmed.
     pub stdout: String,
@@ -24,18 +25,18 @@ pub struct Output {
 }
 
 impl Output {
-    /// The exit code as a shell gives it: 128 plus the signal when a signal ended it.
+    /// Returns the exit code as a shell does: 128 plus the number of the signal that ended the program.
     pub fn code(&self) -> i32 {
         shell_code(self.status)
     }
 
-    /// Standard output without white space at its ends; panics with everything known when the program failed.
+    /// Returns standard output, trimmed. Panics with all output if the program failed.
     pub fn ok(self) -> String {
         assert!(self.status.success(), "{self}");
         self.stdout.trim().to_owned()
     }
 
-    /// Standard error; panics when the program did not fail.
+    /// Returns standard error. Panics if the program did not fail.
     pub fn failed(self) -> String {
         assert!(!self.status.success(), "should have failed: {self}");
         self.stderr
@@ -48,20 +49,20 @@ impl fmt::Display for Output {
     }
 }
 
-/// The exit code as a shell gives it.
+/// Returns the exit code as a shell does.
 pub fn shell_code(status: ExitStatus) -> i32 {
     status.code().or_else(|| status.signal().map(|signal| 128 + signal)).expect("a status that says neither")
 }
 
-/// Runs `command` with nothing on standard input.
+/// Runs `command` with an empty standard input.
 pub fn run(command: &mut Command, limit: Duration) -> Output {
     feed(command, b"", limit)
 }
 
-/// Runs `command` with `input` on standard input. When it has not ended within `limit` it is killed and the test ends.
+/// Runs `command` with `input` on standard input. Kills it and panics if it has not ended within `limit`.
 ///
-/// A descendant that keeps the output pipes open after the program itself has ended is not waited for beyond
-/// [`LAST_WORDS`]: what it says is not the program's answer.
+/// If a descendant keeps the output pipes open after the program has ended, its output is read for [`LAST_WORDS`] and
+/// no longer: it is not the program's answer.
 pub fn feed(command: &mut Command, input: &[u8], limit: Duration) -> Output {
     let line = command_line(command);
     let mut child = command
@@ -74,7 +75,7 @@ pub fn feed(command: &mut Command, input: &[u8], limit: Duration) -> Output {
     let stderr = read_all(child.stderr.take().expect("piped"));
     if let Some(mut stdin) = child.stdin.take() {
         let input = input.to_vec();
-        // A program that ends before it has read everything is no fault of the test.
+        // A program that ends before it has read its whole input is not an error of the test.
         thread::spawn(move || stdin.write_all(&input).ok());
     }
     let status = wait(&mut child, limit);
@@ -85,7 +86,7 @@ pub fn feed(command: &mut Command, input: &[u8], limit: Duration) -> Output {
     }
 }
 
-/// Waits for `child`; kills it and gives `None` when it has not ended within `limit`.
+/// Waits for `child`. Kills it and returns `None` if it has not ended within `limit`.
 pub fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     let end = Instant::now() + limit;
     let mut pause = Duration::from_micros(500);
@@ -103,7 +104,7 @@ pub fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     }
 }
 
-/// The command line as one would type it, roughly.
+/// Formats the command line, roughly as a user would type it.
 pub fn command_line(command: &Command) -> String {
     let mut line = command.get_program().to_string_lossy().into_owned();
     for arg in command.get_args() {

@@ -1,6 +1,6 @@
-//! One config.json on two runtimes, and all that the kernel shows of the container: what its process sees, what an exec
-//! sees, which devices open, and what the cgroup's files, maps, labels and namespaces say from outside. Numbers that
-//! differ between any two containers are taken out; what is left has to be equal, or stricter.
+//! Runs one config.json on two runtimes and compares the containers: what the process sees, what an exec sees, which
+//! devices open, and the cgroup's files, id maps, labels and namespaces as the host sees them. Numbers that differ
+//! between any two containers are left out. The rest must be equal, or stricter on berth.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,20 +15,20 @@ use crate::{
     wait::{LONG, until},
 };
 
-/// What of the probe's report says nothing of the runtime: the words it was called with, and inodes and numbers of this
-/// one container, which are looked at from outside.
+/// Keys of the probe's report that do not depend on the runtime: its arguments, and inodes and numbers of one
+/// container, which the host looks at instead.
 const OF_ONE_CONTAINER: [&str; 3] = ["args", "namespaces", "keyring"];
 
-/// The probe's words.
+/// Returns the probe's arguments.
 fn report_words() -> Vec<&'static str> {
     let keys = KEYS.into_iter().filter(|key| !OF_ONE_CONTAINER.contains(key));
     ["/probe", "report"].into_iter().chain(keys).chain(["fds"]).collect()
 }
 
-/// Where rows that want devices tried mount a tmpfs.
+/// The mount point of a tmpfs in which device nodes are tried.
 pub const NODES: &str = "/nodes";
 
-/// Kind for mknod(2), major, minor.
+/// Name, type for mknod(2), major and minor number.
 const DEVICES: [(&str, u32, u32, u32); 12] = [
     ("null", libc::S_IFCHR, 1, 3),
     ("zero", libc::S_IFCHR, 1, 5),
@@ -44,10 +44,11 @@ const DEVICES: [(&str, u32, u32, u32); 12] = [
     ("loop0", libc::S_IFBLK, 7, 0),
 ];
 
-/// A name for each thing that was looked at, and what was there.
+/// An observation by name.
 pub type Seen = BTreeMap<String, String>;
 
-/// Makes the container, looks, and takes it away. A runtime that refuses it has the one entry `refused`, its words.
+/// Creates the container, observes it, and deletes it. If the runtime refuses it, the only entry is `refused` with its
+/// error.
 pub fn observe(runtime: &Runtime, bundle: Bundle) -> Seen {
     let mut words = report_words();
     words.extend(["+", "sleep", "1000"]);
@@ -75,7 +76,7 @@ pub fn observe(runtime: &Runtime, bundle: Bundle) -> Seen {
         .collect()
 }
 
-/// What differs, one line each; `stricter` says of a difference whether it is one that berth may have.
+/// Returns the differences, one line each. `stricter` decides whether berth may have a difference.
 pub fn differences(ours: &Seen, theirs: &Seen, stricter: impl Fn(&str, &str, &str) -> bool) -> Vec<String> {
     let keys: std::collections::BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
     let absent = "(nothing)".to_owned();
@@ -90,7 +91,7 @@ fn bundle_has_nodes(bundle: &Bundle) -> bool {
     bundle.config["mounts"].as_array().is_some_and(|list| list.iter().any(|m| m["destination"] == NODES))
 }
 
-/// Made and opened by an exec, to which the container's device rules apply as well.
+/// An exec makes and opens the nodes, since the container's device rules apply to it as well.
 fn devices(runtime: &Runtime, seen: &mut Seen) {
     let mut make = vec!["/probe".to_owned(), "syscall".to_owned()];
     let mut open = vec!["+".to_owned(), "open".to_owned(), "rw".to_owned()];
@@ -105,7 +106,8 @@ fn devices(runtime: &Runtime, seen: &mut Seen) {
     }
 }
 
-/// What an exec says. runc's needs threads until its execve, and with a limit of one task now and then fails to have them.
+/// Returns the output of an exec. runc's exec has threads until its execve and sometimes fails under a limit of one
+/// task.
 fn exec(runtime: &Runtime, words: &[&str]) -> String {
     until("an exec", LONG, || {
         let out = runtime.exec("c1", words);
@@ -115,7 +117,7 @@ fn exec(runtime: &Runtime, words: &[&str]) -> String {
 
 fn report(who: &str, said: &str, seen: &mut Seen) {
     let report: Value = serde_json::from_str(said.lines().next().unwrap_or_default()).unwrap();
-    // In the order of their making, for each point: what lies on what.
+    // The order of mounts at one point shows which one covers which.
     for mount in mounts::reported(&report) {
         let mut superblock = mount.superblock.clone();
         superblock.sort();
@@ -133,15 +135,15 @@ fn report(who: &str, said: &str, seen: &mut Seen) {
     flatten(who, &report, seen);
 }
 
-/// One entry for each leaf. Left out: the mount table, which is looked at line by line, and names of one container's own
-/// objects: inodes, pids of execs, pipes.
+/// Adds one entry for each leaf. Leaves out the mount table, which is compared line by line, and names of one
+/// container's own objects: inodes, pids of execs, pipes.
 fn flatten(at: &str, value: &Value, seen: &mut Seen) {
     let last = at.rsplit('/').next().unwrap_or_default();
     let of_inode = last == "ino" || last == "dev" && value.is_number() || last == "target" && at.contains("/fds/");
     if last == "mountinfo" || of_inode {
         return;
     }
-    // An exec's pid says how often the runtime forked; the host's numbers say nothing.
+    // The pid of an exec counts the forks of the runtime, and pids of the host are arbitrary.
     let of_process = matches!(last, "pid" | "ppid" | "sid" | "pgid") && at.contains("/process/");
     if of_process && (at.starts_with("exec/") || value.as_i64().is_some_and(|pid| pid > 1)) {
         return;
@@ -154,7 +156,7 @@ fn flatten(at: &str, value: &Value, seen: &mut Seen) {
     }
 }
 
-/// Of a created container.
+/// Observes a created container from the host.
 fn outside(runtime: &Runtime, seen: &mut Seen) {
     let pid = runtime.pid("c1");
     for file in ["uid_map", "gid_map", "setgroups", "oom_score_adj", "attr/current", "timens_offsets", "loginuid"] {
@@ -185,7 +187,7 @@ fn outside(runtime: &Runtime, seen: &mut Seen) {
     }
 }
 
-/// Files that say what is so at this moment, and not what was set.
+/// Returns whether a cgroup file shows a momentary state and not a setting.
 fn counts(file: &str) -> bool {
     const WORDS: [&str; 22] = [
         "stat",

@@ -1,20 +1,20 @@
 //! `docs/conformance.md`: what berth does with each field of the runtime specification and each command of runc, and
-//! which test proves it. The page is written from `integration/conformance.txt` (`make conformance`), and a test holds
-//! it to that.
+//! the tests that prove it. `make conformance` writes the page from `integration/conformance.txt`, and a test compares
+//! the two.
 
 use std::fmt::Write as _;
 
 /// One row of the table.
 struct Row {
-    /// The field or command.
+    /// The field or the command.
     what: &'static str,
     /// What berth does with it.
     does: &'static str,
-    /// The tests that prove it: `file::function`. Where there are none, there is nothing to prove.
+    /// The tests that prove it: `file::function`. The list is empty if there is nothing to prove.
     tests: Vec<&'static str>,
 }
 
-/// The rows, below their headings.
+/// Returns the rows below their headings.
 fn table() -> Vec<(&'static str, Vec<Row>)> {
     let mut table: Vec<(&str, Vec<Row>)> = vec![];
     let lines = include_str!("../conformance.txt").lines();
@@ -32,7 +32,7 @@ fn table() -> Vec<(&'static str, Vec<Row>)> {
     table
 }
 
-/// The page.
+/// Returns the text of the page.
 pub fn page() -> String {
     let mut page = String::from(
         "# Conformance
@@ -61,7 +61,7 @@ mod tests {
 
     const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-    /// Whether `source` has a test of this name.
+    /// Returns whether `source` has a test of this name.
     fn has(source: &str, name: &str) -> bool {
         let lines: Vec<_> = source.lines().map(str::trim).collect();
         let named = |line: &str| line.contains(&format!("fn {name}("));

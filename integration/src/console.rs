@@ -1,4 +1,4 @@
-//! The console socket: where a runtime sends the master end of a container's terminal.
+//! The console socket, to which a runtime sends the master end of a container's terminal.
 
 use crate::wait::LONG;
 use rustix::{
@@ -29,12 +29,12 @@ impl ConsoleSocket {
         Self { listener: UnixListener::bind(&path).unwrap(), path }
     }
 
-    /// The socket's path, for `--console-socket`.
+    /// Returns the path of the socket, for `--console-socket`.
     pub fn path(&self) -> &str {
         self.path.to_str().unwrap()
     }
 
-    /// Takes the terminal that a runtime has sent (or sends within 10 s).
+    /// Receives the terminal that a runtime sends, within 10 s.
     #[track_caller]
     pub fn receive(&self) -> Terminal {
         readable(&self.listener, LONG).expect("nobody sent a terminal");
@@ -58,7 +58,7 @@ impl ConsoleSocket {
 pub struct Terminal(File);
 
 impl Terminal {
-    /// A new terminal of the test's own, and its other end.
+    /// Makes a terminal and returns its two ends.
     pub fn pair() -> (Self, OwnedFd) {
         let master =
             pty::openpt(pty::OpenptFlags::RDWR | pty::OpenptFlags::NOCTTY | pty::OpenptFlags::CLOEXEC).unwrap();
@@ -69,7 +69,7 @@ impl Terminal {
         (Self(master.into()), slave.into())
     }
 
-    /// Types.
+    /// Writes `text` as typed input.
     pub fn write(&mut self, text: &str) {
         self.0.write_all(text.as_bytes()).unwrap();
     }
@@ -80,13 +80,13 @@ impl Terminal {
         termios::tcsetwinsize(&self.0, size).unwrap();
     }
 
-    /// Reads until the other end is closed, or a text has come, for at most 10 s.
+    /// Reads until the other end is closed or `text` has come, at most 10 s.
     pub fn read_until(&mut self, text: &str) -> String {
         let end = Instant::now() + LONG;
         let mut all = vec![];
         let mut buffer = [0; 4096];
         while readable(&self.0, end.saturating_duration_since(Instant::now())).is_some() {
-            // EIO: nobody has the other end open any more.
+            // EIO: no process has the other end open any more.
             let Ok(n @ 1..) = self.0.read(&mut buffer) else { break };
             all.extend_from_slice(&buffer[..n]);
             if !text.is_empty() && String::from_utf8_lossy(&all).contains(text) {

@@ -1,5 +1,5 @@
-//! The configuration that containerd's CRI writes for a container of a pod, in shape and size, without a containerd: what
-//! measures are taken on when there is none.
+//! A bundle with the configuration that containerd's CRI writes for a container of a pod, in form and size, for
+//! measurements without a containerd.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use crate::bundle::Bundle;
 #[allow(dead_code, missing_docs, reason = "of the profiles of the seccomp tests one is used here")]
 mod profiles;
 
-/// What Kubernetes masks by default.
+/// The paths that Kubernetes masks by default.
 pub const MASKED: [&str; 9] = [
     "/proc/asound",
     "/proc/acpi",
@@ -24,12 +24,12 @@ pub const MASKED: [&str; 9] = [
     "/sys/firmware",
 ];
 
-/// What Kubernetes makes read-only by default.
+/// The paths that Kubernetes makes read-only by default.
 pub const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// A bundle that runs `args`, with busybox as `/bin/true`, `/bin/sleep` and `/bin/sh`.
+/// Makes a bundle that runs `args`, with busybox as `/bin/true`, `/bin/sleep` and `/bin/sh`.
 ///
-/// The namespaces are the container's own; hosts, hostname, resolv.conf and shm come from the bundle's directory.
+/// The namespaces are the container's own. hosts, hostname, resolv.conf and shm come from the bundle's directory.
 pub fn pod_container(args: &[&str]) -> Bundle {
     let bundle = Bundle::busybox(args, &["true", "sleep", "sh"]);
     let volumes = bundle.path().join("volumes");

@@ -1,4 +1,4 @@
-//! [`Delegation`]: a cgroup that belongs to an ordinary user, in every hierarchy that can be given away.
+//! [`Delegation`]: a cgroup that belongs to an unprivileged user, in every hierarchy that can be delegated.
 
 use std::{
     fs,
@@ -8,25 +8,26 @@ use std::{
 
 use crate::cgroup;
 
-/// What a user may write to in a cgroup that is his (cgroups(7), "Delegation"); on v1 the cpuset as well, with which a
-/// cgroup begins.
+/// The files that belong to the user in a delegated cgroup (cgroups(7), "Delegation"), and v1's cpuset files, without
+/// which no process can enter.
 const FILES: [&str; 6] =
     ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads", "tasks", "cpuset.cpus", "cpuset.mems"];
 
-/// Two directories of one user, removed on drop: what is given to him, and one in it to call a runtime from. On v2 a
-/// container without a path of its own becomes a sibling of the caller, on v1 it is below the caller.
+/// Two cgroup directories of one user, removed on drop: the delegated one, and below it one to call a runtime from. On
+/// v2 a container without a path becomes a sibling of its caller, on v1 a child.
 pub struct Delegation {
     path: String,
     dirs: Vec<PathBuf>,
 }
 
 impl Delegation {
-    /// Gives the cgroup `path`, below one of the test's own, to user `uid`.
+    /// Delegates the cgroup `path`, below one of the test's own, to user `uid`.
     pub fn new(path: &str, uid: u32) -> Self {
         let mut delegation = Self { path: path.to_owned(), dirs: Vec::new() };
         for hierarchy in cgroup::hierarchies() {
             if !cgroup::unified() && hierarchy.join("cgroup.controllers").exists() {
-                // Beside v1 it is nobody's to give away: to enter takes a right to its root, where everybody is.
+                // The v2 hierarchy beside v1 cannot be delegated: to move a process there takes write access to the
+                // root, where all processes are.
                 continue;
             }
             let mut dir = hierarchy.clone();
@@ -48,12 +49,12 @@ impl Delegation {
         delegation
     }
 
-    /// Its path in every hierarchy.
+    /// Returns the path in every hierarchy.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// The words that have a program, which follows them, run from inside.
+    /// Returns the words that run a program, which follows them, from inside of the delegated cgroup.
     pub fn inside(&self) -> Vec<String> {
         let enter = |dir: &PathBuf| format!("echo $$ > {}/cgroup.procs", dir.display());
         let callers = self.dirs.iter().filter(|dir| dir.ends_with("caller"));
@@ -70,7 +71,7 @@ impl Drop for Delegation {
     }
 }
 
-/// v2: what is below may have every controller.
+/// Enables every controller for the children of `dir`, on v2.
 fn enable(dir: &Path) {
     let controllers = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
     for controller in controllers.split_whitespace().filter(|_| cgroup::unified()) {
@@ -78,7 +79,7 @@ fn enable(dir: &Path) {
     }
 }
 
-/// v1: nobody can enter a cpuset before it has CPUs and memory.
+/// Copies the CPUs and memory nodes of the parent, on v1. A process cannot enter a cpuset without them.
 fn inherit(dir: &Path) {
     for file in ["cpuset.cpus", "cpuset.mems"] {
         if !cgroup::unified()

@@ -1,6 +1,6 @@
-//! A D-Bus with a systemd on it that answers what the systemd cgroup driver asks and does nothing: for a host without
-//! systemd, and for what a real one does only on a bad day. It speaks as much of the protocol as that takes: little
-//! endian, one unit, no file descriptors.
+//! A D-Bus daemon with a fake systemd, which answers the calls of the systemd cgroup driver and does nothing. It serves
+//! hosts without systemd, and faults that a real systemd rarely shows. It speaks a part of the protocol: little endian,
+//! one unit, no file descriptors.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,20 +11,20 @@ use std::thread::{self, JoinHandle};
 
 const JOB: &str = "/org/freedesktop/systemd1/job/1";
 
-/// How it treats who calls.
+/// The behaviour of the bus.
 #[derive(Debug, Clone)]
 pub enum Behaviour {
-    /// Does what is asked.
+    /// Answers every call with success.
     Obeys,
-    /// Takes connections and never says a word.
+    /// Accepts connections and never answers.
     Silent,
     /// Answers this call with an error of this text.
     Refuses(&'static str, &'static str),
-    /// Says that jobs have ended with this result.
+    /// Reports that jobs have ended with this result.
     Ends(&'static str),
 }
 
-/// The bus; it is gone when this is dropped, with its socket.
+/// The bus. Dropping it closes the connections and removes the socket.
 pub struct FakeBus {
     socket: PathBuf,
     over: Arc<AtomicBool>,
@@ -39,7 +39,7 @@ struct State {
 }
 
 impl FakeBus {
-    /// Listens on a socket in `dir`. The one unit that there is, is in `slice`.
+    /// Listens on a socket in `dir`. The only unit is in `slice`.
     pub fn start(dir: &Path, slice: &str, manner: Behaviour) -> Self {
         let socket = dir.join("bus");
         let listener = UnixListener::bind(&socket).expect("listen");
@@ -53,7 +53,7 @@ impl FakeBus {
                         return;
                     }
                     let state = state.clone();
-                    // Ends with its connection.
+                    // The thread ends with its connection.
                     thread::spawn(move || serve(stream, &state));
                 }
             }
@@ -61,17 +61,17 @@ impl FakeBus {
         Self { socket, over, state, accepting: Some(accepting) }
     }
 
-    /// The value of `DBUS_SYSTEM_BUS_ADDRESS`.
+    /// Returns the value of `DBUS_SYSTEM_BUS_ADDRESS`.
     pub fn address(&self) -> String {
         address(&self.socket)
     }
 
-    /// From now on it is like this, also on connections that are there.
+    /// Changes the behaviour, also on open connections.
     pub fn becomes(&self, manner: Behaviour) {
         *self.state.manner.lock().unwrap() = manner;
     }
 
-    /// What it was called for, in order, but for what only the bus is asked.
+    /// Returns the calls so far, in order, without those to the bus itself.
     pub fn calls(&self) -> Vec<String> {
         self.state.calls.lock().unwrap().clone()
     }
@@ -88,12 +88,12 @@ impl Drop for FakeBus {
     }
 }
 
-/// The address of a bus at `socket`.
+/// Returns the address of a bus at `socket`.
 pub fn address(socket: &Path) -> String {
     format!("unix:path={}", socket.display())
 }
 
-/// One connection, to its end.
+/// Serves one connection to its end.
 fn serve(mut stream: UnixStream, state: &State) {
     let silent = || matches!(*state.manner.lock().unwrap(), Behaviour::Silent);
     let mut inbox = Vec::new();
@@ -149,7 +149,7 @@ fn react(call: &Call, state: &State) -> Vec<Vec<u8>> {
     }
 }
 
-/// A call as it came: what it wants, and its body.
+/// A call: its method and its body.
 struct Call {
     serial: u32,
     member: String,
@@ -157,7 +157,7 @@ struct Call {
 }
 
 impl Call {
-    /// The first whole message of `inbox`.
+    /// Takes the first complete message of `inbox`.
     fn take(inbox: &mut Vec<u8>) -> Option<Self> {
         let number = |at: usize| {
             let bytes: [u8; 4] = inbox.get(at..at + 4)?.try_into().ok()?;
@@ -167,19 +167,19 @@ impl Call {
         let start = (16 + fields).next_multiple_of(8);
         let message: Vec<u8> = (inbox.len() >= start + body).then(|| inbox.drain(..start + body).collect())?;
         let header = &message[16..16 + fields];
-        // Code 3 is the member, a string: its length, the text.
+        // Header field 3 is the member, a string: its length, then the text.
         let at = (0..header.len()).step_by(8).find(|at| header[*at..].starts_with(&[3, 1, b's', 0])).expect("a member");
         let size = u32::from_le_bytes(header[at + 4..at + 8].try_into().expect("four bytes")) as usize;
         let member = String::from_utf8_lossy(&header[at + 8..at + 8 + size]).into_owned();
         Some(Self { serial, member, body: message[start..].to_vec() })
     }
 
-    /// Whether the body has this word.
+    /// Returns whether the body has this word.
     fn mentions(&self, word: &str) -> bool {
         self.body.windows(word.len()).any(|w| w == word.as_bytes())
     }
 
-    /// The first argument.
+    /// Returns the first argument.
     fn first_text(&self) -> String {
         let size = u32::from_le_bytes(self.body[..4].try_into().expect("a length")) as usize;
         String::from_utf8_lossy(&self.body[4..4 + size]).into_owned()
@@ -210,7 +210,7 @@ enum Field<'a> {
     Text(u8, &'a str, &'a str),
 }
 
-/// The arguments of a message, with their types.
+/// The arguments of a message with their types.
 #[derive(Default)]
 struct Body {
     types: String,
@@ -224,7 +224,7 @@ impl Body {
         self
     }
 
-    /// A string, or an object path.
+    /// Adds a string or an object path.
     fn text(mut self, kind: &str, value: &str) -> Self {
         self.types.push_str(kind);
         put_text(&mut self.bytes, value);

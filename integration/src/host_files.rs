@@ -1,4 +1,4 @@
-//! [`HostFiles`]: files on the host that a hostile bundle points at, with a fingerprint that tells whether they were touched.
+//! [`HostFiles`]: files on the host that a hostile bundle points at, with a fingerprint that shows every change.
 
 use sha2::{Digest, Sha256};
 use std::{
@@ -7,11 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A directory on the host with something in it.
+/// A directory on the host with files in it.
 pub struct HostFiles(PathBuf);
 
 impl HostFiles {
-    /// Makes one below `dir`.
+    /// Makes the directory below `dir`.
     pub fn new(dir: &Path) -> Self {
         let path = dir.join("host_files");
         for sub in ["sub", "pts", "shm", "self/attr", "sys/net/ipv4", "sys/kernel"] {

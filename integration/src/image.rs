@@ -1,4 +1,4 @@
-//! The images of the tests, made on the spot: OCI layouts of one layer, as tars that `ctr images import` takes.
+//! The images of the tests, made at run time: OCI layouts of one layer, as tars for `ctr images import`.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,12 +12,12 @@ use crate::tar::Archive;
 use crate::tools::{built, tool};
 use crate::wait::LONG;
 
-/// What containerd 2.3 takes for its sandboxes by default; the fixture names it to 1.6, too.
+/// The sandbox image that containerd 2.3 uses by default. The tests configure it for 1.6 as well.
 pub const PAUSE: &str = "registry.k8s.io/pause:3.10.1";
-/// A busybox with all its applets, users, and some files that cannot be executed.
+/// The image with busybox and its applets, users, and some files that cannot be executed.
 pub const BUSYBOX: &str = "docker.io/library/busybox:latest";
 
-/// The pause image: one static program.
+/// Returns the pause image: one static program.
 pub fn pause() -> &'static [u8] {
     static IMAGE: OnceLock<Vec<u8>> = OnceLock::new();
     IMAGE.get_or_init(|| {
@@ -27,9 +27,9 @@ pub fn pause() -> &'static [u8] {
     })
 }
 
-/// The busybox image. Beside the applets in /bin: /etc/passwd and /etc/group with root, user (1000) and nobody,
-/// /bad/data (not executable), /bad/text (executable, no format), /bad/script (its interpreter is missing),
-/// /bad/elf (another machine's).
+/// Returns the busybox image. Beside the applets in /bin it has /etc/passwd and /etc/group with root, user (1000) and
+/// nobody, /bad/data (not executable), /bad/text (executable, of no format), /bad/script (with a missing interpreter)
+/// and /bad/elf (of another machine).
 pub fn busybox() -> &'static [u8] {
     static IMAGE: OnceLock<Vec<u8>> = OnceLock::new();
     IMAGE.get_or_init(|| {
@@ -57,14 +57,14 @@ fn read(path: PathBuf) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|e| panic!("read {}: {e}", path.display()))
 }
 
-/// The head of an ELF program for a machine that nobody has any more (e_machine 7, Intel 80860).
+/// Returns the head of an ELF program for an obsolete machine (e_machine 7, Intel 80860).
 fn foreign_elf() -> Vec<u8> {
     let mut head = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x07\0\x01\0\0\0".to_vec();
     head.resize(64, 0);
     head
 }
 
-/// An OCI image layout (image-spec 1.1) of one layer, as a tar.
+/// Returns an OCI image layout (image-spec 1.1) of one layer, as a tar.
 fn layout(name: &str, layer: Archive, config: Value) -> Vec<u8> {
     let mut archive = Archive::default();
     archive.dir("blobs", 0o755).dir("blobs/sha256", 0o755);
@@ -91,7 +91,7 @@ fn layout(name: &str, layer: Archive, config: Value) -> Vec<u8> {
     archive.finish()
 }
 
-/// Puts a blob into the layout; gives its descriptor.
+/// Adds a blob to the layout and returns its descriptor.
 fn blob(archive: &mut Archive, media_type: &str, content: &[u8]) -> Value {
     let digest: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
     archive.file(&format!("blobs/sha256/{digest}"), 0o644, content);

@@ -1,5 +1,6 @@
-//! The harness of the integration tests: runtimes on the command line, a containerd with its clients and images, and
-//! what sees whether anything is left behind afterwards. The tests themselves are in `tests/`.
+//! The library of the integration tests: runtimes on the command line, a shim without containerd, a containerd with its
+//! clients and images, test machines, and the check that a test leaves nothing behind. `tests/` has the tests; `bench/`
+//! has the benchmark.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,13 +1,13 @@
-//! Which security modules the machine has, and why a test that is about one does nothing elsewhere.
+//! The security modules of the machine, and the reason for which a test about one is skipped.
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::path::Path;
 
-/// Says why `test`, which is about a security module, does nothing here.
+/// Prints why `test`, which needs a security module, is skipped.
 ///
 /// # Panics
-/// Where the kernel was told to run with this module (`security=`): what is missing there is a fault of the machine.
+/// The kernel command line asks for this module (`security=`): then its absence is a fault of the machine.
 pub fn skip(test: &str, module: &str, reason: &str) {
     let words = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let told = format!("security={module}");
@@ -15,7 +15,8 @@ pub fn skip(test: &str, module: &str, reason: &str) {
     eprintln!("{test}: skipped: {reason}");
 }
 
-/// A context as the SELinux policy in force writes it; `None` without SELinux or where the policy does not know it.
+/// Returns a context as the loaded SELinux policy writes it. Returns `None` without SELinux, or if the policy does not
+/// know the context.
 ///
 /// # Panics
 /// As [`skip`].
@@ -24,7 +25,7 @@ pub fn selinux(test: &str, context: &str) -> Option<String> {
         skip(test, "selinux", "this kernel runs without SELinux");
         return None;
     }
-    // selinuxfs answers a write with what the next read on the same file gives, or with EINVAL.
+    // selinuxfs answers a write with the content of the next read on the same file, or with EINVAL.
     let mut file = OpenOptions::new().read(true).write(true).open("/sys/fs/selinux/context").expect("open selinuxfs");
     if let Err(e) = file.write_all(context.as_bytes()) {
         skip(test, "selinux", &format!("the policy in force does not know {context}: {e}"));
@@ -35,13 +36,13 @@ pub fn selinux(test: &str, context: &str) -> Option<String> {
     Some(plain(&canonical).to_owned())
 }
 
-/// The SELinux context of a process.
+/// Returns the SELinux context of a process.
 pub fn context_of(pid: u32) -> String {
     let file = format!("/proc/{pid}/attr/current");
     plain(&fs::read_to_string(&file).unwrap_or_else(|e| panic!("read {file}: {e}"))).to_owned()
 }
 
-/// A context without what the kernel puts at its end.
+/// Removes the NUL or newline that the kernel appends to a context.
 pub fn plain(context: &str) -> &str {
     context.trim_end_matches(['\0', '\n'])
 }

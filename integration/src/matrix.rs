@@ -1,9 +1,9 @@
-//! One test, every containerd, every form of the runtime's name.
+//! Runs one test under every containerd and with both forms of the runtime's name.
 
 use crate::containerd::{Containerd, Form, Runtime, Version};
 
-/// Makes tests of the named functions, each `fn(&Containerd)`: with both generations of containerd, and the runtime
-/// named by its path (`by_path`) and by its type (`by_name`). The machine must be as before when the function returns.
+/// Makes tests of the named functions, each `fn(&Containerd)`: under both generations of containerd, with the runtime
+/// named by its path (`by_path`) and by its type (`by_name`). A function must leave the machine as it was.
 #[macro_export]
 macro_rules! matrix {
     ($($test:ident),+ $(,)?) => {
@@ -17,7 +17,7 @@ macro_rules! matrix {
     };
 }
 
-/// Like [`matrix!`](crate::matrix!) where the form of the runtime's name makes no difference.
+/// Like [`matrix!`](crate::matrix!) for tests in which the form of the runtime's name makes no difference.
 #[macro_export]
 macro_rules! by_path {
     ($($test:ident),+ $(,)?) => {
@@ -30,7 +30,7 @@ macro_rules! by_path {
     };
 }
 
-/// Runs `test` on a containerd of its own, and sees to it that nothing is left behind.
+/// Runs `test` on a containerd of its own and checks that it leaves nothing behind.
 pub fn run(version: Version, form: Form, test: fn(&Containerd)) {
     if form == Form::ByName && Runtime::under_test(form) == Runtime::Runc {
         eprintln!("runc's shim has one name: nothing to test by name");

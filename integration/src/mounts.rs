@@ -8,7 +8,7 @@ use std::{
     thread::JoinHandle,
 };
 
-/// Mounts of somebody else's: of a thread that has unshared them, for as long as this lives.
+/// A thread with its own mount namespace, which exists as long as this value.
 pub struct MountHolder {
     /// `/proc/PID/task/TID` of the thread.
     pub proc: String,
@@ -16,7 +16,7 @@ pub struct MountHolder {
 }
 
 impl MountHolder {
-    /// A copy of this process' mounts, private.
+    /// Makes the namespace as a private copy of this process's mounts.
     pub fn unshare() -> Self {
         let (ended, wait) = channel::<()>();
         let (say, named) = channel();
@@ -29,12 +29,12 @@ impl MountHolder {
         Self { proc: named.recv().unwrap(), thread: Some((ended, thread)) }
     }
 
-    /// The path of the namespace.
+    /// Returns the path of the namespace.
     pub fn namespace(&self) -> String {
         format!("{}/ns/mnt", self.proc)
     }
 
-    /// Their mountinfo file.
+    /// Returns the text of its mountinfo.
     pub fn table(&self) -> String {
         fs::read_to_string(format!("{}/mountinfo", self.proc)).unwrap()
     }
@@ -52,36 +52,36 @@ impl Drop for MountHolder {
 /// One line of a mountinfo file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// Device numbers, `major:minor`.
+    /// The device numbers, `major:minor`.
     pub device: String,
-    /// What of the filesystem is mounted.
+    /// The path inside the filesystem that is mounted.
     pub root: String,
-    /// Where.
+    /// The mount point.
     pub point: String,
-    /// Options of this mount, sorted: ro or rw, nosuid, ...
+    /// The options of the mount, sorted: ro or rw, nosuid, ...
     pub options: Vec<String>,
-    /// Propagation: `shared:N`, `master:N`, ... ; empty is private.
+    /// The propagation: `shared:N`, `master:N`, ... It is empty for a private mount.
     pub propagation: Vec<String>,
-    /// Filesystem type.
+    /// The type of the filesystem.
     pub fs: String,
-    /// Source, as the filesystem tells it.
+    /// The source, as the filesystem reports it.
     pub source: String,
-    /// Options of the superblock.
+    /// The options of the superblock.
     pub superblock: Vec<String>,
 }
 
 impl Mount {
-    /// Whether the mount (not the superblock) has the option.
+    /// Returns whether the mount (not the superblock) has the option.
     pub fn has(&self, option: &str) -> bool {
         self.options.iter().any(|o| o == option)
     }
 
-    /// Whether the superblock has the option, or one of its name with `=`.
+    /// Returns whether the superblock has the option, alone or as `NAME=VALUE`.
     pub fn fs_has(&self, option: &str) -> bool {
         self.superblock.iter().any(|o| o == option)
     }
 
-    /// `private`, `shared`, `slave`, `slave shared` or `unbindable`.
+    /// Returns `private`, `shared`, `slave`, `slave shared` or `unbindable`.
     pub fn propagation(&self) -> String {
         let word = |p: &String| match p.split(':').next().unwrap_or_default() {
             "master" => Some("slave"),
@@ -100,18 +100,18 @@ pub fn parse(text: &str) -> Vec<Mount> {
     text.lines().filter_map(line).collect()
 }
 
-/// Parses the `mountinfo` that a probe reported.
+/// Parses the `mountinfo` of a probe's report.
 pub fn reported(report: &Value) -> Vec<Mount> {
     let lines = report["mountinfo"].as_array().unwrap_or_else(|| panic!("no mountinfo in {report}"));
     lines.iter().filter_map(|l| line(l.as_str()?)).collect()
 }
 
-/// The mounts of a process seen from here.
+/// Returns the mounts of a process as this process sees them.
 pub fn of_process(pid: u32) -> Vec<Mount> {
     parse(&std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default())
 }
 
-/// The topmost mount at a path.
+/// Returns the topmost mount at a path.
 pub fn at<'a>(mounts: &'a [Mount], point: &str) -> Option<&'a Mount> {
     mounts.iter().rfind(|m| m.point == point)
 }
@@ -137,7 +137,7 @@ fn line(text: &str) -> Option<Mount> {
     })
 }
 
-/// Octal escapes (space, tab, newline, backslash) undone.
+/// Decodes the octal escapes (space, tab, newline, backslash).
 fn unescape(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;

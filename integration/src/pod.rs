@@ -1,4 +1,4 @@
-//! Pods and containers through crictl, in the words of the CRI.
+//! Pods and containers through crictl, with the terms of the CRI.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use crate::image;
 use crate::session::Session;
 use crate::wait::{LONG, until, until_true};
 
-/// The configuration of a pod, as `crictl runp` reads it; a test changes what it is about.
+/// Returns the configuration of a pod for `crictl runp`. A test changes the fields that it is about.
 pub fn pod_config(containerd: &Containerd, name: &str) -> Value {
     json!({
         "metadata": {"name": name, "namespace": "default", "uid": format!("{}-{name}", containerd.reservation.tag()), "attempt": 1},
@@ -22,7 +22,7 @@ pub fn pod_config(containerd: &Containerd, name: &str) -> Value {
     })
 }
 
-/// The configuration of a container of the busybox image that runs `args`.
+/// Returns the configuration of a container of the busybox image that runs `args`.
 pub fn container_config(name: &str, args: &[&str]) -> Value {
     json!({
         "metadata": {"name": name, "attempt": 1},
@@ -34,9 +34,9 @@ pub fn container_config(name: &str, args: &[&str]) -> Value {
     })
 }
 
-/// A pod that runs.
+/// A running pod.
 pub struct Pod<'a> {
-    /// Its id.
+    /// The id of the pod.
     pub id: String,
     containerd: &'a Containerd,
     config: Value,
@@ -44,7 +44,7 @@ pub struct Pod<'a> {
 
 /// A container in a pod.
 pub struct Container<'a> {
-    /// Its id.
+    /// The id of the container.
     pub id: String,
     log: PathBuf,
     containerd: &'a Containerd,
@@ -56,7 +56,7 @@ impl<'a> Pod<'a> {
         Self::run_config(containerd, pod_config(containerd, name))
     }
 
-    /// Runs a pod with a configuration of one's own.
+    /// Runs a pod with the given configuration.
     pub fn run_config(containerd: &'a Containerd, config: Value) -> Self {
         let file = write(containerd, "pod", &config["metadata"]["name"], &config);
         let id = containerd.crictl(["runp", "--runtime", containerd.runtime.handler(), &file]).ok();
@@ -64,7 +64,7 @@ impl<'a> Pod<'a> {
         Self { id, containerd, config }
     }
 
-    /// Creates a container from `config`; does not start it.
+    /// Creates a container from `config` without starting it.
     pub fn create(&self, config: &Value) -> Container<'a> {
         let output = self.try_create(config);
         let id = output.ok();
@@ -73,7 +73,7 @@ impl<'a> Pod<'a> {
         Container { id, log, containerd: self.containerd }
     }
 
-    /// What `crictl create` says to `config`.
+    /// Runs `crictl create` with `config` and returns its output.
     pub fn try_create(&self, config: &Value) -> Output {
         let pod = write(self.containerd, "pod", &self.config["metadata"]["name"], &self.config);
         let mut config = config.clone();
@@ -95,12 +95,12 @@ impl<'a> Pod<'a> {
         container
     }
 
-    /// `crictl inspectp`: the status and, under `info`, containerd's own knowledge.
+    /// Runs `crictl inspectp`, whose member `info` has containerd's own data.
     pub fn inspect(&self) -> Value {
         parse(&self.containerd.crictl(["inspectp", &self.id]).ok())
     }
 
-    /// Stops the pod and everything in it.
+    /// Stops the pod and all its containers.
     pub fn stop(&self) {
         self.containerd.crictl(["stopp", &self.id]).ok();
     }
@@ -110,8 +110,8 @@ impl<'a> Pod<'a> {
         self.containerd.crictl(["rmp", &self.id]).ok();
     }
 
-    /// Stops and removes the pod as kubelet does, which asks again: while a dead shim is being cleaned up containerd says
-    /// "ttrpc: closed", and that takes as long as whoever reaps orphans on this machine.
+    /// Stops and removes the pod with retries, as the kubelet does. While containerd cleans up after a dead shim it
+    /// answers "ttrpc: closed", until the orphans of the shim are reaped.
     pub fn clear(&self) {
         for verb in ["stopp", "rmp"] {
             until_true("the pod to be cleared", LONG, || self.containerd.crictl([verb, &self.id]).status.success());
@@ -129,12 +129,12 @@ impl Container<'_> {
         self.try_start().ok();
     }
 
-    /// What `crictl start` says.
+    /// Runs `crictl start` and returns its output.
     pub fn try_start(&self) -> Output {
         self.containerd.crictl(["start", &self.id])
     }
 
-    /// Runs a command in the container, as the exec probe does.
+    /// Runs a command in the container, as an exec probe does.
     pub fn exec(&self, args: &[&str]) -> Output {
         self.containerd.crictl(["exec", "--sync", &self.id].iter().chain(args))
     }
@@ -145,7 +145,7 @@ impl Container<'_> {
         Session::on_terminal(command.args(["exec", "-i", "-t", &self.id]).args(args))
     }
 
-    /// What the container has logged so far, lines in the format of the kubelet's logs: time, stream, tag, text.
+    /// Returns the log so far, in the line format of the kubelet: time, stream, tag, text.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -157,29 +157,29 @@ impl Container<'_> {
         })
     }
 
-    /// `crictl inspect`.
+    /// Runs `crictl inspect`.
     pub fn inspect(&self) -> Value {
         parse(&self.containerd.crictl(["inspect", &self.id]).ok())
     }
 
-    /// The status alone: `state`, `exitCode`, `reason`, times.
+    /// Returns the status alone: `state`, `exitCode`, `reason`, times.
     pub fn status(&self) -> Value {
         self.inspect()["status"].clone()
     }
 
-    /// Waits until the container has exited; gives its status.
+    /// Waits until the container has exited and returns its status.
     pub fn exited(&self) -> Value {
         until("the container to exit", LONG, || {
             Some(self.status()).filter(|status| status["state"] == "CONTAINER_EXITED")
         })
     }
 
-    /// The pid of the container's first process in our pid namespace.
+    /// Returns the pid of the container's first process in the pid namespace of the tests.
     pub fn pid(&self) -> i32 {
         self.inspect()["info"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("a pid")
     }
 
-    /// The path of the container's cgroup inside the hierarchies.
+    /// Returns the path of the container's cgroup inside the hierarchies.
     pub fn cgroup(&self) -> String {
         format!("{}/{}", self.containerd.reservation.cgroup(), self.id)
     }
@@ -195,7 +195,7 @@ impl Container<'_> {
     }
 }
 
-/// Reads JSON that a tool printed.
+/// Parses JSON that a tool printed.
 pub fn parse(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("no JSON ({e}): {text}"))
 }

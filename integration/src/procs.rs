@@ -1,4 +1,4 @@
-//! Processes and mounts as the kernel shows them: who mentions a directory, and what is mounted below it.
+//! Processes and mounts as the kernel shows them: the processes that name a directory, and the mounts below it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -9,51 +9,51 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wait::{LONG, until};
 
-/// One process of the machine.
+/// A process of the machine.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Process {
-    /// The process id in our pid namespace.
+    /// The process id in the pid namespace of the tests.
     pub pid: i32,
     /// The parent's process id.
     pub parent: i32,
-    /// The command line, words parted by blanks; a zombie has none.
+    /// The command line, its words separated by blanks. It is empty for a zombie.
     pub line: String,
 }
 
-/// This process in names that hold for the whole machine: its pid, and its pid namespace where that is not the machine's
-/// own, as in a container that runs the tests.
+/// Returns a name for this process that is unique on the machine: its pid, and its pid namespace unless that is the
+/// initial one (tests in a container).
 pub fn name() -> String {
     name_of(std::process::id().cast_signed())
 }
 
-/// The same for another process.
+/// Returns such a name for another process.
 pub fn name_of(pid: i32) -> String {
-    /// The inode of the first pid namespace (linux/proc_ns.h, PROC_PID_INIT_INO).
+    /// The inode of the initial pid namespace (linux/proc_ns.h, PROC_PID_INIT_INO).
     const FIRST: u64 = 0xEFFF_FFFC;
     let space = fs::metadata("/proc/self/ns/pid").expect("look at the pid namespace").ino();
     if space == FIRST { pid.to_string() } else { format!("{pid}n{space}") }
 }
 
-/// Every process that /proc shows.
+/// Returns every process that /proc shows.
 pub fn all() -> Vec<Process> {
     let pids = fs::read_dir("/proc").expect("read /proc").flatten();
     pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(one).collect()
 }
 
-/// The process `pid`, unless it is gone.
+/// Returns the process `pid`, or `None` if it has ended.
 pub fn one(pid: i32) -> Option<Process> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let line = String::from_utf8_lossy(&line).replace('\0', " ").trim().to_owned();
     Some(Process { pid, parent: stat(pid)?.1, line })
 }
 
-/// Whether `pid` is a living process: there, and no zombie.
+/// Returns whether the first thread of `pid` runs: the process exists and is not a zombie.
 pub fn alive(pid: i32) -> bool {
     stat(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
 }
 
-/// Whether a thread of `pid` runs. The first thread of a process may have ended before others; the process is a zombie then
-/// and has more than one thread (proc_pid_stat(5), field 20).
+/// Returns whether a thread of `pid` runs. If the first thread has ended before others, the process is a zombie with
+/// more than one thread (proc_pid_stat(5), field 20).
 pub fn has_live_thread(pid: i32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
     let fields: Vec<_> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
@@ -61,19 +61,18 @@ pub fn has_live_thread(pid: i32) -> bool {
     !matches!(fields.first(), Some(&("Z" | "X")) | None) || threads > 1
 }
 
-/// The processes whose command line names `dir`: containerd, its shims, its clients.
+/// Returns the processes whose command line names `dir`: containerd, its shims, its clients.
 pub fn mentioning(dir: &Path) -> Vec<Process> {
     let dir = dir.to_string_lossy();
     all().into_iter().filter(|process| names(&process.line, &dir)).collect()
 }
 
-/// Whether `text` names the directory `dir`, and not another one whose name goes on with a digit.
+/// Returns whether `text` names the directory `dir`. A longer name that goes on with a digit does not count.
 pub fn names(text: &str, dir: &str) -> bool {
     text.match_indices(dir).any(|(at, _)| !text[at + dir.len()..].starts_with(|c: char| c.is_ascii_digit()))
 }
 
-/// Ends the processes that [`mentioning`] finds, and waits until they are gone. Children of this process are left to
-/// whoever waits for them.
+/// Kills the processes of [`mentioning`] and waits until they have ended. It does not reap children of this process.
 pub fn kill_mentioning(dir: &Path) {
     let me = std::process::id().cast_signed();
     until("killed processes to go", LONG, || {
@@ -83,7 +82,7 @@ pub fn kill_mentioning(dir: &Path) {
     });
 }
 
-/// Sends a signal; a process that is already gone is fine.
+/// Sends a signal. A process that has already ended is not an error.
 pub fn kill(pid: i32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(pid) {
         match kill_process(pid, signal) {
@@ -93,20 +92,20 @@ pub fn kill(pid: i32, signal: Signal) {
     }
 }
 
-/// The number in a line `Name:  123` or `Name:  123 kB` of a file in /proc/PID (status, smaps_rollup).
+/// Returns the number in a line `Name:  123` or `Name:  123 kB` of a file in /proc/PID (status, smaps_rollup).
 pub fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// What must not grow in a process: open files, threads, and private memory in kB.
+/// Returns the numbers that must not grow in a process: open descriptors, threads, and private memory in kB.
 pub fn size(pid: i32) -> (usize, usize, u64) {
     let count = |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).expect("a process").count();
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("read smaps_rollup");
     (count("fd"), count("task"), field(&rollup, "Private_Dirty").expect("private dirty memory"))
 }
 
-/// What is mounted at `dir` or below it, in the order of mounting.
+/// Returns the mount points at `dir` and below it, in the order of mounting.
 pub fn mounts_below(dir: &Path) -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").expect("read the mount table");
     let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| point.replace("\\040", " "));
@@ -122,14 +121,15 @@ pub fn unmount_below(dir: &Path) {
     }
 }
 
-/// State letter and parent from /proc/PID/stat (proc_pid_stat(5)); the name in brackets may hold anything.
+/// Returns the state letter and the parent from /proc/PID/stat (proc_pid_stat(5)). The name in brackets may hold any
+/// character.
 fn stat(pid: i32) -> Option<(char, i32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut after_name = stat.rsplit_once(") ")?.1.split(' ');
     Some((after_name.next()?.chars().next()?, after_name.next()?.parse().ok()?))
 }
 
-/// The three ids of each kind that the kernel has for a process, as the host counts them: real, effective, saved.
+/// Returns the real, effective and saved uids and gids of a process, as host ids.
 pub fn ids(pid: u32) -> [Vec<u32>; 2] {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     ["Uid:", "Gid:"].map(|key| {
@@ -138,7 +138,7 @@ pub fn ids(pid: u32) -> [Vec<u32>; 2] {
     })
 }
 
-/// The words of a file of /proc/PID, with a space between them.
+/// Returns the words of a file of /proc/PID, separated by single spaces.
 pub fn words_of(pid: u32, file: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
     text.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -167,7 +167,8 @@ mod tests {
     fn longer_directory_name_is_another_directory() {
         let name = "/tmp/berth-none-12/x";
         let mut child = std::process::Command::new("sleep").arg0(name).arg("60").spawn().unwrap();
-        // spawn returns when execve(2) has closed the child's files, and that is before the kernel shows the new words.
+        // spawn returns after execve(2) has closed the child's files. The kernel shows the new command line a moment
+        // later.
         let pid = child.id().cast_signed();
         until("the child to be named", LONG, || one(pid)?.line.starts_with(name).then_some(()));
         let found = |dir: &str| mentioning(Path::new(dir)).iter().any(|process| process.pid == pid);

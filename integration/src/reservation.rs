@@ -1,4 +1,5 @@
-//! Names that no other test uses at the same time: a number held by a lock, and what follows from it.
+//! [`Reservation`]: a number that no other running test has, and the names, addresses and directories that follow from
+//! it.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -10,11 +11,11 @@ use sha2::{Digest, Sha256};
 use crate::leak::{self, Marks};
 use crate::{cgroup, procs};
 
-/// The environment variable that names a slot which the parent process holds.
+/// The environment variable with the number that the parent process holds.
 const HELD: &str = "BERTH_RESERVATION";
 
-/// A number of one's own among all tests that run on this machine now, and a directory. The lock goes with the process,
-/// so a test that was killed leaves its number to the next one, which clears away what is left under it.
+/// A number that is unique among the tests running on this machine, and a directory. The kernel releases the lock with
+/// the process, so the number of a killed test goes to the next test, which first clears its traces.
 pub struct Reservation {
     number: u8,
     dir: PathBuf,
@@ -23,7 +24,7 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Takes the first free number, or the one that a parent process holds and has put into `BERTH_RESERVATION`.
+    /// Takes the first free number, or the number that a parent process holds and named in `BERTH_RESERVATION`.
     pub fn take() -> Self {
         if let Ok(number) = std::env::var(HELD) {
             return Self::new(number.parse().expect("a number in BERTH_RESERVATION"), None);
@@ -39,7 +40,7 @@ impl Reservation {
         panic!("no free reservation: are 250 tests running?");
     }
 
-    /// The variable and the value with which a child process uses this slot, too.
+    /// Returns the variable and the value by which a child process uses this reservation.
     pub fn lend(&self) -> (&'static str, String) {
         (HELD, self.number.to_string())
     }
@@ -52,18 +53,18 @@ impl Reservation {
         reservation
     }
 
-    /// A directory of one's own, short enough for sockets in it.
+    /// Returns the directory. Its path is short enough for sockets in it.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// A word for names: container ids, networks.
+    /// Returns a prefix for names of containers and networks.
     pub fn tag(&self) -> String {
         format!("berth-lab-{}", self.number)
     }
 
-    /// Remembers that a shim serves the pod or container `id` of containerd's `namespace`: its socket has a place among
-    /// those of the whole machine, named by the SHA-256 of containerd's address, the namespace and the id.
+    /// Records that a shim serves the pod or container `id` of containerd's `namespace`. The shim's socket lies in the
+    /// machine-wide directory and is named by the SHA-256 of containerd's address, the namespace and the id.
     pub fn expect_shim(&self, namespace: &str, id: &str) {
         let name = self.dir.join("c.sock").join(namespace).join(id);
         let hash = Sha256::digest(name.as_os_str().as_encoded_bytes());
@@ -71,28 +72,29 @@ impl Reservation {
         self.sockets.lock().expect("lock").insert(Path::new("/run/containerd/s").join(hash));
     }
 
-    /// The sockets of this slot's shims that are there, whether anyone listens or not.
+    /// Returns the existing sockets of the recorded shims, with or without a listener.
     pub fn shim_sockets(&self) -> Vec<PathBuf> {
         self.sockets.lock().expect("lock").iter().filter(|path| path.exists()).cloned().collect()
     }
 
-    /// The parent of all cgroups of this slot, as an absolute path inside each hierarchy.
+    /// Returns the parent of all cgroups of this reservation, as an absolute path inside each hierarchy.
     pub fn cgroup(&self) -> String {
         format!("/{}", self.tag())
     }
 
-    /// The name of a bridge device (at most 15 bytes).
+    /// Returns the name of a bridge device (at most 15 bytes).
     pub fn bridge(&self) -> String {
         format!("berthlab{}", self.number)
     }
 
-    /// A network of 254 addresses, in private space that hardly anyone routes.
+    /// Returns a network of 254 addresses in a private range that is rarely routed.
     pub fn subnet(&self) -> String {
         format!("10.213.{}.0/24", self.number)
     }
 
-    /// Everything on the host that belongs to this slot now: processes, cgroups, mounts, shim sockets, state directories,
-    /// bundles and network namespaces, a line each. Clients of the test itself are left out: they end with it.
+    /// Returns everything on the host that belongs to this reservation, one line each: processes, cgroups, mounts, shim
+    /// sockets, state directories, bundles and network namespaces. Children of the test itself are left out, since they
+    /// end with it.
     pub fn traces(&self) -> BTreeSet<String> {
         let marks = Marks { cgroup: &self.tag(), variable: None, dirs: &[&self.dir] };
         let me = std::process::id().cast_signed();
@@ -115,7 +117,7 @@ impl Reservation {
         traces
     }
 
-    /// Ends every process of this slot, and takes its mounts, cgroups, bridge and files away.
+    /// Kills every process of this reservation and removes its mounts, cgroups, bridge and files.
     pub fn clear(&self) {
         procs::kill_mentioning(&self.dir);
         cgroup::kill_and_remove(&self.cgroup());

@@ -1,7 +1,7 @@
 //! [`Runtime`]: an OCI runtime as a command line, berth's or runc's, with a state directory and a cgroup of its own.
 //!
-//! Every call is bounded in time. Dropping it deletes what its containers left, and fails the test when something of
-//! them is still on the host: state, mounts, cgroups, processes.
+//! Every call has a bound. Dropping a runtime deletes its containers and fails the test if state, mounts, cgroups or
+//! processes of them are still on the host.
 
 use crate::{bundle::Bundle, cgroup, executable, leak, leak::Marks, procs, scratch::Scratch, tools, wait::LONG};
 use rustix::{event, process};
@@ -25,15 +25,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a call may take unless it says otherwise.
+/// The bound of a call by default.
 const LIMIT: Duration = LONG;
 
-/// Whether the tests were asked to run on the real runc, which tests the tests.
+/// Returns whether the tests run on runc, which tests the tests.
 pub fn is_runc() -> bool {
     std::env::var("RUNTIME").is_ok_and(|r| r == "runc")
 }
 
-/// A runtime's command line.
+/// The command line of a runtime.
 pub struct Runtime {
     program: PathBuf,
     work: Scratch,
@@ -45,12 +45,12 @@ pub struct Runtime {
     published_faults: bool,
 }
 
-/// What a call left: exit status as a shell has it (128 + signal), and both streams.
+/// The result of a call: the exit status as a shell has it (128 + signal), and both streams.
 #[derive(Debug)]
 pub struct Output {
-    /// The words after the global options.
+    /// The arguments after the global options.
     pub words: String,
-    /// Exit status; 128 and more for a signal.
+    /// The exit status, or 128 plus the number of a signal.
     pub code: i32,
     /// Standard output.
     pub stdout: String,
@@ -66,7 +66,7 @@ impl Output {
         self
     }
 
-    /// Fails the test unless the call failed with this exit status and says all of these words on standard error.
+    /// Fails the test unless the call failed with this exit status and standard error has all of these words.
     #[track_caller]
     pub fn fails(self, code: i32, words: &[&str]) -> Self {
         assert_eq!(self.code, code, "{self:#?}");
@@ -76,7 +76,7 @@ impl Output {
         self
     }
 
-    /// The last line of standard output that is a JSON object: what the probe reported.
+    /// Returns the last line of standard output that is a JSON object, such as the probe's report.
     #[track_caller]
     pub fn json(&self) -> Value {
         let object = |l: &str| serde_json::from_str::<Value>(l.trim()).ok().filter(Value::is_object);
@@ -86,14 +86,14 @@ impl Output {
 }
 
 impl Runtime {
-    /// The runtime that the environment asks for. `name` shows in the names of its directories and cgroups.
+    /// Makes the runtime that the environment asks for. `name` appears in the names of its directories and cgroups.
     pub fn new(name: &str) -> Self {
         let program = if is_runc() { tools::tool("RUNC").to_owned() } else { tools::built("berth") };
         Self::of(program, name)
     }
 
-    /// The runtime that the environment asks for, from where an ordinary user can reach it, and all its calls made by one
-    /// who has this uid and gid and is in these groups: a state directory of his own, nothing of the host's.
+    /// Makes the runtime that the environment asks for, copied to a place that an unprivileged user can reach. All its
+    /// calls run with this uid and gid and in these groups, with a state directory of the user's own.
     pub fn of_user(name: &str, uid: u32, groups: &str) -> Self {
         let mut runtime = Self::new(name);
         let program = runtime.work.path().join(runtime.program.file_name().unwrap());
@@ -105,17 +105,17 @@ impl Runtime {
         runtime
     }
 
-    /// The words that make a call the user's, of [`Runtime::of_user`].
+    /// Returns the words that make a call the user's, for [`Runtime::of_user`].
     pub fn as_user(&self) -> &[String] {
         &self.before
     }
 
-    /// The runtime that berth is held against: the runc of the tools, or else the machine's.
+    /// Makes the runtime that berth is compared with: the runc of the tools, or else the machine's.
     pub fn peer(name: &str) -> Self {
         Self::of(tools::tool("RUNC").to_owned(), name)
     }
 
-    /// Debian's old runc with its published faults: the positive control of a security test.
+    /// Makes Debian's old runc with its published faults, the positive control of security tests.
     pub fn faulty(name: &str) -> Self {
         let mut runtime = Self::of(tools::tool("RUNC_DEBIAN").to_owned(), name);
         runtime.published_faults = true;
@@ -141,32 +141,32 @@ impl Runtime {
         }
     }
 
-    /// The program.
+    /// Returns the path of the program.
     pub fn program(&self) -> &Path {
         &self.program
     }
 
-    /// The state directory (`--root`).
+    /// Returns the state directory (`--root`).
     pub fn root(&self) -> PathBuf {
         self.work.path().join("state")
     }
 
-    /// A directory for the test's own files.
+    /// Returns a directory for the test's own files.
     pub fn work(&self) -> &Path {
         self.work.path()
     }
 
-    /// The cgroup path of a container.
+    /// Returns the cgroup path of a container.
     pub fn cgroup(&self, id: &str) -> String {
         format!("/{}/{id}", self.cgroup)
     }
 
-    /// Whether a container is frozen, as the kernel has it.
+    /// Returns whether the kernel reports a container as frozen.
     pub fn frozen(&self, id: &str) -> bool {
         cgroup::frozen(&self.cgroup(id))
     }
 
-    /// A call that is still to be made: `call(&["state", "c1"])`.
+    /// Prepares a call: `call(&["state", "c1"])`.
     pub fn call<'a>(&'a self, words: &[&str]) -> Call<'a> {
         let words = words.iter().map(|w| (*w).to_owned()).collect();
         Call {
@@ -182,86 +182,87 @@ impl Runtime {
         }
     }
 
-    /// Makes a call.
+    /// Makes a call and waits for its end.
     pub fn cmd(&self, words: &[&str]) -> Output {
         self.call(words).wait()
     }
 
-    /// `run ID` in the foreground, to its end.
+    /// Calls `run ID` in the foreground and waits for its end.
     pub fn run(&self, id: &str, bundle: &Bundle) -> Output {
         self.on("run", id, bundle).wait()
     }
 
-    /// `create ID`.
+    /// Calls `create ID`.
     pub fn create(&self, id: &str, bundle: &Bundle) -> Output {
         self.on("create", id, bundle).wait()
     }
 
-    /// `create ID` and `start ID`, both of which must succeed. What the container says is [`Runtime::stdout_of`].
+    /// Calls `create ID` and `start ID`, which must both succeed. [`Runtime::stdout_of`] has the container's output.
     #[track_caller]
     pub fn start(&self, id: &str, bundle: &Bundle) {
         self.create(id, bundle).ok();
         self.cmd(&["start", id]).ok();
     }
 
-    /// `create` or `run` of a bundle, with its config.json written first.
+    /// Prepares `create` or `run` of a bundle and writes its config.json.
     pub fn on<'a>(&'a self, verb: &str, id: &str, bundle: &Bundle) -> Call<'a> {
         bundle.save(&self.cgroup(id));
         self.bundles.lock().unwrap().push(bundle.keep());
         self.call(&[verb, "--bundle", &bundle.path().to_string_lossy(), id])
     }
 
-    /// `exec ID WORDS`.
+    /// Calls `exec ID WORDS`.
     pub fn exec(&self, id: &str, words: &[&str]) -> Output {
         self.cmd(&[&["exec", id], words].concat())
     }
 
-    /// The answer of `state ID`.
+    /// Returns the answer of `state ID`.
     #[track_caller]
     pub fn state(&self, id: &str) -> Value {
         let out = self.cmd(&["state", id]).ok();
         serde_json::from_str(&out.stdout).unwrap_or_else(|e| panic!("state {id}: {e}: {}", out.stdout))
     }
 
-    /// The pid of a container's init, on the host.
+    /// Returns the host pid of a container's init.
     #[track_caller]
     pub fn pid(&self, id: &str) -> u32 {
         u32::try_from(self.state(id)["pid"].as_u64().expect("a pid")).unwrap()
     }
 
-    /// Waits until `state` says this.
+    /// Waits until `state` reports this status.
     #[track_caller]
     pub fn until(&self, id: &str, status: &str) {
         wait_until(|| self.state(id)["status"] == status, || format!("{id} never {status}: {}", self.state(id)));
     }
 
-    /// What a call's standard output has by now: also what a container says after `create` has returned.
+    /// Returns the standard output of a call so far, with the output of a container after `create` has returned.
     pub fn stdout_of(&self, call: u32) -> String {
         fs::read_to_string(self.work.path().join(format!("out-{call}"))).unwrap_or_default()
     }
 
-    /// How many calls were made so far, which is the number of the next one.
+    /// Returns the number of calls so far, which is the number of the next call.
     pub fn calls(&self) -> u32 {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// What all calls' standard outputs have by now, together.
+    /// Returns the standard output of all calls so far, concatenated.
     pub fn all_stdout(&self) -> String {
         (0..self.calls()).map(|n| self.stdout_of(n)).collect()
     }
 
-    /// The ids that have state.
+    /// Returns the ids that have state.
     pub fn ids(&self) -> Vec<String> {
         let entries = fs::read_dir(self.root()).into_iter().flatten().flatten();
         entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
     }
 
-    /// What containers left behind so far: empty when all is gone. Waits a little for processes that are just ending.
+    /// Returns what the containers left behind, after a short wait for processes that are ending. It is empty if
+    /// nothing is left.
     pub fn residue(&self) -> Vec<String> {
         leak::wait_until_gone(|| self.residue_now())
     }
 
-    /// The same at this moment.
+    /// Returns what the containers left behind at this moment.
     pub fn residue_now(&self) -> Vec<String> {
         let bundles = self.bundles.lock().unwrap();
         let dirs: Vec<&Path> = bundles.iter().map(|b| b.path()).chain([self.work.path()]).collect();
@@ -273,7 +274,7 @@ impl Runtime {
         Marks { cgroup: &self.cgroup, variable: Some(&self.mark), dirs }
     }
 
-    /// Fails the test when anything is left behind.
+    /// Fails the test if anything is left behind.
     #[track_caller]
     pub fn assert_clean(&self, after: &str) {
         let residue = self.residue();
@@ -294,7 +295,7 @@ impl Drop for Runtime {
     }
 }
 
-/// One call, to be adjusted and then made.
+/// A call that is being prepared.
 pub struct Call<'a> {
     runtime: &'a Runtime,
     global: Vec<String>,
@@ -308,13 +309,14 @@ pub struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Has another program, with these first words, run the runtime.
+    /// Runs the runtime through another program with these first words.
     pub fn through(mut self, before: &[&str]) -> Self {
         self.before.extend(before.iter().map(|w| (*w).to_owned()));
         self
     }
 
-    /// The same, before the program that makes it a user's call.
+    /// Runs the call through another program with these first words, as root: before the words that make it a user's
+    /// call.
     pub fn as_root_through(mut self, before: &[&str]) -> Self {
         self.before.splice(0..0, before.iter().map(|w| (*w).to_owned()));
         self
@@ -332,31 +334,31 @@ impl Call<'_> {
         self
     }
 
-    /// Standard input (default: /dev/null).
+    /// Sets standard input. The default is /dev/null.
     pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
         self.stdin = Some(stdin.into());
         self
     }
 
-    /// Runs in another directory.
+    /// Sets the working directory.
     pub fn dir(mut self, dir: &Path) -> Self {
         self.dir = Some(dir.to_owned());
         self
     }
 
-    /// Adds to the environment of the runtime itself.
+    /// Adds a variable to the environment of the runtime itself.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.into(), value.into()));
         self
     }
 
-    /// Has the runtime inherit `fd` under this number.
+    /// Passes `fd` to the runtime under this number.
     pub fn leak(mut self, number: i32, fd: impl Into<OwnedFd>) -> Self {
         self.leak.push((number, fd.into()));
         self
     }
 
-    /// Another bound than the usual one.
+    /// Sets another bound than the default.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
@@ -367,7 +369,7 @@ impl Call<'_> {
         self.spawn().wait()
     }
 
-    /// Makes the call and does not wait.
+    /// Makes the call without waiting.
     pub fn spawn(self) -> Running {
         let runtime = self.runtime;
         let number = runtime.calls.fetch_add(1, Ordering::Relaxed);
@@ -395,23 +397,23 @@ impl Call<'_> {
     }
 }
 
-/// A call under way.
+/// A running call.
 pub struct Running {
     work: PathBuf,
     child: Child,
     words: String,
-    /// Its number, for [`Runtime::stdout_of`].
+    /// The number of the call, for [`Runtime::stdout_of`].
     pub number: u32,
     limit: Duration,
 }
 
 impl Running {
-    /// The runtime's own pid.
+    /// Returns the pid of the runtime itself.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits for its end; past the limit it is killed and the test fails.
+    /// Waits for the end of the call. After the bound it kills the runtime and fails the test.
     #[track_caller]
     pub fn wait(mut self) -> Output {
         let pid = process::Pid::from_child(&self.child);
@@ -435,7 +437,7 @@ impl Running {
     }
 }
 
-/// Waits for a condition, up to [`LONG`].
+/// Waits for a condition, at most [`LONG`].
 #[track_caller]
 pub fn wait_until(condition: impl Fn() -> bool, otherwise: impl FnOnce() -> String) {
     let end = Instant::now() + LONG;
@@ -445,14 +447,15 @@ pub fn wait_until(condition: impl Fn() -> bool, otherwise: impl FnOnce() -> Stri
     }
 }
 
-/// Waits until the probe runs: runc's start returns before its execve, and an ordinary user cannot enter a process that hides.
+/// Waits until init runs the probe: runc's start returns before init's execve, and an unprivileged user cannot enter a
+/// process that is not dumpable.
 pub fn until_executed(runtime: &Runtime, id: &str) {
     let pid = runtime.pid(id);
     wait_until(|| procs::words_of(pid, "comm") == "probe", || format!("{id} runs {}", procs::words_of(pid, "comm")));
 }
 
-/// A shell has what it starts in the background ignore the signals of the keyboard, nohup(1) that of a lost terminal, and
-/// that is inherited down to the container's process. Here everything starts as if from a terminal.
+/// Resets signal actions that the shell or nohup(1) ignored. A shell ignores SIGINT and SIGQUIT for background jobs,
+/// nohup ignores SIGHUP, and the container's process would inherit that.
 #[allow(unsafe_code)]
 pub(crate) fn reset_signal_actions() {
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {

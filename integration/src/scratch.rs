@@ -7,12 +7,12 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-/// A directory of its own under the system's temporary directory, removed on drop.
+/// A directory of its own below the system's temporary directory, removed on drop.
 #[derive(Debug)]
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Makes one; `name` is part of its name, for a person who looks.
+    /// Makes the directory. `name` is a part of its name, as a hint for a reader.
     pub fn new(name: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let unique = format!("berth-test-{}-{}-{name}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
@@ -21,13 +21,13 @@ impl Scratch {
         Self(path)
     }
 
-    /// Where it is, without links on the way.
+    /// Returns the path, with all links resolved.
     pub fn path(&self) -> &Path {
         &self.0
     }
 }
 
-/// Takes away what a process that was killed has left under names of its own: the [`Scratch`] directories of `pid`, the
+/// Removes everything that a killed test process left under names with its pid: its [`Scratch`] directories, the
 /// processes that name them, and the cgroups `berth-test-PID-…`.
 pub fn clear_after(pid: i32) {
     let marks = [pid.to_string(), procs::name_of(pid)].map(|name| format!("berth-test-{name}-"));
@@ -51,7 +51,7 @@ pub fn clear_after(pid: i32) {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // A mount that was left here is found by the leak check; never delete through it.
+        // The leak check reports a mount that was left here. A removal must never go through it.
         if !crate::mounts::of_process(std::process::id()).iter().any(|m| Path::new(&m.point).starts_with(&self.0)) {
             let _ = fs::remove_dir_all(&self.0);
         }

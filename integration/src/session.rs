@@ -1,4 +1,4 @@
-//! A program that one talks with: it runs beside the test, takes words and is expected to answer.
+//! An interactive program: it runs beside the test, which writes to it and waits for its answers.
 
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::command::{LAST_WORDS, command_line, shell_code, wait};
 use crate::wait::LONG;
 
-/// A running program with its input and output in the test's hands. Killed when dropped.
+/// A running program whose input and output belong to the test. Dropping it kills the program.
 pub struct Session {
     line: String,
     child: Child,
@@ -18,19 +18,19 @@ pub struct Session {
     heard: Arc<Heard>,
 }
 
-/// Standard output and standard error.
+/// The number of streams: standard output and standard error.
 const STREAMS: usize = 2;
 
 #[derive(Default)]
 struct Heard {
     text: Mutex<String>,
     more: Condvar,
-    /// How many of the streams have come to their end.
+    /// The number of streams that have ended.
     ended: AtomicUsize,
 }
 
 impl Session {
-    /// Starts `command` with pipes; standard output and standard error come as one text.
+    /// Starts `command` with pipes. Standard output and standard error become one text.
     pub fn start(command: &mut Command) -> Self {
         let line = command_line(command);
         let mut child = command
@@ -59,19 +59,19 @@ impl Session {
         Self::start(&mut script)
     }
 
-    /// Sends `text` to the program's input.
+    /// Writes `text` to the program's input.
     pub fn send(&mut self, text: &str) {
         let stdin = self.stdin.as_mut().expect("input is still open");
         stdin.write_all(text.as_bytes()).and_then(|()| stdin.flush()).expect("write to the program");
     }
 
-    /// Ends the program's input.
+    /// Closes the program's input.
     pub fn close_input(&mut self) {
         self.stdin = None;
     }
 
-    /// Waits until the program has said `text`, and gives everything it has said so far. A program that has ended
-    /// says no more.
+    /// Waits until the output has `text` and returns the whole output so far. Panics if the program has ended without
+    /// it.
     pub fn expect(&self, text: &str) -> String {
         let end = Instant::now() + LONG;
         let mut heard = self.heard.text.lock().expect("lock");
@@ -88,22 +88,22 @@ impl Session {
         heard.clone()
     }
 
-    /// Everything the program has said so far.
+    /// Returns the output so far.
     pub fn heard(&self) -> String {
         self.heard.text.lock().expect("lock").clone()
     }
 
-    /// The pid of the program.
+    /// Returns the pid of the program.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits for the program to end by itself; gives its exit code as a shell does.
+    /// Waits for the program's end and returns its exit code as a shell does.
     pub fn finish(&mut self) -> i32 {
         self.finish_within(LONG)
     }
 
-    /// Like [`Session::finish`] with a bound of one's own.
+    /// Like [`Session::finish`] with a bound of its own.
     pub fn finish_within(&mut self, limit: Duration) -> i32 {
         let status = wait(&mut self.child, limit);
         self.hear_out();
@@ -112,7 +112,7 @@ impl Session {
 }
 
 impl Session {
-    /// Waits until all that the ended program has said is here.
+    /// Waits until all output of the ended program has arrived.
     fn hear_out(&self) {
         let end = Instant::now() + LAST_WORDS;
         let mut heard = self.heard.text.lock().expect("lock");

@@ -1,4 +1,4 @@
-//! strace(1), joined to a process that runs.
+//! strace(1), attached to a running process.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::scratch::Scratch;
 use crate::wait::{LONG, until_true};
 use crate::{command, procs};
 
-/// strace, following a process.
+/// A strace that is attached to a process.
 pub struct Joined {
     strace: Child,
     file: PathBuf,
@@ -18,7 +18,7 @@ pub struct Joined {
 }
 
 impl Joined {
-    /// Joins a process and its threads with these options of strace; what they call from now on is seen.
+    /// Attaches to a process and its threads with these options of strace. The output has all calls from now on.
     pub fn to(pid: i32, options: &[&str]) -> Self {
         let work = Scratch::new("trace");
         let file = work.path().join("calls");
@@ -29,9 +29,10 @@ impl Joined {
         Self { strace, file, _work: work }
     }
 
-    /// Leaves the process, and gives what strace wrote.
+    /// Detaches from the process and returns the output of strace.
     pub fn leave(mut self) -> String {
-        // SIGTERM has it detach. A shell that runs this in the background has SIGINT ignored, for children as well.
+        // SIGTERM makes strace detach. SIGINT would not: a shell ignores it for background jobs, and their children
+        // inherit that.
         procs::kill(self.strace.id().cast_signed(), Signal::TERM);
         command::wait(&mut self.strace, LONG).expect("strace to leave");
         let text = fs::read(&self.file).unwrap_or_else(|e| panic!("{}: {e}", self.file.display()));
@@ -39,7 +40,7 @@ impl Joined {
     }
 }
 
-/// Who traces the threads of a process (proc_pid_status(5)), 0 where nobody does.
+/// Returns the tracer of each thread of a process (proc_pid_status(5)), 0 for none.
 fn tracers(pid: i32) -> Vec<u64> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let status = threads.filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok());

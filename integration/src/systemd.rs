@@ -1,4 +1,4 @@
-//! The systemd that runs this host, asked as an administrator asks it: by systemctl.
+//! The systemd of this host, through systemctl.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use crate::cgroup;
 use crate::command::run;
 use crate::wait::LONG;
 
-/// The bound of one command: systemd may be busy with another test's units.
+/// The bound of one command. systemd may be busy with another test's units.
 const COMMAND: Duration = LONG;
 
-/// False on a host that systemd does not run, and says so.
+/// Returns whether systemd runs this host, and prints that `test` is skipped if not.
 pub fn here(test: &str) -> bool {
     let here = Path::new("/run/systemd/system").is_dir();
     if !here {
@@ -19,12 +19,13 @@ pub fn here(test: &str) -> bool {
     here
 }
 
-/// What systemctl says to `words`; its exit status is not looked at.
+/// Runs systemctl with `words` and returns its output, whatever its exit status.
 pub fn systemctl(words: &[&str]) -> String {
     run(std::process::Command::new("systemctl").arg("--no-pager").args(words), COMMAND).stdout
 }
 
-/// Some properties of a unit as `NAME=VALUE`, in the order of their names. Of a unit that is not there it has defaults.
+/// Returns properties of a unit as `NAME=VALUE`, sorted by name. systemctl prints defaults for a unit that does not
+/// exist.
 pub fn show(unit: &str, names: &[&str]) -> Vec<String> {
     let mut lines: Vec<String> =
         systemctl(&["show", unit, "--property", &names.join(",")]).lines().map(str::to_owned).collect();
@@ -32,36 +33,36 @@ pub fn show(unit: &str, names: &[&str]) -> Vec<String> {
     lines
 }
 
-/// Whether systemd has a unit of this name on record, be it only as failed.
+/// Returns whether systemd knows a unit of this name, also a failed one.
 pub fn is_known(unit: &str) -> bool {
     show(unit, &["LoadState"]) != ["LoadState=not-found"]
 }
 
-/// A slice of one test's own, stopped in the end with all that is in it.
+/// A slice of one test. Dropping it stops the slice with all its units.
 pub struct Slice(String);
 
 impl Slice {
-    /// `name` has no dash: a dash would put it into another slice.
+    /// Makes the slice. `name` must not have a dash, which would put it into another slice.
     pub fn new(name: &str) -> Self {
         Self(format!("berth_{}_{name}.slice", std::process::id()))
     }
 
-    /// Its name.
+    /// Returns the name.
     pub fn name(&self) -> &str {
         &self.0
     }
 
-    /// Where the unit `scope` is in a hierarchy, when it is in this slice itself.
+    /// Returns the path in a hierarchy of the unit `scope` directly in this slice.
     pub fn path(&self, scope: &str) -> String {
         format!("/{}/{scope}", self.0)
     }
 
-    /// Whether `scope` has a directory in any hierarchy.
+    /// Returns whether `scope` has a directory in any hierarchy.
     pub fn has(&self, scope: &str) -> bool {
         !cgroup::directories(&self.path(scope)).is_empty()
     }
 
-    /// A limit of `scope`: `v1` is `controller/file`, `v2` the file.
+    /// Reads a limit of `scope`: `v1` is `controller/file`, `v2` the file.
     pub fn value(&self, scope: &str, v1: &str, v2: &str) -> String {
         cgroup::value(&self.path(scope), v1, v2)
     }

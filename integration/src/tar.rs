@@ -1,28 +1,28 @@
-//! Writes tar archives (POSIX ustar) in memory, with fixed owners and times, so that one content is one digest.
+//! Writes tar archives (POSIX ustar) in memory, with fixed owners and times, so that equal content has an equal digest.
 
-/// An archive that grows.
+/// An archive under construction.
 #[derive(Default)]
 pub struct Archive {
     bytes: Vec<u8>,
 }
 
 impl Archive {
-    /// A directory; `path` without a slash in front.
+    /// Adds a directory. `path` has no leading slash.
     pub fn dir(&mut self, path: &str, mode: u32) -> &mut Self {
         self.entry(&format!("{path}/"), mode, b'5', "", b"")
     }
 
-    /// A regular file.
+    /// Adds a regular file.
     pub fn file(&mut self, path: &str, mode: u32, content: &[u8]) -> &mut Self {
         self.entry(path, mode, b'0', "", content)
     }
 
-    /// A symbolic link at `path` to `target`.
+    /// Adds a symbolic link at `path` to `target`.
     pub fn link(&mut self, path: &str, target: &str) -> &mut Self {
         self.entry(path, 0o777, b'2', target, b"")
     }
 
-    /// The archive with its end marks.
+    /// Returns the archive with its end marks.
     pub fn finish(mut self) -> Vec<u8> {
         self.bytes.extend([0; 1024]);
         self.bytes
@@ -37,7 +37,7 @@ impl Archive {
         put(&mut header, 116, "0000000");
         put(&mut header, 124, &format!("{:011o}", content.len()));
         put(&mut header, 136, "00000000000");
-        // The sum counts its own field as blanks.
+        // The checksum counts its own field as blanks.
         put(&mut header, 148, "        ");
         header[156] = kind;
         put(&mut header, 157, target);

@@ -1,4 +1,4 @@
-//! Containers through ctr, in the words of containerd's own interface.
+//! Containers through ctr, with the terms of containerd's API.
 
 use crate::command::Output;
 use crate::containerd::Containerd;
@@ -6,15 +6,15 @@ use crate::image::BUSYBOX;
 use crate::session::Session;
 use crate::wait::{LONG, until};
 
-/// Runs a container in the foreground with `--rm`; gives its exit code, and what ctr said. Of what the container says in
-/// its last moment ctr loses some on a loaded machine: see [`run_logged`] and [`run_in_pipes`].
+/// Runs a container in the foreground with `--rm`. Returns its exit code and ctr's output. On a loaded machine ctr
+/// loses the last output of a container: see [`run_logged`] and [`run_in_pipes`].
 pub fn run(containerd: &Containerd, name: &str, flags: &[&str], args: &[&str]) -> Output {
     let id = containerd.id(name);
     containerd.ctr(words(containerd, &id, &["run", "--rm"], flags, args))
 }
 
-/// Runs a container in the foreground with `--rm` and its output in a file, which the shim writes; gives what ctr said on
-/// standard error, then what is in the file.
+/// Runs a container in the foreground with `--rm` and its output in a file, which the shim writes. Returns ctr's
+/// standard error and then the content of the file.
 pub fn run_logged(containerd: &Containerd, name: &str, flags: &[&str], args: &[&str]) -> Output {
     let file = containerd.dir().join(format!("{name}.log"));
     let uri = format!("file://{}", file.display());
@@ -23,7 +23,7 @@ pub fn run_logged(containerd: &Containerd, name: &str, flags: &[&str], args: &[&
     out
 }
 
-/// Runs a container in the foreground with `--rm`, its input and output in the test's hands.
+/// Runs a container in the foreground with `--rm`. Its input and output belong to the test.
 pub fn run_in_pipes(containerd: &Containerd, name: &str, flags: &[&str], args: &[&str]) -> Session {
     let id = containerd.id(name);
     Session::start(containerd.ctr_command().args(words(containerd, &id, &["run", "--rm"], flags, args)))
@@ -37,7 +37,7 @@ pub fn run_on_terminal(containerd: &Containerd, name: &str, args: &[&str]) -> Se
 
 /// A container that runs in the background.
 pub struct Task<'a> {
-    /// The container's id.
+    /// The id of the container.
     pub id: String,
     containerd: &'a Containerd,
     execs: std::cell::Cell<u32>,
@@ -51,13 +51,13 @@ impl<'a> Task<'a> {
         Self { id, containerd, execs: 0.into() }
     }
 
-    /// Runs a command in it, with an exec id of its own. Its output may come short, as that of [`run`].
+    /// Runs a command in it, with an exec id of its own. Its output may be incomplete, as that of [`run`].
     pub fn exec(&self, args: &[&str]) -> Output {
         let name = self.exec_id();
         self.containerd.ctr(["task", "exec", "--exec-id", &name, &self.id].iter().chain(args))
     }
 
-    /// Runs a command in it, with input and output in the test's hands.
+    /// Runs a command in it. Its input and output belong to the test.
     pub fn exec_in_pipes(&self, args: &[&str]) -> Session {
         let mut command = self.containerd.ctr_command();
         Session::start(command.args(["task", "exec", "--exec-id", &self.exec_id(), &self.id]).args(args))
@@ -69,12 +69,12 @@ impl<'a> Task<'a> {
         Session::on_terminal(command.args(["task", "exec", "-t", "--exec-id", &self.exec_id(), &self.id]).args(args))
     }
 
-    /// `ctr task VERB [FLAGS] ID`.
+    /// Runs `ctr task VERB [FLAGS] ID`.
     pub fn verb(&self, verb: &str, flags: &[&str]) -> Output {
         self.containerd.ctr(["task", verb].iter().chain(flags).chain(&[self.id.as_str()]))
     }
 
-    /// The pid and the status (such as RUNNING) as `ctr task ls` has them; nothing when the task is gone.
+    /// Returns the pid and the status (such as RUNNING) of `ctr task ls`, or `None` if the task is gone.
     pub fn find(&self) -> Option<(i32, String)> {
         let list = self.containerd.ctr(["task", "ls"]).ok();
         let words =
@@ -82,7 +82,7 @@ impl<'a> Task<'a> {
         Some((words[1].parse().expect("a pid"), words[2].to_owned()))
     }
 
-    /// The pid of the container's first process.
+    /// Returns the pid of the container's first process.
     pub fn pid(&self) -> i32 {
         self.find().expect("the task is there").0
     }
@@ -92,22 +92,22 @@ impl<'a> Task<'a> {
         until(&format!("{} to be {status}", self.id), LONG, || self.find().filter(|found| found.1 == status).map(drop));
     }
 
-    /// Waits until the task has stopped, deletes it, and gives its exit code.
+    /// Waits until the task has stopped, deletes it, and returns its exit code.
     pub fn reap(&self) -> i32 {
         self.await_status("STOPPED");
         let output = self.verb("delete", &[]);
         assert!(output.status.success(), "{output}");
-        // ctr's own exit code is 0; it tells any other code of the task as a warning.
+        // ctr exits with 0 and reports another exit code of the task as a warning.
         let code = output.stderr.rsplit_once("non-zero exit code ").map(|(_, code)| code);
         code.map_or(0, |code| code.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().expect("an exit code"))
     }
 
-    /// Removes the container, whose task is gone already.
+    /// Removes the container, whose task is deleted already.
     pub fn remove(&self) {
         self.containerd.ctr(["container", "delete", &self.id]).ok();
     }
 
-    /// The path of the container's cgroup inside the hierarchies.
+    /// Returns the path of the container's cgroup inside the hierarchies.
     pub fn cgroup(&self) -> String {
         format!("{}/{}", self.containerd.reservation.cgroup(), self.id)
     }

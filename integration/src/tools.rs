@@ -1,4 +1,4 @@
-//! Where the programs are that the tests drive: the env file that `integration/tools/setup` writes, and what was built.
+//! The paths of programs: those in the env file that `integration/tools/setup` writes, and those of this workspace.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,30 +6,30 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// The absolute path of a tool by its name in the env file, such as `CRICTL`.
+/// Returns the absolute path of a tool by its name in the env file, such as `CRICTL`.
 pub fn tool(name: &str) -> &'static Path {
     find(name).unwrap_or_else(|| panic!("no {name} among the tools; run integration/tools/setup"))
 }
 
-/// Like [`tool`], for what a user's own containerd may lack.
+/// Like [`tool`], for a tool that an installed containerd may lack.
 pub fn find(name: &str) -> Option<&'static Path> {
     static TOOLS: OnceLock<BTreeMap<String, PathBuf>> = OnceLock::new();
     TOOLS.get_or_init(read).get(name).map(PathBuf::as_path)
 }
 
-/// A program of this workspace, from `BERTH_BIN_DIR` or `target/release`.
+/// Returns a program of this workspace, from `BERTH_BIN_DIR` or `target/release`.
 pub fn built(name: &str) -> PathBuf {
     let path = built_dir().join(name);
     assert!(path.exists(), "{} is not there; run make build", path.display());
     path
 }
 
-/// The directory of this workspace's programs.
+/// Returns the directory of this workspace's programs.
 pub fn built_dir() -> PathBuf {
     std::env::var_os("BERTH_BIN_DIR").map_or_else(|| workspace().join("target/release"), PathBuf::from)
 }
 
-/// The root of the workspace, or what `BERTH_WORKSPACE` names on a machine where the workspace is not.
+/// Returns the root of the workspace, or `BERTH_WORKSPACE` on a machine without the workspace.
 pub fn workspace() -> &'static Path {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();
     ROOT.get_or_init(|| {

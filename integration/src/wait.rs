@@ -1,13 +1,13 @@
-//! Waiting for a condition, with a bound. Nothing in the tests sleeps for a time and hopes.
+//! Waits for a condition, with a bound. No test sleeps for a fixed time instead.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How long anything may take that normally takes well under a second: a loaded machine, or one with a slow disk, is slow,
-/// not broken. All bounds of the harness are this one.
+/// The bound of anything that usually takes well under a second. A loaded machine or a slow disk only takes longer. All
+/// bounds of the library are this one.
 pub const LONG: Duration = Duration::from_secs(180);
 
-/// Asks `condition` until it gives a value, and panics naming `what` when it has not within `limit`.
+/// Asks `condition` until it returns a value. Panics with `what` if it has not within `limit`.
 pub fn until<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + limit;
     loop {
@@ -19,7 +19,7 @@ pub fn until<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Opti
     }
 }
 
-/// Like [`until`] for a condition that is only true or false.
+/// Like [`until`] for a condition that is true or false.
 pub fn until_true(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     until(what, limit, || condition().then_some(()));
 }

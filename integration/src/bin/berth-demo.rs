@@ -1,6 +1,7 @@
-//! `make demo`: a pod of the handler `berth`, run by a private containerd through crictl, looked at, and taken down.
+//! `make demo`: runs a pod of the handler `berth` under a private containerd through crictl, shows it, and removes it.
 //!
-//! A first process holds the names and cleans up whatever happens; a second one shows.
+//! The first process holds the reserved names and cleans up in every case. It starts a second process, which shows the
+//! pod.
 #![allow(
     clippy::panic,
     clippy::expect_used,
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
         show();
         return ExitCode::SUCCESS;
     }
-    // An interrupt ends the child (std gives it an empty mask), and this process lives on to clean up.
+    // SIGINT ends the child, whose signal mask std empties. This process stays to clean up.
     let mut interrupts = SigSet::empty();
     interrupts.add(Signal::SIGINT);
     interrupts.add(Signal::SIGTERM);
@@ -56,7 +57,7 @@ fn show() {
         container_config("main", &["sh", "-c", "echo \"hello from $(hostname), uid $(id -u)\"; exec sleep 1000"]);
     config["linux"]["resources"] =
         json!({"memory_limit_in_bytes": 64 << 20, "cpu_quota": 50_000, "cpu_period": 100_000});
-    // What the kubelet asks for by default.
+    // The kubelet asks for these by default.
     config["linux"]["security_context"] = json!({
         "namespace_options": {"pid": 1}, "run_as_user": {"value": 1000}, "no_new_privs": true, "seccomp": {"profile_type": 0},
         "masked_paths": ["/proc/kcore", "/proc/keys"], "readonly_paths": ["/proc/sys"],
@@ -98,7 +99,7 @@ fn print(containerd: &Containerd, args: &[&str]) {
     println!("{}", containerd.crictl(args).ok().trim_start_matches("\x1b[2J\x1b[H"));
 }
 
-/// An id as crictl itself abbreviates it.
+/// Shortens an id as crictl does.
 fn short(word: &str) -> String {
     if word.len() == 64 { word[..13].to_owned() } else { word.to_owned() }
 }

@@ -1,5 +1,5 @@
-//! The program of a pod's sandbox container: it holds the pod's namespaces by being there, reaps what is left to it,
-//! and ends on SIGTERM or SIGINT.
+//! The program of a pod's sandbox container. Its process holds the pod's namespaces, reaps orphans, and ends on SIGTERM
+//! or SIGINT.
 
 use std::process::ExitCode;
 
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     }
     loop {
         match signals.wait() {
-            // One SIGCHLD may stand for many children.
+            // One SIGCHLD may stand for several children (signal(7)).
             Ok(Signal::SIGCHLD) => {
                 while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
                 {

@@ -1,13 +1,13 @@
-//! The program that runs as the container's process in tests: it reports what it sees and does what it is told.
+//! The process of the test containers: it reports what it sees and carries out the actions on its command line.
 //!
-//! Built statically, so that a root filesystem needs nothing else. It has no Rust `main`: the standard library's start-up
-//! code would ignore SIGPIPE, install signal handlers and open `/dev/null` in place of closed descriptors, and all
-//! of that is what the tests want to see as the runtime left it. What it can do is in `berth_integration::probe`.
+//! It is static, so a root filesystem needs no other file. It has no Rust `main`: the start-up code of the standard
+//! library ignores SIGPIPE, installs signal handlers and opens `/dev/null` for closed descriptors, and the tests must
+//! see these as the runtime left them. `berth_integration::probe` has the actions.
 #![no_main]
 #![allow(unsafe_code)]
 
-/// The C library's entry point.
-// SAFETY: `main` is the symbol the C start-up code calls, with this signature; nothing else in the program defines it.
+/// The entry point that the C library calls.
+// SAFETY: the C start-up code calls the symbol `main` with this signature, and no other code in the program defines it.
 #[unsafe(no_mangle)]
 pub extern "C" fn main(_argc: i32, _argv: *const *const std::ffi::c_char) -> i32 {
     berth_integration::probe::main()

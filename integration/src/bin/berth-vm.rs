@@ -1,4 +1,4 @@
-//! Test machines: `make test-vm` and `make vm-shell`. What it is made of is in `berth_integration::vm`.
+//! Test machines: `make test-vm` and `make vm-shell`. `berth_integration::vm` describes their parts.
 
 use std::path::Path;
 use std::process::ExitCode;

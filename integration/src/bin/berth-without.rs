@@ -1,6 +1,6 @@
-//! Runs a program on a kernel that lacks something: `berth-without FILTER PROGRAM [WORD…]`, where FILTER is a
-//! `linux.seccomp` object as in a config.json. The program and all that it starts have the filter; what it denies with
-//! `ENOSYS` is to them as if it were not there.
+//! Runs a program on a kernel that lacks something: `berth-without FILTER PROGRAM [WORD…]`. FILTER is a `linux.seccomp`
+//! object as in config.json. The program and its children run under the filter. A system call that the filter denies
+//! with `ENOSYS` looks to them like a call that the kernel does not have.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};

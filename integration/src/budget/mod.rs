@@ -1,7 +1,8 @@
-//! What an operation may cost, in counts that do not depend on how fast the machine is: system calls, clones, execs,
-//! threads, pages. The committed numbers are in `integration/budget.toml`; what is measured is held against them.
+//! The budget of operations: counts of system calls, clones, execs, threads and pages, none of which depends on the
+//! speed of the machine. `integration/budget.toml` holds the committed numbers; the test compares its measurements with
+//! them.
 //!
-//! The counts depend on how many cgroup hierarchies there are, so each layout has a section of its own.
+//! The counts depend on the number of cgroup hierarchies, so the file has a section for each layout.
 
 pub mod trace;
 
@@ -10,31 +11,31 @@ use std::fmt::Write;
 
 use crate::cgroup;
 
-/// A budget or a measurement: by operation and line, a number and its unit.
+/// A budget or a measurement: a number with its unit for each operation and line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lines(BTreeMap<(String, String), Amount>);
 
-/// A number of something.
+/// A number with its unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Amount {
-    /// How many.
+    /// The number.
     pub number: u64,
-    /// Of what: `calls`, `kB`, …
+    /// The unit: `calls`, `kB`, …
     pub unit: String,
 }
 
-/// What a comparison found.
+/// The result of a comparison.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// Lines that grew, or that no budget knows.
+    /// The lines that grew, or that have no budget.
     pub over: Vec<String>,
-    /// Lines that are so far below that the budget could be tightened.
+    /// The lines that are so far below their budget that it could be lowered.
     pub under: Vec<String>,
 }
 
 const STACKS: &str = "the stack of a thread that has ended is used again, if it has ended in time";
 
-/// How much a line may be above its budget without having grown, and why.
+/// How far a line may exceed its budget without counting as growth, and why.
 const SLACK: [(&str, u64, &str); 10] = [
     ("brk", 4, "where the heap's edges fall, and whether the shim gave them back since"),
     ("all calls", 14, "those of the lines that it sums up, which do not all come together"),
@@ -49,13 +50,13 @@ const SLACK: [(&str, u64, &str); 10] = [
 ];
 
 impl Lines {
-    /// Puts a line.
+    /// Adds a line.
     pub fn put(&mut self, operation: &str, line: &str, number: u64, unit: &str) {
         let amount = Amount { number, unit: unit.to_owned() };
         self.0.insert((operation.to_owned(), line.to_owned()), amount);
     }
 
-    /// With the sum of an operation's calls as a line of its own.
+    /// Adds the sum of an operation's calls as a line of its own.
     pub fn with_sum(mut self, operation: &str) -> Self {
         let calls = self.0.iter().filter(|((of, _), amount)| of == operation && amount.unit == "calls");
         let sum = calls.map(|(_, amount)| amount.number).sum();
@@ -63,13 +64,13 @@ impl Lines {
         self
     }
 
-    /// Takes in other lines.
+    /// Adds the lines of `other`.
     pub fn extend(&mut self, other: Self) {
         self.0.extend(other.0);
     }
 
-    /// Keeps the smaller number of each line: what comes on top of that is a matter of timing. Lines that only one of
-    /// the two has are such matters, too.
+    /// Keeps the smaller number of each line and drops lines that only one of the two has: the difference depends on
+    /// timing.
     pub fn least(self, other: &Self) -> Self {
         let both = self.0.into_iter().filter_map(|(key, amount)| {
             let number = amount.number.min(other.0.get(&key)?.number);
@@ -78,7 +79,7 @@ impl Lines {
         Self(both.collect())
     }
 
-    /// Holds measured lines against this budget. A budgeted line that was not seen is one of zero.
+    /// Compares measured lines with this budget. A budgeted line that was not measured counts as zero.
     pub fn judge(&self, seen: &Self) -> Verdict {
         let mut verdict = Verdict::default();
         for (key, amount) in &seen.0 {
@@ -104,10 +105,10 @@ impl Lines {
         verdict
     }
 
-    /// Reads the budget of a layout; `None` when the file has none for it.
+    /// Reads the budget of a layout. Returns `None` if the file has none for it.
     ///
     /// # Errors
-    /// The file is no budget.
+    /// The text is not a budget.
     pub fn of_layout(text: &str, layout: &str) -> Result<Option<Self>, String> {
         let table: toml::Table = text.parse().map_err(|e| format!("{e}"))?;
         let Some(section) = table.get(layout) else { return Ok(None) };
@@ -122,10 +123,10 @@ impl Lines {
         Ok(Some(lines))
     }
 
-    /// The file's text with the section of `layout` replaced by these lines; the others stay.
+    /// Returns the file's text with the section of `layout` replaced by these lines. The other sections stay.
     ///
     /// # Errors
-    /// The file is no budget.
+    /// The text is not a budget.
     pub fn rewrite(&self, text: &str, layout: &str) -> Result<String, String> {
         let table: toml::Table = text.parse().map_err(|e| format!("{e}"))?;
         let mut sections = BTreeMap::new();
@@ -148,7 +149,7 @@ impl Lines {
     }
 }
 
-/// What the file begins with.
+/// The comment at the top of the file.
 const HEADER: &str = "\
 # What an operation may cost, counted on the machine's cgroup layout; `make budget` writes it anew from what it measures.
 # integration/tests/budget.rs compares: growth of any line is a failure.
@@ -167,7 +168,8 @@ fn quoted(name: &str) -> String {
     if bare { name.to_owned() } else { format!("\"{name}\"") }
 }
 
-/// The cgroup layout of this machine: `v2`, or how many v1 hierarchies there are and whether v2 is beside them.
+/// Returns the cgroup layout of this machine: `v2`, or the number of v1 hierarchies and whether v2 is mounted beside
+/// them.
 pub fn layout() -> String {
     if cgroup::unified() {
         return "v2".into();

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use super::Lines;
 
-/// Calls whose number is a matter of timing: waiting and being woken.
+/// Calls that wait or are woken: their number depends on timing.
 const TIMING: [&str; 7] =
     ["epoll_pwait", "epoll_wait", "futex", "poll", "restart_syscall", "rt_sigreturn", "sched_yield"];
 
-/// What a thread does for itself when it begins and ends, both of which the end of its process may forestall.
+/// Calls that a thread makes when it begins and ends. The end of the process may come before either.
 const OF_A_THREAD: [&str; 12] = [
     "exit",
     "gettid",
@@ -26,13 +26,13 @@ const OF_A_THREAD: [&str; 12] = [
     "sigaltstack",
 ];
 
-/// How a thread wakes another one by an eventfd(2), which is a matter of timing, too.
+/// The argument of the eventfd(2) write by which one thread wakes another. Its number depends on timing as well.
 const WAKE: &str = "\"\\1\\0\\0\\0\\0\\0\\0\\0\", 8)";
 
-/// strace's options: children too, no strings, no signals, no messages of its own.
+/// The options of strace: follow children, print no strings, no signals and no messages of strace itself.
 pub const OPTIONS: [&str; 6] = ["-f", "-qq", "-s", "64", "-e", "signal=none"];
 
-/// Where the calls of a program go that is started with [`words`].
+/// Returns the words that run a program under strace and write its calls to `file`.
 pub fn words(file: &Path, children: bool) -> Vec<String> {
     let options = OPTIONS.iter().skip(usize::from(!children));
     let mut words: Vec<String> = std::iter::once(&"strace").chain(options).map(|word| (*word).to_owned()).collect();
@@ -40,30 +40,30 @@ pub fn words(file: &Path, children: bool) -> Vec<String> {
     words
 }
 
-/// What was called, by name; the payload's own calls are not among them.
+/// The number of calls by name. The calls of the payload are left out.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Calls {
     by_name: BTreeMap<String, u64>,
-    /// Processes made.
+    /// The number of processes made.
     processes: u64,
-    /// Threads made.
+    /// The number of threads made.
     threads: u64,
-    /// Programs executed, the payload among them.
+    /// The number of programs executed, with the payload.
     execs: u64,
 }
 
-/// The payload of whatever is counted.
+/// The payload of every operation that is counted.
 const PAYLOAD: &str = "\"/bin/true\"";
 
 impl Calls {
-    /// Reads strace's output.
+    /// Reads the output of strace.
     pub fn read(file: &Path) -> Self {
         let text = fs::read(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         Self::parse(&String::from_utf8_lossy(&text))
     }
 
-    /// Of lines `PID name(arguments) = result`, or without the pid when children are not followed; a call that another
-    /// process' line interrupts is taken up again by `PID <... name resumed>`.
+    /// Parses lines of the form `PID name(arguments) = result`. The pid is missing if strace does not follow children.
+    /// A call that another process's line interrupts goes on as `PID <... name resumed>`.
     pub fn parse(text: &str) -> Self {
         let mut calls = Self::default();
         let mut payloads = BTreeSet::new();
@@ -105,7 +105,7 @@ impl Calls {
         calls
     }
 
-    /// As lines of a budget.
+    /// Adds the counts as lines of a budget.
     pub fn put(&self, operation: &str, lines: &mut Lines) {
         lines.put(operation, "processes made", self.processes, "clones");
         lines.put(operation, "threads made", self.threads, "clones");
@@ -116,16 +116,17 @@ impl Calls {
     }
 }
 
-/// The flag of a clone that makes a thread.
+/// The clone(2) flag that makes a thread.
 const THREAD: &str = "CLONE_THREAD";
 
-/// A line's pid, which is empty when children are not followed, and the rest.
+/// Splits a line into its pid and the rest. The pid is empty if strace does not follow children.
 fn split(line: &str) -> (&str, &str) {
     let pid = line.split(' ').next().filter(|word| word.bytes().all(|b| b.is_ascii_digit())).unwrap_or_default();
     (pid, line[pid.len()..].trim_start())
 }
 
-/// The ids of the threads that were made while strace looked. A thread's own lines may come before the one that says it.
+/// Returns the ids of the threads that were made under strace. A thread's first line may come before the line of the
+/// clone that made it.
 fn threads(text: &str) -> BTreeSet<&str> {
     let mut threads = BTreeSet::new();
     let mut making = BTreeSet::new();

@@ -8,13 +8,13 @@ use crate::image;
 use crate::reservation::Reservation;
 use crate::tools::{built_dir, find, tool, workspace};
 
-/// Where the snippets in `deploy/` say that berth is installed.
+/// The directory in which the snippets of `deploy/` expect berth.
 const INSTALLED: &str = "/usr/local/bin";
 
-/// What of the node containerd makes use of.
+/// The features of the node that containerd uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Node {
-    /// Nothing that not every host has.
+    /// Only features that every host has.
     Plain,
     /// systemd: the handlers have `SystemdCgroup`.
     Systemd,
@@ -22,7 +22,7 @@ pub enum Node {
     Selinux,
 }
 
-/// Writes containerd's configuration, the CNI network and crictl's configuration into the directory of `slot`.
+/// Writes containerd's configuration, the CNI network and crictl's configuration into the directory of `reservation`.
 pub fn write(reservation: &Reservation, version: Version, node: Node) {
     let dir = reservation.dir();
     fs::create_dir_all(dir.join("cni")).expect("make the CNI directory");
@@ -46,7 +46,7 @@ fn containerd(dir: &Path, version: Version, node: Node) -> String {
     let snippet = fs::read_to_string(&snippet).unwrap_or_else(|e| panic!("read {}: {e}", snippet.display()));
     assert!(snippet.contains(INSTALLED), "the snippet names where berth is installed");
     let ours = snippet.replace(INSTALLED, &built_dir().to_string_lossy());
-    // The key `version` comes before the first table, so it is ours alone.
+    // `version` comes before the first table and is already in our text.
     let ours: Vec<&str> = ours.lines().filter(|line| !line.starts_with("version")).collect();
     let text = text
         .replace("@DIR@", &dir.to_string_lossy())
@@ -55,13 +55,13 @@ fn containerd(dir: &Path, version: Version, node: Node) -> String {
         .replace("@PAUSE@", image::PAUSE);
     let mut all = format!("{text}\n{}\n", ours.join("\n"));
     if node == Node::Selinux {
-        // The table of the CRI service has it in both versions.
+        // Both versions have this line in the table of the CRI service.
         all = all
             .replace("\nrestrict_oom_score_adj = true\n", "\nrestrict_oom_score_adj = true\nenable_selinux = true\n");
     }
     if node == Node::Systemd {
         all = all.replace("BinaryName = ", "SystemdCgroup = true\nBinaryName = ");
-        // 1.6 has no options for a handler of another type than runc's; there the form of the path says it.
+        // containerd 1.6 has options only for handlers of runc's type. The handler by path has that type.
         if version == Version::V2_3 {
             all.push_str(SYSTEMD);
         }
@@ -83,7 +83,7 @@ fn network(reservation: &Reservation) -> String {
     network.to_string()
 }
 
-/// containerd 2.x. The options plugin and NRI would make files outside of the directory.
+/// The configuration of containerd 2.x. The opt plugin and NRI would make files outside of the directory.
 const V3: &str = r"
 version = 3
 root = '@DIR@/root'
@@ -120,7 +120,7 @@ BinaryName = '@RUNC@'
 Root = '@DIR@/runc'
 ";
 
-/// In containerd 2.x, for the handlers of the snippet.
+/// The options of the snippet's handlers in containerd 2.x.
 const SYSTEMD: &str = r"
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.berth.options]
 SystemdCgroup = true
@@ -128,7 +128,7 @@ SystemdCgroup = true
 SystemdCgroup = true
 ";
 
-/// containerd 1.6 and 1.7.
+/// The configuration of containerd 1.6 and 1.7.
 const V2: &str = r"
 version = 2
 root = '@DIR@/root'

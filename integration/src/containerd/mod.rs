@@ -25,31 +25,31 @@ use crate::{image, leak, procs};
 /// The bound of one command of ctr or crictl.
 const COMMAND: Duration = LONG;
 
-/// A running containerd, and everything that belongs to it. Dropping it ends all of that. When a test fails, the end of
-/// its log is told, and all of it is kept in the directory that `BERTH_LOGS` names.
+/// A running containerd with all its files and processes. Dropping it ends and removes them. When a test fails, the end
+/// of the log is printed, and the whole log is kept in the directory that `BERTH_LOGS` names.
 pub struct Containerd {
-    /// What it is told to run containers with.
+    /// The runtime of the containers.
     pub runtime: Runtime,
-    /// Its generation.
+    /// The generation of containerd.
     pub version: Version,
-    /// Its names, and its directory.
+    /// The reserved names and the directory.
     pub reservation: Reservation,
     before: Mutex<Option<BTreeSet<String>>>,
     daemon: Mutex<Option<Child>>,
 }
 
 impl Containerd {
-    /// Starts a containerd, waits until it answers, and gives it the images.
+    /// Starts a containerd, waits until it answers, and imports the images.
     pub fn start(version: Version, form: Form) -> Self {
         Self::start_with(version, Runtime::under_test(form))
     }
 
-    /// Like [`Containerd::start`], with a runtime that is not up to the environment.
+    /// Like [`Containerd::start`] with a given runtime instead of that of the environment.
     pub fn start_with(version: Version, runtime: Runtime) -> Self {
         Self::start_configured(version, runtime, Node::Plain)
     }
 
-    /// Like [`Containerd::start`], with systemd as the owner of the containers' cgroups.
+    /// Like [`Containerd::start`], with the systemd cgroup driver.
     pub fn start_under_systemd(version: Version, form: Form) -> Self {
         Self::start_configured(version, Runtime::under_test(form), Node::Systemd)
     }
@@ -74,30 +74,30 @@ impl Containerd {
             this.ctr_in("k8s.io", ["images", "import", &*this.dir().join(image).to_string_lossy()]).ok();
         }
         for name in [image::PAUSE, image::BUSYBOX] {
-            // CRI learns of an import by an event.
+            // The CRI service learns of an import by an event.
             until_true(name, LONG, || this.crictl(["inspecti", "-q", name]).status.success());
         }
         this
     }
 
-    /// The directory that holds everything of this containerd.
+    /// Returns the directory of this containerd.
     pub fn dir(&self) -> &Path {
         self.reservation.dir()
     }
 
-    /// Starts the daemon (again), and waits until it answers.
+    /// Starts the daemon, also again after it ended, and waits until it answers.
     pub fn launch(&self) {
         let mut daemon = self.daemon.lock().expect("lock");
         assert!(daemon.is_none(), "containerd runs already");
         let log =
             File::options().create(true).append(true).open(self.dir().join("containerd.log")).expect("open the log");
-        // Ours, and the Go shim of its own generation before any that the machine has.
+        // berth's programs come first in PATH, then the Go shim of the same generation, then the machine's programs.
         let ours = built_dir();
         let theirs = find(self.of_version("SHIM_RUNC_1", "SHIM_RUNC_2")).and_then(Path::parent).unwrap_or(&ours);
         let path = format!("{}:{}:{}", ours.display(), theirs.display(), system_path());
         let mut command = Command::new(tool(self.of_version("CONTAINERD_1", "CONTAINERD_2")));
         command.arg("--config").arg(self.dir().join("config.toml")).env("PATH", path);
-        // A containerd that is looked at must not look after the tests' own OpenTelemetry or systemd.
+        // The variables of the tests for systemd and OpenTelemetry must not reach containerd.
         command.env_remove("NOTIFY_SOCKET").current_dir(self.dir()).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a second handle")).stderr(log);
         let child = daemon.insert(command.spawn().expect("start containerd"));
@@ -112,25 +112,25 @@ impl Containerd {
         });
     }
 
-    /// Ends the daemon with SIGKILL, as a crash would; containers and shims stay.
+    /// Ends the daemon with SIGKILL, as a crash does. Containers and shims stay.
     pub fn kill(&self) {
         let mut daemon = self.daemon.lock().expect("lock").take().expect("containerd runs");
         daemon.kill().and_then(|()| daemon.wait()).expect("kill containerd");
     }
 
-    /// Ends the daemon with SIGTERM, as a service manager would; containers and shims stay.
+    /// Ends the daemon with SIGTERM, as a service manager does. Containers and shims stay.
     pub fn stop(&self) {
         let mut daemon = self.daemon.lock().expect("lock").take().expect("containerd runs");
         procs::kill(daemon.id().cast_signed(), Signal::TERM);
         wait(&mut daemon, LONG).expect("containerd to end on SIGTERM");
     }
 
-    /// The pid of the daemon.
+    /// Returns the pid of the daemon.
     pub fn pid(&self) -> i32 {
         self.daemon.lock().expect("lock").as_ref().expect("containerd runs").id().cast_signed()
     }
 
-    /// The command `crictl` for this containerd; the caller adds arguments.
+    /// Returns a crictl command for this containerd. The caller adds arguments.
     pub fn crictl_command(&self) -> Command {
         let mut command = Command::new(tool("CRICTL"));
         command.arg("--config").arg(self.dir().join("crictl.yaml"));
@@ -142,7 +142,7 @@ impl Containerd {
         run(self.crictl_command().args(args), COMMAND)
     }
 
-    /// The command `ctr` for this containerd in the namespace `default`; the caller adds arguments.
+    /// Returns a ctr command for this containerd in the namespace `default`. The caller adds arguments.
     pub fn ctr_command(&self) -> Command {
         self.ctr_command_in("default")
     }
@@ -152,7 +152,7 @@ impl Containerd {
         self.ctr_in("default", args)
     }
 
-    /// Runs ctr in the namespace `namespace`. What it says about deprecated things of the machine is cut.
+    /// Runs ctr in the namespace `namespace`. Lines about deprecated configuration are removed from its output.
     pub fn ctr_in<A: AsRef<OsStr>>(&self, namespace: &str, args: impl IntoIterator<Item = A>) -> Output {
         let mut output = run(self.ctr_command_in(namespace).args(args), COMMAND);
         let lines = output.stderr.split_inclusive('\n');
@@ -160,19 +160,19 @@ impl Containerd {
         output
     }
 
-    /// A container id that no other test uses at this time: the runtimes' state directories may be the machine's.
+    /// Returns a container id that no other test uses at this time, since the state directories may be the machine's.
     pub fn id(&self, name: &str) -> String {
         format!("{}-{name}", self.reservation.tag())
     }
 
-    /// Gives the images to the namespace `default`, for `ctr run`.
+    /// Imports the image into the namespace `default`, for `ctr run`.
     pub fn import_for_ctr(&self) {
         self.ctr(["images", "import", &*self.dir().join("busybox.tar").to_string_lossy()]).ok();
     }
 
-    /// The words of `ctr run` or `ctr create` that choose the runtime, and the cgroup for container `id`.
+    /// Returns the arguments of `ctr run` or `ctr create` that choose the runtime and the cgroup of container `id`.
     ///
-    /// ctr passes a runtime's options only to `io.containerd.runc.v2`, so our state directory is the default one.
+    /// ctr passes options of a runtime only to `io.containerd.runc.v2`, so berth uses its default state directory here.
     pub fn ctr_runtime(&self, id: &str) -> Vec<String> {
         let mut words = match self.runtime {
             Runtime::Berth(Form::ByPath) => vec!["--runtime".into(), built(self.runtime.shim()).display().to_string()],
@@ -189,18 +189,18 @@ impl Containerd {
         words
     }
 
-    /// The processes of this containerd's shims.
+    /// Returns the processes of this containerd's shims.
     pub fn shims(&self) -> Vec<procs::Process> {
         let name = self.runtime.shim();
         procs::mentioning(self.dir()).into_iter().filter(|p| p.line.contains(name) && procs::alive(p.pid)).collect()
     }
 
-    /// Remembers what is there now; [`Containerd::assert_clean`] compares with it.
+    /// Records the present traces. [`Containerd::assert_clean`] compares with them.
     pub fn remember(&self) {
         *self.before.lock().expect("lock") = Some(self.reservation.traces());
     }
 
-    /// Panics unless everything that came since [`Containerd::remember`] goes within a bound.
+    /// Panics unless everything that came after [`Containerd::remember`] disappears within a bound.
     pub fn assert_clean(&self) {
         match &*self.before.lock().expect("lock") {
             Some(before) => leak::assert_restored(before, || self.reservation.traces()),
@@ -208,7 +208,7 @@ impl Containerd {
         }
     }
 
-    /// Lets runc go without the comparison with before, for a reason that is told.
+    /// Skips the comparison of [`Containerd::assert_clean`] for runc, and prints the reason.
     pub fn excuse_runc(&self, reason: &str) {
         if self.runtime == Runtime::Runc {
             eprintln!("runc leaves something behind here: {reason}");
@@ -216,8 +216,8 @@ impl Containerd {
         }
     }
 
-    /// Removes the network namespaces of pods that a killed containerd has no memory of: it makes them before it notes
-    /// the pod down, and 1.6 does not look for them afterwards. For when no pod is left that could own one.
+    /// Removes network namespaces that a killed containerd forgot: it makes one before it records the pod, and 1.6 does
+    /// not look for it afterwards. To be called when no pod is left that could own one.
     pub fn clear_forgotten_netns(&self) {
         for dir in ["io.containerd.grpc.v1.cri/netns", "netns"].map(|dir| self.dir().join("state").join(dir)) {
             procs::unmount_below(&dir);
@@ -228,8 +228,8 @@ impl Containerd {
         }
     }
 
-    /// Removes the bundles that containerd was removing when it was killed: it hides one by a dot before its name first, and
-    /// passes such over when it starts again.
+    /// Removes bundles that containerd was removing when it was killed. It first renames a bundle to a name with a
+    /// leading dot, and ignores such names when it starts again.
     pub fn clear_hidden_bundles(&self) {
         for dir in ["state", "root"].map(|dir| self.dir().join(dir).join("io.containerd.runtime.v2.task")) {
             let namespaces = fs::read_dir(dir).into_iter().flatten().flatten();
@@ -242,7 +242,7 @@ impl Containerd {
         }
     }
 
-    /// The last lines of containerd's log, with the shims' words in it and without the story of its start.
+    /// Returns the last lines of containerd's log, with the messages of shims and without those of its start.
     pub fn log_tail(&self) -> String {
         let log = self.log();
         let told = |line: &&str| {
@@ -254,7 +254,7 @@ impl Containerd {
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
 
-    /// All of containerd's log.
+    /// Returns the whole log.
     pub fn log(&self) -> String {
         fs::read(self.dir().join("containerd.log"))
             .map(|log| String::from_utf8_lossy(&log).into_owned())
@@ -285,7 +285,7 @@ impl Drop for Containerd {
                     .ok();
             }
         }
-        // The daemon first: it would start shims again to clean up after those that the slot kills.
+        // The daemon must end first: it would start new shims to clean up after the killed ones.
         if let Some(daemon) = self.daemon.get_mut().ok().and_then(Option::as_mut) {
             daemon.kill().ok();
             daemon.wait().ok();
@@ -293,7 +293,7 @@ impl Drop for Containerd {
     }
 }
 
-/// The generations that this machine has, the newest first.
+/// Returns the generations that this machine has, the newest first.
 pub fn versions() -> Vec<Version> {
     let all = [(Version::V2_3, "CONTAINERD_2"), (Version::V1_6, "CONTAINERD_1")];
     all.into_iter().filter(|(_, name)| find(name).is_some()).map(|(version, _)| version).collect()
@@ -303,10 +303,10 @@ fn system_path() -> &'static str {
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 }
 
-/// Whether the runtime and the network are both ready, as `crictl info` says.
+/// Returns whether `crictl info` reports the runtime and the network as ready.
 fn ready(info: &serde_json::Value) -> bool {
     let conditions = info["status"]["conditions"].as_array();
-    // containerd 2.x has more of them, such as one about deprecated configuration.
+    // containerd 2.x has further conditions, such as one about deprecated configuration.
     let holds = |name: &str| conditions.is_some_and(|all| all.iter().any(|c| c["type"] == name && c["status"] == true));
     holds("RuntimeReady") && holds("NetworkReady")
 }

@@ -3,13 +3,13 @@
 /// The generations of containerd that the tests use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
-    /// Debian 12's, or a 1.x on PATH: plain addresses, task API 2, configuration 2.
+    /// Debian 12's containerd, or a 1.x on PATH: plain addresses, task API 2, configuration 2.
     V1_6,
     /// The pinned 2.3, or a 2.x on PATH.
     V2_3,
 }
 
-/// Two ways to name a runtime to containerd.
+/// The two forms in which a runtime is named to containerd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// `io.containerd.runc.v2` with the path of the shim.
@@ -18,17 +18,17 @@ pub enum Form {
     ByName,
 }
 
-/// Who runs the containers.
+/// The runtime of the containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Runtime {
-    /// Our shim, named in one form or the other.
+    /// berth's shim, named in one of the two forms.
     Berth(Form),
-    /// containerd's Go shim and runc: what the tests are tested with (`RUNTIME=runc`).
+    /// containerd's Go shim with runc, which tests the tests (`RUNTIME=runc`).
     Runc,
 }
 
 impl Runtime {
-    /// The runtime under test, as the environment variable `RUNTIME` says: `berth` (when unset) or `runc`.
+    /// Returns the runtime that the environment variable `RUNTIME` names: `berth` (the default) or `runc`.
     pub fn under_test(form: Form) -> Self {
         match std::env::var("RUNTIME").as_deref() {
             Err(_) | Ok("berth") => Self::Berth(form),
@@ -37,7 +37,7 @@ impl Runtime {
         }
     }
 
-    /// The name of the handler in containerd's configuration.
+    /// Returns the name of the handler in containerd's configuration.
     pub fn handler(self) -> &'static str {
         match self {
             Self::Berth(Form::ByPath) => "berth",
@@ -46,7 +46,7 @@ impl Runtime {
         }
     }
 
-    /// The file name of the shim.
+    /// Returns the file name of the shim.
     pub fn shim(self) -> &'static str {
         match self {
             Self::Berth(_) => "containerd-shim-berth-v2",

@@ -1,4 +1,4 @@
-//! What the probe does when told to, one small function an action.
+//! The actions of the probe, one function each.
 
 use super::sys;
 use serde_json::{Map, Value, json};
@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-/// Does one action. `Some` ends the program with that status; words that are not understood end it with 99.
+/// Carries out one action. `Some` is the exit status that ends the program. An unknown action ends it with 99.
 pub fn act(verb: &str, args: &[String]) -> Option<i32> {
     match verb {
         "exit" => Some(number(args, 0).unwrap_or(0)),
@@ -73,7 +73,7 @@ pub fn act(verb: &str, args: &[String]) -> Option<i32> {
     }
 }
 
-/// `notify LINE...`: one datagram to `$NOTIFY_SOCKET`; 0 or errno.
+/// `notify LINE...`: sends one datagram to `$NOTIFY_SOCKET` and prints 0 or errno.
 fn notify(said: &str) -> i32 {
     let path = std::env::var_os("NOTIFY_SOCKET").unwrap_or_default();
     let sent = UnixDatagram::unbound().and_then(|socket| socket.send_to(said.as_bytes(), path));
@@ -84,13 +84,13 @@ fn number<T: std::str::FromStr>(args: &[String], n: usize) -> Option<T> {
     args.get(n)?.parse().ok()
 }
 
-/// `sleep SECONDS`
+/// `sleep SECONDS`: sleeps.
 fn sleep(args: &[String]) -> Option<i32> {
     std::thread::sleep(Duration::from_secs_f64(number(args, 0).unwrap_or(0.0)));
     None
 }
 
-/// `open r|w|rw|path PATH...`: prints 0 or errno for each.
+/// `open r|w|rw|path PATH...`: opens each path and prints 0 or errno for it.
 fn open(args: &[String]) -> Option<i32> {
     let (mode, paths) = args.split_first()?;
     let flags = match mode.as_str() {
@@ -104,7 +104,8 @@ fn open(args: &[String]) -> Option<i32> {
     None
 }
 
-/// `write PATH DATA`: prints 0 or errno. An existing file is not truncated first: kernel files are written as they are.
+/// `write PATH DATA`: writes and prints 0 or errno. It does not truncate an existing file, since kernel files are
+/// written in place.
 fn write(args: &[String]) -> Option<i32> {
     let [path, data] = args else { return Some(99) };
     let done = fs::OpenOptions::new()
@@ -118,8 +119,8 @@ fn write(args: &[String]) -> Option<i32> {
     None
 }
 
-/// `syscall NR[:ARG,...]...`: prints each result, minus errno for a failure. An argument is a number or `@text`,
-/// a pointer to that text.
+/// `syscall NR[:ARG,...]...`: makes each call and prints its result, minus errno for a failure. An argument is a
+/// number, or `@text` for a pointer to that text.
 fn syscalls(args: &[String]) -> Option<i32> {
     let mut out = Map::new();
     for call in args {
@@ -139,7 +140,7 @@ fn syscalls(args: &[String]) -> Option<i32> {
     None
 }
 
-/// A decimal or 0x number of 64 bits, signed or not.
+/// Parses a decimal or 0x number of 64 bits, signed or not.
 fn integer(text: &str) -> i64 {
     let (digits, radix) = text.strip_prefix("0x").map_or((text, 10), |hex| (hex, 16));
     i64::from_str_radix(digits, radix)
@@ -147,8 +148,8 @@ fn integer(text: &str) -> i64 {
         .unwrap_or(0)
 }
 
-/// `children N SECONDS`, `orphans N SECONDS`: processes that hold every descriptor open and sleep; orphans have lost
-/// their parent.
+/// `children N SECONDS`, `orphans N SECONDS`: starts processes that keep every descriptor open and sleep. The parent of
+/// an orphan has ended.
 fn children(args: &[String], orphan: bool) -> Option<i32> {
     for _ in 0..number(args, 0).unwrap_or(1) {
         if sys::fork() != 0 {
@@ -163,7 +164,7 @@ fn children(args: &[String], orphan: bool) -> Option<i32> {
     None
 }
 
-/// `spew BYTES`: that many bytes of a known pattern (the low byte of the position) on standard output.
+/// `spew BYTES`: writes that many bytes to standard output. Each byte is the low byte of its position.
 fn spew(args: &[String]) -> Option<i32> {
     let mut left: usize = number(args, 0).unwrap_or(0);
     let piece: Vec<u8> = (0..=255u8).cycle().take(65536).collect();
@@ -178,7 +179,7 @@ fn spew(args: &[String]) -> Option<i32> {
     out.flush().err().map(|_| 1)
 }
 
-/// `count`: reads standard input to its end and prints the number of bytes and their sum.
+/// `count`: reads standard input to its end and prints the number and the sum of the bytes.
 fn count() -> Option<i32> {
     let (mut total, mut sum) = (0u64, 0u64);
     let mut buffer = vec![0u8; 65536];
@@ -199,7 +200,7 @@ fn count() -> Option<i32> {
     None
 }
 
-/// `halt`: for ever stops every process that comes in sight.
+/// `halt`: stops every process that it sees, for ever.
 fn halt() -> Option<i32> {
     let me = sys::call(libc::SYS_getpid, &[]);
     loop {
@@ -210,8 +211,9 @@ fn halt() -> Option<i32> {
     }
 }
 
-/// `hunt SECONDS`: for that long opens `exe`, `mem`, `root`, `cwd` and descriptors of every process in sight but itself and
-/// those that run its own program; prints what it got hold of, and the program that the process had afterwards.
+/// `hunt SECONDS`: opens `exe`, `mem`, `root`, `cwd` and the descriptors of every process that it sees, except itself
+/// and those that run its own program. It prints everything that it could open, with the program that the process runs
+/// afterwards.
 fn hunt(args: &[String]) -> Option<i32> {
     const PREY: [(&str, i32); 8] = [
         ("exe", libc::O_RDONLY),
@@ -242,7 +244,7 @@ fn hunt(args: &[String]) -> Option<i32> {
                 }
                 let program = match fs::read_link(&exe) {
                     Ok(path) => path.to_string_lossy().into_owned(),
-                    // Gone in between.
+                    // The process ended in between.
                     Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => continue,
                     Err(e) => e.to_string(),
                 };

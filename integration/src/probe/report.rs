@@ -1,13 +1,14 @@
-//! `probe report [KEY[=ARGUMENT]...]`: one JSON object of what the process sees. Without keys, all but `read` and `stat`.
+//! `probe report [KEY[=ARGUMENT]...]`: prints one JSON object of what the process sees. Without keys it has all but
+//! `read` and `stat`.
 //!
-//! A container may lack `/proc` or `/dev`, so each key stands alone: what cannot be had is `{"error": "..."}`.
-//! As much as possible comes from system calls, not from `/proc`, which the runtime may have set up wrongly.
+//! A container may lack `/proc` or `/dev`, so each key fails on its own with `{"error": "..."}`. The report uses system
+//! calls where it can instead of `/proc`, which the runtime may have set up wrongly.
 
 use super::sys;
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, fs, os::unix::ffi::OsStrExt, path::Path};
 
-/// What is told unless keys are named, beside the descriptors.
+/// The keys of a report without named keys, beside the descriptors.
 pub const KEYS: [&str; 19] = [
     "ids",
     "umask",
@@ -30,7 +31,7 @@ pub const KEYS: [&str; 19] = [
     "keyring",
 ];
 
-/// Prints the report; never ends the program.
+/// Prints the report. It never ends the program.
 pub fn print(keys: &[String], fds: &Value) -> Option<i32> {
     let all: Vec<String> = KEYS.iter().map(|k| (*k).to_owned()).chain(["fds".to_owned()]).collect();
     let mut out = Map::new();
@@ -47,7 +48,8 @@ pub fn print(keys: &[String], fds: &Value) -> Option<i32> {
     None
 }
 
-/// Every open descriptor: flags, what it points to, device and inode. Called before anything else is opened.
+/// Returns every open descriptor with its flags, link, device and inode. It must be called before the probe opens a
+/// file.
 pub fn fds() -> Value {
     let open: Vec<_> = (0..4096).filter_map(|fd| Some((fd, sys::fd_flags(fd)?))).collect();
     let mut out = Map::new();
@@ -129,7 +131,7 @@ fn lines(path: &str) -> Value {
     }
 }
 
-/// One field of /proc/self/status, as text.
+/// Returns one field of /proc/self/status, as text.
 fn status(field: &str) -> Value {
     match fs::read_to_string("/proc/self/status") {
         Ok(s) => json!(s.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':').map(str::trim))),
@@ -218,7 +220,7 @@ fn process() -> Value {
     })
 }
 
-/// prctl options that answer through a pointer.
+/// Calls prctl(2) with an option that answers through a pointer.
 fn through_pointer(option: i32) -> Value {
     let mut value: i32 = -1;
     let r = sys::prctl(option, std::ptr::from_mut(&mut value).addr() as u64, 0);
@@ -233,7 +235,7 @@ fn subreaper() -> Value {
     through_pointer(libc::PR_GET_CHILD_SUBREAPER)
 }
 
-/// The letter that `ls -l` and `find -type` would show.
+/// Returns the letter of a file type as `ls -l` and `find -type` show it.
 fn kind(mode: u32) -> &'static str {
     match mode & libc::S_IFMT {
         libc::S_IFREG => "f",
@@ -247,7 +249,7 @@ fn kind(mode: u32) -> &'static str {
     }
 }
 
-/// Type, mode, owner, device numbers and link target of one path, links not followed.
+/// Returns type, mode, owner, device numbers and link target of a path, without following links.
 fn stat(path: &str) -> Value {
     match sys::lstat(path) {
         Err(e) => json!({"errno": e}),
@@ -263,7 +265,7 @@ fn stat(path: &str) -> Value {
     }
 }
 
-/// `stat` of all that is below a directory, by path, other filesystems included; at most 10,000 entries.
+/// Returns `stat` of everything below a directory, by path, with other filesystems and at most 10,000 entries.
 fn tree(top: &str) -> Value {
     let mut out = BTreeMap::new();
     let mut todo = vec![top.to_owned()];
@@ -281,7 +283,7 @@ fn tree(top: &str) -> Value {
     json!(out)
 }
 
-/// The names in a directory, sorted.
+/// Returns the names in a directory, sorted.
 fn list(dir: &str) -> Value {
     match fs::read_dir(dir) {
         Ok(entries) => {

@@ -1,9 +1,9 @@
-//! `spy STOP MARK HOST_FILE HOST_MOUNT HOST_NAMESPACE...`: looks at each process that appears in this pid namespace, the moment it
-//! appears, until the file STOP is there; prints what it got hold of that a container must not have.
+//! `spy STOP MARK HOST_FILE HOST_MOUNT HOST_NAMESPACE...`: examines each new process of this pid namespace as soon as
+//! it appears, until the file STOP exists. It prints everything that a container must not have.
 //!
-//! MARK is a text that the runtime's command line, environment or memory holds and nothing of the container does,
-//! HOST_FILE a file of the host's tree alone, HOST_MOUNT a mountpoint of the host's alone, HOST_NAMESPACE a link like
-//! `mnt:[4026531841]`.
+//! MARK is a text that is in the command line, environment or memory of the runtime and in nothing of the container.
+//! HOST_FILE is a file of the host's tree alone. HOST_MOUNT is a mount point of the host alone. HOST_NAMESPACE is a
+//! link such as `mnt:[4026531841]`.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ const PTRACE_INTERRUPT: i64 = 0x4207;
 const PTRACE_DETACH: i64 = 17;
 const NAMESPACES: [&str; 8] = ["mnt", "net", "ipc", "uts", "cgroup", "user", "pid", "time"];
 
-/// The catch: how often each kind was seen, and the first sample of it.
+/// The finds: the count and the first sample of each kind.
 #[derive(Default)]
 struct Caught(Map<String, Value>);
 
@@ -34,7 +34,7 @@ impl Caught {
     }
 }
 
-/// See the module.
+/// Runs the action that the module describes.
 pub fn spy(args: &[String]) -> Option<i32> {
     let [stop, prey @ ..] = args else { return Some(99) };
     let [mark, host_file, host_mount, host_namespaces @ ..] = prey else { return Some(99) };
@@ -46,7 +46,8 @@ pub fn spy(args: &[String]) -> Option<i32> {
     let mut held = 0u64;
     while !Path::new(stop).exists() {
         for n in 0..500 {
-            // Pids are given in ascending order. Those that came and went unseen leave a gap, a wide one once in a while.
+            // The kernel gives pids in ascending order. Processes that came and went unseen leave a gap, which is
+            // sometimes wide.
             let gap = if n == 0 { 2000 } else { 6 };
             let Some(pid) = (newest + 1..newest + gap).find(|pid| sys::call(libc::SYS_kill, &[*pid, 0]) != -esrch())
             else {
@@ -65,7 +66,7 @@ fn esrch() -> i64 {
     i64::from(libc::ESRCH)
 }
 
-/// See the module.
+/// The marks of the runtime and the host, as the module describes them.
 struct Prey<'a> {
     mark: &'a str,
     host_file: &'a str,
@@ -73,7 +74,7 @@ struct Prey<'a> {
     host_namespaces: &'a [String],
 }
 
-/// How the spy's own container looks.
+/// The properties of the spy's own container.
 struct Own {
     interfaces: Vec<String>,
     permitted: u64,
@@ -97,7 +98,7 @@ fn permitted(pid: &str) -> Option<u64> {
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
-/// True when the process could be stopped by ptrace(2).
+/// Examines a process. Returns true if ptrace(2) could stop it.
 fn examine(pid: i64, own: &Own, prey: &Prey<'_>, caught: &mut Caught) -> bool {
     let stopped = sys::call(libc::SYS_ptrace, &[PTRACE_SEIZE, pid, 0, 0]) == 0
         && sys::call(libc::SYS_ptrace, &[PTRACE_INTERRUPT, pid, 0, 0]) == 0
@@ -146,7 +147,8 @@ fn look(pid: i64, own: &Own, prey: &Prey<'_>, caught: &mut Caught) {
     memory(pid, mark, caught);
 }
 
-/// Descriptors, by their links and by pidfd_getfd(2): sockets, pipes, memory and what the container itself has are no catch.
+/// Examines descriptors by their links and by pidfd_getfd(2). Sockets, pipes, memory, and files that the container
+/// itself has do not count.
 fn descriptors(pid: i64, mark: &str, caught: &mut Caught) {
     let links = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     for link in links.filter_map(|entry| fs::read_link(entry.path()).ok()) {
@@ -177,7 +179,7 @@ fn descriptors(pid: i64, mark: &str, caught: &mut Caught) {
     sys::call(libc::SYS_close, &[pidfd]);
 }
 
-/// Whether the process's memory, as far as it can be read, holds the mark.
+/// Searches the readable memory of the process for the mark.
 fn memory(pid: i64, mark: &str, caught: &mut Caught) {
     let (Ok(maps), Ok(mut memory)) =
         (fs::read_to_string(format!("/proc/{pid}/maps")), fs::File::open(format!("/proc/{pid}/mem")))

@@ -1,15 +1,16 @@
-//! The system calls of the probe, thin and unsafe in one place. What they return is reported as it is.
+//! The system calls of the probe: thin wrappers, with all unsafe code of the probe. The report has their results as
+//! they are.
 #![allow(unsafe_code)]
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)]
 
 use std::ffi::{CStr, CString};
 
-/// The errno of the last failed call.
+/// Returns the errno of the last failed call.
 pub fn errno() -> i32 {
     std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
-/// Any system call by number; the result, or minus errno, as the kernel has it.
+/// Makes any system call by number. Returns the result, or minus errno, as the kernel does.
 pub fn raw(nr: i64, a: [i64; 6]) -> i64 {
     // SAFETY: the probe is a test program that exists to make arbitrary calls; pointers among the arguments are to
     // strings that the caller keeps alive (act::syscall).
@@ -17,7 +18,7 @@ pub fn raw(nr: i64, a: [i64; 6]) -> i64 {
     if r == -1 { -i64::from(errno()) } else { r }
 }
 
-/// A system call with integers only, missing arguments zero.
+/// Makes a system call with integers only. Missing arguments are zero.
 pub fn call(nr: libc::c_long, args: &[i64]) -> i64 {
     let mut a = [0; 6];
     for (reservation, value) in a.iter_mut().zip(args) {
@@ -26,7 +27,7 @@ pub fn call(nr: libc::c_long, args: &[i64]) -> i64 {
     raw(nr, a)
 }
 
-/// The umask, read by setting it and putting it back.
+/// Returns the umask. umask(2) can only set it, so it is set and restored.
 pub fn umask() -> u32 {
     // SAFETY: umask(2) cannot fail and takes no pointer.
     unsafe {
@@ -36,7 +37,7 @@ pub fn umask() -> u32 {
     }
 }
 
-/// The three ids of `getresuid` (or of `getresgid`).
+/// Returns the three ids of `getresuid` or of `getresgid`.
 pub fn resids(group: bool) -> [u32; 3] {
     let mut ids = [0u32; 3];
     let [r, e, s] = &mut ids;
@@ -51,7 +52,7 @@ pub fn resids(group: bool) -> [u32; 3] {
     ids
 }
 
-/// The supplementary groups, as the kernel lists them.
+/// Returns the supplementary groups in the order of the kernel.
 pub fn groups() -> Vec<u32> {
     let mut list = vec![0u32; 65536];
     // SAFETY: the buffer has room for NGROUPS_MAX entries, and its length is passed.
@@ -60,7 +61,7 @@ pub fn groups() -> Vec<u32> {
     list
 }
 
-/// Effective, permitted and inheritable capabilities as bit masks, by capget(2) version 3.
+/// Returns the effective, permitted and inheritable capabilities as bit masks, by capget(2) version 3.
 pub fn capget() -> Result<[u64; 3], i32> {
     let header = [0x2008_0522u32, 0];
     let mut data = [0u32; 6];
@@ -73,19 +74,19 @@ pub fn capget() -> Result<[u64; 3], i32> {
     Ok([wide(0), wide(1), wide(2)])
 }
 
-/// prctl(2) with integers.
+/// Calls prctl(2) with integers.
 pub fn prctl(option: i32, a: u64, b: u64) -> i64 {
     call(libc::SYS_prctl, &[i64::from(option), a as i64, b as i64])
 }
 
-/// Soft and hard limit of resource number `n`.
+/// Returns the soft and hard limit of resource number `n`.
 pub fn rlimit(n: u32) -> Result<[u64; 2], i32> {
     let mut r = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: a valid pointer to a rlimit structure.
     if unsafe { libc::getrlimit(n, &mut r) } != 0 { Err(errno()) } else { Ok([r.rlim_cur, r.rlim_max]) }
 }
 
-/// Host name, domain name, release and machine of uname(2).
+/// Returns the host name, domain name, release and machine of uname(2).
 pub fn uname() -> [String; 4] {
     // SAFETY: all-zero bytes are a valid utsname, and uname(2) fills it with terminated strings.
     let u = unsafe {
@@ -98,7 +99,7 @@ pub fn uname() -> [String; 4] {
     [text(&u.nodename), text(&u.domainname), text(&u.release), text(&u.machine)]
 }
 
-/// Rows and columns of the terminal on `fd`.
+/// Returns the rows and columns of the terminal on `fd`.
 pub fn winsize(fd: i32) -> Option<[u16; 2]> {
     // SAFETY: all-zero bytes are a valid winsize, and TIOCGWINSZ writes one.
     unsafe {
@@ -107,13 +108,13 @@ pub fn winsize(fd: i32) -> Option<[u16; 2]> {
     }
 }
 
-/// Whether `fd` is a terminal.
+/// Returns whether `fd` is a terminal.
 pub fn isatty(fd: i32) -> bool {
     // SAFETY: no pointers.
     unsafe { libc::isatty(fd) == 1 }
 }
 
-/// The foreground process group of the terminal on `fd`, or minus errno.
+/// Returns the foreground process group of the terminal on `fd`, or minus errno.
 pub fn foreground(fd: i32) -> i64 {
     // SAFETY: no pointers.
     match unsafe { libc::tcgetpgrp(fd) } {
@@ -122,7 +123,7 @@ pub fn foreground(fd: i32) -> i64 {
     }
 }
 
-/// Descriptor flags (F_GETFD) and status flags (F_GETFL) of `fd` if it is open.
+/// Returns the descriptor flags (F_GETFD) and status flags (F_GETFL) of `fd` if it is open.
 pub fn fd_flags(fd: i32) -> Option<[i32; 2]> {
     // SAFETY: no pointers.
     unsafe {
@@ -131,7 +132,7 @@ pub fn fd_flags(fd: i32) -> Option<[i32; 2]> {
     }
 }
 
-/// stat of a path, links not followed, or errno.
+/// Calls stat on a path without following links. Returns errno on failure.
 pub fn lstat(path: &str) -> Result<libc::stat, i32> {
     let path = CString::new(path).map_err(|_| libc::EINVAL)?;
     // SAFETY: all-zero bytes are a valid stat structure; the path is terminated.
@@ -141,7 +142,7 @@ pub fn lstat(path: &str) -> Result<libc::stat, i32> {
     }
 }
 
-/// stat of an open descriptor, or errno.
+/// Calls stat on an open descriptor. Returns errno on failure.
 pub fn fstat(fd: i32) -> Result<libc::stat, i32> {
     // SAFETY: all-zero bytes are a valid stat structure.
     unsafe {
@@ -150,7 +151,7 @@ pub fn fstat(fd: i32) -> Result<libc::stat, i32> {
     }
 }
 
-/// 0 or errno of opening `path` (closed again at once).
+/// Opens and closes `path`. Returns 0 or errno.
 pub fn try_open(path: &str, flags: i32) -> i32 {
     let Ok(path) = CString::new(path) else { return libc::EINVAL };
     // SAFETY: a terminated path; the descriptor is ours alone.
@@ -164,7 +165,7 @@ pub fn try_open(path: &str, flags: i32) -> i32 {
     0
 }
 
-/// The signals that are blocked, ignored and caught, as lists of numbers.
+/// Returns the blocked, ignored and caught signals, as lists of numbers.
 pub fn signals() -> [Vec<i32>; 3] {
     let (mut blocked, mut ignored, mut caught) = (vec![], vec![], vec![]);
     // SAFETY: all-zero bytes are a valid signal set and action; the calls only read the process's state.
@@ -189,7 +190,7 @@ pub fn signals() -> [Vec<i32>; 3] {
     [blocked, ignored, caught]
 }
 
-/// Waits for any signal that can be caught and gives its number. SIGCHLD only wakes it to reap.
+/// Waits for any signal that can be caught and returns its number. SIGCHLD only causes a reap.
 pub fn wait_signal() -> i32 {
     let set = block_signals();
     // SAFETY: sigwait writes one int.
@@ -205,7 +206,7 @@ pub fn wait_signal() -> i32 {
     }
 }
 
-/// Blocks all signals that can be; gives the set of them.
+/// Blocks every signal that can be blocked and returns the set.
 pub fn block_signals() -> libc::sigset_t {
     // SAFETY: all-zero bytes are a valid signal set; both calls read and write only it.
     unsafe {
@@ -216,13 +217,14 @@ pub fn block_signals() -> libc::sigset_t {
     }
 }
 
-/// fork(2): 0 in the child, the pid in the parent, minus one on failure.
+/// Calls fork(2): returns 0 in the child, the pid in the parent, -1 on failure.
 pub fn fork() -> i32 {
     // SAFETY: the probe has one thread, so the child may do anything.
     unsafe { libc::fork() }
 }
 
-/// A child with a pid of one's choice that sleeps until it is killed (clone3(2) with `set_tid`, Linux 5.5), or errno.
+/// Makes a child with the given pid that sleeps until it is killed (clone3(2) with `set_tid`, Linux 5.5). Returns errno
+/// on failure.
 pub fn sleeper(pid: i32) -> Result<(), i32> {
     let mut args = [0u64; 11];
     // struct clone_args: exit_signal is the fifth word, set_tid and set_tid_size the ninth and tenth.
@@ -254,13 +256,13 @@ pub fn end_thread() -> ! {
     unreachable!("exit(2) returned")
 }
 
-/// Reaps every child there is, waiting for them.
+/// Waits for every child and reaps it.
 pub fn reap() {
     // SAFETY: a null status pointer is allowed.
     unsafe { while libc::waitpid(-1, std::ptr::null_mut(), 0) > 0 {} }
 }
 
-/// Replaces the process; gives errno when that fails.
+/// Replaces the process. Returns errno on failure.
 pub fn exec(args: &[String]) -> i32 {
     let owned: Vec<CString> = args.iter().filter_map(|a| CString::new(a.as_str()).ok()).collect();
     let mut pointers: Vec<*const libc::c_char> = owned.iter().map(|a| a.as_ptr()).collect();
@@ -271,7 +273,7 @@ pub fn exec(args: &[String]) -> i32 {
     errno()
 }
 
-/// Takes `bytes` of memory in pieces of a mebibyte, each touched, and keeps them.
+/// Allocates `bytes` of memory in pieces of one mebibyte, touches each page, and keeps them.
 pub fn eat(bytes: u64) -> i32 {
     const PIECE: usize = 1 << 20;
     for _ in 0..bytes.div_ceil(PIECE as u64) {
@@ -288,7 +290,7 @@ pub fn eat(bytes: u64) -> i32 {
     0
 }
 
-/// The session keyring's serial number (or minus errno), its description, and its label of a security module.
+/// Returns the serial number of the session keyring (or minus errno), its description, and its security label.
 pub fn session_keyring() -> (i64, String, String) {
     const GET_ID: i64 = 0;
     const DESCRIBE: i64 = 6;

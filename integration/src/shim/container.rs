@@ -1,4 +1,4 @@
-//! The calls of the task service in a test's words. Each gives what the shim answers, or its refusal.
+//! The calls of the task service. Each method returns the answer of the shim, or its error.
 
 use berth_proto::any;
 use berth_proto::task::{
@@ -14,7 +14,7 @@ use super::{CALL, Failure, Shim};
 use crate::bundle::Bundle;
 
 impl Shim {
-    /// The Create request of a bundle, which is written out.
+    /// Returns the Create request of a bundle, and writes the bundle's config.json.
     pub fn request(&self, id: &str, bundle: &Bundle) -> CreateTaskRequest {
         bundle.save(&self.cgroup(id));
         self.keep(bundle);
@@ -26,12 +26,12 @@ impl Shim {
         }
     }
 
-    /// Create, without stdio.
+    /// Calls Create without stdio.
     pub fn create(&self, id: &str, bundle: &Bundle) -> Result<u32, Failure> {
         self.create_as(self.request(id, bundle))
     }
 
-    /// Create, with a client's stdio.
+    /// Calls Create with a client's stdio.
     pub fn create_with(&self, id: &str, bundle: &Bundle, stdio: &Stdio) -> Result<u32, Failure> {
         self.create_as(CreateTaskRequest {
             stdin: stdio.stdin.clone(),
@@ -42,73 +42,73 @@ impl Shim {
         })
     }
 
-    /// Create, as the request says.
+    /// Calls Create with this request.
     pub fn create_as(&self, request: CreateTaskRequest) -> Result<u32, Failure> {
         self.call(CALL, async |c, ctx| c.create(ctx, &request).await).map(|r| r.pid)
     }
 
-    /// Create and Start, which must succeed; gives init's pid.
+    /// Calls Create and Start, which must succeed, and returns init's pid.
     #[track_caller]
     pub fn run(&self, id: &str, bundle: &Bundle) -> u32 {
         self.create(id, bundle).unwrap();
         self.start_process(id, "").unwrap()
     }
 
-    /// Create and Start with a client's stdio, which must succeed.
+    /// Calls Create and Start with a client's stdio. Both must succeed.
     #[track_caller]
     pub fn run_with(&self, id: &str, bundle: &Bundle, stdio: &Stdio) -> u32 {
         self.create_with(id, bundle, stdio).unwrap();
         self.start_process(id, "").unwrap()
     }
 
-    /// Start of init (empty `exec`) or of an exec.
+    /// Calls Start for init (empty `exec`) or for an exec.
     pub fn start_process(&self, id: &str, exec: &str) -> Result<u32, Failure> {
         let request = StartRequest { id: id.into(), exec_id: exec.into(), ..Default::default() };
         self.call(CALL, async |c, ctx| c.start(ctx, &request).await).map(|r| r.pid)
     }
 
-    /// Exec: a process with these args, in the words of the default bundle's.
+    /// Calls Exec for a process with these args and otherwise the default bundle's process.
     pub fn exec(&self, id: &str, exec: &str, args: &[&str], stdio: Option<&Stdio>) -> Result<(), Failure> {
         self.exec_as(exec_request(id, exec, &process(args), stdio))
     }
 
-    /// Exec, as the request says.
+    /// Calls Exec with this request.
     pub fn exec_as(&self, request: ExecProcessRequest) -> Result<(), Failure> {
         self.call(CALL, async |c, ctx| c.exec(ctx, &request).await).map(drop)
     }
 
-    /// Exec and Start, which must succeed; gives the pid.
+    /// Calls Exec and Start, which must succeed, and returns the pid.
     #[track_caller]
     pub fn run_exec(&self, id: &str, exec: &str, args: &[&str], stdio: Option<&Stdio>) -> u32 {
         self.exec(id, exec, args, stdio).unwrap();
         self.start_process(id, exec).unwrap()
     }
 
-    /// Wait.
+    /// Calls Wait.
     pub fn wait(&self, id: &str, exec: &str) -> Result<WaitResponse, Failure> {
         let request = WaitRequest { id: id.into(), exec_id: exec.into(), ..Default::default() };
         self.call(CALL, async |c, ctx| c.wait(ctx, &request).await)
     }
 
-    /// Wait, which must succeed, for the exit status.
+    /// Calls Wait, which must succeed, and returns the exit status.
     #[track_caller]
     pub fn status(&self, id: &str, exec: &str) -> u32 {
         self.wait(id, exec).unwrap().exit_status
     }
 
-    /// Delete.
+    /// Calls Delete.
     pub fn delete(&self, id: &str, exec: &str) -> Result<DeleteResponse, Failure> {
         let request = DeleteRequest { id: id.into(), exec_id: exec.into(), ..Default::default() };
         self.call(CALL, async |c, ctx| c.delete(ctx, &request).await)
     }
 
-    /// Kill.
+    /// Calls Kill.
     pub fn kill(&self, id: &str, exec: &str, signal: u32, all: bool) -> Result<(), Failure> {
         let request = KillRequest { id: id.into(), exec_id: exec.into(), signal, all, ..Default::default() };
         self.call(CALL, async |c, ctx| c.kill(ctx, &request).await).map(drop)
     }
 
-    /// Kills init, waits for it and deletes the container, all of which must succeed.
+    /// Kills init, waits for it and deletes the container. Every call must succeed.
     #[track_caller]
     pub fn end(&self, id: &str) -> DeleteResponse {
         self.kill(id, "", 9, false).unwrap();
@@ -116,71 +116,71 @@ impl Shim {
         self.delete(id, "").unwrap()
     }
 
-    /// State.
+    /// Calls State.
     pub fn state(&self, id: &str, exec: &str) -> Result<StateResponse, Failure> {
         let request = StateRequest { id: id.into(), exec_id: exec.into(), ..Default::default() };
         self.call(CALL, async |c, ctx| c.state(ctx, &request).await)
     }
 
-    /// The status that State gives, which must succeed: `CREATED`, `RUNNING`, …
+    /// Calls State, which must succeed, and returns the status: `CREATED`, `RUNNING`, …
     #[track_caller]
     pub fn phase(&self, id: &str, exec: &str) -> String {
         format!("{:?}", self.state(id, exec).unwrap().status.unwrap())
     }
 
-    /// Pids.
+    /// Calls Pids.
     pub fn pids(&self, id: &str) -> Result<Vec<(u32, Option<Any>)>, Failure> {
         let request = PidsRequest { id: id.into(), ..Default::default() };
         let answer = self.call(CALL, async |c, ctx| c.pids(ctx, &request).await)?;
         Ok(answer.processes.into_iter().map(|p| (p.pid, p.info.into_option())).collect())
     }
 
-    /// Pause.
+    /// Calls Pause.
     pub fn pause(&self, id: &str) -> Result<(), Failure> {
         let request = PauseRequest { id: id.into(), ..Default::default() };
         self.call(CALL, async |c, ctx| c.pause(ctx, &request).await).map(drop)
     }
 
-    /// Resume.
+    /// Calls Resume.
     pub fn resume(&self, id: &str) -> Result<(), Failure> {
         let request = ResumeRequest { id: id.into(), ..Default::default() };
         self.call(CALL, async |c, ctx| c.resume(ctx, &request).await).map(drop)
     }
 
-    /// Update, with `linux.resources` as JSON.
+    /// Calls Update with `linux.resources` as JSON.
     pub fn update(&self, id: &str, resources: &str) -> Result<(), Failure> {
         let resources = Some(any::json(any::OCI_RESOURCES, resources.into())).into();
         let request = UpdateTaskRequest { id: id.into(), resources, ..Default::default() };
         self.call(CALL, async |c, ctx| c.update(ctx, &request).await).map(drop)
     }
 
-    /// Stats.
+    /// Calls Stats.
     pub fn stats(&self, id: &str) -> Result<Any, Failure> {
         let request = StatsRequest { id: id.into(), ..Default::default() };
         self.call(CALL, async |c, ctx| c.stats(ctx, &request).await).map(|r| r.stats.unwrap())
     }
 
-    /// CloseIO of stdin.
+    /// Calls CloseIO for stdin.
     pub fn close_stdin(&self, id: &str, exec: &str) -> Result<(), Failure> {
         let request = CloseIORequest { id: id.into(), exec_id: exec.into(), stdin: true, ..Default::default() };
         self.call(CALL, async |c, ctx| c.close_io(ctx, &request).await).map(drop)
     }
 
-    /// ResizePty.
+    /// Calls ResizePty.
     pub fn resize(&self, id: &str, exec: &str, width: u32, height: u32) -> Result<(), Failure> {
         let request = ResizePtyRequest { id: id.into(), exec_id: exec.into(), width, height, ..Default::default() };
         self.call(CALL, async |c, ctx| c.resize_pty(ctx, &request).await).map(drop)
     }
 }
 
-/// The `process` object of an exec.
+/// Returns the `process` object of an exec.
 pub fn process(args: &[&str]) -> Value {
     let mut process = crate::bundle::default_config()["process"].clone();
     process["args"] = json!(args);
     process
 }
 
-/// An Exec request.
+/// Returns an Exec request.
 pub fn exec_request(id: &str, exec: &str, process: &Value, stdio: Option<&Stdio>) -> ExecProcessRequest {
     let spec = any::json(any::OCI_PROCESS, serde_json::to_vec(process).unwrap());
     let mut request =

@@ -1,4 +1,4 @@
-//! containerd's side of the events: a service that takes them and keeps them in order.
+//! containerd's event service: it receives the shim's events and keeps their order.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 
 use crate::wait::{LONG, until};
 
-/// What was published so far.
+/// The events published so far.
 #[derive(Clone)]
 pub struct Events {
     log: Arc<Mutex<Vec<(String, Any)>>>,
@@ -32,7 +32,7 @@ impl Service for Sink {
 }
 
 impl Events {
-    /// Serves them at `address`.
+    /// Serves the event service at `address`.
     pub fn serve(runtime: &Runtime, address: &Path) -> Self {
         let log = Arc::new(Mutex::new(Vec::new()));
         let service = events::create_events(Arc::new(Sink(log.clone())));
@@ -45,12 +45,13 @@ impl Events {
         Self { log, _server: Arc::new(Mutex::new(server)) }
     }
 
-    /// Each event in a few words: `create c`, `start c`, `exec-added c e`, `exec-started c e`, `exit c/e 0`, `oom c`, …
+    /// Returns each event in a few words: `create c`, `start c`, `exec-added c e`, `exec-started c e`, `exit c/e 0`,
+    /// `oom c`, …
     pub fn words(&self) -> Vec<String> {
         self.log.lock().unwrap().iter().map(|(topic, event)| words(topic, event)).collect()
     }
 
-    /// Waits until `word` is among them, and gives all.
+    /// Waits until `word` is among the events and returns all of them.
     #[track_caller]
     pub fn until(&self, word: &str) -> Vec<String> {
         until(&format!("{word} among {:?}", self.words()), LONG, || {
@@ -58,12 +59,12 @@ impl Events {
         })
     }
 
-    /// How many begin like this.
+    /// Returns the number of events that begin with `start`.
     pub fn count(&self, start: &str) -> usize {
         self.words().iter().filter(|word| word.starts_with(start)).count()
     }
 
-    /// The exits of this process.
+    /// Returns the exits of a process.
     pub fn exits(&self, id: &str) -> Vec<TaskExit> {
         let log = self.log.lock().unwrap();
         log.iter().filter_map(|(_, event)| any::unpack::<TaskExit>(event).ok()?).filter(|e| e.id == id).collect()

@@ -1,8 +1,8 @@
-//! [`Shim`]: a shim without containerd, ours unless the benchmark asks for another. The test starts it as containerd
-//! would, calls its task service, and receives its events.
+//! [`Shim`]: a shim without containerd, berth's unless the benchmark asks for another one. The test starts it as
+//! containerd does, calls its task service, and receives its events.
 //!
-//! State, sockets, bundles and cgroups are the test's own. Dropping it ends what is left, and fails the test when
-//! something of the containers is still on the host.
+//! State, sockets, bundles and cgroups are the test's own. Dropping a shim ends its containers and fails the test if
+//! anything of them is still on the host.
 
 pub mod container;
 pub mod events;
@@ -30,20 +30,20 @@ use crate::wait::LONG;
 use crate::{leak, leak::Marks, procs, tools};
 use events::Events;
 
-/// How long a call may take, unless a test says otherwise.
+/// The bound of a call by default.
 pub const CALL: Duration = LONG;
 
-/// A call's refusal.
+/// The error of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The code containerd acts on.
+    /// The code, on which containerd acts.
     pub code: Code,
-    /// The words.
+    /// The message.
     pub message: String,
 }
 
 impl Failure {
-    /// Fails the test unless it has this code and all of these words.
+    /// Fails the test unless the error has this code and all of these words.
     #[track_caller]
     pub fn is(&self, code: Code, words: &[&str]) {
         assert_eq!(self.code, code, "{self:?}");
@@ -51,19 +51,19 @@ impl Failure {
     }
 }
 
-/// Whose shim.
+/// The program of the shim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// berth's.
+    /// berth's shim.
     Berth,
-    /// containerd's own, with runc.
+    /// containerd's Go shim with runc.
     Runc,
-    /// The one that starts nothing.
+    /// The null shim of the benchmark, which starts nothing.
     Null,
 }
 
 impl Kind {
-    /// Whether it may end on Shutdown before the answer is out.
+    /// Returns whether the shim may end on Shutdown before it has sent the answer.
     pub fn may_leave_unanswered(self) -> bool {
         self == Self::Runc
     }
@@ -77,19 +77,19 @@ impl Kind {
     }
 }
 
-/// A running shim, as containerd sees it.
+/// A running shim.
 pub struct Shim {
-    /// Whose it is.
+    /// The program of the shim.
     pub kind: Kind,
-    /// How long `start` took.
+    /// The duration of the program's `start`.
     pub launched: Duration,
-    /// What it published.
+    /// The published events.
     pub events: Events,
-    /// The group it serves.
+    /// The id of the pod that it serves.
     pub id: String,
-    /// The namespace it serves.
+    /// The containerd namespace that it serves.
     pub namespace: String,
-    /// Its process.
+    /// The pid of the shim.
     pub pid: i32,
     runtime: Runtime,
     client: TaskClient,
@@ -101,17 +101,17 @@ pub struct Shim {
 }
 
 impl Shim {
-    /// Starts ours; `name` shows in the names of its files.
+    /// Starts berth's shim. `name` appears in the names of its files.
     pub fn start(name: &str) -> Self {
         Self::start_as(Kind::Berth, name)
     }
 
-    /// Starts one; `name` shows in the names of its files.
+    /// Starts a shim. `name` appears in the names of its files.
     pub fn start_as(kind: Kind, name: &str) -> Self {
         Self::start_under(&[], kind, name)
     }
 
-    /// Starts one, with these words before `start`'s command line: a program that runs it.
+    /// Starts a shim through another program, whose words come before `start`'s command line.
     pub fn start_under(before: &[String], kind: Kind, name: &str) -> Self {
         reset_signal_actions();
         let work = Scratch::new(name);
@@ -141,7 +141,7 @@ impl Shim {
         shim
     }
 
-    /// Starts another shim of its kind beside it, for a pod of its own, with the same namespace, directories and events.
+    /// Starts another shim of the same program for a pod of its own, with the same namespace, directories and events.
     pub fn sibling(&self, id: &str) -> Sibling {
         let log = make_pod(&self.work.path().join(id));
         let (socket, _) = launch(&[], self.kind, self.work.path(), &self.namespace, id);
@@ -151,22 +151,22 @@ impl Shim {
         Sibling { pid: i32::try_from(answer.shim_pid).unwrap(), client, _log: log }
     }
 
-    /// A directory for the test's own files.
+    /// Returns a directory for the test's own files.
     pub fn work(&self) -> &Path {
         self.work.path()
     }
 
-    /// The state of a container.
+    /// Returns the state directory of a container.
     pub fn state_dir(&self, id: &str) -> PathBuf {
         self.work().join("state").join(&self.namespace).join(id)
     }
 
-    /// The cgroup of a container.
+    /// Returns the cgroup of a container.
     pub fn cgroup(&self, id: &str) -> String {
         format!("/{}/{id}", self.cgroup)
     }
 
-    /// The options of a Create request: state in the test's own directory.
+    /// Returns the options of a Create request: state in the test's own directory.
     pub fn options(&self) -> Any {
         let root = self.work().join("state").to_str().unwrap().to_owned();
         let binary_name = match self.kind {
@@ -176,7 +176,7 @@ impl Shim {
         any::pack(&runc::Options { root, binary_name, ..Default::default() }).unwrap()
     }
 
-    /// Makes a call of the task service, with a deadline.
+    /// Makes a call of the task service with a deadline.
     pub fn call<T>(
         &self,
         limit: Duration,
@@ -186,44 +186,44 @@ impl Shim {
         self.runtime.block_on(async { call(&self.client, ctx).await }).map_err(failure)
     }
 
-    /// Another connection, for calls that are made beside others.
+    /// Returns another connection, for calls that are made beside others.
     pub fn connection(&self) -> TaskClient {
         self.runtime.block_on(connect(&self.socket))
     }
 
-    /// A connection without anything on top of it.
+    /// Returns a raw connection.
     pub fn stream(&self) -> std::os::unix::net::UnixStream {
         std::os::unix::net::UnixStream::connect(&self.socket).unwrap()
     }
 
-    /// The runtime that calls are made on.
+    /// Returns the tokio runtime of the calls.
     pub fn runtime(&self) -> &Runtime {
         &self.runtime
     }
 
-    /// Keeps a bundle's directory until the shim is gone.
+    /// Keeps a bundle's directory until the shim is dropped.
     pub fn keep(&self, bundle: &crate::bundle::Bundle) {
         self.bundles.lock().unwrap().push(bundle.keep());
     }
 
-    /// What it wrote to its log since the last call.
+    /// Returns the log lines since the last call.
     pub fn log(&self) -> String {
         let mut bytes = vec![0; 1 << 20];
         let n = self.log.lock().unwrap().read(&mut bytes).unwrap_or(0);
         String::from_utf8_lossy(&bytes[..n]).into_owned()
     }
 
-    /// Descriptors, threads, and private memory in kB.
+    /// Returns the number of descriptors and of threads, and the private memory in kB.
     pub fn size(&self) -> (usize, usize, u64) {
         procs::size(self.pid)
     }
 
-    /// Runs `delete` as containerd does when a shim has died, for a container in `bundle`.
+    /// Runs the program's `delete` as containerd does after the death of a shim, for a container in `bundle`.
     pub fn delete_action(&self, id: &str, bundle: &Path) -> berth_proto::task::DeleteResponse {
         self.delete_action_under(&[], id, bundle)
     }
 
-    /// The same, with these words before its command line.
+    /// Runs `delete` through another program, whose words come before its command line.
     pub fn delete_action_under(&self, before: &[String], id: &str, bundle: &Path) -> berth_proto::task::DeleteResponse {
         let words = ["-bundle", bundle.to_str().unwrap(), "delete"];
         let mut command = command(before, self.kind, self.work(), &self.namespace, id, &words);
@@ -232,7 +232,7 @@ impl Shim {
         berth_proto::task::DeleteResponse::parse_from_bytes(&output.stdout).unwrap()
     }
 
-    /// The same, whatever becomes of it; `None` when it has not ended within `limit`.
+    /// Runs `delete` and returns its output even if it fails. Returns `None` if it has not ended within `limit`.
     pub fn try_delete_action(&self, id: &str, bundle: &Path, limit: Duration) -> Option<crate::command::Output> {
         let words = ["-bundle", bundle.to_str().unwrap(), "delete"];
         let mut command = command(&[], self.kind, self.work(), &self.namespace, id, &words);
@@ -245,7 +245,7 @@ impl Shim {
         Some(crate::command::Output { line, status, stdout: String::new(), stderr })
     }
 
-    /// What its containers left on the host so far; waits a little for what is just ending.
+    /// Returns what the containers left on the host, after a short wait for processes that are ending.
     pub fn residue(&self) -> Vec<String> {
         let bundles = self.bundles.lock().unwrap();
         let dirs: Vec<&Path> = bundles.iter().map(|b| b.path()).chain([self.work.path()]).collect();
@@ -269,7 +269,7 @@ impl Shim {
         assert!(residue.is_empty(), "left behind: {residue:#?}\nlog: {}", self.log());
     }
 
-    /// Asks it to end, as containerd does after the last container, and waits until it has.
+    /// Calls Shutdown, as containerd does after the last container, and waits until the shim has ended.
     #[track_caller]
     pub fn shut_down(&self) {
         let answer = self.call(CALL, async |c, ctx| c.shutdown(ctx, &ShutdownRequest::default()).await);
@@ -296,7 +296,7 @@ impl Drop for Shim {
     }
 }
 
-/// The words of an error.
+/// Converts an error of ttrpc.
 pub fn failure(error: ttrpc::Error) -> Failure {
     match error {
         ttrpc::Error::RpcStatus(status) => Failure { code: status.code(), message: status.message },
@@ -304,16 +304,16 @@ pub fn failure(error: ttrpc::Error) -> Failure {
     }
 }
 
-/// A shim beside another one; its pod is ended by its maker, and looked after by the other's checks.
+/// A shim beside another one. Its maker ends its pod, and the leak check of the other shim covers it.
 pub struct Sibling {
-    /// Its process.
+    /// The pid of the shim.
     pub pid: i32,
-    /// Its task service.
+    /// A client of its task service.
     pub client: TaskClient,
     _log: File,
 }
 
-/// The bundle of a pod, in which a shim is started; gives the reader's end of its log.
+/// Makes the bundle of a pod, in which a shim is started. Returns the reader's end of its log.
 fn make_pod(bundle: &Path) -> File {
     fs::create_dir_all(bundle.join("rootfs")).unwrap();
     fs::write(bundle.join("config.json"), "{}").unwrap();
@@ -328,7 +328,7 @@ fn make_pod(bundle: &Path) -> File {
     OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(bundle.join("log")).unwrap()
 }
 
-/// `start` as containerd 2.3 runs it; gives the socket, and how long it took.
+/// Runs `start` as containerd 2.3 does. Returns the socket and the duration.
 fn launch(before: &[String], kind: Kind, work: &Path, namespace: &str, id: &str) -> (PathBuf, Duration) {
     let params = BootstrapParams {
         instance_id: id.to_owned(),
@@ -348,7 +348,7 @@ fn launch(before: &[String], kind: Kind, work: &Path, namespace: &str, id: &str)
     (address(&output.stdout).into(), took)
 }
 
-/// The socket in an answer to `start`: a message, or the address alone.
+/// Returns the socket in an answer of `start`, which is a message or the address alone.
 fn address(answer: &[u8]) -> String {
     let message = || BootstrapResult::parse_from_bytes(answer).map(|result| result.address);
     let text = match std::str::from_utf8(answer) {
@@ -378,7 +378,7 @@ async fn connect(socket: &Path) -> TaskClient {
     TaskClient::new(Client::new(Socket::from(stream)))
 }
 
-/// Everything whose parent is `pid`, zombies too.
+/// Returns every child of `pid`, with zombies.
 fn children(pid: i32) -> Vec<String> {
     let all = procs::all().into_iter().filter(|p| p.parent == pid);
     all.map(|p| format!("{} {}", p.pid, if p.line.is_empty() { "(zombie)" } else { &p.line })).collect()

@@ -1,4 +1,4 @@
-//! A client's stdio: fifos by path, opened as containerd opens them, and read on threads.
+//! A client's stdio: named fifos, opened as containerd opens them, and read on threads.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -14,29 +14,29 @@ use crate::wait::{LONG, until_true};
 
 /// The fifos of one process.
 pub struct Stdio {
-    /// The path for the request; empty when there is none.
+    /// The path for the request. It is empty if the process has no stdin.
     pub stdin: String,
     /// The path for the request.
     pub stdout: String,
-    /// The path for the request; empty with a terminal.
+    /// The path for the request. It is empty on a terminal.
     pub stderr: String,
-    /// With a terminal.
+    /// Whether the process has a terminal.
     pub terminal: bool,
-    /// What came out.
+    /// The standard output so far.
     pub out: Stream,
-    /// What came out of stderr.
+    /// The standard error so far.
     pub err: Option<Stream>,
     writer: Option<File>,
 }
 
-/// One output, read to its end.
+/// One output, read to its end by a thread.
 pub struct Stream {
     text: Arc<Mutex<Vec<u8>>>,
     reader: Option<JoinHandle<()>>,
 }
 
 impl Stdio {
-    /// Two outputs.
+    /// Makes the fifos of stdout and stderr.
     pub fn outputs(dir: &Path, name: &str) -> Self {
         let (stdout, stderr) = (fifo(dir, &format!("{name}-stdout")), fifo(dir, &format!("{name}-stderr")));
         Self {
@@ -50,12 +50,12 @@ impl Stdio {
         }
     }
 
-    /// stdin and two outputs.
+    /// Makes the fifos of stdin, stdout and stderr.
     pub fn all(dir: &Path, name: &str) -> Self {
         Self { stdin: text(&fifo(dir, &format!("{name}-stdin"))), ..Self::outputs(dir, name) }
     }
 
-    /// A terminal.
+    /// Makes the fifos of a terminal.
     pub fn terminal(dir: &Path, name: &str) -> Self {
         let stdout = fifo(dir, &format!("{name}-stdout"));
         Self {
@@ -69,7 +69,7 @@ impl Stdio {
         }
     }
 
-    /// Types; the shim has the fifo open by now.
+    /// Writes to stdin. The shim must have the fifo open.
     pub fn write(&mut self, text: &str) {
         let path = self.stdin.clone();
         let writer = self.writer.get_or_insert_with(|| OpenOptions::new().write(true).open(path).unwrap());
@@ -83,7 +83,7 @@ impl Stdio {
 }
 
 impl Stream {
-    /// Reads the fifo on a thread, until its last writer has closed it.
+    /// Reads the fifo on a thread until its last writer has closed it.
     pub fn read(path: &Path) -> Self {
         let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
         let text = Arc::new(Mutex::new(Vec::new()));
@@ -92,7 +92,7 @@ impl Stream {
             move || {
                 let mut buffer = [0; 65536];
                 loop {
-                    // Nothing is said before the first writer comes.
+                    // poll(2) waits for the first writer; a read before that returns end of file.
                     poll(&mut [PollFd::new(&file, PollFlags::IN)], None).unwrap();
                     match file.read(&mut buffer) {
                         Ok(0) => return,
@@ -106,33 +106,33 @@ impl Stream {
         Self { text, reader: Some(reader) }
     }
 
-    /// What came so far.
+    /// Returns the text so far.
     pub fn so_far(&self) -> String {
         String::from_utf8_lossy(&self.text.lock().unwrap()).into_owned()
     }
 
-    /// How many bytes came so far.
+    /// Returns the number of bytes so far.
     pub fn len(&self) -> usize {
         self.text.lock().unwrap().len()
     }
 
-    /// Nothing came so far.
+    /// Returns whether no byte has come.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Waits until `word` has come.
+    /// Waits until the text has `word`.
     #[track_caller]
     pub fn until(&self, word: &str) {
         until_true(&format!("{word:?} in {:?}", self.so_far()), LONG, || self.so_far().contains(word));
     }
 
-    /// Whether the end has come.
+    /// Returns whether the stream has ended.
     pub fn ended(&self) -> bool {
         self.reader.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Waits for the end, and gives all.
+    /// Waits for the end and returns the whole text.
     #[track_caller]
     pub fn end(&mut self) -> String {
         until_true("the end of a stream", LONG, || self.ended());

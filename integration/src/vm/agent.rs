@@ -1,5 +1,5 @@
-//! The agent inside the machine: takes one command after the other from the port, which is its standard input, and runs
-//! it; hands over what it says while it runs, and its exit status at the end.
+//! The agent inside the machine: it takes one command after the other from the port, which is its standard input, runs
+//! it, sends its output while it runs, and its exit status at the end.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use super::wire::{Command, Kind, PULSE, receive, send};
 use crate::command::shell_code;
 
-/// How long the rest of a program's output is waited for after its end, when something else still holds the pipe.
+/// The time in which the rest of a program's output may arrive after its end, if another process still holds the pipe.
 const REST: Duration = Duration::from_secs(5);
 
 /// Serves until the port is closed.
@@ -32,7 +32,7 @@ pub fn main() -> ExitCode {
 
 type Port = Arc<Mutex<File>>;
 
-/// What the port's frames are for while a program runs.
+/// The receivers of the port's frames while a program runs.
 struct Running {
     group: Option<Pid>,
     input: Option<SyncSender<Vec<u8>>>,
@@ -46,14 +46,14 @@ fn serve() -> io::Result<()> {
         match (frame.kind, &mut running) {
             (Kind::Run, _) => running = start(&frame.data, &answers),
             (Kind::Input, Some(Running { input: Some(input), .. })) => {
-                // A program that has closed its input wants no more of it.
+                // A program that has closed its input takes no more of it.
                 input.send(frame.data).ok();
             }
             (Kind::EndOfInput, Some(running)) => running.input = None,
             (Kind::Kill, Some(Running { group: Some(group), .. })) => {
                 kill_process_group(*group, Signal::KILL).ok();
             }
-            // Late words for a program that has ended.
+            // The frame came too late, for a program that has ended.
             _ => {}
         }
     }
@@ -121,7 +121,7 @@ fn forward(mut from: impl Read + Send + 'static, kind: Kind, answers: &Port, end
     });
 }
 
-/// Until the other end of `ending` is dropped.
+/// Sends a frame in intervals until the other end of `ending` is dropped.
 fn pulse(ending: &Receiver<()>, answers: &Port) {
     while ending.recv_timeout(PULSE) == Err(RecvTimeoutError::Timeout) {
         tell(answers, Kind::Alive, b"");
@@ -139,7 +139,7 @@ fn finish(mut child: Child, ends: &Receiver<()>, over: Sender<()>, answers: &Por
 
 fn tell(answers: &Port, kind: Kind, data: &[u8]) {
     if let Ok(mut port) = answers.lock() {
-        // Nobody listens any more: the main thread finds the end of the port by itself.
+        // A failed send means a closed port. The main thread finds that out by itself.
         send(&mut *port, kind, data).ok();
     }
 }

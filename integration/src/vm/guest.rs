@@ -1,4 +1,4 @@
-//! What runs in a machine, from this side of the port: programs, and files to them and from them.
+//! The guest as the host uses it: runs programs in the machine and copies files.
 
 use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixStream;
@@ -10,16 +10,16 @@ use super::wire::{Command, Kind, LONGEST, receive, send};
 use super::{Result, fault};
 use crate::tar::Archive;
 
-/// How long a machine may say nothing at all before it is taken to hang: many times [`wire::PULSE`](super::wire::PULSE).
+/// The silence after which a machine counts as hung: many times [`wire::PULSE`](super::wire::PULSE).
 const SILENCE: Duration = Duration::from_secs(180);
 
-/// How long a file of ours may take to be unpacked here.
+/// The bound for unpacking a file on the host.
 const MOMENT: Duration = Duration::from_secs(120);
 
-/// The agent's end of a machine.
+/// The connection to the agent of a machine.
 pub struct Guest {
     port: UnixStream,
-    /// What the machine said when it was up: its state in systemd's word, and its kernel.
+    /// The message of the booted machine: its state as systemd reports it, and its kernel.
     pub up: String,
 }
 
@@ -32,21 +32,20 @@ pub enum Stream {
     Errors,
 }
 
-/// How a program ended.
+/// The end of a program.
 #[derive(Debug, PartialEq, Eq)]
 pub enum End {
-    /// With this status, as a shell has it.
+    /// The exit status, as a shell has it.
     Exit(i32),
-    /// It could not be run, for this reason.
+    /// The reason for which it could not be run.
     Failed(String),
 }
 
 impl Guest {
-    /// Takes the port of a machine that has said it is up; sends this very program, which becomes the agent, and sets the
-    /// machine's clock.
+    /// Takes the port of a booted machine, sends this program, which becomes the agent, and sets the machine's clock.
     ///
     /// # Errors
-    /// When the machine does not answer.
+    /// The machine does not answer.
     pub fn enter(port: UnixStream, up: String) -> Result<Self> {
         let me = std::env::current_exe().and_then(fs::read).map_err(fault("read this program"))?;
         let mut this = Self { port, up };
@@ -59,11 +58,11 @@ impl Guest {
         Ok(this)
     }
 
-    /// Runs a program with nothing on its input, and hands what it says to `hear` as it comes. It is killed when it takes
-    /// longer than `limit`, and when nobody wants to hear it any more.
+    /// Runs a program with an empty input and passes its output to `hear` as it comes. Kills the program after `limit`,
+    /// or when `hear` returns false.
     ///
     /// # Errors
-    /// When the machine ended or hangs.
+    /// The machine ended or hangs.
     pub fn run(
         &mut self,
         command: &Command,
@@ -75,10 +74,10 @@ impl Guest {
         self.listen(command, limit, hear)
     }
 
-    /// Runs a program that must succeed; gives its standard output.
+    /// Runs a program that must succeed and returns its standard output.
     ///
     /// # Errors
-    /// Those of [`Guest::run`], and what a program says that fails.
+    /// Those of [`Guest::run`], and the output of a program that fails.
     pub fn ok(&mut self, args: &[&str]) -> Result<Vec<u8>> {
         self.feed(args, b"")
     }
@@ -96,7 +95,7 @@ impl Guest {
         Ok(())
     }
 
-    /// Copies a directory out of the machine to `to`, which is made.
+    /// Copies a directory of the machine to `to`, which is made.
     ///
     /// # Errors
     /// Those of [`Guest::ok`] and of unpacking.
@@ -109,11 +108,11 @@ impl Guest {
         if output.status.success() { Ok(()) } else { Err(output.to_string()) }
     }
 
-    /// Runs a shell, or a command, that a person talks with: bytes from `input`, one frame a piece, to the program, and
-    /// what it says to `hear`. Without a bound.
+    /// Runs an interactive shell or command: sends the bytes of `input`, one frame a piece, and passes the output to
+    /// `hear`. It has no bound.
     ///
     /// # Errors
-    /// When the machine ended.
+    /// The machine ended.
     pub fn talk(
         &mut self,
         command: &Command,
@@ -153,7 +152,7 @@ impl Guest {
         send(&mut self.port, kind, data).map_err(fault("the machine takes no more"))
     }
 
-    /// Hears a program to its end.
+    /// Reads the frames of a program to its end.
     fn listen(
         &mut self,
         command: &Command,

@@ -7,19 +7,19 @@ use std::process::{Command, Stdio};
 use super::{Result, fault};
 use crate::tools::workspace;
 
-/// A made disk with its kernel.
+/// A disk with its kernel.
 #[derive(Debug, Clone)]
 pub struct Image {
-    /// The machine's name: that of its Debian suite, or of what sets it apart.
+    /// The name of the machine: that of its Debian suite, or of its distinguishing feature.
     pub name: String,
     dir: PathBuf,
 }
 
 impl Image {
-    /// Makes the disk unless it is there; that takes minutes and tells its steps on standard error.
+    /// Makes the disk unless it exists. That takes minutes; the steps are printed on standard error.
     ///
     /// # Errors
-    /// What the script says is then on standard error.
+    /// The script failed; its output is on standard error.
     pub fn get(name: &str) -> Result<Self> {
         let script = workspace().join("integration/vm/image");
         let output = Command::new(&script)
@@ -35,22 +35,22 @@ impl Image {
         Ok(Self { name: name.to_owned(), dir })
     }
 
-    /// The disk: ext4, sparse.
+    /// Returns the path of the disk: ext4, sparse.
     pub fn disk(&self) -> PathBuf {
         self.dir.join("disk")
     }
 
-    /// The kernel.
+    /// Returns the path of the kernel.
     pub fn kernel(&self) -> PathBuf {
         self.dir.join("kernel")
     }
 
-    /// The initrd.
+    /// Returns the path of the initrd.
     pub fn initrd(&self) -> PathBuf {
         self.dir.join("initrd")
     }
 
-    /// The kernel's command line.
+    /// Returns the kernel command line.
     ///
     /// # Errors
     /// Those of reading it.
@@ -59,17 +59,17 @@ impl Image {
         Ok(text.split_whitespace().collect::<Vec<_>>().join(" "))
     }
 
-    /// A file or directory for what comes of the image on this host.
+    /// Returns the path of a file or directory that is derived from the image on this host.
     pub fn beside(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
-    /// The directory of the cache, for what holds for every image.
+    /// Returns the directory of the cache, for files of all images.
     pub fn cache(&self) -> &Path {
         self.dir.parent().unwrap_or(&self.dir)
     }
 
-    /// Waits for the right to make states of this image; it goes with the file.
+    /// Takes the lock for making saved states of this image. The lock is released with the file.
     ///
     /// # Errors
     /// Those of the file.

@@ -1,6 +1,6 @@
-//! Keeps a machine while a command runs on this side, and runs in the machine what the command's [`runner`](super::runner)s
-//! ask for, one after the other. A machine that hangs or panics is shown and replaced: the program that was in it has
-//! failed, the ones after it run on.
+//! Keeps a machine while a command runs on the host, and runs in the machine the programs of the command's
+//! [`runner`](super::runner)s, one after the other. If a machine hangs or panics, its console is printed and a new
+//! machine replaces it. The program that was in it has failed, and the next ones run.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -22,16 +22,16 @@ use crate::command::shell_code;
 use crate::scratch::Scratch;
 use crate::tools::{built_dir, workspace};
 
-/// Where the workspace's programs are in the machine.
+/// The directory of the workspace's programs in the machine.
 const PROGRAMS: &str = "/opt/berth/bin";
-/// Where a workspace seems to be in the machine: with the files of `deploy/` and nothing else.
+/// The directory that stands for the workspace in the machine: it has only the files of `deploy/`.
 const WORKSPACE: &str = "/opt/berth/workspace";
-/// Where the test programs are, one at a time.
+/// The directory of the test programs, one at a time.
 const TESTS: &str = "/opt/berth/tests";
-/// Where tests leave logs of failures.
+/// The directory in which tests leave logs of failures.
 const LOGS: &str = "/run/berth-logs";
 
-/// How long one test program may take: some minutes under emulation on a host that does nothing else.
+/// The bound of one test program: under emulation it takes some minutes on an idle host.
 const LIMIT: Duration = Duration::from_secs(2400);
 
 /// A machine in use.
@@ -42,27 +42,27 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// Brings up the machine of this name, with the workspace's programs in it. What failures leave goes below `logs`.
+    /// Starts the machine of this name with the workspace's programs in it. Logs of failures go below `logs`.
     ///
     /// # Errors
-    /// When there is no such machine, or it does not come up, however often it is started.
+    /// There is no such machine, or it does not come up in several attempts.
     pub fn open(name: &str, logs: &Path) -> Result<Self> {
         let image = Image::get(name)?;
-        // What an earlier run left is not of this one.
+        // The logs of an earlier run are removed.
         fs::remove_dir_all(logs).ok();
         let machine = furnished(&image, logs)?;
         Ok(Self { image, logs: logs.to_owned(), machine })
     }
 
-    /// The machine.
+    /// Returns the machine.
     pub fn machine(&mut self) -> &mut Machine {
         &mut self.machine
     }
 
-    /// Runs `command` on this side; gives its exit status as a shell has it.
+    /// Runs `command` on the host and returns its exit status as a shell has it.
     ///
     /// # Errors
-    /// When it cannot be started, or no machine comes up to replace a broken one.
+    /// The command cannot be started, or no machine comes up to replace a broken one.
     pub fn run(mut self, command: &[String]) -> Result<i32> {
         let begun = Instant::now();
         let scratch = Scratch::new("vm");
@@ -102,7 +102,7 @@ impl Lane {
         }
     }
 
-    /// Runs one program for a runner, which hears of everything that goes wrong.
+    /// Runs one program for a runner and reports every fault to it.
     fn answer(&mut self, mut client: UnixStream) -> Result<()> {
         let Ok(Some(frame)) = wire::receive(&mut client) else { return Ok(()) };
         let Some(command) = wire::Command::decode(&frame.data) else { return Ok(()) };
@@ -127,13 +127,13 @@ impl Lane {
             self.keep_logs(&name, end.is_ok());
         }
         if end.is_err() {
-            // Before the answer: the runner is the one who tells.
+            // The log lines come before the answer, on which the runner prints and ends.
             wire::send(&mut client, kind, text.as_bytes()).ok();
             eprintln!("vm: {}: a new machine takes over", self.image.name);
             self.machine = furnished(&self.image, &self.logs)?;
             return Ok(());
         }
-        // A runner that is gone was interrupted, and so was what it waited for.
+        // A runner that is gone was interrupted, and so was its command.
         wire::send(&mut client, kind, text.as_bytes()).ok();
         Ok(())
     }
@@ -158,7 +158,7 @@ impl Lane {
         })
     }
 
-    /// Keeps what may explain a failure: the console, and while the machine answers its journal and the tests' own logs.
+    /// Keeps what may explain a failure: the console and, if the machine answers, its journal and the tests' own logs.
     fn keep_logs(&mut self, name: &str, answers: bool) {
         let dir = self.logs.join(name);
         let kept = fs::create_dir_all(&dir).map_err(fault("make a directory for logs")).and_then(|()| {
@@ -178,11 +178,11 @@ impl Lane {
     }
 }
 
-/// The console's word when the kernel has run into an instruction that it was just replacing (a static key). Emulation with
-/// several threads does that, once in some hours; no program of ours can make a kernel do it.
+/// The kernel's message when it executed an instruction that it was just patching (a static key). Emulation with
+/// several threads causes that once in some hours. No program in the machine can cause it.
 const PATCHING_FAULT: &str = "Oops: int3";
 
-/// A machine that is up, with all in it that tests look for.
+/// Returns a booted machine with all files that the tests need.
 fn furnished(image: &Image, logs: &Path) -> Result<Machine> {
     let mut machine = Machine::up(image, logs)?;
     let mut files = Vec::new();
@@ -205,7 +205,7 @@ fn program_name(command: &wire::Command) -> String {
     program_name_of(command.args.first().map(String::as_str).unwrap_or_default())
 }
 
-/// The name of a test program without the hash that cargo gives it.
+/// Returns the name of a test program without the hash that cargo appends.
 fn program_name_of(path: &str) -> String {
     let name = path.rsplit('/').next().unwrap_or_default();
     let hash = |end: &str| end.len() == 16 && end.bytes().all(|byte| byte.is_ascii_hexdigit());

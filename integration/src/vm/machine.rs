@@ -4,7 +4,7 @@
 //! disk ──boot, once──> up ──save──> state/{disk,memory} ──resume, each time──> up
 //! ```
 //!
-//! What a resumed machine writes to its disk goes with it. A qemu never outlives the program that started it.
+//! A resumed machine's writes to its disk are discarded. A qemu never outlives the program that started it.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
@@ -22,22 +22,22 @@ use super::image::Image;
 use super::qmp::Qmp;
 use super::{Result, fault};
 
-/// From power on until systemd is done: 20 s under emulation on a machine without other work.
+/// The bound from power on until systemd has started: 20 s under emulation on an idle host.
 const BOOT: Duration = Duration::from_secs(400);
-/// Until a saved machine runs: 1 s.
+/// The bound until a saved machine runs: usually 1 s.
 const RESUME: Duration = Duration::from_secs(120);
-/// How often a machine may fail to come up, and be started again. A kernel changes its own code as it boots, and emulation
-/// of two processors has been seen to miss that: the kernel then panics.
+/// The number of attempts to start a machine. A kernel patches its own code as it boots; emulation of two processors
+/// sometimes misses that, and the kernel panics.
 const TRIES: usize = 3;
-/// Until the kernel's first word under KVM: well under 1 s. What counts as KVM in some clouds never gets there.
+/// The bound until the kernel's first message under KVM: usually well under 1 s. KVM of some clouds never gets there.
 const FIRST_WORD: Duration = Duration::from_secs(20);
 
-/// Who runs the machine's instructions.
+/// The accelerator of qemu.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accelerator {
-    /// The processor.
+    /// The processor, by KVM.
     Kvm,
-    /// qemu itself, 3 to 10 times slower.
+    /// qemu's emulation, 3 to 10 times slower.
     Emulation,
 }
 
@@ -45,7 +45,7 @@ impl Accelerator {
     fn words(self) -> &'static [&'static str] {
         match self {
             Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
-            // With cmpxchg16b some kernels panic under emulation; five-level page tables only cost time.
+            // Some kernels panic under emulation with cmpxchg16b. Five-level page tables only cost time.
             Self::Emulation => &["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,la57=off,cx16=off"],
         }
     }
@@ -54,16 +54,16 @@ impl Accelerator {
 /// A running qemu with the agent in it.
 pub struct Machine {
     qemu: Qemu,
-    /// What runs inside.
+    /// The connection to the agent.
     pub guest: Guest,
 }
 
 impl Machine {
-    /// A machine that answers: the saved one, which is made first where there is none. What does not come up is started
-    /// again, from the beginning and without KVM.
+    /// Returns a machine that answers: the saved one, which is made first if there is none. After a failure the next
+    /// attempt boots anew without KVM.
     ///
     /// # Errors
-    /// With the end of the console in it.
+    /// The error has the end of the console.
     pub fn up(image: &Image, logs: &Path) -> Result<Self> {
         for _ in 1..TRIES {
             let fault = match Self::try_up(image, logs) {
@@ -74,7 +74,7 @@ impl Machine {
             if let Ok(state) = State::of(image) {
                 state.remove();
                 if state.accelerator == Accelerator::Kvm {
-                    // It may have been the accelerator's fault, whatever was seen of it before.
+                    // The accelerator may be the cause, even if it worked before.
                     remember_kvm(image, false)?;
                 }
             }
@@ -109,21 +109,21 @@ impl Machine {
         }
     }
 
-    /// The last lines of the console, and how qemu ended when it did.
+    /// Returns the last lines of the console, and the exit status of qemu if it has ended.
     pub fn console_end(&mut self) -> String {
         self.qemu.console_end()
     }
 
-    /// How much processor time of this host it has had: what a run costs, whatever else the host does meanwhile.
+    /// Returns the processor time of the host that the machine has used, which does not depend on the load of the host.
     pub fn spent(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.qemu.child.id())).unwrap_or_default();
-        // User and system time, in ticks of 10 ms (proc_pid_stat(5), fields 14 and 15).
+        // User and system time in ticks of 10 ms (proc_pid_stat(5), fields 14 and 15).
         let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
         let ticks: u64 = after_name.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
         Duration::from_millis(ticks * 10)
     }
 
-    /// Switches it off. Nothing of it is kept, so its systemd is not asked to stop everything in order.
+    /// Ends the machine. Its disk is discarded, so systemd need not stop its units.
     pub fn off(mut self) {
         if let Err(e) = self.qemu.qmp.call("quit", &serde_json::json!({})) {
             eprintln!("vm: {e}");
@@ -139,7 +139,7 @@ struct State {
 }
 
 impl State {
-    /// The one of this image with this qemu on this processor.
+    /// Returns the state of this image with this qemu on this processor.
     fn of(image: &Image) -> Result<Self> {
         let accelerator = accelerator(image)?;
         let version = Command::new("qemu-system-x86_64").arg("--version").output().map_err(fault("run qemu"))?;
@@ -196,7 +196,7 @@ impl State {
     }
 }
 
-/// A qemu process, its monitor, this side of the machine's port, and its console.
+/// A qemu process with its monitor, the host's end of the port, and its console.
 struct Qemu {
     child: Child,
     qmp: Qmp,
@@ -219,7 +219,7 @@ impl Qemu {
             fcntl_setfd(inherited, FdFlags::empty()).map_err(|e| format!("a socket for qemu: {e}"))?;
         }
         File::create(console).map_err(fault(&format!("make {}", console.display())))?;
-        // The kernel ends qemu with this process, however that ends.
+        // The kernel ends qemu with this process (PR_SET_PDEATHSIG).
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
         command.args(arguments(image, accelerator, disk, scratch)?).args(more);
@@ -235,11 +235,11 @@ impl Qemu {
         Ok(Self { child, qmp, port, console: console.to_owned() })
     }
 
-    /// Waits until the machine says over the port that it is up; gives what it says.
+    /// Waits for the machine's message on the port that it has booted, and returns it.
     fn booted(&mut self) -> Result<String> {
         self.port.set_read_timeout(Some(BOOT)).map_err(fault("the port"))?;
         let mut line = String::new();
-        // A byte at a time: what follows is not ours to read.
+        // The reader takes one byte at a time: the bytes after the line belong to the agent's protocol.
         BufReader::with_capacity(1, &self.port).read_line(&mut line).map_err(fault("the machine did not come up"))?;
         match line.strip_prefix("up ") {
             Some(up) => Ok(up.trim().to_owned()),
@@ -283,7 +283,7 @@ impl Drop for Qemu {
     }
 }
 
-/// What makes the machine what it is. A `scratch` disk keeps nothing that is written to it.
+/// Returns the arguments of qemu. Writes to a `scratch` disk are discarded.
 fn arguments(image: &Image, accelerator: Accelerator, disk: &Path, scratch: bool) -> Result<Vec<String>> {
     let snapshot = if scratch { "on" } else { "off" };
     let drive =
@@ -300,7 +300,7 @@ fn arguments(image: &Image, accelerator: Accelerator, disk: &Path, scratch: bool
     Ok(all)
 }
 
-/// KVM where it boots this kernel, as tried once on this host; else emulation.
+/// Returns KVM if it boots this kernel, which is tried once on this host, and else emulation.
 fn accelerator(image: &Image) -> Result<Accelerator> {
     if File::options().read(true).write(true).open("/dev/kvm").is_err() {
         return Ok(Accelerator::Emulation);
@@ -318,7 +318,7 @@ fn accelerator(image: &Image) -> Result<Accelerator> {
     Ok(if works { Accelerator::Kvm } else { Accelerator::Emulation })
 }
 
-/// The file that says what KVM can on this host.
+/// Returns the path of the file that has the result of the KVM attempt on this host.
 fn kvm_answer(image: &Image) -> PathBuf {
     image.cache().join(format!("vm-kvm-{}", hex(&Sha256::digest(processor()))))
 }
@@ -347,7 +347,7 @@ fn boots_under_kvm(image: &Image) -> Result<bool> {
     Ok(false)
 }
 
-/// The processor and the kernel of this host, as far as KVM is a matter of them.
+/// Returns the processor and the kernel of this host, on which KVM depends.
 fn processor() -> String {
     let all = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let of_kvm = |line: &&str| ["model name", "microcode", "flags"].iter().any(|name| line.starts_with(name));

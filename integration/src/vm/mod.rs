@@ -23,13 +23,13 @@ pub mod runner;
 pub mod terminal;
 pub mod wire;
 
-/// What went wrong with a machine, in a sentence; what a test says is no fault.
+/// A fault of a machine, in a sentence. A failed test is not a fault.
 pub type Fault = String;
 
 /// A result of dealing with a machine.
 pub type Result<T> = std::result::Result<T, Fault>;
 
-/// Words for [`Fault`]: what was tried, and the reason.
+/// Makes a [`Fault`] of an attempt and its error.
 pub(crate) fn fault(what: &str) -> impl Fn(std::io::Error) -> Fault + '_ {
     move |error| format!("{what}: {error}")
 }

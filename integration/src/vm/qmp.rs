@@ -1,4 +1,4 @@
-//! qemu's monitor: commands and answers in JSON, a line each (QEMU Machine Protocol).
+//! qemu's monitor: commands and answers in JSON, one line each (QEMU Machine Protocol).
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -8,20 +8,20 @@ use serde_json::{Value, json};
 
 use super::{Result, fault};
 
-/// How long an answer may take: the monitor waits while the machine is being loaded.
+/// The bound of an answer. The monitor does not answer while qemu loads a machine.
 const ANSWER: Duration = Duration::from_secs(120);
 
-/// A monitor that has been greeted.
+/// A monitor that has sent its greeting.
 pub struct Qmp {
     to: UnixStream,
     from: BufReader<UnixStream>,
 }
 
 impl Qmp {
-    /// Takes qemu's greeting.
+    /// Reads qemu's greeting.
     ///
     /// # Errors
-    /// When it does not come, because qemu has ended.
+    /// qemu has ended without it.
     pub fn greet(stream: UnixStream) -> Result<Self> {
         stream.set_read_timeout(Some(ANSWER)).map_err(fault("qemu's monitor"))?;
         let from = BufReader::new(stream.try_clone().map_err(fault("qemu's monitor"))?);
@@ -31,10 +31,10 @@ impl Qmp {
         Ok(this)
     }
 
-    /// Runs a command; gives what it returns.
+    /// Runs a command and returns its result.
     ///
     /// # Errors
-    /// What qemu says against it, and the end of qemu.
+    /// The error of qemu, or the end of qemu.
     pub fn call(&mut self, command: &str, arguments: &Value) -> Result<Value> {
         let line = format!("{}\n", json!({"execute": command, "arguments": arguments}));
         self.to.write_all(line.as_bytes()).map_err(fault(&format!("ask qemu to {command}")))?;
@@ -46,16 +46,16 @@ impl Qmp {
             if let Some(error) = answer.get("error") {
                 return Err(format!("qemu: {command}: {}", error["desc"].as_str().unwrap_or_default()));
             }
-            // What else comes are events.
+            // Every other message is an event.
         }
     }
 
-    /// Writes the running machine to a file. It goes on running until the last of it is written, and then stands.
+    /// Writes the running machine to a file. The machine runs until the last page is written and then stops.
     ///
     /// # Errors
-    /// What qemu says, or that it was not done within the bound.
+    /// The error of qemu, or the end of the bound.
     pub fn save(&mut self, file: &str, limit: Duration) -> Result<()> {
-        // Nobody uses the machine meanwhile, so nothing needs to be held back for it.
+        // No process uses the machine now, so the bandwidth needs no limit.
         self.call("migrate-set-parameters", &json!({"max-bandwidth": 0}))?;
         self.call("migrate", &json!({"uri": format!("exec:cat > '{file}'")}))?;
         let end = Instant::now() + limit;
@@ -70,7 +70,7 @@ impl Qmp {
         }
     }
 
-    /// Whether the machine runs, as opposed to being loaded or standing.
+    /// Returns whether the machine runs: it is neither being loaded nor stopped.
     ///
     /// # Errors
     /// The end of qemu.

@@ -1,4 +1,4 @@
-//! cargo's runner: asks the lane to run a program in the machine, and is to cargo what that program would have been.
+//! cargo's runner: asks the lane to run a program in the machine, and passes on its output and exit status.
 
 use std::io::{Write, stderr, stdout};
 use std::os::unix::net::UnixStream;
@@ -9,8 +9,8 @@ use super::wire::{Command, Kind, receive, send};
 /// The environment variable with the path of the lane's socket.
 pub const SOCKET: &str = "BERTH_VM";
 
-/// Runs `args` in the machine; a program with an absolute path is copied there first. Of the environment go along what
-/// concerns the tests and libtest.
+/// Runs `args` in the machine, after copying a program with an absolute path there. It passes on the environment
+/// variables of the tests and of libtest.
 pub fn main(args: Vec<String>) -> ExitCode {
     let mut command = Command::new(args);
     let concerns = |name: &str| name == "RUNTIME" || name.starts_with("RUST_") || name.starts_with("BERTH_");

@@ -1,4 +1,4 @@
-//! A person's shell in the machine, or one command there.
+//! An interactive shell in the machine, or one command.
 
 use std::io::{self, Read, Write, stderr, stdin, stdout};
 use std::os::fd::AsFd;
@@ -9,11 +9,11 @@ use super::Result;
 use super::guest::{End, Guest, Stream};
 use super::wire::Command;
 
-/// Runs a shell, or `words` through one, with this program's streams; gives the exit status as a shell has it. On a
-/// terminal the shell has one, too, of the same size.
+/// Runs a shell, or `words` in a shell, with the streams of this program. Returns the exit status as a shell has it. If
+/// this program is on a terminal, the shell gets a terminal of the same size.
 ///
 /// # Errors
-/// When the machine ended.
+/// The machine ended.
 pub fn talk(guest: &mut Guest, words: &[String]) -> Result<i32> {
     let terminal = Raw::of_stdin();
     let line = if words.is_empty() { "exec bash -l".to_owned() } else { words.join(" ") };
@@ -42,7 +42,7 @@ pub fn talk(guest: &mut Guest, words: &[String]) -> Result<i32> {
     }
 }
 
-/// What comes on standard input, as it comes.
+/// Returns the pieces of standard input as they come.
 fn pieces() -> impl Iterator<Item = Vec<u8>> + Send {
     std::iter::from_fn(|| {
         let mut buffer = vec![0; 4096];
@@ -60,7 +60,7 @@ fn pieces() -> impl Iterator<Item = Vec<u8>> + Send {
     })
 }
 
-/// Standard input as a terminal that hands over every key; as before when dropped.
+/// Standard input as a terminal in raw mode. Dropping it restores the mode.
 struct Raw {
     before: Termios,
     rows: u16,

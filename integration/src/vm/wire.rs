@@ -11,32 +11,32 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// Longer frames are not sent, so a longer one that arrives is a fault.
+/// The longest frame, in bytes. A longer one is an error.
 pub const LONGEST: usize = 1 << 20;
 
-/// How often the agent says that it is there while a program runs.
+/// The interval in which the agent reports that it is alive while a program runs.
 pub const PULSE: Duration = Duration::from_secs(5);
 
-/// What a frame is.
+/// The kind of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Starts the [`Command`] in its data.
     Run,
-    /// Bytes for its standard input.
+    /// Bytes for the standard input of the program.
     Input,
-    /// The end of its standard input.
+    /// The end of the standard input.
     EndOfInput,
-    /// Ends its process group.
+    /// Kills the process group of the program.
     Kill,
-    /// Bytes of its standard output.
+    /// Bytes of the standard output.
     Output,
-    /// Bytes of its standard error.
+    /// Bytes of the standard error.
     Errors,
-    /// It runs on: said every [`PULSE`] by a machine that can still say something.
+    /// The program still runs: the agent sends it every [`PULSE`].
     Alive,
-    /// It has ended: the exit status as a shell has it, in decimal digits.
+    /// The program has ended: the exit status as a shell has it, in decimal digits.
     Exit,
-    /// It was not run, for the reason in the data.
+    /// The program could not be run, for the reason in the data.
     Failed,
 }
 
@@ -52,10 +52,10 @@ const KINDS: [Kind; 9] = [
     Kind::Failed,
 ];
 
-/// One frame.
+/// A frame.
 #[derive(Debug)]
 pub struct Frame {
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// Its bytes, at most [`LONGEST`].
     pub data: Vec<u8>,
@@ -75,10 +75,10 @@ pub fn send(to: &mut impl Write, kind: Kind, data: &[u8]) -> Result<()> {
     to.write_all(&bytes)
 }
 
-/// Takes a frame; `None` at the end of the stream.
+/// Reads a frame. Returns `None` at the end of the stream.
 ///
 /// # Errors
-/// Those of reading, an end in the middle of a frame, and what is no frame.
+/// Those of reading, an end within a frame, and a malformed frame.
 pub fn receive(from: &mut impl Read) -> Result<Option<Frame>> {
     let mut head = [0; 5];
     let begun = loop {
@@ -106,22 +106,22 @@ pub fn receive(from: &mut impl Read) -> Result<Option<Frame>> {
 pub struct Command {
     /// The program and its arguments.
     pub args: Vec<String>,
-    /// What its environment has beyond the agent's own.
+    /// Variables that the environment has in addition to the agent's own.
     pub env: BTreeMap<String, String>,
 }
 
 impl Command {
-    /// A command of these words.
+    /// Makes a command of these words.
     pub fn new<S: Into<String>>(args: impl IntoIterator<Item = S>) -> Self {
         Self { args: args.into_iter().map(Into::into).collect(), env: BTreeMap::new() }
     }
 
-    /// The bytes of it for a frame.
+    /// Encodes the command for a frame.
     pub fn encode(&self) -> Vec<u8> {
         json!({"args": self.args, "env": self.env}).to_string().into_bytes()
     }
 
-    /// The command in the bytes of a frame; `None` when there is none.
+    /// Decodes a command. Returns `None` for malformed data.
     pub fn decode(data: &[u8]) -> Option<Self> {
         let value: Value = serde_json::from_slice(data).ok()?;
         let text = |value: &Value| value.as_str().map(str::to_owned);
