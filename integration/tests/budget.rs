@@ -1,6 +1,6 @@
-//! No operation costs more than it did: counts that do not depend on the machine's speed, against `budget.toml`.
+//! No operation costs more than `budget.toml` allows, in counts that do not depend on the speed of the machine.
 //!
-//! `make budget` writes that file anew from what this test measures (`BERTH_BUDGET=write`).
+//! `make budget` writes that file from the measurements of this test (`BERTH_BUDGET=write`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 #![allow(clippy::disallowed_methods, reason = "programs are run under strace")]
 
@@ -20,9 +20,9 @@ use berth_integration::wait::{LONG, until_true};
 use berth_integration::{cri_bundle, tools};
 use serde_json::json;
 
-/// Of how many runs the least counts.
+/// The number of runs of which the least counts.
 const RUNS: usize = 5;
-/// How many execs lie between the first look at the shim's memory and the second.
+/// The number of execs between the two measurements of the shim's memory.
 const EXECS: usize = 200;
 
 #[test]
@@ -45,7 +45,7 @@ fn no_operation_costs_more_than_its_budget() {
         eprintln!("no budget for the cgroup layout {layout}: make budget writes one");
         return;
     };
-    // A cost is there each time; what the timing of one run adds is not.
+    // A real cost occurs in every run. The timing of one run may add calls.
     for _ in 0..2 {
         let over = budget.judge(&seen).over;
         if over.is_empty() {
@@ -61,7 +61,7 @@ fn no_operation_costs_more_than_its_budget() {
     assert!(verdict.over.is_empty(), "costs more than its budget:\n{}", verdict.over.join("\n"));
 }
 
-/// A soft limit of open files below the hard one, as service managers set it: giving it back is part of the cost.
+/// Sets a soft limit of open files below the hard one, as service managers do: restoring it is a part of the cost.
 fn as_services_are() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let hard = getrlimit(Resource::Nofile).maximum.expect("a limit");
@@ -75,14 +75,14 @@ fn measure() -> Lines {
     seen
 }
 
-/// The least of [`RUNS`] measurements of an operation, after one that is not counted.
+/// Returns the least of [`RUNS`] measurements of an operation, after one run that is not counted.
 fn least(operation: &str, mut measure: impl FnMut(&str) -> Lines) -> Lines {
     measure(operation);
     let least = (0..RUNS).map(|_| measure(operation)).reduce(|least, next| least.least(&next));
     least.unwrap().with_sum(operation)
 }
 
-/// The calls of a program that ran under strace.
+/// Returns the calls of a program that ran under strace.
 fn calls(operation: &str, file: &std::path::Path) -> Lines {
     let mut lines = Lines::default();
     Calls::read(file).put(operation, &mut lines);
@@ -143,12 +143,12 @@ impl Host {
         self.shim.events.until(&format!("exit host/{exec} 0"));
     }
 
-    /// Until threads that were there for the operation have gone.
+    /// Waits until the threads of the operation have ended.
     fn rest(&self) {
         until_true("the shim to come to rest", LONG, || self.shim.size().1 == 1);
     }
 
-    /// The calls of an operation, and the pages that the shim touched for it.
+    /// Returns the calls of an operation and the number of pages that the shim touched for it.
     fn cost(&mut self, operation: &str, act: fn(&mut Self)) -> Lines {
         let mut lines = Lines::default();
         let joined = Joined::to(self.shim.pid, &trace::OPTIONS);
@@ -203,7 +203,7 @@ fn shim(seen: &mut Lines) {
     host.shim.shut_down();
 }
 
-/// Minor faults of a process and its threads so far (proc_pid_stat(5), field 10).
+/// Returns the minor faults of a process and its threads so far (proc_pid_stat(5), field 10).
 fn faults(pid: i32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     stat.rsplit_once(") ").unwrap().1.split(' ').nth(7).unwrap().parse().unwrap()

@@ -1,5 +1,5 @@
-//! Many at once: pods that come and go while some are killed and containerd is restarted, and execs without end through
-//! one shim. How many: `BERTH_PODS` and `BERTH_EXECS`.
+//! Many pods at once, some of them killed, under a containerd that is restarted meanwhile; and very many execs through
+//! one shim. `BERTH_PODS` and `BERTH_EXECS` set the numbers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use berth_integration::wait::{LONG, until_true};
 use berth_integration::{cgroup, procs};
 use rustix::process::Signal;
 
-/// How many pods or execs are under way at a time.
+/// The number of concurrent pods or execs.
 const AT_ONCE: usize = 10;
 
 #[test]
@@ -57,7 +57,7 @@ fn churn(containerd: &Containerd) {
     });
     let lived = lived.into_inner();
     assert!(lived * 4 >= pods, "{lived} of {pods} pods had an exec");
-    // What a killed containerd did not get to remove is removed now.
+    // A killed containerd could not remove everything; that is removed now.
     until_true("all pods to be gone", LONG, || {
         let left = containerd.crictl(["pods", "--quiet"]).ok();
         left.lines().for_each(|id| drop(containerd.crictl(["rmp", "--force", id])));
@@ -68,8 +68,8 @@ fn churn(containerd: &Containerd) {
     containerd.excuse_runc("sockets and cgroups of killed shims");
 }
 
-/// One pod, from runp to rmp. Each fifth is killed at some moment: its shim, or all of its processes. Commands fail when
-/// they meet that, or containerd's restart; what counts is what is left in the end. True when an exec went well.
+/// Runs one pod from runp to rmp. Every fifth pod is killed at some moment: its shim, or all its processes. Commands
+/// that meet a kill or the restart may fail; only the traces left in the end count. Returns true if an exec succeeded.
 fn live(containerd: &Containerd, n: usize) -> bool {
     let name = format!("churn-{n}");
     let file = |kind: &str, config: serde_json::Value| {
@@ -99,7 +99,7 @@ fn live(containerd: &Containerd, n: usize) -> bool {
     lived
 }
 
-/// Kills the pod's shim or what runs in its containers, after a delay that differs from pod to pod.
+/// Kills the pod's shim or the processes of its containers, after a delay that differs from pod to pod.
 fn kill_some(containerd: &Containerd, id: &str, n: usize) {
     thread::sleep(std::time::Duration::from_millis((n as u64 * 7919) % 250));
     if n.is_multiple_of(2) {
@@ -131,7 +131,7 @@ fn execs(containerd: &Containerd) {
                         let (name, script) = (format!("exec-{n}"), format!("echo {n}; exit {}", n % 256));
                         let out = containerd.ctr(["task", "exec", "--exec-id", &name, &task.id, "sh", "-c", &script]);
                         assert_eq!(out.code(), i32::try_from(n % 256).unwrap(), "{out}");
-                        // ctr ends its reading when it learns of the end, on a loaded machine before it has begun.
+                        // ctr stops reading when it learns of the exit, on a loaded machine even before it has read.
                         assert!(out.stdout.is_empty() || out.stdout.trim() == n.to_string(), "{out}");
                     }
                 });
@@ -139,7 +139,7 @@ fn execs(containerd: &Containerd) {
         });
     };
     round(0, 50);
-    // Threads that wait for work end by themselves a moment later.
+    // Idle threads end a moment later.
     let threads = || std::fs::read_dir(format!("/proc/{shim}/task")).unwrap().count();
     let settled = |bound: usize| until_true("idle threads to end", LONG, || threads() <= bound);
     if containerd.runtime != Runtime::Runc {
@@ -151,7 +151,7 @@ fn execs(containerd: &Containerd) {
         eprintln!("runc's shim: {before:?}, then {:?}", procs::size(shim));
     } else {
         settled(before.1);
-        // A connection or a stream is closed a moment after its last answer, and memory that is free given back later.
+        // The shim closes a connection or a stream a moment after its last answer, and returns free memory later.
         let grown = |after: (usize, usize, u64)| after.0 > before.0 || after.2 > before.2 + 256;
         let fits = || !grown(procs::size(shim));
         until_true(&format!("open files and memory to be as before, {before:?}"), LONG, fits);

@@ -1,4 +1,4 @@
-//! containerd dies and comes back, and the shim dies: what goes on, what is told, what is cleaned up.
+//! containerd or a shim dies: which containers survive, which exit codes are reported, and what is cleaned up.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use berth_integration::containerd::{Containerd, Runtime, Version};
@@ -19,11 +19,11 @@ matrix!(
     restarted_containerd_cleans_up_after_a_killed_shim
 );
 
-/// Writes a number ten times a second, and ends with 42 as soon as /tmp/go is there.
+/// Prints a number ten times a second, and exits with 42 as soon as /tmp/go exists.
 const COUNTER: &str =
     "i=0; until [ -e /tmp/go ]; do echo count $i; i=$((i+1)); usleep 100000; done; echo last; exit 42";
 
-/// What containerd's own shim cannot do.
+/// The fault of containerd's own shim, for which its tests are skipped.
 const KILLED_GO_SHIM: &str =
     "its socket, and with containerd 2 the cgroups of a pod's containers, outlive a killed shim";
 
@@ -42,14 +42,14 @@ fn restart(containerd: &Containerd, end: fn(&Containerd)) {
     ending.expect_log("count 2\n");
     let ([going_pid, ending_pid], shims) = ([&going, &ending].map(Container::pid), containerd.shims());
     end(containerd);
-    // While nobody listens, one container ends by itself, and the other goes on (its output must not block it).
+    // Without containerd one container exits by itself, and the other one goes on. Its unread output must not block it.
     std::fs::write(format!("/proc/{ending_pid}/root/tmp/go"), "").unwrap();
     until_true("a container to end without containerd", LONG, || !procs::alive(ending_pid));
     assert!(procs::alive(going_pid));
     containerd.launch();
     assert_eq!(containerd.shims(), shims, "the shims are the same as before");
-    // Its own code, not 255. containerd 2 takes a container of a pod for leaked when its shim tells of no process in
-    // it at this moment, as the one for runc does.
+    // The exit code must be the container's own and not 255. containerd 2 takes a container of a pod as leaked if its
+    // shim reports no process in it at this moment, as the shim for runc does.
     let status = ending.exited();
     let lost = containerd.runtime == Runtime::Runc && containerd.version == Version::V2_3;
     let expected = if lost { (255, "Unknown") } else { (42, "Error") };
@@ -68,7 +68,7 @@ fn restart(containerd: &Containerd, end: fn(&Containerd)) {
     pod.remove();
 }
 
-/// A task that ends while containerd is away has its own exit code, not 255 for one that is lost.
+/// A task that ends while containerd is away keeps its exit code. A lost task would have 255.
 fn ctr_task_keeps_its_exit_code_while_containerd_is_away(containerd: &Containerd) {
     if containerd.runtime == Runtime::Runc {
         eprintln!("skipped: containerd 2 takes a task of its own shim for leaked when it has ended");
@@ -86,7 +86,7 @@ fn ctr_task_keeps_its_exit_code_while_containerd_is_away(containerd: &Containerd
     task.remove();
 }
 
-/// A pod of which two containers have a child each: all of it must go with the shim.
+/// Two containers of the pod have a child each. The whole pod must end with the shim.
 fn killed_shim_takes_its_whole_pod_with_it(containerd: &Containerd) {
     let pod = Pod::run(containerd, "orphans");
     let two = ["one", "two"].map(|name| pod.start(name, &["sh", "-c", "sleep 1001 & exec sleep 1002"]));
@@ -117,7 +117,7 @@ fn killed_shim_takes_its_ctr_task_with_it(containerd: &Containerd) {
     containerd.excuse_runc(KILLED_GO_SHIM);
 }
 
-/// Nobody notices the shim's end until containerd is back.
+/// containerd learns of the shim's end only when it is back.
 fn restarted_containerd_cleans_up_after_a_killed_shim(containerd: &Containerd) {
     let pod = Pod::run(containerd, "alone");
     let mut config = container_config("main", &["sh", "-c", "sleep 1001 & exec sleep 1002"]);

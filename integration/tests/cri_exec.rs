@@ -1,4 +1,4 @@
-//! Commands in a container through crictl: in step, on a terminal, and the exit codes of both.
+//! Commands in a container through crictl: ExecSync and Exec with a terminal, and the exit codes of both.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use berth_integration::command::feed;
@@ -24,12 +24,12 @@ fn exec_sync_returns_both_streams_and_the_exit_code(containerd: &Containerd) {
     config["working_dir"] = json!("/tmp");
     let main = pod.start_config(&config);
     let script = "echo $FROM in $(pwd); echo bad >&2";
-    // crictl prints both streams of this one to its own standard output, and a blank line after each.
+    // crictl prints both streams to its standard output here, with a blank line after each.
     let out = main.exec(&["sh", "-c", script]);
     assert_eq!((out.stdout.as_str(), out.code()), ("container in /tmp\n\nbad\n\n", 0), "{out}");
     let out = containerd.crictl(["exec", &main.id, "sh", "-c", script]);
     assert_eq!((out.stdout.as_str(), out.stderr.as_str(), out.code()), ("container in /tmp\n", "bad\n", 0), "{out}");
-    // crictl's own exit code is 1 when the command's is another than 0; it tells that one.
+    // crictl exits with 1 if the command failed, and prints the command's exit code.
     for (script, code) in [
         ("exit 1", 1),
         ("exit 42", 42),
@@ -44,7 +44,7 @@ fn exec_sync_returns_both_streams_and_the_exit_code(containerd: &Containerd) {
     }
     let out = main.exec(&["sh", "-c", "yes 0123456789abcde | head -c 2000000"]);
     assert_eq!((out.stdout.trim_end().len(), out.code()), (1_999_999, 0), "{}", out.stderr);
-    // A background child that keeps the pipes open does not keep the exec from ending when it closes them.
+    // A background child that closed the pipes does not keep the exec from ending.
     assert_eq!(main.exec(&["sh", "-c", "sleep 1000 > /dev/null 2>&1 & echo done"]).ok(), "done");
     pod.stop();
     pod.remove();
@@ -78,7 +78,7 @@ fn exec_on_a_terminal_passes_input_and_interrupts(containerd: &Containerd) {
     pod.remove();
 }
 
-/// What is typed before the command has ended may arrive after it (kubernetes#124571).
+/// Input that was typed before the command ended may arrive after its end (kubernetes#124571).
 fn input_typed_ahead_loses_no_output(containerd: &Containerd) {
     let pod = Pod::run(containerd, "ahead");
     let main = pod.start("main", &["sleep", "1000"]);
@@ -97,7 +97,7 @@ fn input_typed_ahead_loses_no_output(containerd: &Containerd) {
     pod.remove();
 }
 
-/// A command whose own output is at its end gets all of its input (containerd#13934).
+/// A command that has closed its output gets all of its input (containerd#13934).
 fn exec_reads_all_input_after_its_output_has_ended(containerd: &Containerd) {
     let pod = Pod::run(containerd, "input");
     let main = pod.start("main", &["sleep", "1000"]);
@@ -117,7 +117,7 @@ fn exec_reads_all_input_after_its_output_has_ended(containerd: &Containerd) {
     pod.remove();
 }
 
-/// What containers end with, and what the kubelet is told of it.
+/// The exit codes of containers, and the reasons that the kubelet sees.
 fn exit_codes_and_reasons_reach_the_kubelet(containerd: &Containerd) {
     let pod = Pod::run(containerd, "codes");
     let rows = [("zero", "exit 0", 0, "Completed"), ("one", "exit 1", 1, "Error"), ("answer", "exit 42", 42, "Error")];
@@ -133,7 +133,7 @@ fn exit_codes_and_reasons_reach_the_kubelet(containerd: &Containerd) {
     polite.expect_log("ready");
     polite.stop(30);
     assert_eq!(polite.exited()["exitCode"], 143);
-    // The first process of a shared pid namespace is the pod's, so SIGTERM's own action takes this one.
+    // The first process of a shared pid namespace is the pod's, so SIGTERM has its default action here.
     let plain = pod.start("plain", &["sleep", "1000"]);
     plain.stop(30);
     assert_eq!(plain.exited()["exitCode"], 143);
@@ -156,7 +156,7 @@ fn programs_that_cannot_be_executed_are_named(containerd: &Containerd) {
         let started = start.status.success();
         let status = container.exited();
         if started {
-            // runc finds such a fault when it has already said that the container runs.
+            // runc detects such a fault only after it reported the container as running.
             assert_eq!(
                 (containerd.runtime, &status["reason"]),
                 (Runtime::Runc, &"Error".into()),

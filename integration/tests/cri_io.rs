@@ -1,4 +1,4 @@
-//! What goes in and out of a pod: attach, logs, port-forward.
+//! The streams of a pod: attach, logs, port-forward.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::io::{Read, Write};
@@ -31,7 +31,7 @@ fn attach_carries_input_output_and_the_end_of_input(containerd: &Containerd) {
     client.send("two\n");
     client.expect("<two>");
     client.close_input();
-    // The end of the input reaches the container, which ends, and so does attach.
+    // The end of the input reaches the container, which exits, and attach ends.
     assert_eq!(main.exited()["exitCode"], 0);
     client.finish();
     main.expect_log(" stdout F <two>\n");
@@ -58,7 +58,7 @@ fn attach_carries_a_terminal(containerd: &Containerd) {
 
 fn logs_have_every_line_of_both_streams(containerd: &Containerd) {
     let pod = Pod::run(containerd, "logs");
-    // The two streams go different ways: each has an order of its own, and together they have none.
+    // The two streams take different ways, so only the order within each stream is fixed.
     let script =
         "echo out; echo err >&2; i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; printf unfinished";
     let main = pod.start("main", &["sh", "-c", script]);
@@ -73,7 +73,7 @@ fn logs_have_every_line_of_both_streams(containerd: &Containerd) {
     let numbers: Vec<&str> = log.lines().filter_map(|line| line.split_once("stdout F line ")).map(|(_, n)| n).collect();
     let expected: Vec<String> = (0..2000).map(|n| n.to_string()).collect();
     assert_eq!(numbers, expected);
-    // Of the last three lines of the log two are standard output's, wherever that of the other one is.
+    // Two of the last three lines of the log are standard output's, wherever the line of the other stream is.
     let out = containerd.crictl(["logs", "--tail", "3", &main.id]);
     assert!(out.stdout.contains("line 1999\nunfinished"), "{out}");
     let out = containerd.crictl(["logs", &main.id]);
@@ -86,7 +86,7 @@ fn port_forward_reaches_a_listener_in_the_pod(containerd: &Containerd) {
     let pod = Pod::run(containerd, "forward");
     let answer = "read -r word; echo \"<$word>\"";
     let main = pod.start("main", &["nc", "-ll", "-p", "8080", "-e", "sh", "-c", answer]);
-    // crictl gives up altogether when it is refused once. Port 8080 is 1F90, and state 0A is LISTEN.
+    // crictl ends when one connection is refused. Port 8080 is 1F90, and state 0A is LISTEN.
     let listening = ["grep", "-q", ":1F90 .* 0A ", "/proc/net/tcp", "/proc/net/tcp6"];
     until_true("the server to listen", LONG, || main.exec(&listening).status.success());
     let forward = Session::start(containerd.crictl_command().args(["port-forward", &pod.id, ":8080"]));

@@ -1,4 +1,4 @@
-//! A pod's life through crictl.
+//! The life of a pod through crictl.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use berth_integration::containerd::Containerd;
@@ -32,7 +32,7 @@ fn containers_of_a_pod_share_its_namespaces(containerd: &Containerd) {
         let [a, b] = [&one, &two].map(|it| it.exec(&["readlink", &format!("/proc/self/ns/{kind}")]).ok());
         assert_eq!(a == b, shared, "{kind}: {a} {b}");
     }
-    // Shared in deed, too: what one listens on, the other reaches.
+    // A connection proves the sharing: one container listens, the other connects.
     one.exec(&["sh", "-c", "nc -l -p 7000 -e echo hello > /dev/null 2>&1 < /dev/null &"]).ok();
     let reached =
         "i=0; until nc 127.0.0.1 7000 < /dev/null; do i=$((i+1)); [ $i -lt 1000 ] || exit 1; usleep 50000; done";

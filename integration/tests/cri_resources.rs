@@ -1,4 +1,4 @@
-//! Limits, their change, what is measured, and what happens when memory runs out.
+//! Limits, their update, statistics, and the OOM kill.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use berth_integration::containerd::{Containerd, Version};
@@ -31,7 +31,7 @@ fn cri_limits_are_applied_and_updated(containerd: &Containerd) {
     assert_eq!(main.exec(&["cat", "/proc/1/oom_score_adj"]).code(), 0);
     let score = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", main.pid())).unwrap();
     assert_eq!(score.trim(), "500");
-    // containerd 2.x changes the limits of a running container without the words that are not named.
+    // containerd 2.x updates a running container without the limits that are not named.
     containerd
         .crictl([
             "update",
@@ -78,7 +78,7 @@ fn cri_status_says_oom_killed(containerd: &Containerd) {
     config["linux"]["resources"] = json!({"memory_limit_in_bytes": 16 * MIB, "memory_swap_limit_in_bytes": 16 * MIB});
     let status = pod.start_config(&config).exited();
     assert_eq!((&status["exitCode"], &status["reason"]), (&137.into(), &"OOMKilled".into()), "{status}");
-    // Killed by someone, with a limit and without an OOM: that is another reason.
+    // A kill without an OOM, under a limit, must have another reason.
     config["command"] = json!(["sleep", "1000"]);
     config["metadata"]["name"] = json!("other");
     let other = pod.start_config(&config);

@@ -1,4 +1,4 @@
-//! What the kubelet asks for to keep a container in, seen from the inside.
+//! The restrictions that the kubelet asks for, as the container's process sees them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use berth_integration::containerd::{Containerd, Form, Version};
@@ -40,20 +40,20 @@ fn kubelet_security_context_restricts_init_and_exec(containerd: &Containerd) {
         assert_eq!(field("Gid"), "1000 1000 1000 1000", "{file}");
         assert!(field("Groups").split(' ').any(|group| group == "2000"), "{file}: {}", field("Groups"));
         assert_eq!((field("NoNewPrivs"), field("Seccomp")), ("1".into(), "2".into()), "{file}");
-        // CAP_NET_BIND_SERVICE is number 10; a user other than root has it in the bounding set alone (and, where the
-        // runtime gives ambient ones, in those).
+        // CAP_NET_BIND_SERVICE is number 10. A user other than root has it in the bounding set alone, and in the
+        // ambient set if the runtime grants ambient capabilities.
         assert_eq!(u64::from_str_radix(&field("CapBnd"), 16).unwrap(), 1 << 10, "{file}");
         assert_eq!(u64::from_str_radix(&field("CapEff"), 16).unwrap() & !(1 << 10), 0, "{file}");
     }
     assert_eq!(main.exec(&["id", "-u"]).ok(), "1000");
-    // Masked: a directory is empty, a file is /dev/null.
+    // A masked directory is empty, and a masked file is /dev/null.
     assert_eq!(main.exec(&["sh", "-c", "cat /proc/keys /proc/timer_list 2> /dev/null | wc -c"]).ok(), "0");
     for path in ["/proc/sys/kernel/hostname", "/sys/kernel/uevent_seqnum"] {
         let script = format!("( : > {path} ) 2>&1; true");
         let said = main.exec(&["sh", "-c", &script]).ok();
         assert!(said.contains("Read-only") || said.contains("denied"), "{path}: {said}");
     }
-    // The profile of containerd refuses a new user namespace.
+    // containerd's seccomp profile denies a new user namespace.
     let out = main.exec(&["unshare", "-U", "true"]);
     assert!(!out.status.success(), "{out}");
     pod.stop();
@@ -69,7 +69,7 @@ fn privileged_container_has_all_capabilities(containerd: &Containerd) {
     let main = pod.start_config(&config);
     let status = main.exec(&["cat", "/proc/1/status"]).ok();
     assert!(status.contains("Seccomp:\t0") && status.contains("NoNewPrivs:\t0"), "{status}");
-    // As many capabilities as the test itself may give.
+    // A privileged container has as many capabilities as the test itself.
     let mine = std::fs::read_to_string("/proc/self/status").unwrap();
     let bounding = |text: &str| text.lines().find(|line| line.starts_with("CapBnd:")).unwrap().to_owned();
     assert_eq!(bounding(&status), bounding(&mine));
@@ -81,7 +81,7 @@ fn privileged_container_has_all_capabilities(containerd: &Containerd) {
 
 fn pid_namespace_modes_of_the_cri_are_obeyed(containerd: &Containerd) {
     let pod = Pod::run(containerd, "pids");
-    // 0 is the pod's, 1 the container's own.
+    // 0 is POD, 1 is CONTAINER.
     let [shared, own] = [0, 1].map(|kind| {
         let mut config = container_config(&format!("kind-{kind}"), &["sleep", "1000"]);
         config["linux"]["security_context"]["namespace_options"] = json!({"pid": kind});
@@ -92,7 +92,7 @@ fn pid_namespace_modes_of_the_cri_are_obeyed(containerd: &Containerd) {
     ends_with_its_first_process(&shared);
     pod.stop();
     pod.remove();
-    // 2 is the node's, for the pod as a whole.
+    // 2 is NODE, for the whole pod.
     let mut config = pod_config(containerd, "host-pid");
     config["linux"]["security_context"]["namespace_options"] = json!({"pid": 2});
     let pod = Pod::run_config(containerd, config);
@@ -106,7 +106,7 @@ fn pid_namespace_modes_of_the_cri_are_obeyed(containerd: &Containerd) {
     pod.remove();
 }
 
-/// A process that outlives the first one of a container without a pid namespace of its own is ended with it.
+/// A process that outlives init in a container without its own pid namespace is ended with it.
 fn ends_with_its_first_process(container: &Container) {
     let pid = container.pid();
     container.exec(&["sh", "-c", "sleep 1003 > /dev/null 2>&1 &"]).ok();
@@ -183,7 +183,8 @@ fn selinux_labels_are_applied_under_containerd_1() {
     labels(Version::V1_6);
 }
 
-/// Containers have the label that they or their pod ask for, and their root filesystem and `/dev` the one that goes with it.
+/// Containers have the SELinux label that they or their pod ask for. Their root filesystem and `/dev` have the matching
+/// file label.
 fn labels(version: Version) {
     let label = |level: &str| lsm::selinux("labels of pods", &format!("system_u:system_r:container_t:{level}"));
     let options = |level: &str| json!({"user": "system_u", "role": "system_r", "type": "container_t", "level": level});

@@ -1,5 +1,5 @@
-//! The shim makes a process with one exec: with one clone, and a second one into a pid namespace that others are in. Counted
-//! by strace.
+//! Counts by strace the calls by which the shim makes a process: one execve, and one clone, or two for a process in a
+//! shared pid namespace.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use berth_integration::by_path;
@@ -22,14 +22,14 @@ fn shim_makes_a_process_with_one_exec_and_at_most_two_clones(containerd: &Contai
     let (both_clones, both_execs) = count(&seen);
     let seen = traced(shim, || first.exec(&["true"]));
     let (clones, execs) = count(&seen);
-    // The process that joins is another than the one that is seen in the pid namespace, here the pod's.
+    // The process that joins is not the process that the pid namespace, here the pod's, shows.
     assert_eq!((clones, execs), (2, 1), "an exec: {seen}");
     assert_eq!((both_clones, both_execs), (4, 2), "create, start and exec: {seen}");
     pod.stop();
     pod.remove();
 }
 
-/// What strace says of the process-making calls of `pid` and its threads while `work` runs.
+/// Returns the output of strace for the process-making calls of `pid` and its threads while `work` runs.
 fn traced<T>(pid: i32, work: impl FnOnce() -> T) -> String {
     let calls = "trace=clone,clone3,fork,vfork,execve,execveat";
     let strace = Joined::to(pid, &["-f", "-e", calls]);
@@ -37,7 +37,7 @@ fn traced<T>(pid: i32, work: impl FnOnce() -> T) -> String {
     strace.leave()
 }
 
-/// New processes (threads do not count) and programs.
+/// Returns the numbers of new processes (without threads) and of executed programs.
 fn count(seen: &str) -> (usize, usize) {
     let clones = ["clone(", "clone3(", "fork("].map(|call| seen.lines().filter(move |line| line.contains(call)));
     let clones = clones.into_iter().flatten().filter(|line| !line.contains("CLONE_THREAD"));

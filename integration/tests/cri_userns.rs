@@ -1,4 +1,4 @@
-//! A pod with a user namespace of its own, as kubelet asks for it (`hostUsers: false`).
+//! A pod with its own user namespace, as the kubelet asks for it (`hostUsers: false`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -12,11 +12,11 @@ use berth_integration::wait::{LONG, until_true};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-/// The first host id of the pod, and how many it has.
+/// The first host id of the pod, and the number of its ids.
 const HOST: u32 = 1_000_000;
 const SIZE: u32 = 65536;
 
-/// containerd 2.x alone knows user namespaces, and passes all that they need only to the runtime type of runc.
+/// Only containerd 2.x knows user namespaces, and it passes the needed options only to the runtime type of runc.
 fn run(test: fn(&Containerd)) {
     matrix::run(Version::V2_3, Form::ByPath, test);
 }
@@ -38,7 +38,7 @@ fn container(name: &str, args: &[&str]) -> Value {
     config
 }
 
-/// kubelet lets such pods run only where containerd says that the handler can.
+/// The kubelet runs such pods only if containerd lists the feature for the handler.
 #[test]
 fn containerd_lists_user_namespaces_as_a_feature() {
     run(|containerd| {
@@ -70,12 +70,12 @@ fn containers_of_a_userns_pod_share_its_ids_and_a_volume() {
             pod.start_config(&config)
         });
         for it in [&one, &two] {
-            // It could write to the pipe of its output, which is its own.
+            // The payload's user owns the pipe of its output and can write to it.
             it.expect_log(" stdout F up\n");
             let map = it.exec(&["cat", "/proc/self/uid_map", "/proc/1/gid_map"]).ok();
             let words: Vec<_> = map.split_whitespace().collect();
             assert_eq!(words, ["0", "1000000", "65536", "0", "1000000", "65536"]);
-            // Outside it is another user; inside, the image belongs to root and the volume to its owner.
+            // The host sees another user. The container sees the image as root's and the volume as its owner's.
             let status = std::fs::metadata(format!("/proc/{}", it.pid())).unwrap();
             assert_eq!((status.uid(), status.gid()), (HOST + 1000, HOST + 1000));
             assert_eq!(it.exec(&["stat", "-c", "%u:%g", "/", "/bin/busybox", "/etc/hosts"]).ok(), "0:0\n0:0\n0:0");
@@ -102,8 +102,8 @@ fn containers_of_a_userns_pod_share_its_ids_and_a_volume() {
     });
 }
 
-/// containerd leaves the image as it is on disk and asks the shim to map it: the lower layers belong to the host's root,
-/// and the mount has the pod's mappings in its options.
+/// containerd leaves the image as it is on disk and asks the shim to idmap it: the lower layers belong to the host's
+/// root, and the mount options have the pod's mappings.
 #[test]
 fn image_of_a_userns_pod_is_idmapped_and_not_copied() {
     run(|containerd| {
@@ -124,14 +124,14 @@ fn image_of_a_userns_pod_is_idmapped_and_not_copied() {
             }
             assert_eq!(std::fs::metadata(option("upperdir=")).unwrap().uid(), HOST);
         }
-        // Seen from the host, its root file system is the pod's root's.
+        // The host sees the root filesystem as that of the pod's root.
         let root = PathBuf::from(format!("/proc/{}/root", main.pid()));
         for name in ["", "bin", "bin/busybox"] {
             let there = std::fs::metadata(root.join(name)).unwrap();
             assert_eq!((there.uid(), there.gid()), (HOST, HOST), "{name}");
         }
         assert_eq!(main.exec(&["stat", "-c", "%u:%g", "/", "/bin", "/bin/busybox"]).ok(), "0:0\n0:0\n0:0");
-        // A change is a copy that belongs to it, too.
+        // A changed file is a copy that belongs to the pod's root as well.
         main.exec(&["chown", "5:6", "/bin/busybox"]).ok();
         assert_eq!(main.exec(&["stat", "-c", "%u:%g", "/bin/busybox"]).ok(), "5:6");
         let there = std::fs::metadata(root.join("bin/busybox")).unwrap();
@@ -141,7 +141,7 @@ fn image_of_a_userns_pod_is_idmapped_and_not_copied() {
     });
 }
 
-/// The streams belong to whom the process is, inside and outside, so that it can open them anew.
+/// The process's user owns the streams, inside and outside, and can reopen them.
 #[test]
 fn streams_of_a_userns_pod_belong_to_its_user() {
     run(|containerd| {
@@ -154,7 +154,7 @@ fn streams_of_a_userns_pod_belong_to_its_user() {
             let it = pod.start_config(&config);
             for fd in [0, 1, 2] {
                 let there = std::fs::metadata(format!("/proc/{}/fd/{fd}", it.pid())).unwrap();
-                // /dev/null stays what it is.
+                // /dev/null keeps its owner.
                 if there.rdev() != rustix::fs::makedev(1, 3) {
                     assert_eq!(there.uid(), HOST + 1000, "{name}: {fd}");
                 }
@@ -170,7 +170,7 @@ fn streams_of_a_userns_pod_belong_to_its_user() {
     });
 }
 
-/// As root, with a terminal, and what that root may not do.
+/// Root of the pod with a terminal, and an access that it must not have.
 #[test]
 fn root_of_a_userns_pod_has_no_rights_on_the_host() {
     run(|containerd| {
@@ -181,7 +181,7 @@ fn root_of_a_userns_pod_has_no_rights_on_the_host() {
         let mut config = container("main", &["sh", "-c", "test -t 0 && echo terminal; exec sleep 1000"]);
         config["tty"] = json!(true);
         config["stdin"] = json!(true);
-        // Without mappings it stays the host's.
+        // A mount without mappings keeps the host's ids.
         config["mounts"] = json!([{"container_path": "/secret", "host_path": secret}]);
         let main = pod.start_config(&config);
         main.expect_log("terminal");
@@ -194,7 +194,7 @@ fn root_of_a_userns_pod_has_no_rights_on_the_host() {
     });
 }
 
-/// Host network: the network namespace is the host's, and /sys is bound.
+/// With the host's network the network namespace is the host's, and /sys is bound.
 #[test]
 fn userns_pod_runs_in_the_network_of_the_host() {
     run(|containerd| {
@@ -217,7 +217,7 @@ fn userns_pod_runs_in_the_network_of_the_host() {
     });
 }
 
-/// Neither the mounts for the layers nor anything else outlives a shim that was killed.
+/// Neither the mounts of the layers nor other traces outlive a killed shim.
 #[test]
 fn killed_shim_of_a_userns_pod_leaves_no_mount() {
     run(|containerd| {

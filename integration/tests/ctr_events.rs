@@ -1,4 +1,4 @@
-//! The events of a container's life, as `ctr events` prints them: all of them, in order.
+//! The events of a container's life, complete and in order, as `ctr events` prints them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ matrix!(
     failed_starts_publish_no_start_event
 );
 
-/// `ctr events` beside the test.
+/// A running `ctr events`.
 struct Events {
     session: Session,
 }
@@ -24,7 +24,7 @@ struct Events {
 impl Events {
     fn listen(containerd: &Containerd) -> Self {
         let session = Session::start(containerd.ctr_command().arg("events"));
-        // It says nothing when it is ready, so events are made until the first one arrives.
+        // ctr prints nothing when it is ready, so events are made until the first one arrives.
         until("the first event", LONG, || {
             let image = "docker.io/library/label:none";
             containerd.ctr(["images", "tag", "--force", berth_integration::image::BUSYBOX, image]).ok();
@@ -34,10 +34,10 @@ impl Events {
         Self { session }
     }
 
-    /// The task events of the container `id` until (and with) its `delete`: topic without `/tasks/`, content.
+    /// Returns the task events of the container `id` up to its `delete`: the topic without `/tasks/`, and the content.
     ///
-    /// containerd's shim for runc may end before its last event is out. Its tests get that one made up from the exit,
-    /// so that they can say what else is expected.
+    /// containerd's shim for runc may end before its last event is sent. On runc that event is derived from the exit,
+    /// so that the rest can be checked.
     fn of(&self, containerd: &Containerd, id: &str) -> Vec<(String, Value)> {
         let end = Instant::now() + if containerd.runtime == Runtime::Runc { Duration::from_secs(10) } else { LONG };
         until("the events of a container's life", LONG * 2, || {
@@ -55,7 +55,7 @@ impl Events {
     }
 }
 
-/// A line is date, time, zone, zone name, namespace, topic and JSON.
+/// Parses a line of date, time, zone, zone name, namespace, topic and JSON.
 fn task_event(line: &str, id: &str) -> Option<(String, Value)> {
     let (head, json) = line.split_once(" {")?;
     let topic = head.rsplit_once("/tasks/")?.1;
@@ -73,7 +73,7 @@ fn ctr_events_tell_a_life_in_order(containerd: &Containerd) {
     let task = Task::start(containerd, "life", &[], &["sleep", "1000"]);
     let pid = task.pid();
     task.exec(&["sh", "-c", "exit 42"]);
-    // ctr deletes the exec after its exit; that has no event of its own.
+    // ctr deletes the exec after its exit. That has no event.
     task.verb("pause", &[]).ok();
     task.verb("resume", &[]).ok();
     task.verb("kill", &["--signal", "SIGKILL"]).ok();
@@ -91,7 +91,7 @@ fn ctr_events_tell_a_life_in_order(containerd: &Containerd) {
     assert_eq!((&delete["pid"], &delete["exit_status"]), (&pid.into(), &137.into()), "{seen:#?}");
     assert_eq!(delete["exited_at"], exit["exited_at"], "{seen:#?}");
     task.remove();
-    // A process that is gone at once has its exit after its start.
+    // A process that exits at once still has its exit event after its start event.
     run(containerd, "short", &[], &["true"]).ok();
     let id = containerd.id("short");
     assert_eq!(topics(&events.of(containerd, &id)), ["create", "start", "exit", "delete"]);
@@ -101,12 +101,12 @@ fn oom_event_comes_before_the_exit_under_ctr(containerd: &Containerd) {
     containerd.import_for_ctr();
     let events = Events::listen(containerd);
     let out = run(containerd, "oom", &["--memory-limit", "16777216"], &["sh", "-c", "tail /dev/zero; exit $?"]);
-    // The kernel chose the child or the first process; both end as 137.
+    // The kernel kills the child or the first process; both exit with 137.
     assert_eq!(out.code(), 137, "{out}");
     let seen = events.of(containerd, &containerd.id("oom"));
     let mut order = topics(&seen);
     order.dedup();
-    // That the kill is told, however soon the container is gone after it, is berth's own promise.
+    // Only berth promises the OOM event even if the container is gone right after the kill.
     let untold = containerd.runtime == Runtime::Runc && !order.contains(&"oom");
     assert!(untold || order == ["create", "start", "oom", "exit", "delete"], "{seen:#?}");
 }
@@ -119,7 +119,7 @@ fn failed_starts_publish_no_start_event(containerd: &Containerd) {
     task.verb("kill", &["--signal", "SIGKILL"]).ok();
     assert_eq!(task.reap(), 137);
     let seen = events.of(containerd, &task.id);
-    // The failed exec was added, and that is all that is said of it.
+    // The exec that failed was added, and has no other event.
     assert_eq!(topics(&seen), ["create", "start", "exec-added", "exit", "delete"], "{seen:#?}");
     task.remove();
 }

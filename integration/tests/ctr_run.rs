@@ -9,7 +9,7 @@ matrix!(ctr_run_passes_output_and_exit_codes, ctr_run_carries_a_terminal, ctr_ru
 
 fn ctr_run_passes_output_and_exit_codes(containerd: &Containerd) {
     containerd.import_for_ctr();
-    // ctr may stop to read when it learns of the end, so the end waits until all is read.
+    // ctr may stop reading when it learns of the exit, so the container waits until its output is read.
     let mut streams =
         run_in_pipes(containerd, "streams", &[], &["sh", "-c", "echo one; echo two >&2; read line; exit 3"]);
     streams.expect("one\n");
@@ -17,7 +17,8 @@ fn ctr_run_passes_output_and_exit_codes(containerd: &Containerd) {
     streams.send("on\n");
     assert_eq!(streams.finish(), 3, "{}", streams.heard());
     for (script, code) in [("exit 1", 1), ("exit 42", 42), ("kill -9 $$", 137), ("kill -15 $$", 143), ("nosuch", 127)] {
-        // A first process is immune to its own signals, so a child shell dies, and its parent passes the code on.
+        // The first process of a pid namespace is immune to its own signals, so a child shell dies, and its parent
+        // passes on the code.
         let out = run(containerd, &format!("code-{code}"), &[], &["sh", "-c", &format!("sh -c '{script}'; exit $?")]);
         assert_eq!(out.code(), code, "{script}: {out}");
     }
@@ -37,7 +38,7 @@ fn ctr_run_passes_output_and_exit_codes(containerd: &Containerd) {
 fn ctr_run_carries_a_terminal(containerd: &Containerd) {
     containerd.import_for_ctr();
     let mut shell = run_on_terminal(containerd, "terminal", &["sh"]);
-    // ctr passes the size on after the start.
+    // ctr passes the terminal size on after the start.
     shell.send("tty; until stty size 2> /dev/null | grep 111; do usleep 20000; done\n");
     shell.expect("/dev/pts/0");
     shell.expect("37 111");
@@ -49,7 +50,7 @@ fn ctr_run_carries_a_terminal(containerd: &Containerd) {
 
 fn ctr_run_reports_why_a_start_failed(containerd: &Containerd) {
     containerd.import_for_ctr();
-    // What execve says is output of the process. That all of it is there at the end is berth's own promise.
+    // The message of execve is output of the process. Only berth promises that it is complete at the end.
     let lost = |said: &str| containerd.runtime == Runtime::Runc && said.is_empty();
     for (name, program, words) in [
         ("missing", "no-such-program", "executable file not found in $PATH"),
@@ -61,7 +62,7 @@ fn ctr_run_reports_why_a_start_failed(containerd: &Containerd) {
     ] {
         let said = run_logged(containerd, name, &[], &[program]).failed();
         assert!(said.contains(words) && said.contains(program) || lost(&said), "{program}: {said}");
-        // ctr 1.6 gives up on a start that failed without deleting the task that it has created.
+        // ctr 1.6 leaves the created task when the start failed.
         let id = containerd.id(name);
         containerd.ctr(["task", "delete", "--force", &id]);
         containerd.ctr(["container", "delete", &id]);

@@ -1,4 +1,4 @@
-//! `ctr task`: exec, pause, resume, kill, metrics, the list of processes, and the errors of each at the wrong time.
+//! `ctr task`: exec, pause, resume, kill, metrics, the list of processes, and the errors of each in the wrong state.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use berth_integration::containerd::{Containerd, Runtime};
@@ -16,13 +16,13 @@ matrix!(
     ctr_log_uri_writes_a_file
 );
 
-/// Exits as soon as SIGTERM comes, with 7.
+/// Exits with 7 on SIGTERM.
 const POLITE: &str = "trap 'exit 7' TERM; while :; do sleep 1000 & wait; done";
 
 fn ctr_exec_passes_streams_and_exit_codes(containerd: &Containerd) {
     containerd.import_for_ctr();
     let task = Task::start(containerd, "exec", &["--env", "FROM=container"], &["sleep", "1000"]);
-    // ctr may stop to read when it learns of the end, so the end waits until all is read.
+    // ctr may stop reading when it learns of the exit, so the process waits until its output is read.
     let mut exec = task.exec_in_pipes(&["sh", "-c", "echo $FROM; echo bad >&2; read line; exit 42"]);
     exec.expect("container\n");
     exec.expect("bad\n");
@@ -71,7 +71,8 @@ fn ctr_pauses_resumes_and_kills_a_paused_task(containerd: &Containerd) {
     task.verb("pause", &[]).ok();
     task.verb("kill", &["--signal", "SIGKILL"]).ok();
     if task.find().is_some_and(|found| found.1 == "PAUSED") {
-        // On cgroup v1 a frozen process dies when it is thawed; containerd's shim for runc leaves that to the caller.
+        // On cgroup v1 a frozen process dies when it is thawed. containerd's shim for runc leaves the thaw to the
+        // caller.
         task.verb("resume", &[]);
     }
     assert_eq!(task.reap(), 137);
@@ -81,12 +82,12 @@ fn ctr_pauses_resumes_and_kills_a_paused_task(containerd: &Containerd) {
 fn ctr_kill_reaches_init_all_processes_or_one_exec(containerd: &Containerd) {
     containerd.import_for_ctr();
     let task = Task::start(containerd, "polite", &[], &["sh", "-c", POLITE]);
-    // The trap is set a moment after the start.
+    // The shell sets the trap a moment after the start.
     until_true("the trap", LONG, || task.exec(&["pidof", "sleep"]).status.success());
     task.verb("kill", &["--signal", "SIGTERM"]).ok();
     assert_eq!(task.reap(), 7);
     task.remove();
-    // --all reaches every process; without a pid namespace of its own nothing else would end the second one.
+    // --all reaches every process. Without its own pid namespace nothing else would end the second one.
     let task = Task::start(containerd, "all", &[], &["sh", "-c", "sleep 1001 & exec sleep 1002"]);
     until_true("both", LONG, || cgroup::processes(&task.cgroup()).len() == 2);
     let pids = cgroup::processes(&task.cgroup());
@@ -94,7 +95,7 @@ fn ctr_kill_reaches_init_all_processes_or_one_exec(containerd: &Containerd) {
     until_true("both gone", LONG, || pids.iter().all(|pid| !procs::alive(*pid)));
     assert_eq!(task.reap(), 137);
     task.remove();
-    // An exec has its own signals.
+    // An exec gets signals of its own.
     let task = Task::start(containerd, "exec", &[], &["sleep", "1000"]);
     containerd.ctr(["task", "exec", "--detach", "--exec-id", "long", &task.id, "sleep", "1003"]).ok();
     task.verb("kill", &["--exec-id", "long", "--signal", "SIGKILL"]).ok();
@@ -119,7 +120,7 @@ fn ctr_shows_metrics_and_processes(containerd: &Containerd) {
         list.lines().skip(1).map(|line| line.split_whitespace().next().unwrap().parse().unwrap()).collect();
     listed.sort_unstable();
     assert_eq!(listed, cgroup::processes(&task.cgroup()), "{list}");
-    // Threads that end are counted until they are gone.
+    // The kernel counts threads that are ending until they are gone.
     let metrics = until("two tasks alone to be counted", LONG, || {
         let metrics = parse(&task.verb("metrics", &["--format", "json"]).ok());
         (metrics["pids"]["current"].as_u64() == Some(2)).then_some(metrics)
@@ -172,7 +173,7 @@ fn ctr_log_uri_writes_a_file(containerd: &Containerd) {
     assert_eq!(task.reap(), 9);
     let mut lines: Vec<_> = std::fs::read_to_string(&file).unwrap().lines().map(String::from).collect();
     lines.sort();
-    // That all is there once Delete has answered is berth's own promise.
+    // Only berth promises that the whole output is in the file when Delete answers.
     let all = containerd.runtime != Runtime::Runc;
     assert!(lines == ["one", "two"] || !all && lines.iter().all(|line| line == "one" || line == "two"), "{lines:?}");
     task.remove();

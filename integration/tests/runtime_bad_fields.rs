@@ -1,10 +1,10 @@
-//! Every field of config.json with a value that it cannot have: refused before anything is made, by its name.
+//! Every field of config.json with an impossible value: the runtime refuses it by its name before it makes anything.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{bundle::Bundle, runtime::Runtime};
 use serde_json::Value;
 
-/// Where in config.json, what stands there instead, and what the error names.
+/// A JSON pointer into config.json, the bad value as JSON, and the name in the error.
 type Row = (&'static str, &'static str, &'static str);
 
 const TOP: &[Row] = &[
@@ -291,7 +291,8 @@ const SECCOMP: &[Row] = &[
     ),
 ];
 
-/// A state directory that cannot be made: whoever gets so far says so, and not what is wrong with the field.
+/// A state directory that cannot be made. A runtime that accepts the field fails with this path instead of the field's
+/// name.
 const NOWHERE: &str = "/proc/no-state-can-be-here";
 
 #[track_caller]
@@ -344,7 +345,7 @@ fn bad_seccomp_fields_are_refused_by_name() {
     refused("bad-seccomp", SECCOMP);
 }
 
-/// What the machine has not is no field's fault, and is told so, in runc's words.
+/// A missing feature of the machine is not a fault of the field, and the error says so in runc's words.
 #[test]
 fn intel_rdt_is_refused_on_a_machine_without_resctrl() {
     if std::path::Path::new("/sys/fs/resctrl").exists() {

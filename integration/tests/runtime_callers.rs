@@ -1,5 +1,5 @@
-//! What callers write and pass, at its edges: texts that are none, many groups, deep sockets, descriptors and signals that
-//! a caller has left in some state.
+//! Unusual input of callers: invalid UTF-8, many groups, long socket paths, descriptors and signals that the caller
+//! left in some state.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -15,17 +15,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A caller who is no root, and is in no passwd.
+/// The uid of an unprivileged caller without an entry in passwd.
 const USER: u32 = 65_529;
 
-/// The file with `mark` in it replaced by bytes that a JSON library would not write.
+/// Replaces `mark` in a file by bytes that a JSON library would not write.
 fn spoil(path: &Path, mark: &str, bytes: &[u8]) {
     let text = fs::read(path).unwrap();
     let at = text.windows(mark.len()).position(|window| window == mark.as_bytes()).unwrap();
     fs::write(path, [&text[..at], bytes, &text[at + mark.len()..]].concat()).unwrap();
 }
 
-/// As Go's parser reads them: one replacement character for each byte, and for each half of a pair.
+/// Go's parser reads one replacement character for each invalid byte and for each unpaired surrogate.
 #[test]
 fn invalid_utf_8_is_read_as_go_reads_it() {
     let runtime = Runtime::new("texts");
@@ -56,7 +56,7 @@ fn invalid_utf_8_is_read_as_go_reads_it() {
         spoil(&limits, "MARK", bytes);
         runtime.cmd(&["update", "--resources", limits.to_str().unwrap(), "c0"]).ok();
     }
-    // What is no JSON stays none.
+    // Malformed JSON stays an error.
     let bundle = Bundle::probe(&["report"]).set("/hostname", json!("MARK"));
     let call = runtime.on("run", "c1", &bundle);
     spoil(&bundle.path().join("config.json"), "\"MARK\"", b"\xff");
@@ -67,7 +67,7 @@ fn invalid_utf_8_is_read_as_go_reads_it() {
 fn process_has_as_many_groups_as_the_kernel_allows() {
     const MOST: u32 = 65_536;
     let runtime = Runtime::new("many-groups");
-    // Not in their order, which the kernel does not keep.
+    // The groups are not in the kernel's sorted order.
     let groups =
         |n: u32| json!({"uid": 7, "gid": 7, "additionalGids": (0..n).rev().map(|gid| gid + 5).collect::<Vec<_>>()});
     runtime.start("c0", &Bundle::probe(&["sleep", "100"]));
@@ -91,7 +91,7 @@ fn user_in_3000_groups_runs_containers() {
     let groups: Vec<_> = (0..3000).map(|gid| (gid + 100_000).to_string()).collect();
     let runtime = Runtime::of_user("user-in-groups", USER, &groups.join(","));
     let out = runtime.run("c1", &Bundle::probe(&["report", "ids"]).rootless(USER)).ok();
-    // None of them has a name inside.
+    // No name inside stands for any of these groups.
     assert_eq!(out.json()["ids"]["groups"].as_array().unwrap().len(), 3000);
     runtime.start("c2", &Bundle::probe(&["sleep", "100"]).rootless(USER));
     let pid = runtime.pid("c2");
@@ -101,7 +101,7 @@ fn user_in_3000_groups_runs_containers() {
     assert_eq!(out.json()["ids"]["groups"].as_array().unwrap().len(), 3000);
 }
 
-/// A directory that no socket's address has room for.
+/// Returns a directory whose path is longer than sun_path.
 fn deep(runtime: &Runtime) -> PathBuf {
     let dir = runtime.work().join("d".repeat(100)).join("e".repeat(100));
     fs::create_dir_all(&dir).unwrap();
@@ -134,14 +134,14 @@ fn sockets_with_paths_longer_than_sun_path_are_reached() {
     let words = ["exec", "--detach", "--pidfd-socket", long.to_str().unwrap(), "c1", "/probe", "exit", "0"];
     runtime.cmd(&words).ok();
     listener.accept().unwrap();
-    // A path that leads nowhere is named as before.
+    // A path that does not exist is named as before.
     let gone = dir.join("gone");
     let out = runtime.on("create", "c2", &bundle).with(&["--console-socket", gone.to_str().unwrap()]).wait();
     out.fails(1, &["dial unix", "no such file or directory"]);
 }
 
-/// As execvp(3) has them: below the working directory of the process. Go's LookPath, and so runc, refuses a program that is
-/// found there.
+/// execvp(3) resolves such directories below the working directory of the process. Go's LookPath, and so runc, refuses
+/// a program that it finds there.
 #[test]
 fn relative_directories_in_path_are_searched() {
     if skipped_on_runc("relative directories in PATH", "exec.ErrDot") {
@@ -180,7 +180,7 @@ fn relative_directories_in_path_are_searched() {
     runtime.cmd(&["exec", "--cwd", "/w", "--env", "PATH=", "c2", "tool", "exit", "0"]).ok();
 }
 
-/// The runtime's own log is open by the time that they are counted.
+/// The runtime's own log is open when the descriptors are counted.
 #[test]
 fn preserve_fds_passes_no_descriptor_of_the_runtime() {
     if skipped_on_runc("descriptors of its own", "it passes them on (runc#5474)") {
@@ -202,12 +202,12 @@ fn preserve_fds_passes_no_descriptor_of_the_runtime() {
     runtime.start("c2", &Bundle::probe(&["sleep", "100"]));
     let words = ["exec", "--preserve-fds", "1", "c2", "/probe", "report", "fds"];
     runtime.call(&words).global(&global).wait().fails(255, &["file descriptor 3 was not passed"]);
-    // Sockets of socket activation as well.
+    // Sockets of socket activation are passed as well.
     let sh = ["/bin/sh", "-c", "LISTEN_PID=$$ LISTEN_FDS=2 exec \"$0\" \"$@\""];
     run("0").leak(3, null()).through(&sh).wait().fails(1, &["LISTEN_FDS=2", "file descriptor 4 was not passed"]);
 }
 
-/// Signals that a caller ignores. HUP and INT stay ignored below a Go program.
+/// A command that ignores signals. A Go program keeps HUP and INT ignored.
 fn ignoring() -> [String; 3] {
     let signals = if is_runc() { "QUIT TERM USR1 ALRM CHLD" } else { "HUP INT QUIT PIPE TERM USR1 ALRM CHLD TTOU" };
     ["/bin/sh".to_owned(), "-c".to_owned(), format!("ulimit -Sn 777; umask 027; trap '' {signals}; exec \"$0\" \"$@\"")]
@@ -228,7 +228,7 @@ fn payload_ignores_no_signal_that_its_caller_ignored() {
     assert_eq!(exec.json()["signals"]["ignored"], none["ignored"], "{exec:#?}");
 }
 
-/// Hooks of the runtime's own world: what they find is their caller's, but for the signals.
+/// Hooks that run in the runtime's namespaces inherit everything but the signals.
 #[test]
 fn hooks_inherit_the_limits_and_umask_of_the_caller() {
     let runtime = Runtime::new("programs");
@@ -242,7 +242,7 @@ fn hooks_inherit_the_limits_and_umask_of_the_caller() {
         json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"]}])
     };
     let kinds = ["createRuntime", "createContainer", "poststart", "poststop"];
-    // So many mounts that the runtime raises its own limit of open files.
+    // So many mounts make the runtime raise its own limit of open files.
     let mut bundle = Bundle::probe(&["exit", "0"]).set("/hooks", json!({}));
     for n in 0..80 {
         bundle = bundle.mount(&format!("/mnt/{n}"), "tmpfs", "tmpfs", &[]);
@@ -256,14 +256,15 @@ fn hooks_inherit_the_limits_and_umask_of_the_caller() {
         let lines: Vec<_> = said.split_whitespace().collect();
         let none = "0000000000000000";
         assert_eq!(lines[..3], ["SigBlk:", none, "SigIgn:"], "{kind}: {said}");
-        // posix_spawn(3), by which the runtime was started here, ignores the C library's own two, and runc leaves that.
+        // posix_spawn(3), which started the runtime here, ignores the C library's two own signals, and runc leaves them
+        // ignored.
         let own = if is_runc() { 0x1_8000_0000 } else { 0 };
         assert_eq!(u64::from_str_radix(lines[3], 16).unwrap() & !own, 0, "{kind}: {said}");
         assert_eq!(lines[5], "0027", "{kind}: {said}");
         // runc gives its init the payload's limits at once.
         let limit = if is_runc() && kind == "createContainer" { "1024" } else { "777" };
         assert_eq!(lines[4], limit, "{kind}: {said}");
-        // ls opens the directory itself, with the lowest number that is free. Hooks of runc's init have its descriptors.
+        // ls opens the directory itself, with the lowest free number. Hooks of runc's init inherit its descriptors.
         let few = lines[6..].iter().all(|fd| matches!(*fd, "0" | "1" | "2" | "3"));
         assert!(few || is_runc() && kind == "createContainer", "{kind}: {said}");
     }
@@ -308,7 +309,7 @@ fn mapping_tools_inherit_the_limits_and_umask_of_the_caller() {
     runtime.assert_clean("a refused mapping");
 }
 
-/// A person's terminal does not obey the names of an image, and a log in a file shows them.
+/// A terminal must not interpret control characters from an image. A log file shows them escaped.
 #[test]
 fn control_characters_in_names_do_not_reach_a_terminal() {
     if skipped_on_runc("names on a terminal", "it writes them as they are") {
@@ -324,14 +325,14 @@ fn control_characters_in_names_do_not_reach_a_terminal() {
         runtime.root().display(),
         bundle.path().display()
     );
-    // Which writes config.json.
+    // This call writes config.json.
     drop(runtime.on("run", "c1", &bundle));
     let out = std::process::Command::new("script").args(["-qec", &words]).arg(&line).output().unwrap();
     let shown = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(shown.contains("owned"), "{shown:?}");
     let hostile = ["\u{1b}]", "\u{7}", "\u{1b}[2J", "\u{9b}"];
     assert!(!hostile.iter().any(|sequence| shown.contains(sequence)), "{shown:?}");
-    // And what init says itself of a program that cannot be executed.
+    // init's own message about a program that cannot be executed is filtered as well.
     let named = "/e\u{1b}[2J";
     let bundle = Bundle::probe(&[]).args(&[named]).file(&named[1..], "no program\n", 0o755);
     let out = runtime.run("c1", &bundle);

@@ -1,4 +1,4 @@
-//! Capabilities: the five sets of init and of exec, and what becomes of names that the kernel does not know.
+//! Capabilities: the five sets of init and of exec, and unknown names.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -8,7 +8,7 @@ use berth_integration::{
 };
 use serde_json::{Value, json};
 
-/// Capabilities with these sets, in the order bounding, effective, permitted, inheritable, ambient.
+/// Sets the capabilities in the order bounding, effective, permitted, inheritable, ambient.
 fn sets(bundle: Bundle, sets: [&[&str]; 5]) -> Bundle {
     let names = ["bounding", "effective", "permitted", "inheritable", "ambient"];
     let map = names.into_iter().zip(sets).map(|(name, caps)| (name.to_owned(), json!(caps)));
@@ -95,7 +95,7 @@ fn unknown_capabilities_are_warned_about() {
     }
 }
 
-/// Where the container cannot be made, too: they may be why.
+/// The warning comes even if create fails, since the unknown name may be the cause.
 #[test]
 fn unknown_capabilities_are_warned_about_before_create_fails() {
     let runtime = Runtime::new("caps-unknown-first");
@@ -105,7 +105,7 @@ fn unknown_capabilities_are_warned_about_before_create_fails() {
     runtime.assert_clean("unknown capabilities");
 }
 
-/// CVE-2022-24769, CVE-2022-29162 and their kin: what is not inheritable for init is not for exec either.
+/// CVE-2022-24769, CVE-2022-29162 and the like: an exec has no inheritable capability that init does not have.
 #[test]
 fn exec_has_no_inheritable_and_no_ambient_capabilities() {
     let runtime = Runtime::new("caps-exec");
@@ -129,7 +129,8 @@ fn exec_has_no_inheritable_and_no_ambient_capabilities() {
     }
 }
 
-/// The rest is given, whenever the filter is loaded: before capabilities are dropped, or after with no_new_privs.
+/// The container gets the capabilities that the runtime has, in each order of loading the filter: before capabilities
+/// are dropped, or after them with no_new_privs.
 #[test]
 fn capabilities_that_the_runtime_lacks_are_left_out() {
     if skipped_on_runc("what the runtime itself lacks", "it refuses the container") {

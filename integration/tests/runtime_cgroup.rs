@@ -1,5 +1,5 @@
-//! Control groups: where a container is, that its limits hold, and what is refused. Each limit by itself is a row of
-//! `runtime_resources`.
+//! Control groups: the cgroup of a container, limits that take effect, and refusals. `runtime_resources` has a row for
+//! each limit.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -27,7 +27,7 @@ fn every_process_is_in_the_configured_cgroup() {
     runtime.start("c1", &Bundle::probe(&["children", "2", "100", "+", "sleep", "100"]));
     runtime.cmd(&["exec", "--detach", "c1", "/probe", "sleep", "100"]).ok();
     let path = runtime.cgroup("c1");
-    // The children come after the start.
+    // The children start after the start call.
     let pids = until("init, two children and an exec", LONG, || {
         let out = runtime.cmd(&["ps", "--format", "json", "c1"]).ok();
         let pids: Vec<u32> = serde_json::from_str(&out.stdout).unwrap();
@@ -46,7 +46,7 @@ fn every_process_is_in_the_configured_cgroup() {
     assert!(!cgroup::directories(&path).is_empty());
 }
 
-/// crun's flag, which podman passes on for `--cgroups=disabled`.
+/// The flag is crun's; podman passes it on for `--cgroups=disabled`.
 #[test]
 fn disabled_cgroup_manager_leaves_container_in_the_callers_cgroup() {
     if skipped_on_runc("disabled_cgroup_manager_leaves_container_in_the_callers_cgroup", "the flag is crun's") {
@@ -79,12 +79,12 @@ fn disabled_cgroup_manager_leaves_container_in_the_callers_cgroup() {
     runtime.assert_clean("a container without a cgroup");
 }
 
-/// Without a cgroupsPath a container has one of its own all the same, named by its id.
+/// A container without cgroupsPath has its own cgroup, named by its id.
 #[test]
 fn default_cgroup_is_named_by_the_container_id() {
     let runtime = Runtime::new("default-cgroup");
     let id = format!("berth-test-default-{}", procs::name());
-    // In a cgroup namespace of its own it would see itself at the top.
+    // In its own cgroup namespace the container would see its cgroup as the root.
     let bundle = Bundle::probe(&["report", "cgroup"]).host_namespace("cgroup").set("/linux/cgroupsPath", json!(""));
     let report = runtime.run(&id, &bundle).ok().json();
     let lines = report["cgroup"].as_array().unwrap();
@@ -115,7 +115,7 @@ fn pids_limit_bounds_the_number_of_processes() {
     assert!((2..=10).contains(&current), "{current}");
 }
 
-/// crun's annotation: a cgroup that the container divides as it likes, below the one that has its limits.
+/// The annotation is crun's: it makes a cgroup for the container's own use below the one with the limits.
 #[test]
 fn delegate_annotation_makes_a_cgroup_below_the_limited_one() {
     if skipped_on_runc("delegate_annotation_makes_a_cgroup_below_the_limited_one", "it is crun's") {
@@ -134,7 +134,7 @@ fn delegate_annotation_makes_a_cgroup_below_the_limited_one() {
     for name in ["../app", "/app", "a/../../b"] {
         runtime.run("c1", &annotated(name)).fails(1, &["run.oci.delegate-cgroup", name]);
     }
-    // It is given away where the container could write to its own cgroup without the annotation, too.
+    // The cgroup is delegated even if the container could write to its own cgroup without the annotation.
     let writable = annotated("app").mapped().mount("/sys/fs/cgroup", "cgroup", "cgroup", &["rw"]);
     for bundle in [annotated("app"), writable] {
         runtime.start("c1", &bundle);

@@ -1,4 +1,4 @@
-//! Masked and readonly paths as mounts: their attributes, what they keep from the host, and paths that lead to the root.
+//! Masked and readonly paths as mounts: their attributes, and paths that lead to the root.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -13,7 +13,7 @@ fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// A mask of a file is the host's null device: the container reads nothing from it, and may change nothing of it.
+/// The host's null device masks a file: the container reads nothing from it and cannot change it.
 #[test]
 fn masked_paths_are_empty_and_read_only() {
     let runtime = Runtime::new("mask-attributes");
@@ -58,7 +58,7 @@ fn masked_paths_are_empty_and_read_only() {
     runtime.assert_clean("masks");
 }
 
-/// Ways to the root: by name, up, by links of the image.
+/// Paths that lead to the root: by name, by `..`, by links of the image.
 const ROOTS: [&str; 8] = ["/", "/.", "/..", "/proc/..", "/link", "/dir/up", "/dir/link/..", "//dir/../"];
 
 fn with_ways(words: &[&str]) -> Bundle {
@@ -70,7 +70,7 @@ fn with_ways(words: &[&str]) -> Bundle {
         .set("/root/readonly", json!(false))
 }
 
-/// A mount over the root would be above all that is looked up in it, and change nothing.
+/// A mount over the root would lie above the paths that are looked up in it, and would have no effect.
 #[test]
 fn readonly_path_that_leads_to_the_root_makes_the_root_read_only() {
     let runtime = Runtime::new("readonly-root");
@@ -104,13 +104,13 @@ fn readonly_path_that_leads_to_the_root_makes_the_root_read_only() {
         assert_eq!(written, [ro, ro, 0], "{path}: the root, and nothing mounted in it");
         let table = mounts::reported(&said[3]);
         assert!(mounts::at(&table, "/proc/sys").unwrap().has("ro"), "{path}: {table:#?}");
-        // runc leaves a mount above the root besides.
+        // runc also leaves a mount over the root.
         assert!(is_runc() || mounts::at(&table, "/").unwrap().has("ro"), "{path}: {table:#?}");
     }
     runtime.assert_clean("readonly root");
 }
 
-/// What the container would be then, nobody can have meant.
+/// A container whose root is masked cannot be intended.
 #[test]
 fn masked_path_that_leads_to_the_root_is_refused() {
     if skipped_on_runc("a mask of the root", "it has no effect, and no error") {
@@ -124,7 +124,7 @@ fn masked_path_that_leads_to_the_root_is_refused() {
     }
 }
 
-/// A bind mount of the root's directory elsewhere is a mount of its own.
+/// A bind mount of the root's directory is another mount.
 #[test]
 fn bind_mount_of_the_root_can_be_masked_or_read_only() {
     let runtime = Runtime::new("root-elsewhere");

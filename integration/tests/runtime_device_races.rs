@@ -1,5 +1,5 @@
-//! Device nodes in a directory that others write to at the same time, and nodes that are there already: only what the
-//! runtime has made itself gets the mode and the owner of config.json.
+//! Device nodes in a directory that another process changes at the same time, and nodes that exist already. Only nodes
+//! that the runtime made get the mode and owner of config.json.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use std::{
@@ -25,9 +25,9 @@ use berth_integration::{
 use rustix::fs::{CWD, FileType, Mode, RenameFlags, makedev, mknodat, renameat_with};
 use serde_json::{Value, json};
 
-/// How often a container is made. A runtime that changes the mode by name is caught within a few.
+/// The number of containers. A runtime that changes the mode by path fails within a few.
 const ROUNDS: usize = 30;
-/// Entries of `linux.devices` at the one path that is swapped: each is a chance.
+/// The number of entries of `linux.devices` with the swapped path. Each one is a chance for the race.
 const DEVICES: usize = 100;
 
 fn null_at(path: &Path, mode: u32) {
@@ -35,8 +35,8 @@ fn null_at(path: &Path, mode: u32) {
     mknodat(CWD, path, FileType::CharacterDevice, mode, makedev(1, 3)).unwrap();
 }
 
-/// A neighbour who owns a volume: again and again the entry `null` is, for a moment, a link to a file of the host; the node
-/// loses its mode, and is gone now and then.
+/// Another owner of a volume, who replaces the entry `null` again and again: by a link to a file of the host, by a node
+/// without its mode, by nothing.
 struct Swapper {
     end: Arc<AtomicBool>,
     swaps: Arc<AtomicU64>,
@@ -54,7 +54,7 @@ impl Swapper {
         let thread = std::thread::spawn(move || {
             while !ended.load(Ordering::Relaxed) {
                 let round = counted.fetch_add(1, Ordering::Relaxed);
-                // Each may find another state than the one before left: that of the runtime.
+                // Each step may find the state that the runtime made.
                 let _ = fs::hard_link(&node, &entry);
                 let _ = exchange(&entry);
                 let _ = exchange(&entry);
@@ -77,7 +77,7 @@ impl Drop for Swapper {
     }
 }
 
-/// A volume in which a swapper is busy, and the file that its link leads to.
+/// Returns a volume with a running swapper, and the files that its link leads to.
 fn swapped(dir: &Path) -> (PathBuf, HostFiles, Swapper) {
     let volume = dir.join("volume");
     fs::create_dir_all(&volume).unwrap();
@@ -87,7 +87,7 @@ fn swapped(dir: &Path) -> (PathBuf, HostFiles, Swapper) {
     (volume, host_files, swapper)
 }
 
-/// CVE-2026-47766's kin.
+/// A fault like CVE-2026-47766.
 #[test]
 fn device_behind_a_racing_link_does_not_change_a_host_file() {
     let runtime = Runtime::new("device-race");
@@ -105,13 +105,13 @@ fn device_behind_a_racing_link_does_not_change_a_host_file() {
         *if out.code == 0 { &mut made } else { &mut refused } += 1;
     }
     eprintln!("{made} made, {refused} refused, {} swaps", swapper.swaps.load(Ordering::Relaxed));
-    // It was the link that was found there.
+    // The runtime found the link.
     assert!(is_runc() || refused > 0, "in {ROUNDS} rounds of {DEVICES} devices nobody met the link");
     drop(swapper);
     runtime.assert_clean("the races");
 }
 
-/// The control: what looks at a name and then changes the mode by that name is caught by the same swapper.
+/// The control: the same swapper catches a program that checks a path and then changes the mode by that path.
 #[test]
 fn control_swapper_catches_a_chmod_by_name() {
     let runtime = Runtime::new("device-race-control");
@@ -127,7 +127,7 @@ fn control_swapper_catches_a_chmod_by_name() {
     }
 }
 
-/// It may be the host's own node, bound there, or a neighbour's in a volume.
+/// The node may be the host's own, or belong to another owner of the volume.
 #[test]
 fn existing_device_keeps_its_mode_and_owner() {
     let runtime = Runtime::new("device-there");
@@ -163,7 +163,7 @@ fn existing_device_keeps_its_mode_and_owner() {
     runtime.assert_clean("devices that are there");
 }
 
-/// The umask is the caller's business, the modes are config.json's; in a user namespace all of it is its root's.
+/// The umask is the caller's, and the modes are config.json's. In a user namespace its root owns the nodes.
 #[test]
 fn umask_of_the_caller_does_not_change_modes_of_nodes() {
     let runtime = Runtime::new("device-umask");
@@ -184,7 +184,7 @@ fn umask_of_the_caller_does_not_change_modes_of_nodes() {
         let bundle = Bundle::probe(&words).dir("srv", 0o755).dir("mnt", 0o755);
         let bundle = bundle.mount("/mnt/a/b/c", "tmpfs", "tmpfs", &[]).set("/root/readonly", json!(false));
         let bundle = if users {
-            // The last would have to be the host's.
+            // The owner of the last node would have to be the host's.
             bundle.set("/linux/devices", json!([devices[0], devices[1]])).dir("srv/made", 0o755).mapped()
         } else {
             bundle.set("/linux/devices", devices.clone())
@@ -229,7 +229,7 @@ fn umask_of_the_caller_does_not_change_modes_of_nodes() {
     runtime.assert_clean("umask");
 }
 
-/// chown(2) takes these bits from whatever is no directory.
+/// chown(2) clears these bits of everything but directories.
 #[test]
 fn chowned_device_keeps_its_special_mode_bits() {
     if skipped_on_runc("set-user-ID on a device", "it sets the mode before the owner") {

@@ -1,4 +1,4 @@
-//! `events`: what a container uses, and the kernel's kills in it, as lines that callers of runc read.
+//! `events`: statistics and OOM kills of a container, as lines that callers of runc read.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use std::{collections::BTreeSet, fs};
@@ -19,7 +19,7 @@ fn sleeper() -> Bundle {
     })
 }
 
-/// Each line is a JSON object of its own.
+/// Parses one JSON object a line.
 fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
 }
@@ -32,7 +32,7 @@ fn members(value: &Value) -> BTreeSet<&str> {
 fn events_stats_prints_one_json_object() {
     let runtime = Runtime::new("events-stats");
     runtime.start("c1", &sleeper());
-    // runc's start returns while threads of its init, which are counted, still run and end.
+    // runc's start returns while threads of its init still run, and they are counted.
     let event = until("one task alone to be counted", LONG, || {
         let out = runtime.cmd(&["events", "--stats", "c1"]).ok();
         let events = lines(&out.stdout);
@@ -53,7 +53,7 @@ fn events_stats_prints_one_json_object() {
     assert_eq!(data["cpuset"].as_object().unwrap()["cpu_exclusive"], json!(0));
 }
 
-/// The names of all members that are objects, or null. Numbers come and go with what has been used: a zero is left out.
+/// Collects the names of all members that are objects or null. Numbers vary with the usage, since zeros are left out.
 fn names(value: &Value, at: &str, into: &mut BTreeSet<String>) {
     for (name, member) in value.as_object().into_iter().flatten() {
         let at = format!("{at}/{name}");
@@ -75,7 +75,7 @@ fn events_stats_has_the_json_members_of_runc() {
             wait_until(asleep, || "no probe".to_owned());
             let mut all = BTreeSet::new();
             names(&runtime.cmd(&["events", "--stats", "c1"]).ok().json(), "", &mut all);
-            // Is there once a period of the quota has passed.
+            // This member appears after one period of the quota.
             all.remove("/data/cpu/throttling");
             all
         });

@@ -1,4 +1,4 @@
-//! `exec`: its options, and that a process added to a container is never less restricted than its init.
+//! `exec`: its options, and that an added process is never less restricted than init.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -9,7 +9,7 @@ use berth_integration::{
 };
 use serde_json::{Value, json};
 
-/// A container with every restriction there is set to something that is not the default.
+/// A container in which every restriction has a value other than the default.
 fn restricted(words: &[&str]) -> Bundle {
     Bundle::probe(words)
         .set("/process/user", json!({"uid": 1000, "gid": 1001, "additionalGids": [1005, 1006], "umask": 0o27}))
@@ -33,7 +33,7 @@ fn restricted(words: &[&str]) -> Bundle {
         .set("/linux/resources/pids", json!({"limit": 50}))
 }
 
-/// Everything of a report that says what a process may do and where it is, without what differs by nature.
+/// Returns the parts of a report about the rights and the place of a process, without what always differs.
 fn restrictions(report: &Value) -> Value {
     let mut r = report.clone();
     for key in ["process", "fds", "args", "tty", "mountinfo", "dev"] {
@@ -47,8 +47,8 @@ fn restrictions(report: &Value) -> Value {
     r
 }
 
-/// What differs between init and processes added in both ways: ids, groups, all capability sets, no_new_privs, seccomp, rlimits,
-/// umask, keyring, cgroups, namespaces.
+/// Returns the differences of init from processes that were added in both ways: ids, groups, all capability sets,
+/// no_new_privs, seccomp, rlimits, umask, keyring, cgroups, namespaces.
 fn differing(runtime: &Runtime) -> Vec<String> {
     runtime.start("c1", &restricted(&["report", "+", "sleep", "100"]));
     wait_until(|| runtime.stdout_of(0).contains('\n'), || "no report".into());
@@ -76,14 +76,14 @@ fn differing(runtime: &Runtime) -> Vec<String> {
     wrong
 }
 
-/// The first rank of all that can go wrong.
+/// This is the most severe fault that an exec can have.
 #[test]
 fn exec_is_restricted_as_init_is() {
     let wrong = differing(&Runtime::new("parity"));
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// runc 1.1.5 forgets the umask in every exec: the comparison must see that.
+/// runc 1.1.5 does not set the umask of an exec. The comparison must find that.
 #[test]
 fn control_comparison_finds_the_umask_fault_of_runc_1_1_5() {
     let runtime = Runtime::faulty("parity-control");
@@ -91,7 +91,7 @@ fn control_comparison_finds_the_umask_fault_of_runc_1_1_5() {
     assert!(wrong.iter().any(|w| w.starts_with("by process.json: umask")), "the control found only {wrong:#?}");
 }
 
-/// One call and what the report must say.
+/// One call, and the expected report.
 struct Row {
     options: &'static [&'static str],
     sees: &'static [(&'static str, &'static str)],
@@ -141,7 +141,7 @@ fn exec_options_reach_the_process() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
-/// CVE-2026-30892 and its kin: a user is exact or refused, never root by accident.
+/// CVE-2026-30892 and the like: a user is taken exactly or refused, and never becomes root by accident.
 #[test]
 fn exec_users_are_exact_or_refused() {
     let runtime = Runtime::new("exec-users");
@@ -166,7 +166,7 @@ fn exec_users_are_exact_or_refused() {
         ("root", None),
         ("1:2:3", None),
     ];
-    // runc 1.5.1 takes these for their low 32 bits: 0 and 1.
+    // runc 1.5.1 takes the low 32 bits of these: 0 and 1.
     let wrapped = ["4294967296", "4294967297", "1:4294967296"];
     for (user, ids) in rows {
         if wrapped.contains(user) && skipped_on_runc(user, "it cuts ids to 32 bits") {
@@ -187,7 +187,7 @@ fn exec_users_are_exact_or_refused() {
 #[test]
 fn exec_joins_the_cgroup_of_a_limited_container() {
     let runtime = Runtime::new("exec-cgroup");
-    // In a cgroup namespace of its own it would see itself at the top.
+    // In its own cgroup namespace the container would see its cgroup as the root.
     runtime.start("c1", &restricted(&["sleep", "100"]).host_namespace("cgroup"));
     let report = runtime.exec("c1", &["/probe", "report", "cgroup"]).ok().json();
     let limited = if cgroup::unified() { "0::" } else { ":pids:" };
@@ -216,7 +216,7 @@ fn exec_with_ignore_paused_starts_in_a_paused_container() {
     runtime.start("c1", &Bundle::probe(&["sleep", "100"]));
     runtime.cmd(&["pause", "c1"]).ok();
     let exec = runtime.call(&["exec", "--ignore-paused", "c1", "/probe", "exit", "5"]).spawn();
-    // Its process is there, and waits as all others do.
+    // The process exists and is frozen like all others.
     wait_until(|| cgroup::processes(&runtime.cgroup("c1")).len() > 1, || "no second process".into());
     runtime.cmd(&["resume", "c1"]).ok();
     assert_eq!(exec.wait().code, 5);

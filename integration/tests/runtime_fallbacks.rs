@@ -1,5 +1,5 @@
-//! A kernel without one of its features: what has a fallback still works, and what has none is refused in a sentence that
-//! says what is missing. The feature is taken away by a filter that answers as an older kernel would.
+//! A kernel without one of its features: a feature with a fallback is not missed, and a feature without one is refused
+//! in a sentence that names it. A seccomp filter answers as an older kernel would.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -10,8 +10,8 @@ use berth_integration::{
 };
 use serde_json::{Value, json};
 
-/// What a kernel lacks: system calls, with the errno that they answer and, where only some uses of them are new, with the
-/// number of an argument and the bits in it that are.
+/// The missing feature: system calls and the errno that they give. If only some uses of a call are new, `when` has the
+/// number of an argument and its new bits.
 #[derive(Clone, Copy)]
 struct Without {
     calls: &'static [&'static str],
@@ -23,7 +23,7 @@ const fn calls(calls: &'static [&'static str]) -> Without {
     Without { calls, errno: libc::ENOSYS, when: None }
 }
 
-/// As `linux.seccomp`.
+/// Returns the filter as `linux.seccomp`.
 fn filter(list: &[Without]) -> String {
     let rule = |without: &Without| {
         let arg = |(index, bits): (u32, u64)| json!({"index": index, "value": bits, "valueTwo": bits, "op": "SCMP_CMP_MASKED_EQ"});
@@ -39,7 +39,7 @@ fn under(list: &[Without], call: Call<'_>) -> Output {
     call.through(&[launcher.to_str().unwrap(), &filter(list)]).wait()
 }
 
-/// The filter itself works: a probe under it does not find what was taken away.
+/// The control: a probe under the filter does not find the calls.
 #[test]
 fn control_filter_takes_system_calls_away() {
     let launcher = tools::built("berth-without");
@@ -53,14 +53,14 @@ fn control_filter_takes_system_calls_away() {
     assert_eq!(answers.iter().filter(|a| **a == -i64::from(libc::ENOSYS)).count(), 2, "{said}");
 }
 
-/// A container's whole life, and an exec, without each of these.
+/// A container lives through its states, and an exec runs, without each of these.
 #[test]
 fn containers_run_without_system_calls_that_have_a_fallback() {
     if skipped_on_runc("fallbacks", "it has others") {
         return;
     }
     let cases: [(&str, Without); 6] = [
-        // The caller's keyring stays.
+        // The container keeps the caller's keyring.
         ("keyrings", calls(&["keyctl", "add_key", "request_key"])),
         ("memfd_create", calls(&["memfd_create"])),
         ("statx", calls(&["statx"])),
@@ -70,7 +70,7 @@ fn containers_run_without_system_calls_that_have_a_fallback() {
     ];
     let runtime = Runtime::new("fallbacks");
     for (name, without) in cases {
-        // chown(2) takes bits of this mode, which are given back.
+        // chown(2) clears bits of this mode, which are then restored.
         let device =
             json!({"path": "/dev/bits", "type": "c", "major": 1, "minor": 3, "fileMode": 0o4711, "uid": 7, "gid": 8});
         let bundle = Bundle::probe(&["sleep", "100"]).set("/linux/devices", json!([device]));
@@ -88,7 +88,7 @@ fn containers_run_without_system_calls_that_have_a_fallback() {
     }
 }
 
-/// The program is out of reach of the containers also where it cannot be mounted.
+/// Containers cannot reach the runtime's program even where it cannot be mounted read-only.
 #[test]
 fn exec_runs_from_a_sealed_copy_without_open_tree() {
     if skipped_on_runc("sealing", "it does it in its own way") {
@@ -96,7 +96,7 @@ fn exec_runs_from_a_sealed_copy_without_open_tree() {
     }
     let runtime = Runtime::new("fallbacks-copy");
     runtime.start("c1", &Bundle::probe(&["sleep", "100"]));
-    // Before Linux 6.3 a copy does not say that it can be executed.
+    // Before Linux 6.3 memfd_create(2) has no MFD_EXEC flag.
     let unknown = Without { calls: &["memfd_create"], errno: libc::EINVAL, when: Some((1, 0x10)) };
     for list in [&[calls(&["open_tree"])][..], &[calls(&["mount_setattr"])], &[calls(&["open_tree"]), unknown]] {
         let out = under(list, runtime.call(&["exec", "c1", "/probe", "report", "process"])).ok().json();
@@ -104,7 +104,7 @@ fn exec_runs_from_a_sealed_copy_without_open_tree() {
     }
 }
 
-/// What nothing stands in for is named, with the kernel that has it; nothing is left.
+/// The error names a missing call that has no fallback, with the kernel version that has it. Nothing is left behind.
 #[test]
 fn missing_system_call_is_named_with_its_kernel_version() {
     if skipped_on_runc("requirements", "it has others") {
@@ -123,7 +123,7 @@ fn missing_system_call_is_named_with_its_kernel_version() {
         ("fsconfig", "5.2"),
         ("fsmount", "5.2"),
     ] {
-        // No constant array of one that is not 'static.
+        // The list cannot be a constant, since it is not 'static.
         let calls: &'static [&'static str] = Box::leak(Box::new([name]));
         let without = Without { calls, errno: libc::ENOSYS, when: None };
         let out = under(&[without], runtime.on("run", "c1", &Bundle::probe(&["report"])));
@@ -141,7 +141,7 @@ fn missing_system_call_is_named_with_its_kernel_version() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
-/// The same for a container that is there.
+/// The same for calls on a running container.
 #[test]
 fn missing_system_call_is_named_for_a_running_container() {
     if skipped_on_runc("requirements", "it has others") {
@@ -165,7 +165,7 @@ fn missing_system_call_is_named_for_a_running_container() {
     }
 }
 
-/// An old kernel, as its release says: setarch(8) makes 6.x a 2.6.
+/// setarch(8) makes the kernel report 2.6 as its release.
 #[test]
 fn kernel_older_than_5_14_is_refused() {
     if skipped_on_runc("the oldest kernel", "it has another") {
@@ -178,7 +178,7 @@ fn kernel_older_than_5_14_is_refused() {
         old(runtime.on(verb, "c1", &bundle)).fails(1, &["berth needs Linux 5.14 or later, this is 2.6."]);
         runtime.assert_clean(verb);
     }
-    // What is there can be taken away.
+    // A container that exists can still be deleted.
     runtime.start("c1", &bundle);
     assert_eq!(old(runtime.call(&["exec", "c1", "/probe", "report"])).code, 1);
     old(runtime.call(&["state", "c1"])).ok();

@@ -1,4 +1,4 @@
-//! Flags of the command line that no other subject covers.
+//! Flags of the command line that no other file covers.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{bundle::Bundle, case::skipped_on_runc, runtime::Runtime};
@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-/// The pid behind the pidfd that comes by this connection, by /proc/self/fdinfo.
+/// Receives a pidfd over this connection and returns its pid, from /proc/self/fdinfo.
 fn pid_behind(stream: &UnixStream) -> String {
     let mut buffer = [0u8; 64];
     let mut control = nix::cmsg_space!([RawFd; 1]);

@@ -1,4 +1,4 @@
-//! Files that the runtime writes in directories which others can write to as well: links that wait there lead to nothing.
+//! Files that the runtime writes into directories which other users can write to: it follows no link that waits there.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -10,18 +10,18 @@ use std::{
     path::Path,
 };
 
-/// Somebody who is not the caller.
+/// The uid of a user who is not the caller.
 const OTHER: u32 = 4711;
 
-/// A directory that all may write to, without the sticky bit: there the kernel itself protects nobody
-/// (fs.protected_symlinks).
+/// Makes a directory that every user may write to, without the sticky bit: in such a directory the kernel does not
+/// protect links (fs.protected_symlinks).
 fn shared(name: &str) -> Scratch {
     let dir = Scratch::new(name);
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
     dir
 }
 
-/// Links under names that can be guessed, by somebody else.
+/// Plants links of another user under names that can be guessed.
 fn plant(dir: &Path, names: &[&str], to: &Path) {
     for name in names {
         symlink(to, dir.join(name)).unwrap();
@@ -29,7 +29,7 @@ fn plant(dir: &Path, names: &[&str], to: &Path) {
     }
 }
 
-/// runc refuses such a call; here nobody can guess the name. What counts is the file that the links lead to.
+/// runc refuses such a call. berth writes under a name that cannot be guessed. Only the file behind the links counts.
 #[test]
 fn planted_links_beside_a_pid_file_change_no_host_file() {
     let runtime = Runtime::new("pid-file-links");
@@ -61,7 +61,7 @@ fn planted_links_beside_a_pid_file_change_no_host_file() {
             _ => assert!(out.stderr.contains("file exists"), "{verb}: {out:#?}"),
         }
     }
-    // Nothing is left beside them but what was planted.
+    // The directory has no other entry than the planted ones.
     let left = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let strange: Vec<_> = left.filter(|name| !name.trim_start_matches('.').starts_with("pid")).collect();
     assert!(strange.is_empty(), "{strange:?}");
@@ -76,7 +76,7 @@ fn unwritable_pid_file_leaves_nothing_behind() {
     let out = runtime.on("create", "c1", &Bundle::probe(&[])).with(&["--pid-file", path.to_str().unwrap()]).wait();
     assert!(out.code != 0 && out.stderr.contains("taken"), "{out:#?}");
     runtime.assert_clean("a pid file in a directory's place");
-    // runc leaves its own file there.
+    // runc leaves its temporary file there.
     if !skipped_on_runc("pid file", "what could not be renamed is left") {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
@@ -95,7 +95,7 @@ fn log_is_not_written_through_a_link_of_another_user() {
     let state = |path: &Path| runtime.call(&["state", "none"]).global(&["--log", path.to_str().unwrap()]).wait();
     state(&path).fails(1, &["too many", "symbolic links"]);
     assert_eq!(host_files.fingerprint(), before, "{}", host_files.listing());
-    // The caller's own link, one through it, and the standard streams are where they lead.
+    // The caller's own link, a path through it, and the standard streams are followed.
     symlink("target", dir.path().join("own")).unwrap();
     symlink(dir.path().join("own"), dir.path().join("second")).unwrap();
     for name in ["own", "second", "target"] {

@@ -1,5 +1,5 @@
-//! Hooks: each kind at its moment, in its namespaces, told the state; and what becomes of those that fail, hang or are
-//! badly written.
+//! Hooks: each kind at its moment, in its namespaces, with the state on its standard input; and hooks that fail, hang
+//! or are malformed.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -16,7 +16,7 @@ use std::{
 
 const KINDS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 
-/// A directory for what hooks note, writable by everybody, and /log in the container.
+/// Makes a directory for the notes of hooks, writable by every user. It is /log in the container.
 fn notes(runtime: &Runtime) -> PathBuf {
     let dir = runtime.work().join("log");
     fs::create_dir_all(&dir).unwrap();
@@ -28,7 +28,7 @@ fn note(dir: &Path, name: &str) -> String {
     fs::read_to_string(dir.join(name)).unwrap_or_default().trim_end().to_owned()
 }
 
-/// A bundle with a shell, `/log` and this payload.
+/// Returns a bundle with a shell, `/log` and this payload.
 fn shell(log: &Path, payload: &str) -> Bundle {
     Bundle::busybox(&["/bin/sh", "-c", payload], &["sh", "cat", "readlink", "sleep", "grep", "ls", "wc", "kill"])
         .mount("/log", "bind", log.to_str().unwrap(), &["bind"])
@@ -36,7 +36,7 @@ fn shell(log: &Path, payload: &str) -> Bundle {
         .set("/hooks", json!({}))
 }
 
-/// A hook that is this script, run by the shell of its own world.
+/// Returns a hook that runs this script with the shell of its namespace.
 fn hook(script: &str) -> Value {
     json!({"path": "/bin/sh", "args": ["sh", "-c", script]})
 }
@@ -66,7 +66,7 @@ fn hooks_run_in_order_in_their_namespaces_with_the_state() {
     let order = || note(&log, "order").lines().map(ToOwned::to_owned).collect::<Vec<_>>();
     runtime.create("c1", &bundle).ok();
     let mut wanted = vec!["prestart", "createRuntime", "createContainer"];
-    // runc runs poststart before there is a payload, against the specification.
+    // runc runs poststart before the payload, against the specification.
     wanted.extend(is_runc().then_some("poststart"));
     assert_eq!(order(), wanted);
     runtime.cmd(&["start", "c1"]).ok();
@@ -108,7 +108,7 @@ fn hooks_run_in_order_in_their_namespaces_with_the_state() {
     runtime.assert_clean("hooks");
 }
 
-/// What the NVIDIA hooks and their kind do: find the root in the bundle, with the container's mounts in it, and add to it.
+/// The NVIDIA hooks and others find the root in the bundle, with the container's mounts, and add mounts.
 #[test]
 fn create_container_hooks_find_the_mounted_root_in_the_bundle() {
     for (propagation, pivot) in [("", true), ("rslave", true), ("rshared", true), ("rprivate", true), ("", false)] {
@@ -172,7 +172,7 @@ fn hooks_get_their_arguments_environment_and_directory() {
     runtime.assert_clean("words");
 }
 
-/// startContainer hooks have the payload's rights and, when they name none, its environment.
+/// startContainer hooks have the payload's rights and, if they name no environment, the payload's environment.
 #[test]
 fn start_container_hooks_have_the_rights_of_the_payload() {
     for nnp in [true, false] {
@@ -197,7 +197,7 @@ fn start_container_hooks_have_the_rights_of_the_payload() {
     }
 }
 
-/// One way in which a hook can fail.
+/// A row: one fault of a hook.
 struct Failing {
     name: &'static str,
     hook: fn() -> Value,
@@ -251,14 +251,14 @@ fn failing_hook_ends_the_container() {
                 runtime.create("c1", &bundle)
             };
             let words = format!("error running {kind} {}", row.says);
-            // runc keeps the newline at the end of what a hook wrote.
+            // runc keeps the newline at the end of a hook's output.
             if out.code != 1 || !out.stderr.replace("\\n", "").contains(&words) {
                 failed.push(format!("{kind}, {}: no {words:?} in {out:#?}", row.name));
             }
             if !note(&log, "never").is_empty() {
                 failed.push(format!("{kind}, {}: the hook after it ran", row.name));
             }
-            // runc destroys a container whose create fails; poststop hooks follow.
+            // runc destroys a container whose create fails, and runs its poststop hooks.
             if note(&log, "poststop") != "gone" && !(is_runc() && kind == "poststart") {
                 failed.push(format!("{kind}, {}: poststop {:?}", row.name, note(&log, "poststop")));
             }
@@ -291,7 +291,7 @@ fn failing_poststop_hook_is_only_a_warning() {
     }
 }
 
-/// A caller that is killed while a hook hangs takes hook and init with it; what is on record can be deleted.
+/// A caller that is killed during a hook takes the hook and init with it. The remaining record can be deleted.
 #[test]
 fn hanging_hook_ends_with_its_caller() {
     if skipped_on_runc("a hanging hook", "it stays") {
@@ -316,7 +316,7 @@ fn hanging_hook_ends_with_its_caller() {
     }
 }
 
-/// What a hook starts and leaves behind, with its streams open, holds nobody up.
+/// A process that a hook starts and leaves behind, with its streams open, blocks no call.
 #[test]
 fn hook_may_leave_a_background_process() {
     if skipped_on_runc("a daemon of a hook", "it waits for the streams to be closed") {

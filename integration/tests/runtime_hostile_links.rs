@@ -1,33 +1,34 @@
-//! Images full of links: whatever they point at, the host's files are untouched, and a container either stays inside its root
-//! or does not start. CVE-2019-18837, -2019-19921, -2023-27561, -2025-54867, -2026-41579, -2026-47766, -2025-31133, -2025-52565.
+//! Images with links at every place that a runtime uses: the host's files stay untouched, and a container stays inside
+//! its root or does not start. CVE-2019-18837, -2019-19921, -2023-27561, -2025-54867, -2026-41579, -2026-47766,
+//! -2025-31133, -2025-52565.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{bundle::Bundle, console::ConsoleSocket, host_files::HostFiles, mounts, runtime::Runtime};
 use serde_json::{Value, json};
 
-/// How a link in the image points at the decoy.
+/// The form of a link in the image to the host's files.
 #[derive(Clone, Copy, Debug)]
 enum Style {
-    /// Its absolute path.
+    /// An absolute path.
     Absolute,
-    /// Up and up and then down.
+    /// A path of many `..` and then down.
     Relative,
-    /// Absolute, and the image has a directory of that name inside, too.
+    /// An absolute path that also exists as a directory inside the image.
     Mirrored,
-    /// To a link that points there.
+    /// A link to a link that points there.
     Twice,
-    /// To itself.
+    /// A link to itself.
     Loop,
-    /// To nothing.
+    /// A link to a missing path.
     Dangling,
-    /// To /proc/self/root and on.
+    /// A link through /proc/self/root.
     Magic,
 }
 
 const STYLES: [Style; 7] =
     [Style::Absolute, Style::Relative, Style::Mirrored, Style::Twice, Style::Loop, Style::Dangling, Style::Magic];
 
-/// Puts a link at `at` (relative to the root of the image) that leads to `target` on the host.
+/// Puts a link to `target` on the host at `at` (relative to the root of the image).
 fn planted(bundle: Bundle, at: &str, target: &str, style: Style) -> Bundle {
     let inside = target.trim_start_matches('/');
     match style {
@@ -41,12 +42,12 @@ fn planted(bundle: Bundle, at: &str, target: &str, style: Style) -> Bundle {
     }
 }
 
-/// One place in an image where a runtime does something.
+/// A place in an image where a runtime makes or writes something.
 struct Place {
     name: &'static str,
-    /// The link's place.
+    /// The place of the link.
     at: &'static str,
-    /// What of the decoy it leads to.
+    /// The part of the host's files that it points at.
     to: &'static str,
     set: fn(Bundle) -> Bundle,
 }
@@ -122,7 +123,7 @@ fn no_dev(bundle: Bundle) -> Bundle {
         .set("/root/readonly", json!(false))
 }
 
-/// Runs every place in every style; gives one line for each in which the decoy was touched.
+/// Runs every place in every form. Returns a line for each run that changed the host's files.
 fn touched(runtime: &Runtime) -> Vec<String> {
     let mut found = vec![];
     for place in PLACES {
@@ -162,7 +163,7 @@ fn links_in_an_image_never_touch_host_files() {
     assert!(found.is_empty(), "{}:\n{}", found.len(), found.join("\n"));
 }
 
-/// The same table on a runtime with published faults must find some, or it proves nothing.
+/// The control: the same table must find faults of a runtime with published ones.
 #[test]
 fn control_table_of_links_finds_published_faults() {
     let runtime = Runtime::faulty("links-control");
@@ -173,7 +174,7 @@ fn control_table_of_links_finds_published_faults() {
     assert!(dev > 0, "the control found only {names:#?}");
 }
 
-/// CVE-2019-19921 and its kin: /proc and /sys through a link would leave masks and labels elsewhere.
+/// CVE-2019-19921 and the like: /proc or /sys behind a link would move masks and labels to another place.
 #[test]
 fn proc_and_sys_are_never_mounted_through_a_link() {
     let runtime = Runtime::new("proc-link");
@@ -191,7 +192,7 @@ fn proc_and_sys_are_never_mounted_through_a_link() {
     }
 }
 
-/// What shows where a file should be masked, while the image has a link at /dev/null.
+/// Returns what shows instead of a masked file, if the image has a link at /dev/null.
 fn unmasked(runtime: &Runtime) -> Vec<String> {
     let mut found = vec![];
     for target in ["/proc/sys/kernel/domainname", "/planted", "/missing"] {
@@ -213,7 +214,7 @@ fn unmasked(runtime: &Runtime) -> Vec<String> {
     found
 }
 
-/// CVE-2025-31133: what is bound over masked files is the real null device, whatever the image has at /dev/null.
+/// CVE-2025-31133: the real null device masks files, whatever the image has at /dev/null.
 #[test]
 fn masked_file_is_the_hosts_null_device() {
     let found = unmasked(&Runtime::new("null-link"));

@@ -1,5 +1,5 @@
-//! Processes inside that attack: descriptors as working directories, a neighbour that looks into a container being made, the
-//! runtime's own program as an interpreter, names and files made to confuse. CVE-2016-9962, -2019-5736, -2019-16884,
+//! Attacks of processes inside: descriptors as working directories, neighbours that open files of a starting container,
+//! the runtime's own program as an interpreter, confusing names and files. CVE-2016-9962, -2019-5736, -2019-16884,
 //! -2024-21626, -2026-47262, GHSA-5g49-rx9x-qfc6.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::{fs, fs::File};
 
-/// CVE-2024-21626: a descriptor of the runtime as the working directory leads to the host.
+/// CVE-2024-21626: a leaked descriptor as the working directory leads to the host.
 #[test]
 fn descriptor_of_the_host_is_refused_as_working_directory() {
     let runtime = Runtime::new("cwd-fd");
@@ -35,7 +35,7 @@ fn descriptor_of_the_host_is_refused_as_working_directory() {
     }
 }
 
-/// Through links of /proc to where a process is: inside the container, or refused.
+/// A working directory through links of /proc leads into the container, or is refused.
 #[test]
 fn working_directory_through_proc_stays_inside_the_root() {
     let runtime = Runtime::new("cwd-proc");
@@ -58,8 +58,8 @@ fn working_directory_through_proc_stays_inside_the_root() {
     }
 }
 
-/// CVE-2016-9962: a neighbour in the same pid namespace, with the same capabilities, gets at nothing of a container that is
-/// created but not started: neither its program, memory and root nor its descriptors.
+/// CVE-2016-9962: a neighbour in the same pid namespace with the same capabilities cannot open the program, memory,
+/// root or descriptors of a created container.
 #[test]
 fn neighbour_cannot_open_files_of_a_created_container() {
     let runtime = Runtime::new("neighbour");
@@ -80,7 +80,7 @@ fn neighbour_cannot_open_files_of_a_created_container() {
     let read = format!("{}:{inner},0,0,0,0,0", libc::SYS_process_vm_readv);
     let calls = runtime.exec("b", &["/probe", "syscall", &attach, &read]).ok().json()["syscall"].clone();
     assert_eq!(calls[&attach], -libc::EPERM, "{calls}");
-    // The test can fail: once started, the same neighbour with the same capabilities may look.
+    // The control: once the container is started, the same neighbour may open them.
     runtime.cmd(&["start", "a"]).ok();
     wait_until(
         || fs::read_link(format!("/proc/{}/exe", runtime.pid("a"))).unwrap().ends_with("probe"),
@@ -90,7 +90,7 @@ fn neighbour_cannot_open_files_of_a_created_container() {
     assert_eq!(open[&paths[0]], 0, "{open}");
 }
 
-/// The same for processes that are just being added, caught in the act by a neighbour that looks all the time.
+/// The same for a process that is being added, while a neighbour tries all the time.
 #[test]
 fn neighbour_cannot_open_files_of_a_starting_exec() {
     let runtime = Runtime::new("neighbour-exec");
@@ -107,7 +107,7 @@ fn neighbour_cannot_open_files_of_a_starting_exec() {
     let hunt: Value = serde_json::from_str(text.lines().find(|l| l.contains("\"hunt\"")).unwrap()).unwrap();
     assert!(hunt["hunt"]["rounds"].as_u64().unwrap() > 100, "{hunt}");
     let caught = hunt["hunt"]["caught"].as_object().unwrap();
-    // A process that has become the probe by the time it is looked at again is no prey.
+    // A process that runs the probe when it is examined again does not count.
     let prey: Vec<_> = caught.iter().filter(|(_, exe)| **exe != "/probe").collect();
     assert!(prey.is_empty(), "{prey:?}");
 }
@@ -118,7 +118,8 @@ fn inner_pid(pid: u32) -> String {
     line.split_whitespace().last().unwrap().to_owned()
 }
 
-/// CVE-2019-5736: a script whose interpreter is /proc/self/exe makes the kernel run the runtime's own program in the container.
+/// CVE-2019-5736: a script with the interpreter /proc/self/exe makes the kernel execute the runtime's own program in
+/// the container.
 #[test]
 fn runtime_binary_is_never_writable_from_inside() {
     let runtime = Runtime::new("self-exe");
@@ -140,8 +141,8 @@ fn runtime_binary_is_never_writable_from_inside() {
     assert_eq!(digest(), before);
 }
 
-/// The same fault without luck: a descriptor of the program, taken while a container is being made, is opened for writing
-/// when nothing runs the program any more. With an ordinary program that works, which is the control.
+/// The same attack without a race: a descriptor of the program, taken during a create, is opened for writing after the
+/// program has ended. With an ordinary program that succeeds, which is the control.
 #[test]
 fn runtime_binary_held_by_a_container_stays_sealed() {
     let runtime = Runtime::new("sealed");
@@ -169,7 +170,7 @@ fn runtime_binary_held_by_a_container_stays_sealed() {
     assert!(!writable(&held), "a container's process gave away the runtime's program");
 }
 
-/// A process's name is anything, also what looks like the rest of /proc/PID/stat.
+/// A process name can have any characters, also those of the rest of /proc/PID/stat.
 #[test]
 fn process_names_do_not_confuse_the_parser_of_proc_stat() {
     let runtime = Runtime::new("comm");
@@ -185,7 +186,7 @@ fn process_names_do_not_confuse_the_parser_of_proc_stat() {
     }
 }
 
-/// CVE-2026-47262: what the image has as passwd is read with a bound on size and time, or not at all.
+/// CVE-2026-47262: the runtime reads the image's passwd with a bound on size and time, or not at all.
 #[test]
 fn monstrous_passwd_files_are_read_within_bounds() {
     if skipped_on_runc("passwd", "it reads the image's passwd to its end, and waits on a fifo") {
@@ -205,7 +206,7 @@ fn monstrous_passwd_files_are_read_within_bounds() {
     for (name, plant) in make {
         let bundle = Bundle::probe(&["report", "env"]).dir("etc", 0o755);
         plant(&bundle);
-        // Whoever reads such a file to its end does not come to an end within the limit.
+        // A runtime that reads such a file to its end exceeds the bound.
         let out = runtime.on("run", "c1", &bundle).wait();
         if out.code == 0 {
             assert_eq!(out.json()["env"]["HOME"], "/", "{name}");
@@ -214,7 +215,7 @@ fn monstrous_passwd_files_are_read_within_bounds() {
     }
 }
 
-/// CVE-2019-16884, CVE-2025-52881: with something else over /proc, what the runtime writes to procfs must not go there.
+/// CVE-2019-16884, CVE-2025-52881: writes of the runtime to procfs must not go to a file that is mounted over /proc.
 #[test]
 fn writes_to_procfs_are_not_redirected_by_mounts() {
     let runtime = Runtime::new("proc-redirect");
@@ -243,7 +244,7 @@ fn writes_to_procfs_are_not_redirected_by_mounts() {
             .set("/linux/readonlyPaths", json!([]));
         let out = runtime.create("c1", &bundle);
         if out.code == 0 {
-            // The real value, seen from the host through the container's own namespace.
+            // The host reads the real value through the container's own namespace.
             let pid = runtime.pid("c1");
             let value = fs::read_to_string(format!("/proc/{pid}/net/snmp")).unwrap();
             let ip = value.lines().nth(1).unwrap();

@@ -1,5 +1,5 @@
-//! Mounts whose ids are mapped: by the container's user namespace, by mappings of their own, of the host's files and of
-//! what is mounted in the container.
+//! Idmapped mounts: by the container's user namespace, by mappings of their own, of host files and of mounts inside the
+//! container.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use std::{
@@ -15,7 +15,8 @@ use berth_integration::{
 };
 use serde_json::{Value, json};
 
-/// A directory `source` in the bundle, 0755 of the host's root, with the files `root` and `five` of uids and gids 0 and 5.
+/// Makes a directory `source` in the bundle, 0755 of the host's root, with the files `root` and `five` of uids and gids
+/// 0 and 5.
 fn source(bundle: &Bundle) -> PathBuf {
     let dir = bundle.path().join("source");
     fs::create_dir(&dir).unwrap();
@@ -26,7 +27,7 @@ fn source(bundle: &Bundle) -> PathBuf {
     dir
 }
 
-/// A bind mount with these options and mappings of its own.
+/// Adds a bind mount with these options and its own mappings.
 fn bind(bundle: Bundle, from: &Path, to: &str, options: &[&str], mapping: Option<Value>) -> Bundle {
     let mut mount = json!({"destination": to, "type": "bind", "source": from, "options": options});
     if let Some(mapping) = mapping {
@@ -36,15 +37,15 @@ fn bind(bundle: Bundle, from: &Path, to: &str, options: &[&str], mapping: Option
     bundle.set("/mounts/-", mount)
 }
 
-/// The source at /mnt, with these options and mappings of its own.
+/// Mounts the source at /mnt with these options and its own mappings.
 fn volume(bundle: Bundle, options: &[&str], mapping: Option<Value>) -> Bundle {
     let source = source(&bundle);
     let bundle = bind(bundle, &source, "/mnt", options, mapping);
     bundle.args(&["/probe", "report", "stat=/mnt/root", "stat=/mnt/five"])
 }
 
-/// The source at /mnt and another directory at /mnt/sub; then what is at /mnt by then, at two more places, with these options
-/// and mappings of their own.
+/// Mounts the source at /mnt and another directory at /mnt/sub, and then binds /mnt with its submount to two more
+/// places, with these options and their own mappings.
 fn copies(bundle: Bundle, options: &[&str], mapping: Option<Value>) -> Bundle {
     let bundle = volume(bundle, &["bind"], None);
     fs::create_dir(bundle.path().join("source/sub")).unwrap();
@@ -149,7 +150,7 @@ const CASES: &[Case] = &[
     },
 ];
 
-/// What is written through a mapped mount belongs on the host to whom the mapping says.
+/// A file that is written through an idmapped mount belongs on the host to the id of the mapping.
 #[test]
 fn files_written_through_an_idmapped_mount_have_host_ids() {
     let runtime = Runtime::new("userns-write");
@@ -162,7 +163,7 @@ fn files_written_through_an_idmapped_mount_have_host_ids() {
     assert_eq!((new.uid(), new.gid()), (5, 6));
 }
 
-/// `idmap` is about the mount alone, `ridmap` about all below it as well.
+/// `idmap` applies to the mount alone, `ridmap` also to the mounts below it.
 #[test]
 fn ridmap_covers_submounts_and_idmap_does_not() {
     let runtime = Runtime::new("userns-submounts");
@@ -178,7 +179,7 @@ fn ridmap_covers_submounts_and_idmap_does_not() {
     }
 }
 
-/// Another directory mounted at `sub`, with the file `root`. (A tmpfs can be idmapped since Linux 6.3 only.)
+/// Another directory mounted at `sub`, with the file `root`. (A tmpfs can be idmapped only since Linux 6.3.)
 struct Submount(PathBuf);
 
 impl Submount {

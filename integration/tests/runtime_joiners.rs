@@ -1,5 +1,5 @@
-//! A process that is being added to a pid namespace shows those that live there no more than a container has, and lends
-//! them no more rights. A spy inside looks at each newcomer the moment it appears, and stops it where it may trace it.
+//! A process that joins a pid namespace shows the processes there no more than a container has, and gives them no
+//! further rights. A spy inside examines each new process as soon as it appears, and stops it where it may trace it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -17,14 +17,14 @@ use std::{
 const EXECS: usize = 300;
 const CREATES: usize = 100;
 
-/// The capabilities of a container, as `runc spec` has them, and CAP_SYS_PTRACE, as debuggers and profilers ask for it.
+/// The capabilities of `runc spec` and CAP_SYS_PTRACE, which debuggers and profilers ask for.
 fn tracing(bundle: Bundle) -> Bundle {
     let caps = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_SYS_PTRACE"]);
     let sets = json!({"bounding": caps, "effective": caps, "permitted": caps});
     bundle.set("/process/capabilities", sets)
 }
 
-/// A filter that is loaded with CAP_SYS_ADMIN, since there is no no_new_privs.
+/// A filter that needs CAP_SYS_ADMIN to load, since no_new_privs is off.
 fn filtered(bundle: Bundle) -> Bundle {
     let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
         {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
@@ -73,7 +73,7 @@ impl Spy {
         Self { stop, pid: runtime.pid("b"), _host_mount: host_mount }
     }
 
-    /// Ends it, and gives what it has got hold of.
+    /// Ends the spy and returns what it found.
     fn caught(self, runtime: &Runtime) -> Value {
         fs::write(self.stop, "").unwrap();
         wait_until(|| runtime.all_stdout().contains("\"spy\""), || "the spy never ended".into());
@@ -83,7 +83,7 @@ impl Spy {
     }
 }
 
-/// Runs `execs` processes in the spy's container, or creates as many in its pid namespace, and fails when it has caught anything.
+/// Runs `rounds` execs in the spy's container, or creates in its pid namespace, and fails if the spy found anything.
 #[track_caller]
 fn nothing_is_caught(name: &str, set: fn(Bundle) -> Bundle, traced: bool, rounds: usize, round: fn(&Runtime, &Spy)) {
     if traced
@@ -94,7 +94,7 @@ fn nothing_is_caught(name: &str, set: fn(Bundle) -> Bundle, traced: bool, rounds
     {
         return;
     }
-    // It takes ten times as long, and tests the test.
+    // runc needs ten times as long and only tests the test.
     let rounds = if is_runc() { rounds / 10 } else { rounds };
     let runtime = Runtime::new(name);
     let spy = Spy::new(&runtime, set);
@@ -103,13 +103,13 @@ fn nothing_is_caught(name: &str, set: fn(Bundle) -> Bundle, traced: bool, rounds
     }
     let mut report = spy.caught(&runtime);
     if is_runc() {
-        // Its processes have all capabilities until right before their execve.
+        // runc's processes have all capabilities until right before execve.
         for kind in ["capabilities", "memory", "environ"] {
             report["caught"].as_object_mut().unwrap().remove(kind);
         }
     }
     assert_eq!(report["caught"], json!({}), "{name}: {report:#}");
-    // A spy that has seen few newcomers, or could stop none where it may, shows nothing.
+    // A spy that saw few processes, or could stop none although it may, proves nothing.
     assert!(report["seen"].as_u64().unwrap() > 0, "{name}: {report:#}");
     assert!(!traced || report["held"].as_u64().unwrap() > 0, "{name}: {report:#}");
 }
@@ -180,7 +180,7 @@ fn control_spy_catches_a_process_that_enters_by_nsenter() {
         },
         || "nothing has entered the pid namespace".into(),
     );
-    // The next newcomer has been looked at, so the one before has been, too.
+    // The spy has examined the next process, so it has examined this one before.
     exec(&runtime, &spy);
     let caught = spy.caught(&runtime)["caught"].clone();
     runtime.cmd(&["delete", "--force", "b"]).ok();
@@ -190,7 +190,7 @@ fn control_spy_catches_a_process_that_enters_by_nsenter() {
     }
 }
 
-/// execve(2) and hooks come after the memory of the runtime has gone.
+/// execve(2) and hooks come after the runtime's memory is unmapped.
 #[test]
 fn process_in_a_joined_pid_namespace_fails_and_runs_hooks_as_usual() {
     let runtime = Runtime::new("joiner-ends");

@@ -1,4 +1,4 @@
-//! `mounts add` and `mounts remove`, which crun has: mounts of a container that is there already.
+//! `mounts add` and `mounts remove`, which crun has: mounts of an existing container.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use std::{fs, os::unix::fs::symlink, path::Path};
@@ -22,13 +22,13 @@ fn bind(from: &Path, to: &str, words: &[&str]) -> Value {
     json!({"destination": to, "type": "bind", "source": from, "options": words})
 }
 
-/// Lines of the container's mountinfo at `target`.
+/// Returns the lines of the container's mountinfo at `target`.
 fn at(runtime: &Runtime, target: &str) -> Vec<String> {
     let text = fs::read_to_string(format!("/proc/{}/mountinfo", runtime.pid("c1"))).unwrap();
     text.lines().filter(|line| line.split(' ').nth(4) == Some(target)).map(String::from).collect()
 }
 
-/// A container whose root takes new directories.
+/// A container with a writable root, in which directories can be made.
 fn writable() -> Bundle {
     Bundle::probe(&["signal"]).set("/root/readonly", json!(false))
 }
@@ -37,7 +37,7 @@ fn beyond() -> bool {
     skipped_on_runc("mounts", "the command is crun's")
 }
 
-/// Whoever makes them, with whatever umask: those inside pass through them.
+/// Processes inside can pass through these directories, whatever the caller's uid and umask.
 #[test]
 fn directories_made_for_live_mounts_belong_to_the_container() {
     if beyond() {
@@ -122,7 +122,7 @@ fn mounts_add_and_remove_change_a_running_container() {
     runtime.assert_clean("mounts that came and went");
 }
 
-/// In the words that config.json may have for it.
+/// The options have the form of config.json.
 #[test]
 fn mounts_add_maps_ids_as_config_json_does() {
     if beyond() {
@@ -132,7 +132,7 @@ fn mounts_add_maps_ids_as_config_json_does() {
     let from = runtime.work().join("from");
     fs::create_dir(&from).unwrap();
     fs::write(from.join("file"), "of the host's root").unwrap();
-    // A user namespace, the word, the owners that the container sees.
+    // A user namespace or not, the option, and the owners that the container sees.
     let rows = [
         (true, "idmap", [0, 0]),
         (true, "idmap=uids=@0-5-1;gids=0-100006-1", [5, 6]),

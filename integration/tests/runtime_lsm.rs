@@ -1,5 +1,5 @@
-//! Labels of security modules: AppArmor profiles and SELinux contexts. Each test says why it does nothing where the
-//! kernel has not the module, or the machine nothing to load a policy with; each test machine has one of the two.
+//! Labels of security modules: AppArmor profiles and SELinux contexts. A test prints why it is skipped if the kernel
+//! lacks the module or the machine cannot load a policy. Each test machine has one of the two modules.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -12,11 +12,11 @@ use berth_integration::{
 use serde_json::{Value, json};
 use std::{fs, process::Command, sync::OnceLock};
 
-/// Two profiles under which everything is allowed but the file `/denied-NAME`.
+/// Two profiles that allow everything but reading the file `/denied-NAME`.
 const PROFILES: [&str; 2] = ["berth-test-one", "berth-test-two"];
 
-/// Whether AppArmor is on; with the two profiles loaded. They stay: other tests may be under them, and they confine
-/// nobody who does not ask for them.
+/// Returns whether AppArmor is enabled, and loads the two profiles. They stay loaded: other tests may use them, and
+/// they confine no process that does not ask for them.
 fn apparmor(test: &str) -> bool {
     static LOADED: OnceLock<bool> = OnceLock::new();
     if !fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|v| v.starts_with(b"Y")) {
@@ -45,7 +45,7 @@ fn confined(words: &[&str], profile: &str) -> Bundle {
     PROFILES.iter().fold(bundle, |b, name| b.file(&format!("denied-{name}"), "secret", 0o644))
 }
 
-/// What a process is under, as the host sees it: the profiles in alphabetical order, without their mode.
+/// Returns the profiles of a process in alphabetical order, without their mode, as the host sees them.
 fn profiles(pid: u32) -> Vec<String> {
     split(&fs::read_to_string(format!("/proc/{pid}/attr/current")).unwrap())
 }
@@ -57,7 +57,7 @@ fn split(label: &str) -> Vec<String> {
     names
 }
 
-/// The report's own label, and the errno (0 for none) of reading what each of the profiles denies.
+/// Returns the label in the report, and the errno (0 for none) of reading the file that each profile denies.
 fn seen(report: &Value) -> (Vec<String>, Vec<i64>) {
     let label = report["process"]["apparmor"].as_str().unwrap();
     let errno = |name: &&str| {
@@ -99,7 +99,8 @@ fn apparmor_profiles_and_stacks_are_applied() {
     runtime.assert_clean("profiles");
 }
 
-/// The label holds from the first instruction of the payload on; an exec has the container's unless it asks for another.
+/// The label applies from the payload's first instruction on. An exec has the container's label unless it asks for
+/// another one.
 #[test]
 fn exec_has_the_apparmor_profile_of_its_container() {
     if !apparmor("exec") {
@@ -119,7 +120,7 @@ fn exec_has_the_apparmor_profile_of_its_container() {
     assert_eq!(runtime.state("c1")["status"], "running");
 }
 
-/// In a user namespace that is joined the payload is made by a second clone: the label is its own all the same.
+/// A second clone makes the payload in a joined user namespace. It has its label as well.
 #[test]
 fn apparmor_profile_is_applied_in_user_namespaces() {
     if !apparmor("user namespaces") {
@@ -140,7 +141,7 @@ fn apparmor_profile_is_applied_in_user_namespaces() {
     assert_eq!(seen(&runtime.exec("sandbox", &words).ok().json()).1, [EACCES, 0]);
 }
 
-/// CVE-2019-16884: a volume over /proc does not take the label in the container's stead.
+/// CVE-2019-16884: a volume over /proc must not receive the label instead of the container.
 #[test]
 fn volume_over_proc_does_not_redirect_the_apparmor_profile() {
     if !apparmor("a volume over /proc") {
@@ -201,10 +202,10 @@ const PROCESS: &str = "system_u:system_r:container_t:s0:c1,c2";
 const OTHER: &str = "system_u:system_r:container_t:s0:c3,c4";
 const FILES: &str = "system_u:object_r:container_file_t:s0:c1,c2";
 
-/// Has the probe tell its own context and that of its session keyring, beside what else is asked for.
+/// Makes the probe report its own context and that of its session keyring, beside other keys.
 const CONTEXTS: [&str; 4] = ["report", "read=/proc/self/attr/current", "keyring", "mountinfo"];
 
-/// Both, as the probe has them.
+/// Returns both contexts.
 fn contexts(report: &Value) -> [String; 2] {
     let own = lsm::plain(report["read"]["/proc/self/attr/current"].as_str().unwrap());
     [own.to_owned(), report["keyring"]["label"].as_str().unwrap().to_owned()]
@@ -222,23 +223,23 @@ fn processes_and_mounts_have_selinux_contexts() {
     assert_eq!(lsm::context_of(pid), process);
     let report = runtime.exec("c1", &[&["/probe"], &CONTEXTS[..]].concat()).ok().json();
     for mount in mounts::reported(&report) {
-        // A context has commas of its own, where mountinfo is split.
+        // The context has commas, at which mountinfo is split.
         let labelled = files.split(',').all(|part| mount.superblock.iter().any(|option| option.contains(part)));
         let wanted = ["/dev", "/dev/pts", "/dev/shm"].contains(&mount.point.as_str());
         let never = ["/proc", "/sys"].contains(&mount.point.as_str());
         assert!(labelled || !wanted, "{mount:?}");
         assert!(!labelled || !never, "{mount:?}");
     }
-    // mqueue takes no option: its root has the context as an attribute.
+    // mqueue takes no context option: the root of the mount has it as an extended attribute.
     let mut context = [0; 256];
     let queues = format!("/proc/{pid}/root/dev/mqueue");
     let len = rustix::fs::getxattr(&queues, "security.selinux", &mut context).unwrap();
     assert_eq!(lsm::plain(std::str::from_utf8(&context[..len]).unwrap()), files);
 }
 
-/// An exec has the container's context unless it asks for another. A session keyring has that of the process it is made
-/// for: without a label of its own it would have the runtime's. An exec joins the one of its container. That is found by
-/// the container's name, so no other test may have a container of the same.
+/// An exec has the container's context unless it asks for another one. A session keyring gets the context of its
+/// process; without a label of its own it would have the runtime's. An exec joins the keyring of its container by the
+/// container's name, so no other test may use these names.
 #[test]
 fn execs_and_session_keyrings_have_selinux_contexts() {
     let (Some(process), Some(other)) = (lsm::selinux("keyrings", PROCESS), lsm::selinux("keyrings", OTHER)) else {
@@ -250,7 +251,7 @@ fn execs_and_session_keyrings_have_selinux_contexts() {
         let report = runtime.run(id, &bundle.set("/process/selinuxLabel", json!(PROCESS))).ok().json();
         assert_eq!(contexts(&report), [process.as_str(); 2], "no new privileges: {no_new_privs}");
     }
-    // Nobody is labelled who does not ask for it.
+    // A container without a label gets none.
     let own = lsm::context_of(std::process::id());
     assert_ne!(own, process);
     assert_eq!(contexts(&runtime.run("lsm-keyring-3", &Bundle::probe(&CONTEXTS)).ok().json())[1], own);
@@ -269,7 +270,7 @@ fn execs_and_session_keyrings_have_selinux_contexts() {
     assert_eq!(runtime.state(id)["status"], "running");
 }
 
-/// In a user namespace that is joined the payload is made by a second clone: the contexts are its own all the same.
+/// A second clone makes the payload in a joined user namespace. It has its contexts as well.
 #[test]
 fn selinux_context_is_applied_in_user_namespaces() {
     let Some(process) = lsm::selinux("contexts in user namespaces", PROCESS) else { return };

@@ -1,4 +1,4 @@
-//! Mount options beyond attributes: a tmpfs that begins with the image's files, remounts, links, and words of file systems.
+//! Mount options beyond attributes: tmpcopyup, remounts, links, and options of file systems.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -13,7 +13,7 @@ use std::{
     os::unix::fs::{MetadataExt, chown, symlink},
 };
 
-/// A bundle whose image has a directory /data with one of each kind.
+/// Returns a bundle whose image has a directory /data with a file of each type.
 fn with_data(words: &[&str]) -> Bundle {
     let bundle = Bundle::probe(words)
         .dir("data/sub/deep", 0o700)
@@ -29,7 +29,7 @@ fn with_data(words: &[&str]) -> Bundle {
 
 const DATA: [&str; 5] = ["report", "tree=/data", "read=/data/file", "stat=/data", "mountinfo"];
 
-/// What is wrong with the report of a container that has a tmpfs with the image's files at /data.
+/// Returns the faults in the report of a container with tmpcopyup at /data.
 fn wrong(report: &Value) -> Vec<String> {
     let at = |path: &str| report["tree"]["/data"][path].clone();
     let seen = [
@@ -58,7 +58,7 @@ fn tmpcopyup_fills_the_tmpfs_with_the_images_files() {
         let runtime = Runtime::new("copyup");
         let words = [&DATA[..], &["+", "write", "/data/new", "x"]].concat();
         let bundle = with_data(&words).mount("/data", "tmpfs", "tmpfs", options);
-        // runc mounts it read-only before it fills it.
+        // runc mounts it read-only before it copies the files.
         if options.contains(&"ro") && skipped_on_runc("a read-only one", "it cannot be filled") {
             continue;
         }
@@ -75,7 +75,7 @@ fn tmpcopyup_fills_the_tmpfs_with_the_images_files() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
-/// Over nothing, over what an earlier mount brings, and where a link leads.
+/// tmpcopyup over a missing directory, over an earlier mount, and where a link leads.
 #[test]
 fn tmpcopyup_copies_earlier_mounts_and_follows_links() {
     let runtime = Runtime::new("copyup-else");
@@ -101,7 +101,7 @@ fn tmpcopyup_copies_earlier_mounts_and_follows_links() {
     runtime.assert_clean("elsewhere");
 }
 
-/// Words that say something to the superblock or to nobody; none may be an error.
+/// Options for the superblock, and options without effect. None of them is an error.
 #[test]
 fn superblock_options_are_applied_or_ignored() {
     let runtime = Runtime::new("words");
@@ -178,7 +178,7 @@ fn remount_changes_an_earlier_mount() {
     runtime.assert_clean("remount");
 }
 
-/// crun's words, which podman passes on for `--volume from:to:idmap=…`.
+/// The options are crun's; podman passes them on for `--volume from:to:idmap=…`.
 #[test]
 fn idmap_option_of_crun_maps_ids() {
     if skipped_on_runc("idmap= with a mapping", "it is crun's") {
@@ -201,7 +201,7 @@ fn idmap_option_of_crun_maps_ids() {
     runtime.assert_clean("mappings among the words");
 }
 
-/// crun's words, which podman uses.
+/// The options are crun's, and podman uses them.
 #[test]
 fn copy_symlink_and_nofollow_options_keep_links() {
     if skipped_on_runc("copy-symlink and its kind", "they are crun's") {
@@ -233,7 +233,7 @@ fn copy_symlink_and_nofollow_options_keep_links() {
     assert_eq!(report["stat"]["/copied"]["target"], "file", "{report}");
     assert_eq!(report["read"]["/plain"], "text", "{report}");
     assert_eq!(report["stat"]["/itself"]["target"], "file", "{report}");
-    // The file lies on the link, and not on what that leads to.
+    // The file is mounted on the link and not on its target.
     assert_eq!(report["stat"]["/covered"]["type"], "f", "{report}");
     assert_eq!(report["read"]["/covered"], "text", "{report}");
     assert_eq!(report["stat"]["/target"]["size"], 5, "{report}");

@@ -1,4 +1,4 @@
-//! Mount targets and sources: what there is before a mount, what is made for it, what of the host stays in sight, and what stays locked.
+//! Mount targets and sources: targets that exist or are made, host mounts that stay visible, and locked flags.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{bundle::Bundle, case::skipped_on_runc, console::ConsoleSocket, mounts, runtime::Runtime};
@@ -11,7 +11,7 @@ fn lines(text: &str) -> Vec<Value> {
 #[test]
 fn tmpfs_takes_over_the_mode_of_its_target() {
     let runtime = Runtime::new("tmpfs-mode");
-    // mode of the directory before (0: none), options, mode of the tmpfs.
+    // The mode of the existing directory (0: none), the options, the mode of the tmpfs.
     let rows: [(u32, &[&str], u32); 6] = [
         (0o710, &["nosuid"], 0o710),
         (0o6777, &["nosuid"], 0o6777),
@@ -38,7 +38,7 @@ fn tmpfs_takes_over_the_mode_of_its_target() {
 fn dangling_links_are_followed_inside_the_root() {
     let runtime = Runtime::new("dangling");
     type Links = &'static [(&'static str, &'static str)];
-    // Links of the image, the destination, and where it must then be mounted.
+    // The links of the image, the destination, and the path at which the mount must be.
     let rows: [(Links, &str, &str); 6] = [
         (&[("jump", "/tmp/foo/bar"), ("etc/hosts", "/jump/baz/hosts")], "/etc/hosts", "/tmp/foo/bar/baz/hosts"),
         (&[("etc/hosts", "/tmp/hosts")], "/etc/hosts", "/tmp/hosts"),
@@ -92,8 +92,8 @@ fn read_only_dev_still_gets_its_console() {
     assert_eq!(report["dev"]["/dev/console"]["type"], "c", "{report:#}");
 }
 
-/// unshare(2) into new user, mount and network namespaces, then mount(2) of a whole sysfs: the kernel allows it to
-/// whoever sees one already.
+/// unshare(2) into new user, mount and network namespaces, then mount(2) of a full sysfs: the kernel permits it only if
+/// a full sysfs is visible already.
 #[test]
 fn no_pivot_leaves_no_full_sysfs_visible() {
     let runtime = Runtime::new("no-pivot");
@@ -108,8 +108,8 @@ fn no_pivot_leaves_no_full_sysfs_visible() {
     runtime.assert_clean("no-pivot");
 }
 
-/// Flags of a source that the kernel would lock for a user namespace (mount_namespaces(7)) stay, unless they are named:
-/// then the mount is refused.
+/// Flags that the kernel locks for a user namespace (mount_namespaces(7)) stay set. If an option clears one, the mount
+/// is refused.
 #[test]
 fn user_namespace_cannot_clear_locked_flags_of_a_source() {
     let runtime = Runtime::new("locked");
@@ -121,7 +121,8 @@ fn user_namespace_cannot_clear_locked_flags_of_a_source() {
         assert!(out.unwrap().success(), "mount {options}");
         Unmount(path.to_owned())
     };
-    // Of the source, of the mount, and what it then has: without a user namespace, and in one (none: refused).
+    // The options of the source, the options of the mount, and the resulting options: without a user namespace, and in
+    // one (none: refused).
     type Row<'a> = (&'a str, &'a [&'a str], &'a [&'a str], Option<&'a [&'a str]>);
     let rows: [Row<'_>; 9] = [
         ("ro,noexec", &["bind"], &["ro", "noexec"], Some(&["ro", "noexec"])),
@@ -130,7 +131,7 @@ fn user_namespace_cannot_clear_locked_flags_of_a_source() {
         ("nodev,nosuid,noexec", &["bind", "ro"], &["ro"], Some(&["ro", "nodev", "nosuid", "noexec"])),
         ("nosuid", &["bind", "suid"], &["rw"], None),
         ("nodev,noatime", &["bind", "ro", "exec"], &["ro", "noatime"], Some(&["ro", "nodev", "noatime"])),
-        // The kernel takes only a word that chooses an access time.
+        // The kernel takes only an option that chooses an access time.
         ("noatime", &["bind", "atime"], &["noatime"], Some(&["noatime"])),
         ("noatime", &["bind", "nodiratime"], &["rw"], None),
         ("noatime", &["bind", "relatime"], &["rw"], None),
@@ -160,8 +161,7 @@ fn user_namespace_cannot_clear_locked_flags_of_a_source() {
     runtime.assert_clean("locked");
 }
 
-/// A source in the root file system shows what was mounted there before it, and its target may be given as the host
-/// sees it.
+/// A source in the root filesystem shows earlier mounts, and its target may be given by the host's path.
 #[test]
 fn bind_source_inside_the_root_shows_earlier_mounts() {
     let runtime = Runtime::new("inside");
@@ -184,7 +184,7 @@ fn bind_source_inside_the_root_shows_earlier_mounts() {
     runtime.assert_clean("inside");
 }
 
-/// On a host whose mounts are shared, as systemd has them.
+/// The host's mounts are shared, as with systemd.
 #[test]
 fn shared_root_propagates_no_mount_to_the_host() {
     if skipped_on_runc("shared-root", "what it mounts in a shared root appears on the host, and stays") {
@@ -204,7 +204,7 @@ fn shared_root_propagates_no_mount_to_the_host() {
     assert_eq!(left.len(), 1, "{left:#?}");
 }
 
-/// Unmounts at the end of a scope, also of a failing one.
+/// Unmounts at the end of a scope, also when the test fails.
 struct Unmount(String);
 
 impl Drop for Unmount {

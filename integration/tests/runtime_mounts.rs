@@ -1,14 +1,15 @@
-//! Mounts: every type and option that containerd's CRI plugin, ctr and `runc spec` write, as the kernel then shows them.
+//! Mounts: every type and option that containerd's CRI plugin, ctr and `runc spec` write, as the kernel then shows
+//! them.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{bundle::Bundle, cgroup, mounts, runtime::Runtime};
 use serde_json::json;
 
-/// One mount, made in a container of its own; the mount table inside must show it so.
+/// One mount in a container of its own, and its line in the mount table inside.
 struct Row {
     name: &'static str,
     set: fn(Bundle) -> Bundle,
-    /// Where it must be; its type; options that it must and must not have; its propagation.
+    /// The mount point, the type, options that it must have and must not have, and the propagation.
     at: &'static str,
     fs: &'static str,
     has: &'static [&'static str],
@@ -22,7 +23,7 @@ fn tmpfs(bundle: Bundle, options: &[&str]) -> Bundle {
     bundle.mount("/mnt", "tmpfs", "tmpfs", options)
 }
 
-/// A bind mount of a directory of the bundle that has a file in it.
+/// Adds a bind mount of a directory of the bundle that has a file in it.
 fn bind(bundle: Bundle, options: &[&str]) -> Bundle {
     let source = bundle.path().join("volume");
     std::fs::create_dir(&source).unwrap();
@@ -34,7 +35,7 @@ fn bind(bundle: Bundle, options: &[&str]) -> Bundle {
 fn mounts_have_their_configured_options() {
     let runtime = Runtime::new("mounts");
     let mut failed = vec![];
-    // On a host whose mounts are shared, as systemd has them, what is bound from there is a slave.
+    // If the host's mounts are shared, as with systemd, a bind mount from the host is a slave.
     let host = mounts::of_process(std::process::id());
     let shared = mounts::at(&host, "/").is_some_and(|root| root.propagation().contains("shared"));
     for row in ROWS {
@@ -256,8 +257,8 @@ fn mount_table_shows_no_mount_of_the_host() {
     }
 }
 
-/// Readers of the table take its order for that of config.json. Between Linux 6.8, which lists by age, and 6.15, which
-/// copies detached mounts, there is no help for it.
+/// Readers of the table expect the order of config.json. It cannot be had between Linux 6.8, which lists by age, and
+/// 6.15, which copies detached mounts.
 #[test]
 fn mount_table_has_the_order_of_the_configuration() {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
@@ -309,7 +310,7 @@ fn rbind_and_rro_cover_submounts() {
     }
 }
 
-/// What CRI calls Bidirectional, HostToContainer and None.
+/// These are Bidirectional, HostToContainer and None of the CRI.
 #[test]
 fn mount_propagation_follows_the_configuration() {
     let runtime = Runtime::new("propagation");
@@ -380,7 +381,7 @@ impl Source {
         mount("none", self.0.join(name), "tmpfs", MountFlags::empty(), None).unwrap();
     }
 
-    /// Whether there was anything mounted.
+    /// Unmounts `name` and returns whether it was mounted.
     fn unmount(&self, name: &str) -> bool {
         rustix::mount::unmount(self.0.join(name), rustix::mount::UnmountFlags::DETACH).is_ok()
     }
@@ -394,7 +395,7 @@ impl Drop for Source {
     }
 }
 
-/// The hierarchy inside: the container's own cgroup at its top, readonly when asked.
+/// The cgroup mount has the container's own cgroup as its root, and is read-only if asked.
 #[test]
 fn cgroup_mount_shows_the_containers_own_cgroup() {
     if !cgroup::unified() {
@@ -414,7 +415,7 @@ fn cgroup_mount_shows_the_containers_own_cgroup() {
     assert!(names.iter().any(|name| name == "pids.max"), "{report}");
 }
 
-/// The same with v1 hierarchies: each at the container's own cgroup.
+/// On v1 each hierarchy is mounted at the container's own cgroup.
 fn cgroup_v1() {
     let runtime = Runtime::new("cgroup-mount");
     let out = runtime.run("c1", &Bundle::probe(&["report", "mountinfo", "list=/sys/fs/cgroup"])).ok();

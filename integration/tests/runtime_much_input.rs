@@ -1,4 +1,4 @@
-//! Very much input: answered or refused, within a bound of memory that is set on the process itself.
+//! Very large input: it is taken or refused, within a memory limit of the runtime's process.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -11,7 +11,7 @@ use std::{fs, iter};
 
 const MANY: usize = 100_000;
 
-/// With no more than 256 MiB of addresses, and 4096 open files; a Go program does not even start so.
+/// Limits the call to 256 MiB of address space and 4096 open files. A Go program does not start under this limit.
 fn bounded(call: Call<'_>) -> Call<'_> {
     call.through(&["/bin/sh", "-c", "ulimit -v 262144 && ulimit -n 4096 || exit 77; exec \"$0\" \"$@\""])
 }
@@ -79,7 +79,7 @@ fn hundred_thousand_entries_are_taken_or_refused() {
         assert!(out.stdout.is_empty() && out.stderr.len() < 4096, "{says}: {} bytes", out.stderr.len());
         runtime.assert_clean(says);
     }
-    // Nothing of these is there, so nothing is to be done.
+    // These entries name nothing that exists, so they have no effect.
     let masked = Bundle::probe(&["say", "begun"]).set("/linux/maskedPaths", many(|n| json!(format!("/proc/{n}x"))));
     assert_eq!(bounded(runtime.on("run", "c1", &masked)).wait().ok().stdout, "begun\n");
 }
@@ -100,7 +100,7 @@ fn too_deep_and_too_long_json_is_refused() {
     for open in ["[", "{\"a\":", "{\"linux\":{\"resources\":"] {
         write(&deep(open)).fails(1, &["config.json", "recursion limit exceeded"]);
     }
-    // A hole of a gigabyte, which must not be read to be refused.
+    // A sparse file of one gibibyte must be refused unread.
     let call = bounded(runtime.on("run", "c1", &bundle));
     fs::File::create(bundle.path().join("config.json")).unwrap().set_len(1 << 30).unwrap();
     call.wait().fails(1, &["config.json", "larger than"]);

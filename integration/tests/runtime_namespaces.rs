@@ -1,4 +1,4 @@
-//! Namespaces: new ones, the host's, and joined ones; a pod's containers share the sandbox's.
+//! Namespaces: new ones, the host's, and joined ones. The containers of a pod share the sandbox's.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -29,7 +29,7 @@ fn of(pid: u32, link: &str) -> String {
     std::fs::read_link(format!("/proc/{pid}/ns/{link}")).unwrap().to_str().unwrap().to_owned()
 }
 
-/// A bundle without what needs a namespace of its own.
+/// Returns a bundle without the settings that need a new namespace.
 fn bare(words: &[&str]) -> Bundle {
     Bundle::probe(words)
         .unset("/hostname")
@@ -52,7 +52,7 @@ fn namespaces_are_new_or_those_of_the_host() {
     }
 }
 
-/// In mounts that a shell has for itself, so that what stays there goes with it.
+/// A shell runs the test in a mount namespace of its own, so that all mounts go with it.
 #[test]
 fn failed_container_in_the_hosts_mount_namespace_leaves_no_mount() {
     let runtime = Runtime::new("host-mounts");
@@ -117,7 +117,7 @@ fn time_and_user_namespaces_are_the_hosts_by_default() {
     assert_eq!(report["namespaces"]["pid"], report["namespaces"]["pid_for_children"]);
 }
 
-/// What the CRI plugin writes for the second container of a pod.
+/// The CRI plugin writes this for the second container of a pod.
 #[test]
 fn namespaces_of_a_pod_are_joined_by_path() {
     let runtime = Runtime::new("pod");
@@ -138,7 +138,8 @@ fn namespaces_of_a_pod_are_joined_by_path() {
         assert_ne!(report["namespaces"][link], own(link), "{link}");
     }
     assert_eq!(report["uts"]["hostname"], "pod");
-    // With the pid namespace, too: a process beside the sandbox's init, and the sandbox goes on when it ends.
+    // The container also joins the pid namespace: its process is not the init there, and its exit does not end the
+    // sandbox.
     let bundle = join(bundle, "pid", "pid").args(&["/probe", "report", "namespaces", "process", "list=/proc"]);
     let report = runtime.run("c2", &bundle).ok().json();
     assert_eq!(report["namespaces"]["pid"], of(sandbox, "pid"));
@@ -148,7 +149,7 @@ fn namespaces_of_a_pod_are_joined_by_path() {
     assert_eq!(runtime.state("sandbox")["status"], "running");
 }
 
-/// Processes of a container that has no pid namespace of its own end with its init.
+/// The processes of a container without its own pid namespace end with its init.
 #[test]
 fn container_in_a_shared_pid_namespace_leaves_no_process() {
     let runtime = Runtime::new("shared-pid");
@@ -163,7 +164,7 @@ fn container_in_a_shared_pid_namespace_leaves_no_process() {
     runtime.assert_clean("both");
 }
 
-/// CNI's way: a network namespace that is bind-mounted to a file.
+/// CNI bind-mounts a network namespace to a file.
 #[test]
 fn network_namespace_is_joined_by_a_bound_file() {
     let runtime = Runtime::new("netns");
@@ -179,7 +180,7 @@ fn network_namespace_is_joined_by_a_bound_file() {
     assert_eq!(out.ok().json()["namespaces"]["net"], expected);
 }
 
-/// A new cgroup namespace begins at the container's own cgroup.
+/// A new cgroup namespace has the container's own cgroup as its root.
 #[test]
 fn cgroup_namespace_begins_at_the_containers_cgroup() {
     let runtime = Runtime::new("cgroupns");
@@ -232,7 +233,7 @@ fn new_user_namespace_has_its_maps_and_capabilities() {
     runtime.assert_clean("a user namespace");
 }
 
-/// The loopback device of a network that is new is up, that of one that is joined is as it was.
+/// The runtime sets the loopback device up in a new network namespace, and leaves it alone in a joined one.
 #[test]
 fn loopback_is_up_in_a_new_network_namespace_only() {
     const FLAGS: &str = "/sys/class/net/lo/flags";

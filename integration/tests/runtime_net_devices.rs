@@ -1,7 +1,7 @@
-//! `linux.netDevices`: devices that become the container's, and come back from one that comes to nothing.
+//! `linux.netDevices`: devices that move into a container, and return if it fails.
 //!
-//! The host of each test is a network namespace of its thread, whose children it has them inherit: nothing of it stays. The
-//! devices are veth pairs, which every kernel has that containers run on.
+//! The host of each test is a network namespace of its thread, which the thread's children inherit, so nothing stays.
+//! The devices are veth pairs, which every kernel that runs containers has.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -14,20 +14,20 @@ use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::{Value, json};
 use std::{fs::File, os::fd::AsRawFd, process::Command};
 
-/// Puts this thread and what it starts into a network namespace of its own.
+/// Moves this thread and its future children into a new network namespace.
 fn alone() -> File {
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
     File::open("/proc/thread-self/ns/net").unwrap()
 }
 
-/// Another namespace, with the path at which a runtime finds it.
+/// Makes another network namespace and returns it with its path.
 fn another() -> (File, String) {
     let file = std::thread::spawn(alone).join().unwrap();
     let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
     (file, path)
 }
 
-/// busybox' ip(8) in the namespace of this thread.
+/// Runs busybox's ip(8) in the namespace of this thread.
 #[track_caller]
 fn ip(line: &str) -> String {
     let out = Command::new(tools::tool("BUSYBOX")).arg("ip").args(line.split(' ')).output().unwrap();
@@ -35,7 +35,7 @@ fn ip(line: &str) -> String {
     String::from_utf8(out.stdout).unwrap()
 }
 
-/// The same in another one.
+/// Runs ip(8) in another namespace.
 fn ip_in(namespace: &File, line: &str) -> String {
     let there = || {
         setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
@@ -44,12 +44,12 @@ fn ip_in(namespace: &File, line: &str) -> String {
     std::thread::scope(|scope| scope.spawn(there).join().unwrap())
 }
 
-/// A container that shows a device as ip(8) does.
+/// Returns a container that prints a device as ip(8) does.
 fn showing(device: &str, devices: Value) -> Bundle {
     Bundle::busybox(&["/bin/ip", "address", "show", "dev", device], &["ip"]).set("/linux/netDevices", devices)
 }
 
-/// A veth pair of this name and `veth0`, set up by these lines.
+/// Makes a veth pair of this name and `veth0`, and runs these lines of ip(8).
 #[track_caller]
 fn pair(name: &str, lines: &[&str]) {
     ip(&format!("link add {name} type veth"));
@@ -86,7 +86,7 @@ fn moved_device_keeps_its_addresses_and_settings() {
     {
         pair("d0", &DRESSED);
         is_dressed(&runtime.run(&format!("c{n}"), &bundle).ok().stdout, name);
-        // A virtual device goes with its namespace, and the other end with it; the kernel takes its time.
+        // A virtual device and its peer disappear with their namespace, after a moment.
         let left = || ip("link").contains("veth0");
         berth_integration::wait::until_true("the pair to go", berth_integration::wait::LONG, || !left());
     }
@@ -105,7 +105,7 @@ fn joined_network_namespace_keeps_its_devices() {
     assert!(!ip("link").contains(": d0@"), "{}", ip("link"));
 }
 
-/// IPv6 takes the addresses from a device that goes down.
+/// The kernel removes IPv6 addresses from a device that goes down.
 #[test]
 fn ipv6_addresses_of_an_up_device_are_kept() {
     if skipped_on_runc("ipv6_addresses_of_an_up_device_are_kept", "it brings the device down before it reads them") {
@@ -118,7 +118,7 @@ fn ipv6_addresses_of_an_up_device_are_kept() {
     assert!(out.stdout.contains("inet6 fd00:9::7/64 scope global"), "{out:#?}");
 }
 
-/// Kernel parameters of a device can be set under its new name, and hooks find it.
+/// The device exists under its new name when sysctls are set, and hooks find it.
 #[test]
 fn sysctls_of_a_device_are_set_after_its_move() {
     let runtime = Runtime::new("netdev-sysctl");
@@ -130,7 +130,7 @@ fn sysctls_of_a_device_are_set_after_its_move() {
     assert_eq!(runtime.run("c1", &bundle).ok().stdout, "2\n");
 }
 
-/// Whatever hinders the container: the device is on the host again, with all that it had.
+/// Whatever makes the create fail, the device is back on the host with its addresses and settings.
 #[test]
 fn failed_container_gives_its_devices_back() {
     if skipped_on_runc("failed_container_gives_its_devices_back", "they go with its namespace, or stay in it") {
@@ -143,7 +143,7 @@ fn failed_container_gives_its_devices_back() {
     for line in ["address add fd00:9::7/64 dev d0", "link set veth0 up", "link set d0 up"] {
         ip(line);
     }
-    // In the container's namespace already, which is the same one for both of the first two.
+    // The first two fail after the move into the container's namespace.
     ip_in(&namespace, "link add taken type veth");
     let fail = json!([{"path": "/bin/false", "args": ["false"]}]);
     let moved = || showing("ours", json!({"d0": {"name": "ours"}}));
@@ -159,7 +159,7 @@ fn failed_container_gives_its_devices_back() {
     ] {
         let before = ip("address show dev d0");
         runtime.run("c1", &bundle).fails(1, &[says]);
-        // All but the number, and what the kernel does in its own time: a new address is tried out first.
+        // The comparison leaves out the number, and the state of duplicate address detection.
         let sorted = |text: &str| {
             let lines = text.lines().map(|line| line.trim().replace(" tentative", ""));
             let mut lines: Vec<_> = lines.filter(|l| l.starts_with("inet") && !l.contains(" fe80:")).collect();

@@ -1,5 +1,5 @@
-//! Many mounts, and the limit of open files: the runtime takes what it needs for itself, and payloads and hooks have what
-//! the caller had.
+//! Many mounts under a low limit of open files: the runtime raises its own limit, and payloads and hooks have the
+//! caller's.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -11,19 +11,19 @@ use berth_integration::{
 use serde_json::json;
 use std::{fs, path::Path};
 
-/// The caller's soft limit, and more mounts than that.
+/// The caller's soft limit, and a larger number of mounts.
 const SOFT: usize = 600;
 const MOUNTS: usize = 700;
-/// What says how it is limited, and how many of the mounts there are.
+/// Prints the limits of the process and the number of its mounts.
 const SAYS: &str = "echo $(ulimit -Sn) $(ulimit -Hn) $(grep -c ' /m/' /proc/self/mountinfo)";
 
-/// The words that run a program with a soft limit, and a hard one of its double.
+/// Returns the words that run a program with a soft limit, and a hard one of twice that.
 fn limited() -> Vec<String> {
     let script = format!("ulimit -n {} && ulimit -Sn {SOFT} && exec \"$0\" \"$@\"", 2 * SOFT);
     ["/bin/sh", "-c", &script].map(ToOwned::to_owned).to_vec()
 }
 
-/// A container with many mounts, no limits of its own, and `work` at /work.
+/// Returns a container with many mounts, without rlimits, and with `work` at /work.
 fn bundle(script: &str, work: &Path) -> Bundle {
     let mut bundle = Bundle::busybox(&["/bin/sh", "-c", script], &["sh", "grep", "sleep"])
         .unset("/process/rlimits")
@@ -48,7 +48,7 @@ fn with_hooks(bundle: Bundle, work: &Path) -> Bundle {
     bundle.set("/hooks", hooks)
 }
 
-/// What a hook has said, once.
+/// Returns the output of a hook and removes it.
 fn said_by(work: &Path, kind: &str) -> String {
     let said = fs::read_to_string(work.join(kind)).unwrap_or_default();
     let _ = fs::remove_file(work.join(kind));
@@ -86,7 +86,7 @@ fn payload_and_hooks_have_the_nofile_limit_of_the_caller() {
         for kind in ["prestart", "createRuntime", "poststart", "poststop"] {
             assert_eq!(said_by(work, kind), here, "{what}: {kind}");
         }
-        // runc sets the payload's limits before it.
+        // runc sets the payload's limits before it runs the hooks.
         let create_container = said_by(work, "createContainer");
         assert!(create_container == here || is_runc() && create_container == payload, "{what}: {create_container}");
         assert_eq!(said_by(work, "startContainer"), payload, "{what}: startContainer");

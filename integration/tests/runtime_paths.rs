@@ -84,7 +84,7 @@ fn readonly_paths_refuse_writes() {
     assert!(mounts::at(&table, "/missing").is_none());
 }
 
-/// What is below a readonly path keeps its own options: nosuid and the like of a mount are not lost when it turns readonly.
+/// Options such as nosuid of the mount stay when the path becomes read-only.
 #[test]
 fn readonly_path_keeps_the_flags_of_its_mount() {
     let runtime = Runtime::new("readonly-flags");
@@ -192,7 +192,7 @@ fn configured_device_nodes_are_made() {
     );
 }
 
-/// A list of device rules, and device nodes with the mode that mknod(2) takes and whether they may be read then.
+/// A list of device rules, and device nodes with their mode for mknod(2) and whether they may be read.
 struct Rules {
     rules: &'static str,
     nodes: &'static [(i64, u32, u32, bool)],
@@ -234,7 +234,7 @@ fn device_rules_allow_and_deny_devices() {
             .set("/linux/resources/devices", serde_json::from_str(row.rules).unwrap());
         let out = runtime.run("c1", &bundle).ok();
         for ((.., readable), path) in row.nodes.iter().zip(&paths) {
-            // Without a device behind it opening gives ENXIO or ENODEV; what counts is EPERM or not.
+            // Opening a node without a driver gives ENXIO or ENODEV. Only EPERM counts.
             let errno = &out.json()["open"][path];
             assert_ne!(*errno, libc::ENOENT, "mknod is allowed by default: {out:#?}");
             let refused = *errno == libc::EPERM;

@@ -1,4 +1,4 @@
-//! What config.json's `process` makes of the container's process, seen from the inside by the probe.
+//! `process` of config.json, as the container's process sees it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -124,7 +124,7 @@ fn process_has_the_configured_ids_and_groups() {
     all("identity", IDENTITY);
 }
 
-/// crun's word for a container that is to keep the groups of whoever makes it, for podman's `--group-add keep-groups`.
+/// The annotation is crun's and keeps the caller's groups, for podman's `--group-add keep-groups`.
 #[test]
 fn keep_original_groups_annotation_keeps_the_callers_groups() {
     if skipped_on_runc("keep_original_groups_annotation_keeps_the_callers_groups", "the annotation is crun's") {
@@ -261,7 +261,7 @@ const LIMITS: &[Case] = &[
     },
 ];
 
-/// On the standard error that it would have had, as far as a caller can tell in nothing but runc's words.
+/// The message is on the standard error that the payload would have had, in runc's words.
 #[test]
 fn error_of_execve_is_written_once() {
     let runtime = Runtime::new("refused-exec");

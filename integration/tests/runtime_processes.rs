@@ -1,5 +1,5 @@
-//! Which processes are a container's, and when they are gone: an init that is not in its container's cgroup, one whose
-//! first thread has ended, and what a delete does that cannot end or remove all.
+//! The processes of a container and their end: an init outside of its container's cgroup, a process whose first thread
+//! has ended, and a delete that cannot end or remove everything.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 #![allow(clippy::disallowed_methods, reason = "strangers to the containers are ordinary processes")]
 
@@ -22,7 +22,7 @@ use std::{
     process::{Child, Command},
 };
 
-/// Holds a process that is to end, whatever becomes of its number.
+/// Opens a pidfd of a process that is to end, since its pid may be reused.
 fn hold(pid: u32) -> OwnedFd {
     pidfd_open(Pid::from_raw(pid.cast_signed()).unwrap(), PidfdFlags::empty()).unwrap()
 }
@@ -32,13 +32,13 @@ fn ended(pidfd: &OwnedFd) -> bool {
     poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)).unwrap() > 0
 }
 
-/// The container's own cgroup directories, without those below.
+/// Returns the container's own cgroup directories, without those below.
 fn own_directories(runtime: &Runtime, id: &str) -> Vec<PathBuf> {
     let path = runtime.cgroup(id);
     cgroup::directories(&path).into_iter().filter(|dir| dir.ends_with(path.trim_start_matches('/'))).collect()
 }
 
-/// A process of the test's own.
+/// A process of the test that is not in the container.
 struct Stranger(Child);
 
 impl Stranger {
@@ -58,7 +58,7 @@ impl Drop for Stranger {
     }
 }
 
-/// The pid namespaces: of its own, and the host's, in which nothing ends a container but what is done to its processes.
+/// A container with its own pid namespace, and one in the host's, where only a kill of its processes ends it.
 fn pid_namespaces(words: &[&str]) -> [(&'static str, Bundle); 2] {
     [("own pids", Bundle::probe(words)), ("the host's pids", Bundle::probe(words).host_namespace("pid"))]
 }
@@ -90,7 +90,7 @@ fn force_delete_ends_an_init_outside_its_cgroup() {
     }
 }
 
-/// A process that was moved in some of the v1 hierarchies alone is the container's by the others.
+/// A process that was moved in some v1 hierarchies still belongs to the container by the others.
 #[test]
 fn force_delete_ends_a_process_left_in_one_v1_hierarchy() {
     if cgroup::unified() || skipped_on_runc("one hierarchy", "it looks in one only") {
@@ -139,7 +139,7 @@ fn signals_reach_an_init_outside_its_cgroup() {
     }
 }
 
-/// A signal that can be counted is not sent twice to an init that the cgroup has.
+/// A real-time signal, which is queued, must not be sent twice to an init in the cgroup.
 #[test]
 fn kill_all_signals_init_once() {
     for (world, runtime) in Runtime::in_each_cgroup_version("once") {
@@ -154,7 +154,7 @@ fn kill_all_signals_init_once() {
     }
 }
 
-/// Creates and starts a container whose probe says `ready` when no signal is lost any more; gives the number of the call.
+/// Creates and starts a container whose probe prints `ready` once it loses no signal. Returns the number of the call.
 fn start_ready(runtime: &Runtime, bundle: &Bundle) -> u32 {
     let call = runtime.on("create", "c1", bundle).spawn();
     let number = call.number;
@@ -164,7 +164,7 @@ fn start_ready(runtime: &Runtime, bundle: &Bundle) -> u32 {
     number
 }
 
-/// In a v1 freezer even SIGKILL waits, so a container that was moved into a frozen cgroup is one that cannot be ended yet.
+/// v1's freezer delays even SIGKILL, so a container in a frozen cgroup cannot be ended yet.
 #[test]
 fn force_delete_waits_for_the_end_of_init() {
     let runtime = Runtime::new("undying");
@@ -244,7 +244,7 @@ fn exec_joins_the_cgroup_of_init_if_the_containers_is_gone() {
     }
 }
 
-/// gvisor#14645, runc#5431: what /proc/PID/stat shows of a process is the state of its first thread.
+/// gvisor#14645, runc#5431: /proc/PID/stat shows the state of the first thread.
 #[test]
 fn container_runs_on_after_its_first_thread_has_ended() {
     if skipped_on_runc("headless", "it takes the container for stopped") {
@@ -274,7 +274,7 @@ fn container_runs_on_after_its_first_thread_has_ended() {
             runtime.cmd(&["kill", "c1", "TERM"]).ok();
             runtime.until("c1", "stopped");
             runtime.cmd(&["delete", "c1"]).ok();
-            // And all of it goes by force.
+            // A force delete ends all its threads.
             runtime.start("c1", &bundle);
             let (pid, init) = (runtime.pid("c1"), hold(runtime.pid("c1")));
             wait_until(|| !procs::alive(pid.cast_signed()), || format!("{what}: the first thread lives"));
@@ -285,14 +285,14 @@ fn container_runs_on_after_its_first_thread_has_ended() {
     }
 }
 
-/// A namespace of a thread that lives, as the probe shows its own.
+/// Returns a namespace of a live thread, in the form of the probe's report.
 fn namespace(pid: u32, kind: &str) -> Value {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
     let link = tasks.filter_map(|task| fs::read_link(task.path().join("ns").join(kind)).ok()).next().unwrap();
     json!(link.to_str().unwrap())
 }
 
-/// What is left stays on record, all of it is told, and the next delete goes on.
+/// The record stays as long as a cgroup stays, the error names everything, and the next delete goes on.
 #[test]
 fn delete_that_leaves_a_cgroup_can_be_repeated() {
     for (world, runtime) in Runtime::in_each_cgroup_version("busy") {
@@ -309,7 +309,7 @@ fn delete_that_leaves_a_cgroup_can_be_repeated() {
         };
         busy.iter().for_each(|dir| fs::write(dir.join("cgroup.procs"), stranger.pid().to_string()).unwrap());
         let failed = runtime.cmd(&["delete", "c1"]).fails(1, &["cgroup"]);
-        // The v2 hierarchy may lie elsewhere for the runtime.
+        // The runtime may see the v2 hierarchy at another path.
         let name = |dir: &PathBuf| dir.to_str().unwrap().replace("/unified/", "/");
         for dir in busy.iter().map(|dir| name(dir)).filter(|_| !is_runc()) {
             assert!(failed.stderr.replace("/unified/", "/").contains(&dir), "{world}: no {dir} in {failed:#?}");
@@ -324,7 +324,7 @@ fn delete_that_leaves_a_cgroup_can_be_repeated() {
     }
 }
 
-/// After a boot the pid, and the cgroup by its path, can be somebody else's.
+/// After a reboot the pid, and the cgroup by its path, may belong to another process.
 #[test]
 fn container_of_another_boot_is_stopped_and_its_cgroup_left_alone() {
     if skipped_on_runc("boot", "it has no boot on record") {
@@ -356,7 +356,7 @@ fn container_of_another_boot_is_stopped_and_its_cgroup_left_alone() {
     }
 }
 
-/// A record of a format to come: what it names is not forgotten while it lives.
+/// A record of a later version: berth does not delete it while the process in it lives.
 #[test]
 fn force_delete_keeps_an_unknown_record_while_its_process_lives() {
     if skipped_on_runc("records", "its records are its own") {

@@ -1,4 +1,4 @@
-//! Bad input on the command line and in the bundle: the message names the thing, and nothing is left behind.
+//! Bad input on the command line and in the bundle: the error names it, and nothing is left behind.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -8,11 +8,11 @@ use berth_integration::{
 use serde_json::Value;
 use std::{fs, path::Path};
 
-/// One bundle whose config.json is damaged as a text.
+/// A bundle whose config.json is damaged as a text.
 struct Damaged {
     name: &'static str,
     damage: fn(String) -> Option<Vec<u8>>,
-    /// What any runtime says; what berth says beyond that (runc does not name the file and the place).
+    /// The words of any runtime, and further words of berth (runc does not name the file and the place).
     says: &'static [&'static str],
     berth_says: &'static [&'static str],
 }
@@ -141,7 +141,7 @@ fn ids_with_slash_or_empty_are_rejected() {
         for verb in ["create", "run"] {
             let out = runtime.on(verb, id, &bundle).wait();
             assert!(out.code == 1 && out.stderr.contains(word), "{id:?}: {out:#?}");
-            // One line of log, whatever the id holds.
+            // The error is one log line for any id.
             let lines = out.stderr.lines().count();
             assert!(lines == 1 && !out.stderr.contains('\u{1b}'), "{id:?}: {out:#?}");
         }
@@ -157,7 +157,7 @@ fn ids_with_slash_or_empty_are_rejected() {
     }
 }
 
-/// Two creates of one id at once: one wins, and the other says that the id is taken (or being taken).
+/// One of two concurrent creates of an id succeeds, and the error of the other one says that the id exists.
 #[test]
 fn one_of_two_concurrent_creates_wins() {
     let runtime = Runtime::new("two-creates");
@@ -198,7 +198,7 @@ fn pid_file_in_a_missing_directory_is_refused() {
     runtime.assert_clean("a bad pid file");
 }
 
-/// A state file that is damaged is an error that names it, not a crash, and the container can still be removed by force.
+/// The error names a damaged state file, and the container can still be deleted by force.
 #[test]
 fn damaged_state_is_named_and_can_be_deleted_by_force() {
     let runtime = Runtime::new("damaged-state");
@@ -217,7 +217,7 @@ fn damaged_state_is_named_and_can_be_deleted_by_force() {
     }
 }
 
-/// Every field that names a path names it in the error.
+/// The error of a failed mount has the path in the field.
 #[test]
 fn failed_mount_is_named_in_the_error() {
     let runtime = Runtime::new("bad-mounts");

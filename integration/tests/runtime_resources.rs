@@ -1,5 +1,5 @@
-//! `linux.resources`, one row a field: what config.json says, and the file and value that the kernel then has, on v1 and
-//! on v2. A row whose file this kernel does not have is left out by name.
+//! `linux.resources`, a row for each field: the value in config.json, and the file and value that the kernel then has,
+//! on v1 and on v2. Rows whose file this kernel lacks are skipped by name.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use std::{fs, path::PathBuf};
@@ -14,15 +14,15 @@ use serde_json::{Value, json};
 
 /// One limit.
 struct Row {
-    /// What `linux.resources` has beside the device rules.
+    /// `linux.resources` without the device rules.
     resources: &'static str,
-    /// `controller/file` and its content (of several lines: one of them); nothing where v1 has no such limit.
+    /// `controller/file` and one line of its content. It is empty if v1 has no such limit.
     v1: &'static [(&'static str, &'static str)],
-    /// The same for v2.
+    /// The file of v2 and one line of its content.
     v2: &'static [(&'static str, &'static str)],
-    /// Whether `update` takes it, too.
+    /// Whether `update` takes it as well.
     update: bool,
-    /// The row holds only without this file: another scheduler, another weight.
+    /// The row applies only without this file: another I/O scheduler has another weight.
     without: Option<&'static str>,
 }
 
@@ -250,7 +250,7 @@ impl Row {
         })
     }
 
-    /// What the container's files say otherwise.
+    /// Returns the differences of the container's files from the row.
     fn differences(&self, runtime: &Runtime) -> Vec<String> {
         let wrong = |(file, expected): &(&str, &str)| {
             let content = fs::read_to_string(path(runtime, file)).unwrap_or_else(|e| e.to_string());
@@ -266,7 +266,7 @@ fn sleeper() -> Bundle {
     Bundle::probe(&["sleep", "100"])
 }
 
-/// A file of the container's cgroup.
+/// Returns the path of a file in the container's cgroup.
 fn path(runtime: &Runtime, file: &str) -> PathBuf {
     let own = runtime.cgroup("c1");
     match file.split_once('/') {
@@ -275,7 +275,7 @@ fn path(runtime: &Runtime, file: &str) -> PathBuf {
     }
 }
 
-/// The rows of this kernel, told by the files that a container without limits has. The others are named.
+/// Returns the rows whose files exist for a container without limits, and prints the others.
 fn rows(runtime: &Runtime) -> Vec<&'static Row> {
     runtime.create("c1", &sleeper()).ok();
     let there = |file: &str| path(runtime, file).exists();
@@ -331,7 +331,7 @@ fn every_limit_can_be_updated() {
     assert!(failed.is_empty(), "{} faults:\n{}", failed.len(), failed.join("\n"));
 }
 
-/// `checkBeforeUpdate`: a limit below what is in use is refused; without it v2's kernel takes it and kills.
+/// `checkBeforeUpdate`: a limit below the usage is refused. Without it v2's kernel takes the limit and kills.
 #[test]
 fn check_before_update_refuses_a_limit_below_usage() {
     let runtime = Runtime::new("below");
@@ -350,7 +350,7 @@ fn check_before_update_refuses_a_limit_below_usage() {
     runtime.cmd(&["delete", "--force", "c1"]).ok();
 }
 
-/// False where the hierarchies are v1's; says so.
+/// Returns whether the machine has v2 alone, and prints that `test` is skipped if not.
 fn on_v2(test: &str) -> bool {
     if !cgroup::unified() {
         eprintln!("{test}: skipped, this host has cgroup v1");
@@ -358,7 +358,7 @@ fn on_v2(test: &str) -> bool {
     cgroup::unified()
 }
 
-/// A container that manages cgroups moves itself below its own cgroup, which then takes no process any more.
+/// A container that manages cgroups moves its init below its own cgroup, which then takes no more processes.
 #[test]
 fn exec_joins_the_sub_cgroup_that_init_moved_to() {
     if !on_v2("exec_joins_the_sub_cgroup_that_init_moved_to") {
@@ -378,7 +378,7 @@ fn exec_joins_the_sub_cgroup_that_init_moved_to() {
     runtime.cmd(&["delete", "--force", "c1"]).ok();
 }
 
-/// Makes a cgroup, and removes it.
+/// Makes a cgroup, and removes it on drop.
 struct Group(PathBuf);
 
 impl Group {
@@ -388,7 +388,7 @@ impl Group {
         Self(dir)
     }
 
-    /// The path of a cgroup in it, for config.json.
+    /// Returns the path of a cgroup below it, for config.json.
     fn below(&self, name: &str) -> Value {
         json!(format!("{}/{name}", self.0.strip_prefix("/sys/fs/cgroup").map(|p| format!("/{}", p.display())).unwrap()))
     }

@@ -1,4 +1,4 @@
-//! A runtime that is called by an ordinary user, and one by root of a user namespace.
+//! A runtime that an unprivileged user calls, and one that root of a user namespace calls.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -17,9 +17,9 @@ use std::{
     process::Command,
 };
 
-/// In no passwd: who calls the runtime.
+/// The uid of the caller, without an entry in passwd.
 const USER: u32 = 65_533;
-/// A group that he is in.
+/// A supplementary group of the caller.
 const GROUP: u32 = 65_530;
 
 fn runtime(name: &str) -> Runtime {
@@ -30,7 +30,7 @@ fn probe(words: &[&str]) -> Bundle {
     Bundle::probe(words).rootless(USER)
 }
 
-/// A call from inside of what was delegated.
+/// Makes a call from inside of the delegated cgroup.
 fn from<'c>(call: Call<'c>, delegation: &Delegation) -> Call<'c> {
     call.as_root_through(&delegation.inside().iter().map(String::as_str).collect::<Vec<_>>())
 }
@@ -75,7 +75,7 @@ fn rootless_user_can_call_every_verb() {
     let bundle = probe(&["signal"]);
     runtime.create("c1", &bundle).ok();
     assert_eq!(runtime.state("c1")["status"], "created");
-    // Of what is not there yet, the namespaces are.
+    // The namespaces exist before the start.
     let early = runtime.exec("c1", &["/probe", "report", "ids", "namespaces", "fds"]).ok().json();
     assert_eq!(runtime.state("c1")["status"], "created");
     runtime.cmd(&["start", "c1"]).ok();
@@ -126,7 +126,7 @@ fn rootless_container_has_a_terminal_and_streams() {
     let runtime = runtime("terminal");
     let console = ConsoleSocket::new(runtime.work());
     chown(console.path(), Some(USER), Some(USER)).unwrap();
-    // A user namespace may not make the node, and the host's would hide the container's own.
+    // A user namespace cannot make the node, and the host's node would hide the container's own.
     let bundle = probe(&["report", "tty", "+", "signal"])
         .set("/process/terminal", json!(true))
         .set("/linux/devices", json!([{"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2}]));
@@ -241,7 +241,7 @@ fn rootless_uses_a_delegated_cgroup_by_path() {
     assert_eq!(ps, json!([pid]));
 
     from(runtime.call(&["exec", "--detach", "c1", "/probe", "signal"]), &delegation).wait().ok();
-    // runc goes on when it could not put it there.
+    // runc goes on if it could not put init into the cgroup.
     if !is_runc() {
         assert_eq!(cgroup::processes(&path).len(), 2, "the exec is in it");
     }
@@ -277,7 +277,7 @@ fn rootless_uses_a_delegated_cgroup_without_a_path() {
     without_own_cgroup(&runtime);
 }
 
-/// The test's own cgroups are gone as well.
+/// Removes the test's own cgroups and checks that nothing is left.
 fn without_own_cgroup(runtime: &Runtime) {
     let path = runtime.cgroup("");
     for dir in cgroup::directories(path.trim_end_matches('/')).iter().rev() {
@@ -336,7 +336,7 @@ fn rootless_names_a_mount_that_a_user_namespace_cannot_make() {
     }
 }
 
-/// As an engine calls it that has made a user namespace for itself.
+/// An engine calls the runtime so after it made a user namespace for itself.
 #[test]
 fn root_of_a_user_namespace_runs_containers() {
     let runtime = runtime("nested");
@@ -364,7 +364,7 @@ fn rootless_systemd_driver_without_a_bus_is_refused() {
         true => "DBUS_SESSION_BUS_ADDRESS",
         false => "cannot use rootless systemd cgroups manager on cgroup v1",
     };
-    // runc asks first for /run/systemd/system.
+    // runc looks for /run/systemd/system first.
     let says = if is_runc() && !Path::new("/run/systemd/system").exists() { "systemd" } else { says };
     create("").fails(1, &[says]);
     create("user.slice:berth:c1").fails(1, &[says]);

@@ -1,4 +1,4 @@
-//! More ids than his own for an ordinary user, by newuidmap(1) and newgidmap(1).
+//! More ids than the caller's own for an unprivileged user, by newuidmap(1) and newgidmap(1).
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -10,9 +10,9 @@ use berth_integration::{
 use serde_json::{Value, json};
 use std::fs;
 
-/// In no passwd but the tests' own: who calls the runtime.
+/// The uid of the caller, with an entry only in the test's own passwd.
 const USER: u32 = 65_528;
-/// A group that he is in.
+/// A supplementary group of the caller.
 const GROUP: u32 = 65_530;
 
 fn runtime(name: &str) -> Runtime {
@@ -23,10 +23,10 @@ fn probe(words: &[&str]) -> Bundle {
     Bundle::probe(words).rootless(USER)
 }
 
-/// The first of the ids that are set aside for the user, of a thousand.
+/// The first of a thousand subordinate ids of the user.
 const FIRST: u32 = 300_000;
 
-/// A passwd, subuid and subgid of the test's own, in a mount namespace of its own, so that newuidmap(1) knows the user.
+/// Mounts a passwd, subuid and subgid in a new mount namespace, so that newuidmap(1) knows the user.
 fn with_ranges(runtime: &Runtime) -> String {
     let file = |name: &str, text: &str| {
         let path = runtime.work().join(name);
@@ -42,12 +42,12 @@ fn with_ranges(runtime: &Runtime) -> String {
     script.join("\n")
 }
 
-/// The user's own id as root, and those that are set aside for him.
+/// Maps root to the user's own id, and further ids to the subordinate ones.
 fn own_and_more() -> Value {
     json!([{"containerID": 0, "hostID": USER, "size": 1}, {"containerID": 1, "hostID": FIRST, "size": 1000}])
 }
 
-/// runc refuses them to every ordinary user.
+/// runc refuses additional groups to every unprivileged user.
 #[test]
 fn rootless_groups_are_set_after_newgidmap_mapped_them() {
     if skipped_on_runc("groups of an ordinary user", "cannot set any additional groups in a rootless container") {
@@ -76,10 +76,10 @@ fn rootless_groups_are_set_after_newgidmap_mapped_them() {
         runtime.cmd(&words)
     };
     assert_eq!(exec(&["--additional-gids", "9"]).ok().json()["ids"]["groups"], json!([0, 3, 7, 9]));
-    // One that is not mapped is the kernel's to refuse.
+    // The kernel refuses a group that is not mapped.
     assert_ne!(exec(&["--additional-gids", "5000"]).code, 0);
     runtime.cmd(&["delete", "--force", "c1"]).ok();
-    // Without any the user's own stay, as before.
+    // Without additional groups the caller's groups stay.
     runtime.on("create", "c2", &bundle(json!([]))).as_root_through(&words).wait().ok();
     assert_eq!(groups(runtime.pid("c2")), [GROUP]);
     let out = runtime.on("create", "c3", &bundle(json!([5000]))).as_root_through(&words).wait();
@@ -107,7 +107,7 @@ fn rootless_maps_more_ids_by_newuidmap() {
     assert_eq!((&exec["ids"]["uid"], &exec["ids"]["gid"]), (&json!([9, 9, 9]), &json!([10, 10, 10])));
     runtime.cmd(&["delete", "--force", "c1"]).ok();
 
-    // Ids that are not his.
+    // The user has no right to these ids.
     let others = json!([{"containerID": 0, "hostID": USER, "size": 1},
         {"containerID": 1, "hostID": FIRST + 1000, "size": 10}]);
     let bundle = probe(&["exit", "0"]).set("/linux/uidMappings", others.clone()).set("/linux/gidMappings", others);

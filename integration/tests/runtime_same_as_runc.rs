@@ -1,4 +1,5 @@
-//! The same config.json on berth and on runc, on the same machine: what the kernel then shows is the same, or stricter.
+//! The same config.json on berth and on runc, on the same machine: the kernel then shows the same, or stricter
+//! settings.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use std::collections::BTreeSet;
@@ -12,7 +13,7 @@ use berth_integration::{
 use rustix::mount::MountPropagationFlags;
 use serde_json::{Value, json};
 
-/// A name, and the bundle from the default one.
+/// A name, and a change of the default bundle.
 type Row = (&'static str, fn(Bundle) -> Bundle);
 
 #[test]
@@ -20,15 +21,15 @@ fn containers_are_as_runcs_or_stricter() {
     compare("same", EVERYWHERE);
 }
 
-/// What depends on how the host's cgroups are laid out.
+/// The rows that depend on the layout of the host's cgroups.
 #[test]
 fn limits_and_device_rules_are_as_runcs() {
     let hierarchy = if cgroup::unified() { ON_V2 } else { ON_V1 };
     compare("same-limits", &[RESOURCES, hierarchy].concat());
 }
 
-/// In mounts of this thread's own, private to it: on a host whose mounts are shared, runc makes the one private that the
-/// bundle is on, which changes what everything else bound from there becomes.
+/// Runs the comparison in a private mount namespace of this thread: if the host's mounts are shared, runc makes the
+/// mount of the bundle private, which changes the propagation of every other bind mount from it.
 fn compare(test: &str, rows: &[Row]) {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
@@ -52,12 +53,12 @@ fn compare(test: &str, rows: &[Row]) {
     assert!(failed.is_empty(), "{} differences:\n{}", failed.len(), failed.join("\n"));
 }
 
-/// Where berth may differ: a mount has more restrictions than runc's. A masked file is the host's null device, not the
-/// container's, which the image could have replaced; and standard input on /dev/null stays as it was opened, where runc
-/// opens it anew for reading and writing.
+/// Returns whether a difference is one that berth may have. A mount has more restrictions than runc's. The host's null
+/// device masks a file, and not the container's, which the image could replace. Standard input on /dev/null stays as
+/// the caller opened it, while runc reopens it for reading and writing.
 ///
-/// In a user namespace runc binds the host's devices, which belong to nobody there; berth makes nodes in a /dev of the
-/// container's own, which belong to its root.
+/// In a user namespace runc binds the host's devices, whose owner is not mapped. berth makes nodes in the container's
+/// own /dev, which belong to its root.
 fn stricter(key: &str, ours: &str, theirs: &str) -> bool {
     if key == "init/fds/0/mode" {
         return (ours, theirs) == ("0", "2");
@@ -72,7 +73,7 @@ fn stricter(key: &str, ours: &str, theirs: &str) -> bool {
     key.contains("/mount ") && ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(a, b)| stricter_mount(a, b))
 }
 
-/// Of `type root options propagation superblock`.
+/// Compares mounts in the form `type root options propagation superblock`.
 fn stricter_mount(ours: &str, theirs: &str) -> bool {
     let (ours, theirs): (Vec<_>, Vec<_>) = (ours.split(' ').collect(), theirs.split(' ').collect());
     if ours.len() != 5 || theirs.len() != 5 {
@@ -113,7 +114,7 @@ fn resources(bundle: Bundle, json: &str) -> Bundle {
     })
 }
 
-/// Device rules, tried by an exec that may mknod.
+/// Adds device rules, which an exec with CAP_MKNOD tries.
 fn devices(bundle: Bundle, rules: &str) -> Bundle {
     let bundle = capabilities(bundle, &["CAP_MKNOD", "CAP_AUDIT_WRITE"]);
     resources(bundle.mount(NODES, "tmpfs", "tmpfs", &["mode=777"]), &format!(r#"{{"devices":{rules}}}"#))
@@ -238,7 +239,7 @@ const RESOURCES: &[Row] = &[
 ];
 
 const ON_V1: &[Row] = &[
-    // On v2 the limit holds for an exec, too: runc's, which needs threads, fails.
+    // On v2 the limit applies to an exec as well, and runc's, which needs threads, fails.
     ("pids: none but one", |b| resources(b, r#"{"pids":{"limit":0}}"#)),
     ("memory and swap", |b| resources(b, r#"{"memory":{"limit":67108864,"swap":134217728,"swappiness":10}}"#)),
     ("no oom killer", |b| resources(b, r#"{"memory":{"limit":67108864,"disableOOMKiller":true}}"#)),

@@ -1,5 +1,5 @@
-//! How the kernel treats the payload beside others: scheduler, I/O priority, CPU affinity of execs, memory policy and
-//! execution domain; of init, of execs that inherit them, and of execs with their own.
+//! The payload's scheduler, I/O priority, CPU affinity of execs, memory policy and execution domain: of init, of execs
+//! that inherit them, and of execs with their own.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -9,7 +9,7 @@ use berth_integration::{
 };
 use serde_json::{Map, Value, json};
 
-/// The probe's words: what it is, its I/O priority, and as `stat` what the kernel says of its real-time priority.
+/// The probe's arguments: process, I/O priority, and as `stat` the real-time priority.
 const PROBE: [&str; 8] =
     ["/probe", "report", "process", "uts", "read=/proc/self/stat", "read=/proc/self/numa_maps", "+", "syscall"];
 /// ioprio_get(2) of this process.
@@ -19,7 +19,7 @@ fn words() -> Vec<&'static str> {
     [&PROBE[..], &[IO]].concat()
 }
 
-/// The lines of the probe as one object, with the fields of `stat` and the first policy of `numa_maps` in it.
+/// Merges the lines of the probe into one object, with the fields of `stat` and the first policy of `numa_maps`.
 fn report(out: Output) -> Value {
     let mut all = Map::new();
     for line in out.ok().stdout.lines() {
@@ -28,7 +28,7 @@ fn report(out: Output) -> Value {
     let read = |path: &str| all["read"][path].as_str().unwrap_or_default().to_owned();
     let stat = read("/proc/self/stat");
     let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    // proc_pid_stat(5): fields 40 and 41, and the first here is the third.
+    // proc_pid_stat(5): fields 40 and 41. The first field here is the third.
     let (priority, policy) = (fields[37].to_owned(), fields[38].to_owned());
     let memory = read("/proc/self/numa_maps");
     let memory = memory.split_whitespace().nth(1).unwrap_or("none").to_owned();
@@ -42,7 +42,7 @@ fn report(out: Output) -> Value {
     Value::Object(all)
 }
 
-/// One row: fields of `process` and of `linux`, and what the kernel says then.
+/// One row: fields of `process` and of `linux`, and the expected report.
 struct Row {
     name: &'static str,
     process: fn() -> Value,
@@ -138,7 +138,7 @@ const ROWS: &[Row] = &[
         name: "memory preferred",
         process: nothing,
         linux: || json!({"memoryPolicy": {"mode": "MPOL_PREFERRED_MANY", "nodes": "0"}}),
-        // The word ends there: "prefer (many):0".
+        // The kernel ends the name there: "prefer (many):0".
         sees: &[("/memory", r#""prefer""#)],
     },
     Row {
@@ -161,17 +161,17 @@ fn with(mut bundle: Bundle, process: &Value, linux: &Value) -> Bundle {
             bundle = bundle.set(&format!("/{parent}/{name}"), value.clone());
         }
     }
-    // The payload has fewer rights than it takes to set all this.
+    // Setting all this needs more rights than the payload has.
     bundle.set("/process/user", json!({"uid": 1000, "gid": 1000}))
 }
 
-/// Where the cpu controller of cgroup v1 shares out the time of real-time policies, a new cgroup has none of it
-/// (CONFIG_RT_GROUP_SCHED), and the kernel refuses such a policy.
+/// Returns whether a new cgroup may run real-time processes. If the v1 cpu controller distributes real-time bandwidth
+/// (CONFIG_RT_GROUP_SCHED), a new cgroup has none, and the kernel refuses such a policy.
 fn groups_may_run_in_real_time() -> bool {
     !std::path::Path::new("/sys/fs/cgroup/cpu/cpu.rt_runtime_us").exists()
 }
 
-/// Each row for init, for an exec that inherits it, and (what is a process' own) for an exec that brings it along.
+/// Each row applies to init, to an exec that inherits it and, for fields of `process`, to an exec with its own.
 #[test]
 fn scheduling_applies_to_init_and_execs() {
     let mut failed = vec![];
@@ -189,7 +189,7 @@ fn scheduling_applies_to_init_and_execs() {
             let report = report(out);
             let mut wrong = differences(&report, row.sees);
             if row.name == "nothing" {
-                // As getpriority(2) says it: from 40 for the nicest below to 1.
+                // getpriority(2) returns 40 for the nicest down to 1.
                 let callers = (20 - rustix::process::getpriority_process(None).unwrap()).to_string();
                 wrong.extend(differences(&report, &[("/process/nice", &callers)]));
             }
@@ -209,7 +209,7 @@ fn scheduling_applies_to_init_and_execs() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
-/// execCPUAffinity: the CPUs of the exec's birth, and those once it is in the cgroup. It is nothing to init.
+/// execCPUAffinity has the CPUs before and after the exec enters the cgroup. It does not apply to init.
 #[test]
 fn exec_cpu_affinity_sets_initial_and_final_cpus() {
     let two = std::thread::available_parallelism().unwrap().get() > 1;
@@ -260,7 +260,7 @@ fn exec_cpu_affinity_sets_initial_and_final_cpus() {
     runtime.assert_clean("cpus");
 }
 
-/// Whoever starts a container may be bound to some CPUs; the container has those of its cgroup.
+/// The caller of the runtime may be bound to some CPUs. The container has the CPUs of its cgroup.
 #[test]
 fn cpu_affinity_of_the_caller_is_not_inherited() {
     let runtime = Runtime::new("cpus-bound");
@@ -277,7 +277,7 @@ fn cpu_affinity_of_the_caller_is_not_inherited() {
         let exec = runtime.exec("c3", &["/probe", "report", "process"]).ok().json();
         [init, exec]
     };
-    // The affinity is a thread's, and what it starts inherits it.
+    // The affinity is a thread's, and its children inherit it.
     let seen = std::thread::scope(|scope| scope.spawn(bound).join().unwrap());
     for report in seen {
         assert_eq!(&report["process"]["affinity"], all);

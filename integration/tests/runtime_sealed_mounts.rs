@@ -1,4 +1,4 @@
-//! A tmpfs that is read-only in the end, with mounts in it, and the order of the mount table where the runtime has filled it.
+//! A read-only tmpfs with mounts below it, and the order of the mount table after tmpcopyup.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{bundle::Bundle, case::skipped_on_runc, mounts, runtime::Runtime};
@@ -46,7 +46,7 @@ fn read_only_tmpfs_is_sealed_after_the_mounts_below_it() {
     runtime.assert_clean("sealed mounts");
 }
 
-/// A read-only directory of v1 hierarchies, and `/dev`, are sealed last as well.
+/// A read-only directory of v1 hierarchies and `/dev` become read-only last as well.
 #[test]
 fn read_only_dev_is_sealed_after_the_mounts_below_it() {
     let runtime = Runtime::new("sealed-dev");
@@ -61,8 +61,8 @@ fn read_only_dev_is_sealed_after_the_mounts_below_it() {
     runtime.assert_clean("a sealed /dev");
 }
 
-/// Readers of the table take its order for that of config.json. Between Linux 6.8, which lists by age, and 6.15, which
-/// copies detached mounts, there is no help for it.
+/// Readers of the table expect the order of config.json. It cannot be had between Linux 6.8, which lists by age, and
+/// 6.15, which copies detached mounts.
 #[test]
 fn mount_table_has_the_order_of_the_configuration_with_tmpcopyup() {
     if skipped_on_runc("order", "it fills a tmpfs elsewhere and moves it") {
@@ -107,7 +107,7 @@ fn mount_table_has_the_order_of_the_configuration_with_tmpcopyup() {
     runtime.assert_clean("the order");
 }
 
-/// What is copied is the runtime's memory, so the container's limit is held while it is.
+/// The runtime copies in the container's cgroup, so the container's memory limit applies.
 #[test]
 fn tmpcopyup_is_bounded_by_the_memory_limit() {
     if skipped_on_runc("a copy beyond the limit", "it is killed while it copies") {

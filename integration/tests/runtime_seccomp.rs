@@ -1,6 +1,7 @@
-//! Seccomp: the verdicts of a container's filter, asked for by making the calls inside. Numbers are x86_64's.
+//! Seccomp: the verdicts of a container's filter, tried by the calls inside. Numbers are x86_64's.
 //!
-//! `getppid` (110) takes no arguments, so rules about arguments can be tried on it with any values: its answer is 0 for init.
+//! `getppid` (110) takes no arguments, so rules about arguments can be tried on it with any values. It returns 0 to
+//! init.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 #![cfg(target_arch = "x86_64")]
 
@@ -11,7 +12,7 @@ use berth_integration::{
 };
 use serde_json::{Value, json};
 
-/// One profile and what calls then give: the kernel's result, which is minus errno for a failure.
+/// One profile and the results of calls: the kernel's result, minus errno for a failure.
 struct Row {
     name: &'static str,
     profile: &'static str,
@@ -125,7 +126,8 @@ const ROWS: &[Row] = &[
     Row {
         name: "an allow list",
         profile: ALLOW_LIST,
-        // Denied by default; and newer than any profile: ENOSYS, so that libraries fall back.
+        // The default action denies one call. A call that is newer than the profile gets ENOSYS, so that libraries fall
+        // back.
         calls: &[("110", 0), ("135:0xffffffff", -1), ("83:@/x,0", -1), ("999", -38), ("600", -38)],
     },
     Row {
@@ -141,7 +143,8 @@ const ROWS: &[Row] = &[
     },
 ];
 
-/// The calls that an allow list must have for a runtime (runc's is a Go program with threads) and the static probe.
+/// The calls that an allow list must have for a runtime (runc's init is a Go program with threads) and the static
+/// probe.
 macro_rules! needed {
     () => {
         r#""syscalls":[{"action":"SCMP_ACT_ALLOW","names":["arch_prctl","brk","capget","capset","chdir","clock_gettime","clone","clone3",
@@ -206,10 +209,10 @@ fn seccomp_verdicts_hold_for_exec() {
     }
 }
 
-/// In every order of no_new_privs and user: the filter is on, and the identity is right.
+/// The filter is loaded and the ids are right for each combination of no_new_privs and user.
 #[test]
 fn seccomp_filter_is_loaded_with_and_without_no_new_privs() {
-    // Not getppid: runc itself calls that after it has loaded the filter early.
+    // The rule is not about getppid, which runc itself calls after it loaded the filter early.
     const PGRP: &str = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["getpgrp"],"action":"SCMP_ACT_ERRNO","errnoRet":77}]}"#;
     let runtime = Runtime::new("seccomp-nnp");
     for nnp in [json!(true), json!(false), Value::Null] {
@@ -266,7 +269,7 @@ fn seccomp_filter_flags_are_taken() {
     }
 }
 
-/// The annotation of crun, which never stands in the place of a profile.
+/// The annotation is crun's. It never replaces a profile.
 #[test]
 fn bpf_annotation_of_crun_becomes_the_filter() {
     if skipped_on_runc("bpf_annotation_of_crun_becomes_the_filter", "it takes no filter from an annotation") {

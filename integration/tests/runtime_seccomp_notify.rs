@@ -1,4 +1,4 @@
-//! Seccomp notifications: an agent gets the container process state and the listener, and answers in the kernel's stead.
+//! Seccomp notifications: an agent receives the container process state and the listener, and answers for the kernel.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -24,7 +24,7 @@ use std::{
     thread,
 };
 
-/// What mkdir(2) answers where the agent decides: a number that no kernel gives.
+/// The agent's result of mkdir(2): a number that no kernel returns.
 const ANSWER: i64 = 4242;
 
 /// `struct seccomp_notif` and `struct seccomp_notif_resp`, seccomp_unotify(2).
@@ -61,7 +61,7 @@ fn own(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// An agent at a socket. It ends when nobody has the filter any more.
+/// An agent at a socket. It ends when no process has the filter any more.
 struct Agent {
     path: PathBuf,
     told: Arc<Mutex<Vec<Value>>>,
@@ -181,8 +181,8 @@ fn seccomp_agent_answers_for_init_and_exec() {
     }
 }
 
-/// He may not look into a process that hides, and has the listener all the same. Afterwards it hides again: its files in
-/// /proc are root's then (proc(5)).
+/// The user may not open /proc of a process that is not dumpable, and still receives the listener. Afterwards the
+/// process is not dumpable again: its files in /proc belong to root (proc(5)).
 #[test]
 fn rootless_container_has_a_seccomp_agent() {
     const USER: u32 = 65_533;
@@ -214,7 +214,7 @@ fn rootless_container_has_a_seccomp_agent() {
     assert_eq!(agent.told().len(), if is_runc() { 4 } else { 6 });
 }
 
-/// An init that could not wait for its start under the filter loads it after that.
+/// If init could not wait for its start under the filter, it loads the filter after the start.
 #[test]
 fn filter_that_forbids_waiting_is_loaded_at_start() {
     if skipped_on_runc("a filter against waiting", "its own init waits by other calls") {
@@ -234,7 +234,7 @@ fn filter_that_forbids_waiting_is_loaded_at_start() {
     assert_eq!(agent.told()[0]["state"]["status"], "created");
 }
 
-/// Hooks of the container's start are under the same filter, and the same agent answers.
+/// startContainer hooks run under the same filter, and the same agent answers.
 #[test]
 fn seccomp_agent_answers_start_container_hooks() {
     let runtime = Runtime::new("notify-hooks");

@@ -10,7 +10,7 @@ use berth_integration::{
 };
 use std::{fs::File, io::ErrorKind, os::unix::net::UnixDatagram, path::PathBuf, time::Duration};
 
-/// The service manager's end. What comes with a message is closed when it is read, which answers a barrier.
+/// The service manager's socket. Reading a message closes its descriptors, which answers a barrier.
 struct Manager {
     path: PathBuf,
     socket: UnixDatagram,
@@ -24,7 +24,7 @@ impl Manager {
         Self { path, socket }
     }
 
-    /// Has a call know of it.
+    /// Sets NOTIFY_SOCKET of a call.
     fn tell<'a>(&self, call: Call<'a>) -> Call<'a> {
         call.env("NOTIFY_SOCKET", self.path.to_str().unwrap())
     }
@@ -35,7 +35,7 @@ impl Manager {
         String::from_utf8(buffer[..len].to_vec()).unwrap()
     }
 
-    /// The next words are those of a service that is ready, whose main process is `pid`.
+    /// Expects the next messages: READY=1 with the main pid `pid`.
     #[track_caller]
     fn hears_ready(&self, pid: u32) {
         let heard = [self.next(), self.next(), self.next()];
@@ -51,7 +51,7 @@ impl Manager {
     }
 }
 
-/// Says first what is nobody's business, and then that it is ready, as another process than it is.
+/// Sends an unrelated status first, and then READY=1 with a wrong pid.
 const READY: [&str; 5] = ["notify", "STATUS=starting", "+", "notify", "READY=1"];
 
 fn ready_then(more: &[&str]) -> Bundle {
@@ -76,7 +76,7 @@ fn foreground_run_forwards_ready_to_the_service_manager() {
     runtime.assert_clean("the foreground");
 }
 
-/// What it says last of all is heard, and a container that never is ready ends all the same.
+/// The last message before the exit is forwarded. A container that is never ready ends without a delay.
 #[test]
 fn run_forwards_ready_of_a_container_that_ends() {
     if skipped_on_runc("run_forwards_ready_of_a_container_that_ends", "it waits for a container that is gone") {
@@ -98,7 +98,7 @@ fn detached_run_and_start_forward_ready() {
     let runtime = Runtime::new("notify-detached");
     let manager = Manager::new(&runtime);
     let bundle = ready_then(&["sleep", "100"]);
-    // The manager answers only what it has read, and the call waits for that.
+    // The call waits until the manager has read the barrier.
     let running = manager.tell(runtime.on("run", "c1", &bundle)).with(&["--detach"]).spawn();
     let heard = [manager.next(), manager.next(), manager.next()];
     running.wait().ok();
@@ -149,7 +149,7 @@ fn bad_notify_sockets_are_refused() {
         call.wait().fails(1, &["NOTIFY_SOCKET"]);
         runtime.assert_clean(bad);
     }
-    // Nobody there: the container runs all the same, and it is said.
+    // If no process listens, the container runs, and a warning is logged.
     let out = runtime
         .on("run", "c1", &Bundle::probe(&["notify", "READY=1", "+", "exit", "5"]))
         .env("NOTIFY_SOCKET", "/nonexistent/socket")
@@ -157,7 +157,7 @@ fn bad_notify_sockets_are_refused() {
     assert!(out.code == 5 && out.stderr.contains("NOTIFY_SOCKET"), "{out:#?}");
 }
 
-/// A container in mounts that are not its own says it there, with mounts that it asks for and without.
+/// The container's socket is in the joined mounts, whether it asks for mounts of its own or not.
 #[test]
 fn notify_socket_works_in_a_joined_mount_namespace() {
     let runtime = Runtime::new("notify-joined");
@@ -175,13 +175,13 @@ fn notify_socket_works_in_a_joined_mount_namespace() {
         let out = running.wait();
         assert_eq!(out.code, 7, "{out:#?}");
         manager.hears_nothing_more();
-        // It stays; runc has made the container's root theirs by then.
+        // The socket's directory stays. runc has made the container's root the namespace's root by then.
         assert!(theirs.table().contains("/run/notify "), "{}", theirs.table());
     }
     runtime.assert_clean("mounts of others");
 }
 
-/// Sockets of socket activation come first, then what is preserved; the container's process is the 1 that they are for.
+/// Descriptors of socket activation come first, then the preserved ones. LISTEN_PID is 1, the container's process.
 #[test]
 fn listen_fds_are_passed_to_the_payload() {
     let runtime = Runtime::new("listen-fds");
@@ -196,7 +196,7 @@ fn listen_fds_are_passed_to_the_payload() {
     };
     assert_eq!(run("c1", "$$", &[]), (vec![0, 1, 2, 3, 4], "2".into(), "1".into()));
     assert_eq!(run("c2", "$$", &["--preserve-fds", "1"]), (vec![0, 1, 2, 3, 4, 5], "2".into(), "1".into()));
-    // Meant for another process.
+    // LISTEN_PID names another process.
     let none = serde_json::Value::Null;
     assert_eq!(run("c3", "1", &[]), (vec![0, 1, 2], none.clone(), none));
     let exec = runtime.on("create", "c4", &Bundle::probe(&["sleep", "100"]));

@@ -1,4 +1,4 @@
-//! What a runtime remembers between its calls: it is private, and a pid alone is not trusted.
+//! The records of a runtime between its calls: they are private, and a pid alone is not trusted.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -10,7 +10,7 @@ use berth_integration::{
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
-/// A container's init that has ended, and another process that has its pid now.
+/// A container whose init has ended, and another process with the same pid.
 struct Reused {
     pid: Pid,
 }
@@ -36,7 +36,7 @@ impl Drop for Reused {
     }
 }
 
-/// The second rank of all that can go wrong: signals to, and namespaces of, a process that has nothing to do with the container.
+/// The second most severe fault: signals to, and namespaces of, a process that is not the container's.
 #[test]
 fn reused_pid_is_not_taken_for_the_container() {
     let runtime = Runtime::new("pid-reuse");
@@ -60,7 +60,7 @@ fn force_delete_spares_a_process_with_a_reused_pid() {
     assert!(stranger.alive());
 }
 
-/// CVE-2021-41103, CVE-2024-25621: users of the host must not walk into what is kept about containers.
+/// CVE-2021-41103, CVE-2024-25621: users of the host must not be able to enter the directories of containers.
 #[test]
 fn state_files_are_accessible_to_the_owner_only() {
     if skipped_on_runc("modes", "its state directories may be entered by anyone who knows a name (0711)") {
@@ -78,7 +78,7 @@ fn state_files_are_accessible_to_the_owner_only() {
     }
 }
 
-/// A container that was made by one call and is used by the next after its bundle has gone is still to be had and to be removed.
+/// A container can be used and deleted after its bundle is removed.
 #[test]
 fn container_outlives_its_bundle() {
     let runtime = Runtime::new("vanish");
@@ -95,7 +95,7 @@ fn container_outlives_its_bundle() {
     runtime.cmd(&["delete", "c1"]).ok();
 }
 
-/// A state root that does not exist yet is made; one that cannot be made is named.
+/// The runtime makes a missing state root, and names one that cannot be made.
 #[test]
 fn state_root_is_made_or_named_in_the_error() {
     let runtime = Runtime::new("root-dir");

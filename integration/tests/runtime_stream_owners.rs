@@ -1,4 +1,5 @@
-//! `/dev/stdout` and its kin can be opened by the payload's user, in a user namespace as well (runc#4475, podman#16027).
+//! `/dev/stdout` and the like can be opened by the payload's user, in a user namespace as well (runc#4475,
+//! podman#16027).
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use std::{fs, os::unix::fs::MetadataExt};
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 const OPEN: [&str; 5] = ["/probe", "open", "w", "/dev/stdout", "/dev/stderr"];
 
-/// 0 for each that could be opened.
+/// Returns 0 for each stream that could be opened.
 fn opened(said: &str) -> Value {
     serde_json::from_str::<Value>(said.lines().next().unwrap()).unwrap()["open"].clone()
 }
@@ -26,7 +27,7 @@ fn payload_can_reopen_its_streams() {
             let bundle = Bundle::probe(&[]).args(&OPEN).set("/process/user", json!({"uid": uid, "gid": uid}));
             let bundle = if users { bundle.mapped() } else { bundle };
             let what = format!("users {users}, uid {uid}");
-            // In the foreground they are the runtime's own pipes.
+            // In the foreground the streams are the runtime's own pipes.
             let out = runtime.run("c1", &bundle).ok();
             assert_eq!(opened(&out.stdout), both, "run, {what}");
             let sleeping = Bundle::probe(&["sleep", "100"]);
@@ -40,7 +41,7 @@ fn payload_can_reopen_its_streams() {
     runtime.assert_clean("streams");
 }
 
-/// Those of a shim or of conmon, who have made them as the host's root.
+/// A shim or conmon has made these pipes as the host's root.
 #[test]
 fn pipes_of_the_caller_are_chowned_to_the_payload() {
     if skipped_on_runc("pipes of the caller", "in a user namespace they stay the caller's") {
@@ -52,7 +53,7 @@ fn pipes_of_the_caller_are_chowned_to_the_payload() {
         let through = ["sh", "-c", "{ \"$0\" \"$@\"; } 2>&1 | cat"];
         let call = runtime.on("create", "c1", &bundle).through(&through).spawn();
         let number = call.number;
-        // cat ends with the container, so the call is not waited for before that.
+        // cat ends with the container, so waiting for the call comes later.
         let status = |out: &str| serde_json::from_str::<Value>(out).is_ok_and(|state| state["status"] == "created");
         let created = || status(&runtime.cmd(&["state", "c1"]).stdout);
         wait_until(created, || format!("c1 never created: {}", runtime.stdout_of(number)));
@@ -68,8 +69,8 @@ fn pipes_of_the_caller_are_chowned_to_the_payload() {
     runtime.assert_clean("pipes of the caller");
 }
 
-/// A file that the caller has opened to be read does not become one that the container can write to; nor is the host's
-/// null device anybody's.
+/// A file that the caller opened for reading does not become writable for the container. The host's null device keeps
+/// its owner.
 #[test]
 fn files_and_devices_of_the_caller_keep_their_owner() {
     let runtime = Runtime::new("caller-files");

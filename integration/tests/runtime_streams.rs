@@ -14,7 +14,7 @@ const MANY: usize = 5_000_000;
 fn all_output_reaches_the_caller() {
     let runtime = Runtime::new("output");
     let out = runtime.run("c1", &Bundle::probe(&["spew", &MANY.to_string()])).ok();
-    // Bytes above 127 are no UTF-8 and show as three bytes each, so measure what the file has.
+    // Bytes above 127 are not UTF-8 and become three bytes each in a String, so the size of the file counts.
     assert_eq!(std::fs::metadata(runtime.work().join("out-0")).unwrap().len(), MANY as u64, "{}", out.words);
     runtime.start("c2", &Bundle::probe(&["sleep", "100"]));
     let exec = runtime.call(&["exec", "c2", "/probe", "spew", &MANY.to_string()]).spawn();
@@ -43,7 +43,7 @@ fn stdout_and_stderr_stay_apart() {
     assert_eq!((out.stdout.as_str(), out.stderr.as_str()), ("one\n", "two\n"));
 }
 
-/// A process that dies by the fault of closed streams dies as itself: SIGPIPE is not ignored for it.
+/// SIGPIPE is not ignored, so a process that writes to a closed stream dies of it.
 #[test]
 fn payload_does_not_ignore_sigpipe() {
     let runtime = Runtime::new("sigpipe");
@@ -51,7 +51,7 @@ fn payload_does_not_ignore_sigpipe() {
     assert_eq!(report["signals"]["ignored"], json!([]), "{report}");
 }
 
-/// Whether an open file is on a procfs that is not the one this test sees.
+/// Returns whether an open file is on a procfs other than the one that this test sees.
 fn own_procfs(path: &std::path::Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let procfs = rustix::fs::statfs(path).is_ok_and(|s| s.f_type == rustix::fs::PROC_SUPER_MAGIC);
@@ -62,7 +62,7 @@ fn host_dir() -> OwnedFd {
     File::open("/etc").unwrap().into()
 }
 
-/// CVE-2024-21626's kin: whatever the runtime's caller has open, a container sees its three streams.
+/// A fault like CVE-2024-21626: whatever the caller has open, a container sees its three streams.
 #[test]
 fn no_descriptor_leaks_into_the_container() {
     let runtime = Runtime::new("leak");
@@ -84,9 +84,9 @@ fn no_descriptor_leaks_into_the_container() {
         let target = std::fs::read_link(entry.path()).unwrap();
         let text = target.to_string_lossy();
         let harmless = ["pipe:", "socket:", "anon_inode:", "/memfd:", "/dev/null"].iter().any(|p| text.starts_with(p));
-        // A procfs of the container's own is none of the host's.
+        // A descriptor of the container's own procfs is not a leak.
         let own_proc = own_procfs(&entry.path());
-        // runc keeps a file of the container's cgroup.
+        // runc keeps a file of the container's cgroup open.
         let cgroup = is_runc() && text.starts_with(&runtime.cgroup("c2"));
         let expected = number < 3 || harmless || own_proc || cgroup || text.ends_with("/exec.fifo") || target == exe;
         assert!(expected, "created: {number} is {text}");
@@ -129,7 +129,7 @@ fn preserve_fds_passes_the_named_descriptors() {
     assert_ne!(out.code, 0, "nine are asked for, one is there: {out:#?}");
 }
 
-/// The runtime's own environment stays outside.
+/// The runtime's own environment does not reach the container.
 #[test]
 fn environment_of_the_runtime_stays_outside() {
     let runtime = Runtime::new("env");

@@ -1,4 +1,4 @@
-//! Terminals: the console socket, sizes, owners, input, and what is refused.
+//! Terminals: the console socket, sizes, owners, input, and refusals.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -92,7 +92,7 @@ fn exec_has_a_terminal_of_its_own() {
     assert!(master.read_all().contains("count"));
 }
 
-/// The interrupt character reaches the foreground process as a signal.
+/// The interrupt character becomes SIGINT of the foreground process.
 #[test]
 fn control_c_interrupts_the_process() {
     let runtime = Runtime::new("interrupt");
@@ -108,14 +108,14 @@ fn control_c_interrupts_the_process() {
     assert_eq!(json_in(&master.read_all())["signal"], libc::SIGINT);
 }
 
-/// In the foreground the runtime carries between its own terminal and the container's.
+/// In the foreground the runtime copies between its own terminal and the container's.
 #[test]
 fn foreground_run_copies_between_both_terminals() {
     let runtime = Runtime::new("foreground");
     let (mut master, slave) = Terminal::pair();
     master.resize(44, 55);
     let words = ["/probe", "report", "tty", "+", "count", "+", "exit", "7"];
-    // runc passes the size on when the process runs already.
+    // runc passes the size on when the process already runs.
     let script = format!("until [ \"$(stty size)\" = '44 55' ]; do sleep 0.02; done; exec {}", words.join(" "));
     let bundle = match is_runc() {
         true => Bundle::busybox(&["/bin/sh", "-c", &script], &["sh", "stty", "sleep"]),

@@ -1,4 +1,4 @@
-//! Time namespaces: new ones with offsets of the clocks, joined ones, and what execs see.
+//! Time namespaces: new ones with clock offsets, joined ones, and those of execs.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 const REPORT: [&str; 5] = ["/probe", "report", "namespaces", "read=/proc/uptime", "read=/proc/self/timens_offsets"];
 
-/// Seconds since the boot, as /proc/uptime has them for its reader.
+/// Returns the seconds since boot in /proc/uptime, as its reader sees them.
 fn uptime(text: &str) -> f64 {
     text.split_whitespace().next().unwrap().parse().unwrap()
 }
@@ -23,13 +23,13 @@ fn own() -> Value {
     json!(std::fs::read_link("/proc/self/ns/time").unwrap())
 }
 
-/// `clock seconds nanoseconds`, a line each, with one space.
+/// Returns `clock seconds nanoseconds`, one line each, separated by single spaces.
 fn offsets(report: &Value) -> Vec<String> {
     let text = report["read"]["/proc/self/timens_offsets"].as_str().unwrap();
     text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
 }
 
-/// What is wrong with a report of a container whose boot is `shift` seconds earlier than the host's.
+/// Returns the faults in a report of a container whose boot is `shift` seconds earlier than the host's.
 fn wrong(report: &Value, before: f64, shift: f64, monotonic: &str, boottime: &str) -> Vec<String> {
     let mut wrong = vec![];
     let inside = uptime(report["read"]["/proc/uptime"].as_str().unwrap());
@@ -73,7 +73,7 @@ fn new_time_namespace_has_its_offsets() {
         let before = host_uptime();
         let report = runtime.exec("c2", &REPORT).ok().json();
         failed.extend(wrong(&report, before, shift, monotonic, boottime).iter().map(|w| format!("{name}, exec: {w}")));
-        // init is in it from its birth, not from its execve.
+        // init is in the namespace from its clone, and not only from its execve.
         runtime.create("c3", &with(Bundle::probe(&["sleep", "100"]))).ok();
         let ns = std::fs::read_link(format!("/proc/{}/ns/time", runtime.pid("c3"))).unwrap();
         if json!(ns) == own() {
@@ -87,7 +87,7 @@ fn new_time_namespace_has_its_offsets() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
-/// Beside every other kind of namespace, new, of the host and joined.
+/// The namespace is joined together with every other kind, new, the host's and joined.
 #[test]
 fn time_namespace_is_joined_by_path() {
     let runtime = Runtime::new("time-join");

@@ -1,4 +1,4 @@
-//! Limits that change while a container runs: what is not named stays, and of what is refused nothing stays.
+//! Updates of a running container's limits: unnamed limits stay, and a refused update changes nothing.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -11,7 +11,7 @@ use berth_integration::{
 use serde_json::{Value, json};
 use std::fs;
 
-/// The files that tell what is in force; a container's own for each, v1 and v2.
+/// The files with the limits in force, as v1 and v2 have them.
 const FILES: [(&str, &str); 8] = [
     ("cpu/cpu.shares", "cpu.weight"),
     ("cpu/cpu.cfs_quota_us", "cpu.max"),
@@ -27,7 +27,7 @@ fn in_force(cgroup: &str) -> Vec<String> {
     FILES.iter().map(|(v1, v2)| format!("{v2}: {}", cgroup::value(cgroup, v1, v2))).collect()
 }
 
-/// What a container has, and what an update wants in its place.
+/// Returns the limits of a container, and those of an update.
 fn limits() -> [Value; 2] {
     [
         json!({"cpu": {"shares": 512, "quota": 50000, "period": 100_000, "cpus": "0"},
@@ -37,7 +37,7 @@ fn limits() -> [Value; 2] {
     ]
 }
 
-/// The same, and a limit that comes after all others and that no kernel has.
+/// Adds a limit that is written last and that no kernel has.
 fn refused(limits: &Value) -> Value {
     let mut limits = limits.clone();
     limits["hugepageLimits"] = json!([{"pageSize": "3MB", "limit": 0}]);
@@ -69,7 +69,7 @@ fn refused_update_changes_no_limit() {
         let was = in_force(&path);
         update(&runtime, id, &refused(second)).fails(1, &["hugetlb"]);
         assert_eq!(in_force(&path), was, "{id}: after one that was refused");
-        // The control: all of it is a change, and taken without the last.
+        // The control: without the last limit the update is taken, and every value changes.
         update(&runtime, id, second).ok();
         let is = in_force(&path);
         assert!(is.iter().zip(&was).filter(|(is, was)| is != was).count() >= 5, "{is:?} {was:?}");
@@ -78,7 +78,7 @@ fn refused_update_changes_no_limit() {
     }
 }
 
-/// kubernetes#129152: the new CPU limit stayed where the memory limit was refused.
+/// kubernetes#129152: the new CPU limit stayed although the memory limit was refused.
 #[test]
 fn refused_memory_limit_changes_no_other_limit() {
     let shim = Shim::start("half-update");
@@ -115,7 +115,7 @@ fn absent_pids_limit_means_no_limit() {
             assert_eq!(pids(&id), "33", "update with {none}");
         }
     }
-    // Where it is there, 0 is a limit.
+    // A limit of 0 is a limit.
     update(&runtime, "c0", &json!({"pids": {"limit": 0}})).ok();
     assert_eq!(pids("c0"), "1");
 }

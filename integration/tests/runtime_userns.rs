@@ -1,4 +1,4 @@
-//! User namespaces: the mappings, what is joined with them, devices. (Mounts whose ids are mapped: `runtime_idmap`.)
+//! User namespaces: the mappings, joined ones, devices. (`runtime_idmap` has idmapped mounts.)
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -9,7 +9,7 @@ use berth_integration::{
 };
 use serde_json::{Value, json};
 
-/// In a new user namespace.
+/// Adds a new user namespace.
 fn mapped(bundle: Bundle) -> Bundle {
     bundle.mapped()
 }
@@ -85,7 +85,7 @@ fn devices_can_be_used_in_a_user_namespace() {
     let device =
         json!([{"path": "/dev/full", "type": "c", "major": 1, "minor": 7, "fileMode": 0o600, "uid": 5, "gid": 6}]);
     let words = ["report", "dev", "+", "open", "rw", "/dev/null", "/dev/full", "/dev/zero"];
-    // With a tmpfs at /dev, and in the image's own directory.
+    // The device is on a tmpfs at /dev, or in the image's own directory.
     let tmpfs = mapped(Bundle::probe(&words)).set("/linux/devices", device.clone());
     let image = ["/dev/mqueue", "/dev/shm", "/dev/pts", "/dev"].iter().fold(tmpfs, |b, at| b.unmount(at));
     let tmpfs = mapped(Bundle::probe(&words)).set("/linux/devices", device);
@@ -111,7 +111,7 @@ fn of(pid: u32, link: &str) -> String {
     std::fs::read_link(format!("/proc/{pid}/ns/{link}")).unwrap().to_str().unwrap().to_owned()
 }
 
-/// A pod: the sandbox's user namespace is joined together with the others, with and without its mappings in words.
+/// The container joins the sandbox's user namespace and others, with and without mappings in config.json.
 #[test]
 fn user_namespace_of_a_pod_is_joined_by_path() {
     let runtime = Runtime::new("userns-pod");
@@ -162,13 +162,13 @@ fn user_namespace_of_a_pod_is_joined_by_path() {
     assert_eq!(runtime.state("sandbox")["status"], "running");
 }
 
-/// A network namespace that belongs to the host, and a user namespace that is new: the first is joined from outside.
+/// The container has a new user namespace and joins a network namespace of the host's, which it must enter first.
 #[test]
 fn new_user_namespace_works_with_a_joined_network_namespace() {
     let runtime = Runtime::new("userns-mixed");
     runtime.start("holder", &Bundle::probe(&["sleep", "100"]));
     let pid = runtime.pid("holder");
-    // sysfs belongs to the owner of the network namespace.
+    // The owner of the network namespace owns sysfs.
     let bundle = mapped(Bundle::probe(&["report", "namespaces", "ids"])).unmount("/sys").unmount("/sys/fs/cgroup");
     let bundle = bundle.namespace("network", &format!("/proc/{pid}/ns/net"));
     let report = runtime.run("c1", &bundle).ok().json();
@@ -210,7 +210,7 @@ fn cgroup_mounts_are_read_only_without_a_cgroup_namespace() {
     }
 }
 
-/// The mount of the cgroups, writable.
+/// Makes the cgroup mount writable.
 fn with_writable_cgroups(bundle: Bundle) -> Bundle {
     bundle.edit(|c| {
         for mount in c["mounts"].as_array_mut().unwrap() {
@@ -221,8 +221,8 @@ fn with_writable_cgroups(bundle: Bundle) -> Bundle {
     })
 }
 
-/// What shows the container its own cgroup alone, and can be written to, is the payload's user's to divide; everything
-/// else stays the host's.
+/// The payload's user may use a writable mount that shows the container's own cgroup alone. Every other cgroup mount
+/// stays the host's.
 #[test]
 fn cgroup_is_delegated_only_with_a_cgroup_namespace() {
     if !cgroup::unified() {
@@ -267,12 +267,12 @@ fn bad_user_namespace_mappings_are_refused() {
     }
 }
 
-/// The maps of a new user namespace.
+/// Sets the maps of a new user namespace.
 fn maps(bundle: Bundle, uids: Value, gids: Value) -> Bundle {
     mapped(bundle).set("/linux/uidMappings", uids).set("/linux/gidMappings", gids)
 }
 
-/// Id 5 of the container is two of the host's.
+/// Maps id 5 of the container to two host ids.
 fn overlapping(bundle: Bundle) -> Bundle {
     let two = json!([{"containerID": 0, "hostID": MAPPED, "size": 9}, {"containerID": 5, "hostID": 7, "size": 1}]);
     maps(bundle, two, map(0, MAPPED, 9))

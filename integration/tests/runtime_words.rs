@@ -1,4 +1,4 @@
-//! The command line as runc's callers know it: verbs in every state, their words, their exit statuses, their tables and JSON.
+//! The command line as callers of runc know it: verbs in every state, messages, exit statuses, tables and JSON.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 struct Step {
     words: &'static str,
     code: i32,
-    /// What standard error (of a failure) or standard output (of a success) must hold.
+    /// The words that standard error (of a failure) or standard output (of a success) must have.
     says: &'static [&'static str],
 }
 
@@ -70,7 +70,7 @@ const CREATED: &[Step] = &[
     ok("kill c1 0", &[]),
     fails("resume c1", 1, &["container not paused"]),
     fails("kill c1 NOSUCH", 1, &[r#"unknown signal \"NOSUCH\""#]),
-    // "invalid argument" in runc's words, which do not name it.
+    // runc says "invalid argument" without naming the value.
     fails("kill c1 99", 1, &["signal"]),
 ];
 
@@ -142,7 +142,7 @@ fn verbs_answer_as_runc_in_every_state() {
     go(&runtime, "deleted", ABSENT);
 }
 
-/// As any process that does nothing about them; the first one of a pid namespace would not even be given them.
+/// Other processes without a handler end on these signals. The kernel would not even deliver them to an init.
 #[test]
 fn signals_end_a_created_container() {
     let runtime = Runtime::new("signal-created");
@@ -152,7 +152,7 @@ fn signals_end_a_created_container() {
         runtime.until("c1", "stopped");
         runtime.cmd(&["delete", "c1"]).ok();
     }
-    // Others are not lost on it.
+    // Signals that do not end it are not lost.
     let bundle = Bundle::probe(&["report", "signals", "+", "sleep", "100"]);
     let creating = runtime.on("create", "c1", &bundle).spawn();
     let number = creating.number;
@@ -274,7 +274,7 @@ fn spec_writes_the_default_config_once() {
     for field in ["ociVersion", "hostname"] {
         expected[field] = written[field].clone();
     }
-    // More may be masked than runc masks: GHSA-7ww5-4wqc-m92c (RAPL) is not in its list.
+    // berth may mask more than runc: GHSA-7ww5-4wqc-m92c (RAPL) is not in runc's list.
     for path in expected["linux"]["maskedPaths"].as_array().unwrap() {
         assert!(written["linux"]["maskedPaths"].as_array().unwrap().contains(path), "{path} not masked");
     }
@@ -297,7 +297,7 @@ fn run_exits_with_the_status_of_its_process() {
         (&["exit", "126"], 126),
         (&["exit", "127"], 127),
         (&["exit", "255"], 255),
-        // Init is immune to its own SIGKILL; a fault of its own ends it.
+        // Init is immune to its own SIGKILL, but not to a fault of its own.
         (&["syscall", "200:1,11"], 0),
     ];
     for (words, code) in rows {

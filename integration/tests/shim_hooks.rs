@@ -1,5 +1,5 @@
-//! Hooks of a container that a shim serves: the same moments as on the command line, what they say in the log, and a
-//! failure as the answer of the call that they belong to.
+//! Hooks of a container under a shim: the same moments as on the command line, their output in the log, and a failure
+//! as the error of the call.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use berth_integration::bundle::Bundle;

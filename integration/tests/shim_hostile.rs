@@ -1,5 +1,5 @@
-//! A container that turns on its own shim: what it does to the processes that join it is its own misfortune, and not that
-//! of the pod's other containers.
+//! A container that attacks its own shim: it can harm processes that join it, and never the other containers of the
+//! pod.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::fs;
@@ -12,10 +12,10 @@ use berth_integration::wait::{LONG, until_true};
 use berth_proto::task::StartRequest;
 use berth_proto::ttrpc::{Code, context};
 
-/// How many execs are started in the hostile container: more than a shim makes at a time.
+/// The number of execs in the hostile container: more than a shim makes at a time.
 const EXECS: usize = 60;
 
-/// How many processes of the container are stopped.
+/// Returns the number of stopped processes in the container.
 fn stopped(shim: &Shim, id: &str) -> usize {
     let is_stopped = |pid: &i32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -42,7 +42,7 @@ fn container_that_stops_its_execs_blocks_no_other_container() {
     shim.run("other", &Bundle::probe(&["sleep", "1000"]));
     let execs: Vec<_> = (0..EXECS).map(|n| format!("e{n}")).collect();
     begin(&shim, "hostile", &execs);
-    // The control: it does stop them, and what is stopped before its execve is not started.
+    // The control: the container stops them, and a process that is stopped before its execve is not started.
     until_true("processes that join to be stopped", LONG, || stopped(&shim, "hostile") >= 4);
     until_true("starts to hang", LONG, || execs.iter().any(|e| shim.phase("hostile", e) == "CREATED"));
 
@@ -54,7 +54,7 @@ fn container_that_stops_its_execs_blocks_no_other_container() {
     assert_eq!(shim.status("third", ""), 3);
     shim.delete("third", "").unwrap();
 
-    // Kill ends one half of them, and Delete alone those of the other that are not made yet.
+    // Kill ends one half, and Delete alone ends those of the other half that are not made yet.
     let (killed, deleted) = execs.split_at(EXECS / 2);
     for exec in killed {
         until_true("the start to have begun", LONG, || shim.kill("hostile", exec, 9, false).is_ok());
@@ -64,7 +64,7 @@ fn container_that_stops_its_execs_blocks_no_other_container() {
     for exec in deleted {
         until_true("Delete to end the start", LONG, || {
             if shim.phase("hostile", exec) == "RUNNING" {
-                // It was made before it was stopped.
+                // The exec was made before it was stopped.
                 shim.kill("hostile", exec, 9, false).unwrap();
                 assert_eq!(shim.status("hostile", exec), 137, "{exec}");
             }
@@ -91,7 +91,7 @@ fn exec_without_a_fifo_reader_ends_by_kill_and_by_delete() {
         let start = StartRequest { id: "c1".into(), exec_id: exec.into(), ..Default::default() };
         let client = client.clone();
         let starting = shim.runtime().spawn(async move { client.start(context::with_duration(CALL), &start).await });
-        // No program is there that could take another signal; and before Start there is nothing to be killed.
+        // The exec has no program yet that could handle another signal, and before Start there is nothing to kill.
         if by_kill {
             shim.kill("c1", exec, 10, false).unwrap_err().is(Code::FAILED_PRECONDITION, &["not created"]);
             until_true("the start to have begun", LONG, || shim.kill("c1", exec, 9, false).is_ok());
@@ -110,7 +110,7 @@ fn exec_without_a_fifo_reader_ends_by_kill_and_by_delete() {
     shim.end("c1");
 }
 
-/// Whether the start of an exec of `c1` has begun: a second one is refused then.
+/// Returns whether the start of an exec of `c1` has begun: a second start is then refused.
 fn begun(shim: &Shim, exec: &str) -> bool {
     shim.kill("c1", exec, 0, false).unwrap_err().is(Code::FAILED_PRECONDITION, &["not created"]);
     shim.start_process("c1", exec).is_err_and(|e| e.message.contains("was started before"))

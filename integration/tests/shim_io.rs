@@ -1,4 +1,4 @@
-//! Streams of a process through the shim: fifos, files, logging programs, terminals.
+//! The streams of a process under a shim: fifos, files, log programs, terminals.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::fs;
@@ -36,7 +36,7 @@ fn stdin_stays_open_until_close_io() {
     stdio.out.until("one\n");
     stdio.write("two\n");
     stdio.out.until("two\n");
-    // The client's going alone is no end: it may come back.
+    // A client that disconnects does not end the stream: it may reconnect.
     stdio.hang_up();
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(shim.phase("c1", ""), "RUNNING");
@@ -65,7 +65,7 @@ fn reader_that_reconnects_loses_no_output() {
     let shim = Shim::start("restart");
     let mut stdio = Stdio::outputs(shim.work(), "c1");
     let path = stdio.stdout.clone();
-    // The first reader is a containerd that dies: one that never reads, and is closed.
+    // The first reader stands for a containerd that dies: it never reads, and is closed.
     let first = fs::OpenOptions::new()
         .read(true)
         .custom_flags_nonblock()
@@ -154,7 +154,7 @@ fn shim_terminal_takes_input_and_resizes() {
     until_true("the terminal to be closed", LONG, || masters(&shim) == 0);
 }
 
-/// The descriptors of terminals that the shim holds.
+/// Returns the number of terminal masters that the shim has open.
 fn masters(shim: &Shim) -> usize {
     let files = fs::read_dir(format!("/proc/{}/fd", shim.pid)).unwrap().flatten();
     files.filter(|file| fs::read_link(file.path()).is_ok_and(|to| to.ends_with("ptmx"))).count()

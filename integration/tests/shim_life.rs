@@ -1,4 +1,4 @@
-//! A container's life through the task service: states, events, metrics, limits.
+//! The life of a container through the task service: states, events, metrics, limits.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use berth_integration::bundle::Bundle;
@@ -27,7 +27,7 @@ fn container_lives_from_create_to_delete() {
     let state = shim.state("c1", "").unwrap();
     assert_eq!((state.exit_status, &state.exited_at), (42, &exit.exited_at));
     assert_eq!(shim.phase("c1", ""), "STOPPED");
-    // An empty list would tell a restarted containerd that the shim was left behind.
+    // A restarted containerd would take an empty list as a leaked shim.
     assert_eq!(shim.pids("c1").unwrap(), [(pid, None)]);
     let deleted = shim.delete("c1", "").unwrap();
     assert_eq!((deleted.pid, deleted.exit_status, &deleted.exited_at), (pid, 42, &exit.exited_at));
@@ -64,7 +64,7 @@ fn missing_program_fails_create_or_start() {
     let shim = Shim::start("noexec");
     let bundle = Bundle::probe(&[]).args(&["/nowhere"]);
     match shim.create("c1", &bundle) {
-        // runc finds out at create, and so may we.
+        // runc finds the fault at create, and berth may do so as well.
         Err(failure) => assert!(failure.message.starts_with("OCI runtime create failed: "), "{failure:?}"),
         Ok(_) => {
             let failure = shim.start_process("c1", "").unwrap_err();
@@ -90,7 +90,7 @@ fn paused_container_refuses_exec_and_delete_until_resumed() {
     shim.delete("c1", "").unwrap_err().is(Code::FAILED_PRECONDITION, &["paused"]);
     shim.resume("c1").unwrap();
     assert_eq!((shim.phase("c1", "").as_str(), shim.phase("c1", "e1").as_str()), ("RUNNING", "RUNNING"));
-    // And one that dies while it is frozen is cleaned up like any other.
+    // A container that dies while it is frozen is cleaned up like any other.
     shim.pause("c1").unwrap();
     shim.kill("c1", "", 9, false).unwrap();
     assert_eq!(shim.status("c1", ""), 137);
@@ -106,7 +106,7 @@ fn exit_status_after_a_signal_is_128_plus_its_number() {
     let shim = Shim::start("signals");
     for (n, signal) in [1, 9, 15, 34, 64].into_iter().enumerate() {
         let id = format!("c{n}");
-        // Init of a pid namespace ignores what it does not handle, except from outside: SIGKILL.
+        // The init of a pid namespace ignores signals without a handler, except SIGKILL from outside.
         shim.run(&id, &Bundle::probe(&["sleep", "1000"]));
         shim.kill(&id, "", 0, false).unwrap();
         shim.run_exec(&id, "e", &["/probe", "sleep", "1000"], None);
@@ -268,7 +268,7 @@ fn rootfs_mounts_are_made_and_removed() {
     assert_eq!(shim.status("c1", ""), 0);
     shim.delete("c1", "").unwrap();
     shim.assert_clean();
-    // A second mount that fails takes the first with it.
+    // A second mount that fails is removed together with the first one.
     let bad = berth_proto::task::Mount { type_: "nosuchfs".into(), source: "none".into(), ..Default::default() };
     request.rootfs = vec![mount, bad];
     let failure = shim.create_as(request).unwrap_err();

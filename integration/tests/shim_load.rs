@@ -1,4 +1,4 @@
-//! Many calls, lost clients, dead shims: nothing is lost, nothing grows, nothing stays.
+//! Many calls, lost clients, dead shims: no call is lost, no memory grows, and nothing is left behind.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::time::Duration;
@@ -13,12 +13,12 @@ use berth_proto::task::{ConnectRequest, DeleteRequest, StartRequest, TaskClient,
 use berth_proto::ttrpc::context;
 use rustix::process::Signal;
 
-/// How many execs the long test makes; the environment may ask for more (10,000 in a release's tests).
+/// Returns the number of execs of the long test. The environment may ask for more (10,000 before a release).
 fn execs() -> usize {
     std::env::var("BERTH_EXECS").ok().and_then(|n| n.parse().ok()).unwrap_or(600)
 }
 
-/// Exec, Start, Wait and Delete of a process that exits with `status`; gives what Wait and Delete said.
+/// Calls Exec, Start, Wait and Delete for a process that exits with `status`. Returns the answers of Wait and Delete.
 async fn one(client: &TaskClient, exec: &str, status: u32) -> (u32, u32) {
     let ctx = || context::with_duration(CALL);
     let (id, exec_id) = ("c1".to_owned(), exec.to_owned());
@@ -47,7 +47,7 @@ fn sixty_four_concurrent_execs_succeed() {
             shim.runtime().spawn(async move { (n, one(&client, &format!("e{n}"), n).await) })
         })
         .collect();
-    // State answers while they are made.
+    // State answers while the execs are made.
     for _ in 0..20 {
         assert_eq!(shim.phase("c1", ""), "RUNNING");
     }
@@ -62,7 +62,7 @@ fn sixty_four_concurrent_execs_succeed() {
         assert!(at(format!("exec-added c1 e{n}")) < at(format!("exec-started c1 e{n}")));
         assert!(at(format!("exec-started c1 e{n}")) < at(format!("exit c1/e{n} {n}")));
     }
-    // They took 600 kB and more; some pages stay in use between free ones.
+    // The execs took 600 kB and more. Some pages stay in use between free ones.
     until_true("their memory to be given back", LONG, || shim.size().2 <= memory + 64);
     shim.end("c1");
 }
@@ -80,14 +80,14 @@ fn execs_leave_no_memory_or_descriptors_in_the_shim() {
             }
         });
     };
-    // The pool's threads go after a second without work.
+    // Threads of the pool end after one idle second.
     let at_rest = || until_true("the shim to come to rest", LONG, || shim.size().1 == 1);
     round(0, 100);
     at_rest();
     let (fds, _, memory) = shim.size();
     round(100, 100 + execs());
     at_rest();
-    // What is free is given back a few seconds later.
+    // Free memory is returned some seconds later.
     until_true("memory to be as before", LONG, || shim.size().2 <= memory + memory / 20);
     let (fds_after, _, memory_after) = shim.size();
     eprintln!("descriptors {fds} {fds_after}, private dirty {memory} {memory_after} kB");
@@ -101,7 +101,7 @@ fn create_goes_on_after_its_client_disconnects() {
     let shim = Shim::start("leaves");
     let bundle = Bundle::probe(&["sleep", "1000"]);
     let request = shim.request("c1", &bundle);
-    // A create that is sure to take long enough: its fifo's reader comes late.
+    // The create takes long enough, since its fifo's reader comes late.
     let stdout = berth_integration::shim::stdio::fifo(shim.work(), "late");
     let request = berth_proto::task::CreateTaskRequest { stdout: stdout.to_str().unwrap().into(), ..request };
     let (connection, connect) = (shim.connection(), ConnectRequest::default());
@@ -109,7 +109,7 @@ fn create_goes_on_after_its_client_disconnects() {
         tokio::select! {
             biased;
             answer = connection.create(context::with_duration(CALL), &request) => panic!("{answer:?}"),
-            // On the same connection, so that the create has begun when this is answered.
+            // The answer on the same connection shows that the create has begun.
             _ = connection.connect(context::with_duration(CALL), &connect) => (),
         }
     });
@@ -127,7 +127,7 @@ fn delete_completes_after_its_client_timed_out() {
     let stdio = Stdio::outputs(shim.work(), "e");
     shim.run_exec("c1", "e", &["/bin/sh", "-c", "sleep 1000 &"], Some(&stdio));
     shim.wait("c1", "e").unwrap();
-    // Delete waits for the output, which a grandchild holds.
+    // Delete waits for the output, whose pipe a grandchild holds open.
     let delete = DeleteRequest { id: "c1".into(), exec_id: "e".into(), ..Default::default() };
     shim.call(Duration::from_millis(200), async |c, ctx| c.delete(ctx, &delete).await).unwrap_err();
     until_true("the stream to be ended", LONG, || stdio.out.ended());
@@ -146,7 +146,7 @@ fn delete_action_cleans_up_after_a_killed_shim() {
     let answer = shim.delete_action("c1", bundle.path());
     assert_eq!((answer.pid, answer.exit_status), (pid, 137));
     shim.assert_clean();
-    // And again: containerd may call it for what is clean already.
+    // containerd may call delete again for a container that is already cleaned up.
     shim.delete_action("c1", bundle.path());
 }
 
@@ -156,7 +156,7 @@ fn orphans_in_the_hosts_pid_namespace_are_reaped() {
     let bundle = Bundle::busybox(&["/bin/sh", "-c", "sleep 1000"], &["sh", "sleep"]).host_namespace("pid");
     shim.run("c1", &bundle);
     for n in 0..20 {
-        // The shell goes, its child stays for a moment and then dies as the shim's.
+        // The shell exits, and its child becomes a child of the shim and exits a moment later.
         shim.run_exec("c1", &format!("e{n}"), &["/bin/sh", "-c", "sleep 0.2 & exit 7"], None);
     }
     for n in 0..20 {

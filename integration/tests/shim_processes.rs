@@ -1,4 +1,4 @@
-//! Which processes are a container's, and when they are gone, through the task service and the shim's `delete`.
+//! The processes of a container and their end, through the task service and the shim's `delete`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use berth_integration::bundle::Bundle;
@@ -10,7 +10,7 @@ use berth_proto::ttrpc::Code;
 use rustix::process::Signal;
 use std::time::Duration;
 
-/// What containerd gives `delete` before it kills it.
+/// The time that containerd gives `delete` before it kills it.
 const CONTAINERDS_PATIENCE: Duration = Duration::from_secs(5);
 
 fn alive(pid: u32) -> bool {
@@ -22,7 +22,7 @@ fn kill_shim(shim: &Shim) {
     until_true("the shim to die", LONG, || !procs::alive(shim.pid));
 }
 
-/// containerd#11984: Kill was answered, and nobody was hit.
+/// containerd#11984: Kill succeeded without a signal to any process.
 #[test]
 fn kill_ends_an_init_moved_to_another_cgroup() {
     let shim = Shim::start("moved");
@@ -40,7 +40,7 @@ fn kill_ends_an_init_moved_to_another_cgroup() {
     shim.assert_clean();
 }
 
-/// An end of init that waits for an exec which nobody ends would never be announced.
+/// The exit event of init would never come if it waited for an exec that no process ends.
 #[test]
 fn exec_moved_to_another_cgroup_ends_with_init() {
     let shim = Shim::start("moved-exec");
@@ -74,7 +74,7 @@ fn delete_action_ends_an_init_moved_to_another_cgroup() {
     }
 }
 
-/// An init that cannot be ended is no success: the record stays, and the next try ends it.
+/// A delete that cannot end init fails. The record stays, and the next call ends init.
 #[test]
 fn delete_action_fails_in_time_while_init_lives() {
     let shim = Shim::start("undying");
@@ -99,7 +99,7 @@ fn delete_action_fails_in_time_while_init_lives() {
     shim.assert_clean();
 }
 
-/// gvisor#14645: Kill said that there was nothing to kill, and the pod stayed in Terminating.
+/// gvisor#14645: Kill reported no process, and the pod stayed in Terminating.
 #[test]
 fn shim_serves_a_container_whose_first_thread_has_ended() {
     let shim = Shim::start("headless");

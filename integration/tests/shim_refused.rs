@@ -1,4 +1,4 @@
-//! Bad input to the task service: a code and words that name the thing, and nothing left.
+//! Bad input to the task service: a code and words that name it, and nothing left behind.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::fs;
@@ -175,11 +175,11 @@ fn create_without_a_fifo_reader_fails_and_blocks_no_other_call() {
         tokio::select! {
             biased;
             answer = &mut waiting => panic!("{answer:?}"),
-            // On the same connection, so that the create has begun when this is answered.
+            // The answer on the same connection shows that the create has begun.
             _ = connection.connect(context::with_duration(CALL), &connect) => (),
         }
     });
-    // Meanwhile the shim is there for others, and the id is taken.
+    // Meanwhile the shim serves other calls, and the id is taken.
     shim.create_as(CreateTaskRequest { stdout: String::new(), ..request.clone() })
         .unwrap_err()
         .is(Code::ALREADY_EXISTS, &["c1"]);
@@ -226,7 +226,7 @@ fn one_of_two_concurrent_shim_calls_wins() {
     shim.assert_clean();
 }
 
-/// Sends one frame of ttrpc and reads the answer's.
+/// Sends one ttrpc frame and reads the frame of the answer.
 fn frame(stream: &mut UnixStream, id: u32, payload: &[u8]) -> Response {
     let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes().to_vec();
     bytes.extend(id.to_be_bytes());
@@ -254,7 +254,7 @@ fn oversized_frame_is_refused_and_the_connection_lives_on() {
             ..Default::default()
         };
         let connect = |id: &str| connect(id).write_to_bytes().unwrap();
-        // The largest that fits is answered as any other.
+        // The largest frame that fits is answered like any other.
         let (most, least) = (4 << 20, connect("").len());
         let fits = connect(&"x".repeat(most - least - 16));
         assert!(fits.len() <= most && fits.len() > most - 100);

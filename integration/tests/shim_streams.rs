@@ -1,5 +1,5 @@
-//! The ends of streams: what comes late, what nobody reads, who has gone, and what a program for logs begins with.
-//! Nothing here is left to luck: each order of events is made, and seen, before the next.
+//! The ends of streams: late input, unread output, clients that are gone, and the environment of a log program. Each
+//! order of events is forced and observed before the next step.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::fs::{self, File, OpenOptions};
@@ -22,7 +22,7 @@ fn shell(script: &str) -> Bundle {
     Bundle::busybox(&["/bin/sh", "-c", script], &APPLETS)
 }
 
-/// Fifos of a client that reads only when it is told to.
+/// The fifos of a client that reads only on demand.
 struct Fifos {
     stdin: PathBuf,
     stdout: PathBuf,
@@ -37,12 +37,12 @@ impl Fifos {
         Self { stdin, stdout, stderr, terminal }
     }
 
-    /// The client's reader, which reads nothing by itself.
+    /// Opens the client's reader. It reads nothing by itself.
     fn reader(&self) -> File {
         OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&self.stdout).unwrap()
     }
 
-    /// The client's writer; the shim has the fifo open, or the test fails here.
+    /// Opens the client's writer. That fails unless the shim has the fifo open.
     fn writer(&self) -> File {
         let writer = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&self.stdin).unwrap();
         rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::empty()).unwrap();
@@ -53,7 +53,7 @@ impl Fifos {
     fn start(&self, shim: &Shim, name: &str, exec: bool, script: &str) {
         let text = |path: &Path| path.to_str().unwrap().to_owned();
         let stderr = if self.terminal { String::new() } else { text(&self.stderr) };
-        // Somebody reads stderr, or the shim waits for him.
+        // stderr needs a reader, or the shim waits for one.
         let _stderr = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&self.stderr).unwrap();
         if exec {
             let mut request = exec_request("c", name, &process(&["/bin/sh", "-c", script]), None);
@@ -71,17 +71,17 @@ impl Fifos {
     }
 }
 
-/// The container and the exec id of what [`Fifos::start`] started.
+/// Returns the container id and the exec id of a process that [`Fifos::start`] started.
 fn ids(name: &str, exec: bool) -> (&str, &str) {
     if exec { ("c", name) } else { (name, "") }
 }
 
-/// Each kind of process: name, terminal, exec.
+/// Returns each kind of process: name, terminal, exec.
 fn kinds() -> [(&'static str, bool, bool); 4] {
     [("it", true, true), ("plain", false, true), ("init-it", true, false), ("init", false, false)]
 }
 
-/// All that comes until the end.
+/// Reads everything until the end.
 fn read_out(mut client: File) -> String {
     let mut all = Vec::new();
     let mut buffer = [0; 65536];
@@ -97,7 +97,7 @@ fn read_out(mut client: File) -> String {
     }
 }
 
-/// Writes all, on a thread, so that a writer that is left to block is seen.
+/// Writes everything on a thread, so that a blocked writer is noticed.
 fn write_all(mut client: File, size: usize) {
     let writer = thread::spawn(move || client.write_all(&vec![b'x'; size]));
     until_true("a write into a stdin that nobody reads", LONG, || writer.is_finished());
@@ -138,7 +138,7 @@ fn input_after_the_exit_is_discarded() {
         let (id, exec) = ids(name, exec);
         assert_eq!(shim.status(id, exec), 0);
         write_all(typist, 1 << 20);
-        // A client that comes anew, and one after CloseIO.
+        // A client reconnects, and another one comes after CloseIO.
         write_all(fifos.writer(), 1 << 20);
         shim.close_stdin(id, exec).unwrap();
         write_all(fifos.writer(), 1 << 20);
@@ -175,7 +175,8 @@ fn client_of_a_process_that_closed_its_stdin_can_write_on() {
     shim.end("c");
 }
 
-/// containerd's CRI stops sending stdin when the first output ends, so `sh -c 'cat > file'` would get a part of it.
+/// containerd's CRI stops sending stdin when the first output ends, so `sh -c 'cat > file'` would get only a part of
+/// it.
 #[test]
 fn output_fifo_stays_open_until_the_process_exits() {
     let shim = Shim::start("early");
@@ -187,7 +188,7 @@ fn output_fifo_stays_open_until_the_process_exits() {
         let mut typist = fifos.writer();
         let (id, exec) = ids(name, exec);
         let got = format!("/proc/{}/root/dev/shm/got", shim.state(id, exec).unwrap().pid);
-        // What is typed passes through the shim after the news that nobody holds stdout.
+        // The shim passes on the input after it has learned that no process holds stdout.
         for word in ["begun\n", "begun\nmore\n"] {
             until_true("the input to arrive", LONG, || fs::read_to_string(&got).unwrap_or_default() == word);
             assert_eq!(shim.phase(id, exec), "RUNNING");
@@ -226,7 +227,7 @@ fn large_input_arrives_whole_before_its_end() {
     shim.end("c");
 }
 
-/// A client that comes back opens the fifo as containerd does: its open(2) waits until there is a writer.
+/// A reconnecting client opens the fifo as containerd does: its open(2) waits for a writer.
 #[test]
 fn last_lines_wait_for_a_client_that_reconnects() {
     let shim = Shim::start("away");
@@ -239,7 +240,7 @@ fn last_lines_wait_for_a_client_that_reconnects() {
             fifos.start(&shim, &name, exec, "until [ -e /dev/shm/go ]; do sleep 0.02; done; echo last; echo lines");
             let (id, exec) = ids(&name, exec);
             let pid = shim.state(id, exec).unwrap().pid;
-            // It goes before the last lines, or when they are in the fifo and not read.
+            // The client disconnects before the last lines, or when they are unread in the fifo.
             let first = if goes_late {
                 Some(first)
             } else {
@@ -261,14 +262,14 @@ fn last_lines_wait_for_a_client_that_reconnects() {
     shim.end("c");
 }
 
-/// How much short lines may be while nobody reads, in bytes.
+/// The amount of short lines that fit unread, in bytes.
 const UNREAD: usize = 125 << 10;
 
 #[test]
 fn unread_short_lines_fit_into_the_fifo() {
     let shim = Shim::start("lines");
     shim.run("c", &shell("sleep 1000"));
-    // 20 bytes with the end of the line, which a terminal makes two.
+    // A line has 20 bytes with its end, and 21 on a terminal.
     let count = UNREAD.div_ceil(20);
     let script = format!("i=0; while [ $i -lt {count} ]; do echo 0123456789012345678; i=$((i+1)); done");
     for (name, terminal, exec) in kinds() {
@@ -276,7 +277,7 @@ fn unread_short_lines_fit_into_the_fifo() {
         let client = fifos.reader();
         fifos.start(&shim, name, exec, &script);
         let (id, exec) = ids(name, exec);
-        // It could not end if one of its lines did not fit.
+        // The process could not exit if one of its lines did not fit.
         assert_eq!(shim.status(id, exec), 0);
         assert_eq!(read_out(client).lines().count(), count, "{name}");
         shim.delete(id, exec).unwrap();
@@ -284,7 +285,7 @@ fn unread_short_lines_fit_into_the_fifo() {
     shim.end("c");
 }
 
-/// Lines that the shim takes one by one, as they come at long intervals.
+/// The shim reads such lines one by one, since they come at long intervals.
 #[test]
 fn unread_lines_at_long_intervals_fit_into_the_fifo() {
     let shim = Shim::start("slowly");
@@ -305,7 +306,7 @@ fn unread_lines_at_long_intervals_fit_into_the_fifo() {
     shim.end("c");
 }
 
-/// The log is a fifo whose reader does not read: once it is full, whoever writes into it hangs.
+/// The log is a fifo without an active reader: a writer hangs once it is full.
 #[test]
 fn hanging_log_file_delays_no_call() {
     let shim = Shim::start("hanging");
@@ -336,7 +337,7 @@ fn hanging_log_file_delays_no_call() {
     shim.end("c2");
 }
 
-/// The shim's threads that are inside write(2).
+/// Returns the number of the shim's threads in write(2).
 fn writers_that_hang(shim: &Shim) -> usize {
     let threads = fs::read_dir(format!("/proc/{}/task", shim.pid)).unwrap().flatten();
     let number = format!("{} ", libc::SYS_write);
@@ -386,7 +387,7 @@ fn terminal_size_set_before_start_holds_at_start() {
     shim.end("c");
 }
 
-/// A log program that ends by itself takes its time for what it has read.
+/// A log program that ends by itself has time for everything that it has read.
 #[test]
 fn log_program_gets_all_output_before_it_is_ended() {
     let shim = Shim::start("slowlogger");
@@ -412,7 +413,7 @@ fn log_program_gets_all_output_before_it_is_ended() {
     }
 }
 
-/// What the caller of the shim had, the program has; what the shim has changed for itself, it has not.
+/// The program inherits the settings of the shim's caller, and not those that the shim changed for itself.
 #[test]
 fn log_program_inherits_limits_and_signals_of_the_shims_caller() {
     let setting = "ulimit -Sn 777; trap '' HUP USR2 PIPE ALRM; umask 027; exec \"$@\"";
@@ -450,7 +451,7 @@ fn log_program_inherits_limits_and_signals_of_the_shims_caller() {
     assert!(fds.iter().all(known) && fds.len() <= 8, "{fds:?}");
 }
 
-/// As of a probe that ran out of time: its client waits for the end of the streams, and deletes nothing before.
+/// A client of a probe that timed out waits for the end of the streams, and calls Delete only then.
 #[test]
 fn exec_streams_end_although_a_child_holds_them() {
     let shim = Shim::start("linger");

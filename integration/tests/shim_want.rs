@@ -1,5 +1,5 @@
-//! A shim for which there is nothing left: no thread, no descriptor, no room on a disk. A call that needs one is refused,
-//! the shim lives on, and what ends containers works all the same.
+//! A shim without resources: no thread, no descriptor, no disk space. A call that needs one is refused, the shim
+//! survives, and calls that end containers succeed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::fs;
@@ -15,7 +15,7 @@ use berth_proto::ttrpc::{Code, context};
 use rustix::mount::MountFlags;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
-/// A cgroup with the shim alone in it, and no more processes than it is given room for.
+/// A cgroup with the shim alone, and a limit of its processes.
 struct Room {
     dir: PathBuf,
     pid: i32,
@@ -53,13 +53,13 @@ fn sleeping() -> Bundle {
     Bundle::probe(&["sleep", "1000"])
 }
 
-/// Waits until the shim has no thread but its first: a thread that is there needs not be made.
+/// Waits until the shim has only its first thread: an idle thread would serve a call.
 fn at_rest(shim: &Shim) {
     until_true("the shim to come to rest", LONG, || shim.size().1 == 1);
 }
 
-/// What a pod may have when it begins to want: running containers (one that is to be killed by name, one with all that is
-/// in it, one without a pid namespace of its own), one that is created, and an exec.
+/// Fills a pod: running containers (one to be killed by its pid, one with all its processes, one without its own pid
+/// namespace), a created one, and an exec.
 fn populate(shim: &Shim) {
     shim.run("named", &sleeping());
     shim.run_exec("named", "e", &["/probe", "sleep", "1000"], None);
@@ -72,7 +72,7 @@ fn populate(shim: &Shim) {
     at_rest(shim);
 }
 
-/// Everything that must work, whatever is wanting.
+/// Ends everything, which must succeed without the resource.
 fn ends_all(shim: &Shim) {
     for _ in 0..3 {
         assert_eq!(shim.phase("named", ""), "RUNNING");
@@ -104,7 +104,7 @@ fn shim_without_threads_ends_containers_and_refuses_the_rest() {
     populate(&shim);
     let room = Room::of(&shim);
     room.limit("1");
-    // The controls: what needs a thread has none.
+    // The controls: calls that need a thread are refused.
     shim.create("more", &sleeping()).unwrap_err().is(Code::RESOURCE_EXHAUSTED, &["start a thread"]);
     shim.start_process("named", "late").unwrap_err().is(Code::RESOURCE_EXHAUSTED, &["start a thread"]);
     shim.pause("named").unwrap_err().is(Code::RESOURCE_EXHAUSTED, &["start a thread"]);
@@ -120,7 +120,7 @@ fn shim_without_processes_ends_containers_by_its_threads() {
     let shim = Shim::start("processes");
     populate(&shim);
     let room = Room::of(&shim);
-    // A thread, and nothing that it could make.
+    // The shim has one spare thread, and cannot make a process.
     room.limit("2");
     shim.start_process("named", "late").unwrap_err().is(Code::RESOURCE_EXHAUSTED, &["clone"]);
     shim.create("more", &sleeping()).unwrap_err().is(Code::RESOURCE_EXHAUSTED, &["clone"]);
@@ -141,7 +141,7 @@ fn shim_without_descriptors_ends_containers_and_refuses_the_rest() {
     prlimit(shim_pid, Resource::Nofile, Rlimit { current: Some(first_free), maximum: hard }).unwrap();
     shim.create("more", &sleeping()).unwrap_err().is(Code::RESOURCE_EXHAUSTED, &["too many open files"]);
     shim.start_process("named", "late").unwrap_err().is(Code::RESOURCE_EXHAUSTED, &["too many open files"]);
-    // A containerd that was restarted connects anew.
+    // A restarted containerd connects anew.
     let anew = shim.connection();
     shim.runtime().block_on(anew.connect(context::with_duration(CALL), &ConnectRequest::default())).unwrap();
     drop(anew);
@@ -164,7 +164,7 @@ impl Disk {
     fn fill(&self) {
         let mut file = fs::File::create(self.0.join("filler")).unwrap();
         while file.write_all(&[0; 4096]).is_ok() {}
-        // And no entry either that would need a page of its own.
+        // No entry fits either that would need a page of its own.
         for n in 0.. {
             let path = self.0.join(format!("filler{n}"));
             if fs::write(path, "x").is_err() {
@@ -234,7 +234,7 @@ fn busy_rootfs_does_not_delay_the_end_of_a_container() {
     let mounted = || procs::mounts_below(&rootfs);
     assert_eq!(mounted().len(), 1);
     let held = fs::File::open(&rootfs).unwrap();
-    // The control: it is busy.
+    // The control: the mount is busy.
     let plain = rustix::mount::unmount(&rootfs, rustix::mount::UnmountFlags::empty());
     assert_eq!(plain, Err(rustix::io::Errno::BUSY));
     shim.kill("c1", "", 9, false).unwrap();
@@ -244,6 +244,6 @@ fn busy_rootfs_does_not_delay_the_end_of_a_container() {
     shim.events.until("delete c1");
     assert!(mounted().is_empty(), "{:?}", mounted());
     assert!(shim.log().contains("is busy"), "an operator is told");
-    // Who was in it still is.
+    // The process in it still is.
     assert!(fs::read_dir(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&held))).unwrap().count() > 0);
 }

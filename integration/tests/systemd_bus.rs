@@ -1,5 +1,5 @@
-//! The systemd cgroup driver on a bus that is not there, does not answer, refuses or goes away: a clear error in bounded
-//! time, nothing left behind. On every host: the bus is the test's own.
+//! The systemd cgroup driver on a bus that is missing, silent, refusing or lost: a clear error in bounded time, and
+//! nothing left behind. The bus is the test's own, on every host.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test: what does not hold ends it")]
 
 use std::path::Path;
@@ -15,10 +15,10 @@ use berth_integration::{
 use serde_json::json;
 
 const BUS: &str = "DBUS_SYSTEM_BUS_ADDRESS";
-/// runc asks for systemd's directory before anything else, and has words of its own.
+/// runc looks for systemd's directory first and has other words.
 const OWN_WORDS: &str = "the words are berth's";
 
-/// A slice that only this test uses, whose directories go with it: nobody else looks after them here.
+/// A slice of this test alone. Dropping it removes its directories, since no systemd does here.
 struct Slice(String);
 
 impl Slice {
@@ -32,7 +32,7 @@ impl Slice {
             .set("/linux/resources", json!({ "pids": { "limit": 50 } }))
     }
 
-    /// The directories of the container's scope.
+    /// Returns the directories of the container's scope.
     fn directories(&self) -> Vec<std::path::PathBuf> {
         cgroup::directories(&format!("/{}/berth-c1.scope", self.0))
     }
@@ -89,7 +89,7 @@ fn property_that_systemd_refuses_is_named() {
     let bus = FakeBus::start(runtime.work(), &slice.0, Behaviour::Refuses("StartTransientUnit", text));
     create(&runtime, &slice, &bus.address()).wait().fails(1, &["start unit berth-c1.scope", text]);
     assert_nothing_left(&runtime, &slice);
-    // Where systemd does not say which, all that were asked are named.
+    // If systemd does not name the property, the error names all of them.
     bus.becomes(Behaviour::Refuses("StartTransientUnit", "Invalid argument"));
     create(&runtime, &slice, &bus.address()).wait().fails(1, &["start unit berth-c1.scope", "one of ", "TasksMax"]);
     assert_nothing_left(&runtime, &slice);
@@ -98,7 +98,8 @@ fn property_that_systemd_refuses_is_named() {
     assert_nothing_left(&runtime, &slice);
 }
 
-/// A host whose cgroups berth makes itself before systemd has a unit for them, which the bus of this test never makes.
+/// Returns whether berth makes the cgroups of this host itself before systemd has the unit. The fake systemd of this
+/// test never makes them.
 fn directories_come_first(test: &str) -> bool {
     if cgroup::unified() {
         eprintln!("{test}: skipped, on cgroup v2 a scope's directory is made by systemd, and this bus makes none");

@@ -1,4 +1,4 @@
-//! Pods whose cgroups systemd owns (`SystemdCgroup`), on a host that systemd runs.
+//! Pods whose cgroups systemd manages (`SystemdCgroup`), on a host that systemd runs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use berth_integration::containerd::{Containerd, Form, Runtime, Version};
@@ -51,7 +51,7 @@ struct Node {
 }
 
 impl Node {
-    /// A pod in a slice of its own below the node's, as kubelet has it.
+    /// Runs a pod in a slice of its own below the node's, as the kubelet does.
     fn pod(&self, name: &str) -> Pod<'_> {
         let mut config = pod_config(&self.containerd, name);
         config["linux"]["cgroup_parent"] = json!(format!("/{}/{}", self.slice.name(), self.pod_slice(name)));
@@ -62,7 +62,7 @@ impl Node {
         format!("{}-{name}.slice", self.slice.name().trim_end_matches(".slice"))
     }
 
-    /// Where the cgroup of a container of the pod `name` is in a hierarchy.
+    /// Returns the path in a hierarchy of the cgroup of a container of the pod `name`.
     fn path(&self, name: &str, container: &Container<'_>) -> String {
         format!("/{}/{}/{}", self.slice.name(), self.pod_slice(name), scope(&container.id))
     }
@@ -125,7 +125,7 @@ fn pod_has_a_scope_with_its_limits_from_start_to_removal(node: &Node) {
     assert!(!systemd::is_known(&scope(&pod.id)));
 }
 
-/// systemd removes the cgroup of a scope as soon as nobody is in it, and with it the count of OOM kills.
+/// systemd removes the cgroup of a scope with its last process, and with it the count of OOM kills.
 fn oom_kill_in_a_scope_reaches_the_cri_status(node: &Node) {
     let pod = node.pod("oom");
     for n in 0..5 {

@@ -1,4 +1,4 @@
-//! The systemd driver on a host that systemd runs: what `systemctl` shows, the files, devices, the end.
+//! The systemd driver on a host that systemd runs: properties, cgroup files, devices, the end of the unit.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use std::fs;
@@ -15,18 +15,18 @@ use berth_integration::{
 };
 use serde_json::json;
 
-/// The unit of the container `id`.
+/// Returns the unit of the container `id`.
 fn unit(slice: &Slice, id: &str) -> String {
     format!("{}-{id}.scope", prefix(slice))
 }
 
-/// Names of units are one space: each test has its own.
+/// Returns a prefix of the test's own, since unit names are global.
 fn prefix(slice: &Slice) -> String {
     slice.name().trim_end_matches(".slice").to_owned()
 }
 
 fn bundle(slice: &Slice, id: &str) -> Bundle {
-    // A device that is there and not allowed, beside the usual ones.
+    // The test uses a device that exists and is not allowed, beside the usual ones.
     Bundle::busybox(&["/bin/sleep", "1000"], &["sh", "sleep"])
         .set("/linux/cgroupsPath", json!(format!("{}:{}:{id}", slice.name(), prefix(slice))))
         .set("/linux/resources", json!({ "devices": [{ "allow": false, "access": "rwm" }] }))
@@ -36,7 +36,7 @@ fn bundle(slice: &Slice, id: &str) -> Bundle {
         )
 }
 
-/// The same with limits of all kinds.
+/// Adds limits of all kinds.
 fn limited(slice: &Slice, id: &str) -> Bundle {
     bundle(slice, id)
         .edit(|c| {
@@ -54,10 +54,10 @@ fn start<'a>(runtime: &'a Runtime, id: &str, bundle: &Bundle) -> Call<'a> {
     runtime.on("run", id, bundle).with(&["--detach"]).global(&["--systemd-cgroup"])
 }
 
-/// systemd that starts itself anew answers nobody meanwhile: one test has it do so, and not beside others.
+/// systemd answers no call while it restarts itself. One test restarts it, and must run alone.
 static SYSTEMD: RwLock<()> = RwLock::new(());
 
-/// crun's annotations, which put init below the scope.
+/// crun's annotations put init below the scope.
 #[test]
 fn crun_annotations_make_cgroups_below_the_scope() {
     let name = "crun_annotations_make_cgroups_below_the_scope";
@@ -126,7 +126,7 @@ fn scope_properties_and_cgroup_files_have_the_limits() {
     let own = format!(":{}", slice.path(&scope));
     let shown = fs::read_to_string(format!("/proc/{}/cgroup", runtime.pid("c1"))).unwrap();
     assert!(shown.lines().filter(|l| !l.contains(":misc:")).all(|line| line.ends_with(&own)), "{shown}");
-    // An exec is there, too.
+    // An exec is in the same cgroup.
     assert_eq!(runtime.exec("c1", &["/bin/sh", "-c", "exit 3"]).code, 3);
 
     runtime.cmd(&["update", "--memory", "80m", "--pids-limit", "77", "c1"]).ok();
@@ -168,7 +168,7 @@ fn systemctl_shows_the_same_unit_as_for_runc() {
         let root = runtime.work().join("runc");
         let mut command = std::process::Command::new(tools::tool("RUNC"));
         command.arg("--root").arg(root).arg("--systemd-cgroup").args(words).stdin(std::process::Stdio::null());
-        // The container would hold this test's pipes open.
+        // The container must not hold this test's pipes open.
         let said = runtime.work().join("runc-said");
         command.stdout(std::process::Stdio::null()).stderr(std::fs::File::create(&said).unwrap());
         let status = command.status().unwrap();
@@ -182,7 +182,7 @@ fn systemctl_shows_the_same_unit_as_for_runc() {
     assert_eq!((only(&own, &theirs), only(&theirs, &own)), (vec![], vec![]), "berth's, runc's");
 }
 
-/// Not what differs from one unit to the next of the same runtime: names of this one time, times, what was used.
+/// Leaves out what differs between two units of the same runtime: names, times, usage.
 fn is_of_the_unit(line: &str) -> bool {
     let (name, _) = line.split_once('=').unwrap();
     let differs = [
@@ -190,9 +190,9 @@ fn is_of_the_unit(line: &str) -> bool {
         "ControlGroupId",
         "TasksCurrent",
         "CPUUsageNSec",
-        // What a unit that failed leaves behind: runc asks for that afterwards.
+        // A failed unit leaves a property that runc asks for afterwards.
         "CollectMode",
-        // runc sets some properties a second time, which systemd notes down in a file.
+        // runc sets some properties a second time, which systemd records in a file.
         "DropInPaths",
         "NeedDaemonReload",
     ];
@@ -230,7 +230,7 @@ fn killed_container_leaves_no_unit_behind() {
     let _turn = SYSTEMD.read().unwrap_or_else(PoisonError::into_inner);
     let (slice, runtime) = (Slice::new("killed"), Runtime::new("killed"));
     let scope = unit(&slice, "c1");
-    // The same name each time: what the last one left would be in the way.
+    // The name is the same each time, so a leftover unit would be in the way.
     for _ in 0..3 {
         start(&runtime, "c1", &bundle(&slice, "c1")).wait().ok();
         runtime.cmd(&["kill", "c1", "KILL"]).ok();
@@ -248,7 +248,7 @@ fn leftover_scope_is_refused_and_leftover_directory_taken_over() {
     let _turn = SYSTEMD.read().unwrap_or_else(PoisonError::into_inner);
     let (slice, runtime) = (Slice::new("crash"), Runtime::new("crash"));
     let scope = unit(&slice, "c1");
-    // All that is known of the container but its unit is lost.
+    // Only the unit of the container is left.
     start(&runtime, "c1", &bundle(&slice, "c1")).wait().ok();
     fs::remove_dir_all(runtime.root().join("c1")).unwrap();
     start(&runtime, "c1", &bundle(&slice, "c1")).wait().fails(1, &[if is_runc() { "cgroup" } else { &scope }]);
@@ -260,7 +260,7 @@ fn leftover_scope_is_refused_and_leftover_directory_taken_over() {
     start(&runtime, "c1", &bundle(&slice, "c1")).wait().ok();
     runtime.cmd(&["delete", "--force", "c1"]).ok();
     assert!(!systemd::is_known(&scope) && !slice.has(&scope));
-    // A directory without a unit.
+    // Only a directory without a unit is left.
     for hierarchy in cgroup::hierarchies() {
         fs::create_dir_all(hierarchy.join(slice.path(&scope).trim_start_matches('/'))).ok();
     }
@@ -289,7 +289,7 @@ fn property_that_systemd_refuses_is_named_and_leaves_nothing() {
         assert!(!systemd::is_known(&scope) && !slice.has(&scope));
         assert_eq!(runtime.ids(), [""; 0]);
     }
-    // Names of units are one space, whatever the slice.
+    // Unit names are global, whatever the slice.
     start(&runtime, "c1", &bundle(&slice, "c1")).wait().ok();
     let taken = format!("{}:{}:c1", other.name(), prefix(&slice));
     let taken = bundle(&slice, "c1").set("/linux/cgroupsPath", json!(taken));

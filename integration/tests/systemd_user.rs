@@ -1,4 +1,4 @@
-//! The systemd driver for an ordinary user, on a host that systemd runs: his own systemd makes the scope, below
+//! The systemd driver for an unprivileged user, on a host that systemd runs: the user's systemd makes the scope below
 //! user@UID.service.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
@@ -17,17 +17,17 @@ use berth_integration::{
 };
 use serde_json::json;
 
-/// One that every host has in its passwd and that nobody is: without an entry there is no user@UID.service.
+/// The uid of a user in every host's passwd with no processes. Without an entry there is no user@UID.service.
 const NOBODY: u32 = 65_534;
 
-/// The user's systemd, with a bus of its own; ended on drop.
+/// The user's systemd with its own bus. Dropping it ends both.
 struct User {
     runtime: Runtime,
     directory: PathBuf,
 }
 
 impl User {
-    /// `None`, and a line that says so, where there is no systemd or no cgroup v2: there a user has no cgroups.
+    /// Returns `None`, and prints why, without systemd or cgroup v2: a user has no cgroups there.
     fn new(test: &str) -> Option<Self> {
         if !systemd::here(test) {
             return None;
@@ -50,7 +50,7 @@ impl User {
         call.global(&["--systemd-cgroup"]).env("XDG_RUNTIME_DIR", self.directory.to_str().unwrap())
     }
 
-    /// What `systemctl --user show` says of a property of a unit.
+    /// Returns a property of a unit as `systemctl --user show` prints it.
     fn show(&self, unit: &str, property: &str) -> String {
         let words = self.runtime.as_user();
         let mut systemctl = Command::new(&words[0]);
@@ -73,10 +73,10 @@ fn service() -> String {
     format!("user@{NOBODY}.service")
 }
 
-/// One user, one systemd: the tests take turns.
+/// The tests take turns, since a user has one systemd.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// Below what the user's systemd manages.
+/// Returns the path below the cgroup of the user's systemd.
 fn path(scope: &str) -> String {
     format!("/user.slice/user-{NOBODY}.slice/{}/{scope}", service())
 }
@@ -119,7 +119,7 @@ fn user_scope_without_a_path_has_a_default_name() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(user) = User::new("user_scope_without_a_path_has_a_default_name") else { return };
     let runtime = &user.runtime;
-    // A name that no other test's unit has.
+    // The unit name must not be another test's.
     let id = format!("user{}", std::process::id());
     user.call(runtime.on("run", &id, &Bundle::probe(&["signal"]).rootless(NOBODY)).with(&["--detach"])).wait().ok();
     let own = path(&format!("user.slice/runc-{id}.scope"));

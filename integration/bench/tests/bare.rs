@@ -1,4 +1,5 @@
-//! The floor is honest: the container that the bare system calls make is the one that berth makes of the same bundle.
+//! The bare floor is comparable: the container that the bare system calls make is the one that berth makes of the same
+//! bundle.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 #![allow(clippy::disallowed_methods, reason = "the program is run as the bench runs it")]
 
@@ -12,14 +13,14 @@ use berth_integration::bundle::Bundle;
 use berth_integration::runtime::{Runtime, is_runc};
 use berth_integration::{cgroup, cri_bundle, leak::Marks, procs, tools};
 
-/// berth-bare, under way, and the cgroup that it works in.
+/// Starts berth-bare and returns it with the name of its cgroup.
 fn start(bundle: &Bundle, name: &str) -> (Bare, String) {
     let cgroup = format!("berth-test-{}-{name}", procs::name());
     bundle.save("/unused");
     (Bare::start(bundle.path(), &cgroup), cgroup)
 }
 
-/// The process of the container that stays.
+/// Returns the init of the container that stays.
 fn keeper(bare: &Bare) -> i32 {
     procs::all().into_iter().find(|process| process.parent == bare.pid()).unwrap().pid
 }
@@ -30,12 +31,12 @@ fn end(bare: Bare, bundle: &Bundle, cgroup: &str) {
     assert!(left.is_empty(), "{left:#?}");
 }
 
-/// What the kernel shows of a process and its container, with the names of the bundle and of the cgroup cut out.
+/// Returns what the kernel shows of a process and its container, without the names of the bundle and of the cgroup.
 fn seen(pid: i32, bundle: &Bundle, cgroup: &str) -> BTreeMap<String, String> {
     let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
     let same = |text: &str| text.replace(bundle.path().to_str().unwrap(), "BUNDLE").replace(cgroup, "CGROUP");
     let mut seen = BTreeMap::new();
-    // Ids of mounts, peer groups and devices are each one's own.
+    // Ids of mounts, peer groups and devices differ between containers.
     for line in read("mountinfo").lines() {
         let fields: Vec<_> = line.split(' ').collect();
         let dash = fields.iter().position(|field| *field == "-").unwrap();
@@ -46,10 +47,10 @@ fn seen(pid: i32, bundle: &Bundle, cgroup: &str) -> BTreeMap<String, String> {
     let words = ["Uid", "Gid", "Groups", "Umask", "Cap", "NoNewPrivs", "Seccomp:", "Seccomp_filters", "Sig", "Shd"];
     for line in read("status").lines().filter(|line| words.iter().any(|word| line.starts_with(word))) {
         let (name, value) = line.split_once(':').unwrap();
-        // Who waits for what differs: the keeper waits in pause(2).
+        // The system call in which the process waits differs: the keeper waits in pause(2).
         match name {
             "SigQ" => {}
-            // posix_spawn(3) and fork(2) differ in what becomes of the C library's own two signals, 32 and 33.
+            // posix_spawn(3) and fork(2) treat the C library's own signals 32 and 33 differently.
             "SigIgn" => {
                 let ignored = u64::from_str_radix(value.trim(), 16).unwrap() & !(0b11 << 31);
                 seen.insert(format!("status {name}"), format!("{ignored:x}"));

@@ -1,11 +1,11 @@
-//! The measures that need no containerd: each contestant gives values, and nothing of it stays.
+//! The measures that need no containerd: every contestant gives a value for each, and nothing of it stays.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use berth_bench::order::Order;
 use berth_bench::{Contestant, Measure, Results, direct, footprint};
 use berth_integration::runtime::is_runc;
 
-/// How much to measure: the environment may ask for more than a test needs (`rounds pods execs`).
+/// Returns the extent of the measures (rounds, pods, execs). The environment may ask for more than the test needs.
 fn extent() -> (u32, usize, usize) {
     let words = std::env::var("BERTH_BENCH").unwrap_or_else(|_| "1 1 101".into());
     let mut numbers = words.split(' ').map(|word| word.parse::<usize>().unwrap());
