@@ -1,4 +1,4 @@
-//! The program that makes the bare system calls, and answers how long they took.
+//! Runs `berth-bare`, which makes the bare system calls and answers how long they took.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
 use berth_integration::tools::built;
 
-/// `berth-bare`, running. It ends with its standard input.
+/// A running `berth-bare`. It ends with its standard input.
 pub struct Bare {
     child: Child,
     ask: Option<ChildStdin>,
@@ -27,7 +27,7 @@ impl Bare {
         Self { child, ask, answers }
     }
 
-    /// Has `word` (`run` or `exec`) done once: the time it took on the wall and of the CPU (ns).
+    /// Runs the operation `word` (`run` or `exec`) once. Returns its wall time and its CPU time (ns).
     pub fn measure(&mut self, word: &str) -> (u64, u64) {
         let ask = self.ask.as_mut().expect("it runs");
         ask.write_all(format!("{word}\n").as_bytes()).expect("ask berth-bare");
@@ -40,12 +40,12 @@ impl Bare {
         }
     }
 
-    /// Its process.
+    /// Returns the pid.
     pub fn pid(&self) -> i32 {
         self.child.id().cast_signed()
     }
 
-    /// Has it end.
+    /// Closes its input and waits for its end.
     pub fn end(mut self) -> ExitStatus {
         drop(self.ask.take());
         self.child.wait().expect("wait for berth-bare")

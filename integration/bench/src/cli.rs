@@ -15,28 +15,28 @@ use super::order::Order;
 use super::{Contestant, Measure, Results};
 use berth_integration::tools::{built, tool};
 
-/// `run` of a bundle.
+/// The time of `run` of a bundle.
 pub const RUN: Measure = Measure::time("cli.run", "command line: run");
-/// Its CPU time.
+/// The CPU time of `run`.
 pub const RUN_CPU: Measure = Measure::time("cli.run.cpu", "command line: CPU of run");
-/// CPU time of the same without the profile.
+/// The CPU time of `run` without a seccomp profile.
 pub const RUN_CPU_OPEN: Measure = Measure::time("cli.run.cpu.open", "command line: CPU of run without seccomp");
-/// `exec` in a running container.
+/// The time of `exec` in a running container.
 pub const EXEC: Measure = Measure::time("cli.exec", "command line: exec");
-/// Its CPU time.
+/// The CPU time of `exec`.
 pub const EXEC_CPU: Measure = Measure::time("cli.exec.cpu", "command line: CPU of exec");
 
-/// Measures all of `contestants` that have a command line, and the bare calls where they are among them.
+/// Measures each of `contestants` that has a command line, and the bare calls if they are among them.
 pub fn measure(node: &Node, contestants: &[Contestant], rounds: u32, order: &mut Order, results: &mut Results) {
     let mut bare = contestants.contains(&Contestant::Bare).then(|| {
         let bundle = Line::new(node, Contestant::Bare).bundle(&TRUE, true);
-        // One process makes containers, one makes execs.
+        // One process makes containers, the other one execs.
         ["run", "exec"]
             .map(|word| (word, Bare::start(&bundle, &format!("{}/bare-{word}", node.containerd.reservation.tag()))))
     });
     let lines: Vec<Line> = contestants.iter().filter(|who| has_line(**who)).map(|who| Line::new(node, *who)).collect();
     lines.iter().for_each(Line::start);
-    // Everybody once, for nothing.
+    // Each contestant runs once without being measured.
     for (word, bare) in bare.iter_mut().flatten() {
         bare.measure(word);
     }
@@ -69,7 +69,7 @@ fn has_line(who: Contestant) -> bool {
     matches!(who, Contestant::Berth | Contestant::Runc | Contestant::Crun)
 }
 
-/// One runtime's command line, with bundles and state of its own.
+/// The command line of one runtime, with bundles and state of its own.
 struct Line<'a> {
     node: &'a Node,
     who: Contestant,
@@ -91,7 +91,7 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// The directory of a bundle for `args`, with or without the seccomp profile.
+    /// Returns the directory of a bundle for `args`, with or without the seccomp profile.
     fn bundle(&self, args: &[&str], filtered: bool) -> PathBuf {
         let name = format!("{}-{filtered}", args[0].replace('/', "-"));
         let dir = self.dir.join(&name);
@@ -141,7 +141,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// CPU time of all children that were waited for, and of theirs (ns).
+/// Returns the CPU time of all children that were waited for, and of their children (ns).
 fn children() -> u64 {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("getrusage");
     let micros = |time: nix::sys::time::TimeVal| time.tv_sec() * 1_000_000 + time.tv_usec();

@@ -1,33 +1,33 @@
-//! What operations cost in system calls and page faults. These counts hold on any machine; they are taken in passes of
-//! their own, in which nothing is timed, since counting slows down what is counted.
+//! The system calls and page faults of operations. These counts do not depend on the machine's speed. They are taken in
+//! separate passes without timing, since counting slows down the operations.
 
 use super::node::{Node, TRUE};
 use super::{Contestant, Measure, Results, operation};
 use berth_integration::cgroup;
 use berth_integration::strace::Joined;
 
-/// System calls of a container's life, of the shim and all its children.
+/// The system calls of a container's life, by the shim and all its children.
 pub const RUN_CALLS: Measure =
     Measure::count("calls.run", "system calls per container in a running pod: shim, runtime, payload");
-/// System calls of an exec, of the shim and all its children.
+/// The system calls of an exec, by the shim and all its children.
 pub const EXEC_CALLS: Measure = Measure::count("calls.exec", "system calls per exec: shim, runtime, payload");
-/// Page faults of a container's life.
+/// The page faults of a container's life.
 pub const RUN_FAULTS: Measure = Measure::count("faults.run", "page faults per run: containerd, shim, runtime, payload");
-/// Page faults of an exec.
+/// The page faults of an exec.
 pub const EXEC_FAULTS: Measure =
     Measure::count("faults.exec", "page faults per exec: containerd, shim, runtime, payload");
 
-/// strace's options: the calls of a process and of all that come of it, as a table.
+/// The options of strace: a summary table of the calls of a process and its children.
 const COUNTED: [&str; 3] = ["-f", "-c", "-qq"];
 
-/// Operations in a pass.
+/// The number of operations in a pass.
 const MANY: u64 = 20;
 
 /// Counts for `contestants`.
 pub async fn measure(node: &Node, contestants: &[Contestant], results: &mut Results) {
     for who in contestants {
         let pod = node.launch(*who, None).await;
-        // Everything once, so that what happens only once is not counted.
+        // Each operation runs once before, so that one-time costs are not counted.
         live(node, *who, Some(&pod), 1).await;
         exec(node, &pod, 1).await;
         let before = faults(node);
@@ -36,7 +36,7 @@ pub async fn measure(node: &Node, contestants: &[Contestant], results: &mut Resu
         exec(node, &pod, MANY).await;
         results.add(&RUN_FAULTS, *who, (between - before) / MANY);
         results.add(&EXEC_FAULTS, *who, (faults(node) - between) / MANY);
-        // The null shim ends processes at once: there is nothing to attach to that would tell more.
+        // The null shim has no children, so strace would show nothing further.
         if *who != Contestant::Null {
             let shim = node.shim(&pod);
             let trace = Joined::to(shim, &COUNTED);
@@ -65,20 +65,21 @@ async fn exec(node: &Node, id: &str, many: u64) {
     }
 }
 
-/// Page faults of everything in the node's cgroup so far: what has gone is counted in its parent.
+/// Returns the page faults of all processes in the node's cgroup so far. The parent cgroup keeps the counts of removed
+/// ones.
 fn faults(node: &Node) -> u64 {
     let text = cgroup::value(&node.cgroup(), "memory/memory.stat", "memory.stat");
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
     field("total_pgfault").or_else(|| field("pgfault")).expect("page faults in memory.stat")
 }
 
-/// How many calls strace has counted.
+/// Returns the number of calls that strace counted.
 fn calls(trace: Joined) -> u64 {
     let table = trace.leave();
     total(&table).unwrap_or_else(|| panic!("no total in {table}"))
 }
 
-/// The calls in the last line of strace's table: share, seconds, µs a call, calls, errors if any, "total".
+/// Reads the calls from the last line of strace's table: share, seconds, µs a call, calls, errors if any, "total".
 fn total(table: &str) -> Option<u64> {
     let line = table.lines().find(|line| line.trim_end().ends_with("total"))?;
     line.split_whitespace().nth(3)?.parse().ok()

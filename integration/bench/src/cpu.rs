@@ -1,15 +1,15 @@
-//! How much CPU time was used, machine-wide and by what the benchmark itself started.
+//! The CPU time of operations, by the whole machine and by the benchmark's own cgroup.
 //!
-//! Machine-wide is what `/proc/stat` says, less what the idle machine uses in the same time; it has everything (kernel
-//! threads, interrupts, and neighbours if there are any). Our own is what the kernel charged to the cgroup that containerd,
-//! its shims and all containers are in: exact to the nanosecond, and blind for what kernel threads do on our behalf.
+//! The machine's time is that of `/proc/stat` less the use of the idle machine in the same time. It includes kernel
+//! threads, interrupts and unrelated processes. The own time is what the kernel accounts to the cgroup of containerd,
+//! its shims and all containers. It is exact to the nanosecond, and excludes kernel threads that work for them.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
 use berth_integration::cgroup;
 
-/// One look at the clocks.
+/// One reading of the clocks.
 #[derive(Debug, Clone, Copy)]
 pub struct Reading {
     at: Instant,
@@ -17,14 +17,14 @@ pub struct Reading {
     own: u64,
 }
 
-/// What was used between two looks (ns).
+/// The time between two readings (ns).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Used {
-    /// On the wall.
+    /// The wall time.
     pub wall: u64,
-    /// By all CPUs of the machine, in the steps of /proc/stat (10 ms).
+    /// The CPU time of the machine, in the steps of /proc/stat (10 ms).
     pub machine: u64,
-    /// By the cgroup.
+    /// The CPU time of the cgroup.
     pub own: u64,
 }
 
@@ -36,7 +36,7 @@ impl Used {
         self.own += other.own;
     }
 
-    /// What the machine used more than it would have used anyway, if it was as busy as in `idle`.
+    /// Returns the machine's CPU time above that of an idle machine, whose use `idle` has.
     pub fn above(&self, idle: &Self) -> u64 {
         let anyway = u128::from(idle.machine) * u128::from(self.wall) / u128::from(idle.wall.max(1));
         self.machine.saturating_sub(u64::try_from(anyway).unwrap_or(u64::MAX))
@@ -44,32 +44,32 @@ impl Used {
 }
 
 impl Reading {
-    /// Reads the machine's clocks, and those of `cgroup` (a path in the hierarchies) and what is below it.
+    /// Reads the machine's clocks, and those of `cgroup` (a path in the hierarchies) with its children.
     pub fn take(cgroup: &str) -> Self {
         Self { at: Instant::now(), machine: machine(), own: of_cgroup(cgroup) }
     }
 
-    /// What was used since.
+    /// Returns the time since this reading.
     pub fn used(&self, cgroup: &str) -> Used {
         let now = Self::take(cgroup);
         Used { wall: nanos(now.at - self.at), machine: now.machine - self.machine, own: now.own - self.own }
     }
 }
 
-/// A duration in nanoseconds.
+/// Converts a duration into nanoseconds.
 pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).expect("less than 584 years")
 }
 
-/// The CPU time of a process and of its children that it waited for (proc_pid_stat(5), in steps of 10 ms).
+/// Returns the CPU time of a process and of the children that it waited for (proc_pid_stat(5), in steps of 10 ms).
 pub fn of_process(pid: i32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    // utime, stime, cutime and cstime are fields 14 to 17; the state is field 3.
+    // Fields 14 to 17 are utime, stime, cutime and cstime. The state is field 3.
     after_name.split(' ').skip(11).take(4).filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>() * tick()
 }
 
-/// All CPUs' time but for idling, waiting for disks, and what a hypervisor took (proc_stat(5)).
+/// Returns the time of all CPUs without idle, I/O wait and steal time (proc_stat(5)).
 fn machine() -> u64 {
     let stat = fs::read_to_string("/proc/stat").expect("read /proc/stat");
     busy(&stat) * tick()
@@ -90,7 +90,7 @@ fn of_cgroup(path: &str) -> u64 {
     }
 }
 
-/// The unit of the kernel's tables (ns).
+/// Returns the length of a clock tick (ns).
 fn tick() -> u64 {
     1_000_000_000 / rustix::param::clock_ticks_per_second()
 }
@@ -118,7 +118,7 @@ mod tests {
     fn cpu_time_of_a_busy_process_grows() {
         let me = std::process::id().cast_signed();
         let before = of_process(me);
-        // Of the CPU's time, not of the clock's: on a busy machine others have that.
+        // The loop uses CPU time and not wall time, since other processes may have the CPU.
         let used = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
         let end = used() + Duration::from_millis(60);
         while used() < end {}

@@ -1,4 +1,4 @@
-//! Sixty-four at a time: containers and execs in one pod, beside the same work spread over as many pods.
+//! Sixty-four concurrent containers and execs in one pod, beside the same work spread over as many pods.
 
 use std::time::Instant;
 
@@ -9,19 +9,19 @@ use super::node::{Node, TRUE};
 use super::order::Order;
 use super::{Contestant, Measure, Results, operation};
 
-/// Containers in one pod.
+/// The time of containers in one pod.
 pub const CONTAINERS_ONE: Measure = Measure::time("density.containers.one", "64 containers at a time in one pod");
-/// Containers in a pod each.
+/// The time of containers in one pod each.
 pub const CONTAINERS_SPREAD: Measure =
     Measure::time("density.containers.spread", "64 containers at a time in 64 pods that run");
-/// Execs in one pod.
+/// The time of execs in one pod.
 pub const EXECS_ONE: Measure = Measure::time("density.execs.one", "64 execs at a time in one pod");
-/// Execs in a pod each.
+/// The time of execs in one pod each.
 pub const EXECS_SPREAD: Measure = Measure::time("density.execs.spread", "64 execs at a time in 64 pods");
 
 const MANY: usize = 64;
 
-/// Measures `contestants`, each with 64 pods that run all the while.
+/// Measures `contestants`, each with 64 running pods.
 pub async fn measure(node: &Node, contestants: &[Contestant], rounds: u32, order: &mut Order, results: &mut Results) {
     let mut pods = Vec::new();
     for who in contestants {
@@ -41,7 +41,7 @@ pub async fn measure(node: &Node, contestants: &[Contestant], rounds: u32, order
                 (&EXECS_ONE, execs(node, &one).await),
                 (&EXECS_SPREAD, execs(node, all).await),
             ];
-            // The first round warms up.
+            // The first round is a warm-up.
             if round > 0 {
                 took.into_iter().for_each(|(measure, took)| results.add(measure, who, took));
             }
@@ -52,7 +52,7 @@ pub async fn measure(node: &Node, contestants: &[Contestant], rounds: u32, order
     }
 }
 
-/// Lives of one container in each of `pods`, all at a time.
+/// Runs one container in each of `pods` concurrently, and returns the time.
 async fn containers(node: &Node, who: Contestant, pods: &[String]) -> u64 {
     let mut prepared = Vec::new();
     for pod in pods {
@@ -72,7 +72,7 @@ async fn containers(node: &Node, who: Contestant, pods: &[String]) -> u64 {
     took
 }
 
-/// An exec in each of `pods`, all at a time.
+/// Runs one exec in each of `pods` concurrently, and returns the time.
 async fn execs(node: &Node, pods: &[String]) -> u64 {
     let process = node.process(&TRUE);
     let mut execs = JoinSet::new();

@@ -1,5 +1,4 @@
-//! The shims without containerd: the same calls, straight to the shim's socket, so that a shim's own share is seen apart
-//! from containerd's.
+//! The shims without containerd: the same calls on the shim's socket, which show the shim's own share of the time.
 
 use std::time::Instant;
 
@@ -14,25 +13,25 @@ use berth_integration::cri_bundle;
 use berth_integration::shim::container::exec_request;
 use berth_integration::shim::{CALL, Kind, Shim};
 
-/// `start`, the process that finds or makes the server: from its spawn to its end.
+/// The time of the program `start`, which finds or starts the server, from its spawn to its exit.
 pub const LAUNCH: Measure = Measure::time("direct.launch", "shim alone: the program `start`");
-/// A container's life.
+/// The time of a container's life.
 pub const RUN: Measure = Measure::time("direct.run", "shim alone: create + start + wait + delete");
-/// Its parts.
+/// The time of Create.
 pub const CREATE: Measure = Measure::time("direct.run.create", "  create");
-/// From the request to the answer.
+/// The time of Start.
 pub const START: Measure = Measure::time("direct.run.start", "  start");
-/// From Start's answer.
+/// The time from Start's answer to Wait's.
 pub const WAIT: Measure = Measure::time("direct.run.wait", "  wait (from start's answer)");
-/// From the request to the answer.
+/// The time of Delete.
 pub const DELETE: Measure = Measure::time("direct.run.delete", "  delete");
-/// Exec, start, wait and delete of a process.
+/// The time of Exec, Start, Wait and Delete of a process.
 pub const EXEC: Measure = Measure::time("direct.exec", "shim alone: exec /bin/true");
 
-/// Operations of one contestant in a row, of which the first is not counted.
+/// The number of consecutive operations of one contestant. The first one is not counted.
 const BATCH: usize = 4;
 
-/// The shims that [`measure`] knows how to start, of these contestants.
+/// Returns the kind of a contestant's shim, if it has one.
 fn kind(who: Contestant) -> Option<Kind> {
     match who {
         Contestant::Berth => Some(Kind::Berth),
@@ -42,7 +41,7 @@ fn kind(who: Contestant) -> Option<Kind> {
     }
 }
 
-/// Measures those of `contestants` that are shims; each has a shim of its own for the whole time.
+/// Measures each of `contestants` that is a shim. Each has one shim for the whole time.
 pub fn measure(contestants: &[Contestant], rounds: u32, order: &mut Order, results: &mut Results) {
     let known: Vec<Contestant> = contestants.iter().copied().filter(|who| kind(*who).is_some()).collect();
     let mut lanes: Vec<(Contestant, Lane)> =
@@ -68,8 +67,8 @@ pub fn measure(contestants: &[Contestant], rounds: u32, order: &mut Order, resul
 struct Lane {
     shim: Shim,
     client: TaskClient,
-    /// For Wait alone: calls that two threads make on one connection may be sent out of the order of their numbers, which
-    /// the Go shim refuses (ttrpc 0.10: "StreamID cannot be re-used and must increment").
+    /// A connection for Wait alone. Two threads on one connection may send calls out of order, which the Go shim
+    /// refuses (ttrpc 0.10: "StreamID cannot be re-used and must increment").
     waits: TaskClient,
     bundle: Bundle,
     exec: ExecProcessRequest,
@@ -113,7 +112,7 @@ impl Lane {
         format!("{word}{}", self.next)
     }
 
-    /// Create, start, wait (from start's answer), delete, in ns.
+    /// Runs Create, Start, Wait (from Start's answer) and Delete. Returns the times in ns.
     fn run(&mut self) -> [u64; 4] {
         let id = self.fresh("c");
         let request = self.shim.request(&id, &self.bundle);
@@ -135,7 +134,7 @@ impl Lane {
         })
     }
 
-    /// Exec, start, wait, delete, in ns.
+    /// Runs Exec, Start, Wait and Delete. Returns the time in ns.
     fn exec(&mut self) -> u64 {
         let exec = self.fresh("e");
         let request = ExecProcessRequest { exec_id: exec.clone(), ..self.exec.clone() };
@@ -160,7 +159,7 @@ impl Lane {
     }
 }
 
-/// Asks before the start, as clients do; gives the status.
+/// Calls Wait before Start, as clients do. Returns the exit status.
 fn wait_ahead(client: &TaskClient, id: &str, exec: &str) -> tokio::task::JoinHandle<u32> {
     let client = client.clone();
     let request = WaitRequest { id: id.into(), exec_id: exec.into(), ..Default::default() };

@@ -1,6 +1,6 @@
-//! What shims keep: memory and threads of each, with more and more pods on the node, at rest and after many execs.
+//! The memory and threads of idle shims: with a growing number of pods on the node, and after many execs.
 //!
-//! A pod here is a shim of its own with one container in it. Read from smaps_rollup and status of /proc/PID (proc(5)).
+//! A pod here is one shim with one container. smaps_rollup and status of /proc/PID (proc(5)) have the numbers.
 
 use super::{Contestant, Measure, Results};
 use berth_integration::bundle::Bundle;
@@ -15,34 +15,34 @@ use berth_proto::task::{
 };
 use berth_proto::ttrpc::context;
 
-/// Pages that are this shim's alone and written to.
+/// The private dirty memory.
 pub const PRIVATE_DIRTY: Measure = Measure::bytes("memory.private_dirty", "private dirty memory per shim");
-/// Its share of all that it maps.
+/// The proportional set size.
 pub const PSS: Measure = Measure::bytes("memory.pss", "PSS per shim");
-/// All that it maps and is in memory.
+/// The resident set size.
 pub const RSS: Measure = Measure::bytes("memory.rss", "RSS per shim");
-/// Threads.
+/// The number of threads.
 pub const THREADS: Measure = Measure::count("threads", "threads per shim");
-/// The same after execs.
+/// The private dirty memory after execs.
 pub const AFTER_EXECS: Measure = Measure::bytes("memory.private_dirty.execs", "private dirty memory after execs");
-/// The same after execs.
+/// The proportional set size after execs.
 pub const PSS_AFTER_EXECS: Measure = Measure::bytes("memory.pss.execs", "PSS after execs");
-/// The same after execs.
+/// The number of threads after execs.
 pub const THREADS_AFTER_EXECS: Measure = Measure::count("threads.execs", "threads after execs");
 
-/// How many pods there are when shims are looked at.
+/// The numbers of pods at which shims are measured.
 pub const PODS: [usize; 4] = [1, 20, 200, 500];
-/// With how many pods nothing else is tried when a shim has several threads: the pids and the memory of a small machine.
+/// The largest number of pods for a shim with several threads: a small machine has no pids and memory for more.
 const MANY_THREADS: usize = 200;
 
-/// The shims that are looked at, of these contestants.
+/// Returns those of the contestants that have shims, with their kind.
 fn kinds(contestants: &[Contestant]) -> Vec<(Contestant, Kind)> {
     let all = [(Contestant::Berth, Kind::Berth), (Contestant::Runc, Kind::Runc), (Contestant::Null, Kind::Null)];
     all.into_iter().filter(|(who, _)| contestants.contains(who)).collect()
 }
 
-/// Starts pods until there are `most`, one contestant after the other, and looks at the shims at each of [`PODS`].
-/// Gives a line for each number that a contestant was spared, and why.
+/// Starts pods up to `most`, one contestant after the other, and measures the shims at each number of [`PODS`]. Returns
+/// a line for each number that was skipped, with the reason.
 pub fn measure(contestants: &[Contestant], most: usize, results: &mut Results) -> Vec<String> {
     let mut spared = Vec::new();
     for (who, kind) in kinds(contestants) {
@@ -69,8 +69,8 @@ pub fn measure(contestants: &[Contestant], most: usize, results: &mut Results) -
     spared
 }
 
-/// Makes `execs` execs in one pod of each contestant, and looks at its shim before and after; the first hundred come
-/// before the first look, since a heap that has never been used is no measure of what grows.
+/// Runs `execs` execs in one pod of each contestant and measures its shim before and after. The first hundred come
+/// before the first measurement, since an unused heap would show growth in any case.
 pub fn measure_execs(contestants: &[Contestant], execs: usize, results: &mut Results) {
     for (who, kind) in kinds(contestants) {
         let node = Node::start(kind);
@@ -89,7 +89,7 @@ pub fn measure_execs(contestants: &[Contestant], execs: usize, results: &mut Res
     }
 }
 
-/// What a shim keeps when nothing is asked of it: berth's threads that wait for more work have gone.
+/// Returns the footprint of an idle shim. berth's worker threads have ended by then.
 fn at_rest(kind: Kind, pid: i32) -> Footprint {
     if kind == Kind::Berth {
         until_true("the shim to come to rest", LONG, || Footprint::of(pid).threads == 1);
@@ -97,7 +97,7 @@ fn at_rest(kind: Kind, pid: i32) -> Footprint {
     Footprint::of(pid)
 }
 
-/// Pods of one contestant: the first shim, and those beside it.
+/// The pods of one contestant: the first shim, and those beside it.
 struct Node {
     first: Shim,
     others: Vec<Sibling>,
@@ -164,7 +164,7 @@ impl Node {
     }
 }
 
-/// The id of the container of the `n`th pod.
+/// Returns the id of the container of the `n`th pod.
 fn container(n: usize) -> String {
     format!("c{n}")
 }

@@ -1,7 +1,8 @@
-//! How operations get slower when there is more on the node: pods, containers in a pod, mounts on the host, execs so far.
+//! The time of operations against the number of pods on the node, containers in a pod, mounts on the host, and earlier
+//! execs.
 //!
-//! What grows belongs to the contestant that is measured. The machine drifts while it grows, so each measure takes its
-//! smallest size twice, before and after the others.
+//! The pods, containers and execs belong to the measured contestant. The machine's speed drifts meanwhile, so each
+//! measure takes its smallest size twice, before and after the others.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,46 +13,46 @@ use tokio::task::JoinSet;
 use super::node::{Node, SLEEP, TRUE};
 use super::{Contestant, Measure, Results, operation};
 
-/// A container's whole life by the number of pods on the node.
+/// The time of a container's life by the number of pods on the node.
 pub const CREATE_PODS: Measure = Measure::time("growth.pods.run", "create + … + delete, by pods on the node");
-/// An exec by the number of pods on the node.
+/// The time of an exec by the number of pods on the node.
 pub const EXEC_PODS: Measure = Measure::time("growth.pods.exec", "exec, by pods on the node");
-/// A container's whole life in a pod by the number of containers there.
+/// The time of a container's life in a pod by the number of containers there.
 pub const CREATE_CONTAINERS: Measure =
     Measure::time("growth.containers.run", "create + … + delete in a pod, by containers in it");
-/// An exec in a pod by the number of containers there.
+/// The time of an exec in a pod by the number of containers there.
 pub const EXEC_CONTAINERS: Measure = Measure::time("growth.containers.exec", "exec in a pod, by containers in it");
-/// A container's whole life by the number of mounts on the host.
+/// The time of a container's life by the number of mounts on the host.
 pub const CREATE_MOUNTS: Measure = Measure::time("growth.mounts.run", "create + … + delete, by mounts on the host");
-/// An exec by the number of mounts on the host.
+/// The time of an exec by the number of mounts on the host.
 pub const EXEC_MOUNTS: Measure = Measure::time("growth.mounts.exec", "exec, by mounts on the host");
-/// An exec by the number of those before it.
+/// The time of an exec by the number of earlier execs.
 pub const EXEC_EXECS: Measure = Measure::time("growth.execs.exec", "exec, by execs so far in the container");
 
-/// Where berth has to hold up, and what is tried with the others.
+/// The sizes for berth, and the largest ones for the others.
 const PODS: [u64; 4] = [1, 20, 200, 500];
 const PODS_OF_OTHERS: u64 = 200;
 const CONTAINERS: [u64; 2] = [1, 64];
 const MOUNTS: [u64; 2] = [100, 10_000];
 const EXECS: [u64; 3] = [100, 500, 2000];
 const EXECS_OF_OTHERS: u64 = 500;
-/// How many are started at a time.
+/// The number of concurrent starts.
 const AT_ONCE: usize = 8;
 
-/// What grows, for whom, and how often each size is measured.
+/// The node, the contestants, and the number of samples per size.
 pub struct Growth<'a> {
-    /// The daemon.
+    /// The node.
     pub node: &'a Node,
-    /// Who takes part.
+    /// The contestants.
     pub contestants: &'a [Contestant],
-    /// Samples a size.
+    /// The number of samples per size.
     pub samples: u32,
-    /// Where values go.
+    /// The results.
     pub results: &'a mut Results,
 }
 
 impl Growth<'_> {
-    /// Pods on the node.
+    /// Measures against the number of pods on the node.
     pub async fn pods(&mut self) {
         for who in self.contestants.iter().copied() {
             let probed = self.node.launch(who, None).await;
@@ -66,7 +67,7 @@ impl Growth<'_> {
         }
     }
 
-    /// Containers in one pod.
+    /// Measures against the number of containers in one pod.
     pub async fn containers(&mut self) {
         for who in self.contestants.iter().copied() {
             let pod = self.node.launch(who, None).await;
@@ -81,7 +82,8 @@ impl Growth<'_> {
         }
     }
 
-    /// Mounts in the namespace that containerd and the shims are in; contestants take turns at each number.
+    /// Measures against the number of mounts in the namespace of containerd and the shims. Contestants take turns at
+    /// each number.
     pub async fn mounts(&mut self) {
         let mut probed = Vec::new();
         for who in self.contestants.iter().copied() {
@@ -99,7 +101,7 @@ impl Growth<'_> {
         }
     }
 
-    /// Execs in one container.
+    /// Measures against the number of execs in one container.
     pub async fn execs(&mut self) {
         let process = self.node.process(&TRUE);
         for who in self.contestants.iter().copied() {
@@ -107,7 +109,7 @@ impl Growth<'_> {
             let last = if who == Contestant::Berth { EXECS[2] } else { EXECS_OF_OTHERS };
             for so_far in 1..=last {
                 let took = operation::exec(&self.node.tasks, &id, &self.node.fresh("exec"), &process).await;
-                // The last hundred of each size.
+                // The samples are the last hundred of each size.
                 let size = EXECS.into_iter().find(|size| (size - 100..*size).contains(&(so_far - 1)));
                 if let Some(size) = size {
                     self.results.add_at(&EXEC_EXECS, who, size, took);
@@ -130,7 +132,7 @@ impl Growth<'_> {
         }
     }
 
-    /// Has `many` containers run, in `pod` or each in one of its own.
+    /// Starts containers until there are `many`, in `pod` or each in one of its own.
     async fn launch_until(&self, who: Contestant, pod: Option<&str>, ids: &mut Vec<String>, many: u64) {
         let mut starting = JoinSet::new();
         while (ids.len() as u64) < many {
@@ -161,7 +163,7 @@ impl Growth<'_> {
     }
 }
 
-/// Mounts that nobody uses, all below one, with which they go.
+/// Unused mounts below one directory. Dropping it unmounts them.
 struct Mounts(PathBuf);
 
 impl Mounts {

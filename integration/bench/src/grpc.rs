@@ -1,6 +1,6 @@
-//! Unary gRPC calls over a Unix socket: as much of the protocol as a client of containerd needs, on top of HTTP/2.
+//! Unary gRPC calls over a Unix socket: the part of the protocol that a client of containerd needs, on top of HTTP/2.
 //!
-//! A client of its own rather than `ctr`, whose start alone takes longer than what is measured.
+//! The client is the benchmark's own, since the start of `ctr` alone takes longer than the measured operations.
 
 use std::fmt;
 use std::path::Path;
@@ -11,15 +11,16 @@ use http::{HeaderMap, Request};
 use prost::Message;
 use tokio::net::UnixStream;
 
-/// One byte that says whether the message is compressed, and its length (gRPC over HTTP/2, Length-Prefixed-Message).
+/// The length of the message prefix: one byte for compression, four for the length (gRPC over HTTP/2,
+/// Length-Prefixed-Message).
 const PREFIX: usize = 5;
 
-/// A call that failed: the status that the server gave, or 14 (unavailable) when the connection broke.
+/// The error of a call: the status of the server, or 14 (unavailable) for a broken connection.
 #[derive(Debug)]
 pub struct Status {
-    /// The code (grpc status codes); 5 is not found.
+    /// The status code. 5 means not found.
     pub code: u32,
-    /// The server's words.
+    /// The message of the server.
     pub message: String,
 }
 
@@ -35,12 +36,12 @@ impl From<h2::Error> for Status {
     }
 }
 
-/// A connection; clones share it.
+/// A connection. Clones share it.
 #[derive(Clone)]
 pub struct Channel(SendRequest<Bytes>);
 
 impl Channel {
-    /// Connects to `socket`. The connection is served by a task of the runtime that this is called in.
+    /// Connects to `socket`. A task of the current tokio runtime serves the connection.
     pub async fn connect(socket: &Path) -> Self {
         let stream =
             UnixStream::connect(socket).await.unwrap_or_else(|e| panic!("connect to {}: {e}", socket.display()));
@@ -71,7 +72,7 @@ impl Channel {
             body.flow_control().release_capacity(part.len())?;
             answer.extend_from_slice(&part);
         }
-        // A server that has nothing to answer but a status says it in the headers.
+        // A server without a message sends its status in the headers.
         status(&body.trailers().await?.unwrap_or(head.headers))?;
         let message = answer.get(PREFIX..).unwrap_or_default();
         A::decode(message).map_err(|e| Status { code: 13, message: format!("the answer of {path}: {e}") })
@@ -99,7 +100,7 @@ mod tests {
 
     #[test]
     fn grpc_message_has_its_length_before_it() {
-        // The message of one string is its wire form: field 1, length, bytes.
+        // The message of one string has this wire form: field 1, length, bytes.
         assert_eq!(frame(&"ab".to_owned())[..], [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
     }
 

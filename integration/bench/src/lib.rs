@@ -1,4 +1,4 @@
-//! `make bench`: what berth costs, beside its peers and beside the least that anything could cost.
+//! `make bench`: the cost of berth beside its peers and beside two floors.
 //!
 //! ```text
 //! berth-bench ─ measures (one subject a file) ─ Results ─┬─ table, with the targets
@@ -6,12 +6,12 @@
 //!                                                        └─ plots (SVG)
 //! ```
 //!
-//! All contestants run in one go and take turns: each round has every contestant once, in a fresh order, because the
-//! machine's speed drifts from minute to minute. So only ratios within one run mean anything, and they are what the
-//! targets are written in.
+//! All contestants take part in one run and take turns: each round has every contestant once, in a new order, because
+//! the machine's speed drifts from minute to minute. So only ratios within one run have a meaning, and the targets are
+//! such ratios.
 //!
-//! Each measure file defines its [`Measure`]s as constants and has a function that puts values into [`Results`] by
-//! [`Results::add`]. Nothing here judges: the targets are in one file, the words of the table in another.
+//! Each measure file defines its [`Measure`]s as constants and a function that adds values to [`Results`]. `targets`
+//! judges them, and `table` formats them.
 
 #![allow(
     clippy::unwrap_used,

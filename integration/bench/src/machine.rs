@@ -1,4 +1,4 @@
-//! What the run was made on: processor, memory, kernel, and the versions of all programs that took part.
+//! The machine of the run: processor, memory, kernel, and the versions of all programs.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use berth_integration::command::run;
 use berth_integration::tools::{find, workspace};
 use berth_integration::wait::LONG;
 
-/// All of it, for the results.
+/// Returns the description for the results.
 pub fn describe() -> Value {
     let first = |text: String, key: &str| -> Option<String> {
         let line = text.lines().find(|line| line.starts_with(key))?.split_once(':')?.1.trim().to_owned();
@@ -31,7 +31,7 @@ pub fn describe() -> Value {
     })
 }
 
-/// One line of it, for people.
+/// Formats the description as a line.
 pub fn line(machine: &Value) -> String {
     let word = |key: &str| machine[key].as_str().unwrap_or("unknown").to_owned();
     format!(
@@ -48,13 +48,13 @@ pub fn line(machine: &Value) -> String {
     )
 }
 
-/// The word at `index` of what a program says to `--version`.
+/// Returns the word at `index` of a program's `--version`.
 fn said(program: &Path, index: usize) -> Option<String> {
     let output = run(Command::new(program).arg("--version"), LONG);
     output.stdout.lines().next()?.split_whitespace().nth(index).map(str::to_owned)
 }
 
-/// The commit that is checked out, where this is a checkout and git is there.
+/// Returns the commit of the checkout, if git and a checkout exist.
 fn revision() -> Option<String> {
     let output = Command::new("git").arg("-C").arg(workspace()).args(["rev-parse", "--short", "HEAD"]).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())

@@ -1,8 +1,8 @@
-//! [`Node`]: one private containerd, with everything that the contestants need to run containers in it.
+//! [`Node`]: one private containerd with everything that the contestants need.
 //!
-//! All contestants share the daemon, the root filesystem's files, and the config.json; each container has a cgroup, an
-//! overlay and (unless it joins a pod) a shim of its own. The daemon and all it starts are in one cgroup, which tells
-//! their CPU time and page faults and lets nothing get away.
+//! All contestants share the daemon, the files of the root filesystem, and the config.json. Each container has a
+//! cgroup, an overlay and (unless it joins a pod) a shim of its own. The daemon and its descendants are in one cgroup,
+//! which accounts their CPU time and page faults, and from which no process escapes.
 
 use std::cell::Cell;
 use std::fs;
@@ -21,27 +21,27 @@ use berth_integration::containerd::{Containerd, Form, Runtime, Version};
 use berth_integration::tools::{built, built_dir, find, tool};
 use berth_integration::{cgroup, executable};
 
-/// containerd's namespace for the containers that are no pods.
+/// The containerd namespace of containers without a CRI pod.
 pub const NAMESPACE: &str = "default";
-/// What ends at once.
+/// A payload that exits at once.
 pub const TRUE: [&str; 1] = ["/bin/true"];
-/// What goes on.
+/// A payload that stays.
 pub const SLEEP: [&str; 2] = ["/bin/sleep", "100000"];
 
-/// See the module's documentation.
+/// A containerd for the benchmark, as the module describes it.
 pub struct Node {
     /// The daemon.
     pub containerd: Containerd,
-    /// Its task service.
+    /// The client of its task service.
     pub tasks: Tasks,
-    /// Its CRI.
+    /// The client of its CRI.
     pub cri: Cri,
     template: Value,
     next: Cell<u64>,
 }
 
 impl Node {
-    /// Starts containerd, and takes the config.json from a pod.
+    /// Starts containerd and takes the config.json from a pod.
     pub async fn start() -> Self {
         let containerd = Containerd::start_with(Version::V2_3, Runtime::Berth(Form::ByPath));
         account(&containerd);
@@ -52,36 +52,36 @@ impl Node {
         Self { containerd, tasks, cri, template, next: Cell::new(0) }
     }
 
-    /// The cgroup of all that belongs to this containerd.
+    /// Returns the cgroup of this containerd.
     pub fn cgroup(&self) -> String {
         self.containerd.reservation.cgroup()
     }
 
-    /// Where everything of it is.
+    /// Returns its directory.
     pub fn dir(&self) -> &Path {
         self.containerd.dir()
     }
 
-    /// config.json for a container `id` of the pod `pod` that runs `args`.
+    /// Returns the config.json of a container `id` of the pod `pod` that runs `args`.
     pub fn config(&self, id: &str, pod: &str, args: &[&str]) -> Value {
         template::container(&self.template, &format!("{}/{id}", self.cgroup()), pod, args)
     }
 
-    /// The process object of config.json for an exec.
+    /// Returns the process object of config.json for an exec.
     pub fn process(&self, args: &[&str]) -> Any {
         let mut process = self.template["process"].clone();
         process["args"] = json!(args);
         oci("Process", &process)
     }
 
-    /// A word that no other container or exec has.
+    /// Returns a unique name for a container or an exec.
     pub fn fresh(&self, word: &str) -> String {
         self.next.set(self.next.get() + 1);
         format!("{}-{word}-{}", self.containerd.reservation.tag(), self.next.get())
     }
 
-    /// Makes a container known to containerd, with a root filesystem of its own: in the pod of the container `pod`, or
-    /// as the first of a new one.
+    /// Records a container in containerd, with a root filesystem of its own: in the pod of the container `pod`, or as
+    /// the first one of a new pod.
     pub async fn prepare(&self, who: Contestant, pod: Option<&str>, args: &[&str]) -> Prepared {
         let id = self.fresh(who.name());
         let pod = pod.unwrap_or(&id);
@@ -106,27 +106,27 @@ impl Node {
         Prepared { create: CreateTask { container_id: id.clone(), rootfs: vec![overlay] }, id }
     }
 
-    /// Removes what [`Node::prepare`] made; the task is gone already.
+    /// Removes the files and the record of [`Node::prepare`]. The task must be deleted already.
     pub async fn discard(&self, id: &str) {
         self.tasks.forget(id).await.unwrap_or_else(|e| panic!("forget {id}: {e}"));
         fs::remove_dir_all(self.layers(id)).expect("remove the layers");
     }
 
-    /// A running container, in a pod as [`Node::prepare`] says; gives its id.
+    /// Starts a container, in a pod as [`Node::prepare`] does, and returns its id.
     pub async fn launch(&self, who: Contestant, pod: Option<&str>) -> String {
         let prepared = self.prepare(who, pod, &SLEEP).await;
         operation::launch(&self.tasks, &prepared).await;
         prepared.id
     }
 
-    /// Kills a container of [`Node::launch`] and removes it; gives how long Kill took to answer, and Wait (ns).
+    /// Kills a container of [`Node::launch`] and removes it. Returns the times of the answers of Kill and of Wait (ns).
     pub async fn end(&self, id: &str) -> (u64, u64) {
         let took = operation::kill(&self.tasks, id).await;
         self.discard(id).await;
         took
     }
 
-    /// The pid of the process that serves the pod of container `id`, which is the first of it.
+    /// Returns the pid of the shim of the pod whose first container is `id`.
     pub fn shim(&self, id: &str) -> i32 {
         let serves = |line: &str| line.contains("shim") && line.split(' ').any(|word| word == id);
         let found = berth_integration::procs::mentioning(self.dir()).into_iter().find(|process| serves(&process.line));
@@ -156,7 +156,7 @@ impl Node {
     }
 }
 
-/// The contestants that this machine has.
+/// Returns the contestants that this machine has.
 pub fn present() -> Vec<Contestant> {
     let has = |who: &Contestant| match who {
         Contestant::Berth => true,
@@ -168,7 +168,7 @@ pub fn present() -> Vec<Contestant> {
     Contestant::ALL.into_iter().filter(has).collect()
 }
 
-/// A root filesystem with busybox and links for what the payloads are.
+/// Makes a root filesystem with busybox and links for the payloads.
 pub fn root_filesystem(dir: &Path) {
     for sub in ["bin", "dev", "etc", "proc", "sys", "tmp"] {
         fs::create_dir_all(dir.join(sub)).expect("make a directory of the root filesystem");
@@ -182,14 +182,15 @@ pub fn root_filesystem(dir: &Path) {
     }
 }
 
-/// Puts the daemon into the slot's cgroup where CPU time and memory are accounted; what it starts is born there.
+/// Moves the daemon into the reservation's cgroup in the hierarchies that account CPU time and memory. Its children
+/// inherit that.
 fn account(containerd: &Containerd) {
     let path = containerd.reservation.cgroup();
     let path = path.trim_start_matches('/');
     for root in cgroup::hierarchies() {
         let accounts = ["cpuacct", "cpu,cpuacct", "memory"].iter().any(|name| root.ends_with(name));
         let dir = if cgroup::unified() || accounts { root.join(path).join("containerd") } else { root.join(path) };
-        // A directory without a hierarchy in it is where one was unmounted.
+        // A directory without cgroup files is the mount point of an unmounted hierarchy.
         if !root.join("cgroup.procs").exists() {
             continue;
         }

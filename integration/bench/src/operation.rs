@@ -1,35 +1,35 @@
-//! The operations that are timed, through containerd: the life of a container, an exec, a kill, and the questions.
+//! The timed operations through containerd: a container's life, an exec, a kill, state and statistics.
 
 use std::time::Instant;
 
 use super::cpu::nanos;
 use super::tasks_api::{Any, CreateTask, Exec, Tasks};
 
-/// A container that containerd knows and whose root filesystem is ready to be mounted; nothing runs yet.
+/// A recorded container with a root filesystem that is ready to be mounted. It does not run yet.
 #[derive(Debug, Clone)]
 pub struct Prepared {
-    /// Its id.
+    /// The id.
     pub id: String,
-    /// What Create says.
+    /// The Create request.
     pub create: CreateTask,
 }
 
-/// How long the parts of a container's life took (ns).
+/// The times of the parts of a container's life (ns).
 #[derive(Debug, Clone, Copy)]
 pub struct Life {
-    /// Create: from the request to the answer.
+    /// From the Create request to its answer.
     pub create: u64,
-    /// Start: from the request to the answer.
+    /// From the Start request to its answer.
     pub start: u64,
     /// From the answer of Start to the answer of Wait.
     pub wait: u64,
-    /// Delete: from the request to the answer.
+    /// From the Delete request to its answer.
     pub delete: u64,
-    /// All of it.
+    /// The whole time.
     pub sum: u64,
 }
 
-/// Runs a container whose payload ends at once: Create, Wait (asked for ahead, as clients do), Start, Delete.
+/// Runs a container whose payload exits at once: Create, Wait (sent before Start, as clients do), Start, Delete.
 pub async fn run(tasks: &Tasks, prepared: &Prepared) -> Life {
     let begin = Instant::now();
     create(tasks, prepared).await;
@@ -51,13 +51,13 @@ pub async fn run(tasks: &Tasks, prepared: &Prepared) -> Life {
     }
 }
 
-/// Creates and starts a container that goes on running.
+/// Creates and starts a container whose payload stays.
 pub async fn launch(tasks: &Tasks, prepared: &Prepared) {
     create(tasks, prepared).await;
     tasks.start(&prepared.id, "").await.unwrap_or_else(|e| panic!("start {}: {e}", prepared.id));
 }
 
-/// Runs `process` in a container to its end: Exec, Wait, Start, DeleteProcess. Gives how long that took (ns).
+/// Runs `process` in a container to its end: Exec, Wait, Start, DeleteProcess. Returns the time (ns).
 pub async fn exec(tasks: &Tasks, id: &str, name: &str, process: &Any) -> u64 {
     let begin = Instant::now();
     let request = Exec { container_id: id.into(), spec: Some(process.clone()), exec_id: name.into() };
@@ -70,10 +70,10 @@ pub async fn exec(tasks: &Tasks, id: &str, name: &str, process: &Any) -> u64 {
     nanos(begin.elapsed())
 }
 
-/// Kills a running container. Gives how long it took until Kill answered, and until Wait did (ns); deletes the task.
+/// Kills a running container and deletes its task. Returns the times until Kill answered and until Wait answered (ns).
 pub async fn kill(tasks: &Tasks, id: &str) -> (u64, u64) {
     let exit = wait_ahead(tasks, id, "");
-    // The Wait is on its way before the clock starts.
+    // The Wait is sent before the clock starts.
     tokio::task::yield_now().await;
     let begin = Instant::now();
     tasks.kill(id, 9).await.unwrap_or_else(|e| panic!("kill {id}: {e}"));
@@ -84,7 +84,7 @@ pub async fn kill(tasks: &Tasks, id: &str) -> (u64, u64) {
     (answered, exited)
 }
 
-/// Asks for a container's stats. Gives how long that took (ns).
+/// Asks for a container's statistics. Returns the time (ns).
 pub async fn stats(tasks: &Tasks, id: &str) -> u64 {
     let begin = Instant::now();
     let many = tasks.metrics(id).await.unwrap_or_else(|e| panic!("metrics of {id}: {e}"));
@@ -92,7 +92,7 @@ pub async fn stats(tasks: &Tasks, id: &str) -> u64 {
     nanos(begin.elapsed())
 }
 
-/// Asks for a container's state. Gives how long that took (ns).
+/// Asks for a container's state. Returns the time (ns).
 pub async fn state(tasks: &Tasks, id: &str) -> u64 {
     let begin = Instant::now();
     tasks.state(id).await.unwrap_or_else(|e| panic!("state of {id}: {e}"));

@@ -1,17 +1,17 @@
-//! The order of contestants in each round: a fresh one, so that none always comes after the same neighbour.
+//! The order of contestants: a new one in each round, so that none always follows the same one.
 
 use super::Contestant;
 
-/// A sequence of pseudo-random numbers (SplitMix64), which a seed repeats.
+/// A sequence of pseudo-random numbers (SplitMix64). The same seed gives the same sequence.
 pub struct Order(u64);
 
 impl Order {
-    /// The sequence of a seed.
+    /// Starts the sequence of a seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// `contestants` in an order of its own (Fisher and Yates).
+    /// Returns `contestants` in a random order (Fisher and Yates).
     pub fn shuffled(&mut self, contestants: &[Contestant]) -> Vec<Contestant> {
         let mut all = contestants.to_vec();
         for last in (1..all.len()).rev() {

@@ -1,12 +1,12 @@
-//! Plots as SVG, from the results alone: bars beside each other, and lines over what grows.
+//! Plots as SVG, from the results alone: bars beside each other, and lines against a growing size.
 //!
-//! Colours and sizes are few and fixed; a title, units and every bar's own figure are in the picture, so that it can be read
-//! without the table.
+//! Colours and sizes are few and fixed. The picture has a title, the units and the figure of every bar, so that it can
+//! be read without the table.
 
 use super::table::amount;
 use super::{Contestant, Measure, Results};
 
-/// Width of a picture, and what its parts take (SVG's user units).
+/// The width of a picture and of its parts (SVG's user units).
 const WIDTH: u64 = 760;
 const LEFT: u64 = 80;
 const RIGHT: u64 = 120;
@@ -14,7 +14,7 @@ const BAR: u64 = 16;
 const GAP: u64 = 14;
 const TOP: u64 = 48;
 
-/// Groups of bars, one a measure and one bar a contestant; each group has a scale of its own.
+/// Draws a group of bars per measure and a bar per contestant. Each group has a scale of its own.
 pub fn bars(title: &str, measures: &[&Measure], results: &Results) -> String {
     let mut body = String::new();
     let mut y = TOP;
@@ -41,7 +41,7 @@ pub fn bars(title: &str, measures: &[&Measure], results: &Results) -> String {
     picture(title, y, &body)
 }
 
-/// Lines over the size of what grows (logarithmic), times over nothing (linear from zero): one line a contestant.
+/// Draws a line per contestant: the value (linear from zero) against the size (logarithmic).
 pub fn lines(title: &str, across: &str, measure: &Measure, results: &Results) -> String {
     const HEIGHT: u64 = 220;
     let lines: Vec<(Contestant, Vec<(u64, u64)>)> = Contestant::ALL
@@ -113,7 +113,7 @@ fn colour(who: Contestant) -> &'static str {
     }
 }
 
-/// 1000 · log2(`value` ÷ `of`), in integers: the doublings, and between two of them a straight line.
+/// Returns 1000 · log2(`value` ÷ `of`) in integers: exact at powers of two, linear between them.
 fn thousandths_of_log(value: u64, of: u64) -> u64 {
     let ratio = value * 1024 / of.max(1);
     let doublings = u64::from(ratio.max(1024).ilog2());
@@ -127,7 +127,7 @@ mod tests {
 
     const RUN: Measure = Measure::time("run", "create & start <now>");
 
-    /// Whether every element is closed in the order in which it was opened, and no `<` or `&` stands alone.
+    /// Returns whether every element is closed in the order in which it was opened, and no `<` or `&` is unescaped.
     fn well_formed(svg: &str) -> bool {
         let mut open = Vec::new();
         let mut rest = svg;
@@ -173,7 +173,7 @@ mod tests {
         for word in ["10.0 ms", "80.0 ms", "berth", "runc", "one &amp; two", "&lt;now&gt;"] {
             assert!(svg.contains(word), "{word} in {svg}");
         }
-        // The longest bar has all the room, the others their share of it.
+        // The longest bar has the whole width, and the others their share of it.
         assert!(svg.contains("width=\"560\"") && svg.contains("width=\"70\""), "{svg}");
     }
 

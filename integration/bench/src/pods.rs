@@ -1,8 +1,8 @@
-//! Pods as the kubelet brings them up, through the CRI: until the container is Running, one and ten at a time; and the
-//! exec probe.
+//! Pods as the kubelet starts them, through the CRI, until the container is Running: one at a time and ten at a time;
+//! and the exec probe.
 //!
-//! crun is not there: Debian 12's refuses the configuration that containerd 2.3 writes for a pod. Nor is the null shim:
-//! a pod whose processes end at once is none.
+//! crun does not take part: Debian 12's refuses the configuration that containerd 2.3 writes for a pod. The null shim
+//! does not either: the processes of its pods have exited at once.
 
 use std::time::Instant;
 
@@ -19,30 +19,30 @@ use super::{Contestant, Measure, Results};
 use berth_integration::cri_bundle::{MASKED, READ_ONLY};
 use berth_integration::image;
 
-/// From RunPodSandbox to a container that is Running, by how many are begun at a time.
+/// The time from RunPodSandbox to a Running container, by the number of concurrent pods.
 pub const POD: Measure = Measure::time("cri.pod", "CRI: pod to Running, at a time");
-/// The same with the node's network: without the CNI plugins, which cost all the same.
+/// The same on the node's network, without the CNI plugins, whose time is the same for all.
 pub const POD_HOST: Measure = Measure::time("cri.pod.host", "CRI: pod on the host's network to Running, at a time");
-/// StopPodSandbox and RemovePodSandbox, with a container that runs.
+/// The time of StopPodSandbox and RemovePodSandbox with a running container.
 pub const REMOVE: Measure = Measure::time("cri.remove", "CRI: pod stopped and removed, at a time");
-/// ExecSync of /bin/true.
+/// The time of ExecSync of /bin/true.
 pub const PROBE: Measure = Measure::time("cri.probe", "CRI: exec probe (ExecSync of /bin/true)");
 
-/// How many pods are begun at a time.
+/// The numbers of concurrent pods.
 const AT_ONCE: [u64; 2] = [1, 10];
-/// Probes a pod.
+/// The number of probes per pod.
 const PROBES: u32 = 5;
 
 /// Measures `contestants`.
 pub async fn measure(node: &Node, contestants: &[Contestant], rounds: u32, order: &mut Order, results: &mut Results) {
     for round in 0..=rounds {
         for who in order.shuffled(contestants) {
-            // Ten at a time are ten: a quarter of the rounds has enough of them.
+            // A round with ten pods gives ten values, so a quarter of the rounds suffices.
             for many in AT_ONCE.into_iter().filter(|many| *many == 1 || round % 4 == 1) {
                 for (host, measure) in [(false, &POD), (true, &POD_HOST)] {
                     let (took, pods) = bring_up(node, who, many, host).await;
                     let (removed, probes) = (take_down(node, &pods, many == 1).await, many == 1 && !host);
-                    // The first round warms up.
+                    // The first round is a warm-up.
                     if round > 0 {
                         results.add_at(measure, who, many, took);
                         results.add_at(&REMOVE, who, many, removed.took);
@@ -54,13 +54,13 @@ pub async fn measure(node: &Node, contestants: &[Contestant], rounds: u32, order
     }
 }
 
-/// A pod that runs, and its container.
+/// A running pod and its container.
 struct Pod {
     id: String,
     container: String,
 }
 
-/// How long it took.
+/// The time of the removal, and those of the probes.
 struct Removed {
     took: u64,
     probes: Vec<u64>,
@@ -113,7 +113,7 @@ async fn take_down(node: &Node, pods: &[Pod], probe: bool) -> Removed {
 
 fn pod_config(node: &Node, host: bool) -> PodConfig {
     let name = node.fresh("pod");
-    // The kubelet's defaults: a network of the pod's own, and a pid namespace for each container.
+    // The kubelet's defaults: a network namespace for the pod, and a pid namespace for each container.
     let namespaces = NamespaceOption { network: if host { 2 } else { 0 }, pid: 1 };
     let security = PodSecurity { namespaces: Some(namespaces), seccomp: Some(SecurityProfile {}) };
     PodConfig {

@@ -17,7 +17,7 @@ use super::{
     table, targets, through_containerd as timed,
 };
 
-/// The groups of measures, in the order in which they run.
+/// The groups of measures, in the order of a run.
 pub const GROUPS: [&str; 17] = [
     "run",
     "exec",
@@ -38,28 +38,29 @@ pub const GROUPS: [&str; 17] = [
     "pods",
 ];
 
-/// Where machines with both versions of cgroups have the second.
+/// The mount point of v2 on a machine that has both cgroup versions.
 const HYBRID: &str = "/sys/fs/cgroup/unified";
 
-/// Those of them that speak with the shims themselves.
+/// The groups that call the shims themselves.
 const WITHOUT_CONTAINERD: [&str; 3] = ["direct", "memory", "memory-execs"];
-/// The most pods whose shims are looked at.
+/// The largest number of pods whose shims are measured.
 const PODS: usize = 500;
-/// Execs before a shim is looked at again; fewer where each takes ten times as long.
+/// The number of execs before the second measurement of a shim. It is smaller for contestants whose execs take ten
+/// times as long.
 const EXECS: usize = 10_000;
 const EXECS_OF_OTHERS: usize = 1000;
 
-/// Who is measured while something grows: the others share the Go shim.
+/// The contestants that are measured against growing sizes. The others share the Go shim.
 const GROWING: [Contestant; 2] = [Contestant::Berth, Contestant::Runc];
 
-/// What to do.
+/// The parameters of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// Which of [`GROUPS`].
+    /// The chosen groups of [`GROUPS`].
     pub groups: Vec<&'static str>,
-    /// How often each contestant has its turn.
+    /// The number of turns of each contestant.
     pub rounds: u32,
-    /// Where the results go.
+    /// The directory of the results.
     pub out: PathBuf,
 }
 
@@ -99,7 +100,7 @@ pub fn run(plan: &Plan) {
     }
 }
 
-/// The plots, each with the name of its file; of what was not measured there is none.
+/// Returns the plots with the names of their files. A measure without values has no plot.
 fn plots(results: &Results) -> Vec<(&'static str, String)> {
     let has = |measure: &Measure| !results.sizes(measure).is_empty();
     let bars = |title: &str, all: &[&'static Measure]| {
@@ -142,7 +143,7 @@ async fn measure(plan: &Plan, order: &mut Order, results: &mut Results, covered:
             "counts" => counts::measure(&node, &shims, results).await,
             "size" => size::measure(&contestants, results),
             "seccomp" => seccomp::measure(&node, plan.rounds, results),
-            // One round is 256 operations a contestant, one sample of what grows is two.
+            // A round has 256 operations per contestant, and a sample of growth has two.
             "density" => density::measure(&node, &GROWING, plan.rounds.div_ceil(4), order, results).await,
             _ => {}
         }
@@ -199,14 +200,15 @@ async fn growing(group: &str, node: &Node, samples: u32, results: &mut Results) 
     }
 }
 
-/// Whether crun takes part on a machine where it refuses to: one with v1 hierarchies beside a v2 one that has controllers.
+/// Returns whether crun takes part and would refuse the machine: it refuses v1 hierarchies beside a v2 one with
+/// controllers.
 fn crun_needs_v1_alone() -> bool {
     let controllers = fs::read_to_string(HYBRID.to_owned() + "/cgroup.controllers");
     present().contains(&Contestant::Crun) && controllers.is_ok_and(|names| !names.trim().is_empty())
 }
 
-/// Takes the v2 hierarchy out of sight of everything in this run; the host's mounts stay as they are. crun makes
-/// directories where it was, and leaves them: an empty filesystem is there to take them.
+/// Unmounts the v2 hierarchy in the mount namespace of this run. The host's mounts stay. crun makes directories at the
+/// mount point and leaves them, so an empty tmpfs is mounted there.
 fn leave_v1_alone() {
     let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).expect("a namespace");
     assert_ne!(namespace(std::process::id()), namespace(parent_id()), "the benchmark has a mount namespace of its own");

@@ -1,31 +1,31 @@
-//! [`Results`]: every value that was measured, by measure, contestant and (for growth) the size of what grows.
+//! [`Results`]: every measured value, by measure, contestant and, for growth, the size.
 //!
-//! Values are integers in the least unit that was read: nanoseconds, bytes, or plain counts.
+//! Values are integers in the unit of their source: nanoseconds, bytes, or counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-/// Who was measured.
+/// A measured program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Contestant {
-    /// berth: the shim, or on the command line the program `berth`.
+    /// berth: the shim, or the program `berth` on the command line.
     Berth,
-    /// runc; through containerd together with containerd's Go shim.
+    /// runc. Through containerd it runs under containerd's Go shim.
     Runc,
-    /// crun; through containerd together with containerd's Go shim.
+    /// crun. Through containerd it runs under containerd's Go shim.
     Crun,
-    /// The shim that answers the protocol and starts nothing: the floor of the way through containerd.
+    /// The null shim, which answers the protocol and starts nothing: the floor of operations through containerd.
     Null,
     /// The bare system calls in one process, without JSON and RPC: the floor of the core.
     Bare,
 }
 
 impl Contestant {
-    /// All of them, in the order of the table's columns.
+    /// All contestants, in the order of the table's columns.
     pub const ALL: [Self; 5] = [Self::Berth, Self::Runc, Self::Crun, Self::Null, Self::Bare];
 
-    /// The word for it in tables, in the results and on the command line.
+    /// Returns the name in tables, in the results and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Berth => "berth",
@@ -36,25 +36,25 @@ impl Contestant {
         }
     }
 
-    /// The contestant of this name.
+    /// Returns the contestant of this name.
     pub fn of_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|one| one.name() == name)
     }
 }
 
-/// What a value counts.
+/// The unit of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
-    /// Nanoseconds, of the clock on the wall or of the CPU as the measure's title says.
+    /// Nanoseconds of wall time or CPU time, as the measure's title says.
     Nanoseconds,
     /// Bytes.
     Bytes,
-    /// Things.
+    /// A count.
     Count,
 }
 
 impl Unit {
-    /// The word for it in the results.
+    /// Returns the name of the unit in the results.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nanoseconds => "ns",
@@ -64,29 +64,29 @@ impl Unit {
     }
 }
 
-/// One thing that is measured, the same for all contestants.
+/// A measure, the same for all contestants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Measure {
-    /// Its name in the results, words parted by dots: `containerd.run`, `memory.private_dirty`.
+    /// The name in the results, words separated by dots: `containerd.run`, `memory.private_dirty`.
     pub id: &'static str,
-    /// What it is, as the table says it.
+    /// The title in the table.
     pub title: &'static str,
-    /// What its values count.
+    /// The unit of the values.
     pub unit: Unit,
 }
 
 impl Measure {
-    /// A measure of time, in nanoseconds.
+    /// Makes a measure of time, in nanoseconds.
     pub const fn time(id: &'static str, title: &'static str) -> Self {
         Self { id, title, unit: Unit::Nanoseconds }
     }
 
-    /// A measure of memory or file sizes, in bytes.
+    /// Makes a measure of memory or file sizes, in bytes.
     pub const fn bytes(id: &'static str, title: &'static str) -> Self {
         Self { id, title, unit: Unit::Bytes }
     }
 
-    /// A measure that counts.
+    /// Makes a measure of counts.
     pub const fn count(id: &'static str, title: &'static str) -> Self {
         Self { id, title, unit: Unit::Count }
     }
@@ -102,32 +102,32 @@ impl Series {
         self.0.push(value);
     }
 
-    /// How many there are.
+    /// Returns the number of values.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The values as taken.
+    /// Returns the values in the order in which they were taken.
     pub fn values(&self) -> &[u64] {
         &self.0
     }
 
-    /// The value that half of all are at most: of an even number, the lower one in the middle. Nothing of nothing.
+    /// Returns the median, which is the lower middle value of an even number. Returns `None` without values.
     pub fn median(&self) -> Option<u64> {
         self.quantile(1, 2)
     }
 
-    /// The middle half: the values that a quarter and three quarters of all are at most.
+    /// Returns the first and the third quartile.
     pub fn quartiles(&self) -> Option<(u64, u64)> {
         Some((self.quantile(1, 4)?, self.quantile(3, 4)?))
     }
 
-    /// The least value that at least `part` of `whole` of all values are at most (nearest rank).
+    /// Returns the least value that is not below `part` of `whole` of all values (nearest rank).
     pub fn quantile(&self, part: usize, whole: usize) -> Option<u64> {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
@@ -136,14 +136,14 @@ impl Series {
     }
 }
 
-/// Where a series belongs: measure, contestant, and the size of what grows (pods, mounts, …) where something does.
+/// The key of a series: measure, contestant, and the size (pods, mounts, …) if there is one.
 type Key = (&'static str, Contestant, Option<u64>);
 
-/// Everything that one run measured.
+/// All values of one run.
 #[derive(Debug, Default)]
 pub struct Results {
-    /// How busy the machine was while nothing of ours ran, in thousandths of one CPU: what machine-wide figures are worth.
-    /// Nothing where no measure looked at it.
+    /// The use of the machine while the benchmark was idle, in thousandths of one CPU, which bounds the precision of
+    /// machine-wide figures. It is `None` if no measure observed it.
     pub neighbours: Option<u64>,
     measures: Vec<Measure>,
     series: BTreeMap<Key, Series>,
@@ -155,48 +155,48 @@ impl Results {
         self.put(measure, contestant, None, value);
     }
 
-    /// Adds one value that was taken when what grows had the size `at`: pods on the node, mounts on the host, …
+    /// Adds one value that was taken at the size `at`: pods on the node, mounts on the host, …
     pub fn add_at(&mut self, measure: &Measure, contestant: Contestant, at: u64, value: u64) {
         self.put(measure, contestant, Some(at), value);
     }
 
-    /// The series of a measure that nothing grows in.
+    /// Returns the series of a measure without sizes.
     pub fn series(&self, measure: &Measure, contestant: Contestant) -> Option<&Series> {
         self.series.get(&(measure.id, contestant, None))
     }
 
-    /// The median of [`Results::series`].
+    /// Returns the median of [`Results::series`].
     pub fn median(&self, measure: &Measure, contestant: Contestant) -> Option<u64> {
         self.series(measure, contestant)?.median()
     }
 
-    /// The series at one size of what grows, or where nothing does.
+    /// Returns the series at one size, or the one without a size.
     pub fn series_at(&self, measure: &Measure, contestant: Contestant, at: Option<u64>) -> Option<&Series> {
         self.series.get(&(measure.id, contestant, at))
     }
 
-    /// The sizes for which a measure has values, the smallest first; `None` is where nothing grows.
+    /// Returns the sizes for which a measure has values, the smallest first. `None` means no size.
     pub fn sizes(&self, measure: &Measure) -> BTreeSet<Option<u64>> {
         self.series.keys().filter(|(id, ..)| *id == measure.id).map(|(_, _, at)| *at).collect()
     }
 
-    /// The median at one size of what grows.
+    /// Returns the median at one size.
     pub fn median_at(&self, measure: &Measure, contestant: Contestant, at: u64) -> Option<u64> {
         self.series.get(&(measure.id, contestant, Some(at)))?.median()
     }
 
-    /// The series of a measure by the size of what grows, the smallest first.
+    /// Returns the series of a measure by size, the smallest first.
     pub fn growth(&self, measure: &Measure, contestant: Contestant) -> impl Iterator<Item = (u64, &Series)> {
         let range = (measure.id, contestant, Some(0))..=(measure.id, contestant, Some(u64::MAX));
         self.series.range(range).filter_map(|((_, _, at), series)| Some(((*at)?, series)))
     }
 
-    /// The measures that have values, in the order in which they came.
+    /// Returns the measures that have values, in the order of their first value.
     pub fn measures(&self) -> &[Measure] {
         &self.measures
     }
 
-    /// All of it for programs: per measure its title and unit, and per contestant median, quartiles and the values.
+    /// Returns everything as JSON: title and unit per measure, and median, quartiles and values per contestant.
     pub fn to_json(&self) -> Value {
         let measures = self.measures.iter().map(|measure| {
             let of_measure = self.series.iter().filter(|((id, ..), _)| *id == measure.id);

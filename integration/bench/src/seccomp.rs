@@ -1,6 +1,7 @@
-//! What containerd's default seccomp profile costs berth: compiled for the first time in a process, and found compiled.
+//! The cost of containerd's default seccomp profile for berth: compiled for the first time in a process, and found in
+//! the cache.
 //!
-//! What it costs the peers is the difference between two runs on the command line, with and without it.
+//! Its cost for the peers is the difference between two runs on the command line, with and without it.
 
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -13,15 +14,15 @@ use super::{Contestant, Measure, Results};
 use berth_integration::command::feed;
 use berth_integration::wait::LONG;
 
-/// From the profile to the program, first in its process.
+/// The time from the profile to the program, for the first time in its process.
 pub const COLD: Measure = Measure::time("seccomp.cold", "default seccomp profile: compiled");
-/// Found in memory.
+/// The time if the compiled program is cached.
 pub const CACHED: Measure = Measure::time("seccomp.cached", "default seccomp profile: found compiled");
 
-/// The word with which this program compiles a profile from standard input, and says how long that took.
+/// The argument with which this program compiles a profile from standard input and prints the times.
 pub const WORD: &str = "compile-seccomp";
 
-/// Compiles the profile in a process of its own, once a round.
+/// Compiles the profile in a new process, once per round.
 pub fn measure(node: &Node, rounds: u32, results: &mut Results) {
     let profile = node.config("seccomp", "none", &TRUE)["linux"]["seccomp"].to_string();
     let me = std::env::current_exe().expect("the path of this program");
@@ -34,7 +35,7 @@ pub fn measure(node: &Node, rounds: u32, results: &mut Results) {
     }
 }
 
-/// What the process does that [`measure`] starts: tells the time of the first and the second compilation (ns).
+/// Compiles the profile twice and prints both times (ns), in the process that [`measure`] starts.
 pub fn compile() {
     let profile: LinuxSeccomp = serde_json::from_reader(std::io::stdin()).expect("a profile");
     let [cold, cached] = [(); 2].map(|()| {

@@ -1,4 +1,4 @@
-//! Sizes of the programs.
+//! The sizes of the programs.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use super::{Contestant, Measure, Results};
 use berth_integration::tools::{built, tool};
 
-/// The shim's program.
+/// The size of the shim's program.
 pub const SHIM: Measure = Measure::bytes("size.shim", "size of the shim's program");
-/// The runtime's program.
+/// The size of the runtime's program.
 pub const RUNTIME: Measure = Measure::bytes("size.runtime", "size of the runtime's program");
 
-/// Looks at the programs of `contestants`.
+/// Reads the sizes of the programs of `contestants`.
 pub fn measure(contestants: &[Contestant], results: &mut Results) {
     for who in contestants {
         for (measure, program) in [(&SHIM, shim(*who)), (&RUNTIME, runtime(*who))] {

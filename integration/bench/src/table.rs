@@ -1,8 +1,8 @@
-//! The table: all measures of a run, one a row, contestants beside each other, in Markdown that a terminal shows well.
+//! The table: a row per measure and a column per contestant, in Markdown that a terminal shows well.
 
 use super::{Contestant, Measure, Results, Series, Unit};
 
-/// All measures of a run.
+/// Returns the table of all measures of a run.
 pub fn table(results: &Results) -> String {
     let columns: Vec<Contestant> = Contestant::ALL.into_iter().filter(|who| takes_part(results, *who)).collect();
     let mut head = vec!["median (middle half)".to_owned()];
@@ -25,7 +25,7 @@ pub fn table(results: &Results) -> String {
     aligned(&rows)
 }
 
-/// Rows of the same length as a Markdown table, the first one its head, columns padded to the same width.
+/// Formats rows of equal length as a Markdown table with padded columns. The first row is the head.
 pub fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
@@ -46,7 +46,7 @@ pub fn aligned(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A value with its unit, three digits that mean something.
+/// Formats a value with its unit and three significant digits.
 pub fn amount(unit: Unit, value: u64) -> String {
     let scaled = |one: u64, name: &str| format!("{} {name}", digits(value, one));
     match (unit, value) {
@@ -59,12 +59,12 @@ pub fn amount(unit: Unit, value: u64) -> String {
     }
 }
 
-/// How many times `value` is `of`.
+/// Formats the ratio of `value` to `of`.
 pub fn times(value: u64, of: u64) -> String {
     if of == 0 { "–".into() } else { format!("{} ×", digits(value, of)) }
 }
 
-/// `value` in units of `one`, with three digits that mean something.
+/// Formats `value` in units of `one`, with three significant digits.
 fn digits(value: u64, one: u64) -> String {
     let thousandths = u128::from(value) * 1000 / u128::from(one.max(1));
     let (places, step) = match thousandths {
@@ -89,7 +89,7 @@ fn cell(measure: &Measure, series: &Series) -> String {
     }
 }
 
-/// A quartile with its unit left out where it is not needed to read it.
+/// Formats a quartile without the blank before its unit.
 fn number(text: &str) -> String {
     text.replace(' ', "")
 }

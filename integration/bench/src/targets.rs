@@ -1,33 +1,34 @@
-//! The targets: what berth wants to cost at most, as ratios within one run, and whether it does.
+//! The targets of berth's cost, as ratios within one run, and whether berth meets them.
 
 use super::sample::Contestant::{Bare, Berth, Crun, Null, Runc};
 use super::table::aligned;
 use super::{Measure, Results, cli, density, footprint, growth, seccomp, through_containerd as containerd};
 
-/// One target, judged.
+/// A target and its result.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judged {
-    /// What is measured, against what.
+    /// The measure and its reference.
     pub what: String,
-    /// What came out, if it was measured: the figure and the limit in the same unit.
+    /// The measured figure, in the unit of the limit, if it was measured.
     pub found: Option<f64>,
-    /// The most that is allowed.
+    /// The limit.
     pub limit: f64,
-    /// The unit's word.
+    /// The name of the unit.
     pub unit: &'static str,
 }
 
 impl Judged {
-    /// Whether it is met; nothing when it was not measured.
+    /// Returns whether the target is met, or `None` if it was not measured.
     pub fn met(&self) -> Option<bool> {
         self.found.map(|found| found <= self.limit)
     }
 }
 
-/// How busy the machine may be beside (in thousandths of a CPU) for its own clock to tell what an operation used.
+/// The use of the otherwise idle machine (in thousandths of a CPU) up to which its own clock is precise enough for an
+/// operation.
 pub const QUIET: u64 = 100;
 
-/// All targets.
+/// Judges all targets.
 pub fn judge(results: &Results) -> Vec<Judged> {
     let m = |measure: &Measure, who| results.median(measure, who);
     let mut all = Vec::new();
@@ -77,7 +78,7 @@ pub fn judge(results: &Results) -> Vec<Judged> {
     all
 }
 
-/// The targets as a Markdown table.
+/// Formats the targets as a Markdown table.
 pub fn table(judged: &[Judged]) -> String {
     let mut rows = vec![["target", "measured", "at most", ""].map(String::from).to_vec()];
     for one in judged {

@@ -1,5 +1,5 @@
-//! The config.json that all contestants get: what containerd itself writes for a pod's container with the kubelet's
-//! requests and the default seccomp profile, made independent of that pod.
+//! The config.json of all contestants: the one that containerd writes for a pod's container with the kubelet's requests
+//! and the default seccomp profile, without references to that pod.
 
 use std::fs;
 use std::path::Path;
@@ -14,8 +14,8 @@ use berth_integration::pod::{Pod, container_config};
 pub fn take(containerd: &Containerd) -> Value {
     let pod = Pod::run(containerd, "template");
     let mut wanted = container_config("main", &["sleep", "100000"]);
-    // With 64 MiB the first processes of runc's execs, which are Go programs in the container's cgroup until they become
-    // the payload, are killed for lack of memory when 64 of them begin at a time.
+    // The first processes of runc's execs are Go programs in the container's cgroup until they execute the payload.
+    // Under a limit of 64 MiB the kernel kills them when 64 start at a time.
     wanted["linux"]["resources"] = json!({
         "cpu_period": 100_000, "cpu_quota": 50_000, "cpu_shares": 512, "memory_limit_in_bytes": 1 << 30,
     });
@@ -35,7 +35,8 @@ pub fn take(containerd: &Containerd) -> Value {
     config
 }
 
-/// Copies what is bound from the pod's directories (hosts, resolv.conf, hostname, shm), and binds the copies.
+/// Copies the sources of bind mounts from the pod's directories (hosts, resolv.conf, hostname, shm), and binds the
+/// copies.
 fn keep_sources(config: &mut Value, volumes: &Path) {
     fs::create_dir_all(volumes).expect("make the directory of the volumes");
     for mount in config["mounts"].as_array_mut().expect("mounts") {
@@ -54,17 +55,17 @@ fn keep_sources(config: &mut Value, volumes: &Path) {
     }
 }
 
-/// Has every namespace made new, and leaves out what names the pod.
+/// Makes every namespace new, and removes references to the pod.
 fn settle(config: &mut Value) {
     for namespace in config["linux"]["namespaces"].as_array_mut().expect("namespaces") {
         namespace.as_object_mut().expect("an object").remove("path");
     }
-    // Debian 12's crun knows no later version.
+    // Debian 12's crun accepts no later version.
     config["ociVersion"] = json!("1.0.2");
     config["annotations"] = json!({"io.kubernetes.cri.container-type": "container"});
 }
 
-/// The template for one container: its cgroup, its words, and the pod it belongs to.
+/// Returns the template for one container with its cgroup, its args, and its pod.
 pub fn container(template: &Value, cgroup: &str, pod: &str, args: &[&str]) -> Value {
     let mut config = template.clone();
     config["linux"]["cgroupsPath"] = json!(cgroup);

@@ -1,5 +1,4 @@
-//! The operations through containerd, one after the other and with a pause before each: how long they take, and how
-//! much CPU time.
+//! The time and CPU time of operations through containerd, back to back and with a pause before each.
 
 use std::time::Duration;
 
@@ -10,71 +9,71 @@ use super::node::{Node, TRUE};
 use super::order::Order;
 use super::{Contestant, Measure, Results, operation};
 
-/// Create, start, wait and delete of a container that runs /bin/true.
+/// The time of Create, Start, Wait and Delete of a container.
 pub const RUN: Measure = Measure::time("containerd.run", "create + start + wait + delete");
-/// The first part of it.
+/// The time of Create.
 pub const CREATE: Measure = Measure::time("containerd.run.create", "  create");
-/// The second.
+/// The time of Start.
 pub const START: Measure = Measure::time("containerd.run.start", "  start");
-/// The third.
+/// The time of Wait.
 pub const WAIT: Measure = Measure::time("containerd.run.wait", "  wait (from start's answer)");
-/// The last.
+/// The time of Delete.
 pub const DELETE: Measure = Measure::time("containerd.run.delete", "  delete");
-/// The same after a pause.
+/// The time of a container's life after a pause.
 pub const RUN_PACED: Measure = Measure::time("containerd.run.paced", "create + … + delete after 0.3 s of quiet");
-/// An exec of /bin/true.
+/// The time of an exec of /bin/true.
 pub const EXEC: Measure = Measure::time("containerd.exec", "exec /bin/true");
-/// The same after a pause.
+/// The time of an exec after a pause.
 pub const EXEC_PACED: Measure = Measure::time("containerd.exec.paced", "exec after 0.3 s of quiet");
-/// Kill's answer.
+/// The time until Kill answers.
 pub const KILL: Measure = Measure::time("containerd.kill", "kill: answered");
-/// Kill's effect.
+/// The time until Wait answers after Kill.
 pub const KILLED: Measure = Measure::time("containerd.killed", "kill: exit seen");
-/// Metrics.
+/// The time of Metrics.
 pub const STATS: Measure = Measure::time("containerd.stats", "stats");
-/// State of a quiet container.
+/// The time of State of an idle container.
 pub const STATE: Measure = Measure::time("containerd.state", "state");
-/// State of a container in which execs run.
+/// The time of State of a container in which execs run.
 pub const STATE_LOADED: Measure = Measure::time("containerd.state.loaded", "state while 4 execs run at a time");
-/// CPU time of a run.
+/// The CPU time of a run.
 pub const RUN_CPU: Measure = Measure::time("cpu.run", "CPU per run: containerd, shim, runtime, payload");
-/// The same by the machine's clock.
+/// The CPU time of a run by the machine's clock.
 pub const RUN_CPU_MACHINE: Measure = Measure::time("cpu.run.machine", "CPU per run: machine-wide");
-/// CPU time of an exec.
+/// The CPU time of an exec.
 pub const EXEC_CPU: Measure = Measure::time("cpu.exec", "CPU per exec: containerd, shim, runtime, payload");
-/// The same by the machine's clock.
+/// The CPU time of an exec by the machine's clock.
 pub const EXEC_CPU_MACHINE: Measure = Measure::time("cpu.exec.machine", "CPU per exec: machine-wide");
-/// The shim's share of an exec.
+/// The CPU time of the shim in an exec.
 pub const EXEC_CPU_SHIM: Measure = Measure::time("cpu.exec.shim", "CPU per exec: the shim and what it waited for");
 
-/// Runs in a batch, back to back; the first of them is the one that comes after other contestants.
+/// The number of consecutive runs in a batch. The first one follows other contestants.
 const RUNS: u64 = 4;
-/// Execs in a batch.
+/// The number of execs in a batch.
 const EXECS: u64 = 10;
-/// How long the machine is watched while nothing runs, once a round.
+/// The time per round in which the idle machine is observed.
 const IDLE: Duration = Duration::from_millis(150);
-/// How long a batch's tail (shims that end, containerd's own garbage) is waited for and counted.
+/// The time after a batch that counts as a part of it: shims end, and containerd collects garbage.
 const TAIL: Duration = Duration::from_millis(60);
-/// The pause before a paced operation: longer than the kernel's grace period after which moving a process between v1
-/// cgroups is slow again.
+/// The pause before a paced operation. It is longer than the kernel's grace period, after which moving a process
+/// between v1 cgroups is slow again.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// What all measures through containerd need.
+/// The parameters of all measures through containerd.
 pub struct Bench<'a> {
-    /// The daemon.
+    /// The node.
     pub node: &'a Node,
-    /// Who takes part.
+    /// The contestants.
     pub contestants: &'a [Contestant],
-    /// How often.
+    /// The number of rounds.
     pub rounds: u32,
-    /// In which order.
+    /// The order of contestants.
     pub order: &'a mut Order,
-    /// Where values go.
+    /// The results.
     pub results: &'a mut Results,
 }
 
 impl Bench<'_> {
-    /// One container's life, from the record to its removal, and how long its timed parts took.
+    /// Runs one container from its record to its removal. Returns the times of its parts.
     async fn life(&self, who: Contestant) -> operation::Life {
         let prepared = self.node.prepare(who, None, &TRUE).await;
         let life = operation::run(&self.node.tasks, &prepared).await;
@@ -82,7 +81,7 @@ impl Bench<'_> {
         life
     }
 
-    /// Runs of all contestants, in batches.
+    /// Measures runs of all contestants, in batches.
     pub async fn runs(&mut self) {
         for who in self.contestants {
             self.life(*who).await;
@@ -92,7 +91,7 @@ impl Bench<'_> {
         for _ in 0..self.rounds {
             account.watch_idle(&cgroup).await;
             for who in self.order.shuffled(self.contestants) {
-                // What is not part of a run stays out of its time and its CPU time.
+                // The preparation is not a part of the run's time and CPU time.
                 let mut prepared = Vec::new();
                 for _ in 0..RUNS {
                     prepared.push(self.node.prepare(who, None, &TRUE).await);
@@ -118,7 +117,7 @@ impl Bench<'_> {
         account.report(self.results, &RUN_CPU_MACHINE);
     }
 
-    /// Execs of all contestants in one running container each, in batches; and the questions that are asked of it.
+    /// Measures execs of all contestants in one running container each, in batches, and then state and statistics.
     pub async fn execs(&mut self) {
         let process = self.node.process(&TRUE);
         let cgroup = self.node.cgroup();
@@ -152,7 +151,7 @@ impl Bench<'_> {
             for who in self.order.shuffled(self.contestants) {
                 let id = running.of(who);
                 self.results.add(&STATE, who, operation::state(&self.node.tasks, id).await);
-                // The null shim has no numbers to give.
+                // The null shim has no statistics.
                 if who != Contestant::Null {
                     self.results.add(&STATS, who, operation::stats(&self.node.tasks, id).await);
                 }
@@ -162,7 +161,7 @@ impl Bench<'_> {
         running.end(self.node).await;
     }
 
-    /// Operations after a pause.
+    /// Measures operations after a pause.
     pub async fn paced(&mut self) {
         let process = self.node.process(&TRUE);
         let running = Running::start(self.node, self.contestants).await;
@@ -181,11 +180,11 @@ impl Bench<'_> {
         running.end(self.node).await;
     }
 
-    /// Kills.
+    /// Measures kills.
     pub async fn kills(&mut self) {
         for _ in 0..self.rounds {
             for who in self.order.shuffled(self.contestants) {
-                // The null shim's processes have ended before they could be killed.
+                // The processes of the null shim have exited before a kill.
                 if who == Contestant::Null {
                     continue;
                 }
@@ -210,7 +209,7 @@ impl Bench<'_> {
     }
 }
 
-/// One running container a contestant.
+/// One running container per contestant.
 struct Running(Vec<(Contestant, String)>);
 
 impl Running {
@@ -233,7 +232,7 @@ impl Running {
     }
 }
 
-/// The machine's clock over all rounds: its steps are too coarse for one batch.
+/// The machine's clock over all rounds, since its steps are too coarse for one batch.
 #[derive(Default)]
 struct Account {
     idle: Used,
@@ -257,7 +256,7 @@ impl Account {
         }
     }
 
-    /// One value a contestant; and how busy the machine was otherwise, which says what that value is worth.
+    /// Adds one value per contestant, and the use of the idle machine, which bounds the precision of that value.
     fn report(&self, results: &mut Results, measure: &Measure) {
         for (who, used, operations) in &self.of {
             results.add(measure, *who, used.above(&self.idle) / operations);

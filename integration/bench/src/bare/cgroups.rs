@@ -1,4 +1,4 @@
-//! The container's control groups: made, limited and removed as berth does it, without deciding anything anew.
+//! The container's cgroups: made, limited and removed as berth does it, with every decision taken before.
 
 use std::ffi::CString;
 use std::fs;
@@ -11,26 +11,26 @@ use serde_json::Value;
 
 use super::json::{Failure, c_string, list, text, word};
 
-/// One hierarchy that the machine has mounted.
+/// A mounted cgroup hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hierarchy {
-    /// Where.
+    /// The mount point.
     pub root: PathBuf,
-    /// Whether it is v2's.
+    /// Whether it is the v2 hierarchy.
     pub unified: bool,
 }
 
 impl Hierarchy {
-    /// The directory of a cgroup.
+    /// Returns the directory of a cgroup.
     pub fn directory(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
 }
 
-/// Every hierarchy of the machine.
+/// Returns every hierarchy of the machine.
 ///
 /// # Errors
-/// None is mounted.
+/// No hierarchy is mounted.
 pub fn hierarchies() -> Result<Vec<Hierarchy>, Failure> {
     let table = fs::read_to_string("/proc/self/mountinfo")?;
     let mounts = berth_integration::mounts::parse(&table).into_iter();
@@ -41,23 +41,24 @@ pub fn hierarchies() -> Result<Vec<Hierarchy>, Failure> {
     if found.is_empty() { Err("no cgroup hierarchy is mounted".into()) } else { Ok(found) }
 }
 
-/// One write to a file of the cgroup.
+/// One write to a cgroup file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Write {
     /// The v1 controller.
     pub controller: &'static str,
-    /// The file in v1, and the file and value in v2 where that has one.
+    /// The name of the file on v1.
     pub file: &'static str,
-    /// What is written in v1.
+    /// The value on v1.
     pub value: String,
-    /// File and value in v2.
+    /// The file and value on v2, if v2 has one.
     pub unified: Option<(&'static str, String)>,
 }
 
-/// The limits of `linux.resources`, in the order of writing: what CRI can ask for, but for huge pages.
+/// Returns the limits of `linux.resources` in the order of writing: everything that the CRI can ask for, except huge
+/// pages.
 ///
 /// # Errors
-/// A field that is not known here.
+/// The floor does not know a field.
 pub fn limits(resources: &Value) -> Result<Vec<Write>, Failure> {
     let mut writes = Vec::new();
     let mut put = |controller, file, value: String, unified| writes.push(Write { controller, file, value, unified });
@@ -82,7 +83,7 @@ pub fn limits(resources: &Value) -> Result<Vec<Write>, Failure> {
                     put("memory", "memory.limit_in_bytes", bytes.to_string(), Some(("memory.max", bytes.to_string())));
                 }
                 if let Some(bytes) = swap {
-                    // v1 counts memory in, v2 does not.
+                    // v1's swap limit includes memory, v2's does not.
                     let alone = (bytes - limit.unwrap_or(0)).to_string();
                     put("memory", "memory.memsw.limit_in_bytes", bytes.to_string(), Some(("memory.swap.max", alone)));
                 }
@@ -115,7 +116,8 @@ pub fn limits(resources: &Value) -> Result<Vec<Write>, Failure> {
     Ok(writes)
 }
 
-/// Device rules as lines for v1: everything is denied, then what the configuration allows and every container has.
+/// Returns device rules as lines for v1: all devices are denied, then those of the configuration and the default ones
+/// are allowed.
 fn devices(rules: &Value) -> Result<Vec<(bool, String)>, Failure> {
     let default = [
         "b *:* m",
@@ -151,29 +153,29 @@ fn devices(rules: &Value) -> Result<Vec<(bool, String)>, Failure> {
     Ok(lines)
 }
 
-/// Where a container's cgroups are: paths ready for the kernel.
+/// The cgroups of a container, with paths ready for system calls.
 pub struct Cgroups {
     /// The directory in each hierarchy.
     directories: Vec<(CString, Hierarchy)>,
-    /// Per hierarchy: files below its directory, in order, and what is written.
+    /// For each hierarchy, the files below its directory in the order of writing, with the values.
     writes: Vec<Vec<(CString, Vec<u8>)>>,
-    /// The parent directories, made once.
+    /// The parent directories, which are made once.
     parents: Vec<PathBuf>,
 }
 
-/// A container's cgroups, made.
+/// The cgroups of a container, made and open.
 pub struct Made {
-    /// v1's `tasks` files.
+    /// The v1 `tasks` files.
     pub tasks: Vec<OwnedFd>,
-    /// v2's directory.
+    /// The v2 directory.
     pub unified: Option<OwnedFd>,
 }
 
 impl Cgroups {
-    /// Makes `parent` in every hierarchy; the container is `path` below the roots.
+    /// Makes `parent` in every hierarchy. The container's cgroup is `path` below the roots.
     ///
     /// # Errors
-    /// A hierarchy that cannot be written.
+    /// A hierarchy is not writable.
     pub fn new(parent: &str, path: &str, limits: &[Write]) -> Result<Self, Failure> {
         let mut new = Self { directories: Vec::new(), writes: Vec::new(), parents: Vec::new() };
         for hierarchy in hierarchies()? {
@@ -185,7 +187,7 @@ impl Cgroups {
             let file = |file: &str| c_string(&directory.join(file).to_string_lossy());
             let mut writes = Vec::new();
             if name == "cpuset" {
-                // A v1 cpuset begins empty, and nothing can enter it.
+                // A v1 cpuset begins empty, and no process can enter it then.
                 for set in ["cpuset.cpus", "cpuset.mems"] {
                     let whole = fs::read_to_string(hierarchy.root.join(set))?;
                     fs::write(above.join(set), whole.trim())?;
@@ -209,10 +211,10 @@ impl Cgroups {
         Ok(new)
     }
 
-    /// Makes the container's cgroups with their limits.
+    /// Makes the container's cgroups and writes their limits.
     ///
     /// # Errors
-    /// Names the file.
+    /// The error names the file.
     pub fn make(&self) -> Result<Made, Failure> {
         let mut made = Made { tasks: Vec::new(), unified: None };
         for ((directory, hierarchy), writes) in self.directories.iter().zip(&self.writes) {
@@ -220,7 +222,7 @@ impl Cgroups {
             mkdirat(CWD, directory, Mode::from_raw_mode(0o755)).map_err(|e| format!("{}: {e}", name()))?;
             let mut before: Option<(&CString, OwnedFd)> = None;
             for (file, value) in writes {
-                // One open for lines that go to the same file.
+                // Lines for the same file share one open file.
                 let open_file = match before.take() {
                     Some((name, open)) if name == file => open,
                     _ => open(file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
@@ -241,10 +243,10 @@ impl Cgroups {
         Ok(made)
     }
 
-    /// Removes the container's cgroups, which nobody is in any more.
+    /// Removes the container's empty cgroups.
     ///
     /// # Errors
-    /// Names the directory.
+    /// The error names the directory.
     pub fn remove(&self) -> Result<(), Failure> {
         for (directory, _) in &self.directories {
             match unlinkat(CWD, directory, AtFlags::REMOVEDIR) {
@@ -258,7 +260,7 @@ impl Cgroups {
 
 impl Drop for Cgroups {
     fn drop(&mut self) {
-        // The error to report is the one that brought us here.
+        // The earlier error is the one to report.
         let _ = self.remove();
         for parent in &self.parents {
             let _ = fs::remove_dir(parent);
@@ -266,7 +268,7 @@ impl Drop for Cgroups {
     }
 }
 
-/// Whether cgroups right below the root of v2 have a file: its controller may be v1's.
+/// Returns whether cgroups directly below the root of v2 have a file. Its controller may be attached to v1.
 fn directory_has(hierarchy: &Hierarchy, file: &str) -> bool {
     let controller = Path::new(file).file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let controller = controller.split('.').next().unwrap_or_default().to_owned();

@@ -1,7 +1,8 @@
-//! What the child does between clone and execve: the least that makes the container the recipe describes.
+//! The child between clone and execve: the least number of system calls that makes the container of the recipe.
 //!
-//! The process is copied from one without threads, but the rule is the product's: nothing here allocates. Targets are
-//! relative to the new root, which is the working directory; sources are the host's paths, still there until the pivot.
+//! The process is a copy of one without threads, and still follows the rule of the product: it does not allocate.
+//! Targets are relative to the new root, which is the working directory. Sources are paths of the host, valid until the
+//! pivot.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,31 +17,31 @@ use rustix::thread::{self, Gid, Uid};
 use super::recipe::{Process, Recipe, Rlimit};
 use super::sys;
 
-/// Where a child failed, for the words of the error; a step of the root adds its number to [`Place::Root`].
+/// The place at which a child failed, for the error message. A step of the root adds its number to [`Place::Root`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Place {
-    /// Entering a v1 cgroup.
+    /// It enters a v1 cgroup.
     Cgroup = 1,
-    /// Joining or making a namespace.
+    /// It joins or makes a namespace.
     Namespace,
-    /// oom_score_adj.
+    /// It writes oom_score_adj.
     OomScore,
-    /// The session keyring.
+    /// It joins the session keyring.
     Keyring,
-    /// A kernel parameter.
+    /// It writes a kernel parameter.
     Sysctl,
-    /// Leaving the host's tree.
+    /// It leaves the host's mount tree.
     Enter,
-    /// The standard streams.
+    /// It replaces the standard streams.
     Streams,
-    /// Ids, limits, capabilities.
+    /// It sets ids, limits or capabilities.
     Identity,
-    /// The filter.
+    /// It loads the filter.
     Seccomp,
-    /// execve(2).
+    /// It calls execve(2).
     Execute,
-    /// The step of this number, counted from here.
+    /// It makes the step of this number, counted from here.
     Root = 100,
 }
 
@@ -56,18 +57,18 @@ impl<T> At<T> for Result<T> {
 
 type Outcome<T> = std::result::Result<T, (u32, Errno)>;
 
-/// Which process a child becomes.
+/// The role of a child.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// The payload.
+    /// It executes the payload.
     Payload,
-    /// One that stays, for others to join.
+    /// It stays, for execs to join.
     Keeper,
 }
 
-/// What a child is given beside the recipe.
+/// The descriptors that a child uses.
 pub struct Given<'a> {
-    /// The v1 `tasks` files to write itself to.
+    /// The v1 `tasks` files, to which the child writes itself.
     pub tasks: &'a [OwnedFd],
     /// /dev/null.
     pub null: BorrowedFd<'a>,
@@ -95,7 +96,7 @@ pub fn exec(recipe: &Recipe, given: &Given<'_>, keeper: BorrowedFd<'_>, mailbox:
 
 fn init(recipe: &Recipe, given: &Given<'_>, role: Role) -> Outcome<()> {
     if role == Role::Keeper {
-        // It is of no use without its maker.
+        // The keeper must not outlive its parent.
         sys::prctl(libc::PR_SET_PDEATHSIG, u64::from(libc::SIGKILL.unsigned_abs())).at(Place::Identity)?;
     }
     enter_cgroups(given)?;
@@ -104,7 +105,8 @@ fn init(recipe: &Recipe, given: &Given<'_>, role: Role) -> Outcome<()> {
         sys::join(namespace.as_fd(), kind.flag()).at(Place::Namespace)?;
     }
     if recipe.cgroup_namespace {
-        // Its root is the cgroup of whoever makes it, so it comes after the cgroup.
+        // The root of a cgroup namespace is the cgroup of the process that makes it, so the process enters its cgroup
+        // first.
         sys::unshare(sys::Namespace::Cgroup).at(Place::Namespace)?;
     }
     rustix::process::setsid().at(Place::Namespace)?;
@@ -146,7 +148,7 @@ fn write(path: &CStr, value: &[u8]) -> Result<()> {
 }
 
 fn root(recipe: &Recipe) -> Outcome<()> {
-    // Nodes get the modes that they ask for; everything else here asks for what 022 would leave.
+    // mknod(2) gets exact modes. All other modes here are those that a umask of 022 leaves.
     rustix::process::umask(Mode::empty());
     let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     mount_change(c"/", slave).at(Place::Enter)?;
@@ -155,7 +157,8 @@ fn root(recipe: &Recipe) -> Outcome<()> {
     for (number, step) in (Place::Root as u32..).zip(&recipe.steps) {
         step.take().map_err(|e| (number, e))?;
     }
-    // With both arguments "." the old root ends up on the new one, and goes from there (pivot_root(2), NOTES).
+    // With "." as both arguments the old root is mounted over the new one and unmounted from there (pivot_root(2),
+    // NOTES).
     rustix::process::pivot_root(c".", c".").at(Place::Enter)?;
     unmount(c".", UnmountFlags::DETACH).at(Place::Enter)?;
     if recipe.readonly {
@@ -164,7 +167,7 @@ fn root(recipe: &Recipe) -> Outcome<()> {
     Ok(())
 }
 
-/// Comes back for a keeper only.
+/// Returns only for a keeper.
 fn become_payload(recipe: &Recipe, given: &Given<'_>, role: Role) -> Outcome<()> {
     let process = &recipe.process;
     for number in 0..3 {
@@ -179,7 +182,7 @@ fn become_payload(recipe: &Recipe, given: &Given<'_>, role: Role) -> Outcome<()>
         thread::set_no_new_privs(true).at(Place::Identity)?;
         filter(process).at(Place::Seccomp)?;
     } else {
-        // Without no_new_privs the filter needs CAP_SYS_ADMIN.
+        // Without no_new_privs loading the filter needs CAP_SYS_ADMIN.
         filter(process).at(Place::Seccomp)?;
         capabilities(process).at(Place::Identity)?;
     }
@@ -218,7 +221,7 @@ fn filter(process: &Process) -> Result<()> {
     }
 }
 
-/// What a message of a child says, for a person.
+/// Formats the place of a failed child.
 pub fn place(recipe: &Recipe, place: u32) -> String {
     let names = [
         "",

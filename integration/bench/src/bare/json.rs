@@ -4,41 +4,41 @@ use std::ffi::{CStr, CString};
 
 use serde_json::Value;
 
-/// Why a bundle cannot be used, or a system call that failed.
+/// The reason for which a bundle cannot be used, or a failed system call.
 pub type Failure = Box<dyn std::error::Error>;
 
-/// A string of the document.
+/// Returns the string of a value.
 pub fn word(value: &Value) -> Option<&str> {
     value.as_str()
 }
 
-/// The elements of a list; none when there is none.
+/// Returns the elements of a list, or none if the value is not a list.
 pub fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-/// The strings of a list.
+/// Returns the strings of a list.
 ///
 /// # Errors
-/// One that is no string, or has a NUL in it.
+/// An element is not a string, or has a NUL.
 pub fn strings(value: &Value) -> Result<Vec<CString>, Failure> {
     list(value).map(|item| c_string(word(item).ok_or_else(|| format!("{item} is no string"))?)).collect()
 }
 
-/// A string for the kernel.
+/// Converts a string for system calls.
 ///
 /// # Errors
-/// A NUL in it.
+/// The string has a NUL.
 pub fn c_string(text: &str) -> Result<CString, Failure> {
     Ok(CString::new(text)?)
 }
 
-/// The text of a string for the kernel, for messages and comparisons.
+/// Converts a C string for messages and comparisons.
 pub fn text(string: &CStr) -> String {
     string.to_string_lossy().into_owned()
 }
 
-/// Refuses members that are not among those.
+/// Refuses members that `names` does not have.
 pub fn known(object: &Value, names: &[&str]) -> Result<(), Failure> {
     let mut members = object.as_object().into_iter().flatten();
     match members.find(|(name, _)| !names.contains(&name.as_str())) {

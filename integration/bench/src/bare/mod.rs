@@ -1,16 +1,16 @@
-//! The floor of the core: the system calls that a container needs, made by one process that has decided everything
-//! beforehand. No JSON, no RPC, no state on disk, nobody to talk to.
+//! The floor of the core: the system calls that a container needs, made by one process that took every decision before.
+//! It has no JSON, no RPC, no state on disk and no client.
 //!
 //! ```text
 //! recipe (config.json, once) ─┬─ cgroups: mkdir, limits ─ clone ─ child: cgroup, mounts, pivot, identity, filter, execve
 //!   mounts, cgroups           └─ wait ─ rmdir
 //! ```
 //!
-//! What it leaves in the kernel is what berth leaves there for the same bundle: the same namespaces, mounts, nodes,
-//! limits, keyring, ids, capabilities and filter. What it leaves out is what a runtime does to be sure: looking up paths
-//! inside the root, reading back what it set, a barrier between create and start. So it is the least that the kernel
-//! itself asks for, and no target for a runtime. The filter is compiled by berth's compiler; on a machine with v2 alone
-//! no device program is loaded, which makes the floor lower there.
+//! It leaves in the kernel what berth leaves there for the same bundle: the same namespaces, mounts, nodes, limits,
+//! keyring, ids, capabilities and filter. It omits the calls by which a runtime makes sure: resolving paths inside the
+//! root, reading back settings, a barrier between create and start. So it is the cost of the kernel alone, and not a
+//! target for a runtime. berth's compiler compiles the filter. On a machine with v2 alone it loads no device program,
+//! and the floor is lower there.
 
 mod cgroups;
 mod child;
@@ -33,16 +33,16 @@ pub use json::Failure;
 use recipe::Recipe;
 use sys::{Mailbox, Namespace};
 
-/// What one operation took, in nanoseconds.
+/// The cost of one operation, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cost {
-    /// On the wall.
+    /// The wall time.
     pub wall: u64,
-    /// On the CPUs, of this process and of the children that it waited for.
+    /// The CPU time of this process and of the children that it waited for.
     pub cpu: u64,
 }
 
-/// A bundle, ready to be run again and again.
+/// A bundle that is ready to be run many times.
 pub struct Bare {
     recipe: Recipe,
     cgroups: Cgroups,
@@ -59,10 +59,10 @@ struct Kept {
 }
 
 impl Bare {
-    /// Reads the bundle, and makes the cgroup `parent` in every hierarchy; it must not be there.
+    /// Reads the bundle and makes the cgroup `parent` in every hierarchy. It must not exist.
     ///
     /// # Errors
-    /// A bundle that is not known here, or a cgroup that cannot be made.
+    /// The floor does not know a field of the bundle, or a cgroup cannot be made.
     pub fn new(bundle: &Path, parent: &str) -> Result<Self, Failure> {
         let path = format!("{parent}/bare");
         let recipe = Recipe::read(bundle, &path)?;
@@ -72,10 +72,10 @@ impl Bare {
         Ok(Self { recipe, cgroups, mailbox: Mailbox::new()?, null, own_pid_namespace, kept: None })
     }
 
-    /// A container from nothing to nothing: cgroups, clone, payload, its end, cgroups gone.
+    /// Makes a container, waits for its payload and removes it: cgroups, clone, payload, exit, cgroups removed.
     ///
     /// # Errors
-    /// What failed, or a payload that did not exit with 0. Must not be mixed with [`Bare::exec`].
+    /// A failed call, or a payload that did not exit with 0. It must not be mixed with [`Bare::exec`].
     pub fn run(&mut self) -> Result<Cost, Failure> {
         if self.kept.is_some() {
             return Err("run after exec: the cgroup is in use".into());
@@ -88,7 +88,7 @@ impl Bare {
         })
     }
 
-    /// One more process of a container that is made, untimed, at the first call and stays.
+    /// Runs one more process in a container that the first call makes, untimed, and that stays.
     ///
     /// # Errors
     /// As [`Bare::run`].
@@ -105,7 +105,7 @@ impl Bare {
             let given = Given { tasks: &kept.made.tasks, null: bare.null.as_fd() };
             let keeper = kept.process.as_fd();
             let pid = recipe.new_namespaces & Namespace::Pid.flag();
-            // setns(2) with a pid namespace decides where children are born, no more.
+            // setns(2) with a pid namespace only selects the namespace of future children.
             if pid != 0 {
                 sys::join(keeper, pid)?;
             }
@@ -133,7 +133,7 @@ impl Bare {
         sys::clone(self.recipe.new_namespaces, unified, child).map_err(|e| format!("clone3: {e}").into())
     }
 
-    /// Waits until the keeper keeps: it is in no state that the outside could mistake for it.
+    /// Waits until the keeper reports that it is ready, since its state in /proc does not show that.
     fn until_kept(&self) -> Result<(), Failure> {
         let end = Instant::now() + berth_integration::wait::LONG;
         loop {

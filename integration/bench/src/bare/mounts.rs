@@ -1,5 +1,5 @@
-//! From `mounts`, `maskedPaths` and `readonlyPaths` to steps on the new root, by mount(2): one system call a mount where
-//! the new mount API takes four.
+//! Converts `mounts`, `maskedPaths` and `readonlyPaths` into steps on the new root. It uses mount(2), which takes one
+//! call where the new mount API takes four.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ use super::cgroups;
 use super::json::{Failure, c_string, list, word};
 use super::step::Step;
 
-/// The steps of a config.json whose root is at `rootfs`. Targets in the root itself are made now, once; those in a file
-/// system that is mounted on it are made each time.
+/// Returns the steps of a config.json whose root is at `rootfs`. Targets in the root itself are made once, now. Targets
+/// in a filesystem that is mounted on it are made each time.
 ///
 /// # Errors
-/// An option or a type that is not known here, or a target that cannot be made.
+/// The floor does not know an option or a type, or a target cannot be made.
 pub fn steps(config: &Value, rootfs: &Path, cgroup: &str, cgroup_namespace: bool) -> Result<Vec<Step>, Failure> {
     let mut plan = Plan { rootfs, steps: Vec::new(), mounted: Vec::new() };
     for mount in list(&config["mounts"]) {
@@ -47,7 +47,7 @@ pub fn steps(config: &Value, rootfs: &Path, cgroup: &str, cgroup_namespace: bool
 struct Plan<'a> {
     rootfs: &'a Path,
     steps: Vec<Step>,
-    /// Target, type and flags of what is mounted so far.
+    /// The target, type and flags of each mount so far.
     mounted: Vec<(PathBuf, String, MountFlags)>,
 }
 
@@ -60,8 +60,8 @@ impl Plan<'_> {
             target: relative(target)?,
             recursive: options.recursive,
         });
-        // A bind mount begins with its source's flags: to have none is a change, too, but one that a source on an
-        // ordinary file system does not need.
+        // A bind mount inherits the flags of its source. Clearing them all would need a remount as well, but a source
+        // on an ordinary filesystem has none.
         if !options.flags.is_empty() {
             self.steps.push(Step::Remount { target: relative(target)?, flags: options.flags });
         }
@@ -81,7 +81,7 @@ impl Plan<'_> {
         Ok(())
     }
 
-    /// On v2 the hierarchy; on v1 a tmpfs with a bind mount of the container's own directory of each hierarchy.
+    /// Mounts the v2 hierarchy. On v1 it mounts a tmpfs and binds the container's own directory of each hierarchy.
     fn cgroup(&mut self, target: &str, options: &Options, cgroup: &str, namespace: bool) -> Result<(), Failure> {
         let hierarchies = cgroups::hierarchies()?;
         if hierarchies.iter().all(|hierarchy| hierarchy.unified) {
@@ -105,7 +105,7 @@ impl Plan<'_> {
         Ok(())
     }
 
-    /// The default nodes and links, as every runtime makes them.
+    /// Makes the default nodes and links, as every runtime does.
     fn devices(&mut self) -> Result<(), Failure> {
         for (name, major, minor) in
             [("null", 1, 3), ("random", 1, 8), ("full", 1, 7), ("tty", 5, 0), ("zero", 1, 5), ("urandom", 1, 9)]
@@ -137,7 +137,8 @@ impl Plan<'_> {
         Ok(())
     }
 
-    /// A file is hidden by the host's null device, the first directory by an empty tmpfs, the others by that again.
+    /// The host's null device masks a file. An empty tmpfs masks the first directory, and a bind mount of it the
+    /// others.
     fn mask(&mut self, path: &str, empty: &mut Option<String>) -> Result<(), Failure> {
         if !self.exists(path) {
             return Ok(());
@@ -157,19 +158,19 @@ impl Plan<'_> {
         };
         self.steps.push(Step::Bind { source, target: relative(path)?, recursive: false });
         if !directory {
-            // Not nodev: the null device could not be opened.
+            // The mount has no nodev, or the null device could not be opened.
             let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NOEXEC;
             self.steps.push(Step::Remount { target: relative(path)?, flags });
         }
         Ok(())
     }
 
-    /// The mount that a path lies in: the last one whose target is above it.
+    /// Returns the mount that a path lies in: the last one whose target is above it.
     fn around(&self, path: &str) -> Option<&(PathBuf, String, MountFlags)> {
         self.mounted.iter().rev().find(|(target, ..)| Path::new(path).starts_with(target))
     }
 
-    /// Where a path of the container can be looked at before there is one: /proc and /sys are the host's.
+    /// Returns the path at which a path of the container can be examined beforehand. /proc and /sys are the host's.
     fn seen(&self, path: &str) -> PathBuf {
         match self.around(path) {
             Some((_, kind, _)) if kind == "proc" || kind == "sysfs" => path.into(),
@@ -201,7 +202,7 @@ fn relative(path: &str) -> Result<std::ffi::CString, Failure> {
     c_string(path.trim_matches('/'))
 }
 
-/// A mount's options, sorted.
+/// The parsed options of a mount.
 #[derive(Debug, PartialEq, Eq)]
 struct Options {
     flags: MountFlags,

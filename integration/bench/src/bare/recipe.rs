@@ -1,7 +1,7 @@
-//! From a bundle to the [`Recipe`]: everything that can be decided once, before the first container is timed.
+//! Converts a bundle into the [`Recipe`]: every decision that can be taken once, before the first container is timed.
 //!
-//! It knows what the configurations of containerd's CRI and of `runc spec` hold, and refuses what it does not know:
-//! a floor that left something out would be no floor.
+//! It knows the fields that containerd's CRI and `runc spec` write, and refuses all others: a floor that left out a
+//! field would be too low.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -18,53 +18,53 @@ use super::step::Step;
 use super::sys::{Namespace, Pointers};
 use super::{cgroups, mounts};
 
-/// A container, decided.
+/// A container with every decision taken.
 pub struct Recipe {
-    /// The root file system, absolute.
+    /// The root filesystem, as an absolute path.
     pub rootfs: CString,
     /// Whether its mount is read-only.
     pub readonly: bool,
-    /// What is done on it before it is entered.
+    /// The steps on the root before it is entered.
     pub steps: Vec<Step>,
-    /// `CLONE_NEW*` for the clone.
+    /// The `CLONE_NEW*` flags of the clone.
     pub new_namespaces: u32,
-    /// Namespaces of others, open.
+    /// The namespaces to join, open.
     pub joins: Vec<(OwnedFd, Namespace)>,
-    /// A cgroup namespace is made once the process is in its cgroup.
+    /// Whether a cgroup namespace is made after the process entered its cgroup.
     pub cgroup_namespace: bool,
-    /// `CLONE_NEW*` of what an exec joins, but for the pid namespace.
+    /// The `CLONE_NEW*` flags of the namespaces that an exec joins, without the pid namespace.
     pub own_namespaces: u32,
-    /// Kernel parameters: the file below /proc/sys, the value.
+    /// The kernel parameters: the file below /proc/sys and the value.
     pub sysctls: Vec<(CString, Vec<u8>)>,
-    /// The host name, in a UTS namespace of its own.
+    /// The host name, for a UTS namespace of its own.
     pub hostname: Option<Vec<u8>>,
-    /// The session keyring's name.
+    /// The name of the session keyring.
     pub keyring: CString,
-    /// Limits, as files of the cgroup and what is written to them.
+    /// The limits as cgroup files with their values.
     pub limits: Vec<cgroups::Write>,
-    /// What runs in it.
+    /// The payload.
     pub process: Process,
 }
 
-/// Who the payload is.
+/// The payload and its identity.
 pub struct Process {
-    /// Absolute, inside the root.
+    /// The program, as an absolute path inside the root.
     pub executable: CString,
-    /// For execve(2).
+    /// The arguments for execve(2).
     pub args: Pointers,
-    /// For execve(2).
+    /// The environment for execve(2).
     pub env: Pointers,
-    /// Working directory.
+    /// The working directory.
     pub cwd: CString,
-    /// User.
+    /// The uid.
     pub uid: u32,
-    /// Group.
+    /// The gid.
     pub gid: u32,
-    /// Supplementary groups.
+    /// The supplementary groups.
     pub groups: Vec<Gid>,
-    /// Resource limits.
+    /// The resource limits.
     pub rlimits: Vec<Rlimit>,
-    /// Capabilities that go from the bounding set, by number.
+    /// The numbers of the capabilities that are dropped from the bounding set.
     pub drop_bounding: Vec<u64>,
     /// The effective set, as a mask.
     pub effective: u64,
@@ -72,7 +72,7 @@ pub struct Process {
     pub permitted: u64,
     /// Whether no_new_privs is set.
     pub no_new_privs: bool,
-    /// What is written to oom_score_adj.
+    /// The value for oom_score_adj.
     pub oom_score_adj: Option<Vec<u8>>,
     /// The compiled filter.
     pub filter: Option<std::sync::Arc<Filter>>,
@@ -80,17 +80,17 @@ pub struct Process {
 
 /// One resource limit.
 pub struct Rlimit {
-    /// Which.
+    /// The resource.
     pub resource: Resource,
-    /// How much.
+    /// The soft and the hard limit.
     pub limit: Limit,
 }
 
 impl Recipe {
-    /// Reads the bundle's config.json. `cgroup` is the container's path below every hierarchy's root.
+    /// Reads the bundle's config.json. `cgroup` is the container's path below the root of every hierarchy.
     ///
     /// # Errors
-    /// The file, or a field that is missing or that a floor does not know.
+    /// The file cannot be read, or a field is missing or unknown to the floor.
     pub fn read(bundle: &Path, cgroup: &str) -> Result<Self, Failure> {
         let file = bundle.join("config.json");
         let text = std::fs::read(&file).map_err(|e| format!("{}: {e}", file.display()))?;
@@ -152,7 +152,7 @@ impl Recipe {
     }
 }
 
-/// What may be below `linux`.
+/// The known members of `linux`.
 const LINUX: &[&str] = &["sysctl", "resources", "cgroupsPath", "namespaces", "seccomp", "maskedPaths", "readonlyPaths"];
 
 fn process(process: &Value, profile: &Value) -> Result<Process, Failure> {
@@ -205,7 +205,7 @@ fn rlimit(limit: &Value) -> Result<Rlimit, Failure> {
     Ok(Rlimit { resource, limit: Limit { current: limit["soft"].as_u64(), maximum: limit["hard"].as_u64() } })
 }
 
-/// The capabilities by number, capabilities(7).
+/// The names of capabilities by number, capabilities(7).
 const CAPABILITIES: [&str; 41] = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -258,7 +258,7 @@ fn mask(set: &Value) -> Result<u64, Failure> {
     })
 }
 
-/// The highest capability of this kernel.
+/// Returns the highest capability of this kernel.
 fn last_capability() -> Result<u64, Failure> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")?.trim().parse()?)
 }

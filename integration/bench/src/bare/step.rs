@@ -11,19 +11,19 @@ use rustix::mount::{
 /// One system call on the new root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// mkdir(2); one that is there is fine.
+    /// Calls mkdir(2). An existing directory is not an error.
     Directory(CString),
-    /// A file system of its own.
+    /// Mounts a filesystem.
     Mount { source: CString, target: CString, kind: CString, flags: MountFlags, data: Option<CString> },
-    /// A bind mount, with what is mounted below it when `recursive`.
+    /// Makes a bind mount, with submounts if `recursive`.
     Bind { source: CString, target: CString, recursive: bool },
-    /// The attributes of a bind mount.
+    /// Changes the attributes of a bind mount.
     Remount { target: CString, flags: MountFlags },
-    /// The propagation of a mount.
+    /// Changes the propagation of a mount.
     Change { target: CString, flags: MountPropagationFlags },
-    /// A character device.
+    /// Makes a character device.
     Node { path: CString, mode: RawMode, device: u64 },
-    /// A symbolic link.
+    /// Makes a symbolic link.
     Link { to: CString, path: CString },
 }
 

@@ -1,6 +1,6 @@
-//! The system calls that rustix lacks, and the one clone. One of the few files with `unsafe`.
+//! The system calls that rustix lacks, and the clone. This is one of the few files with `unsafe`.
 //!
-//! All but [`clone`] may be called between clone and execve: nothing here allocates or takes a lock.
+//! All functions but [`clone`] may be called between clone and execve: they neither allocate nor take a lock.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
@@ -27,7 +27,7 @@ macro_rules! call {
     };
 }
 
-/// `struct clone_args` of clone3(2), first 88 bytes (Linux 5.7).
+/// The first 88 bytes of `struct clone_args` of clone3(2) (Linux 5.7).
 #[repr(C)]
 #[derive(Default)]
 struct CloneArgs {
@@ -44,8 +44,8 @@ struct CloneArgs {
     cgroup: u64,
 }
 
-/// clone3(2) as fork, with `CLONE_NEW*` flags, born in a v2 cgroup when one is given. When `child` comes back, the process
-/// exits with 1.
+/// Calls clone3(2) like fork, with `CLONE_NEW*` flags, and into a v2 cgroup if one is given. The process exits with 1
+/// when `child` returns.
 ///
 /// # Errors
 /// As clone3(2).
@@ -69,7 +69,7 @@ pub fn clone(namespaces: u32, cgroup: Option<BorrowedFd<'_>>, child: impl FnOnce
     Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
 }
 
-/// Puts SIGPIPE back to its default, which the Rust runtime ignores and execve(2) would keep ignored.
+/// Resets SIGPIPE to its default action: the Rust runtime ignores it, and execve(2) would keep that.
 pub fn default_sigpipe() -> Result<()> {
     // The kernel's struct sigaction: handler, flags, restorer, mask. All zero is SIG_DFL.
     let default = [0u64; 4];
@@ -77,7 +77,7 @@ pub fn default_sigpipe() -> Result<()> {
     call!(libc::SYS_rt_sigaction, libc::SIGPIPE, default.as_ptr(), null, 8usize).map(drop)
 }
 
-/// A kind of namespace that a config.json may name here.
+/// The kinds of namespaces that the floor knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Namespace {
     /// Process ids.
@@ -95,7 +95,7 @@ pub enum Namespace {
 }
 
 impl Namespace {
-    /// By the word of config.json.
+    /// Returns the kind of a name in config.json.
     pub fn of_name(name: &str) -> Option<Self> {
         Some(match name {
             "pid" => Self::Pid,
@@ -108,7 +108,7 @@ impl Namespace {
         })
     }
 
-    /// `CLONE_NEW*`.
+    /// Returns the `CLONE_NEW*` flag.
     pub fn flag(self) -> u32 {
         let flag = match self {
             Self::Pid => libc::CLONE_NEWPID,
@@ -122,7 +122,7 @@ impl Namespace {
     }
 }
 
-/// execve(2); returns only the error. Both vectors end in null and point to strings that live.
+/// Calls execve(2) and returns only its error. Both vectors end in null and point to live strings.
 pub fn execve(path: &CStr, args: &Pointers, env: &Pointers) -> Errno {
     match call!(libc::SYS_execve, path.as_ptr(), args.0.as_ptr(), env.0.as_ptr()) {
         Ok(_) => Errno::INVAL,
@@ -130,18 +130,18 @@ pub fn execve(path: &CStr, args: &Pointers, env: &Pointers) -> Errno {
     }
 }
 
-/// A vector of strings for execve(2), ended by null.
+/// A null-terminated vector of strings for execve(2).
 pub struct Pointers(Vec<*const libc::c_char>);
 
 impl Pointers {
-    /// Points to strings that must outlive every use; those of a bench's process are never freed.
+    /// Makes a vector of strings, which are leaked so that they outlive every use.
     pub fn new(words: Vec<std::ffi::CString>) -> Self {
         let words: &'static [std::ffi::CString] = words.leak();
         Self(words.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect())
     }
 }
 
-/// _exit(2).
+/// Calls _exit(2).
 pub fn exit(status: i32) -> ! {
     loop {
         // SAFETY: ends the process, touches nothing.
@@ -149,7 +149,7 @@ pub fn exit(status: i32) -> ! {
     }
 }
 
-/// Waits for a signal, for good.
+/// Waits for a signal, for ever.
 pub fn pause() -> ! {
     loop {
         // SAFETY: sleeps, touches nothing.
@@ -157,22 +157,24 @@ pub fn pause() -> ! {
     }
 }
 
-/// setns(2): one namespace by its file, or several of a process by its pidfd (Linux 5.8); `CLONE_NEW*`.
+/// Calls setns(2) for one namespace by its file, or for several of a process by its pidfd (Linux 5.8). `namespaces` has
+/// `CLONE_NEW*` flags.
 pub fn join(fd: BorrowedFd<'_>, namespaces: u32) -> Result<()> {
     call!(libc::SYS_setns, fd.as_raw_fd(), namespaces).map(drop)
 }
 
-/// unshare(2) of namespaces; never of memory or descriptors.
+/// Calls unshare(2) for namespaces, never for memory or descriptors.
 pub fn unshare(namespace: Namespace) -> Result<()> {
     call!(libc::SYS_unshare, namespace.flag()).map(drop)
 }
 
-/// A session keyring of this name that is the process' own, searchable by its owner (keyctl(2)): what runc and berth
-/// give to a container.
+/// Joins a new session keyring of this name, searchable by its owner (keyctl(2)), as runc and berth make one for a
+/// container.
 pub fn join_keyring(name: &CStr, searchable: bool) -> Result<()> {
     const SEARCH: u32 = 0x0008_0000;
     let serial = call!(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr())?;
-    // What KEYCTL_JOIN_SESSION_KEYRING gives: all but setattr for the possessor, view and read for the user.
+    // The permissions that KEYCTL_JOIN_SESSION_KEYRING sets: all but setattr for the possessor, view and read for the
+    // user.
     const JOINED: u32 = 0x3f03_0000;
     if searchable {
         call!(libc::SYS_keyctl, libc::KEYCTL_SETPERM, serial, JOINED | SEARCH)?;
@@ -180,7 +182,7 @@ pub fn join_keyring(name: &CStr, searchable: bool) -> Result<()> {
     Ok(())
 }
 
-/// capset(2) of effective and permitted, with the inheritable set empty.
+/// Calls capset(2) with effective and permitted capabilities. The inheritable set becomes empty.
 pub fn set_capabilities(effective: u64, permitted: u64) -> Result<()> {
     const VERSION_3: u32 = 0x2008_0522;
     let header = [VERSION_3, 0];
@@ -190,30 +192,30 @@ pub fn set_capabilities(effective: u64, permitted: u64) -> Result<()> {
     call!(libc::SYS_capset, header.as_ptr(), data.as_ptr()).map(drop)
 }
 
-/// prctl(2) with plain integers.
+/// Calls prctl(2) with plain integers.
 pub fn prctl(option: libc::c_int, argument: u64) -> Result<()> {
     call!(libc::SYS_prctl, option, argument, 0u64, 0u64, 0u64).map(drop)
 }
 
-/// seccomp(2) `SECCOMP_SET_MODE_FILTER`.
+/// Calls seccomp(2) with `SECCOMP_SET_MODE_FILTER`.
 pub fn set_filter(filter: &[libc::sock_filter], flags: u32) -> Result<()> {
     let len = u16::try_from(filter.len()).map_err(|_| Errno::INVAL)?;
     let program = libc::sock_fprog { len, filter: filter.as_ptr().cast_mut() };
     call!(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program).map(drop)
 }
 
-/// close_range(2) with `CLOSE_RANGE_CLOEXEC` from 3 on.
+/// Calls close_range(2) with `CLOSE_RANGE_CLOEXEC` from 3 on.
 pub fn close_others_at_exec() -> Result<()> {
     call!(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC).map(drop)
 }
 
-/// dup3(2) onto a standard stream.
+/// Calls dup3(2) onto a standard stream.
 pub fn dup_onto(fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
     call!(libc::SYS_dup3, fd.as_raw_fd(), number, 0).map(drop)
 }
 
-/// The CPU time of this process and of the children that it has waited for, in nanoseconds; the children's to the
-/// microsecond (getrusage(2)).
+/// Returns the CPU time of this process and of the children that it has waited for, in nanoseconds. The children's is
+/// exact to the microsecond (getrusage(2)).
 pub fn cpu_time() -> u64 {
     let own = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     // SAFETY: plain integers, for which zero is a value.
@@ -225,11 +227,11 @@ pub fn cpu_time() -> u64 {
     own.tv_sec.unsigned_abs() * 1_000_000_000 + own.tv_nsec.unsigned_abs() + children * 1000
 }
 
-/// Three words that a child shares with its parent: where it failed, the error number, and whether it is ready.
+/// Three words that a child shares with its parent: the place of a failure, its errno, and whether the child is ready.
 pub struct Mailbox(&'static [AtomicU32; 3]);
 
 impl Mailbox {
-    /// Maps a page for it, for the life of the process.
+    /// Maps a page for the words, for the life of the process.
     ///
     /// # Errors
     /// mmap(2) failed.
@@ -244,26 +246,26 @@ impl Mailbox {
         Ok(Self(unsafe { &*page.cast::<[AtomicU32; 3]>() }))
     }
 
-    /// Leaves a message.
+    /// Stores a failure.
     pub fn put(&self, place: u32, errno: Errno) {
         self.0[1].store(errno.raw_os_error().unsigned_abs(), Ordering::Relaxed);
         self.0[0].store(place, Ordering::Release);
     }
 
-    /// Says that a child which stays is what it shall be.
+    /// Reports that the keeper is ready.
     pub fn set_ready(&self) {
         self.0[2].store(1, Ordering::Release);
     }
 
-    /// Whether a child has said so.
+    /// Returns whether the keeper is ready.
     pub fn is_ready(&self) -> bool {
         self.0[2].load(Ordering::Acquire) != 0
     }
 
-    /// Takes the message, if one was left: the place is never 0.
+    /// Takes the failure, if there is one. The place is never 0.
     pub fn take(&self) -> Option<(u32, Errno)> {
         let place = self.0[0].swap(0, Ordering::Acquire);
-        // Zero is no error number, and no message either.
+        // Zero is not an errno and means that there is no failure.
         (place != 0).then(|| (place, Errno::from_raw_os_error(self.0[1].load(Ordering::Relaxed).cast_signed())))
     }
 }

@@ -1,9 +1,9 @@
-//! The floor of the core, as a program: `berth-bare BUNDLE CGROUP` reads words on standard input, a line each, and
-//! answers each with `WALL CPU` in nanoseconds.
+//! The floor of the core, as a program: `berth-bare BUNDLE CGROUP` reads an operation per line on standard input and
+//! answers `WALL CPU` in nanoseconds.
 //!
-//! `run` makes a container of the bundle, waits for its process and takes it away; `exec` runs one more process in a
-//! container that is made at the first of them. One program does either the one or the other. CGROUP is made in every
-//! hierarchy, and gone at the end. What is timed is in `berth_bench::bare`.
+//! `run` makes a container of the bundle, waits for its process and removes it. `exec` runs one more process in a
+//! container that the first `exec` makes. One program takes one of the two operations. It makes CGROUP in every
+//! hierarchy and removes it at the end. `berth_bench::bare` has the timed calls.
 
 use std::io::{BufRead, Write};
 use std::path::Path;

@@ -4,7 +4,8 @@
 //! berth-bench [--only GROUP]… [--without GROUP]… [--rounds N] [--out DIR]
 //! ```
 //!
-//! A first process holds the names and cleans up whatever happens; a second one measures, in a mount namespace of its own.
+//! A first process holds the reserved names and cleans up in every case. It starts a second process in a new mount
+//! namespace, which measures.
 #![allow(
     clippy::panic,
     clippy::expect_used,
@@ -27,7 +28,7 @@ use berth_integration::reservation::Reservation;
 use berth_integration::{procs, scratch};
 use nix::sys::signal::{SigSet, Signal};
 
-/// The word with which the first process starts the second.
+/// The argument by which the first process starts the second.
 const MEASURE: &str = "measure";
 
 fn main() -> ExitCode {
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
         }
     };
     if second {
-        // The first process has these blocked; nothing that is measured shall inherit that.
+        // The first process has these signals blocked. The measured programs must not inherit that.
         interrupts().thread_unblock().expect("unblock signals");
         run::run(&plan);
         return ExitCode::SUCCESS;
@@ -59,7 +60,7 @@ fn main() -> ExitCode {
     hold(&words)
 }
 
-/// Holds the slot, runs the second process, and clears away what it left.
+/// Holds the reservation, runs the second process, and removes its traces.
 fn hold(words: &[String]) -> ExitCode {
     let interrupts = interrupts();
     interrupts.thread_block().expect("block signals");
@@ -67,7 +68,7 @@ fn hold(words: &[String]) -> ExitCode {
     let sockets = shim_sockets();
     let (name, value) = reservation.lend();
     let me = std::env::current_exe().expect("the path of this program");
-    // Thousands of mounts are made on the way, which are nobody else's. `unshare` becomes this program.
+    // The benchmark makes thousands of mounts, which no other process must see. `unshare` executes this program.
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "slave"]).arg(me).arg(MEASURE).args(words).env(name, value);
     let mut child = command.spawn().expect("start unshare");
@@ -82,7 +83,7 @@ fn hold(words: &[String]) -> ExitCode {
     if measured.success() {
         return ExitCode::SUCCESS;
     }
-    // Which shims there were is known to the second process alone: theirs are the new sockets that nobody listens on.
+    // Only the second process knows its shims. Their sockets are the new ones without a listener.
     for socket in shim_sockets().difference(&sockets) {
         if UnixStream::connect(socket).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused) {
             fs::remove_file(socket).ok();
@@ -91,12 +92,12 @@ fn hold(words: &[String]) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// What ends a run before its time.
+/// Returns the signals that end a run early.
 fn interrupts() -> SigSet {
     SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM])
 }
 
-/// The sockets of all shims of the machine.
+/// Returns the sockets of all shims of the machine.
 fn shim_sockets() -> BTreeSet<PathBuf> {
     let entries = fs::read_dir("/run/containerd/s").into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).collect()

@@ -1,9 +1,9 @@
-//! A containerd shim that answers the protocol and starts nothing: what is left of an operation's time when the shim and
-//! the runtime take none.
+//! The null shim: a containerd shim that answers the protocol and starts nothing. An operation under it takes the time
+//! that is left if shim and runtime take none.
 //!
-//! One thread, the crates that berth's shim is made of, no logging, no mounts, no events. Each container is served by a
-//! process of its own, as containerd starts it. A process of a container has the pid of the shim itself, is running
-//! from Start on, and has ended with status 0 for whoever waits.
+//! It has one thread and the crates of berth's shim, without log, mounts and events. Each container has a process of
+//! its own, as containerd starts it. Every process of a container has the pid of the shim, is running after Start, and
+//! has exited with 0 for Wait.
 #![allow(clippy::disallowed_methods, reason = "a program of the bench: it runs itself as containerd would")]
 
 use std::collections::BTreeSet;
@@ -31,9 +31,9 @@ use berth_proto::{Message, any, async_trait, failure, metrics, task_services};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
-/// Where sockets are, unless containerd says otherwise.
+/// The directory of sockets, unless containerd names another one.
 const SOCKETS: &str = "/run/containerd/s";
-/// How long the exit waits for the answer of Shutdown to be written.
+/// The time in which the answer of Shutdown is written before the exit.
 const GRACE: Duration = Duration::from_millis(10);
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What containerd's command line says that matters here.
+/// The arguments of containerd that the shim uses.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Args {
     namespace: String,
@@ -85,14 +85,14 @@ impl Args {
         Ok(args)
     }
 
-    /// The socket's path, by the rule of every shim: a digest of what makes it unique on the machine.
+    /// Returns the socket's path by the rule of all shims: a digest of its address, namespace and id.
     fn socket(&self, directory: &Path) -> PathBuf {
         let digest = Sha256::digest(format!("{}/{}/{}", self.address, self.namespace, self.id));
         directory.join(digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
     }
 }
 
-/// Binds the socket, runs the server on it, and tells its address: version 2 of the task API is understood.
+/// Binds the socket, starts the server on it, and prints its address. The bare address means version 2 of the task API.
 fn start(args: &Args) -> Result<()> {
     let mut input = Vec::new();
     std::io::stdin().read_to_end(&mut input)?;
@@ -102,7 +102,7 @@ fn start(args: &Args) -> Result<()> {
     std::fs::create_dir_all(&directory)?;
     let path = args.socket(&directory);
     let listener = UnixListener::bind(&path).map_err(|e| format!("listen on {}: {e}", path.display()))?;
-    // The listener is the server's standard input: a descriptor that is handed over without anything unsafe.
+    // The listener is the server's standard input, so it is passed without unsafe code.
     Command::new(std::env::current_exe()?)
         .stdin(OwnedFd::from(listener))
         .stdout(Stdio::null())
@@ -114,7 +114,7 @@ fn start(args: &Args) -> Result<()> {
     Ok(stdout.flush()?)
 }
 
-/// Nothing was started, so nothing is to be cleaned up.
+/// Nothing was started, so there is nothing to clean up.
 fn delete() -> Result<()> {
     let answer = DeleteResponse { exited_at: Some(now()).into(), ..Default::default() };
     Ok(std::io::stdout().write_all(&answer.write_to_bytes()?)?)
@@ -146,7 +146,7 @@ fn now() -> Timestamp {
     Timestamp { seconds: since.as_secs().cast_signed(), nanos, ..Default::default() }
 }
 
-/// The service: remembers only which execs there are.
+/// The service. Its only state is the set of execs.
 struct Null {
     pid: u32,
     shutdown: Arc<Notify>,
