@@ -67,7 +67,7 @@ fn parse(text: &str, of_container: &Ids) -> Result<(Mappings, Mappings)> {
         };
         let relative = |id| match of_container.has_mappings() {
             true => host(id),
-            false => Err(Error::invalid("@: the container has no user namespace with mappings")),
+            false => Err(Error::invalid("the container has no user namespace with mappings")),
         };
         let mappings = list.split('#').map(|triplet| parse_triplet(triplet, &relative)).collect::<Result<_>>()?;
         *if part.starts_with('u') { &mut uids } else { &mut gids } = Some(mappings);
