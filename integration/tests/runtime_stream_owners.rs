@@ -64,6 +64,8 @@ fn pipes_of_the_caller_are_chowned_to_the_payload() {
         runtime.cmd(&["start", "c1"]).ok();
         call.wait().ok();
         assert_eq!(opened(&runtime.stdout_of(number)), json!({"/dev/stdout": 0, "/dev/stderr": 0}), "uid {uid}");
+        // The process closes its streams before it has exited.
+        runtime.until("c1", "stopped");
         runtime.cmd(&["delete", "c1"]).ok();
     }
     runtime.assert_clean("pipes of the caller");
