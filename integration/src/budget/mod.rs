@@ -151,12 +151,12 @@ impl Lines {
 
 /// The comment at the top of the file.
 const HEADER: &str = "\
-# What an operation may cost, counted on the machine's cgroup layout; `make budget` writes it anew from what it measures.
-# integration/tests/budget.rs compares: growth of any line is a failure.
+# The budget of operations for each cgroup layout. `make budget` writes it from its measurements.
+# integration/tests/budget.rs compares its measurements with it and fails if a line grew.
 #
 # Calls are those of the runtime and of the container's process up to its execve, on the second run and later, the
-# least of several runs. Left out is what is a matter of timing: calls that only say that there is nothing yet (EAGAIN),
-# waiting and waking (futex, epoll, eventfd), and what threads do for themselves when they begin and end (mmap, rseq, …).
+# least of several runs. Calls whose number depends on timing are left out: calls that fail with EAGAIN, calls that wait
+# or wake (futex, epoll, eventfd), and calls that threads make when they begin and end (mmap, rseq, …).
 ";
 
 fn slack(line: &str) -> u64 {
