@@ -104,8 +104,8 @@ vm-shell: needs-test build tools ## a shell in a test machine (VM=sid unless tol
 docs: needs-unit ## write docs/cli/, the manual pages and completions of shells, anew from the table of commands
 	BERTH_DOCS=write $(CARGO) test --quiet -p berth-cli --bin berth manual
 
-conformance: needs-unit ## write docs/conformance.md anew: what berth does with each field and command, and what proves it
-	BERTH_CONFORMANCE=write $(CARGO) test --quiet -p berth-integration --lib conformance
+conformance: needs-unit ## write docs/conformance.md and the counts in docs/decisions anew
+	BERTH_CONFORMANCE=write $(CARGO) test --quiet -p berth-integration --lib -- conformance counts
 
 install: ## install both binaries, manual pages and completions into PREFIX (default /usr/local), after a build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man8

@@ -292,7 +292,7 @@ const SYSCTLS: &[Case] = &[
 ];
 
 #[test]
-fn sysctls_of_shared_namespaces_are_refused() {
+fn sysctls_of_the_hosts_namespaces_are_refused() {
     refused("sysctl-refused", SYSCTLS_REFUSED);
 }
 

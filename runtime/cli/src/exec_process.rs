@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn without_flags_it_is_the_containers_process_without_its_terminal() {
+    fn exec_without_flags_is_the_containers_process_without_its_terminal() {
         let p = process(&["c", "id", "-u"]).unwrap();
         assert_eq!(p.args().as_ref().unwrap(), &["id", "-u"]);
         assert_eq!((p.terminal(), p.no_new_privileges()), (Some(false), Some(true)));

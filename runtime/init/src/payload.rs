@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn rows() {
+    fn home_is_that_of_the_exact_uid_in_passwd() {
         let usual = b"root:x:0:0:root:/root:/bin/sh\na:x:1000:1000::/home/a:/bin/sh";
         check(usual, 0, Some(b"/root"));
         check(usual, 1000, Some(b"/home/a"));

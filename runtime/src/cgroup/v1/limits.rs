@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn cpu_limits_become_rows() {
+    fn cpu_limits_become_v1_rows() {
         writes(
             r#"{"cpu":{"shares":512,"quota":20000,"period":50000,"burst":1000,"idle":1,"cpus":"0-1","mems":"0",
                 "realtimeRuntime":900,"realtimePeriod":1000}}"#,
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_limits_become_rows() {
+    fn memory_limits_become_v1_rows() {
         writes(
             r#"{"memory":{"limit":1000,"swap":2000,"reservation":500,"swappiness":10,"disableOOMKiller":true}}"#,
             &[

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn cpu_limits_become_rows() {
+    fn cpu_limits_become_v2_rows() {
         writes(
             r#"{"cpu":{"shares":1024,"quota":20000,"period":50000,"burst":1000,"idle":0,"cpus":"0-1","mems":"0"}}"#,
             &[
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_limits_become_rows() {
+    fn memory_limits_become_v2_rows() {
         writes(
             r#"{"memory":{"limit":1000,"swap":3000,"reservation":500}}"#,
             &[("memory.swap.max", "2000"), ("memory.max", "1000"), ("memory.low", "500")],
