@@ -193,7 +193,7 @@ fn give(path: &Path, id: u32) {
 pub fn default_config() -> Value {
     let caps = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
     let mut namespaces = vec!["pid", "network", "ipc", "uts", "mount"];
-    if cgroup::unified() {
+    if cgroup::is_v2() {
         namespaces.push("cgroup");
     }
     let namespaces: Vec<_> = namespaces.iter().map(|kind| json!({"type": kind})).collect();

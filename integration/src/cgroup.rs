@@ -1,24 +1,26 @@
 //! Control groups as the host sees them. A path stands for its cgroup in every hierarchy of the machine, v1, v2 or
 //! both.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
+use crate::{
+    procs,
+    wait::{LONG, until_true},
+};
 use rustix::process::Signal;
-
-use crate::procs;
-use crate::wait::{LONG, until_true};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 const MOUNT: &str = "/sys/fs/cgroup";
 
 /// Returns whether only the v2 hierarchy is mounted.
-pub fn unified() -> bool {
+pub fn is_v2() -> bool {
     Path::new(MOUNT).join("cgroup.controllers").exists()
 }
 
 /// Returns the mount points of all hierarchies.
 pub fn hierarchies() -> Vec<PathBuf> {
-    if unified() {
+    if is_v2() {
         return vec![MOUNT.into()];
     }
     hierarchies_in(Path::new(MOUNT))
@@ -70,7 +72,7 @@ pub fn processes(path: &str) -> Vec<i32> {
 /// `v2` is the name of the file on v2.
 pub fn value(path: &str, v1: &str, v2: &str) -> String {
     let path = path.trim_start_matches('/');
-    let file = if unified() {
+    let file = if is_v2() {
         Path::new(MOUNT).join(path).join(v2)
     } else {
         let (controller, name) = v1.split_once('/').expect("controller/file");

@@ -9,7 +9,7 @@ const UNIFIED: &str = "mount --make-rprivate / && mount -t cgroup2 none /sys/fs/
 impl Runtime {
     /// Returns a runtime for each cgroup version, with the name of the version.
     pub fn in_each_cgroup_version(name: &str) -> Vec<(&'static str, Self)> {
-        if cgroup::unified() {
+        if cgroup::is_v2() {
             return vec![("cgroup v2", Self::new(name))];
         }
         let mut unified = Self::new(name);

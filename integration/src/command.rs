@@ -1,12 +1,14 @@
 //! Runs a program to its end within a bound and keeps its output.
 
-use std::fmt;
-use std::io::{Read, Write};
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    io::{Read, Write},
+    os::unix::process::ExitStatusExt,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc::{Receiver, channel},
+    thread,
+    time::{Duration, Instant},
+};
 
 /// The time that output may take to arrive after the end of a program. A descendant that keeps the pipes open costs
 /// this time.

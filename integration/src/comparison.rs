@@ -2,11 +2,6 @@
 //! devices open, and the cgroup's files, id maps, labels and namespaces as the host sees them. Numbers that differ
 //! between any two containers are left out. The rest must be equal, or stricter on berth.
 
-use std::collections::BTreeMap;
-use std::fs;
-
-use serde_json::Value;
-
 use crate::{
     bundle::Bundle,
     cgroup, mounts,
@@ -14,6 +9,8 @@ use crate::{
     runtime::{Runtime, wait_until},
     wait::{LONG, until},
 };
+use serde_json::Value;
+use std::{collections::BTreeMap, fs};
 
 /// Keys of the probe's report that do not depend on the runtime: its arguments, and inodes and numbers of one
 /// container, which the host looks at instead.

@@ -1,11 +1,9 @@
 //! A bundle with the configuration that containerd's CRI writes for a container of a pod, in form and size, for
 //! measurements without a containerd.
 
-use std::fs;
-
-use serde_json::{Value, json};
-
 use crate::bundle::Bundle;
+use serde_json::{Value, json};
+use std::fs;
 
 #[path = "../../runtime/tests/seccomp_oracle/profiles.rs"]
 #[allow(dead_code, missing_docs, reason = "of the profiles of the seccomp tests one is used here")]

@@ -1,12 +1,11 @@
 //! [`Delegation`]: a cgroup that belongs to an unprivileged user, in every hierarchy that can be delegated.
 
+use crate::cgroup;
 use std::{
     fs,
     os::unix::fs::chown,
     path::{Path, PathBuf},
 };
-
-use crate::cgroup;
 
 /// The files that belong to the user in a delegated cgroup (cgroups(7), "Delegation"), and v1's cpuset files, without
 /// which no process can enter.
@@ -25,7 +24,7 @@ impl Delegation {
     pub fn new(path: &str, uid: u32) -> Self {
         let mut delegation = Self { path: path.to_owned(), dirs: Vec::new() };
         for hierarchy in cgroup::hierarchies() {
-            if !cgroup::unified() && hierarchy.join("cgroup.controllers").exists() {
+            if !cgroup::is_v2() && hierarchy.join("cgroup.controllers").exists() {
                 // The v2 hierarchy beside v1 cannot be delegated: to move a process there takes write access to the
                 // root, where all processes are.
                 continue;
@@ -74,7 +73,7 @@ impl Drop for Delegation {
 /// Enables every controller for the children of `dir`, on v2.
 fn enable(dir: &Path) {
     let controllers = fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
-    for controller in controllers.split_whitespace().filter(|_| cgroup::unified()) {
+    for controller in controllers.split_whitespace().filter(|_| cgroup::is_v2()) {
         fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}")).ok();
     }
 }
@@ -82,7 +81,7 @@ fn enable(dir: &Path) {
 /// Copies the CPUs and memory nodes of the parent, on v1. A process cannot enter a cpuset without them.
 fn inherit(dir: &Path) {
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        if !cgroup::unified()
+        if !cgroup::is_v2()
             && let Ok(list) = fs::read_to_string(dir.parent().unwrap().join(file))
         {
             fs::write(dir.join(file), list).unwrap();

@@ -3,11 +3,8 @@
 //! A process of its own writes them. If this process wrote the file, a child that another thread forks at that moment
 //! could inherit it open for writing, and the kernel refuses to execute such a file (execve(2), ETXTBSY).
 
-use std::path::Path;
-use std::process::Command;
-
-use crate::command;
-use crate::wait::LONG;
+use crate::{command, wait::LONG};
+use std::{path::Path, process::Command};
 
 /// Copies the program at `from` to `to`, with mode 0755.
 pub fn copy(from: &Path, to: &Path) {

@@ -1,8 +1,7 @@
 //! [`Footprint`]: the memory and threads of a process at rest, read from smaps_rollup and status of /proc/PID (proc(5)).
 
-use std::{fs, thread::sleep, time::Duration};
-
 use crate::procs::field;
+use std::{fs, thread::sleep, time::Duration};
 
 /// The time that a shim gets to become idle. berth's shim gives free memory back three seconds after its last work.
 const IDLE: Duration = Duration::from_secs(5);

@@ -25,13 +25,13 @@ impl HostFiles {
         Self(path)
     }
 
-    /// Where it is.
+    /// Returns the path of the directory.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// A digest of every name, type, mode, owner, device number, link and content in it, other mounts not entered. Something
-    /// mounted on it changes it too, since its device numbers are part of it.
+    /// Returns a digest of every name, type, mode, owner, device number, link and content in it, without entering other
+    /// mounts. A mount on it changes the digest as well, by its device number.
     pub fn fingerprint(&self) -> String {
         let mut lines = vec![];
         describe(&self.0, &mut lines);
@@ -40,7 +40,7 @@ impl HostFiles {
         digest.iter().map(|b| format!("{b:02x}")).collect()
     }
 
-    /// Everything in it, for the message of a failure.
+    /// Returns a listing for the message of a failure.
     pub fn listing(&self) -> String {
         let mut lines = vec![];
         describe(&self.0, &mut lines);

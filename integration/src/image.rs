@@ -1,16 +1,14 @@
 //! The images of the tests, made at run time: OCI layouts of one layer, as tars for `ctr images import`.
 
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::OnceLock;
-
+use crate::{
+    command::run,
+    tar::Archive,
+    tools::{built, tool},
+    wait::LONG,
+};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-
-use crate::command::run;
-use crate::tar::Archive;
-use crate::tools::{built, tool};
-use crate::wait::LONG;
+use std::{path::PathBuf, process::Command, sync::OnceLock};
 
 /// The sandbox image that containerd 2.3 uses by default. The tests configure it for 1.6 as well.
 pub const PAUSE: &str = "registry.k8s.io/pause:3.10.1";

@@ -2,19 +2,17 @@
 //!
 //! A trace is one line of text that says what it is: `process 17 sleep 100`, `cgroup /sys/fs/cgroup/pids/…`, `mount …`.
 
+use crate::{
+    cgroup,
+    procs::{self, Process},
+    wait::LONG,
+};
+use rustix::process::Signal;
 use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     time::{Duration, Instant},
-};
-
-use rustix::process::Signal;
-
-use crate::{
-    cgroup,
-    procs::{self, Process},
-    wait::LONG,
 };
 
 /// The time after which a trace counts as left behind: processes end and mounts go a moment after the call that ends them.

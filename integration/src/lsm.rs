@@ -1,8 +1,10 @@
 //! The security modules of the machine, and the reason for which a test about one is skipped.
 
-use std::fs::{self, OpenOptions};
-use std::io::{Read, Write};
-use std::path::Path;
+use std::{
+    fs::{self, OpenOptions},
+    io::{Read, Write},
+    path::Path,
+};
 
 /// Prints why `test`, which needs a security module, is skipped.
 ///

@@ -1,15 +1,14 @@
 //! Pods and containers through crictl, with the terms of the CRI.
 
-use std::fs;
-use std::path::PathBuf;
-
+use crate::{
+    command::Output,
+    containerd::Containerd,
+    image,
+    session::Session,
+    wait::{LONG, until, until_true},
+};
 use serde_json::{Value, json};
-
-use crate::command::Output;
-use crate::containerd::Containerd;
-use crate::image;
-use crate::session::Session;
-use crate::wait::{LONG, until, until_true};
+use std::{fs, path::PathBuf};
 
 /// Returns the configuration of a pod for `crictl runp`. A test changes the fields that it is about.
 pub fn pod_config(containerd: &Containerd, name: &str) -> Value {

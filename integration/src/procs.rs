@@ -1,13 +1,15 @@
 //! Processes and mounts as the kernel shows them: the processes that name a directory, and the mounts below it.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-
-use rustix::mount::{UnmountFlags, unmount};
-use rustix::process::{Pid, Signal, kill_process};
-
 use crate::wait::{LONG, until};
+use rustix::{
+    mount::{UnmountFlags, unmount},
+    process::{Pid, Signal, kill_process},
+};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 /// A process of the machine.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

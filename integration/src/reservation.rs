@@ -1,15 +1,18 @@
 //! [`Reservation`]: a number that no other running test has, and the names, addresses and directories that follow from
 //! it.
 
-use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-
+use crate::{
+    cgroup,
+    leak::{self, Marks},
+    procs,
+};
 use sha2::{Digest, Sha256};
-
-use crate::leak::{self, Marks};
-use crate::{cgroup, procs};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
 
 /// The environment variable with the number that the parent process holds.
 const HELD: &str = "BERTH_RESERVATION";

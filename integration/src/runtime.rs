@@ -3,12 +3,19 @@
 //! Every call has a bound. Dropping a runtime deletes its containers and fails the test if state, mounts, cgroups or
 //! processes of them are still on the host.
 
-use crate::{bundle::Bundle, cgroup, executable, leak, leak::Marks, procs, scratch::Scratch, tools, wait::LONG};
+use crate::{
+    bundle::Bundle,
+    cgroup, executable,
+    leak::{self, Marks},
+    procs,
+    scratch::Scratch,
+    tools,
+    wait::LONG,
+};
 use rustix::{event, process};
 use serde_json::Value;
 use std::{
-    fs,
-    fs::File,
+    fs::{self, File},
     os::{
         fd::OwnedFd,
         unix::{

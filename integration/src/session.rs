@@ -1,14 +1,19 @@
 //! An interactive program: it runs beside the test, which writes to it and waits for its answers.
 
-use std::io::{Read, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread;
-use std::time::{Duration, Instant};
-
-use crate::command::{LAST_WORDS, command_line, shell_code, wait};
-use crate::wait::LONG;
+use crate::{
+    command::{LAST_WORDS, command_line, shell_code, wait},
+    wait::LONG,
+};
+use std::{
+    io::{Read, Write},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
 
 /// A running program whose input and output belong to the test. Dropping it kills the program.
 pub struct Session {

@@ -1,14 +1,16 @@
 //! strace(1), attached to a running process.
 
-use std::fs;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-
+use crate::{
+    command, procs,
+    scratch::Scratch,
+    wait::{LONG, until_true},
+};
 use rustix::process::Signal;
-
-use crate::scratch::Scratch;
-use crate::wait::{LONG, until_true};
-use crate::{command, procs};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
 
 /// A strace that is attached to a process.
 pub struct Joined {

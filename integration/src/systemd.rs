@@ -1,11 +1,7 @@
 //! The systemd of this host, through systemctl.
 
-use std::path::Path;
-use std::time::Duration;
-
-use crate::cgroup;
-use crate::command::run;
-use crate::wait::LONG;
+use crate::{cgroup, command::run, wait::LONG};
+use std::{path::Path, time::Duration};
 
 /// The bound of one command. systemd may be busy with another test's units.
 const COMMAND: Duration = LONG;

@@ -1,10 +1,12 @@
 //! Containers through ctr, with the terms of containerd's API.
 
-use crate::command::Output;
-use crate::containerd::Containerd;
-use crate::image::BUSYBOX;
-use crate::session::Session;
-use crate::wait::{LONG, until};
+use crate::{
+    command::Output,
+    containerd::Containerd,
+    image::BUSYBOX,
+    session::Session,
+    wait::{LONG, until},
+};
 
 /// Runs a container in the foreground with `--rm`. Returns its exit code and ctr's output. On a loaded machine ctr
 /// loses the last output of a container: see [`run_logged`] and [`run_in_pipes`].

@@ -1,10 +1,12 @@
 //! The paths of programs: those in the env file that `integration/tools/setup` writes, and those of this workspace.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
 
 /// Returns the absolute path of a tool by its name in the env file, such as `CRICTL`.
 pub fn tool(name: &str) -> &'static Path {

@@ -1,7 +1,9 @@
 //! Waits for a condition, with a bound. No test sleeps for a fixed time instead.
 
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 /// The bound of anything that usually takes well under a second. A loaded machine or a slow disk only takes longer. All
 /// bounds of the library are this one.

@@ -4,21 +4,23 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 #![allow(clippy::disallowed_methods, reason = "programs are run under strace")]
 
-use std::process::{Command, Stdio};
-
-use berth_integration::budget::trace::{self, Calls};
-use berth_integration::budget::{Lines, layout};
-use berth_integration::bundle::Bundle;
-use berth_integration::command;
-use berth_integration::footprint::{self, Footprint};
-use berth_integration::runtime::{Runtime, is_runc};
-use berth_integration::scratch::Scratch;
-use berth_integration::shim::container::exec_request;
-use berth_integration::shim::{Kind, Shim};
-use berth_integration::strace::Joined;
-use berth_integration::wait::{LONG, until_true};
-use berth_integration::{cri_bundle, tools};
+use berth_integration::{
+    budget::{
+        Lines, layout,
+        trace::{self, Calls},
+    },
+    bundle::Bundle,
+    command, cri_bundle,
+    footprint::{self, Footprint},
+    runtime::{Runtime, is_runc},
+    scratch::Scratch,
+    shim::{Kind, Shim, container::exec_request},
+    strace::Joined,
+    tools,
+    wait::{LONG, until_true},
+};
 use serde_json::json;
+use std::process::{Command, Stdio};
 
 /// The number of runs of which the least counts.
 const RUNS: usize = 5;

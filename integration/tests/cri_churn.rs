@@ -2,16 +2,20 @@
 //! one shim. `BERTH_PODS` and `BERTH_EXECS` set the numbers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-
-use berth_integration::containerd::{Containerd, Form, Runtime, Version};
-use berth_integration::matrix;
-use berth_integration::pod::{container_config, parse, pod_config};
-use berth_integration::task::Task;
-use berth_integration::wait::{LONG, until_true};
-use berth_integration::{cgroup, procs};
+use berth_integration::{
+    cgroup,
+    containerd::{Containerd, Form, Runtime, Version},
+    matrix,
+    pod::{container_config, parse, pod_config},
+    procs,
+    task::Task,
+    wait::{LONG, until_true},
+};
 use rustix::process::Signal;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
 
 /// The number of concurrent pods or execs.
 const AT_ONCE: usize = 10;

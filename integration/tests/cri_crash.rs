@@ -1,12 +1,14 @@
 //! containerd or a shim dies: which containers survive, which exit codes are reported, and what is cleaned up.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use berth_integration::containerd::{Containerd, Runtime, Version};
-use berth_integration::matrix;
-use berth_integration::pod::{Container, Pod, container_config};
-use berth_integration::procs;
-use berth_integration::task::Task;
-use berth_integration::wait::{LONG, until_true};
+use berth_integration::{
+    containerd::{Containerd, Runtime, Version},
+    matrix,
+    pod::{Container, Pod, container_config},
+    procs,
+    task::Task,
+    wait::{LONG, until_true},
+};
 use rustix::process::Signal;
 use serde_json::json;
 

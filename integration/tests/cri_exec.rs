@@ -1,11 +1,13 @@
 //! Commands in a container through crictl: ExecSync and Exec with a terminal, and the exit codes of both.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use berth_integration::command::feed;
-use berth_integration::containerd::{Containerd, Runtime};
-use berth_integration::matrix;
-use berth_integration::pod::{Pod, container_config};
-use berth_integration::wait::{LONG, until_true};
+use berth_integration::{
+    command::feed,
+    containerd::{Containerd, Runtime},
+    matrix,
+    pod::{Pod, container_config},
+    wait::{LONG, until_true},
+};
 use serde_json::json;
 
 matrix!(

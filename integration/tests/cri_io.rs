@@ -1,15 +1,18 @@
 //! The streams of a pod: attach, logs, port-forward.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-
-use berth_integration::containerd::Containerd;
-use berth_integration::matrix;
-use berth_integration::pod::{Pod, container_config};
-use berth_integration::session::Session;
-use berth_integration::wait::{LONG, until_true};
+use berth_integration::{
+    containerd::Containerd,
+    matrix,
+    pod::{Pod, container_config},
+    session::Session,
+    wait::{LONG, until_true},
+};
 use serde_json::json;
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+};
 
 matrix!(
     attach_carries_input_output_and_the_end_of_input,

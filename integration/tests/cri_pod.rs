@@ -1,9 +1,11 @@
 //! The life of a pod through crictl.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use berth_integration::containerd::Containerd;
-use berth_integration::matrix;
-use berth_integration::pod::{Pod, container_config};
+use berth_integration::{
+    containerd::Containerd,
+    matrix,
+    pod::{Pod, container_config},
+};
 
 matrix!(pod_lives_from_runp_to_rmp, containers_of_a_pod_share_its_namespaces);
 

@@ -1,10 +1,13 @@
 //! Limits, their update, statistics, and the OOM kill.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use berth_integration::containerd::{Containerd, Version};
-use berth_integration::pod::{Pod, container_config, parse};
-use berth_integration::wait::{LONG, until};
-use berth_integration::{cgroup, matrix};
+use berth_integration::{
+    cgroup,
+    containerd::{Containerd, Version},
+    matrix,
+    pod::{Pod, container_config, parse},
+    wait::{LONG, until},
+};
 use serde_json::json;
 
 matrix!(cri_limits_are_applied_and_updated, cri_stats_report_cpu_and_memory, cri_status_says_oom_killed);
@@ -25,7 +28,7 @@ fn cri_limits_are_applied_and_updated(containerd: &Containerd) {
     assert_eq!(memory(), (64 * MIB).to_string());
     assert!(["50000", "50000 100000"].contains(&quota().as_str()), "{}", quota());
     assert_eq!(cgroup::value(&path, "cpuset/cpuset.cpus", "cpuset.cpus"), "0");
-    if !cgroup::unified() {
+    if !cgroup::is_v2() {
         assert_eq!(cgroup::value(&path, "cpu/cpu.shares", ""), "512");
     }
     assert_eq!(main.exec(&["cat", "/proc/1/oom_score_adj"]).code(), 0);

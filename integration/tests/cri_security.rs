@@ -1,10 +1,14 @@
 //! The restrictions that the kubelet asks for, as the container's process sees them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use berth_integration::containerd::{Containerd, Form, Version};
-use berth_integration::pod::{Container, Pod, container_config, pod_config};
-use berth_integration::wait::{LONG, until_true};
-use berth_integration::{cgroup, lsm, matrix, procs};
+use berth_integration::{
+    cgroup,
+    containerd::{Containerd, Form, Version},
+    lsm, matrix,
+    pod::{Container, Pod, container_config, pod_config},
+    procs,
+    wait::{LONG, until_true},
+};
 use rustix::process::Signal;
 use serde_json::json;
 

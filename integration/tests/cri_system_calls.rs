@@ -2,10 +2,12 @@
 //! shared pid namespace.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use berth_integration::by_path;
-use berth_integration::containerd::{Containerd, Runtime};
-use berth_integration::pod::{Pod, container_config};
-use berth_integration::strace::Joined;
+use berth_integration::{
+    by_path,
+    containerd::{Containerd, Runtime},
+    pod::{Pod, container_config},
+    strace::Joined,
+};
 
 by_path!(shim_makes_a_process_with_one_exec_and_at_most_two_clones);
 

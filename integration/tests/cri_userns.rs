@@ -1,16 +1,19 @@
 //! A pod with its own user namespace, as the kubelet asks for it (`hostUsers: false`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::{Path, PathBuf};
-
-use berth_integration::containerd::{Containerd, Form, Version};
-use berth_integration::matrix;
-use berth_integration::pod::{Pod, container_config, parse, pod_config};
-use berth_integration::procs;
-use berth_integration::wait::{LONG, until_true};
+use berth_integration::{
+    containerd::{Containerd, Form, Version},
+    matrix,
+    pod::{Pod, container_config, parse, pod_config},
+    procs,
+    wait::{LONG, until_true},
+};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use std::{
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    path::{Path, PathBuf},
+};
 
 /// The first host id of the pod, and the number of its ids.
 const HOST: u32 = 1_000_000;

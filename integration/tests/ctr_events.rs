@@ -1,14 +1,15 @@
 //! The events of a container's life, complete and in order, as `ctr events` prints them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use std::time::{Duration, Instant};
-
-use berth_integration::containerd::{Containerd, Runtime};
-use berth_integration::matrix;
-use berth_integration::session::Session;
-use berth_integration::task::{Task, run};
-use berth_integration::wait::{LONG, until};
+use berth_integration::{
+    containerd::{Containerd, Runtime},
+    matrix,
+    session::Session,
+    task::{Task, run},
+    wait::{LONG, until},
+};
 use serde_json::Value;
+use std::time::{Duration, Instant};
 
 matrix!(
     ctr_events_tell_a_life_in_order,

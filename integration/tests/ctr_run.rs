@@ -1,9 +1,11 @@
 //! `ctr run` in the foreground: output, exit codes, a terminal, and errors of starting.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use berth_integration::containerd::{Containerd, Runtime};
-use berth_integration::matrix;
-use berth_integration::task::{run, run_in_pipes, run_logged, run_on_terminal};
+use berth_integration::{
+    containerd::{Containerd, Runtime},
+    matrix,
+    task::{run, run_in_pipes, run_logged, run_on_terminal},
+};
 
 matrix!(ctr_run_passes_output_and_exit_codes, ctr_run_carries_a_terminal, ctr_run_reports_why_a_start_failed);
 

@@ -1,11 +1,15 @@
 //! `ctr task`: exec, pause, resume, kill, metrics, the list of processes, and the errors of each in the wrong state.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use berth_integration::containerd::{Containerd, Runtime};
-use berth_integration::pod::parse;
-use berth_integration::task::{Task, run};
-use berth_integration::wait::{LONG, until, until_true};
-use berth_integration::{cgroup, matrix, procs};
+use berth_integration::{
+    cgroup,
+    containerd::{Containerd, Runtime},
+    matrix,
+    pod::parse,
+    procs,
+    task::{Task, run},
+    wait::{LONG, until, until_true},
+};
 
 matrix!(
     ctr_exec_passes_streams_and_exit_codes,

@@ -89,7 +89,7 @@ fn default_cgroup_is_named_by_the_container_id() {
     let report = runtime.run(&id, &bundle).ok().json();
     let lines = report["cgroup"].as_array().unwrap();
     let own = lines.iter().filter(|l| l.as_str().unwrap().ends_with(&format!("/{id}"))).count();
-    assert!(own >= if cgroup::unified() { 1 } else { 8 }, "{report}");
+    assert!(own >= if cgroup::is_v2() { 1 } else { 8 }, "{report}");
     for line in lines {
         let path = line.as_str().unwrap().splitn(3, ':').nth(2).unwrap();
         let left: Vec<_> = if path.ends_with(&id) { cgroup::directories(path) } else { vec![] };
@@ -108,7 +108,7 @@ fn memory_limit_kills_a_process_that_exceeds_it() {
 #[test]
 fn pids_limit_bounds_the_number_of_processes() {
     let runtime = Runtime::new("pids");
-    let file = if cgroup::unified() { "/sys/fs/cgroup/pids.current" } else { "/sys/fs/cgroup/pids/pids.current" };
+    let file = if cgroup::is_v2() { "/sys/fs/cgroup/pids.current" } else { "/sys/fs/cgroup/pids/pids.current" };
     let words = ["children", "30", "1000", "+", "report", &format!("read={file}")];
     let out = runtime.run("c1", &with_resources(r#"{"pids":{"limit":10}}"#, &words)).ok();
     let current: u32 = out.json()["read"][file].as_str().unwrap().parse().unwrap();
@@ -126,7 +126,7 @@ fn delegate_annotation_makes_a_cgroup_below_the_limited_one() {
         let bundle = with_resources(r#"{"pids":{"limit":20}}"#, &["signal"]).namespace("cgroup", "");
         bundle.set("/annotations", json!({"run.oci.delegate-cgroup": name}))
     };
-    if !cgroup::unified() {
+    if !cgroup::is_v2() {
         runtime.run("c1", &annotated("app")).fails(1, &["run.oci.delegate-cgroup", "cgroup v1"]);
         runtime.assert_clean("nothing to delegate");
         return;

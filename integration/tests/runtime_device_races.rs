@@ -2,6 +2,16 @@
 //! that the runtime made get the mode and owner of config.json.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
+use berth_integration::{
+    bundle::Bundle,
+    case::skipped_on_runc,
+    cgroup,
+    host_files::HostFiles,
+    runtime::{Runtime, is_runc, wait_until},
+    wait::LONG,
+};
+use rustix::fs::{CWD, FileType, Mode, RenameFlags, makedev, mknodat, renameat_with};
+use serde_json::{Value, json};
 use std::{
     fs,
     os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink},
@@ -13,17 +23,6 @@ use std::{
     thread::JoinHandle,
     time::Instant,
 };
-
-use berth_integration::{
-    bundle::Bundle,
-    case::skipped_on_runc,
-    cgroup,
-    host_files::HostFiles,
-    runtime::{Runtime, is_runc, wait_until},
-    wait::LONG,
-};
-use rustix::fs::{CWD, FileType, Mode, RenameFlags, makedev, mknodat, renameat_with};
-use serde_json::{Value, json};
 
 /// The number of containers. A runtime that changes the mode by path fails within a few.
 const ROUNDS: usize = 30;

@@ -1,14 +1,13 @@
 //! `events`: statistics and OOM kills of a container, as lines that callers of runc read.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
-use std::{collections::BTreeSet, fs};
-
 use berth_integration::{
     bundle::Bundle,
     runtime::{Runtime, wait_until},
     wait::{LONG, until},
 };
 use serde_json::{Value, json};
+use std::{collections::BTreeSet, fs};
 
 const LIMIT: u64 = 64 << 20;
 

@@ -190,7 +190,7 @@ fn exec_joins_the_cgroup_of_a_limited_container() {
     // In its own cgroup namespace the container would see its cgroup as the root.
     runtime.start("c1", &restricted(&["sleep", "100"]).host_namespace("cgroup"));
     let report = runtime.exec("c1", &["/probe", "report", "cgroup"]).ok().json();
-    let limited = if cgroup::unified() { "0::" } else { ":pids:" };
+    let limited = if cgroup::is_v2() { "0::" } else { ":pids:" };
     let pids = report["cgroup"].as_array().unwrap().iter().find(|l| l.as_str().unwrap().contains(limited)).unwrap();
     assert!(pids.as_str().unwrap().ends_with(&runtime.cgroup("c1")), "{report}");
 }

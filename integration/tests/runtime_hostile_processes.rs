@@ -12,7 +12,7 @@ use berth_integration::{
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::{fs, fs::File};
+use std::fs::{self, File};
 
 /// CVE-2024-21626: a leaked descriptor as the working directory leads to the host.
 #[test]

@@ -2,18 +2,17 @@
 //! container.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
-use std::{
-    fs,
-    os::unix::fs::{MetadataExt, chown},
-    path::{Path, PathBuf},
-};
-
 use berth_integration::{
     bundle::{Bundle, MAPPED, map},
     case::{self, Case, Refusal, refused, skipped_on_runc},
     runtime::Runtime,
 };
 use serde_json::{Value, json};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, chown},
+    path::{Path, PathBuf},
+};
 
 /// Makes a directory `source` in the bundle, 0755 of the host's root, with the files `root` and `five` of uids and gids
 /// 0 and 5.

@@ -1,14 +1,13 @@
 //! `mounts add` and `mounts remove`, which crun has: mounts of an existing container.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
-use std::{fs, os::unix::fs::symlink, path::Path};
-
 use berth_integration::{
     bundle::Bundle,
     case::skipped_on_runc,
     runtime::{Output, Runtime},
 };
 use serde_json::{Value, json};
+use std::{fs, os::unix::fs::symlink, path::Path};
 
 /// Calls the command with this list.
 fn mounts(runtime: &Runtime, verb: &str, id: &str, list: &Value) -> Output {

@@ -398,7 +398,7 @@ impl Drop for Source {
 /// The cgroup mount has the container's own cgroup as its root, and is read-only if asked.
 #[test]
 fn cgroup_mount_shows_the_containers_own_cgroup() {
-    if !cgroup::unified() {
+    if !cgroup::is_v2() {
         return cgroup_v1();
     }
     let runtime = Runtime::new("cgroup-mount");

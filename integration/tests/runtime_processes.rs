@@ -66,7 +66,7 @@ fn pid_namespaces(words: &[&str]) -> [(&'static str, Bundle); 2] {
 /// runc#5089, #5117, #4812: the container was forgotten while its process lived.
 #[test]
 fn force_delete_ends_an_init_outside_its_cgroup() {
-    for (world, runtime) in Runtime::in_each_cgroup_version("moved") {
+    for (version, runtime) in Runtime::in_each_cgroup_version("moved") {
         for (pids, bundle) in pid_namespaces(&["sleep", "1000"]) {
             if is_runc() && pids == "the host's pids" {
                 eprintln!("skipped on runc: it gives up after ten seconds");
@@ -81,10 +81,10 @@ fn force_delete_ends_an_init_outside_its_cgroup() {
                     own_directories(&runtime, "c1").iter().for_each(|dir| fs::remove_dir(dir).unwrap());
                 }
                 runtime.cmd(&["delete", "--force", "c1"]).ok();
-                assert!(ended(&init), "{world}, {pids}, cgroup removed: {removed}");
+                assert!(ended(&init), "{version}, {pids}, cgroup removed: {removed}");
                 assert!(runtime.ids().is_empty());
                 drop(elsewhere);
-                runtime.assert_clean(&format!("{world}, {pids}, cgroup removed: {removed}"));
+                runtime.assert_clean(&format!("{version}, {pids}, cgroup removed: {removed}"));
             }
         }
     }
@@ -93,7 +93,7 @@ fn force_delete_ends_an_init_outside_its_cgroup() {
 /// A process that was moved in some v1 hierarchies still belongs to the container by the others.
 #[test]
 fn force_delete_ends_a_process_left_in_one_v1_hierarchy() {
-    if cgroup::unified() || skipped_on_runc("one hierarchy", "it looks in one only") {
+    if cgroup::is_v2() || skipped_on_runc("one hierarchy", "it looks in one only") {
         return;
     }
     let runtime = Runtime::new("one-hierarchy");
@@ -118,14 +118,14 @@ fn signals_reach_an_init_outside_its_cgroup() {
         (&["kill", "c1", "TERM"], "{\"signal\":15}\n"),
         (&["kill", "--all", "c1", "TERM"], "{\"signal\":15}\n"),
     ];
-    for (world, runtime) in Runtime::in_each_cgroup_version("moved-kill") {
+    for (version, runtime) in Runtime::in_each_cgroup_version("moved-kill") {
         for (words, says) in rows {
             for (pids, bundle) in pid_namespaces(&["say", "ready", "+", "signal"]) {
                 if is_runc() && (words[1] == "--all" || pids == "the host's pids") {
                     eprintln!("skipped on runc: it asks the cgroup alone");
                     continue;
                 }
-                let what = format!("{world}, {pids}, {words:?}");
+                let what = format!("{version}, {pids}, {words:?}");
                 let elsewhere = OtherCgroup::new(&runtime.cgroup("elsewhere"));
                 let number = start_ready(&runtime, &bundle);
                 let init = hold(runtime.pid("c1"));
@@ -142,13 +142,13 @@ fn signals_reach_an_init_outside_its_cgroup() {
 /// A real-time signal, which is queued, must not be sent twice to an init in the cgroup.
 #[test]
 fn kill_all_signals_init_once() {
-    for (world, runtime) in Runtime::in_each_cgroup_version("once") {
+    for (version, runtime) in Runtime::in_each_cgroup_version("once") {
         for (pids, bundle) in pid_namespaces(&["say", "ready", "+", "await", "+", "await"]) {
             let number = start_ready(&runtime, &bundle);
             runtime.cmd(&["kill", "--all", "c1", "40"]).ok();
             runtime.cmd(&["kill", "c1", "41"]).ok();
             runtime.until("c1", "stopped");
-            assert_eq!(runtime.stdout_of(number), "ready\n{\"signal\":40}\n{\"signal\":41}\n", "{world}, {pids}");
+            assert_eq!(runtime.stdout_of(number), "ready\n{\"signal\":40}\n{\"signal\":41}\n", "{version}, {pids}");
             runtime.cmd(&["delete", "c1"]).ok();
         }
     }
@@ -196,12 +196,12 @@ fn pause_is_refused_where_the_freezer_does_not_reach_init() {
     if skipped_on_runc("pause", "it says that the container is paused") {
         return;
     }
-    for (world, runtime) in Runtime::in_each_cgroup_version("moved-pause") {
+    for (version, runtime) in Runtime::in_each_cgroup_version("moved-pause") {
         let elsewhere = OtherCgroup::new(&runtime.cgroup("elsewhere"));
         runtime.start("c1", &Bundle::probe(&["sleep", "1000"]));
         elsewhere.move_here(runtime.pid("c1"));
         runtime.cmd(&["pause", "c1"]).fails(1, &["cannot pause container c1", "is not in its cgroup"]);
-        assert_eq!(runtime.state("c1")["status"], "running", "{world}");
+        assert_eq!(runtime.state("c1")["status"], "running", "{version}");
         runtime.cmd(&["delete", "--force", "c1"]).ok();
     }
 }
@@ -211,14 +211,14 @@ fn ps_shows_an_init_outside_its_cgroup() {
     if skipped_on_runc("ps", "it shows the cgroup") {
         return;
     }
-    for (world, runtime) in Runtime::in_each_cgroup_version("moved-ps") {
+    for (version, runtime) in Runtime::in_each_cgroup_version("moved-ps") {
         let elsewhere = OtherCgroup::new(&runtime.cgroup("elsewhere"));
         runtime.start("c1", &Bundle::probe(&["sleep", "1000"]));
         let pid = runtime.pid("c1");
         let pids = |runtime: &Runtime| runtime.cmd(&["ps", "--format", "json", "c1"]).ok().stdout;
         let before = pids(&runtime);
         elsewhere.move_here(pid);
-        assert_eq!((pids(&runtime), before), (format!("[{pid}]\n"), format!("[{pid}]\n")), "{world}");
+        assert_eq!((pids(&runtime), before), (format!("[{pid}]\n"), format!("[{pid}]\n")), "{version}");
         runtime.cmd(&["delete", "--force", "c1"]).ok();
     }
 }
@@ -226,8 +226,8 @@ fn ps_shows_an_init_outside_its_cgroup() {
 /// runc#5101.
 #[test]
 fn exec_joins_the_cgroup_of_init_if_the_containers_is_gone() {
-    for (world, runtime) in Runtime::in_each_cgroup_version("moved-exec") {
-        if is_runc() && world == "cgroup v1" {
+    for (version, runtime) in Runtime::in_each_cgroup_version("moved-exec") {
+        if is_runc() && version == "cgroup v1" {
             eprintln!("skipped on runc: it fails on v1");
             continue;
         }
@@ -239,7 +239,7 @@ fn exec_joins_the_cgroup_of_init_if_the_containers_is_gone() {
         let report = runtime.exec("c1", &["/probe", "report", "cgroup"]).ok().json();
         let seen = report["cgroup"].as_array().unwrap();
         let there = seen.iter().filter(|line| line.as_str().unwrap().ends_with("/elsewhere")).count();
-        assert!(there >= if world == "cgroup v1" { 8 } else { 1 }, "{world}: {report}");
+        assert!(there >= if version == "cgroup v1" { 8 } else { 1 }, "{version}: {report}");
         runtime.cmd(&["delete", "--force", "c1"]).ok();
     }
 }
@@ -250,9 +250,9 @@ fn container_runs_on_after_its_first_thread_has_ended() {
     if skipped_on_runc("headless", "it takes the container for stopped") {
         return;
     }
-    for (world, runtime) in Runtime::in_each_cgroup_version("headless") {
+    for (version, runtime) in Runtime::in_each_cgroup_version("headless") {
         for (pids, bundle) in pid_namespaces(&["headless", "+", "signal"]) {
-            let what = format!("{world}, {pids}");
+            let what = format!("{version}, {pids}");
             runtime.start("c1", &bundle);
             let pid = runtime.pid("c1");
             wait_until(|| !procs::alive(pid.cast_signed()), || format!("{what}: the first thread lives"));
@@ -264,7 +264,7 @@ fn container_runs_on_after_its_first_thread_has_ended() {
             runtime.cmd(&["pause", "c1"]).ok();
             assert_eq!(runtime.state("c1")["status"], "paused", "{what}");
             runtime.cmd(&["resume", "c1"]).ok();
-            if world == "cgroup v1" {
+            if version == "cgroup v1" {
                 runtime.cmd(&["update", "--pids-limit", "50", "c1"]).ok();
             }
             let report = runtime.exec("c1", &["/probe", "report", "namespaces"]).ok().json();
@@ -295,7 +295,7 @@ fn namespace(pid: u32, kind: &str) -> Value {
 /// The record stays as long as a cgroup stays, the error names everything, and the next delete goes on.
 #[test]
 fn delete_that_leaves_a_cgroup_can_be_repeated() {
-    for (world, runtime) in Runtime::in_each_cgroup_version("busy") {
+    for (version, runtime) in Runtime::in_each_cgroup_version("busy") {
         let elsewhere = OtherCgroup::new(&runtime.cgroup("elsewhere"));
         runtime.start("c1", &Bundle::probe(&["sleep", "1000"]));
         let directories = own_directories(&runtime, "c1");
@@ -303,24 +303,24 @@ fn delete_that_leaves_a_cgroup_can_be_repeated() {
         runtime.until("c1", "stopped");
         let stranger = Stranger::new();
         let busy: Vec<_> = match directories.iter().filter(|dir| dir.exists()).collect::<Vec<_>>()[..] {
-            [first, .., last] if world == "cgroup v1" => vec![first, last],
+            [first, .., last] if version == "cgroup v1" => vec![first, last],
             [first, ..] => vec![first],
-            [] => panic!("{world}: no cgroup"),
+            [] => panic!("{version}: no cgroup"),
         };
         busy.iter().for_each(|dir| fs::write(dir.join("cgroup.procs"), stranger.pid().to_string()).unwrap());
         let failed = runtime.cmd(&["delete", "c1"]).fails(1, &["cgroup"]);
         // The runtime may see the v2 hierarchy at another path.
         let name = |dir: &PathBuf| dir.to_str().unwrap().replace("/unified/", "/");
         for dir in busy.iter().map(|dir| name(dir)).filter(|_| !is_runc()) {
-            assert!(failed.stderr.replace("/unified/", "/").contains(&dir), "{world}: no {dir} in {failed:#?}");
+            assert!(failed.stderr.replace("/unified/", "/").contains(&dir), "{version}: no {dir} in {failed:#?}");
         }
-        assert_eq!(runtime.state("c1")["status"], "stopped", "{world}");
-        assert!(procs::alive(stranger.pid().cast_signed()), "{world}");
+        assert_eq!(runtime.state("c1")["status"], "stopped", "{version}");
+        assert!(procs::alive(stranger.pid().cast_signed()), "{version}");
         elsewhere.move_here(stranger.pid());
         runtime.cmd(&["delete", "c1"]).ok();
-        assert!(own_directories(&runtime, "c1").is_empty(), "{world}");
+        assert!(own_directories(&runtime, "c1").is_empty(), "{version}");
         drop(elsewhere);
-        runtime.assert_clean(world);
+        runtime.assert_clean(version);
     }
 }
 
@@ -330,7 +330,7 @@ fn container_of_another_boot_is_stopped_and_its_cgroup_left_alone() {
     if skipped_on_runc("boot", "it has no boot on record") {
         return;
     }
-    for (world, runtime) in Runtime::in_each_cgroup_version("boot") {
+    for (version, runtime) in Runtime::in_each_cgroup_version("boot") {
         runtime.start("c1", &Bundle::probe(&["sleep", "1000"]).host_namespace("pid"));
         let pid = runtime.pid("c1");
         let file = runtime.root().join("c1/state.json");
@@ -342,15 +342,15 @@ fn container_of_another_boot_is_stopped_and_its_cgroup_left_alone() {
             fs::write(&file, state.to_string()).unwrap();
         };
         of_boot("");
-        assert_eq!(runtime.state("c1")["status"], "running", "{world}: a record that knows no boot");
+        assert_eq!(runtime.state("c1")["status"], "running", "{version}: a record that knows no boot");
         of_boot("00000000-0000-0000-0000-000000000000");
-        assert_eq!(runtime.state("c1")["status"], "stopped", "{world}");
+        assert_eq!(runtime.state("c1")["status"], "stopped", "{version}");
         runtime.cmd(&["kill", "c1", "KILL"]).fails(1, &["container not running"]);
         runtime.cmd(&["kill", "--all", "c1", "KILL"]).ok();
         runtime.cmd(&["delete", "--force", "c1"]).ok();
         assert!(runtime.ids().is_empty());
-        assert!(procs::alive(pid.cast_signed()), "{world}");
-        assert!(!own_directories(&runtime, "c1").is_empty(), "{world}");
+        assert!(procs::alive(pid.cast_signed()), "{version}");
+        assert!(!own_directories(&runtime, "c1").is_empty(), "{version}");
         procs::kill(pid.cast_signed(), Signal::KILL);
         cgroup::kill_and_remove(&runtime.cgroup("c1"));
     }

@@ -2,8 +2,6 @@
 //! on v1 and on v2. Rows whose file this kernel lacks are skipped by name.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
-use std::{fs, path::PathBuf};
-
 use berth_integration::{
     bundle::Bundle,
     case::skipped_on_runc,
@@ -11,6 +9,7 @@ use berth_integration::{
     runtime::{Runtime, is_runc, wait_until},
 };
 use serde_json::{Value, json};
+use std::{fs, path::PathBuf};
 
 /// One limit.
 struct Row {
@@ -223,7 +222,7 @@ fn errors_of_limits_name_the_field_of_config_json() {
     }
     let runtime = Runtime::new("resources-named");
     let mut rows = vec![(json!({"rdma": {"no-such-hca": {"hcaHandles": 1}}}), "linux.resources.rdma: ")];
-    if !cgroup::unified() {
+    if !cgroup::is_v2() {
         let priorities = json!({"network": {"priorities": [{"name": "no-such-dev", "priority": 1}]}});
         rows.push((priorities, "linux.resources.network.priorities: "));
     }
@@ -235,7 +234,7 @@ fn errors_of_limits_name_the_field_of_config_json() {
 
 impl Row {
     fn files(&self) -> &'static [(&'static str, &'static str)] {
-        if cgroup::unified() { self.v2 } else { self.v1 }
+        if cgroup::is_v2() { self.v2 } else { self.v1 }
     }
 
     fn json(&self) -> Value {
@@ -339,7 +338,7 @@ fn check_before_update_refuses_a_limit_below_usage() {
     runtime.start("c1", &sleeper());
     let file = runtime.work().join("resources.json");
     fs::write(&file, limit).unwrap();
-    let usage = if cgroup::unified() { "memory.current" } else { "memory/memory.usage_in_bytes" };
+    let usage = if cgroup::is_v2() { "memory.current" } else { "memory/memory.usage_in_bytes" };
     wait_until(
         || fs::read_to_string(path(&runtime, usage)).unwrap().trim().parse::<u64>().unwrap() > 4096,
         || "it uses no memory".into(),
@@ -352,10 +351,10 @@ fn check_before_update_refuses_a_limit_below_usage() {
 
 /// Returns whether the machine has v2 alone, and prints that `test` is skipped if not.
 fn on_v2(test: &str) -> bool {
-    if !cgroup::unified() {
+    if !cgroup::is_v2() {
         eprintln!("{test}: skipped, this host has cgroup v1");
     }
-    cgroup::unified()
+    cgroup::is_v2()
 }
 
 /// A container that manages cgroups moves its init below its own cgroup, which then takes no more processes.

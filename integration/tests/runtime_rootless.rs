@@ -101,7 +101,7 @@ fn rootless_user_can_call_every_verb() {
     // Without a cgroup of its own there is nothing to freeze or to limit.
     runtime
         .cmd(&["pause", "c1"])
-        .fails(1, &[if cgroup::unified() { "" } else { "cgroups not configured for container" }]);
+        .fails(1, &[if cgroup::is_v2() { "" } else { "cgroups not configured for container" }]);
     runtime.cmd(&["update", "--pids-limit", "10", "c1"]).fails(1, &[]);
     let events = runtime.cmd(&["events", "--stats", "c1"]).ok().json();
     assert_eq!((&events["type"], &events["id"]), (&json!("stats"), &json!("c1")));
@@ -207,7 +207,7 @@ fn rootless_without_cgroup_access_stays_in_the_callers_cgroup() {
     assert_eq!(fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap(), here, "it stays where its maker is");
 
     let limited = || probe(&["exit", "0"]).set("/linux/resources", json!({"pids": {"limit": 20}}));
-    let says = match cgroup::unified() {
+    let says = match cgroup::is_v2() {
         true => "rootless needs no limits + no cgrouppath when no permission is granted for cgroups",
         false => "cannot set pids limit: container could not join or create cgroup",
     };
@@ -267,7 +267,7 @@ fn rootless_uses_a_delegated_cgroup_without_a_path() {
     let delegation = Delegation::new(&runtime.cgroup("user"), USER);
     let bundle = probe(&["signal"]).set("/linux/resources", json!({"pids": {"limit": 20}}));
     from(runtime.on("create", "c1", &bundle), &delegation).wait().ok();
-    let below = if cgroup::unified() { "c1" } else { "caller/c1" };
+    let below = if cgroup::is_v2() { "c1" } else { "caller/c1" };
     let path = format!("{}/{below}", delegation.path());
     assert_eq!(cgroup::value(&path, "pids/pids.max", "pids.max"), "20");
     assert_eq!(cgroup::processes(&path), [runtime.pid("c1").cast_signed()]);
@@ -360,7 +360,7 @@ fn rootless_systemd_driver_without_a_bus_is_refused() {
         let call = runtime.on("create", "c1", &bundle).global(&["--systemd-cgroup"]);
         call.env("DBUS_SESSION_BUS_ADDRESS", "").env("XDG_RUNTIME_DIR", "").wait()
     };
-    let says = match cgroup::unified() {
+    let says = match cgroup::is_v2() {
         true => "DBUS_SESSION_BUS_ADDRESS",
         false => "cannot use rootless systemd cgroups manager on cgroup v1",
     };

@@ -2,8 +2,6 @@
 //! settings.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
-use std::collections::BTreeSet;
-
 use berth_integration::{
     bundle::Bundle,
     cgroup,
@@ -12,6 +10,7 @@ use berth_integration::{
 };
 use rustix::mount::MountPropagationFlags;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// A name, and a change of the default bundle.
 type Row = (&'static str, fn(Bundle) -> Bundle);
@@ -24,7 +23,7 @@ fn containers_are_as_runcs_or_stricter() {
 /// The rows that depend on the layout of the host's cgroups.
 #[test]
 fn limits_and_device_rules_are_as_runcs() {
-    let hierarchy = if cgroup::unified() { ON_V2 } else { ON_V1 };
+    let hierarchy = if cgroup::is_v2() { ON_V2 } else { ON_V1 };
     compare("same-limits", &[RESOURCES, hierarchy].concat());
 }
 

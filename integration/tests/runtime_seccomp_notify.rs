@@ -16,8 +16,10 @@ use std::{
     io::{IoSliceMut, Read},
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
-        unix::fs::{MetadataExt, PermissionsExt},
-        unix::net::UnixListener,
+        unix::{
+            fs::{MetadataExt, PermissionsExt},
+            net::UnixListener,
+        },
     },
     path::{Path, PathBuf},
     sync::{Arc, Mutex},

@@ -2,14 +2,13 @@
 //! podman#16027).
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
-use std::{fs, os::unix::fs::MetadataExt};
-
 use berth_integration::{
     bundle::{Bundle, MAPPED},
     case::skipped_on_runc,
     runtime::{Runtime, wait_until},
 };
 use serde_json::{Value, json};
+use std::{fs, os::unix::fs::MetadataExt};
 
 const OPEN: [&str; 5] = ["/probe", "open", "w", "/dev/stdout", "/dev/stderr"];
 

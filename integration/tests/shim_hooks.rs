@@ -2,10 +2,12 @@
 //! as the error of the call.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use berth_integration::bundle::Bundle;
-use berth_integration::case::skipped_on_runc;
-use berth_integration::shim::Shim;
-use berth_integration::wait::{LONG, until_true};
+use berth_integration::{
+    bundle::Bundle,
+    case::skipped_on_runc,
+    shim::Shim,
+    wait::{LONG, until_true},
+};
 use serde_json::{Value, json};
 use std::fs;
 

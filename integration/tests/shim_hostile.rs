@@ -2,15 +2,21 @@
 //! pod.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+use berth_integration::{
+    bundle::Bundle,
+    cgroup,
+    shim::{
+        CALL, Shim,
+        container::{exec_request, process},
+        failure, stdio,
+    },
+    wait::{LONG, until_true},
+};
+use berth_proto::{
+    task::StartRequest,
+    ttrpc::{Code, context},
+};
 use std::fs;
-
-use berth_integration::bundle::Bundle;
-use berth_integration::cgroup;
-use berth_integration::shim::container::{exec_request, process};
-use berth_integration::shim::{CALL, Shim, failure, stdio};
-use berth_integration::wait::{LONG, until_true};
-use berth_proto::task::StartRequest;
-use berth_proto::ttrpc::{Code, context};
 
 /// The number of execs in the hostile container: more than a shim makes at a time.
 const EXECS: usize = 60;

@@ -1,16 +1,21 @@
 //! The streams of a process under a shim: fifos, files, log programs, terminals.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::time::{Duration, Instant};
-
-use berth_integration::bundle::Bundle;
-use berth_integration::executable;
-use berth_integration::shim::Shim;
-use berth_integration::shim::stdio::{Stdio, Stream};
-use berth_integration::wait::{LONG, until_true};
+use berth_integration::{
+    bundle::Bundle,
+    executable,
+    shim::{
+        Shim,
+        stdio::{Stdio, Stream},
+    },
+    wait::{LONG, until_true},
+};
 use berth_proto::ttrpc::Code;
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    time::{Duration, Instant},
+};
 
 fn shell(script: &str) -> Bundle {
     Bundle::busybox(&["/bin/sh", "-c", script], &["sh", "cat", "sleep", "echo", "dd", "tty", "stty", "head", "id"])

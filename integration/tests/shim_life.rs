@@ -1,13 +1,17 @@
 //! The life of a container through the task service: states, events, metrics, limits.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use berth_integration::bundle::Bundle;
-use berth_integration::cgroup;
-use berth_integration::shim::{CALL, Shim};
-use berth_integration::wait::{LONG, until_true};
-use berth_proto::task::{CheckpointTaskRequest, ConnectRequest};
-use berth_proto::ttrpc::Code;
-use berth_proto::{Message, any, metrics, runc};
+use berth_integration::{
+    bundle::Bundle,
+    cgroup,
+    shim::{CALL, Shim},
+    wait::{LONG, until_true},
+};
+use berth_proto::{
+    Message, any, metrics, runc,
+    task::{CheckpointTaskRequest, ConnectRequest},
+    ttrpc::Code,
+};
 use std::fs;
 
 #[test]

@@ -1,17 +1,22 @@
 //! Many calls, lost clients, dead shims: no call is lost, no memory grows, and nothing is left behind.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use std::time::Duration;
-
-use berth_integration::bundle::Bundle;
-use berth_integration::procs;
-use berth_integration::shim::container::{exec_request, process};
-use berth_integration::shim::stdio::Stdio;
-use berth_integration::shim::{CALL, Shim};
-use berth_integration::wait::{LONG, until_true};
-use berth_proto::task::{ConnectRequest, DeleteRequest, StartRequest, TaskClient, WaitRequest};
-use berth_proto::ttrpc::context;
+use berth_integration::{
+    bundle::Bundle,
+    procs,
+    shim::{
+        CALL, Shim,
+        container::{exec_request, process},
+        stdio::Stdio,
+    },
+    wait::{LONG, until_true},
+};
+use berth_proto::{
+    task::{ConnectRequest, DeleteRequest, StartRequest, TaskClient, WaitRequest},
+    ttrpc::context,
+};
 use rustix::process::Signal;
+use std::time::Duration;
 
 /// Returns the number of execs of the long test. The environment may ask for more (10,000 before a release).
 fn execs() -> usize {

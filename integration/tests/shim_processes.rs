@@ -1,11 +1,13 @@
 //! The processes of a container and their end, through the task service and the shim's `delete`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use berth_integration::bundle::Bundle;
-use berth_integration::cgroup::OtherCgroup;
-use berth_integration::procs;
-use berth_integration::shim::Shim;
-use berth_integration::wait::{LONG, until_true};
+use berth_integration::{
+    bundle::Bundle,
+    cgroup::OtherCgroup,
+    procs,
+    shim::Shim,
+    wait::{LONG, until_true},
+};
 use berth_proto::ttrpc::Code;
 use rustix::process::Signal;
 use std::time::Duration;

@@ -1,18 +1,25 @@
 //! Bad input to the task service: a code and words that name it, and nothing left behind.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
-
-use berth_integration::bundle::Bundle;
-use berth_integration::shim::container::{exec_request, process};
-use berth_integration::shim::{CALL, Failure, Kind, Shim, stdio};
-use berth_proto::any;
-use berth_proto::task::{ConnectRequest, CreateTaskRequest, StartRequest};
-use berth_proto::ttrpc::{Code, Request, Response, context};
-use berth_proto::{Message, TASK_V3};
+use berth_integration::{
+    bundle::Bundle,
+    shim::{
+        CALL, Failure, Kind, Shim,
+        container::{exec_request, process},
+        stdio,
+    },
+};
+use berth_proto::{
+    Message, TASK_V3, any,
+    task::{ConnectRequest, CreateTaskRequest, StartRequest},
+    ttrpc::{Code, Request, Response, context},
+};
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    time::{Duration, Instant},
+};
 
 #[test]
 fn bad_container_ids_answer_invalid_argument() {

@@ -2,19 +2,27 @@
 //! order of events is forced and observed before the next step.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::thread;
-
-use berth_integration::bundle::Bundle;
-use berth_integration::executable;
-use berth_integration::shim::container::{exec_request, process};
-use berth_integration::shim::{Kind, Shim, stdio};
-use berth_integration::wait::{LONG, until_true};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::ioctl_fionread;
+use berth_integration::{
+    bundle::Bundle,
+    executable,
+    shim::{
+        Kind, Shim,
+        container::{exec_request, process},
+        stdio,
+    },
+    wait::{LONG, until_true},
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::ioctl_fionread,
+};
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    thread,
+};
 
 const APPLETS: [&str; 7] = ["sh", "cat", "sleep", "echo", "dd", "stty", "grep"];
 

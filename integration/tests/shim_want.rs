@@ -2,18 +2,25 @@
 //! survives, and calls that end containers succeed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-
-use berth_integration::bundle::Bundle;
-use berth_integration::shim::{CALL, Shim};
-use berth_integration::wait::{LONG, until_true};
-use berth_integration::{cgroup, procs};
-use berth_proto::task::{ConnectRequest, Mount};
-use berth_proto::ttrpc::{Code, context};
-use rustix::mount::MountFlags;
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use berth_integration::{
+    bundle::Bundle,
+    cgroup, procs,
+    shim::{CALL, Shim},
+    wait::{LONG, until_true},
+};
+use berth_proto::{
+    task::{ConnectRequest, Mount},
+    ttrpc::{Code, context},
+};
+use rustix::{
+    mount::MountFlags,
+    process::{Pid, Resource, Rlimit, getrlimit, prlimit},
+};
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 /// A cgroup with the shim alone, and a limit of its processes.
 struct Room {

@@ -2,8 +2,6 @@
 //! nothing left behind. The bus is the test's own, on every host.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test: what does not hold ends it")]
 
-use std::path::Path;
-
 use berth_integration::{
     bundle::Bundle,
     case::skipped_on_runc,
@@ -13,6 +11,7 @@ use berth_integration::{
     runtime::{Call, Runtime},
 };
 use serde_json::json;
+use std::path::Path;
 
 const BUS: &str = "DBUS_SYSTEM_BUS_ADDRESS";
 /// runc looks for systemd's directory first and has other words.
@@ -101,10 +100,10 @@ fn property_that_systemd_refuses_is_named() {
 /// Returns whether berth makes the cgroups of this host itself before systemd has the unit. The fake systemd of this
 /// test never makes them.
 fn directories_come_first(test: &str) -> bool {
-    if cgroup::unified() {
+    if cgroup::is_v2() {
         eprintln!("{test}: skipped, on cgroup v2 a scope's directory is made by systemd, and this bus makes none");
     }
-    !cgroup::unified()
+    !cgroup::is_v2()
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! Pods whose cgroups systemd manages (`SystemdCgroup`), on a host that systemd runs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use berth_integration::containerd::{Containerd, Form, Runtime, Version};
-use berth_integration::pod::{Container, Pod, container_config, parse, pod_config};
-use berth_integration::systemd::{self, Slice, show};
-use berth_integration::wait::{LONG, until, until_true};
-use berth_integration::{cgroup, procs};
+use berth_integration::{
+    cgroup,
+    containerd::{Containerd, Form, Runtime, Version},
+    pod::{Container, Pod, container_config, parse, pod_config},
+    procs,
+    systemd::{self, Slice, show},
+    wait::{LONG, until, until_true},
+};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -89,7 +92,7 @@ fn pod_has_a_scope_with_its_limits_from_start_to_removal(node: &Node) {
     );
     let pids = cgroup::processes(&path);
     assert!(pids.contains(&main.pid()), "{pids:?}");
-    let memory = if cgroup::unified() { "MemoryMax" } else { "MemoryLimit" };
+    let memory = if cgroup::is_v2() { "MemoryMax" } else { "MemoryLimit" };
     let limits = |bytes: u64, quota: &str, per_second: &str| {
         assert_eq!(
             show(&unit, &[memory, "CPUQuotaPerSecUSec"]),

@@ -1,10 +1,6 @@
 //! The systemd driver on a host that systemd runs: properties, cgroup files, devices, the end of the unit.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
-use std::fs;
-
-use std::sync::{PoisonError, RwLock};
-
 use berth_integration::{
     bundle::Bundle,
     case::skipped_on_runc,
@@ -14,6 +10,10 @@ use berth_integration::{
     tools,
 };
 use serde_json::json;
+use std::{
+    fs,
+    sync::{PoisonError, RwLock},
+};
 
 /// Returns the unit of the container `id`.
 fn unit(slice: &Slice, id: &str) -> String {
@@ -41,7 +41,7 @@ fn limited(slice: &Slice, id: &str) -> Bundle {
     bundle(slice, id)
         .edit(|c| {
             c["linux"]["resources"]["memory"] = json!({ "limit": 64 << 20, "reservation": 32 << 20 });
-            if cgroup::unified() {
+            if cgroup::is_v2() {
                 c["linux"]["resources"]["memory"]["swap"] = json!(96 << 20);
             }
             c["linux"]["resources"]["cpu"] = json!({ "shares": 512, "quota": 25_555, "period": 50_000, "cpus": "0" });
@@ -68,7 +68,7 @@ fn crun_annotations_make_cgroups_below_the_scope() {
     let (slice, runtime) = (Slice::new("below"), Runtime::new("below"));
     let annotations = json!({ "run.oci.systemd.subgroup": "payload", "run.oci.delegate-cgroup": "app" });
     let bundle = limited(&slice, "c1").set("/annotations", annotations).namespace("cgroup", "");
-    if !cgroup::unified() {
+    if !cgroup::is_v2() {
         start(&runtime, "c1", &bundle).wait().fails(1, &["run.oci.systemd.subgroup", "cgroup v1"]);
         runtime.assert_clean(name);
         return;
@@ -105,7 +105,7 @@ fn scope_properties_and_cgroup_files_have_the_limits() {
         "TasksMax=50",
         "TimeoutStopUSec=7s",
     ];
-    let of_hierarchy: &[&str] = if cgroup::unified() {
+    let of_hierarchy: &[&str] = if cgroup::is_v2() {
         &["AllowedCPUs=0", "IOAccounting=yes", "MemoryLow=33554432", "MemoryMax=67108864", "MemorySwapMax=33554432"]
     } else {
         &["BlockIOAccounting=yes", "CPUShares=512", "MemoryLimit=67108864"]
@@ -121,7 +121,7 @@ fn scope_properties_and_cgroup_files_have_the_limits() {
         ("cpuset/cpuset.cpus", "cpuset.cpus", ["0", "0"]),
         ("pids/pids.max", "pids.max", ["50", "50"]),
     ] {
-        assert_eq!(slice.value(&scope, v1, v2), values[usize::from(cgroup::unified())], "{v2}");
+        assert_eq!(slice.value(&scope, v1, v2), values[usize::from(cgroup::is_v2())], "{v2}");
     }
     let own = format!(":{}", slice.path(&scope));
     let shown = fs::read_to_string(format!("/proc/{}/cgroup", runtime.pid("c1"))).unwrap();
@@ -130,7 +130,7 @@ fn scope_properties_and_cgroup_files_have_the_limits() {
     assert_eq!(runtime.exec("c1", &["/bin/sh", "-c", "exit 3"]).code, 3);
 
     runtime.cmd(&["update", "--memory", "80m", "--pids-limit", "77", "c1"]).ok();
-    let memory = if cgroup::unified() { "MemoryMax" } else { "MemoryLimit" };
+    let memory = if cgroup::is_v2() { "MemoryMax" } else { "MemoryLimit" };
     let now = show(&scope, &[memory, "TasksMax", "CPUQuotaPerSecUSec"]);
     assert_eq!(now, ["CPUQuotaPerSecUSec=520ms", &format!("{memory}=83886080"), "TasksMax=77"]);
     assert_eq!(slice.value(&scope, "memory/memory.limit_in_bytes", "memory.max"), "83886080");

@@ -2,12 +2,6 @@
 //! user@UID.service.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    sync::{Mutex, PoisonError},
-};
-
 use berth_integration::{
     bundle::Bundle,
     cgroup, command,
@@ -16,6 +10,11 @@ use berth_integration::{
     wait::{LONG, until_true},
 };
 use serde_json::json;
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Mutex, PoisonError},
+};
 
 /// The uid of a user in every host's passwd with no processes. Without an entry there is no user@UID.service.
 const NOBODY: u32 = 65_534;
@@ -32,7 +31,7 @@ impl User {
         if !systemd::here(test) {
             return None;
         }
-        if !cgroup::unified() {
+        if !cgroup::is_v2() {
             eprintln!("{test}: skipped, a user's systemd has no cgroups on v1");
             return None;
         }

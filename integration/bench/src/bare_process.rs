@@ -1,10 +1,11 @@
 //! Runs `berth-bare`, which makes the bare system calls and answers how long they took.
 
-use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-
 use berth_integration::tools::built;
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
+};
 
 /// A running `berth-bare`. It ends with its standard input.
 pub struct Bare {

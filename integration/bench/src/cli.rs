@@ -1,19 +1,21 @@
 //! The command lines beside each other and beside the bare system calls: `run` and `exec` of /bin/true.
 
-use std::fs;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::time::Instant;
-
+use super::{
+    Contestant, Measure, Results,
+    bare_process::Bare,
+    cpu::nanos,
+    node::{Node, SLEEP, TRUE, root_filesystem},
+    order::Order,
+};
+use berth_integration::tools::{built, tool};
 use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::Value;
-
-use super::bare_process::Bare;
-use super::cpu::nanos;
-use super::node::{Node, SLEEP, TRUE, root_filesystem};
-use super::order::Order;
-use super::{Contestant, Measure, Results};
-use berth_integration::tools::{built, tool};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Instant,
+};
 
 /// The time of `run` of a bundle.
 pub const RUN: Measure = Measure::time("cli.run", "command line: run");

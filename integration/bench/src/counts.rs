@@ -1,10 +1,12 @@
 //! The system calls and page faults of operations. These counts do not depend on the machine's speed. They are taken in
 //! separate passes without timing, since counting slows down the operations.
 
-use super::node::{Node, TRUE};
-use super::{Contestant, Measure, Results, operation};
-use berth_integration::cgroup;
-use berth_integration::strace::Joined;
+use super::{
+    Contestant, Measure, Results,
+    node::{Node, TRUE},
+    operation,
+};
+use berth_integration::{cgroup, strace::Joined};
 
 /// The system calls of a container's life, by the shim and all its children.
 pub const RUN_CALLS: Measure =

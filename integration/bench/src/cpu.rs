@@ -4,10 +4,11 @@
 //! threads, interrupts and unrelated processes. The own time is what the kernel accounts to the cgroup of containerd,
 //! its shims and all containers. It is exact to the nanosecond, and excludes kernel threads that work for them.
 
-use std::fs;
-use std::time::{Duration, Instant};
-
 use berth_integration::cgroup;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 /// One reading of the clocks.
 #[derive(Debug, Clone, Copy)]

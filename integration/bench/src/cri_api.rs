@@ -1,14 +1,14 @@
-//! The messages of the CRI (`runtime.v1`), as far as the benchmark says them, and the calls: what the kubelet does to
-//! bring a pod up, probe it, and take it down.
+//! The messages of the CRI (`runtime.v1`) that the benchmark uses, and the calls by which the kubelet starts a pod, probes
+//! it, and removes it.
 //!
-//! Field numbers are those of CRI API 0.36; what is left out here is left out on the wire.
+//! Field numbers are those of CRI API 0.36. Fields that are missing here are missing on the wire.
 
-use std::collections::BTreeMap;
-
+use super::{
+    grpc::{Channel, Status},
+    tasks_api::Empty,
+};
 use prost::Message;
-
-use super::grpc::{Channel, Status};
-use super::tasks_api::Empty;
+use std::collections::BTreeMap;
 
 /// `PodSandboxMetadata`.
 #[derive(Clone, PartialEq, Message)]
@@ -27,10 +27,10 @@ pub struct PodMetadata {
 /// `NamespaceOption`.
 #[derive(Clone, PartialEq, Message)]
 pub struct NamespaceOption {
-    /// 0 the pod's own, 2 the node's.
+    /// 0 is the pod's own, 2 is the node's.
     #[prost(int32, tag = "1")]
     pub network: i32,
-    /// 1 the container's own.
+    /// 1 is the container's own.
     #[prost(int32, tag = "2")]
     pub pid: i32,
 }
@@ -42,7 +42,7 @@ pub struct SecurityProfile {}
 /// `LinuxSandboxSecurityContext`.
 #[derive(Clone, PartialEq, Message)]
 pub struct PodSecurity {
-    /// Which namespaces.
+    /// The namespaces.
     #[prost(message, optional, tag = "1")]
     pub namespaces: Option<NamespaceOption>,
     /// The seccomp profile.
@@ -56,7 +56,7 @@ pub struct PodLinux {
     /// The parent cgroup.
     #[prost(string, tag = "1")]
     pub cgroup_parent: String,
-    /// Security.
+    /// The security context.
     #[prost(message, optional, tag = "2")]
     pub security: Option<PodSecurity>,
 }
@@ -64,19 +64,19 @@ pub struct PodLinux {
 /// `PodSandboxConfig`.
 #[derive(Clone, PartialEq, Message)]
 pub struct PodConfig {
-    /// Names.
+    /// The names.
     #[prost(message, optional, tag = "1")]
     pub metadata: Option<PodMetadata>,
     /// The host name.
     #[prost(string, tag = "2")]
     pub hostname: String,
-    /// Where the logs go.
+    /// The directory of the logs.
     #[prost(string, tag = "3")]
     pub log_directory: String,
-    /// Labels.
+    /// The labels.
     #[prost(btree_map = "string, string", tag = "6")]
     pub labels: BTreeMap<String, String>,
-    /// Linux.
+    /// The settings of Linux.
     #[prost(message, optional, tag = "8")]
     pub linux: Option<PodLinux>,
 }
@@ -92,7 +92,7 @@ pub struct RunPod {
     pub runtime_handler: String,
 }
 
-/// Requests and answers that are one id.
+/// A request or an answer that has only an id.
 #[derive(Clone, PartialEq, Message)]
 pub struct Id {
     /// A pod's or a container's id.
@@ -100,7 +100,7 @@ pub struct Id {
     pub id: String,
 }
 
-/// `ContainerMetadata`, or `ImageSpec`: a name.
+/// `ContainerMetadata`, or `ImageSpec`: both have a name.
 #[derive(Clone, PartialEq, Message)]
 pub struct Name {
     /// The name.
@@ -111,16 +111,16 @@ pub struct Name {
 /// `LinuxContainerResources`.
 #[derive(Clone, PartialEq, Message)]
 pub struct Resources {
-    /// µs.
+    /// The period in µs.
     #[prost(int64, tag = "1")]
     pub cpu_period: i64,
-    /// µs of each period.
+    /// The quota of each period in µs.
     #[prost(int64, tag = "2")]
     pub cpu_quota: i64,
-    /// The CPU's weight.
+    /// The weight of the CPU.
     #[prost(int64, tag = "3")]
     pub cpu_shares: i64,
-    /// Bytes.
+    /// The limit in bytes.
     #[prost(int64, tag = "4")]
     pub memory_limit: i64,
 }
@@ -128,16 +128,16 @@ pub struct Resources {
 /// `LinuxContainerSecurityContext`.
 #[derive(Clone, PartialEq, Message)]
 pub struct Security {
-    /// Which namespaces.
+    /// The namespaces.
     #[prost(message, optional, tag = "3")]
     pub namespaces: Option<NamespaceOption>,
-    /// Whether execve may not add privileges.
+    /// Whether no_new_privs is set.
     #[prost(bool, tag = "11")]
     pub no_new_privs: bool,
-    /// Paths that show nothing.
+    /// The masked paths.
     #[prost(string, repeated, tag = "13")]
     pub masked_paths: Vec<String>,
-    /// Paths that cannot be written.
+    /// The readonly paths.
     #[prost(string, repeated, tag = "14")]
     pub readonly_paths: Vec<String>,
     /// The seccomp profile.
@@ -148,10 +148,10 @@ pub struct Security {
 /// `LinuxContainerConfig`.
 #[derive(Clone, PartialEq, Message)]
 pub struct ContainerLinux {
-    /// Limits.
+    /// The limits.
     #[prost(message, optional, tag = "1")]
     pub resources: Option<Resources>,
-    /// Security.
+    /// The security context.
     #[prost(message, optional, tag = "2")]
     pub security: Option<Security>,
 }
@@ -165,16 +165,16 @@ pub struct ContainerConfig {
     /// The image.
     #[prost(message, optional, tag = "2")]
     pub image: Option<Name>,
-    /// What runs.
+    /// The command.
     #[prost(string, repeated, tag = "3")]
     pub command: Vec<String>,
-    /// Labels.
+    /// The labels.
     #[prost(btree_map = "string, string", tag = "8")]
     pub labels: BTreeMap<String, String>,
     /// The log, below the pod's directory.
     #[prost(string, tag = "11")]
     pub log_path: String,
-    /// Linux.
+    /// The settings of Linux.
     #[prost(message, optional, tag = "15")]
     pub linux: Option<ContainerLinux>,
 }
@@ -204,7 +204,7 @@ pub struct StatusAnswer {
 /// `ContainerStatus` (the state alone).
 #[derive(Clone, PartialEq, Message)]
 pub struct ContainerStatus {
-    /// 1 is running.
+    /// 1 means running.
     #[prost(int32, tag = "3")]
     pub state: i32,
 }
@@ -215,10 +215,10 @@ pub struct ExecSync {
     /// The container's id.
     #[prost(string, tag = "1")]
     pub container: String,
-    /// What runs.
+    /// The command.
     #[prost(string, repeated, tag = "2")]
     pub command: Vec<String>,
-    /// Seconds.
+    /// The timeout in seconds.
     #[prost(int64, tag = "3")]
     pub timeout: i64,
 }
@@ -226,10 +226,10 @@ pub struct ExecSync {
 /// `ExecSyncResponse`.
 #[derive(Clone, PartialEq, Message)]
 pub struct ExecSyncAnswer {
-    /// What it said.
+    /// The standard output.
     #[prost(bytes = "vec", tag = "1")]
     pub stdout: Vec<u8>,
-    /// How it ended.
+    /// The exit code.
     #[prost(int32, tag = "3")]
     pub exit_code: i32,
 }
@@ -242,43 +242,43 @@ pub const RUNNING: i32 = 1;
 pub struct Cri(Channel);
 
 impl Cri {
-    /// The service behind `channel`.
+    /// Makes a client on `channel`.
     pub fn new(channel: Channel) -> Self {
         Self(channel)
     }
 
-    /// RunPodSandbox; gives the pod's id.
+    /// Calls RunPodSandbox and returns the pod's id.
     pub async fn run_pod(&self, config: &PodConfig, handler: &str) -> Result<String, Status> {
         let request = RunPod { config: Some(config.clone()), runtime_handler: handler.into() };
         self.call::<Id>("RunPodSandbox", &request).await.map(|answer| answer.id)
     }
 
-    /// CreateContainer; gives the container's id.
+    /// Calls CreateContainer and returns the container's id.
     pub async fn create(&self, pod: &str, config: &ContainerConfig, of_pod: &PodConfig) -> Result<String, Status> {
         let request =
             CreateContainer { pod: pod.into(), config: Some(config.clone()), pod_config: Some(of_pod.clone()) };
         self.call::<Id>("CreateContainer", &request).await.map(|answer| answer.id)
     }
 
-    /// StartContainer.
+    /// Calls StartContainer.
     pub async fn start(&self, container: &str) -> Result<(), Status> {
         self.call::<Empty>("StartContainer", &Id { id: container.into() }).await.map(drop)
     }
 
-    /// ContainerStatus: the state.
+    /// Calls ContainerStatus and returns the state.
     pub async fn state(&self, container: &str) -> Result<i32, Status> {
         let answer = self.call::<StatusAnswer>("ContainerStatus", &Id { id: container.into() }).await?;
         Ok(answer.status.unwrap_or_default().state)
     }
 
-    /// ExecSync, what the kubelet's exec probe is; gives the exit code.
+    /// Calls ExecSync, as the kubelet's exec probe does, and returns the exit code.
     pub async fn exec(&self, container: &str, command: &[&str]) -> Result<i32, Status> {
         let command = command.iter().map(|word| (*word).to_owned()).collect();
         let request = ExecSync { container: container.into(), command, timeout: 60 };
         self.call::<ExecSyncAnswer>("ExecSync", &request).await.map(|answer| answer.exit_code)
     }
 
-    /// StopPodSandbox and RemovePodSandbox, which also end its containers.
+    /// Calls StopPodSandbox and RemovePodSandbox, which also end the containers.
     pub async fn remove_pod(&self, pod: &str) -> Result<(), Status> {
         let request = Id { id: pod.into() };
         self.call::<Empty>("StopPodSandbox", &request).await?;

@@ -1,13 +1,14 @@
 //! Sixty-four concurrent containers and execs in one pod, beside the same work spread over as many pods.
 
+use super::{
+    Contestant, Measure, Results,
+    cpu::nanos,
+    node::{Node, TRUE},
+    operation,
+    order::Order,
+};
 use std::time::Instant;
-
 use tokio::task::JoinSet;
-
-use super::cpu::nanos;
-use super::node::{Node, TRUE};
-use super::order::Order;
-use super::{Contestant, Measure, Results, operation};
 
 /// The time of containers in one pod.
 pub const CONTAINERS_ONE: Measure = Measure::time("density.containers.one", "64 containers at a time in one pod");

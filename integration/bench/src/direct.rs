@@ -1,17 +1,16 @@
 //! The shims without containerd: the same calls on the shim's socket, which show the shim's own share of the time.
 
+use super::{Contestant, Measure, Results, cpu::nanos, order::Order};
+use berth_integration::{
+    bundle::Bundle,
+    cri_bundle,
+    shim::{CALL, Kind, Shim, container::exec_request},
+};
+use berth_proto::{
+    task::{DeleteRequest, ExecProcessRequest, StartRequest, TaskClient, WaitRequest},
+    ttrpc::context,
+};
 use std::time::Instant;
-
-use berth_proto::task::{DeleteRequest, ExecProcessRequest, StartRequest, TaskClient, WaitRequest};
-use berth_proto::ttrpc::context;
-
-use super::cpu::nanos;
-use super::order::Order;
-use super::{Contestant, Measure, Results};
-use berth_integration::bundle::Bundle;
-use berth_integration::cri_bundle;
-use berth_integration::shim::container::exec_request;
-use berth_integration::shim::{CALL, Kind, Shim};
 
 /// The time of the program `start`, which finds or starts the server, from its spawn to its exit.
 pub const LAUNCH: Measure = Measure::time("direct.launch", "shim alone: the program `start`");

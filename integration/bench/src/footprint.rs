@@ -3,17 +3,18 @@
 //! A pod here is one shim with one container. smaps_rollup and status of /proc/PID (proc(5)) have the numbers.
 
 use super::{Contestant, Measure, Results};
-use berth_integration::bundle::Bundle;
-use berth_integration::cri_bundle;
-use berth_integration::footprint::{Footprint, settle};
-use berth_integration::procs;
-use berth_integration::shim::container::exec_request;
-use berth_integration::shim::{CALL, Kind, Shim, Sibling};
-use berth_integration::wait::{LONG, until_true};
-use berth_proto::task::{
-    DeleteRequest, ExecProcessRequest, KillRequest, ShutdownRequest, StartRequest, TaskClient, WaitRequest,
+use berth_integration::{
+    bundle::Bundle,
+    cri_bundle,
+    footprint::{Footprint, settle},
+    procs,
+    shim::{CALL, Kind, Shim, Sibling, container::exec_request},
+    wait::{LONG, until_true},
 };
-use berth_proto::ttrpc::context;
+use berth_proto::{
+    task::{DeleteRequest, ExecProcessRequest, KillRequest, ShutdownRequest, StartRequest, TaskClient, WaitRequest},
+    ttrpc::context,
+};
 
 /// The private dirty memory.
 pub const PRIVATE_DIRTY: Measure = Measure::bytes("memory.private_dirty", "private dirty memory per shim");

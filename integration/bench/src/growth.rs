@@ -4,14 +4,17 @@
 //! The pods, containers and execs belong to the measured contestant. The machine's speed drifts meanwhile, so each
 //! measure takes its smallest size twice, before and after the others.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
+use super::{
+    Contestant, Measure, Results,
+    node::{Node, SLEEP, TRUE},
+    operation,
+};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 use tokio::task::JoinSet;
-
-use super::node::{Node, SLEEP, TRUE};
-use super::{Contestant, Measure, Results, operation};
 
 /// The time of a container's life by the number of pods on the node.
 pub const CREATE_PODS: Measure = Measure::time("growth.pods.run", "create + … + delete, by pods on the node");

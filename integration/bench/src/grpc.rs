@@ -2,13 +2,11 @@
 //!
 //! The client is the benchmark's own, since the start of `ctr` alone takes longer than the measured operations.
 
-use std::fmt;
-use std::path::Path;
-
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::client::SendRequest;
 use http::{HeaderMap, Request};
 use prost::Message;
+use std::{fmt, path::Path};
 use tokio::net::UnixStream;
 
 /// The length of the message prefix: one byte for compression, four for the length (gRPC over HTTP/2,

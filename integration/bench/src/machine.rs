@@ -1,14 +1,12 @@
 //! The machine of the run: processor, memory, kernel, and the versions of all programs.
 
-use std::fs;
-use std::path::Path;
-use std::process::Command;
-
+use berth_integration::{
+    command::run,
+    tools::{find, workspace},
+    wait::LONG,
+};
 use serde_json::{Value, json};
-
-use berth_integration::command::run;
-use berth_integration::tools::{find, workspace};
-use berth_integration::wait::LONG;
+use std::{fs, path::Path, process::Command};
 
 /// Returns the description for the results.
 pub fn describe() -> Value {
@@ -22,7 +20,7 @@ pub fn describe() -> Value {
         "processors": std::thread::available_parallelism().map_or(1, usize::from),
         "memory": first(read("/proc/meminfo"), "MemTotal"),
         "kernel": read("/proc/sys/kernel/osrelease").trim(),
-        "cgroups": if berth_integration::cgroup::unified() { "v2" } else { "v1" },
+        "cgroups": if berth_integration::cgroup::is_v2() { "v2" } else { "v1" },
         "system": read("/etc/os-release").lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).map(|name| name.trim_matches('"').to_owned()),
         "berth": revision(),
         "containerd": find("CONTAINERD_2").and_then(|path| said(path, 2)),

@@ -4,22 +4,28 @@
 //! cgroup, an overlay and (unless it joins a pod) a shim of its own. The daemon and its descendants are in one cgroup,
 //! which accounts their CPU time and page faults, and from which no process escapes.
 
-use std::cell::Cell;
-use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-
+use super::{
+    Contestant,
+    cri_api::Cri,
+    grpc::Channel,
+    operation::{self, Prepared},
+    tasks_api::{Any, Container, CreateTask, Mount, RuncOptions, RuntimeName, Tasks},
+    template,
+};
+use berth_integration::{
+    cgroup,
+    containerd::{Containerd, Form, Runtime, Version},
+    executable,
+    tools::{built, built_dir, find, tool},
+};
 use prost::Message;
 use serde_json::{Value, json};
-
-use super::cri_api::Cri;
-use super::grpc::Channel;
-use super::operation::{self, Prepared};
-use super::tasks_api::{Any, Container, CreateTask, Mount, RuncOptions, RuntimeName, Tasks};
-use super::{Contestant, template};
-use berth_integration::containerd::{Containerd, Form, Runtime, Version};
-use berth_integration::tools::{built, built_dir, find, tool};
-use berth_integration::{cgroup, executable};
+use std::{
+    cell::Cell,
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
 
 /// The containerd namespace of containers without a CRI pod.
 pub const NAMESPACE: &str = "default";
@@ -189,7 +195,7 @@ fn account(containerd: &Containerd) {
     let path = path.trim_start_matches('/');
     for root in cgroup::hierarchies() {
         let accounts = ["cpuacct", "cpu,cpuacct", "memory"].iter().any(|name| root.ends_with(name));
-        let dir = if cgroup::unified() || accounts { root.join(path).join("containerd") } else { root.join(path) };
+        let dir = if cgroup::is_v2() || accounts { root.join(path).join("containerd") } else { root.join(path) };
         // A directory without cgroup files is the mount point of an unmounted hierarchy.
         if !root.join("cgroup.procs").exists() {
             continue;

@@ -1,9 +1,10 @@
 //! The timed operations through containerd: a container's life, an exec, a kill, state and statistics.
 
+use super::{
+    cpu::nanos,
+    tasks_api::{Any, CreateTask, Exec, Tasks},
+};
 use std::time::Instant;
-
-use super::cpu::nanos;
-use super::tasks_api::{Any, CreateTask, Exec, Tasks};
 
 /// A recorded container with a root filesystem that is ready to be mounted. It does not run yet.
 #[derive(Debug, Clone)]

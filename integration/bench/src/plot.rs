@@ -3,8 +3,7 @@
 //! Colours and sizes are few and fixed. The picture has a title, the units and the figure of every bar, so that it can
 //! be read without the table.
 
-use super::table::amount;
-use super::{Contestant, Measure, Results};
+use super::{Contestant, Measure, Results, table::amount};
 
 /// The width of a picture and of its parts (SVG's user units).
 const WIDTH: u64 = 760;

@@ -4,20 +4,22 @@
 //! crun does not take part: Debian 12's refuses the configuration that containerd 2.3 writes for a pod. The null shim
 //! does not either: the processes of its pods have exited at once.
 
-use std::time::Instant;
-
-use tokio::task::JoinSet;
-
-use super::cpu::nanos;
-use super::cri_api::{
-    ContainerConfig, ContainerLinux, Cri, Name, NamespaceOption, PodConfig, PodLinux, PodMetadata, PodSecurity,
-    RUNNING, Resources, Security, SecurityProfile,
+use super::{
+    Contestant, Measure, Results,
+    cpu::nanos,
+    cri_api::{
+        ContainerConfig, ContainerLinux, Cri, Name, NamespaceOption, PodConfig, PodLinux, PodMetadata, PodSecurity,
+        RUNNING, Resources, Security, SecurityProfile,
+    },
+    node::{Node, SLEEP, TRUE},
+    order::Order,
 };
-use super::node::{Node, SLEEP, TRUE};
-use super::order::Order;
-use super::{Contestant, Measure, Results};
-use berth_integration::cri_bundle::{MASKED, READ_ONLY};
-use berth_integration::image;
+use berth_integration::{
+    cri_bundle::{MASKED, READ_ONLY},
+    image,
+};
+use std::time::Instant;
+use tokio::task::JoinSet;
 
 /// The time from RunPodSandbox to a Running container, by the number of concurrent pods.
 pub const POD: Measure = Measure::time("cri.pod", "CRI: pod to Running, at a time");

@@ -1,20 +1,21 @@
 //! One run of the benchmark: the groups of measures one after the other, and the report.
 
-use std::fs;
-use std::os::unix::process::parent_id;
-use std::path::PathBuf;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
-
+use super::{
+    Contestant, Measure, Results, cli, counts, density, direct, footprint,
+    growth::{self, Growth},
+    machine,
+    node::{Node, present},
+    order::Order,
+    plot, pods, seccomp, size, table, targets, through_containerd as timed,
+    through_containerd::Bench,
+};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::json;
-
-use super::growth::Growth;
-use super::node::{Node, present};
-use super::order::Order;
-use super::through_containerd::Bench;
-use super::{
-    Contestant, Measure, Results, cli, counts, density, direct, footprint, growth, machine, plot, pods, seccomp, size,
-    table, targets, through_containerd as timed,
+use std::{
+    fs,
+    os::unix::process::parent_id,
+    path::PathBuf,
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// The groups of measures, in the order of a run.

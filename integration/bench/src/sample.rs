@@ -2,9 +2,8 @@
 //!
 //! Values are integers in the unit of their source: nanoseconds, bytes, or counts.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A measured program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -3,16 +3,17 @@
 //!
 //! Its cost for the peers is the difference between two runs on the command line, with and without it.
 
-use std::process::{Command, Stdio};
-use std::time::Instant;
-
+use super::{
+    Contestant, Measure, Results,
+    cpu::nanos,
+    node::{Node, TRUE},
+};
+use berth_integration::{command::feed, wait::LONG};
 use oci_spec::runtime::LinuxSeccomp;
-
-use super::cpu::nanos;
-use super::node::{Node, TRUE};
-use super::{Contestant, Measure, Results};
-use berth_integration::command::feed;
-use berth_integration::wait::LONG;
+use std::{
+    process::{Command, Stdio},
+    time::Instant,
+};
 
 /// The time from the profile to the program, for the first time in its process.
 pub const COLD: Measure = Measure::time("seccomp.cold", "default seccomp profile: compiled");

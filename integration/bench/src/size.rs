@@ -1,10 +1,8 @@
 //! The sizes of the programs.
 
-use std::fs;
-use std::path::PathBuf;
-
 use super::{Contestant, Measure, Results};
 use berth_integration::tools::{built, tool};
+use std::{fs, path::PathBuf};
 
 /// The size of the shim's program.
 pub const SHIM: Measure = Measure::bytes("size.shim", "size of the shim's program");

@@ -1,8 +1,12 @@
 //! The targets of berth's cost, as ratios within one run, and whether berth meets them.
 
-use super::sample::Contestant::{Bare, Berth, Crun, Null, Runc};
-use super::table::aligned;
-use super::{Measure, Results, cli, density, footprint, growth, seccomp, through_containerd as containerd};
+use super::{
+    Measure, Results, cli, density, footprint, growth,
+    sample::Contestant::{Bare, Berth, Crun, Null, Runc},
+    seccomp,
+    table::aligned,
+    through_containerd as containerd,
+};
 
 /// A target and its result.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,18 +1,17 @@
-//! The messages of containerd's services `containers.v1` and `tasks.v1`, as far as the benchmark says them, and the calls.
+//! The messages of containerd's services `containers.v1` and `tasks.v1` that the benchmark uses, and the calls.
 //!
-//! Field numbers are those of containerd's API 1.11; what is left out here is left out on the wire.
-
-use prost::Message;
+//! Field numbers are those of containerd's API 1.11. Fields that are missing here are missing on the wire.
 
 use super::grpc::{Channel, Status};
+use prost::Message;
 
 /// `google.protobuf.Any`.
 #[derive(Clone, PartialEq, Message)]
 pub struct Any {
-    /// What the value is.
+    /// The type of the value.
     #[prost(string, tag = "1")]
     pub type_url: String,
-    /// The value in the encoding that its type has.
+    /// The value in the encoding of its type.
     #[prost(bytes = "vec", tag = "2")]
     pub value: Vec<u8>,
 }
@@ -90,7 +89,7 @@ pub struct CreateTask {
     pub rootfs: Vec<Mount>,
 }
 
-/// The ids that most requests consist of; a request that knows only the first has the second empty.
+/// The ids of most requests. The second one is empty in a request that has only the first.
 #[derive(Clone, PartialEq, Message)]
 pub struct Ids {
     /// The container's id.
@@ -145,7 +144,7 @@ pub struct Exited {
 /// `containerd.services.tasks.v1.MetricsRequest`.
 #[derive(Clone, PartialEq, Message)]
 pub struct MetricsFor {
-    /// Which tasks.
+    /// The filters of tasks.
     #[prost(string, repeated, tag = "1")]
     pub filters: Vec<String>,
 }
@@ -153,7 +152,7 @@ pub struct MetricsFor {
 /// `containerd.services.tasks.v1.MetricsResponse`.
 #[derive(Clone, PartialEq, Message)]
 pub struct Metrics {
-    /// One a task.
+    /// The metrics of each task.
     #[prost(message, repeated, tag = "1")]
     pub metrics: Vec<Metric>,
 }
@@ -174,64 +173,64 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    /// The service behind `channel`.
+    /// Makes a client on `channel`.
     pub fn new(channel: Channel, namespace: &'static str) -> Self {
         Self { channel, namespace }
     }
 
-    /// Containers.Create: makes the record.
+    /// Calls Containers.Create, which makes the record.
     pub async fn record(&self, container: Container) -> Result<(), Status> {
         let request = ContainerMessage { container: Some(container) };
         self.call::<ContainerMessage>("containers.v1.Containers/Create", &request).await.map(drop)
     }
 
-    /// Containers.Delete: removes the record.
+    /// Calls Containers.Delete, which removes the record.
     pub async fn forget(&self, id: &str) -> Result<(), Status> {
         self.call::<Empty>("containers.v1.Containers/Delete", &ids(id, "")).await.map(drop)
     }
 
-    /// Create; gives the pid.
+    /// Calls Create and returns the pid.
     pub async fn create(&self, request: &CreateTask) -> Result<u32, Status> {
         self.call::<Created>("tasks.v1.Tasks/Create", request).await.map(|answer| answer.pid)
     }
 
-    /// Start, of the first process or of an exec.
+    /// Calls Start for the first process or for an exec.
     pub async fn start(&self, id: &str, exec: &str) -> Result<(), Status> {
         self.call::<Empty>("tasks.v1.Tasks/Start", &ids(id, exec)).await.map(drop)
     }
 
-    /// Wait; gives the exit status.
+    /// Calls Wait and returns the exit status.
     pub async fn wait(&self, id: &str, exec: &str) -> Result<u32, Status> {
         self.call::<Exited>("tasks.v1.Tasks/Wait", &ids(id, exec)).await.map(|answer| answer.exit_status)
     }
 
-    /// Delete of the task.
+    /// Calls Delete for the task.
     pub async fn delete(&self, id: &str) -> Result<(), Status> {
         self.call::<Empty>("tasks.v1.Tasks/Delete", &ids(id, "")).await.map(drop)
     }
 
-    /// DeleteProcess of an exec.
+    /// Calls DeleteProcess for an exec.
     pub async fn delete_exec(&self, id: &str, exec: &str) -> Result<(), Status> {
         self.call::<Empty>("tasks.v1.Tasks/DeleteProcess", &ids(id, exec)).await.map(drop)
     }
 
-    /// Kill of the first process.
+    /// Calls Kill for the first process.
     pub async fn kill(&self, id: &str, signal: u32) -> Result<(), Status> {
         let request = Kill { container_id: id.into(), signal };
         self.call::<Empty>("tasks.v1.Tasks/Kill", &request).await.map(drop)
     }
 
-    /// Exec: makes the process known.
+    /// Calls Exec, which adds the process.
     pub async fn exec(&self, request: &Exec) -> Result<(), Status> {
         self.call::<Empty>("tasks.v1.Tasks/Exec", request).await.map(drop)
     }
 
-    /// Get: the shim's State of the first process.
+    /// Calls Get, for which the shim answers State of the first process.
     pub async fn state(&self, id: &str) -> Result<(), Status> {
         self.call::<Empty>("tasks.v1.Tasks/Get", &ids(id, "")).await.map(drop)
     }
 
-    /// Metrics of one container; gives how many there were.
+    /// Calls Metrics for one container and returns the number of answers.
     pub async fn metrics(&self, id: &str) -> Result<usize, Status> {
         let request = MetricsFor { filters: vec![format!("id=={id}")] };
         self.call::<Metrics>("tasks.v1.Tasks/Metrics", &request).await.map(|answer| answer.metrics.len())

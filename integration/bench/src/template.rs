@@ -1,14 +1,13 @@
 //! The config.json of all contestants: the one that containerd writes for a pod's container with the kubelet's requests
 //! and the default seccomp profile, without references to that pod.
 
-use std::fs;
-use std::path::Path;
-
+use berth_integration::{
+    containerd::Containerd,
+    cri_bundle::{MASKED, READ_ONLY},
+    pod::{Pod, container_config},
+};
 use serde_json::{Value, json};
-
-use berth_integration::containerd::Containerd;
-use berth_integration::cri_bundle::{MASKED, READ_ONLY};
-use berth_integration::pod::{Pod, container_config};
+use std::{fs, path::Path};
 
 /// Runs such a pod, takes its container's config.json, and removes the pod.
 pub fn take(containerd: &Containerd) -> Value {

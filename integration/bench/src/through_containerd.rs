@@ -1,13 +1,14 @@
 //! The time and CPU time of operations through containerd, back to back and with a pause before each.
 
+use super::{
+    Contestant, Measure, Results,
+    cpu::{Reading, Used, of_process},
+    node::{Node, TRUE},
+    operation,
+    order::Order,
+};
 use std::time::Duration;
-
 use tokio::time::sleep;
-
-use super::cpu::{Reading, Used, of_process};
-use super::node::{Node, TRUE};
-use super::order::Order;
-use super::{Contestant, Measure, Results, operation};
 
 /// The time of Create, Start, Wait and Delete of a container.
 pub const RUN: Measure = Measure::time("containerd.run", "create + start + wait + delete");

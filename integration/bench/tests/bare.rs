@@ -3,15 +3,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 #![allow(clippy::disallowed_methods, reason = "the program is run as the bench runs it")]
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
-use std::process::Command;
-
 use berth_bench::bare_process::Bare;
-use berth_integration::bundle::Bundle;
-use berth_integration::runtime::{Runtime, is_runc};
-use berth_integration::{cgroup, cri_bundle, leak::Marks, procs, tools};
+use berth_integration::{
+    bundle::Bundle,
+    cgroup, cri_bundle,
+    leak::Marks,
+    procs,
+    runtime::{Runtime, is_runc},
+    tools,
+};
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 /// Starts berth-bare and returns it with the name of its cgroup.
 fn start(bundle: &Bundle, name: &str) -> (Bare, String) {
@@ -84,7 +85,7 @@ fn seen(pid: i32, bundle: &Bundle, cgroup: &str) -> BTreeMap<String, String> {
     ] {
         seen.insert(v1.into(), cgroup::value(&path, v1, v2));
     }
-    if !cgroup::unified() {
+    if !cgroup::is_v2() {
         seen.insert("devices".into(), cgroup::value(&path, "devices/devices.list", ""));
         seen.insert("cpuset".into(), cgroup::value(&path, "cpuset/cpuset.cpus", ""));
     }

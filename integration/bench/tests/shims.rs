@@ -1,8 +1,7 @@
 //! The measures that need no containerd: every contestant gives a value for each, and nothing of it stays.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
-use berth_bench::order::Order;
-use berth_bench::{Contestant, Measure, Results, direct, footprint};
+use berth_bench::{Contestant, Measure, Results, direct, footprint, order::Order};
 use berth_integration::runtime::is_runc;
 
 /// Returns the extent of the measures (rounds, pods, execs). The environment may ask for more than the test needs.

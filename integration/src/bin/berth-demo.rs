@@ -10,17 +10,18 @@
     reason = "the harness of the tests"
 )]
 
-use std::process::{Command, ExitCode};
-
-use berth_integration::command::run;
-use berth_integration::containerd::{Containerd, Form, Runtime, Version, versions};
-use berth_integration::pod::{Pod, container_config};
-use berth_integration::procs::{self, Process};
-use berth_integration::reservation::Reservation;
-use berth_integration::tools::tool;
-use berth_integration::wait::{LONG, until};
+use berth_integration::{
+    command::run,
+    containerd::{Containerd, Form, Runtime, Version, versions},
+    pod::{Pod, container_config},
+    procs::{self, Process},
+    reservation::Reservation,
+    tools::tool,
+    wait::{LONG, until},
+};
 use nix::sys::signal::{SigSet, Signal};
 use serde_json::json;
+use std::process::{Command, ExitCode};
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("show") {

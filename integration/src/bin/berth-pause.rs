@@ -1,10 +1,11 @@
 //! The program of a pod's sandbox container. Its process holds the pod's namespaces, reaps orphans, and ends on SIGTERM
 //! or SIGINT.
 
+use nix::sys::{
+    signal::{SigSet, Signal},
+    wait::{WaitPidFlag, WaitStatus, waitpid},
+};
 use std::process::ExitCode;
-
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 fn main() -> ExitCode {
     let mut signals = SigSet::empty();

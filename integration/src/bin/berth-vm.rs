@@ -1,10 +1,7 @@
 //! Test machines: `make test-vm` and `make vm-shell`. `berth_integration::vm` describes their parts.
 
-use std::path::Path;
-use std::process::ExitCode;
-
-use berth_integration::vm::lane::Lane;
-use berth_integration::vm::{Result, agent, runner, terminal};
+use berth_integration::vm::{Result, agent, lane::Lane, runner, terminal};
+use std::{path::Path, process::ExitCode};
 
 const USAGE: &str = "\
 usage: berth-vm run NAME LOGS -- COMMAND...    run COMMAND here, with a machine for its runners

@@ -2,10 +2,11 @@
 //! object as in config.json. The program and its children run under the filter. A system call that the filter denies
 //! with `ENOSYS` looks to them like a call that the kernel does not have.
 
-use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode};
-
 use berth_runtime::seccomp;
+use std::{
+    os::unix::process::CommandExt,
+    process::{Command, ExitCode},
+};
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os().skip(1);

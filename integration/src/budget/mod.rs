@@ -6,10 +6,8 @@
 
 pub mod trace;
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
-
 use crate::cgroup;
+use std::{collections::BTreeMap, fmt::Write};
 
 /// A budget or a measurement: a number with its unit for each operation and line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -171,7 +169,7 @@ fn quoted(name: &str) -> String {
 /// Returns the cgroup layout of this machine: `v2`, or the number of v1 hierarchies and whether v2 is mounted beside
 /// them.
 pub fn layout() -> String {
-    if cgroup::unified() {
+    if cgroup::is_v2() {
         return "v2".into();
     }
     let hierarchies = cgroup::hierarchies();

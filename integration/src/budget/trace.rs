@@ -1,10 +1,11 @@
 //! System calls counted by strace(1).
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::Path;
-
 use super::Lines;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 /// Calls that wait or are woken: their number depends on timing.
 const TIMING: [&str; 7] =

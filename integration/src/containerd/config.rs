@@ -1,12 +1,12 @@
 //! containerd's configuration for the tests: private directories, and the handlers from `deploy/containerd`.
 
-use std::fs;
-use std::path::Path;
-
 use super::version::Version;
-use crate::image;
-use crate::reservation::Reservation;
-use crate::tools::{built_dir, find, tool, workspace};
+use crate::{
+    image,
+    reservation::Reservation,
+    tools::{built_dir, find, tool, workspace},
+};
+use std::{fs, path::Path};
 
 /// The directory in which the snippets of `deploy/` expect berth.
 const INSTALLED: &str = "/usr/local/bin";

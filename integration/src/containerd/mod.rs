@@ -6,21 +6,23 @@ mod version;
 pub use config::Node;
 pub use version::{Form, Runtime, Version};
 
-use std::collections::BTreeSet;
-use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
-use std::time::Duration;
-
+use crate::{
+    command::{Output, run, wait},
+    image, leak, procs,
+    reservation::Reservation,
+    tools::{built, built_dir, find, tool},
+    wait::{LONG, until, until_true},
+};
 use rustix::process::Signal;
-
-use crate::command::{Output, run, wait};
-use crate::reservation::Reservation;
-use crate::tools::{built, built_dir, find, tool};
-use crate::wait::{LONG, until, until_true};
-use crate::{image, leak, procs};
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    fs::{self, File},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Mutex,
+    time::Duration,
+};
 
 /// The bound of one command of ctr or crictl.
 const COMMAND: Duration = LONG;

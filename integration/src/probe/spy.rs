@@ -5,15 +5,13 @@
 //! HOST_FILE is a file of the host's tree alone. HOST_MOUNT is a mount point of the host alone. HOST_NAMESPACE is a
 //! link such as `mnt:[4026531841]`.
 
+use super::sys;
+use serde_json::{Map, Value, json};
 use std::{
     fs,
     io::{Read, Seek, SeekFrom},
     path::Path,
 };
-
-use serde_json::{Map, Value, json};
-
-use super::sys;
 
 const PTRACE_SEIZE: i64 = 0x4206;
 const PTRACE_INTERRUPT: i64 = 0x4207;

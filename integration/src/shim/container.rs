@@ -1,17 +1,17 @@
 //! The calls of the task service. Each method returns the answer of the shim, or its error.
 
-use berth_proto::any;
-use berth_proto::task::{
-    CloseIORequest, CreateTaskRequest, DeleteRequest, DeleteResponse, ExecProcessRequest, KillRequest, PauseRequest,
-    PidsRequest, ResizePtyRequest, ResumeRequest, StartRequest, StateRequest, StateResponse, StatsRequest,
-    UpdateTaskRequest, WaitRequest, WaitResponse,
-};
-use berth_proto::wkt::Any;
-use serde_json::{Value, json};
-
-use super::stdio::Stdio;
-use super::{CALL, Failure, Shim};
+use super::{CALL, Failure, Shim, stdio::Stdio};
 use crate::bundle::Bundle;
+use berth_proto::{
+    any,
+    task::{
+        CloseIORequest, CreateTaskRequest, DeleteRequest, DeleteResponse, ExecProcessRequest, KillRequest,
+        PauseRequest, PidsRequest, ResizePtyRequest, ResumeRequest, StartRequest, StateRequest, StateResponse,
+        StatsRequest, UpdateTaskRequest, WaitRequest, WaitResponse,
+    },
+    wkt::Any,
+};
+use serde_json::{Value, json};
 
 impl Shim {
     /// Returns the Create request of a bundle, and writes the bundle's config.json.

@@ -1,17 +1,20 @@
 //! containerd's event service: it receives the shim's events and keeps their order.
 
-use std::path::Path;
-use std::sync::{Arc, Mutex};
-
-use berth_proto::events::{
-    Events as Service, ForwardRequest, TaskDelete, TaskExecStarted, TaskExit, TaskOOM, TaskStart,
-};
-use berth_proto::ttrpc::asynchronous::{Server, TtrpcContext};
-use berth_proto::wkt::{Any, Empty};
-use berth_proto::{any, async_trait, events, ttrpc};
-use tokio::runtime::Runtime;
-
 use crate::wait::{LONG, until};
+use berth_proto::{
+    any, async_trait,
+    events::{self, Events as Service, ForwardRequest, TaskDelete, TaskExecStarted, TaskExit, TaskOOM, TaskStart},
+    ttrpc::{
+        self,
+        asynchronous::{Server, TtrpcContext},
+    },
+    wkt::{Any, Empty},
+};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+};
+use tokio::runtime::Runtime;
 
 /// The events published so far.
 #[derive(Clone)]

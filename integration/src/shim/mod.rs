@@ -8,27 +8,38 @@ pub mod container;
 pub mod events;
 pub mod stdio;
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
-use berth_proto::bootstrap::{BootstrapParams, BootstrapResult};
-use berth_proto::task::{ConnectRequest, ShutdownRequest, TaskClient};
-use berth_proto::ttrpc::{self, Code, asynchronous::Client, asynchronous::transport::Socket, context};
-use berth_proto::wkt::Any;
-use berth_proto::{Message, any, runc};
-use rustix::process::Signal;
-use tokio::runtime::Runtime;
-
-use crate::runtime::reset_signal_actions;
-use crate::scratch::Scratch;
-use crate::wait::LONG;
-use crate::{leak, leak::Marks, procs, tools};
+use crate::{
+    leak::{self, Marks},
+    procs,
+    runtime::reset_signal_actions,
+    scratch::Scratch,
+    tools,
+    wait::LONG,
+};
+use berth_proto::{
+    Message, any,
+    bootstrap::{BootstrapParams, BootstrapResult},
+    runc,
+    task::{ConnectRequest, ShutdownRequest, TaskClient},
+    ttrpc::{
+        self, Code,
+        asynchronous::{Client, transport::Socket},
+        context,
+    },
+    wkt::Any,
+};
 use events::Events;
+use rustix::process::Signal;
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::runtime::Runtime;
 
 /// The bound of a call by default.
 pub const CALL: Duration = LONG;

@@ -1,16 +1,18 @@
 //! A client's stdio: named fifos, opened as containerd opens them, and read on threads.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
-
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{CWD, FileType, Mode, mknodat};
-
 use crate::wait::{LONG, until_true};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::{CWD, FileType, Mode, mknodat},
+};
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    thread::JoinHandle,
+};
 
 /// The fifos of one process.
 pub struct Stdio {

@@ -1,20 +1,21 @@
 //! The agent inside the machine: it takes one command after the other from the port, which is its standard input, runs
 //! it, sends its output while it runs, and its exit status at the end.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, ExitCode, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::Duration;
-
-use rustix::process::{Pid, Signal, kill_process_group};
-
 use super::wire::{Command, Kind, PULSE, receive, send};
 use crate::command::shell_code;
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    os::{fd::AsFd, unix::process::CommandExt},
+    process::{Child, ChildStdin, ExitCode, Stdio},
+    sync::{
+        Arc, Mutex,
+        mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
 
 /// The time in which the rest of a program's output may arrive after its end, if another process still holds the pipe.
 const REST: Duration = Duration::from_secs(5);

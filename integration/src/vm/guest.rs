@@ -1,14 +1,18 @@
 //! The guest as the host uses it: runs programs in the machine and copies files.
 
-use std::io::{ErrorKind, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use std::{fs, io, thread};
-
-use super::wire::{Command, Kind, LONGEST, receive, send};
-use super::{Result, fault};
+use super::{
+    Result, fault,
+    wire::{Command, Kind, LONGEST, receive, send},
+};
 use crate::tar::Archive;
+use std::{
+    fs,
+    io::{self, ErrorKind, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 /// The silence after which a machine counts as hung: many times [`wire::PULSE`](super::wire::PULSE).
 const SILENCE: Duration = Duration::from_secs(180);

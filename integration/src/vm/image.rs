@@ -1,11 +1,12 @@
 //! The disk of a machine, as `integration/vm/image` makes it.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-
 use super::{Result, fault};
 use crate::tools::workspace;
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 
 /// A disk with its kernel.
 #[derive(Debug, Clone)]

@@ -2,25 +2,33 @@
 //! [`runner`](super::runner)s, one after the other. If a machine hangs or panics, its console is printed and a new
 //! machine replaces it. The program that was in it has failed, and the next ones run.
 
-use std::fs;
-use std::os::fd::AsFd;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
-use std::time::{Duration, Instant};
-
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
-
-use super::guest::{End, Stream};
-use super::image::Image;
-use super::machine::Machine;
-use super::runner::SOCKET;
-use super::wire::{self, Kind};
-use super::{Result, fault};
-use crate::command::shell_code;
-use crate::scratch::Scratch;
-use crate::tools::{built_dir, workspace};
+use super::{
+    Result, fault,
+    guest::{End, Stream},
+    image::Image,
+    machine::Machine,
+    runner::SOCKET,
+    wire::{self, Kind},
+};
+use crate::{
+    command::shell_code,
+    scratch::Scratch,
+    tools::{built_dir, workspace},
+};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+use std::{
+    fs,
+    os::{
+        fd::AsFd,
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command},
+    time::{Duration, Instant},
+};
 
 /// The directory of the workspace's programs in the machine.
 const PROGRAMS: &str = "/opt/berth/bin";

@@ -6,21 +6,20 @@
 //!
 //! A resumed machine's writes to its disk are discarded. A qemu never outlives the program that started it.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
+use super::{Result, fault, guest::Guest, image::Image, qmp::Qmp};
 use rustix::io::{FdFlags, fcntl_setfd};
 use sha2::{Digest, Sha256};
-
-use super::guest::Guest;
-use super::image::Image;
-use super::qmp::Qmp;
-use super::{Result, fault};
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader, Read},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
 
 /// The bound from power on until systemd has started: 20 s under emulation on an idle host.
 const BOOT: Duration = Duration::from_secs(400);

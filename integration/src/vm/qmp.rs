@@ -1,12 +1,12 @@
 //! qemu's monitor: commands and answers in JSON, one line each (QEMU Machine Protocol).
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
-
-use serde_json::{Value, json};
-
 use super::{Result, fault};
+use serde_json::{Value, json};
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    time::{Duration, Instant},
+};
 
 /// The bound of an answer. The monitor does not answer while qemu loads a machine.
 const ANSWER: Duration = Duration::from_secs(120);

@@ -1,10 +1,11 @@
 //! cargo's runner: asks the lane to run a program in the machine, and passes on its output and exit status.
 
-use std::io::{Write, stderr, stdout};
-use std::os::unix::net::UnixStream;
-use std::process::ExitCode;
-
 use super::wire::{Command, Kind, receive, send};
+use std::{
+    io::{Write, stderr, stdout},
+    os::unix::net::UnixStream,
+    process::ExitCode,
+};
 
 /// The environment variable with the path of the lane's socket.
 pub const SOCKET: &str = "BERTH_VM";

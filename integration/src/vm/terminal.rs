@@ -1,13 +1,15 @@
 //! An interactive shell in the machine, or one command.
 
-use std::io::{self, Read, Write, stderr, stdin, stdout};
-use std::os::fd::AsFd;
-
+use super::{
+    Result,
+    guest::{End, Guest, Stream},
+    wire::Command,
+};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
-
-use super::Result;
-use super::guest::{End, Guest, Stream};
-use super::wire::Command;
+use std::{
+    io::{self, Read, Write, stderr, stdin, stdout},
+    os::fd::AsFd,
+};
 
 /// Runs a shell, or `words` in a shell, with the streams of this program. Returns the exit status as a shell has it. If
 /// this program is on a terminal, the shell gets a terminal of the same size.

@@ -5,11 +5,12 @@
 //!          Kill (at any time between)
 //! ```
 
-use std::collections::BTreeMap;
-use std::io::{Error, ErrorKind, Read, Result, Write};
-use std::time::Duration;
-
 use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    io::{Error, ErrorKind, Read, Result, Write},
+    time::Duration,
+};
 
 /// The longest frame, in bytes. A longer one is an error.
 pub const LONGEST: usize = 1 << 20;

@@ -1,15 +1,17 @@
 //! The container's cgroups: made, limited and removed as berth does it, with every decision taken before.
 
-use std::ffi::CString;
-use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
-
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, open, openat, unlinkat};
-use rustix::io::Errno;
-use serde_json::Value;
-
 use super::json::{Failure, c_string, list, text, word};
+use rustix::{
+    fs::{AtFlags, CWD, Mode, OFlags, mkdirat, open, openat, unlinkat},
+    io::Errno,
+};
+use serde_json::Value;
+use std::{
+    ffi::CString,
+    fs,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
 
 /// A mounted cgroup hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]

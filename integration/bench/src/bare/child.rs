@@ -4,18 +4,22 @@
 //! Targets are relative to the new root, which is the working directory. Sources are paths of the host, valid until the
 //! pivot.
 
-use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-
-use rustix::fs::{Mode, OFlags};
-use rustix::io::{Errno, Result};
-use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount_bind_recursive, mount_change, mount_remount, unmount,
+use super::{
+    recipe::{Process, Recipe, Rlimit},
+    sys,
 };
-use rustix::thread::{self, Gid, Uid};
-
-use super::recipe::{Process, Recipe, Rlimit};
-use super::sys;
+use rustix::{
+    fs::{Mode, OFlags},
+    io::{Errno, Result},
+    mount::{
+        MountFlags, MountPropagationFlags, UnmountFlags, mount_bind_recursive, mount_change, mount_remount, unmount,
+    },
+    thread::{self, Gid, Uid},
+};
+use std::{
+    ffi::CStr,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
 
 /// The place at which a child failed, for the error message. A step of the root adds its number to [`Place::Root`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,8 +1,7 @@
 //! Reading values of config.json, and the error of everything in this module.
 
-use std::ffi::{CStr, CString};
-
 use serde_json::Value;
+use std::ffi::{CStr, CString};
 
 /// The reason for which a bundle cannot be used, or a failed system call.
 pub type Failure = Box<dyn std::error::Error>;

@@ -20,18 +20,19 @@ mod recipe;
 mod step;
 mod sys;
 
-use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
-use std::time::Instant;
-
-use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
-
 use cgroups::{Cgroups, Made};
 use child::{Given, Role};
-pub use json::Failure;
 use recipe::Recipe;
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use std::{
+    fs::File,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+    time::Instant,
+};
 use sys::{Mailbox, Namespace};
+
+pub use json::Failure;
 
 /// The cost of one operation, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

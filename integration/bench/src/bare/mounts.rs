@@ -1,15 +1,17 @@
 //! Converts `mounts`, `maskedPaths` and `readonlyPaths` into steps on the new root. It uses mount(2), which takes one
 //! call where the new mount API takes four.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
+use super::{
+    cgroups,
+    json::{Failure, c_string, list, word},
+    step::Step,
+};
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use serde_json::Value;
-
-use super::cgroups;
-use super::json::{Failure, c_string, list, word};
-use super::step::Step;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// Returns the steps of a config.json whose root is at `rootfs`. Targets in the root itself are made once, now. Targets
 /// in a filesystem that is mounted on it are made each time.

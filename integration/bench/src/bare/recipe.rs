@@ -3,20 +3,20 @@
 //! It knows the fields that containerd's CRI and `runc spec` write, and refuses all others: a floor that left out a
 //! field would be too low.
 
-use std::ffi::CString;
-use std::fs::File;
-use std::os::fd::OwnedFd;
-use std::path::Path;
-
+use super::{
+    cgroups,
+    json::{Failure, c_string, known, list, strings, word},
+    mounts,
+    step::Step,
+    sys::{Namespace, Pointers},
+};
 use berth_runtime::seccomp::{self, Filter};
-use rustix::process::{Resource, Rlimit as Limit};
-use rustix::thread::Gid;
+use rustix::{
+    process::{Resource, Rlimit as Limit},
+    thread::Gid,
+};
 use serde_json::Value;
-
-use super::json::{Failure, c_string, known, list, strings, word};
-use super::step::Step;
-use super::sys::{Namespace, Pointers};
-use super::{cgroups, mounts};
+use std::{ffi::CString, fs::File, os::fd::OwnedFd, path::Path};
 
 /// A container with every decision taken.
 pub struct Recipe {

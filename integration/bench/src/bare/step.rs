@@ -1,12 +1,11 @@
 //! [`Step`]: one system call that builds the new root. Paths are relative to the new root, which is the working directory.
 
-use std::ffi::CString;
-
-use rustix::fs::{CWD, FileType, Mode, RawMode, mkdirat, mknodat, symlinkat};
-use rustix::io::{Errno, Result};
-use rustix::mount::{
-    MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change, mount_remount,
+use rustix::{
+    fs::{CWD, FileType, Mode, RawMode, mkdirat, mknodat, symlinkat},
+    io::{Errno, Result},
+    mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change, mount_remount},
 };
+use std::ffi::CString;
 
 /// One system call on the new root.
 #[derive(Debug, Clone, PartialEq, Eq)]

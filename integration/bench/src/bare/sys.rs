@@ -3,12 +3,13 @@
 //! All functions but [`clone`] may be called between clone and execve: they neither allocate nor take a lock.
 #![allow(unsafe_code)]
 
-use std::ffi::CStr;
-use std::mem::size_of;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use rustix::io::{Errno, Result};
+use std::{
+    ffi::CStr,
+    mem::size_of,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 fn check(ret: libc::c_long) -> Result<libc::c_long> {
     if ret >= 0 {

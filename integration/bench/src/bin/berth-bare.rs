@@ -5,11 +5,12 @@
 //! container that the first `exec` makes. One program takes one of the two operations. It makes CGROUP in every
 //! hierarchy and removes it at the end. `berth_bench::bare` has the timed calls.
 
-use std::io::{BufRead, Write};
-use std::path::Path;
-use std::process::ExitCode;
-
 use berth_bench::bare::{Bare, Failure};
+use std::{
+    io::{BufRead, Write},
+    path::Path,
+    process::ExitCode,
+};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();

@@ -14,19 +14,21 @@
     reason = "the harness of the tests"
 )]
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::{Command, ExitCode};
-use std::thread;
-
-use berth_bench::run::{self, GROUPS, Plan};
-use berth_bench::seccomp;
-use berth_integration::reservation::Reservation;
-use berth_integration::{procs, scratch};
+use berth_bench::{
+    run::{self, GROUPS, Plan},
+    seccomp,
+};
+use berth_integration::{procs, reservation::Reservation, scratch};
 use nix::sys::signal::{SigSet, Signal};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::ErrorKind,
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    process::{Command, ExitCode},
+    thread,
+};
 
 /// The argument by which the first process starts the second.
 const MEASURE: &str = "measure";

@@ -6,29 +6,37 @@
 //! has exited with 0 for Wait.
 #![allow(clippy::disallowed_methods, reason = "a program of the bench: it runs itself as containerd would")]
 
-use std::collections::BTreeSet;
-use std::error::Error;
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
-use berth_proto::bootstrap::BootstrapParams;
-use berth_proto::task::{
-    ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse,
-    ExecProcessRequest, KillRequest, PidsRequest, PidsResponse, ProcessInfo, ShutdownRequest, StartRequest,
-    StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse, Status, Task, WaitRequest, WaitResponse,
+use berth_proto::{
+    Message, any, async_trait,
+    bootstrap::BootstrapParams,
+    failure, metrics,
+    task::{
+        ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse,
+        ExecProcessRequest, KillRequest, PidsRequest, PidsResponse, ProcessInfo, ShutdownRequest, StartRequest,
+        StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse, Status, Task, WaitRequest,
+        WaitResponse,
+    },
+    task_services,
+    ttrpc::{
+        self, Code,
+        asynchronous::{Server, TtrpcContext, transport::Listener},
+    },
+    wkt::{Empty, Timestamp},
 };
-use berth_proto::ttrpc::asynchronous::transport::Listener;
-use berth_proto::ttrpc::asynchronous::{Server, TtrpcContext};
-use berth_proto::ttrpc::{self, Code};
-use berth_proto::wkt::{Empty, Timestamp};
-use berth_proto::{Message, any, async_trait, failure, metrics, task_services};
 use sha2::{Digest, Sha256};
+use std::{
+    collections::BTreeSet,
+    error::Error,
+    io::{Read, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{net::UnixListener, process::CommandExt},
+    },
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::sync::Notify;
 
 /// The directory of sockets, unless containerd names another one.
