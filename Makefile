@@ -9,6 +9,8 @@ STATIC  := -C target-feature=+crt-static -C relocation-model=static
 INSTALL := berth containerd-shim-berth-v2
 # Their packages by name: what the tests' programs ask of a shared crate must not change what is installed.
 SHIPPED := -p berth-cli -p containerd-shim-berth-v2
+# Built by itself: what it asks of a shared crate must not change the two programs above.
+IMAGE   := berth-image
 TOOLS    = $(notdir $(basename $(wildcard integration/src/bin/*.rs integration/bench/src/bin/*.rs)))
 RUNTIMES := berth runc
 FLOORS   := berth-null-shim berth-bare
@@ -39,10 +41,11 @@ help: ## show this list
 needs-build needs-unit needs-test needs-demo needs-bench: needs-%:
 	@integration/tools/setup $* > /dev/null
 
-build: needs-build ## static release binaries: target/release/berth and target/release/containerd-shim-berth-v2
+build: needs-build ## static release binaries in target/release: berth, containerd-shim-berth-v2 and berth-image
 	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --release $(SHIPPED) $(addprefix --bin ,$(INSTALL)) --target $(HOST) --target-dir $(TARGET)
+	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --release -p $(IMAGE) --bin $(IMAGE) --target $(HOST) --target-dir $(TARGET)
 	@mkdir -p $(TARGET)/release
-	@for b in $(INSTALL); do ln -f $(TARGET)/$(HOST)/release/$$b $(TARGET)/release/$$b; done
+	@for b in $(INSTALL) $(IMAGE); do ln -f $(TARGET)/$(HOST)/release/$$b $(TARGET)/release/$$b; done
 
 tools: needs-build # what the tests and the demo run beside them; built without the release's slow last mile
 	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --profile tools -p berth-integration -p berth-bench --bins --target $(HOST) --target-dir $(TARGET)
@@ -107,9 +110,9 @@ docs: needs-unit ## write docs/cli/, the manual pages and completions of shells,
 conformance: needs-unit ## write docs/conformance.md and the counts in docs/decisions anew
 	BERTH_CONFORMANCE=write $(CARGO) test --quiet -p berth-integration --lib -- conformance counts
 
-install: ## install both binaries, manual pages and completions into PREFIX (default /usr/local), after a build
+install: ## install the binaries, manual pages and completions into PREFIX (default /usr/local), after a build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man8
-	for b in $(INSTALL); do install -m 0755 $(TARGET)/release/$$b $(DESTDIR)$(PREFIX)/bin/$$b; done
+	for b in $(INSTALL) $(IMAGE); do install -m 0755 $(TARGET)/release/$$b $(DESTDIR)$(PREFIX)/bin/$$b; done
 	install -m 0644 docs/cli/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8
 	install -D -m 0644 docs/cli/completions/berth.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/berth
 	install -D -m 0644 docs/cli/completions/_berth $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_berth

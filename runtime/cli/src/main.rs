@@ -25,6 +25,7 @@ mod delete;
 mod events;
 mod exec;
 mod features;
+mod image;
 mod kill;
 mod list;
 mod mounts;
@@ -159,6 +160,10 @@ fn command(globals: &Globals, argv0: &str, name: &str, words: &[String]) -> Outc
     let Some(command) = table::COMMANDS.iter().find(|command| command.name == name) else {
         return Err(no_topic(name));
     };
+    // The flags are those of another program, which also has the help.
+    if command.name == image::UNPACK.name {
+        return Err(image::execute(name, words));
+    }
     if matches!(command.name, "create" | "run" | "exec") {
         berth_runtime::sealed::ensure()?;
         berth_runtime::kernel::check()?;
