@@ -20,6 +20,8 @@ pub const LAYERS: usize = 500;
 pub const INDEXES: usize = 8;
 /// Members of the tar that holds an image.
 pub const ARCHIVE_MEMBERS: usize = 100_000;
+/// Bytes of the names of all those members.
+pub const ARCHIVE_NAMES: usize = 8 << 20;
 /// Bytes of the image's /etc/passwd and /etc/group that are read.
 pub const ACCOUNTS: u64 = 1 << 20;
 /// Supplementary groups of one user: `NGROUPS_MAX` of the kernel.

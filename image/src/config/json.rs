@@ -41,6 +41,8 @@ fn order(map: &Map<String, Value>) -> &'static [&'static str] {
         &MOUNT
     } else if map.contains_key("containerID") {
         &MAPPING
+    } else if map.contains_key("hard") {
+        &["type", "hard", "soft"]
     } else if map.contains_key("uid") {
         &["uid", "gid"]
     } else {

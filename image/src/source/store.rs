@@ -115,12 +115,11 @@ impl Archive {
         let file = Arc::new(file);
         let mut reader = tar::of_file(file.try_clone().context("duplicate a descriptor")?)?;
         let mut members = HashMap::new();
+        let mut names = 0usize;
         while let Some(entry) = reader.next_entry().context("the image is no tar, or a damaged one")? {
-            if members.len() == limits::ARCHIVE_MEMBERS {
-                return Err(Error::invalid(format!(
-                    "the tar of the image has over {} members",
-                    limits::ARCHIVE_MEMBERS
-                )));
+            names = names.saturating_add(entry.name.len()).saturating_add(entry.link.len());
+            if members.len() == limits::ARCHIVE_MEMBERS || names > limits::ARCHIVE_NAMES {
+                return Err(Error::invalid("the tar of the image has too many members"));
             }
             let name = clean(&entry.name);
             let member = match entry.kind {
