@@ -17,7 +17,7 @@ use crate::{args::Args, bundle, clock, mount, options::TaskOptions, socket};
 /// The exit status that containerd reports for a container that was cleaned up: 128 + SIGKILL.
 const EXIT_STATUS: u32 = 137;
 /// The time that processes have to die. The cgroup takes at most half a second more, a busy rootfs one second.
-const PATIENCE: Duration = Duration::from_secs(2);
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Cleans up and prints a `DeleteResponse`. A failed step is reported on standard error, which containerd logs, and the
 /// other steps still run.
@@ -57,7 +57,7 @@ fn clean(args: &Args, bundle: &Path) -> (Option<u32>, Result<()>, [Result<()>; 2
     });
     let noted = init_pid(bundle);
     let root = options.state_root(&args.namespace);
-    let (pid, container) = match berth_runtime::delete::cleanup(&root, &args.id, PATIENCE) {
+    let (pid, container) = match berth_runtime::delete::cleanup(&root, &args.id, CLEANUP_TIMEOUT) {
         Ok(pid) => (noted.or(pid.and_then(|pid| u32::try_from(pid).ok())), Ok(())),
         Err(e) => (noted, Err(e)),
     };

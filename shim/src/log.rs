@@ -19,13 +19,13 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use crate::clock;
 
 /// The longest line with its newline, in bytes (PIPE_BUF).
-const LINE: usize = 4096;
+const MAX_LINE: usize = 4096;
 /// The name of the fifo.
 const FILE: &str = "log";
 
-static LOGGER: Fifo = Fifo { file: OnceLock::new() };
+static LOGGER: FifoLog = FifoLog { file: OnceLock::new() };
 
-struct Fifo {
+struct FifoLog {
     file: OnceLock<File>,
 }
 
@@ -56,7 +56,7 @@ fn open(path: &Path) -> Option<File> {
     file.metadata().ok()?.file_type().is_fifo().then_some(file)
 }
 
-impl Log for Fifo {
+impl Log for FifoLog {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         // The ttrpc crate reports the end of each connection as an error, which matters in debugging alone.
         let quiet = metadata.target().starts_with("ttrpc") && log::max_level() < LevelFilter::Debug;
@@ -85,7 +85,7 @@ fn line(time: &str, level: Level, message: &str) -> String {
         Level::Trace => "trace",
     };
     let mut line = format!("time=\"{time}\" level={level} msg=\"");
-    let room = LINE - "…\"\n".len();
+    let room = MAX_LINE - "…\"\n".len();
     for character in message.chars() {
         let before = line.len();
         match character {
@@ -134,7 +134,7 @@ mod tests {
     fn a_log_line_fits_in_pipe_buf() {
         for message in ["x".repeat(10_000), "é".repeat(5000), "\0".repeat(5000), "x".repeat(4050)] {
             let line = line(&clock::rfc3339(), Level::Info, &message);
-            assert!(line.len() <= LINE && line.len() > LINE - 8, "{}", line.len());
+            assert!(line.len() <= MAX_LINE && line.len() > MAX_LINE - 8, "{}", line.len());
             assert!(line.ends_with("…\"\n"));
         }
     }
@@ -153,7 +153,7 @@ mod tests {
         let dir = crate::testing::Scratch::new();
         let path = dir.path().join("log");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR).unwrap();
-        let fifo = Fifo { file: OnceLock::from(open(&path).unwrap()) };
+        let fifo = FifoLog { file: OnceLock::from(open(&path).unwrap()) };
         log::set_max_level(LevelFilter::Info);
         for n in 0..5000 {
             fifo.log(&Record::builder().level(Level::Info).args(format_args!("line {n} {}", "x".repeat(100))).build());

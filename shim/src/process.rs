@@ -40,7 +40,7 @@ pub enum ProcessPhase {
     Stopped,
 }
 
-/// A process.
+/// A process of a container.
 #[derive(Debug)]
 pub struct Process {
     /// The stdio in the client's request.

@@ -34,7 +34,7 @@ use crate::{
 /// The number of epoll(7) events that one call fetches (12 bytes each).
 const EVENTS_PER_POLL: usize = 128;
 /// The time that the exit waits for events to be delivered. containerd waits 3 s for a shutdown.
-const FLUSH: Duration = Duration::from_millis(2500);
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(2500);
 /// The number of times that the exit yields to other tasks, so that the answer of `Shutdown` is written. The answer
 /// passes through two tasks, which are ready by then, and a socket with room.
 const EXIT_YIELDS: usize = 16;
@@ -121,7 +121,7 @@ async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
     if let Some(socket) = own {
         fd_reserve::with_spare_fds(|| socket.remove());
     }
-    if !publisher.flush(FLUSH).await {
+    if !publisher.flush(FLUSH_TIMEOUT).await {
         ::log::error!("exiting with {} events undelivered", publisher.pending());
     }
     for _ in 0..EXIT_YIELDS {

@@ -60,7 +60,7 @@ pub fn run(args: &Args) -> Result<()> {
     let address = format!("unix://{}", path.display());
 
     let mut guard = None;
-    if let Claim::Ours(listener) = socket::claim(&path)? {
+    if let Claim::Bound(listener) = socket::claim(&path)? {
         let server = guard.insert(StartGuard { socket: &path, server: None });
         apply_inherited_settings(&request)?;
         server.server = Some(spawn_server(args, &request, &group, &listener)?);
@@ -124,7 +124,7 @@ fn raise_oom_score(parent: i32) -> Result<()> {
 /// Runs this program as the server. The listener is descriptor 3, and descriptors 0 to 2 are /dev/null: containerd
 /// reads the pipes of this process until their last holder is gone. The server has a process group of its own.
 fn spawn_server(args: &Args, request: &StartRequest, group: &str, listener: &OwnedFd) -> Result<Pid> {
-    let exe = executable();
+    let exe = own_executable();
     // The server makes containers, so it runs from a file that containers cannot write to.
     let sealed = Program::new()?;
     let mut line = vec!["-namespace", &args.namespace, "-id", group, "-address", &args.address];
@@ -187,7 +187,7 @@ fn tunables(given: Option<OsString>) -> OsString {
 }
 
 /// The path of this program; its link in /proc if the file was replaced meanwhile.
-fn executable() -> PathBuf {
+fn own_executable() -> PathBuf {
     std::env::current_exe().ok().filter(|path| path.exists()).unwrap_or_else(|| "/proc/self/exe".into())
 }
 
@@ -208,10 +208,10 @@ mod tests {
     fn a_failed_start_leaves_no_socket() {
         let scratch = crate::testing::Scratch::new();
         let path = scratch.path().join("s/socket");
-        let Claim::Ours(_listener) = socket::claim(&path).unwrap() else { panic!("served") };
+        let Claim::Bound(_listener) = socket::claim(&path).unwrap() else { panic!("served") };
         drop(StartGuard { socket: &path, server: None });
         assert!(!path.exists());
-        let Claim::Ours(_listener) = socket::claim(&path).unwrap() else { panic!("served") };
+        let Claim::Bound(_listener) = socket::claim(&path).unwrap() else { panic!("served") };
         StartGuard { socket: &path, server: None }.commit();
         assert!(path.exists());
     }
@@ -228,6 +228,6 @@ mod tests {
 
     #[test]
     fn the_path_of_the_executable_exists() {
-        assert!(executable().exists());
+        assert!(own_executable().exists());
     }
 }

@@ -263,7 +263,7 @@ impl Container {
     pub async fn pause(&self) -> Result<()> {
         let _op = self.op_lock.write().await;
         self.state().pausing()?;
-        let frozen = self.run_verb(berth_runtime::pause::pause).await;
+        let frozen = self.run_operation(berth_runtime::pause::pause).await;
         self.transition(|state| match &frozen {
             Ok(()) => Ok(state.paused().into_iter().collect()),
             Err(_) => {
@@ -281,7 +281,7 @@ impl Container {
     pub async fn resume(&self) -> Result<()> {
         let _op = self.op_lock.write().await;
         self.state().resuming()?;
-        self.run_verb(berth_runtime::pause::resume).await?;
+        self.run_operation(berth_runtime::pause::resume).await?;
         self.transition(|state| Ok(state.resumed().into_iter().collect()))
     }
 
@@ -294,7 +294,7 @@ impl Container {
         let resources = berth_runtime::bundle::parse_resources(json).map_err(|e| e.context("resources"))?;
         let _op = self.op_lock.write().await;
         self.state().updatable()?;
-        self.run_verb(move |handle| {
+        self.run_operation(move |handle| {
             berth_runtime::update::update(handle, &resources, berth_runtime::rdt::Update::default())
         })
         .await
@@ -335,7 +335,7 @@ impl Container {
     }
 
     /// Runs an operation of the runtime on the pool.
-    async fn run_verb<T: Send + 'static>(
+    async fn run_operation<T: Send + 'static>(
         &self,
         verb: impl FnOnce(&berth_runtime::state::Container) -> Result<T> + Send + 'static,
     ) -> Result<T> {

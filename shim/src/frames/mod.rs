@@ -50,12 +50,12 @@ enum Position {
     Oversized { left: usize, header: [u8; MESSAGE_HEADER_LENGTH], length: usize },
 }
 
-const BETWEEN: Position = Position::Header([0; MESSAGE_HEADER_LENGTH], 0);
+const HEADER_START: Position = Position::Header([0; MESSAGE_HEADER_LENGTH], 0);
 
 impl<S> FrameFilter<S> {
     /// Wraps a connection.
     pub fn new(inner: S) -> Self {
-        Self { inner, position: BETWEEN, pending: (Vec::new(), 0) }
+        Self { inner, position: HEADER_START, pending: (Vec::new(), 0) }
     }
 }
 
@@ -99,7 +99,7 @@ impl<S: AsyncRead + Unpin> FrameFilter<S> {
                 *left -= got.len();
                 if *left == 0 {
                     self.pending = (refusal_frame(*header, *length), 0);
-                    self.position = BETWEEN;
+                    self.position = HEADER_START;
                 }
             }
         }
@@ -116,7 +116,7 @@ impl<S: AsyncRead + Unpin> FrameFilter<S> {
                 self.pending.0.clear();
                 self.pending.0.extend(header);
                 self.pending.1 = 0;
-                if length == 0 { BETWEEN } else { Position::Payload(length) }
+                if length == 0 { HEADER_START } else { Position::Payload(length) }
             }
         };
     }
@@ -172,7 +172,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for FrameFilter<S> {
             ready!(Pin::new(&mut self.inner).poll_read(context, &mut part))?;
             let got = part.filled().len();
             buf.advance(got);
-            self.position = if got == left { BETWEEN } else { Position::Payload(left - got) };
+            self.position = if got == left { HEADER_START } else { Position::Payload(left - got) };
             return Poll::Ready(Ok(()));
         }
     }

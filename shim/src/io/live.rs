@@ -34,9 +34,9 @@ use super::{
 /// background child), and each such process holds descriptors.
 pub const LINGER: Duration = Duration::from_secs(15);
 /// The time that Delete waits for the client to read the rest.
-const TAIL: Duration = Duration::from_secs(1);
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause between two checks of that.
-const TAIL_STEP: Duration = Duration::from_millis(1);
+const READ_POLL: Duration = Duration::from_millis(1);
 
 /// The stdio of a process that exists.
 #[derive(Debug)]
@@ -62,8 +62,8 @@ pub(super) struct Streams {
 /// The number of outputs that are not copied to their end, and of those that the client has not read to their end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Outputs {
-    copied: usize,
-    read: usize,
+    uncopied: usize,
+    unread: usize,
 }
 
 #[derive(Debug)]
@@ -86,7 +86,7 @@ impl Io {
         let io = Arc::new(Self {
             writer: Mutex::new(writer),
             streams: Mutex::default(),
-            outputs: watch::Sender::new(Outputs { copied: count, read: count }),
+            outputs: watch::Sender::new(Outputs { uncopied: count, unread: count }),
             exited: watch::Sender::new(false),
             linger: Mutex::default(),
             console: Mutex::new(console),
@@ -122,13 +122,13 @@ impl Io {
     /// Waits until all output is copied, at most `limit`, and reports whether it is. Then waits a moment for the client
     /// to read it: some clients close their end as soon as the process is deleted, with output still in the fifo.
     pub async fn drained(&self, limit: Duration) -> bool {
-        let copied = timeout(limit, self.outputs.subscribe().wait_for(|left| left.copied == 0)).await.is_ok();
+        let copied = timeout(limit, self.outputs.subscribe().wait_for(|left| left.uncopied == 0)).await.is_ok();
         let empty = async {
             while self.unread() {
-                sleep(TAIL_STEP).await;
+                sleep(READ_POLL).await;
             }
         };
-        let _ = timeout(limit.min(TAIL), empty).await;
+        let _ = timeout(limit.min(READ_TIMEOUT), empty).await;
         copied
     }
 
@@ -144,7 +144,7 @@ impl Io {
             let _ = task.await;
             drop(stage);
         }
-        self.outputs.send_replace(Outputs { copied: 0, read: 0 });
+        self.outputs.send_replace(Outputs { uncopied: 0, unread: 0 });
         lock(&self.console).take();
         if let Some(logger) = &self.logger {
             logger.stop().await;
@@ -155,7 +155,7 @@ impl Io {
     pub(super) async fn linger(&self, time: Duration) {
         sleep(time).await;
         self.end(&[Kind::Output]);
-        let _ = self.outputs.subscribe().wait_for(|left| left.read == 0).await;
+        let _ = self.outputs.subscribe().wait_for(|left| left.unread == 0).await;
         let streams = std::mem::take(&mut *lock(&self.streams));
         for stream in streams {
             stream.task.abort();
@@ -197,22 +197,23 @@ impl Io {
         let Some(tail) = pump.unread().map(Arc::new) else {
             self.forget(number);
             drop(pump);
-            return self.count(1, 1);
+            return self.finished(Outputs { uncopied: 1, unread: 1 });
         };
         self.advance(number, Stage::Tail(tail.clone()));
         drop(pump);
         tail.become_reader();
-        self.count(1, 0);
+        self.finished(Outputs { uncopied: 1, unread: 0 });
         tail.read_out().await;
         self.forget(number);
         drop(tail);
-        self.count(0, 1);
+        self.finished(Outputs { uncopied: 0, unread: 1 });
     }
 
-    fn count(&self, copied: usize, read: usize) {
+    /// Subtracts finished outputs from those that are left.
+    fn finished(&self, done: Outputs) {
         self.outputs.send_modify(|left| {
-            left.copied = left.copied.saturating_sub(copied);
-            left.read = left.read.saturating_sub(read);
+            left.uncopied = left.uncopied.saturating_sub(done.uncopied);
+            left.unread = left.unread.saturating_sub(done.unread);
         });
     }
 

@@ -63,8 +63,8 @@ impl Layers {
     pub fn mount(data: &[String], users: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<Self> {
         let lower = data.iter().find_map(|option| option.strip_prefix("lowerdir="));
         let lower = overlay::split(lower.ok_or_else(|| Error::invalid("option lowerdir is missing"))?);
-        let common =
-            common(&lower).ok_or_else(|| Error::invalid("the lower directories have no directory in common"))?;
+        let common = common_directory(&lower)
+            .ok_or_else(|| Error::invalid("the lower directories have no directory in common"))?;
         let tree = clone_mapped(&common, users, MountAccess::ReadOnly)?;
         let there = proc_path(&tree);
         let moved = |path: &String| match Path::new(path).strip_prefix(&common) {
@@ -99,7 +99,7 @@ impl Layers {
 }
 
 /// The deepest directory above all paths.
-fn common(paths: &[String]) -> Option<PathBuf> {
+fn common_directory(paths: &[String]) -> Option<PathBuf> {
     let mut parents = paths.iter().filter(|path| !path.is_empty()).map(|path| Path::new(path).parent());
     let mut common = parents.next()??.to_owned();
     for parent in parents {
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn the_common_directory_of_layers_is_found() {
-        let of = |paths: &[&str]| common(&paths.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let of = |paths: &[&str]| common_directory(&paths.iter().map(ToString::to_string).collect::<Vec<_>>());
         assert_eq!(of(&["/s/snapshots/1/fs", "/s/snapshots/12/fs"]), Some("/s/snapshots".into()));
         assert_eq!(of(&["/s/1/fs"]), Some("/s/1".into()));
         assert_eq!(of(&["/s/a", "", "", "/s/b"]), Some("/s".into()));

@@ -123,7 +123,7 @@ fn mount_one(rootfs: &Path, m: &Mount) -> Result<()> {
     let options = MountOptions::parse(&m.options)?;
     let [uids, gids] = &options.ids;
     let users = idmap::namespace(uids.as_deref(), gids.as_deref())?;
-    let fd = target(rootfs, &m.target)?;
+    let fd = open_target(rootfs, &m.target)?;
     let at = proc_path(&fd);
     // Propagation flags go into a call of their own: the kernel refuses or ignores them beside others (mount(2)).
     if !options.flags.contains(MsFlags::MS_REMOUNT) || !options.data.is_empty() {
@@ -139,7 +139,7 @@ fn mount_one(rootfs: &Path, m: &Mount) -> Result<()> {
             mount_at(Path::new(&m.source), &at, &m.type_, options.flags, &data)?;
             drop(lower);
             if let Some(layers) = layers {
-                let overlay = layers.unmount(target(rootfs, &m.target)?)?;
+                let overlay = layers.unmount(open_target(rootfs, &m.target)?)?;
                 move_mount(&overlay, c"", &fd, c"", FD_TO_FD).context("mount without the layers")?;
             }
         } else {
@@ -147,16 +147,16 @@ fn mount_one(rootfs: &Path, m: &Mount) -> Result<()> {
         }
     }
     // The descriptor was opened before the mount and still refers to the directory under it, so it is opened again.
-    let fd = target(rootfs, &m.target)?;
+    let fd = open_target(rootfs, &m.target)?;
     let at = proc_path(&fd);
     if !options.propagation.is_empty() {
-        change(&at, options.propagation)?;
+        change_flags(&at, options.propagation)?;
     }
     let read_only_bind = MsFlags::MS_BIND | MsFlags::MS_RDONLY;
     if options.flags.contains(read_only_bind) || options.flags.contains(MsFlags::MS_REMOUNT) && options.data.is_empty()
     {
         // A bind mount ignores these flags; only a remount sets them (mount(2)).
-        change(&at, options.flags | MsFlags::MS_REMOUNT).context("remount")?;
+        change_flags(&at, options.flags | MsFlags::MS_REMOUNT).context("remount")?;
     }
     if let Some(users) = users.filter(|_| m.type_ != "overlay") {
         let tree = clone_mapped(&at, users.as_fd(), MountAccess::Unchanged)?;
@@ -171,12 +171,12 @@ fn mount_at(source: &Path, at: &Path, kind: &str, flags: MsFlags, data: &str) ->
     Ok(mount(Some(source), at, kind, flags, data)?)
 }
 
-fn change(at: &Path, flags: MsFlags) -> Result<()> {
+fn change_flags(at: &Path, flags: MsFlags) -> Result<()> {
     Ok(mount(None::<&str>, at, None::<&str>, flags, None::<&str>)?)
 }
 
 /// Opens the mount point. Neither `..` nor a symlink of the image leads out of the rootfs.
-fn target(rootfs: &Path, inside: &str) -> Result<OwnedFd> {
+fn open_target(rootfs: &Path, inside: &str) -> Result<OwnedFd> {
     let root = open(rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .with_context(|| format!("open {}", rootfs.display()))?;
     let inside = inside.trim_start_matches('/');

@@ -38,7 +38,7 @@ impl MountOptions {
             direct_io: false,
         };
         for word in words {
-            options.take(word)?;
+            options.add(word)?;
         }
         Ok(options)
     }
@@ -48,7 +48,7 @@ impl MountOptions {
         self.data.join(",")
     }
 
-    fn take(&mut self, word: &str) -> Result<()> {
+    fn add(&mut self, word: &str) -> Result<()> {
         if let Some((set, flag)) = flag(word) {
             self.flags.set(flag, set);
         } else if let Some(propagation) = propagation(word) {

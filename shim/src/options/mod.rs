@@ -106,14 +106,14 @@ impl TaskOptions {
         Self {
             // In protobuf, false cannot be told from absent.
             systemd_cgroup: message.systemd_cgroup.then_some(true),
-            root: some(message.root).map(PathBuf::from),
-            binary_name: some(message.binary_name),
+            root: non_empty(message.root).map(PathBuf::from),
+            binary_name: non_empty(message.binary_name),
             no_pivot_root: message.no_pivot_root,
             no_new_keyring: message.no_new_keyring,
-            shim_cgroup: some(message.shim_cgroup),
+            shim_cgroup: non_empty(message.shim_cgroup),
             io_uid: message.io_uid,
             io_gid: message.io_gid,
-            criu_work_path: some(message.criu_work_path).map(PathBuf::from),
+            criu_work_path: non_empty(message.criu_work_path).map(PathBuf::from),
         }
     }
 
@@ -140,14 +140,14 @@ impl TaskOptions {
             let name: String = key.chars().filter(|c| *c != '_').map(|c| c.to_ascii_lowercase()).collect();
             match name.as_str() {
                 "systemdcgroup" => options.systemd_cgroup = Some(boolean(key, value)?),
-                "root" => options.root = some(string(key, value)?).map(PathBuf::from),
-                "binaryname" => options.binary_name = some(string(key, value)?),
+                "root" => options.root = non_empty(string(key, value)?).map(PathBuf::from),
+                "binaryname" => options.binary_name = non_empty(string(key, value)?),
                 "nopivotroot" => options.no_pivot_root = boolean(key, value)?,
                 "nonewkeyring" => options.no_new_keyring = boolean(key, value)?,
-                "shimcgroup" => options.shim_cgroup = some(string(key, value)?),
+                "shimcgroup" => options.shim_cgroup = non_empty(string(key, value)?),
                 "iouid" => options.io_uid = id(key, value)?,
                 "iogid" => options.io_gid = id(key, value)?,
-                "criuworkpath" => options.criu_work_path = some(string(key, value)?).map(PathBuf::from),
+                "criuworkpath" => options.criu_work_path = non_empty(string(key, value)?).map(PathBuf::from),
                 // containerd uses these itself, or they are gone since 2.0.
                 "typeurl" | "configpath" | "criupath" | "criuimagepath" | "taskapiaddress" | "taskapiversion" => {}
                 _ => ::log::warn!("option {key:?} is unknown and ignored"),
@@ -157,7 +157,7 @@ impl TaskOptions {
     }
 }
 
-fn some(text: String) -> Option<String> {
+fn non_empty(text: String) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }
 
@@ -173,18 +173,18 @@ fn read_limited(path: &Path) -> Result<String> {
 }
 
 fn boolean(key: &str, value: &Value) -> Result<bool> {
-    value.as_bool().ok_or_else(|| wrong(key, "a boolean", value))
+    value.as_bool().ok_or_else(|| wrong_type(key, "a boolean", value))
 }
 
 fn string(key: &str, value: &Value) -> Result<String> {
-    value.as_str().map(str::to_owned).ok_or_else(|| wrong(key, "a string", value))
+    value.as_str().map(str::to_owned).ok_or_else(|| wrong_type(key, "a string", value))
 }
 
 fn id(key: &str, value: &Value) -> Result<u32> {
-    value.as_integer().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| wrong(key, "an id", value))
+    value.as_integer().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| wrong_type(key, "an id", value))
 }
 
-fn wrong(key: &str, want: &str, value: &Value) -> Error {
+fn wrong_type(key: &str, want: &str, value: &Value) -> Error {
     Error::invalid(format!("{key}: want {want}, not a {}", value.type_str()))
 }
 

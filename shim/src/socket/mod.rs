@@ -35,9 +35,9 @@ const BACKLOG: i32 = 128;
 #[derive(Debug)]
 pub enum Claim {
     /// The socket is bound and listens.
-    Ours(OwnedFd),
+    Bound(OwnedFd),
     /// A server listens there already.
-    Served,
+    InUse,
 }
 
 /// The path of a group's socket. Its name is a digest of the three names that identify the group on this machine, so it
@@ -64,13 +64,13 @@ pub fn claim(path: &Path) -> Result<Claim> {
     let _lock = lock(directory)?;
     match listen(path) {
         Err(e) if e.errno() == Some(libc::EADDRINUSE) => {}
-        bound => return bound.map(Claim::Ours),
+        bound => return bound.map(Claim::Bound),
     }
-    if is_served(path)? {
-        return Ok(Claim::Served);
+    if is_in_use(path)? {
+        return Ok(Claim::InUse);
     }
     unlink_socket(path)?;
-    listen(path).map(Claim::Ours)
+    listen(path).map(Claim::Bound)
 }
 
 /// Removes a dead socket: that of a killed server.
@@ -82,7 +82,7 @@ pub fn remove_dead(path: &Path) -> Result<()> {
         return Ok(());
     }
     let _lock = lock(path.parent().unwrap_or(Path::new("/")))?;
-    if is_served(path)? { Ok(()) } else { unlink_socket(path) }
+    if is_in_use(path)? { Ok(()) } else { unlink_socket(path) }
 }
 
 /// The device and inode of a socket file. With it a server removes its own socket and not that of a newer server.
@@ -149,7 +149,7 @@ fn listen(path: &Path) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-fn is_served(path: &Path) -> Result<bool> {
+fn is_in_use(path: &Path) -> Result<bool> {
     let what = || format!("connect to {}", path.display());
     let address = SocketAddrUnix::new(path).with_context(what)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

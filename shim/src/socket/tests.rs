@@ -22,23 +22,23 @@ fn socket_paths_differ_in_each_part_and_fit_in_sun_path() {
 fn the_first_claim_binds_and_the_second_finds_a_server() {
     let scratch = Scratch::new();
     let path = scratch.path().join("deep/s/socket");
-    let Claim::Ours(listener) = claim(&path).unwrap() else { panic!("served") };
+    let Claim::Bound(listener) = claim(&path).unwrap() else { panic!("served") };
     assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
-    assert!(matches!(claim(&path).unwrap(), Claim::Served));
+    assert!(matches!(claim(&path).unwrap(), Claim::InUse));
     remove_dead(&path).unwrap();
     assert!(path.exists(), "a served socket stays");
     drop(listener);
-    let Claim::Ours(_listener) = claim(&path).unwrap() else { panic!("the dead socket was not replaced") };
+    let Claim::Bound(_listener) = claim(&path).unwrap() else { panic!("the dead socket was not replaced") };
 }
 
 #[test]
 fn a_socket_with_a_full_backlog_is_in_use() {
     let scratch = Scratch::new();
     let path = scratch.path().join("s/socket");
-    let Claim::Ours(listener) = claim(&path).unwrap() else { panic!("served") };
+    let Claim::Bound(listener) = claim(&path).unwrap() else { panic!("served") };
     rustix::net::listen(&listener, 0).unwrap();
     let waiting = std::os::unix::net::UnixStream::connect(&path).unwrap();
-    assert!(matches!(claim(&path).unwrap(), Claim::Served));
+    assert!(matches!(claim(&path).unwrap(), Claim::InUse));
     drop(waiting);
 }
 
@@ -46,7 +46,7 @@ fn a_socket_with_a_full_backlog_is_in_use() {
 fn dead_sockets_are_removed_and_those_of_newer_servers_stay() {
     let scratch = Scratch::new();
     let path = scratch.path().join("s/socket");
-    let Claim::Ours(first) = claim(&path).unwrap() else { panic!("served") };
+    let Claim::Bound(first) = claim(&path).unwrap() else { panic!("served") };
     let own = socket_id(&path).unwrap();
     drop(first);
     remove_dead(&path).unwrap();
@@ -54,7 +54,7 @@ fn dead_sockets_are_removed_and_those_of_newer_servers_stay() {
     remove_dead(&path).unwrap();
     // This keeps the inode number from being reused.
     let _other = std::os::unix::net::UnixListener::bind(path.with_extension("other")).unwrap();
-    let Claim::Ours(_second) = claim(&path).unwrap() else { panic!("served") };
+    let Claim::Bound(_second) = claim(&path).unwrap() else { panic!("served") };
     if socket_id(&path) != Some(own) {
         remove_own(&path, own).unwrap();
         assert!(path.exists(), "a successor's socket stays");
@@ -93,5 +93,5 @@ fn one_of_many_racing_claims_binds() {
         let racers: Vec<_> = (0..8).map(|_| scope.spawn(|| claim(&path).unwrap())).collect();
         racers.into_iter().map(|racer| racer.join().unwrap()).collect()
     });
-    assert_eq!(claims.iter().filter(|claim| matches!(claim, Claim::Ours(_))).count(), 1);
+    assert_eq!(claims.iter().filter(|claim| matches!(claim, Claim::Bound(_))).count(), 1);
 }

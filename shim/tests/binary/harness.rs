@@ -169,7 +169,7 @@ pub fn failed(output: Output) -> String {
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + LONG;
     while !condition() {
-        assert!(Instant::now() < end, "in vain: {what}");
+        assert!(Instant::now() < end, "not within the time limit: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -22,7 +22,7 @@ use rustix::{
 };
 use tokio::{
     io::Interest,
-    sync::watch as news,
+    sync::watch as watch_channel,
     task::AbortHandle,
     time::{Instant, timeout},
 };
@@ -34,9 +34,9 @@ use super::{
 use crate::{pool::Pool, reap, sys, watch::watch};
 
 /// The time that the program has to report that it is ready.
-const READY: Duration = Duration::from_secs(30);
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The time that the program has to exit after SIGTERM, before it gets SIGKILL.
-const GRACE: Duration = Duration::from_secs(12);
+const SIGTERM_TIMEOUT: Duration = Duration::from_secs(12);
 /// The time that the program has to read the rest of its input, while it reads.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time that the program then has to exit by itself.
@@ -49,7 +49,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_mi
 pub struct Logger {
     pidfd: Arc<OwnedFd>,
     pipes: Arc<[Arc<OwnedFd>; 2]>,
-    ended: news::Receiver<bool>,
+    ended: watch_channel::Receiver<bool>,
     /// The tasks that read the pipes after the program's exit.
     drains: Arc<Mutex<Vec<AbortHandle>>>,
 }
@@ -81,17 +81,17 @@ impl Logger {
         let (pid, pidfd) = pool.run(&spawning, move || command.start()).await.with_context(what)?;
         pool.children.register(&spawning, pid);
         drop(spawning);
-        let (ended_at, ended) = news::channel(false);
+        let (ended_at, ended) = watch_channel::channel(false);
         let logger = Self { pidfd: Arc::new(pidfd), pipes, ended, drains: Arc::default() };
         logger.watch(pid, pool, ended_at);
-        match timeout(READY, wait_ready(ready)).await {
+        match timeout(READY_TIMEOUT, wait_ready(ready)).await {
             Ok(Ok(said)) if said || !program.must_say_ready => Ok((logger, Ends { stdout, stderr })),
             Ok(Ok(_)) => {
                 Err(Error::new(ErrorKind::Internal, format!("logging program {name} ended before it was ready")))
             }
             Ok(Err(e)) => Err(e).with_context(what),
             Err(_) => {
-                let text = format!("logging program {name} was not ready within {} s", READY.as_secs());
+                let text = format!("logging program {name} was not ready within {} s", READY_TIMEOUT.as_secs());
                 Err(Error::new(ErrorKind::Internal, text))
             }
         }
@@ -104,7 +104,7 @@ impl Logger {
         if self.wait_own_exit().await {
             return;
         }
-        for (signal, grace) in [(libc::SIGTERM, GRACE), (libc::SIGKILL, GRACE)] {
+        for (signal, grace) in [(libc::SIGTERM, SIGTERM_TIMEOUT), (libc::SIGKILL, SIGTERM_TIMEOUT)] {
             let _ = sys::signal(self.pidfd.as_fd(), signal);
             if timeout(grace, ended.wait_for(|&ended| ended)).await.is_ok() {
                 return;
@@ -139,7 +139,7 @@ impl Logger {
     }
 
     /// Reaps the program when it exits, and reads its pipes from then on.
-    fn watch(&self, pid: i32, pool: &Pool, ended_at: news::Sender<bool>) {
+    fn watch(&self, pid: i32, pool: &Pool, ended_at: watch_channel::Sender<bool>) {
         let (pidfd, drains, children) = (self.pidfd.clone(), self.drains.clone(), pool.children.clone());
         let pipes = self.pipes.clone();
         tokio::spawn(async move {

@@ -31,7 +31,7 @@ fn a_logging_program_gets_pipes_arguments_and_two_variables() {
         rustix::io::write(&ends.stderr, b"from stderr\n").unwrap();
         drop(ends);
         let mut ended = logger.ended.clone();
-        timeout(GRACE, ended.wait_for(|&e| e)).await.unwrap().unwrap();
+        timeout(SIGTERM_TIMEOUT, ended.wait_for(|&e| e)).await.unwrap().unwrap();
     });
     assert_eq!(std::fs::read_to_string(out).unwrap(), "key value c1 ns unset\nfrom stdout\nfrom stderr\n");
 }
@@ -58,13 +58,13 @@ fn output_is_still_read_after_the_logging_program_dies() {
     runtime().block_on(async {
         let (logger, ends) = Logger::start(&program("exit 0"), "c", "n", &Pool::default()).await.unwrap();
         let mut ended = logger.ended.clone();
-        timeout(GRACE, ended.wait_for(|&e| e)).await.unwrap().unwrap();
+        timeout(SIGTERM_TIMEOUT, ended.wait_for(|&e| e)).await.unwrap().unwrap();
         let writer = tokio::task::spawn_blocking(move || {
             for _ in 0..100 {
                 rustix::io::write(&ends.stdout, &[0; 10_000]).unwrap();
             }
         });
-        timeout(GRACE, writer).await.unwrap().unwrap();
+        timeout(SIGTERM_TIMEOUT, writer).await.unwrap().unwrap();
     });
 }
 
