@@ -1,4 +1,4 @@
-//! The container's terminal and its standard streams.
+//! The container's terminal, and the standard streams.
 
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
@@ -19,15 +19,16 @@ use crate::{
     wire::{Message, Step},
 };
 
+/// `DEVPTS_SUPER_MAGIC` of statfs(2).
 const DEVPTS_MAGIC: u64 = 0x1cd1;
 
-/// Opens a terminal of the devpts at `/dev/pts` below the current root, for an exec.
+/// Opens a terminal of the devpts at `/dev/pts` of the current root, for an exec.
 fn open(plan: &Plan<'_>, report: &Report<'_>) -> Result<OwnedFd> {
     let root = fs::open(c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).at(Step::Console)?;
     open_in(root.as_fd(), plan, report)
 }
 
-/// Opens a terminal of the devpts below `root`; the master goes to the parent, the slave is returned.
+/// Opens a terminal of the devpts below `root`, sends the master to the parent, and returns the slave.
 pub fn open_in(root: BorrowedFd<'_>, plan: &Plan<'_>, report: &Report<'_>) -> Result<OwnedFd> {
     let (master, slave) = open_pair(root).at(Step::Console)?;
     if let Stdio::Terminal { rows, columns, bare_newlines } = plan.stdio {
@@ -45,8 +46,8 @@ pub fn open_in(root: BorrowedFd<'_>, plan: &Plan<'_>, report: &Report<'_>) -> Re
     Ok(slave)
 }
 
-/// `ptmx` is taken from a real devpts only, and the slave from the master itself (`TIOCGPTPEER`, Linux 4.13), never
-/// by a path: the image may have put anything there (CVE-2025-52565).
+/// Opens master and slave. The image may have put any file at a path below `/dev` (CVE-2025-52565), so `ptmx` is taken
+/// from a directory that is verified to be a devpts, and the slave from the master (`TIOCGPTPEER`, Linux 4.13).
 fn open_pair(root: BorrowedFd<'_>) -> SysResult<(OwnedFd, OwnedFd)> {
     let pts = path::open(root, c"/dev/pts", OFlags::PATH | OFlags::DIRECTORY)?;
     if fs::fstatfs(&pts)?.f_type.cast_unsigned() != DEVPTS_MAGIC {
@@ -69,14 +70,15 @@ pub fn bind(root: BorrowedFd<'_>, slave: &OwnedFd) -> SysResult<()> {
     move_mount(&tree, c"", &target, c"", empty)
 }
 
-/// Makes the terminal at 0 the controlling one of this session, whose leader the process must be.
+/// Makes the terminal at fd 0 the controlling terminal of this session. The process must be the session leader.
 pub fn take_control() -> Result<()> {
     let Some(terminal) = sys::standard_stream(0) else { return Ok(()) };
     rustix::process::ioctl_tiocsctty(terminal).at(Step::Stdio)
 }
 
-/// Puts the standard streams at 0, 1 and 2: the plan's fds, or the slave of `terminal`. If the plan asks for a terminal and
-/// none is open, opens one in the current root. The payload's user owns the streams afterwards.
+/// Puts the standard streams at 0, 1 and 2: the plan's fds, or the slave of `terminal`. If the plan asks for a
+/// terminal and none is open yet, opens one in the current root. With [`crate::plan::Process::chown_stdio`] the
+/// payload's user then owns the streams.
 pub fn attach(plan: &Plan<'_>, terminal: Option<OwnedFd>, report: &Report<'_>) -> Result<()> {
     match &plan.stdio {
         Stdio::Terminal { .. } => {
@@ -84,26 +86,27 @@ pub fn attach(plan: &Plan<'_>, terminal: Option<OwnedFd>, report: &Report<'_>) -
                 Some(slave) => slave,
                 None => open(plan, report)?,
             };
-            for number in 0..=2 {
-                sys::dup_onto(slave.as_fd(), number).at(Step::Stdio)?;
+            for (index, number) in (0..=2).enumerate() {
+                sys::dup_onto(slave.as_fd(), number).at_index(Step::Stdio, index)?;
             }
         }
         Stdio::Fds(fds) => {
-            for (fd, number) in fds.iter().zip(0..) {
-                sys::dup_onto(*fd, number).at(Step::Stdio)?;
+            for ((index, fd), number) in fds.iter().enumerate().zip(0..) {
+                sys::dup_onto(*fd, number).at_index(Step::Stdio, index)?;
             }
         }
         Stdio::Inherit => {}
     }
-    if plan.process.chown_stdio { own_streams(plan).at(Step::Stdio) } else { Ok(()) }
+    if plan.process.chown_stdio { chown_streams(plan) } else { Ok(()) }
 }
 
-/// Gives the streams to the payload's user so that it can open them anew through /proc. A stream on the host's
-/// `/dev/null` stays the host's; one on a read-only or foreign file system cannot be given and need not be, and in a user
-/// namespace neither can one whose owner is not mapped there: pipes have been given to its root before.
-fn own_streams(plan: &Plan<'_>) -> SysResult<()> {
+/// Gives the streams to the payload's user, so that the payload can open them again through /proc/self/fd. The host's
+/// `/dev/null` keeps its owner. On a read-only or foreign file system chown(2) fails, which is no error: the stream
+/// works without it. It also fails in a user namespace that does not map the owner; the parent has given pipes to the
+/// root of the namespace before.
+fn chown_streams(plan: &Plan<'_>) -> Result<()> {
     let uid = Uid::from_raw(plan.process.uid);
-    for number in 0..=2 {
+    for (index, number) in (0..=2).enumerate() {
         let Some(stream) = sys::standard_stream(number) else { continue };
         let Ok(stat) = fs::fstat(stream) else { continue };
         if stat.st_uid == plan.process.uid || stat.st_rdev == fs::makedev(1, 3) {
@@ -111,7 +114,7 @@ fn own_streams(plan: &Plan<'_>) -> SysResult<()> {
         }
         match fs::chownat(stream, c"", Some(uid), None::<Gid>, AtFlags::EMPTY_PATH) {
             Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::ROFS | Errno::NOSYS) => {}
-            Err(e) => return Err(e),
+            Err(e) => return Err(e).at_index(Step::Stdio, index),
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
-//! What of the root is hidden or sealed: `maskedPaths` and `readonlyPaths`.
+//! `linux.maskedPaths` and `linux.readonlyPaths`.
 //!
-//! Each path is resolved once, inside the root, and covered by what that led to. A path that leads to the root itself
-//! cannot be covered: a mount on the root of a tree is above all that is looked up in it.
+//! Each path is resolved once, inside the root, and the file that it leads to is covered. The root itself cannot be
+//! covered: the kernel looks paths up below a mount on the root, not in it.
 
 use core::ffi::CStr;
 
@@ -24,54 +24,54 @@ const MOUNT_ATTR_NOSUID: u64 = 0x2;
 const MOUNT_ATTR_NODEV: u64 = 0x4;
 const MOUNT_ATTR_NOEXEC: u64 = 0x8;
 
-/// Covers all that the plan says, the host's tree being still in sight.
+/// Covers all paths of the plan. The host's tree must still be mounted.
 pub(crate) fn all(rootfs: &Rootfs<'_>, host_root: BorrowedFd<'_>) -> Result<()> {
     if rootfs.readonly_paths.is_empty() && rootfs.masked_paths.is_empty() {
         return Ok(());
     }
-    let root = Root { fd: rootfs.tree, seen: fs::fstat(rootfs.tree).at(Step::EnterRoot)? };
+    let root = Root { fd: rootfs.tree, stat: fs::fstat(rootfs.tree).at(Step::EnterRoot)? };
     for (n, &path) in rootfs.readonly_paths.iter().enumerate() {
         make_readonly(&root, path).at_index(Step::ReadonlyPath, n)?;
     }
     mask_all(&root, host_root, rootfs)
 }
 
-/// The root of the tree.
+/// The root of the tree, with its stat(2).
 struct Root<'a> {
     fd: BorrowedFd<'a>,
-    seen: Stat,
+    stat: Stat,
 }
 
 impl Root<'_> {
-    /// What is at `path`, followed inside the root; nothing where nothing is there to be covered.
+    /// Resolves `path` inside the root. Returns `None` if no file is there: a missing path needs no cover.
     fn find(&self, path: &CStr) -> SysResult<Option<Found>> {
         let at = match path::open(self.fd, path, OFlags::PATH) {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
             other => other?,
         };
-        let seen = fs::fstat(&at)?;
-        // A bind mount of the root's directory is another mount, which can be covered as anything else.
-        let same = (seen.st_dev, seen.st_ino) == (self.seen.st_dev, self.seen.st_ino);
+        let stat = fs::fstat(&at)?;
+        // A bind mount of the root's directory has the same inode but another mount, and can be covered.
+        let same = (stat.st_dev, stat.st_ino) == (self.stat.st_dev, self.stat.st_ino);
         let root = same && mount_id(at.as_fd())? == mount_id(self.fd)?;
-        let directory = FileType::from_raw_mode(seen.st_mode) == FileType::Directory;
+        let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         Ok(Some(Found { at, root, directory }))
     }
 }
 
-/// What a path led to.
+/// The file that a path leads to.
 struct Found {
     at: OwnedFd,
     root: bool,
     directory: bool,
 }
 
-/// Linux 5.8.
+/// The id of the mount of `fd` (`STATX_MNT_ID`, Linux 5.8).
 fn mount_id(fd: BorrowedFd<'_>) -> SysResult<u64> {
-    fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).map(|seen| seen.stx_mnt_id)
+    fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).map(|stat| stat.stx_mnt_id)
 }
 
-/// Covers a path with a read-only view of itself; the view is read-only before it is seen, and the path is resolved
-/// once (GHSA-3q8j-pf29-vwv8). One that is missing needs no cover; the root becomes read-only itself.
+/// Covers a path with a read-only bind mount of itself. The mount is read-only before it is attached, and the path is
+/// resolved once (GHSA-3q8j-pf29-vwv8). If the path leads to the root, the root itself becomes read-only.
 fn make_readonly(root: &Root<'_>, path: &CStr) -> SysResult<()> {
     let Some(found) = root.find(path)? else { return Ok(()) };
     if found.root {
@@ -82,8 +82,8 @@ fn make_readonly(root: &Root<'_>, path: &CStr) -> SysResult<()> {
     move_onto(view.as_fd(), found.at.as_fd())
 }
 
-/// Hides files behind the host's own null device, never one that the image brought (CVE-2025-31133), and directories
-/// behind one empty read-only tmpfs for all.
+/// Masks files with the host's own null device, never with one that the image brought (CVE-2025-31133), and
+/// directories with one empty read-only tmpfs for all of them.
 fn mask_all(root: &Root<'_>, host_root: BorrowedFd<'_>, rootfs: &Rootfs<'_>) -> Result<()> {
     if rootfs.masked_paths.is_empty() {
         return Ok(());
@@ -100,13 +100,13 @@ fn mask_all(root: &Root<'_>, host_root: BorrowedFd<'_>, rootfs: &Rootfs<'_>) -> 
         if found.root {
             return Err(Failure { step: Step::MaskedPath, index: u32::try_from(n).unwrap_or(u32::MAX), errno: 0 });
         }
-        masks.put_on(found.at.as_fd(), found.directory).at_index(Step::MaskedPath, n)?;
+        masks.attach(found.at.as_fd(), found.directory).at_index(Step::MaskedPath, n)?;
     }
     Ok(())
 }
 
-/// The first mask of each kind is made, and the others are clones of it: a mount can be cloned once it is attached
-/// (detached ones only since Linux 6.15).
+/// The masks. The first mask of each kind is created, and the others are clones of it: an attached mount can be cloned
+/// on all kernels, a detached one only since Linux 6.15.
 struct Masks<'a> {
     null: OwnedFd,
     file: Option<OwnedFd>,
@@ -115,25 +115,28 @@ struct Masks<'a> {
 }
 
 impl Masks<'_> {
-    fn put_on(&mut self, target: BorrowedFd<'_>, directory: bool) -> SysResult<()> {
+    /// Attaches a mask on `target`.
+    fn attach(&mut self, target: BorrowedFd<'_>, directory: bool) -> SysResult<()> {
         let first = if directory { &self.directory } else { &self.file };
         if let Some(first) = first {
             return move_onto(clone_of(first.as_fd(), false)?.as_fd(), target);
         }
-        let mask = if directory { self.empty() } else { self.nothing() }?;
+        let mask = if directory { self.empty_directory() } else { self.null_device() }?;
         move_onto(mask.as_fd(), target)?;
         *if directory { &mut self.directory } else { &mut self.file } = Some(mask);
         Ok(())
     }
 
-    fn empty(&self) -> SysResult<OwnedFd> {
+    /// An empty read-only tmpfs.
+    fn empty_directory(&self) -> SysResult<OwnedFd> {
         const ATTRIBUTES: u64 = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
         create(c"tmpfs", self.options, u32::try_from(ATTRIBUTES).map_err(|_| Errno::INVAL)?, None)
     }
 
-    /// It is the host's inode that the container sees, whose mode and owner it must not change: that is what read-only
-    /// means for a device. With nodev it could not be opened any more, and reading it is to give nothing, no error.
-    fn nothing(&self) -> SysResult<OwnedFd> {
+    /// A read-only bind mount of the null device. The container sees the host's inode, and must not change its mode or
+    /// owner, which `MOUNT_ATTR_RDONLY` prevents. `MOUNT_ATTR_NODEV` would make it impossible to open; a read must
+    /// return end of file instead of an error.
+    fn null_device(&self) -> SysResult<OwnedFd> {
         let mask = clone_of(self.null.as_fd(), false)?;
         sys::mount_setattr(mask.as_fd(), false, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, 0, 0)?;
         Ok(mask)

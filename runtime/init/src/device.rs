@@ -1,4 +1,7 @@
-//! Device nodes and the default links of `/dev`: made in the image's own `/dev`, or by the parent in a detached tmpfs.
+//! Device nodes and the default links of `/dev`. The child creates them in the image's own `/dev`, or the parent in a
+//! detached tmpfs.
+
+use core::ffi::CStr;
 
 use rustix::{
     fd::{AsFd, BorrowedFd},
@@ -13,12 +16,15 @@ use crate::{
     plan::Device,
 };
 
-/// Makes a node at its path below `root`, with exactly the mode and owner that the plan says: the umask of the caller is 0.
-/// Directories on the way are `owner`'s.
+/// Creates a device node at its path below `root`, with the mode and the owner of the plan: the umask of the caller
+/// must be 0. `owner` owns the directories that are created on the way.
 ///
-/// The directory may be a volume that others write to, so nothing is done to a name once it has been looked at. A node
-/// that is there and is the same device stays as it is: it may be the host's own, mounted there. Anything else in its
-/// place is an error.
+/// The directory may be a volume that other processes write to, so the name is used for the creation only, and all
+/// further calls use the fd of the node. An existing node of the same device stays as it is: it may be the host's own,
+/// bound there.
+///
+/// # Errors
+/// `EEXIST` if another file has the name; as mknod(2).
 pub fn make(root: BorrowedFd<'_>, device: &Device<'_>, owner: Owner) -> Result<()> {
     let mut buffer = [0u8; path::SPLIT];
     let (dir, name) = path::split(device.path, &mut buffer)?;
@@ -33,37 +39,41 @@ pub fn make(root: BorrowedFd<'_>, device: &Device<'_>, owner: Owner) -> Result<(
     };
     let node = fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     let seen = fs::fstat(&node)?;
-    if !is(&seen, device) {
+    if !is_device(&seen, device) {
         return Err(Errno::EXIST);
     }
-    if made { settle(node.as_fd(), &seen, device) } else { Ok(()) }
+    if made { set_owner_and_mode(node.as_fd(), &seen, device) } else { Ok(()) }
 }
 
-/// The device that the plan wants, whatever its mode and owner.
-fn is(seen: &Stat, device: &Device<'_>) -> bool {
+/// True if the file is the device of the plan, with any mode and owner.
+fn is_device(seen: &Stat, device: &Device<'_>) -> bool {
     let kind = FileType::from_raw_mode(device.mode);
     let same = kind == FileType::Fifo || seen.st_rdev == fs::makedev(device.major, device.minor);
     FileType::from_raw_mode(seen.st_mode) == kind && same
 }
 
-/// What mknod(2) could not give to a new node: another owner, and a mode that a default ACL of the directory has narrowed,
-/// or that chown(2) takes set-user-ID bits from.
-fn settle(node: BorrowedFd<'_>, seen: &Stat, device: &Device<'_>) -> Result<()> {
-    let given = (seen.st_uid, seen.st_gid) != (device.uid, device.gid);
-    if given {
+/// Sets the owner and the mode of a new node where mknod(2) could not: mknod gives it the owner of the process, and a
+/// default ACL of the directory may narrow the mode. chown(2) clears the set-user-ID and set-group-ID bits, so the
+/// mode is set again after it.
+fn set_owner_and_mode(node: BorrowedFd<'_>, seen: &Stat, device: &Device<'_>) -> Result<()> {
+    let other_owner = (seen.st_uid, seen.st_gid) != (device.uid, device.gid);
+    if other_owner {
         let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
         fs::chownat(node, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
     }
     let wanted = device.mode & 0o7777;
-    let taken = given && wanted & 0o6000 != 0;
-    if seen.st_mode & 0o7777 != wanted || taken { mode::chmod(node, wanted) } else { Ok(()) }
+    let bits_cleared = other_owner && wanted & 0o6000 != 0;
+    if seen.st_mode & 0o7777 != wanted || bits_cleared { mode::chmod(node, wanted) } else { Ok(()) }
 }
 
-/// `/dev/fd`, the standard streams and `ptmx`, as every container runtime makes them; those that exist stay, but
-/// `ptmx`, which must be that of the container's own devpts. With an `owner` the directory must be nobody else's to see
-/// yet.
+/// Creates `/dev/fd`, the links of the standard streams, and `ptmx`, as every runtime does. Existing links stay,
+/// except for `ptmx`: it must be that of the container's own devpts. With an `owner` no other process may see the
+/// directory yet.
+///
+/// # Errors
+/// As symlink(2), unlink(2) and chown(2).
 pub fn make_links(dev: BorrowedFd<'_>, owner: Owner) -> Result<()> {
-    const LINKS: [(&core::ffi::CStr, &core::ffi::CStr); 4] = [
+    const LINKS: [(&CStr, &CStr); 4] = [
         (c"fd", c"/proc/self/fd"),
         (c"stdin", c"/proc/self/fd/0"),
         (c"stdout", c"/proc/self/fd/1"),
@@ -82,7 +92,8 @@ pub fn make_links(dev: BorrowedFd<'_>, owner: Owner) -> Result<()> {
     link(dev, c"ptmx", c"pts/ptmx", owner)
 }
 
-fn link(dev: BorrowedFd<'_>, name: &core::ffi::CStr, to: &core::ffi::CStr, owner: Owner) -> Result<()> {
+/// Creates a symbolic link that `owner` owns; an existing file stays.
+fn link(dev: BorrowedFd<'_>, name: &CStr, to: &CStr, owner: Owner) -> Result<()> {
     match fs::symlinkat(to, dev, name) {
         Err(Errno::EXIST) => return Ok(()),
         other => other?,

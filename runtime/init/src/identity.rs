@@ -1,4 +1,5 @@
-//! What the payload may do: ids, groups, capabilities; and the proof, read back from the kernel.
+//! The payload's ids, groups, capabilities and resource limits, and their verification: the kernel is asked for the
+//! result of each.
 
 use core::ffi::CStr;
 
@@ -17,47 +18,60 @@ use crate::{
 
 /// The highest capability that a mask can hold.
 const CAP_MAX: u64 = 63;
+/// The mask of CAP_SYS_ADMIN.
 const CAP_SYS_ADMIN: u64 = 1 << 21;
-/// keyctl(2): the keyring's owner may search it.
+/// `KEY_USR_SEARCH` of keyctl(2): the owner of the keyring may search it.
 const KEY_USR_SEARCH: u32 = 0x0008_0000;
 
-/// The restrictions that [`verify`] reads back, as the index of [`Step::NotRestricted`].
+/// The restrictions that [`verify`] and [`verify_filter`] read back. The value is the index of
+/// [`Step::NotRestricted`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Restriction {
-    /// Real, effective and saved ids.
+    /// The real, effective and saved ids.
     Ids = 0,
-    /// Supplementary groups.
+    /// The supplementary groups.
     Groups,
-    /// A capability set holds more than planned.
+    /// The effective, permitted and inheritable capability sets.
     Capabilities,
-    /// The bounding or ambient set holds more than planned.
+    /// The bounding and ambient capability sets.
     CapabilityBounds,
-    /// `no_new_privs` is not set.
+    /// The `no_new_privs` flag.
     NoNewPrivs,
-    /// No filter is active.
+    /// The seccomp filter.
     Seccomp,
 }
 
-/// Clears the dumpable flag (`PR_SET_DUMPABLE`): /proc/PID of the process then belongs to root of the host, and ptrace(2)
-/// takes CAP_SYS_PTRACE in the initial user namespace.
+impl Restriction {
+    const ALL: [Self; 6] =
+        [Self::Ids, Self::Groups, Self::Capabilities, Self::CapabilityBounds, Self::NoNewPrivs, Self::Seccomp];
+
+    /// The restriction that a [`Step::NotRestricted`] means by its index.
+    pub fn from_index(index: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|restriction| *restriction as u32 == index)
+    }
+}
+
+/// Clears the dumpable flag (`PR_SET_DUMPABLE`): root of the initial user namespace then owns /proc/PID, and ptrace(2)
+/// of the process takes CAP_SYS_PTRACE there.
 pub(crate) fn clear_dumpable() -> Result<()> {
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at(Step::Dumpable).map(drop)
 }
 
-/// Through the host's /proc, before any namespace is entered.
+/// Writes oom_score_adj through the host's /proc, so before a namespace is entered.
 pub fn set_oom_score_adj(plan: &Plan<'_>) -> Result<()> {
     let Some(value) = plan.oom_score_adj else { return Ok(()) };
     write(c"/proc/thread-self/oom_score_adj", value).at(Step::OomScoreAdj)
 }
 
+/// Opens `path` and writes `value` with one write(2).
 fn write(path: &CStr, value: &[u8]) -> io::Result<()> {
     let file = fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     io::write(file, value).map(drop)
 }
 
-/// A session keyring of the container's own, so that the host's keys are not searched. init lets the execs to come
-/// search it; they join it by name.
+/// Creates or joins the container's session keyring, so that the payload cannot search the keys of the host. `init`
+/// allows the owner to search it, and an exec then joins it by name. A kernel without keyrings (`ENOSYS`) is no error.
 pub fn join_keyring(name: &CStr, init: bool) -> Result<()> {
     match sys::join_session_keyring(name) {
         Ok(serial) if init => sys::add_key_permissions(serial, KEY_USR_SEARCH).at(Step::Keyring),
@@ -66,10 +80,11 @@ pub fn join_keyring(name: &CStr, init: bool) -> Result<()> {
     }
 }
 
-/// Limits, bounding set, groups and ids. Permitted capabilities are kept for what still has to be done; the
-/// effective ones are already the payload's, so that directories and files are looked up with its rights.
-/// With `enters_pid` a clone is still to come, for which there must be room below the limit of processes:
-/// [`lower_nproc`] follows it.
+/// Sets resource limits, bounding set, groups and ids. The permitted capabilities stay for the remaining steps. The
+/// effective capabilities are the payload's, so that the kernel looks paths up with the payload's rights.
+///
+/// With `enters_pid` a clone follows, which needs room below the limit of processes: [`lower_nproc`] sets that limit
+/// afterwards.
 pub fn become_user(process: &Process<'_>, enters_pid: bool) -> Result<()> {
     for (n, limit) in process.rlimits.iter().enumerate() {
         if !(enters_pid && is_lowered_nproc(limit)) {
@@ -80,7 +95,7 @@ pub fn become_user(process: &Process<'_>, enters_pid: bool) -> Result<()> {
     sys::prctl(libc::PR_SET_KEEPCAPS, 1, 0).at(Step::User)?;
     if !process.keep_groups {
         match sys::set_groups(process.groups) {
-            // A user namespace may deny it; that no group is held without need is verified at the end.
+            // A user namespace may deny setgroups(2) (user_namespaces(7)). [`verify`] fails if a group is left.
             Err(Errno::PERM) if process.groups.is_empty() => {}
             other => other.at(Step::Groups)?,
         }
@@ -96,7 +111,7 @@ pub fn become_user(process: &Process<'_>, enters_pid: bool) -> Result<()> {
     Ok(())
 }
 
-/// Sets the limit of processes that [`become_user`] left out. Lowering a limit takes no right.
+/// Lowers the limit of processes, which [`become_user`] has left out. Lowering a limit needs no capability.
 pub fn lower_nproc(process: &Process<'_>) -> Result<()> {
     for (n, limit) in process.rlimits.iter().enumerate().filter(|(_, limit)| is_lowered_nproc(limit)) {
         set_limit(limit).at_index(Step::Rlimit, n)?;
@@ -110,13 +125,16 @@ fn is_lowered_nproc(limit: &crate::plan::Rlimit) -> bool {
 }
 
 /// setrlimit(2).
+///
+/// # Errors
+/// `EINVAL` for an unknown resource; as setrlimit(2).
 pub(crate) fn set_limit(limit: &crate::plan::Rlimit) -> io::Result<()> {
     let resource = RESOURCES.get(usize::try_from(limit.resource).unwrap_or(usize::MAX)).ok_or(Errno::INVAL)?;
     let bound = |v: u64| (v != u64::MAX).then_some(v);
     rustix::process::setrlimit(*resource, Rlimit { current: bound(limit.soft), maximum: bound(limit.hard) })
 }
 
-/// By number, getrlimit(2).
+/// The resources of getrlimit(2), by number.
 const RESOURCES: [Resource; 16] = [
     Resource::Cpu,
     Resource::Fsize,
@@ -136,8 +154,8 @@ const RESOURCES: [Resource; 16] = [
     Resource::Rttime,
 ];
 
-/// `EINVAL` marks the end of what this kernel knows. Without CAP_SETPCAP nothing can be dropped, which is no fault for
-/// what is not there.
+/// Drops all capabilities but `keep` from the bounding set. `EINVAL` marks the last capability of this kernel.
+/// `EPERM`, without CAP_SETPCAP, is no error for a capability that is not in the set.
 fn drop_bounding(keep: u64) -> Result<()> {
     for cap in (0..=CAP_MAX).filter(|cap| keep & 1 << cap == 0) {
         match sys::prctl(libc::PR_CAPBSET_DROP, cap, 0) {
@@ -150,15 +168,16 @@ fn drop_bounding(keep: u64) -> Result<()> {
     Ok(())
 }
 
-/// The right to load a filter without no_new_privs. What the runtime itself lacks is not asked for.
+/// Makes CAP_SYS_ADMIN effective, which seccomp(2) needs without no_new_privs. A capability that the runtime itself
+/// lacks is left out.
 pub fn raise_filter_capability(process: &Process<'_>) -> Result<()> {
     let held = sys::get_capabilities().at(Step::Capabilities)?;
     let effective = (process.capabilities.effective | CAP_SYS_ADMIN) & held.permitted;
     sys::set_capabilities(&Capabilities { effective, ..held }).at(Step::Capabilities)
 }
 
-/// Gives up every permitted capability but the payload's and the one that loads a filter, for a process that loads it
-/// only after others can see it.
+/// Drops every permitted capability but the payload's and CAP_SYS_ADMIN, for a process that loads its filter when
+/// other processes can see it already.
 pub fn keep_filter_capability(process: &Process<'_>) -> Result<()> {
     let held = sys::get_capabilities().at(Step::Capabilities)?;
     let permitted = held.permitted & (process.capabilities.permitted | CAP_SYS_ADMIN);
@@ -167,7 +186,8 @@ pub fn keep_filter_capability(process: &Process<'_>) -> Result<()> {
     sys::set_capabilities(&Capabilities { permitted, effective, inheritable, ..held }).at(Step::Capabilities)
 }
 
-/// The payload's capability sets. What the runtime itself lacks cannot be given; the parent has warned of it.
+/// Sets the payload's capability sets. A capability that the runtime itself lacks is left out; the parent has warned
+/// of it.
 pub fn drop_capabilities(process: &Process<'_>) -> Result<()> {
     let held = sys::get_capabilities().at(Step::Capabilities)?.permitted;
     let wanted = &process.capabilities;
@@ -192,78 +212,96 @@ pub fn drop_capabilities(process: &Process<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Operations of `PR_CAP_AMBIENT` (prctl(2)).
 const AMBIENT_IS_SET: u64 = 1;
 const AMBIENT_RAISE: u64 = 2;
 const AMBIENT_CLEAR_ALL: u64 = 4;
 
-/// Asks the kernel what this process is now, and refuses to go on when anything is weaker than planned. Comes before
-/// the filter, which might answer in the kernel's stead. `late` says that capabilities are dropped only after it.
-pub fn verify(process: &Process<'_>, late: bool) -> Result<()> {
-    if !sys::ids_are(process.uid, process.gid).at(Step::NotRestricted)? {
-        return weaker(Restriction::Ids);
+/// Reads the identity and the restrictions of this process back, and fails if one of them is weaker than planned. It
+/// comes before the filter, which could answer in place of the kernel. With `capabilities_after_filter` the capability
+/// sets are verified by [`verify_filter`].
+pub fn verify(process: &Process<'_>, capabilities_after_filter: bool) -> Result<()> {
+    if !sys::ids_are(process.uid, process.gid).at(Step::VerifyRestrictions)? {
+        return refuse(Restriction::Ids);
     }
     verify_groups(process)?;
     let wanted = &process.capabilities;
     for cap in (0..=CAP_MAX).filter(|cap| wanted.bounding & 1 << cap == 0) {
         match sys::prctl(libc::PR_CAPBSET_READ, cap, 0) {
             Ok(0) => {}
-            Ok(_) => return weaker(Restriction::CapabilityBounds),
+            Ok(_) => return refuse(Restriction::CapabilityBounds),
             Err(_) => break,
         }
     }
-    // What is not both permitted and inheritable is not ambient (capabilities(7)): mostly that leaves none to ask for.
-    let held = sys::get_capabilities().at(Step::NotRestricted)?;
+    // Only a capability that is both permitted and inheritable can be ambient (capabilities(7)). That usually leaves
+    // none to ask for.
+    let held = sys::get_capabilities().at(Step::VerifyRestrictions)?;
     let suspects = held.permitted & held.inheritable & !wanted.ambient;
     for cap in (0..=CAP_MAX).filter(|cap| suspects & 1 << cap != 0) {
         if matches!(sys::prctl(libc::PR_CAP_AMBIENT, AMBIENT_IS_SET, cap), Ok(1)) {
-            return weaker(Restriction::CapabilityBounds);
+            return refuse(Restriction::CapabilityBounds);
         }
     }
-    if process.no_new_privs && sys::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0).at(Step::NotRestricted)? != 1 {
-        return weaker(Restriction::NoNewPrivs);
+    if process.no_new_privs && sys::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0).at(Step::VerifyRestrictions)? != 1 {
+        return refuse(Restriction::NoNewPrivs);
     }
-    if late { Ok(()) } else { verify_capabilities(wanted, held) }
+    if capabilities_after_filter { Ok(()) } else { verify_capabilities(wanted, held) }
 }
 
-/// No group is held that is not planned. Of those that stay with the process the kernel may show other numbers by now, of
-/// another user namespace, but not more of them.
+/// Fails if the process has a group that is not planned. Groups that the process keeps may read back as other numbers
+/// in another user namespace, but there must not be more of them.
 fn verify_groups(process: &Process<'_>) -> Result<()> {
     let held = match sys::get_groups(process.groups_buffer) {
-        // More than are planned.
-        Err(Errno::INVAL) => return weaker(Restriction::Groups),
-        count => process.groups_buffer.get(..count.at(Step::NotRestricted)?).unwrap_or_default(),
+        // The buffer has one slot more than the planned groups, so the process has more groups than that.
+        Err(Errno::INVAL) => return refuse(Restriction::Groups),
+        count => process.groups_buffer.get(..count.at(Step::VerifyRestrictions)?).unwrap_or_default(),
     };
     let planned = |group: u32| process.groups.binary_search(&group).is_ok();
     if held.len() > process.groups.len() || !process.keep_groups && !held.iter().all(|group| planned(group.get())) {
-        return weaker(Restriction::Groups);
+        return refuse(Restriction::Groups);
     }
     Ok(())
 }
 
-/// The last look, under the filter. Where the filter denies the question, the denial shows that it is there; where
-/// it would kill for it, the parent has said so (`state_readable`) and seccomp(2) has vouched for itself by answering 0.
-pub fn verify_filter(process: &Process<'_>, late: bool) -> Result<()> {
+/// Verifies under the filter that the filter is loaded, and with `capabilities_after_filter` the capability sets. A
+/// filter that denies the question is loaded. If the filter would kill for the question
+/// ([`crate::plan::Seccomp::state_readable`]), the result 0 of seccomp(2) is the proof.
+pub fn verify_filter(process: &Process<'_>, capabilities_after_filter: bool) -> Result<()> {
     let Some(filter) = &process.seccomp else { return Ok(()) };
     if filter.state_readable && matches!(sys::prctl(libc::PR_GET_SECCOMP, 0, 0), Ok(mode) if mode != 2) {
-        return weaker(Restriction::Seccomp);
+        return refuse(Restriction::Seccomp);
     }
     match sys::get_capabilities() {
-        Ok(held) if late => verify_capabilities(&process.capabilities, held),
+        Ok(held) if capabilities_after_filter => verify_capabilities(&process.capabilities, held),
         _ => Ok(()),
     }
 }
 
+/// Fails if a set holds a capability that is not planned.
 fn verify_capabilities(wanted: &Capabilities, held: Capabilities) -> Result<()> {
     let more = |held: u64, wanted: u64| held & !wanted != 0;
     if more(held.effective, wanted.effective)
         || more(held.permitted, wanted.permitted)
         || more(held.inheritable, wanted.inheritable)
     {
-        return weaker(Restriction::Capabilities);
+        return refuse(Restriction::Capabilities);
     }
     Ok(())
 }
 
-fn weaker<T>(restriction: Restriction) -> Result<T> {
+fn refuse<T>(restriction: Restriction) -> Result<T> {
     Err(refusal(Step::NotRestricted, restriction as usize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_restriction_is_found_by_its_index() {
+        for (index, restriction) in (0u32..).zip(Restriction::ALL) {
+            assert_eq!(Restriction::from_index(index), Some(restriction));
+        }
+        assert_eq!(Restriction::from_index(6), None);
+    }
 }

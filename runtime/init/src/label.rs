@@ -1,6 +1,7 @@
-//! Labels of security modules: written to the thread's own attributes, where they wait for execve, and read back.
+//! The labels of security modules. They are written to the attributes of the thread, take effect at execve, and are
+//! read back.
 //!
-//! The attributes are those of the host's /proc, held from before any namespace is entered: a volume over the
+//! The attributes are those of the host's /proc, which is opened before any namespace is entered: a volume over the
 //! container's /proc cannot redirect the write (CVE-2019-16884, CVE-2025-52881).
 
 use core::ffi::CStr;
@@ -17,14 +18,14 @@ use crate::{
     wire::Step,
 };
 
-/// At most so many modules are given a label.
+/// The largest number of modules with a label: AppArmor and SELinux.
 const MODULES: usize = 2;
-/// What an attribute can hold, bytes: `PAGE_SIZE` (proc_pid_attr(5)).
+/// The size of an attribute, bytes: `PAGE_SIZE` (proc_pid_attr(5)).
 const PAGE: usize = 4096;
-/// Below /proc: what SELinux labels new keyrings with.
+/// The file below /proc with the SELinux context of new keyrings.
 const KEY_CREATE: &CStr = c"thread-self/attr/keycreate";
 
-/// The host's /proc, while it is in sight; `None` when nothing has a label.
+/// Opens the host's /proc; `None` if the plan has no labels.
 pub fn host_proc(plan: &Plan<'_>) -> Result<Option<OwnedFd>> {
     if plan.process.labels.is_empty() && plan.keyring_label.is_none() {
         return Ok(None);
@@ -33,7 +34,7 @@ pub fn host_proc(plan: &Plan<'_>) -> Result<Option<OwnedFd>> {
     fs::open(c"/proc", flags, Mode::empty()).map(Some).at(Step::Label)
 }
 
-/// The label of the session keyring that is made next (keyrings(7), SELinux); execve takes it back.
+/// Sets the label of the next session keyring (keyrings(7)) and reads it back. The kernel resets it at execve.
 pub fn set_keyring_label(plan: &Plan<'_>, proc: Option<BorrowedFd<'_>>) -> Result<()> {
     let (Some(label), Some(proc)) = (plan.keyring_label, proc) else { return Ok(()) };
     let file = open(proc, KEY_CREATE).at(Step::KeyringLabel)?;
@@ -42,16 +43,16 @@ pub fn set_keyring_label(plan: &Plan<'_>, proc: Option<BorrowedFd<'_>>) -> Resul
     if held { Ok(()) } else { Err(refusal(Step::KeyringLabel, 0)) }
 }
 
-/// The payload's labels, on their way to execve.
+/// The payload's labels, which are written and wait for execve.
 pub struct Labels<'a> {
     labels: &'a [Label<'a>],
     files: [Option<OwnedFd>; MODULES],
 }
 
 impl<'a> Labels<'a> {
-    /// Sets them. This comes in the process that will execve, since nobody may set another's, and while it has all its
-    /// capabilities: without CAP_MAC_OVERRIDE AppArmor may be told to add a profile to `unconfined` where it should
-    /// take its place (kernel.apparmor_restrict_unprivileged_unconfined, Linux 6.7).
+    /// Writes the labels. Only the process itself may set its labels, and it must still have all capabilities: without
+    /// CAP_MAC_OVERRIDE AppArmor may add the profile to `unconfined` instead of replacing it
+    /// (kernel.apparmor_restrict_unprivileged_unconfined, Linux 6.7).
     pub fn set(plan: &Plan<'a>, proc: Option<BorrowedFd<'_>>) -> Result<Self> {
         let labels = plan.process.labels;
         let mut files = [const { None }; MODULES];
@@ -64,7 +65,7 @@ impl<'a> Labels<'a> {
         Ok(Self { labels, files })
     }
 
-    /// Reads them back.
+    /// Reads the labels back, and fails if one of them is another.
     pub fn verify(self) -> Result<()> {
         for (n, (label, file)) in self.labels.iter().zip(&self.files).enumerate() {
             let held = |got: &[u8]| match label.module {
@@ -83,24 +84,26 @@ impl<'a> Labels<'a> {
     }
 }
 
+/// Opens an attribute below the host's /proc.
 fn open(proc: BorrowedFd<'_>, attribute: &CStr) -> io::Result<OwnedFd> {
     fs::openat(proc, attribute, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
 }
 
+/// Reads an attribute, and returns whether `holds` accepts it.
 fn reads_as(file: &OwnedFd, holds: impl Fn(&[u8]) -> bool) -> io::Result<bool> {
     let mut buffer = [0u8; PAGE];
     let len = io::pread(file.as_fd(), &mut buffer[..], 0)?;
     Ok(holds(buffer.get(..len).unwrap_or_default()))
 }
 
-/// A context reads back as it is, with or without a NUL or a newline at its end.
+/// True if the attribute has the context `wanted`. It may end in a NUL or a newline.
 fn is_context(wanted: &[u8], got: &[u8]) -> bool {
     let end = got.iter().position(|&b| b == 0 || b == b'\n').unwrap_or(got.len());
     got.get(..end) == Some(wanted)
 }
 
-/// Every profile of the stack `wanted` is in the stack `got`, which may have more: a stack allows what all of it allows.
-/// The kernel keeps a stack in an order of its own, each profile once, with the mode behind it all.
+/// True if the stack `got` has every profile of the stack `wanted`. It may have more: a stack allows only what all its
+/// profiles allow. The kernel sorts a stack, has each profile once, and appends the mode.
 fn has_profiles(wanted: &[u8], got: &[u8]) -> bool {
     let got = got.trim_ascii_end();
     let got = match got.strip_suffix(b")").and_then(|g| g.iter().rposition(|&b| b == b'(')) {
@@ -113,7 +116,7 @@ fn has_profiles(wanted: &[u8], got: &[u8]) -> bool {
     profiles(wanted).filter(|p| !p.is_empty()).all(|p| profiles(got).any(|g| same_profile(p, g)))
 }
 
-/// `a//&b//&:ns://c`, one by one; a stack that begins with `&` is put upon what holds already.
+/// The profiles of a stack such as `a//&b//&:ns://c`. A stack that begins with `&` is added to the current profiles.
 fn profiles(stack: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(stack.strip_prefix(b"&").unwrap_or(stack));
     core::iter::from_fn(move || {
@@ -131,7 +134,7 @@ fn profiles(stack: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// `:ns://profile` and `:ns:profile` are the same.
+/// True if two names mean the same profile: `:ns://profile` and `:ns:profile` do.
 fn same_profile(a: &[u8], b: &[u8]) -> bool {
     fn parts(name: &[u8]) -> (&[u8], &[u8]) {
         let Some(inner) = name.strip_prefix(b":") else { return (b"", name) };
@@ -147,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn profiles_are_read_back_in_any_order() {
+    fn profiles_match_in_any_order() {
         for (wanted, got) in [
             ("a", "a (enforce)\n"),
             ("a", "a (complain)"),
@@ -177,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn contexts_are_read_back_as_they_are() {
+    fn contexts_match_without_their_terminator() {
         let label = b"system_u:system_r:container_t:s0:c1,c2";
         for end in ["", "\0", "\n"] {
             assert!(is_context(label, &[&label[..], end.as_bytes()].concat()));

@@ -1,7 +1,7 @@
-//! Modes of files that are made: at birth, whatever the umask is, and later by descriptor alone.
+//! The modes of files: at their creation regardless of the umask, and later by fd.
 //!
-//! In a directory that others can write to a name leads elsewhere a moment after it was looked at; the inode behind a
-//! descriptor stays the same one.
+//! In a directory that other processes can write to, a name may lead to another file at any moment. The inode behind
+//! an fd stays the same.
 
 use rustix::{
     fd::BorrowedFd,
@@ -11,12 +11,12 @@ use rustix::{
 
 use crate::{path::ProcFdPath, sys};
 
-/// The umask of this thread alone, until it is dropped.
+/// The umask of this thread, until the value is dropped.
 pub struct Umask(Mode);
 
 impl Umask {
-    /// Sets it. The thread's directory and root are its own from then on, too (`CLONE_FS`): other threads change nothing of
-    /// it, and it changes nothing of theirs.
+    /// Sets the umask of this thread. unshare(2) with `CLONE_FS` gives the thread a root, a working directory and a
+    /// umask of its own, so other threads keep theirs.
     ///
     /// # Errors
     /// As unshare(2).
@@ -32,13 +32,13 @@ impl Drop for Umask {
     }
 }
 
-/// chmod(2) of what `fd` refers to, which may be opened with `O_PATH`.
+/// Sets the mode of the file of `fd`, which may be opened with `O_PATH`.
 ///
 /// # Errors
-/// As fchmodat2(2) (Linux 6.6); before that as chmod(2) of the descriptor's name in `/proc`.
+/// As fchmodat2(2) (Linux 6.6). Before that as chmod(2) of the fd's path in /proc.
 pub fn chmod(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
     match sys::chmod(fd, mode) {
-        // A filter that does not know the call may answer EPERM.
+        // A seccomp filter that does not know the call may answer EPERM.
         Err(Errno::NOSYS | Errno::PERM) => fs::chmod(ProcFdPath::new(fd)?.name()?, Mode::from_raw_mode(mode)),
         other => other,
     }

@@ -1,6 +1,7 @@
-//! Mounts as file descriptors: created, cloned and changed while they are detached, then attached.
+//! Mounts as file descriptors.
 //!
-//! A detached mount is visible to no process, so nothing can be seen with attributes that it is not to have.
+//! A mount is created, cloned and changed while it is detached, and then attached. No process sees a detached mount,
+//! so no process sees a mount with the wrong attributes.
 
 use core::ffi::CStr;
 
@@ -16,10 +17,14 @@ use rustix::{
 
 use crate::{digits::octal_mode, namespace, path::ProcFdPath, plan::FsOption, sys};
 
+/// `MOUNT_ATTR_RDONLY` of mount_setattr(2).
 pub(crate) const MOUNT_ATTR_RDONLY: u64 = 0x1;
 
-/// Creates a file system of one of this process' namespaces, detached. `mode` is that of a tmpfs' root unless the
-/// options say another.
+/// Creates a file system that belongs to one of the namespaces of this process, as a detached mount with `attributes`
+/// (`MOUNT_ATTR_*`). `mode` sets the mode of a tmpfs's root; an option `mode` overrides it.
+///
+/// # Errors
+/// As fsopen(2), fsconfig(2) and fsmount(2).
 pub fn create(fstype: &CStr, options: &[FsOption<'_>], attributes: u32, mode: Option<u32>) -> Result<OwnedFd> {
     let mut context = fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC)?;
     if let Some(mode) = mode {
@@ -35,7 +40,7 @@ pub fn create(fstype: &CStr, options: &[FsOption<'_>], attributes: u32, mode: Op
             },
             FsOption::Pair(key, value) => fsconfig_set_string(&context, *key, *value)?,
             FsOption::PidNamespace(namespace) => match fsconfig_set_fd(&context, c"pidns", namespace) {
-                // Before Linux 6.17 it is the namespace of the process that opens the context.
+                // Before Linux 6.17 procfs shows the pid namespace of the process that opens the context.
                 Err(Errno::INVAL) => context = namespace::context_of_children(fstype)?,
                 other => other?,
             },
@@ -45,17 +50,20 @@ pub fn create(fstype: &CStr, options: &[FsOption<'_>], attributes: u32, mode: Op
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::from_bits_retain(attributes))
 }
 
-/// The SELinux context of a detached mount's root. An fd of a mount is no open file, which this takes.
+/// Sets the SELinux context of the root of a detached mount. fsetxattr(2) needs an open file, which the fd of a mount
+/// is not.
 pub(crate) fn set_label(tree: BorrowedFd<'_>, label: &CStr) -> Result<()> {
     let root = fs::openat(tree, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     fs::fsetxattr(&root, c"security.selinux", label.to_bytes_with_nul(), fs::XattrFlags::empty())
 }
 
+/// Attaches a detached mount on the file or directory of `target`.
 pub(crate) fn move_onto(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
     let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(tree, c"", target, c"", empty)
 }
 
+/// Clones the mount that `fd` lies in, with `fd` as its root, as a detached mount.
 pub(crate) fn clone_of(fd: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     if recursive {
@@ -64,8 +72,8 @@ pub(crate) fn clone_of(fd: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
     open_tree(fd, c"", flags)
 }
 
-/// There is no call for this by fd that also takes the file system's own options as they are; the host's /proc, which
-/// is still that of this process' root, names the fd.
+/// Changes a mount and its file system by mount(2) with `MS_REMOUNT`. No call takes both an fd and the options as one
+/// text, so the call takes the name of the fd in the host's /proc, which is still the /proc of this process.
 pub(crate) fn remount(target: BorrowedFd<'_>, flags: u64, data: &CStr) -> Result<()> {
     sys::remount(ProcFdPath::new(target)?.name()?, flags, data)
 }

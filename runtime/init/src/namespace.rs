@@ -1,4 +1,4 @@
-//! Entering namespaces, making those that clone3 could not, and the rare second clone.
+//! Joining namespaces, creating those that clone3 could not create, and the second clone.
 
 use core::{ffi::CStr, mem::MaybeUninit};
 
@@ -20,30 +20,30 @@ use crate::{
     wire::{ADOPTED, GO, LEN, MAX_NAMESPACES, Message, RETRY, Step},
 };
 
-/// Joins, then makes, in the order in which each is allowed by the one before it.
+/// Joins the plan's namespaces, then creates the others, in the order that the kernel allows.
 ///
-/// The user namespace is the last of the joins, since a namespace that belongs to the host can be joined only from
-/// there (setns(2)); what belongs to a user namespace alone, and was refused before, follows it.
+/// The user namespace is the last join, because a namespace of the host can be joined only before it (setns(2)). A
+/// namespace that belongs to the user namespace is refused before it and joined after it.
 ///
-/// A pid namespace that is new is entered here, by a second clone; one that is joined, and has others in it, is entered
-/// at the end ([`clone_into_pid`]). Until then only the children of this process, hooks, are born in it.
+/// A new pid namespace is entered here by a second clone. A joined one has other processes in it, and is entered at
+/// the end ([`clone_into_pid`]); until then only hooks, the children of this process, are in it.
 pub fn enter(plan: &Plan<'_>, report: &Report<'_>) -> Result<()> {
     let namespaces = &plan.namespaces;
     if namespaces.become_root && !plan.process.keep_groups {
-        shed_groups()?;
+        drop_groups()?;
     }
-    let user = namespaces.joins.iter().position(|join| join.flags & CLONE_NEWUSER != 0);
-    let mut refused = 0u32;
+    let user_join = namespaces.joins.iter().position(|join| join.flags & CLONE_NEWUSER != 0);
+    let mut deferred = 0u32;
     for (n, join) in namespaces.joins.iter().enumerate() {
         match sys::setns(join.fd, join.flags) {
-            Err(Errno::PERM) if user.is_some_and(|user| n < user) => refused |= 1 << n,
+            Err(Errno::PERM) if user_join.is_some_and(|user| n < user) => deferred |= 1 << n,
             other => other.at_index(Step::JoinNamespace, n)?,
         }
     }
     if namespaces.become_root {
         become_root()?;
     }
-    for (n, join) in namespaces.joins.iter().enumerate().filter(|(n, _)| refused & 1 << n != 0) {
+    for (n, join) in namespaces.joins.iter().enumerate().filter(|(n, _)| deferred & 1 << n != 0) {
         sys::setns(join.fd, join.flags).at_index(Step::JoinNamespace, n)?;
     }
     if namespaces.unshare != 0 {
@@ -58,8 +58,8 @@ pub fn enter(plan: &Plan<'_>, report: &Report<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The namespaces that this process is in now, which it may look at though it hides. Where it cannot, there is none to
-/// give, and whoever asks will see that.
+/// Opens the namespaces of this process. The process may open its own files although it is not dumpable. A namespace
+/// that cannot be opened is left out, and the exec that asks for it fails.
 pub fn open_own(plan: &Plan<'_>) -> [Option<OwnedFd>; MAX_NAMESPACES] {
     let mut own = [const { None }; MAX_NAMESPACES];
     for (path, slot) in plan.namespace_files.iter().zip(&mut own) {
@@ -71,27 +71,27 @@ pub fn open_own(plan: &Plan<'_>) -> [Option<OwnedFd>; MAX_NAMESPACES] {
 const CLONE_NEWUSER: u32 = libc::CLONE_NEWUSER.cast_unsigned();
 const CLONE_NEWCGROUP: u32 = libc::CLONE_NEWCGROUP.cast_unsigned();
 
-/// Groups of the host go before a user namespace is joined, which may deny setgroups(2); the payload's own come later,
-/// and none too many is held then ([`crate::identity::verify`]).
-fn shed_groups() -> Result<()> {
+/// Drops the host's groups before a user namespace is joined that may deny setgroups(2). The payload's groups are set
+/// later, and [`crate::identity::verify`] fails if a group is left.
+fn drop_groups() -> Result<()> {
     match sys::set_groups(&[]) {
         Ok(()) | Err(Errno::PERM) => Ok(()),
         Err(e) => Err(e).at(Step::BecomeRoot),
     }
 }
 
-/// uid 0 of the namespace.
+/// Becomes uid 0 and gid 0 of the user namespace.
 fn become_root() -> Result<()> {
     sys::set_ids(0, 0).at(Step::BecomeRoot)?;
-    // A change of ids sets it to what fs.suid_dumpable says, and others may live in that namespace.
+    // A change of ids resets the flag to fs.suid_dumpable, and the namespace may have other processes.
     identity::clear_dumpable()
 }
 
-/// A process that is there for its user namespace alone: born in one that is new, or entering `join`. It says
-/// `Ready` and lives until the other end of the channel is closed.
+/// The child that keeps a user namespace alive, so that the parent can use it: it was cloned into a new one, or joins
+/// `join`. It sends [`Message::InUserNamespace`] and lives until the parent closes the channel.
 pub fn hold_user_namespace(channel: BorrowedFd<'_>, join: Option<BorrowedFd<'_>>) -> ! {
     let report = Report::new(channel);
-    match enter_and_hide(channel, join) {
+    match enter_user_namespace(channel, join) {
         Ok(()) => report.send(Message::InUserNamespace, &[]),
         Err(failure) => report.send(Message::Failure(failure), &[]),
     }
@@ -99,10 +99,10 @@ pub fn hold_user_namespace(channel: BorrowedFd<'_>, join: Option<BorrowedFd<'_>>
     sys::exit(0)
 }
 
-fn enter_and_hide(channel: BorrowedFd<'_>, join: Option<BorrowedFd<'_>>) -> Result<()> {
+fn enter_user_namespace(channel: BorrowedFd<'_>, join: Option<BorrowedFd<'_>>) -> Result<()> {
     if join.is_some() {
-        // Root of the namespace may not look into it. A new one has nobody else, and the maps of a process that hides are
-        // no ordinary user's to write (proc(5)).
+        // The root of a joined namespace must not trace this process. A new namespace has no other process, and the
+        // maps of a process that is not dumpable cannot be written by an unprivileged parent (proc(5)).
         identity::clear_dumpable()?;
     }
     let number = channel.as_raw_fd();
@@ -115,15 +115,15 @@ fn enter_and_hide(channel: BorrowedFd<'_>, join: Option<BorrowedFd<'_>>) -> Resu
     Ok(())
 }
 
-/// Clones the process that becomes the payload: a pid namespace that was joined or made is entered by children only
-/// (pid_namespaces(7)). `CLONE_PARENT` makes the new process the parent's own child, so that it is waited for like any
-/// other. Returns in the new process, once the parent has adopted it; this one ends.
+/// Clones the process that becomes the payload: only children enter a pid namespace that was joined or created
+/// (pid_namespaces(7)). With `CLONE_PARENT` the new process is a child of the parent, which waits for it as for any
+/// other. Returns in the new process, once the parent has adopted it; this process exits.
 ///
 /// # Errors
-/// As clone(2). The first `EAGAIN` is put to the parent, who can take this process out of a cgroup that has as many
-/// processes as it may have: an exec has to work there.
+/// As clone(2). The first `EAGAIN` is sent to the parent, which moves this process out of a cgroup that has reached
+/// `pids.max`: an exec must work in such a cgroup.
 pub fn clone_into_pid(report: &Report<'_>) -> Result<()> {
-    let made = match sys::second_clone() {
+    let cloned = match sys::second_clone() {
         Err(Errno::AGAIN) => {
             report.send(Message::CgroupFull, &[]);
             report.wait_for(RETRY).at(Step::Channel)?;
@@ -131,7 +131,7 @@ pub fn clone_into_pid(report: &Report<'_>) -> Result<()> {
         }
         other => other,
     };
-    match made.at(Step::Clone)? {
+    match cloned.at(Step::Clone)? {
         Side::Child => report.wait_for(ADOPTED).at(Step::Channel),
         Side::Parent(pid, pidfd) => {
             report.send(Message::Cloned(pid), &[pidfd.as_fd()]);
@@ -140,26 +140,26 @@ pub fn clone_into_pid(report: &Report<'_>) -> Result<()> {
     }
 }
 
-/// A context of a file system (fsopen(2)) that belongs to the pid namespace of this process's children: a child opens
-/// it and ends. Those that live in that namespace see the child for that moment.
+/// Opens a file system context (fsopen(2)) that belongs to the pid namespace of this process's children. A child opens
+/// it and exits. The processes of that namespace see the child for that moment.
 ///
 /// # Errors
-/// As fsopen(2); `EIO` when the child ended without a word.
+/// As fsopen(2); `EIO` if the child exits without an answer.
 pub fn context_of_children(fstype: &CStr) -> io::Result<OwnedFd> {
-    let (ours, theirs) = net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let (ours, childs) = net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let pidfd = match sys::clone_hook()? {
         Side::Child => {
             let opened = sys::prctl(libc::PR_SET_DUMPABLE, 0, 0)
                 .and_then(|_| rustix::mount::fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC));
             if let Ok(context) = opened {
-                report::send(theirs.as_fd(), Message::FsContext, &[context.as_fd()]);
+                report::send(childs.as_fd(), Message::FsContext, &[context.as_fd()]);
             }
             sys::exit(0)
         }
         Side::Parent(_, pidfd) => pidfd,
     };
-    drop(theirs);
-    // It has nothing to wait for; one that is stopped by others is ended.
+    drop(childs);
+    // The child does not wait for anything. If another process has stopped it, it is killed.
     if !sys::wait_readable(pidfd.as_fd(), None, Some(10))? {
         let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
     }
@@ -176,7 +176,7 @@ pub fn context_of_children(fstype: &CStr) -> io::Result<OwnedFd> {
     context.ok_or(Errno::IO)
 }
 
-/// One write, as sysctl(8) does it.
+/// Writes a kernel parameter with one write(2), as sysctl(8) does.
 pub fn write_sysctl(sysctl: &Sysctl<'_>) -> io::Result<()> {
     let file = rustix::fs::open(sysctl.path, OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?;
     let written = io::write(&file, sysctl.value)?;

@@ -1,7 +1,7 @@
-//! Paths inside a root that its owner controls.
+//! Paths inside a root whose owner is not trusted.
 //!
-//! A path is resolved once, by openat2(2) (Linux 5.6) with `RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS`, to an `O_PATH`
-//! fd; everything after that goes by the fd. No link in the image, whatever it points to, leads outside.
+//! openat2(2) (Linux 5.6) resolves a path once, with `RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS`, to an `O_PATH` fd. All
+//! later calls use the fd. No symbolic link of the image leads outside the root.
 
 use core::ffi::CStr;
 
@@ -14,44 +14,51 @@ use rustix::{
 
 use crate::digits::decimal;
 
+/// The flags of openat2(2) for every path inside the root.
 const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
+/// `PATH_MAX`, bytes.
 const MAX: usize = 4096;
 
-/// How often a path is resolved anew, at most, while renames anywhere on the machine keep the kernel from being sure that it
-/// stayed inside the root (openat2(2), `EAGAIN`).
+/// How often a path is resolved at most. openat2(2) fails with `EAGAIN` if a rename anywhere on the machine keeps the
+/// kernel from knowing that a `..` stayed inside the root.
 const TRIES: u32 = 128;
 
-/// Who gets what is made, when that is not its maker: uid and gid.
+/// The uid and gid that own created files; by default the creator does.
 pub type Owner = Option<(u32, u32)>;
 
-/// What a mount target must be.
+/// The kind of file that is created if the path is missing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Target {
     /// A directory.
     Directory,
-    /// Anything else.
+    /// A regular file, which is empty.
     NonDirectory,
 }
 
 /// Opens `path` below `root` with `flags`.
 ///
 /// # Errors
-/// As openat2(2); `EAGAIN` only when each of many tries met a rename.
+/// As openat2(2); `EAGAIN` after many attempts that each met a rename.
 pub fn open(root: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<OwnedFd> {
     resolve(root, path, flags, IN_ROOT)
 }
 
-/// Opens a directory that is reached through no link at all; `ELOOP` if there is one.
+/// Opens a directory that no symbolic link leads to.
+///
+/// # Errors
+/// `ELOOP` if the path has a symbolic link; `ENOTDIR` if it leads to another file; as openat2(2).
 pub fn open_without_links(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd> {
     resolve(root, path, OFlags::PATH | OFlags::DIRECTORY, IN_ROOT | ResolveFlags::NO_SYMLINKS)
 }
 
+/// openat2(2) with `O_CLOEXEC`.
 fn resolve(root: BorrowedFd<'_>, path: &CStr, flags: OFlags, how: ResolveFlags) -> Result<OwnedFd> {
-    patiently(|| fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), how))
+    retry(|| fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), how))
 }
 
-/// Tries again what was interrupted. Somebody who renames or interrupts for ever must not be waited for that long.
-fn patiently<T>(mut call: impl FnMut() -> Result<T>) -> Result<T> {
+/// Repeats `call` while it is interrupted, at most [`TRIES`] times: a process that renames files without end must not
+/// hold up this one.
+fn retry<T>(mut call: impl FnMut() -> Result<T>) -> Result<T> {
     let mut tries = 1;
     loop {
         match call() {
@@ -61,15 +68,16 @@ fn patiently<T>(mut call: impl FnMut() -> Result<T>) -> Result<T> {
     }
 }
 
-/// Opens `path` (`O_PATH`) below `root`, making it and its parents when missing: directories 0755, or an empty file.
+/// Opens `path` (`O_PATH`) below `root`. Creates it and its parents if they are missing: directories with mode 0755,
+/// or an empty file.
 ///
 /// # Errors
-/// As openat2(2) and mkdirat(2).
+/// As openat2(2), mkdirat(2) and openat(2).
 pub fn open_or_make(root: BorrowedFd<'_>, path: &CStr, target: Target, owner: Owner) -> Result<OwnedFd> {
     find_or_make(root, path, target, owner).map(|(fd, _)| fd)
 }
 
-/// As [`open_or_make`], and whether it had to be made.
+/// As [`open_or_make`]; also returns whether it had to be created.
 ///
 /// # Errors
 /// As [`open_or_make`].
@@ -86,10 +94,11 @@ pub fn find_or_make(root: BorrowedFd<'_>, path: &CStr, target: Target, owner: Ow
     }
 }
 
-/// Opens the file `name` (`O_PATH`) of the directory `dir`, making it when missing; never through a link.
+/// Opens the file `name` (`O_PATH`) of the directory `dir`, and creates it if it is missing. Does not follow a
+/// symbolic link.
 ///
 /// # Errors
-/// `ELOOP` when it is a link; as openat2(2) and open(2).
+/// `ELOOP` if the file is a symbolic link; as openat2(2) and openat(2).
 pub fn open_or_make_file(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
     let find = || resolve(dir, name, OFlags::PATH, IN_ROOT | ResolveFlags::NO_SYMLINKS);
     match find() {
@@ -101,8 +110,10 @@ pub fn open_or_make_file(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
     }
 }
 
-/// Makes the last component where only that is missing, as nearly always; `ENOENT` when more is, or when it has no
-/// plain name.
+/// Creates the last component of a path whose other components exist, which is the usual case.
+///
+/// # Errors
+/// `ENOENT` if another component is missing, or if the last one is `.` or `..`: [`make`] then walks the path.
 fn make_last(root: BorrowedFd<'_>, path: &CStr, target: Target, owner: Owner) -> Result<OwnedFd> {
     let mut buffer = [0u8; SPLIT];
     let (dir, name) = split(path, &mut buffer).map_err(|_| Errno::NOENT)?;
@@ -116,27 +127,36 @@ fn make_last(root: BorrowedFd<'_>, path: &CStr, target: Target, owner: Owner) ->
     }
 }
 
-/// Links in a path that are followed at most, as many as the kernel follows.
+/// The number of symbolic links that [`make`] follows at most; the kernel's limit is the same (path_resolution(7)).
 const LINKS: usize = 40;
 
-/// Makes what is missing, a component at a time, also where dangling links lead to: `done` is the way so far, free of
-/// links, and `rest` what is still to be walked. A link's text is put before the rest, one that is absolute starts from
-/// the root again, and `..` takes back a name; what is opened is always opened from the root and inside it.
+/// Walks `path` one component at a time, and creates the missing components, also at the target of a dangling symbolic
+/// link.
+///
+/// The walk has a stack of two paths. `done` is the part that has been walked: it is free of links and begins at the
+/// root. `rest` is the part that is still to be walked. A link is resolved here and not by the kernel, because the
+/// kernel cannot create the file that a dangling link names. Each component is opened anew from the root with
+/// `RESOLVE_IN_ROOT`, so a file that is replaced meanwhile cannot lead the walk outside.
 fn make(root: BorrowedFd<'_>, path: &CStr, target: Target, owner: Owner) -> Result<OwnedFd> {
     let (mut done, mut rest) = (Text::new(b"")?, Text::new(path.to_bytes())?);
     let mut links = 0;
     while let Some(name) = rest.take_name()? {
         match name.bytes() {
+            // Doubled slashes and `.` change nothing.
             b"" | b"." => continue,
+            // `done` has no links, so its parent is the path without the last component. `..` of the root is the root.
             b".." => {
                 done.pop();
                 continue;
             }
             _ => {}
         }
+        // From here on `done` includes this component; a link or a creation goes back to the parent.
         let parent_len = done.len;
         done.push(name.bytes())?;
         match open(root, done.c_str()?, OFlags::PATH | OFlags::NOFOLLOW) {
+            // A link: its target replaces the component. The walk continues at the parent of the link, or at the root if the
+            // target is absolute. The target is walked like the rest of the path, so its own components may be missing.
             Ok(found) if FileType::from_raw_mode(fs::fstat(&found)?.st_mode) == FileType::Symlink => {
                 links += 1;
                 if links > LINKS {
@@ -147,7 +167,11 @@ fn make(root: BorrowedFd<'_>, path: &CStr, target: Target, owner: Owner) -> Resu
                 done.len = if to.first() == Some(&b'/') { 0 } else { parent_len };
                 rest.put_before(to)?;
             }
+            // Any other file is walked through. If it is no directory, the next component fails with ENOTDIR.
             Ok(_) => {}
+            // A missing component is created in its parent: the last one as `target` says, any other one as a directory. The
+            // result is not used, because another process may create the same component: the next round, or the final
+            // open, finds the file that is there.
             Err(Errno::NOENT) => {
                 let mut parent = Text::new(done.bytes().get(..parent_len).unwrap_or_default())?;
                 let dir = if parent_len == 0 { None } else { Some(open(root, parent.c_str()?, OFlags::PATH)?) };
@@ -161,10 +185,11 @@ fn make(root: BorrowedFd<'_>, path: &CStr, target: Target, owner: Owner) -> Resu
             Err(e) => return Err(e),
         }
     }
+    // A path such as `/..` has no component left to create.
     if done.len == 0 { Err(Errno::NOENT) } else { open(root, done.c_str()?, OFlags::PATH) }
 }
 
-/// A path of at most `PATH_MAX` bytes, its end included.
+/// A path of less than `PATH_MAX` bytes, without its NUL.
 struct Text {
     buffer: [u8; MAX],
     len: usize,
@@ -191,18 +216,19 @@ impl Text {
         Ok(())
     }
 
-    /// With a slash before the name.
+    /// Appends a slash and `name`.
     fn push(&mut self, name: &[u8]) -> Result<()> {
         self.append(b"/")?;
         self.append(name)
     }
 
-    /// Without its last name; the root stays what it is.
+    /// Removes the last component; the root stays the root.
     fn pop(&mut self) {
         self.len = self.bytes().iter().rposition(|&b| b == b'/').unwrap_or(0);
     }
 
-    /// Takes the first component away; it is empty where slashes are doubled. Nothing left: none.
+    /// Removes the first component and returns it. It is empty between doubled slashes. Returns `None` if the path is
+    /// empty.
     fn take_name(&mut self) -> Result<Option<Self>> {
         if self.len == 0 {
             return Ok(None);
@@ -215,12 +241,12 @@ impl Text {
         Ok(Some(name))
     }
 
-    /// Whether anything but slashes and dots is left.
+    /// True if the path has a component other than `.`.
     fn has_name(&self) -> bool {
         self.bytes().split(|&b| b == b'/').any(|name| !matches!(name, b"" | b"."))
     }
 
-    /// `bytes` and a slash come before it.
+    /// Puts `bytes` and a slash before the path.
     fn put_before(&mut self, bytes: &[u8]) -> Result<()> {
         let shift = bytes.len() + 1;
         if self.len + shift >= MAX {
@@ -241,6 +267,7 @@ impl Text {
     }
 }
 
+/// Creates one component, which must be missing.
 fn make_one(dir: BorrowedFd<'_>, name: &CStr, target: Target, owner: Owner) -> Result<()> {
     let made = match target {
         Target::Directory => {
@@ -250,8 +277,8 @@ fn make_one(dir: BorrowedFd<'_>, name: &CStr, target: Target, owner: Owner) -> R
             }
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let made = fs::openat(dir, name, flags, Mode::empty())?;
-            // Whoever can put another directory in its place has one of his own there as easily, unless this one has
-            // something in it.
+            // Another process may have replaced the directory, but only where it could create one of its own as well.
+            // A directory with content must not be given away.
             if !is_empty(made.as_fd())? {
                 return Err(Errno::EXIST);
             }
@@ -266,6 +293,7 @@ fn make_one(dir: BorrowedFd<'_>, name: &CStr, target: Target, owner: Owner) -> R
     fs::chownat(&made, c"", Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::EMPTY_PATH)
 }
 
+/// True if the directory has no entries.
 fn is_empty(dir: BorrowedFd<'_>) -> Result<bool> {
     let mut buffer = [core::mem::MaybeUninit::uninit(); 512];
     let mut entries = fs::RawDir::new(dir, &mut buffer);
@@ -277,14 +305,14 @@ fn is_empty(dir: BorrowedFd<'_>) -> Result<bool> {
     Ok(true)
 }
 
-/// The name of a descriptor in the procfs at `/proc`, for calls that take no descriptor.
+/// The path of an fd in the procfs at `/proc`, for calls that take no fd.
 pub struct ProcFdPath([u8; 25]);
 
 impl ProcFdPath {
-    /// Of `fd`, which must stay open meanwhile.
+    /// Builds the path of `fd`, which must stay open while the path is in use.
     ///
     /// # Errors
-    /// None: a descriptor's number fits.
+    /// None: the number of an fd always fits.
     pub fn new(fd: BorrowedFd<'_>) -> Result<Self> {
         let mut name = *b"/proc/self/fd/\0\0\0\0\0\0\0\0\0\0\0";
         let mut digits = [0u8; 10];
@@ -293,7 +321,7 @@ impl ProcFdPath {
         Ok(Self(name))
     }
 
-    /// As a path.
+    /// Returns the path.
     ///
     /// # Errors
     /// None.
@@ -302,7 +330,7 @@ impl ProcFdPath {
     }
 }
 
-/// `bytes` with a NUL behind them, in `buffer`.
+/// Copies `bytes` and a NUL into `buffer`.
 fn c_path<'b>(buffer: &'b mut [u8], bytes: &[u8]) -> Result<&'b CStr> {
     let slot = buffer.get_mut(..=bytes.len()).ok_or(Errno::NAMETOOLONG)?;
     let (text, nul) = slot.split_at_mut(bytes.len());
@@ -311,7 +339,10 @@ fn c_path<'b>(buffer: &'b mut [u8], bytes: &[u8]) -> Result<&'b CStr> {
     CStr::from_bytes_with_nul(slot).map_err(|_| Errno::INVAL)
 }
 
-/// Splits an absolute path into the directory to open and the last name.
+/// Splits an absolute path into its directory and its last component. `buffer` has [`SPLIT`] bytes.
+///
+/// # Errors
+/// `EINVAL` if the path has no last component; `ENAMETOOLONG`.
 pub fn split<'b>(path: &CStr, buffer: &'b mut [u8]) -> Result<(&'b CStr, &'b CStr)> {
     let bytes = path.to_bytes();
     let cut = bytes.iter().rposition(|&b| b == b'/').ok_or(Errno::INVAL)?;
@@ -325,7 +356,7 @@ pub fn split<'b>(path: &CStr, buffer: &'b mut [u8]) -> Result<(&'b CStr, &'b CSt
     Ok((c_path(first, dir)?, c_path(second, name)?))
 }
 
-/// Room for [`split`].
+/// The size of the buffer of [`split`], bytes.
 pub const SPLIT: usize = 2 * MAX;
 
 #[cfg(test)]
@@ -333,24 +364,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn renames_without_end_are_not_waited_for() {
+    fn endless_renames_end_the_retries() {
         let mut calls = 0;
-        let answer: Result<()> = patiently(|| {
+        let answer: Result<()> = retry(|| {
             calls += 1;
             Err(Errno::AGAIN)
         });
         assert_eq!((answer, calls), (Err(Errno::AGAIN), TRIES));
         let mut left = 3;
-        let answer = patiently(|| {
+        let answer = retry(|| {
             left -= 1;
             if left == 0 { Ok(()) } else { Err([Errno::AGAIN, Errno::INTR][left % 2]) }
         });
         assert_eq!(answer, Ok(()));
-        assert_eq!(patiently(|| Err::<(), _>(Errno::NOENT)), Err(Errno::NOENT));
+        assert_eq!(retry(|| Err::<(), _>(Errno::NOENT)), Err(Errno::NOENT));
     }
 
     #[test]
-    fn a_descriptor_has_a_name() {
+    fn proc_fd_path_leads_to_the_file_of_the_fd() {
         let file = fs::open(c"/dev/null", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
         let name = ProcFdPath::new(file.as_fd()).unwrap();
         let target = fs::openat(fs::CWD, name.name().unwrap(), OFlags::PATH, Mode::empty()).unwrap();

@@ -1,4 +1,4 @@
-//! The payload itself: HOME, working directory, the executable, execve.
+//! The payload: HOME, working directory, executable, execve.
 
 use core::ffi::CStr;
 
@@ -15,7 +15,7 @@ use crate::{
     wire::{Failure, Step},
 };
 
-/// The part of the plan that is still to be carried out when the process has the payload's rights.
+/// The part of the plan that remains when the process has the payload's rights.
 pub struct Remaining<'a> {
     /// The payload.
     pub process: Process<'a>,
@@ -31,16 +31,17 @@ pub struct Remaining<'a> {
     pub terminal: bool,
 }
 
-/// Room for `HOME=` and a directory.
+/// The size of the buffer for `HOME=` and a path, bytes.
 pub const HOME_MAX: usize = 1024;
-/// How much of a passwd is read: images are not trusted to have a small one.
+/// The part of a passwd file that is read, bytes: an image may have a file of any size.
 const PASSWD_MAX: usize = 1 << 20;
 
-/// Sets HOME from the container's own /etc/passwd, by uid, when the plan asks for it; `/` when that says nothing.
+/// Sets HOME from the container's /etc/passwd, by uid, if the plan asks for it. HOME is `/` if the file has no such
+/// user.
 ///
 /// The file is parsed here and not by the C library, which would load the image's NSS modules (CVE-2019-14271). It
-/// is read without following a link out of the root (there is none: this is the root), must be a regular file, and
-/// is read up to 1 MiB.
+/// must be a regular file, and 1 MiB of it is read. The container's root is the root of the process by now, so no link
+/// leads outside.
 pub fn set_home(process: &Process<'_>, buffer: &mut [u8; HOME_MAX]) -> Result<()> {
     if !process.find_home {
         return Ok(());
@@ -65,6 +66,7 @@ pub fn set_home(process: &Process<'_>, buffer: &mut [u8; HOME_MAX]) -> Result<()
     Ok(())
 }
 
+/// Opens /etc/passwd; `None` if it is missing, unreadable or no regular file.
 fn open_passwd() -> io::Result<Option<OwnedFd>> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     match fs::open(c"/etc/passwd", flags, Mode::empty()) {
@@ -74,7 +76,7 @@ fn open_passwd() -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Copies the home of the first line whose third field is `uid`.
+/// Copies the home directory from the first line with the uid to `out`.
 fn find_home(file: &OwnedFd, uid: u32, out: &mut [u8]) -> io::Result<bool> {
     let mut parser = Passwd::new(uid);
     let mut buffer = [0u8; 4096];
@@ -82,7 +84,7 @@ fn find_home(file: &OwnedFd, uid: u32, out: &mut [u8]) -> io::Result<bool> {
     while total < PASSWD_MAX {
         let len = io::read(file, &mut buffer[..])?;
         let chunk = buffer.get(..len).unwrap_or_default();
-        // End of file ends the last line.
+        // The end of the file ends the last line.
         let chunk: &[u8] = if len == 0 { b"\n" } else { chunk };
         for &byte in chunk {
             if parser.push(byte, out) {
@@ -97,11 +99,12 @@ fn find_home(file: &OwnedFd, uid: u32, out: &mut [u8]) -> io::Result<bool> {
     Ok(false)
 }
 
-/// passwd(5), a byte at a time: only the third field and the sixth are looked at.
+/// A parser of passwd(5) that takes one byte at a time. It reads the third field, the uid, and the sixth, the home
+/// directory.
 struct Passwd {
     wanted: u32,
     field: u32,
-    /// The number in field 2 so far; `None` once it is not a number that fits.
+    /// The number in the third field so far; `None` if it is not a number of 32 bits.
     uid: Option<u64>,
     digits: u32,
     len: usize,
@@ -113,7 +116,7 @@ impl Passwd {
         Self { wanted, field: 0, uid: Some(0), digits: 0, len: 0, overflow: false }
     }
 
-    /// Takes a byte; true when the line that just ended is the user's, and `out` holds the home.
+    /// Takes one byte. Returns true at the end of a line with the uid and a home directory, which `out` then holds.
     fn push(&mut self, byte: u8, out: &mut [u8]) -> bool {
         match byte {
             b'\n' => {
@@ -152,7 +155,7 @@ impl Passwd {
     }
 }
 
-/// Tries the working directory with the runtime's rights; true when it has been entered.
+/// Enters the working directory with the runtime's rights. Returns false if they do not suffice.
 pub fn try_directory(process: &Process<'_>) -> Result<bool> {
     match rustix::process::chdir(process.cwd) {
         Ok(()) => Ok(true),
@@ -161,10 +164,10 @@ pub fn try_directory(process: &Process<'_>) -> Result<bool> {
     }
 }
 
-/// Enters the working directory with the payload's rights unless that is `done`, and makes sure that it lies inside
-/// the root: a path like `/proc/self/fd/7` could lead to a directory of the host (CVE-2024-21626).
-pub fn change_directory(process: &Process<'_>, done: bool) -> Result<()> {
-    if !done {
+/// Enters the working directory with the payload's rights, unless the process is in it already, and verifies that it
+/// lies inside the root: a path such as `/proc/self/fd/7` could lead to a directory of the host (CVE-2024-21626).
+pub fn change_directory(process: &Process<'_>, in_directory: bool) -> Result<()> {
+    if !in_directory {
         rustix::process::chdir(process.cwd).at(Step::Cwd)?;
     }
     let mut buffer = [0u8; 4097];
@@ -175,12 +178,13 @@ pub fn change_directory(process: &Process<'_>, done: bool) -> Result<()> {
     }
 }
 
-/// The index of [`Step::Executable`]: the file could not be seen at all.
+/// The index of [`Step::Executable`] if stat(2) of the file has failed.
 pub const NOT_FOUND: u32 = 0;
-/// The index of [`Step::Executable`]: it is there, but no program that this user may run.
+/// The index of [`Step::Executable`] if the file exists, and the user may not execute it.
 pub const NOT_EXECUTABLE: u32 = 1;
 
-/// Finds the executable, with the payload's rights. A name without a slash is looked for in each directory of PATH.
+/// Returns the path of the executable, which is looked up with the payload's rights. A name without a slash is
+/// searched in each directory of PATH.
 pub fn find<'a>(process: &Process<'a>) -> Result<&'a CStr> {
     let refused = |index, e: Errno| Failure { step: Step::Executable, index, errno: e.raw_os_error() };
     match process.executables {
@@ -197,6 +201,7 @@ pub fn find<'a>(process: &Process<'a>) -> Result<&'a CStr> {
     }
 }
 
+/// Fails unless the effective user may execute the file.
 fn may_execute(path: &CStr, stat: &fs::Stat) -> io::Result<()> {
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
         return Err(Errno::ISDIR);
@@ -204,15 +209,16 @@ fn may_execute(path: &CStr, stat: &fs::Stat) -> io::Result<()> {
     fs::accessat(fs::CWD, path, Access::EXEC_OK, AtFlags::EACCESS)
 }
 
-/// Becomes the payload; returns only what kept it from that.
+/// Executes the payload. Returns only after an error.
 pub fn execute(process: &Process<'_>, executable: &CStr) -> Result<core::convert::Infallible> {
     let refused = sys::execve(executable, process.args, process.env);
-    complain(executable, refused.raw_os_error());
+    write_reason(executable, refused.raw_os_error());
     Err(refused).at(Step::Exec)
 }
 
-/// Says on the payload's standard error what kept it from being: where runc's users look for it, in the same words.
-fn complain(executable: &CStr, errno: i32) {
+/// Writes the reason for a failed execve to the payload's standard error, in runc's words: runc's users look for it
+/// there.
+fn write_reason(executable: &CStr, errno: i32) {
     let words: &[u8] = match errno {
         libc::E2BIG => b"argument list too long",
         libc::EACCES => b"permission denied",
@@ -227,28 +233,29 @@ fn complain(executable: &CStr, errno: i32) {
         libc::ETXTBSY => b"text file busy",
         _ => b"it cannot be executed",
     };
-    let _ = io::write(rustix::stdio::stderr(), b"exec ");
-    for part in harmless(executable.to_bytes()) {
-        let _ = io::write(rustix::stdio::stderr(), part);
+    let Some(stderr) = sys::standard_stream(2) else { return };
+    let _ = io::write(stderr, b"exec ");
+    for part in without_controls(executable.to_bytes()) {
+        let _ = io::write(stderr, part);
     }
     for part in [b": ", words, b"\n"] {
-        let _ = io::write(rustix::stdio::stderr(), part);
+        let _ = io::write(stderr, part);
     }
 }
 
-/// A name of the image in parts, with a question mark for each character that a terminal obeys: C0, DEL, and C1 as UTF-8
-/// has it.
-fn harmless(name: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// The parts of a name from the image, with a question mark in place of each control character: C0, DEL, and C1 in
+/// UTF-8.
+fn without_controls(name: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = name;
     core::iter::from_fn(move || {
-        let obeyed = |at: usize| match rest.get(at..) {
+        let control_len = |at: usize| match rest.get(at..) {
             Some([0xc2, 0x80..=0x9f, ..]) => 2,
             Some([..0x20 | 0x7f, ..]) => 1,
             _ => 0,
         };
-        let plain = (0..rest.len()).find(|at| obeyed(*at) > 0).unwrap_or(rest.len());
+        let plain = (0..rest.len()).find(|at| control_len(*at) > 0).unwrap_or(rest.len());
         let (part, next): (&[u8], usize) = match plain {
-            0 => (b"?", obeyed(0)),
+            0 => (b"?", control_len(0)),
             len => (rest.get(..len).unwrap_or_default(), len),
         };
         let done = rest.is_empty();
@@ -262,14 +269,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_terminal_obeys_no_name() {
+    fn control_characters_of_a_name_are_replaced() {
         for (name, said) in [
             (&b"/bin/sh"[..], &b"/bin/sh"[..]),
             (b"\x1b[2Ja\x7f", b"?[2Ja?"),
             (b"\xc2\x9b1m\xc3\xa9\n\n", b"?1m\xc3\xa9??"),
             (b"", b""),
         ] {
-            assert!(harmless(name).flatten().eq(said), "{}", name.escape_ascii());
+            assert!(without_controls(name).flatten().eq(said), "{}", name.escape_ascii());
         }
     }
 

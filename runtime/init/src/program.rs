@@ -1,8 +1,7 @@
-//! Programs of the host's that are started: one that logs, one that maps ids. Hooks begin the same way.
+//! Programs of the host that the runtime starts: a log program, newuidmap(1). Hooks start the same way.
 //!
-//! A program begins with what the caller of the runtime had, not with what the runtime has made of that for itself: the
-//! limit of open files, signals at their defaults, and no descriptors but those that are meant for it. The umask, the
-//! working directory and all else are those of its maker.
+//! A program gets the limit of open files and the signal dispositions that the runtime's caller had, and no fds but
+//! its own. It inherits the umask, the working directory and all else from the process that starts it.
 
 use core::{cell::Cell, ffi::CStr};
 
@@ -20,76 +19,76 @@ use crate::{
     sys::{self, Side},
 };
 
-/// What to start, and with what.
+/// A program to start.
 pub struct Program<'a> {
-    /// Absolute.
+    /// The absolute path.
     pub path: &'a CStr,
-    /// Ends in null.
+    /// The arguments; null ends them.
     pub args: &'a [Ptr],
-    /// Ends in null.
+    /// The environment; null ends it.
     pub env: &'a [Cell<Ptr>],
-    /// Its descriptors from 0 on, each open above all of these numbers. It gets no others.
+    /// Its fds from 0 on. Each of them must have a number above all of these. The program gets no other fds.
     pub fds: &'a [BorrowedFd<'a>],
-    /// A limit that it has; the others are those of its maker.
+    /// A resource limit for the program. It inherits the other limits.
     pub limit: Option<Rlimit>,
-    /// Signals that its maker ignores, by bit.
+    /// The signals that this process ignores, one bit each; the program ignores none.
     pub ignored_signals: u64,
 }
 
-/// Starts it, and returns when it executes; gives its pid and pidfd.
+/// Starts the program, waits for its execve, and returns its pid and pidfd.
 ///
 /// # Errors
-/// It cannot be executed, or there is no room for a process. Nothing is left.
+/// As clone(2) and execve(2). No process is left then.
 pub fn start(program: &Program<'_>) -> io::Result<(i32, OwnedFd)> {
-    let (said, says) = pipe_with(PipeFlags::CLOEXEC)?;
-    // Above the numbers that are given away.
-    let says = io::fcntl_dupfd_cloexec(says, RawFd::try_from(program.fds.len()).unwrap_or(RawFd::MAX))?;
+    let (errno_pipe, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+    // The pipe must lie above the numbers that the program's fds get.
+    let writer = io::fcntl_dupfd_cloexec(writer, RawFd::try_from(program.fds.len()).unwrap_or(RawFd::MAX))?;
     let (pid, pidfd) = match sys::clone_program()? {
-        Side::Child => become_it(program, &says),
+        Side::Child => become_program(program, &writer),
         Side::Parent(pid, pidfd) => (pid, pidfd),
     };
-    drop(says);
+    drop(writer);
     let mut errno = [0u8; 4];
-    let told = loop {
-        match io::read(&said, &mut errno) {
+    let length = loop {
+        match io::read(&errno_pipe, &mut errno) {
             Err(Errno::INTR) => {}
-            told => break told,
+            length => break length,
         }
     };
-    if told? == 0 {
+    if length? == 0 {
         return Ok((pid, pidfd));
     }
     while let Err(Errno::INTR) = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {}
     Err(Errno::from_raw_os_error(i32::from_ne_bytes(errno)))
 }
 
-/// The program, up to its execve; what keeps it from that goes to the maker.
-fn become_it(program: &Program<'_>, says: &OwnedFd) -> ! {
-    let try_it = || -> io::Result<core::convert::Infallible> {
-        shed(program.fds, program.limit.as_ref(), program.ignored_signals)?;
+/// The child that becomes the program. It writes the errno of a failure to `errno_pipe`.
+fn become_program(program: &Program<'_>, errno_pipe: &OwnedFd) -> ! {
+    let execute = || -> io::Result<core::convert::Infallible> {
+        set_up(program.fds, program.limit.as_ref(), program.ignored_signals)?;
         Err(sys::execve(program.path, program.args, program.env))
     };
-    let Err(errno) = try_it();
-    let _ = io::write(says, &errno.raw_os_error().to_ne_bytes());
+    let Err(errno) = execute();
+    let _ = io::write(errno_pipe, &errno.raw_os_error().to_ne_bytes());
     sys::exit(127)
 }
 
-/// Puts the streams in their places, and leaves behind what a program is not to have of its maker.
-pub(crate) fn shed(streams: &[BorrowedFd<'_>], limit: Option<&Rlimit>, ignored: u64) -> io::Result<()> {
-    for (number, stream) in (0..).zip(streams) {
-        sys::dup_onto(*stream, number)?;
+/// Puts the fds in their places, marks all others close-on-exec, and sets dispositions and the limit.
+pub(crate) fn set_up(fds: &[BorrowedFd<'_>], limit: Option<&Rlimit>, ignored_signals: u64) -> io::Result<()> {
+    for (number, fd) in (0..).zip(fds) {
+        sys::dup_onto(*fd, number)?;
     }
-    sys::cloexec_from(u32::try_from(streams.len()).unwrap_or(0))?;
-    sys::reset_signals(ignored)?;
+    sys::cloexec_from(u32::try_from(fds.len()).unwrap_or(0))?;
+    sys::reset_signals(ignored_signals)?;
     limit.map_or(Ok(()), identity::set_limit)
 }
 
-/// A file in memory, above the numbers of the standard streams.
+/// Creates a file in memory, with a number above the standard streams.
 ///
 /// # Errors
 /// As memfd_create(2).
 pub fn memfd(name: &CStr) -> io::Result<OwnedFd> {
-    // Linux 6.3, and asked for where vm.memfd_noexec is 2; older kernels do not know it.
+    // `MFD_NOEXEC_SEAL` (Linux 6.3) is required if the sysctl vm.memfd_noexec is 2. Older kernels fail with EINVAL.
     let file = match rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL) {
         Err(Errno::INVAL) => rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?,
         other => other?,

@@ -1,7 +1,7 @@
-//! The root file system: mounts, devices, the way in, and what is hidden or read-only in it.
+//! The root file system of the container: mounts, devices, the pivot, and the paths that are masked or read-only.
 //!
-//! Everything happens below one fd, the root of a tree that nobody else sees yet; the host's tree is left behind as a
-//! whole at the end.
+//! All work happens below one fd, the root of a tree that no other process sees yet. At the end the process leaves the
+//! host's tree as a whole.
 
 use core::ffi::CStr;
 
@@ -23,15 +23,15 @@ use crate::{
     wire::Step,
 };
 
-/// The host's tree, which is the root until [`enter`].
+/// The host's tree. It is the root of the process until [`enter`].
 pub struct HostTree {
     root: OwnedFd,
-    /// The umask of the runtime's caller: [`build`] has set another one.
+    /// The umask of the runtime's caller, before [`build`] has changed it.
     pub(crate) caller_umask: Mode,
 }
 
-/// Builds the root, with all that is mounted in it. `terminal` becomes the terminal's slave when the plan asks for a
-/// terminal. Returns the root of the host's tree, which [`enter`] leaves behind.
+/// Builds the root file system with all its mounts. `terminal` becomes the slave of the terminal if the plan asks for
+/// one. Returns the host's tree, or `None` if the container has no mounts.
 pub fn build(
     container: &Container<'_>,
     terminal: &mut Option<OwnedFd>,
@@ -42,7 +42,7 @@ pub fn build(
     if matches!(rootfs.enter, Enter::Chroot) {
         return Ok(None);
     }
-    // Mount targets, directories and nodes are born with the modes that they are to have.
+    // Mount targets, directories and device nodes get exactly the modes that the plan names.
     let caller_umask = rustix::process::umask(Mode::empty());
     let host_root = attach_rootfs(rootfs)?;
     let root = rootfs.tree;
@@ -63,12 +63,12 @@ pub fn build(
         }
         *terminal = Some(slave);
     }
-    // That of hooks, and of a payload that has none of its own.
+    // The default of startContainer hooks and of a payload whose `process.user.umask` is not set.
     rustix::process::umask(Mode::from_raw_mode(0o022));
     Ok(Some(HostTree { root: host_root, caller_umask }))
 }
 
-/// Hides and seals what the plan says, and makes the tree the root of this process.
+/// Masks paths, makes paths and mounts read-only, and makes the tree the root of this process.
 pub fn enter(rootfs: &Rootfs<'_>, host: Option<HostTree>) -> Result<()> {
     let Some(HostTree { root: host_root, .. }) = host else {
         rustix::process::fchdir(rootfs.tree).at(Step::EnterRoot)?;
@@ -83,22 +83,22 @@ pub fn enter(rootfs: &Rootfs<'_>, host: Option<HostTree>) -> Result<()> {
     }
     leave_host(rootfs, host_root.as_fd())?;
     if rootfs.propagation != 0 {
-        // The root is now ".", and the process' own root.
+        // The tree is now both the root and the working directory of the process.
         sys::mount_setattr(root, false, 0, 0, rootfs.propagation).at(Step::RootPropagation)?;
     }
     Ok(())
 }
 
-/// Hangs the detached clone of the rootfs over `/` of the copied tree: the one place that needs no path of the host,
-/// so nothing on the way to the bundle has to be traversable for a mapped user. Hooks of the mount namespace look for it
-/// in the bundle; for them it is hung there.
+/// Attaches the detached clone of the rootfs. By default it goes over `/` of the copied host tree, because that needs
+/// no path of the host: a mapped user need not be able to traverse the directories above the bundle. With hooks that
+/// look for the rootfs in the bundle it is attached there.
 fn attach_rootfs(rootfs: &Rootfs<'_>) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let host_root = fs::open(c"/", flags, Mode::empty()).at(Step::HostPropagation)?;
     let in_host = rootfs.enter == Enter::InHost;
     if !in_host {
         sys::mount_setattr(host_root.as_fd(), true, 0, 0, rootfs.host_propagation).at(Step::HostPropagation)?;
-        // pivot_root(2) and the move need a parent that is not shared, whatever the tree's propagation is.
+        // pivot_root(2) and move_mount(2) refuse a parent mount that is shared, whatever the propagation of the tree.
         sys::mount_setattr(host_root.as_fd(), false, 0, 0, libc::MS_PRIVATE).at(Step::HostPropagation)?;
     }
     match rootfs.attach_at {
@@ -106,7 +106,7 @@ fn attach_rootfs(rootfs: &Rootfs<'_>) -> Result<OwnedFd> {
         Some(path) => {
             let place = fs::open(path, flags, Mode::empty()).at(Step::AttachRootfs)?;
             if !in_host {
-                unshare_mount_of(path).at(Step::AttachRootfs)?;
+                make_mount_private(path).at(Step::AttachRootfs)?;
             }
             move_onto(rootfs.tree, place.as_fd()).at(Step::AttachRootfs)?;
         }
@@ -114,11 +114,12 @@ fn attach_rootfs(rootfs: &Rootfs<'_>) -> Result<OwnedFd> {
     Ok(host_root)
 }
 
-/// Makes the mount that `path` is on private. Only its root can be named, which is one of the directories above.
-fn unshare_mount_of(path: &CStr) -> SysResult<()> {
+/// Makes the mount that `path` lies on private. mount_setattr(2) takes only the root of a mount, which is one of the
+/// directories above `path`.
+fn make_mount_private(path: &CStr) -> SysResult<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut directory = fs::open(path, flags, Mode::empty())?;
-    // Each turn goes up one directory; the last is `/`, whose mount is private already.
+    // Each round goes up one directory. The last one is `/`, whose mount is private already.
     for _ in path.to_bytes() {
         match sys::mount_setattr(directory.as_fd(), false, 0, 0, libc::MS_PRIVATE) {
             Err(Errno::INVAL) => directory = fs::openat(&directory, c"..", flags, Mode::empty())?,
@@ -128,8 +129,9 @@ fn unshare_mount_of(path: &CStr) -> SysResult<()> {
     Ok(())
 }
 
-/// Makes mount number `n` and hangs it below `root`; directories that are made for it are `owner`'s. Whoever has a
-/// `report` has its parent map ids. What becomes read-only in the end waits for [`make_readonly`].
+/// Creates mount `n` of the plan and attaches it below `root`. `owner` owns the directories that are created for it.
+/// If `report` is set, the parent maps the mount's ids. A mount that becomes read-only at the end waits for
+/// [`make_readonly`].
 pub fn attach(
     root: BorrowedFd<'_>,
     mount: &Mount<'_>,
@@ -139,13 +141,13 @@ pub fn attach(
 ) -> Result<()> {
     match &mount.source {
         Source::Link { to } => link(root, mount.target, to, owner).at_index(Step::MountTarget, n),
-        Source::RootBind(inside) => bind_inside(root, mount, inside, n, (report, owner)),
+        Source::RootBind(bind) => bind_from_root(root, mount, bind, n, (report, owner)),
         Source::Tree { fd, directory } => {
-            let (target, _) = find_target(root, mount, kind(*directory), n, owner)?;
-            let renewed = if mount.reclone { renew(*fd) } else { None };
-            hang(renewed.as_ref().map_or(*fd, AsFd::as_fd), target.as_fd(), mount, n)?;
+            let (target, _) = find_target(root, mount, target_for(*directory), n, owner)?;
+            let clone = if mount.reclone { reclone(*fd) } else { None };
+            attach_tree(clone.as_ref().map_or(*fd, AsFd::as_fd), target.as_fd(), mount, n)?;
             if mount.readonly_at_end {
-                let tree = renewed.map_or_else(|| rustix::io::fcntl_dupfd_cloexec(fd, 0), Ok);
+                let tree = clone.map_or_else(|| rustix::io::fcntl_dupfd_cloexec(fd, 0), Ok);
                 mount.attached.set(Some(tree.at_index(Step::MountAttach, n)?));
             }
             Ok(())
@@ -157,7 +159,7 @@ pub fn attach(
             if let Some(label) = relabel {
                 set_label(tree.as_fd(), label).at_index(Step::MountLabel, n)?;
             }
-            hang(tree.as_fd(), target.as_fd(), mount, n)?;
+            attach_tree(tree.as_fd(), target.as_fd(), mount, n)?;
             if mount.readonly_at_end {
                 mount.attached.set(Some(tree));
             }
@@ -171,8 +173,8 @@ pub fn attach(
     }
 }
 
-/// Makes those mounts read-only that are to be so when nothing has to be made in them any more: by the descriptors that they
-/// were attached by, since their names may lead elsewhere by now.
+/// Makes the mounts read-only that wait for it. It uses the fds by which they were attached: their paths may lead
+/// elsewhere by now.
 pub fn make_readonly(mounts: &[Mount<'_>]) -> Result<()> {
     for (n, mount) in mounts.iter().enumerate() {
         let Some(tree) = mount.attached.take() else { continue };
@@ -181,50 +183,54 @@ pub fn make_readonly(mounts: &[Mount<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// What a target has to be for this source.
-fn kind(directory: bool) -> Target {
+/// The kind of target that a source needs.
+fn target_for(directory: bool) -> Target {
     if directory { Target::Directory } else { Target::NonDirectory }
 }
 
-fn hang(tree: BorrowedFd<'_>, target: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
+/// Attaches `tree` on `target`, and sets its propagation.
+fn attach_tree(tree: BorrowedFd<'_>, target: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
     move_onto(tree, target).at_index(Step::MountAttach, n)?;
     propagate(tree, mount, n)
 }
 
-/// The same file system in a mount of its own. The kernel lists mounts by when they were made (Linux 6.8), readers take
-/// that for the order of config.json, and what the parent has filled is older than what init makes and mounts before it.
-/// Where the kernel copies no detached mount (before Linux 6.15), it is the parent's that is attached.
-fn renew(tree: BorrowedFd<'_>) -> Option<OwnedFd> {
+/// Clones a file system that the parent has created, so that the mount is new. Since Linux 6.8 mountinfo lists mounts
+/// by the time of their creation, and readers take that for the order of config.json; the parent's mount is older than
+/// all mounts of the child. Before Linux 6.15 the kernel does not clone a detached mount; the child then attaches the
+/// parent's.
+fn reclone(tree: BorrowedFd<'_>) -> Option<OwnedFd> {
     clone_of(tree, true).ok()
 }
 
-fn bind_inside(
+/// Binds a part of the root file system on the target of mount `n`.
+fn bind_from_root(
     root: BorrowedFd<'_>,
     mount: &Mount<'_>,
-    inside: &RootBind<'_>,
+    bind: &RootBind<'_>,
     n: usize,
     (report, owner): (Option<&Report<'_>>, Owner),
 ) -> Result<()> {
-    let from = path::open(root, inside.from, OFlags::PATH).at_index(Step::MountSource, n)?;
+    let from = path::open(root, bind.from, OFlags::PATH).at_index(Step::MountSource, n)?;
     let stat = fs::fstat(&from).at_index(Step::MountSource, n)?;
     let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-    let tree = clone_of(from.as_fd(), inside.recursive).at_index(Step::MountSource, n)?;
-    for (recursive, (set, clear)) in [(false, inside.attributes), (true, inside.recursive_attributes)] {
+    let tree = clone_of(from.as_fd(), bind.recursive).at_index(Step::MountSource, n)?;
+    for (recursive, (set, clear)) in [(false, bind.attributes), (true, bind.recursive_attributes)] {
         if set | clear != 0 {
             sys::mount_setattr(tree.as_fd(), recursive, set, clear, 0).at_index(Step::MountSource, n)?;
         }
     }
-    if let Some((users, recursive)) = inside.idmap {
+    if let Some((users, recursive)) = bind.idmap {
         let mapped = match report {
             Some(report) => report.map_ids(tree.as_fd(), n),
             None => sys::map_ids(tree.as_fd(), recursive, users),
         };
         mapped.at_index(Step::MountSource, n)?;
     }
-    let (target, _) = find_target(root, mount, kind(directory), n, owner)?;
-    hang(tree.as_fd(), target.as_fd(), mount, n)
+    let (target, _) = find_target(root, mount, target_for(directory), n, owner)?;
+    attach_tree(tree.as_fd(), target.as_fd(), mount, n)
 }
 
+/// Sets the propagation of an attached mount.
 fn propagate(tree: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
     for &flags in mount.propagation {
         let recursive = flags & libc::MS_REC != 0;
@@ -233,7 +239,8 @@ fn propagate(tree: BorrowedFd<'_>, mount: &Mount<'_>, n: usize) -> Result<()> {
     Ok(())
 }
 
-/// Also the mode that a tmpfs takes over from a directory that was there.
+/// Opens the target of mount `n`, and creates it if it is missing. Returns the mode of a target that existed, which a
+/// tmpfs may take over.
 fn find_target(
     root: BorrowedFd<'_>,
     mount: &Mount<'_>,
@@ -247,11 +254,11 @@ fn find_target(
         return Ok((link, None));
     }
     if mount.plain_directory {
-        return ordinary(root, mount.target, n, owner).map(|fd| (fd, None));
+        return find_plain_directory(root, mount.target, n, owner).map(|fd| (fd, None));
     }
     let (target, made) = path::find_or_make(root, mount.target, kind, owner).at_index(Step::MountTarget, n)?;
     let stat = fs::fstat(&target).at_index(Step::MountTarget, n)?;
-    // move_mount(2) would say EINVAL, which names no fault.
+    // move_mount(2) would fail with EINVAL, which does not tell the reason.
     match (kind, FileType::from_raw_mode(stat.st_mode) == FileType::Directory) {
         (Target::Directory, false) => Err(Errno::NOTDIR).at_index(Step::MountTarget, n),
         (Target::NonDirectory, true) => Err(Errno::ISDIR).at_index(Step::MountTarget, n),
@@ -259,9 +266,9 @@ fn find_target(
     }
 }
 
-/// A directory that is reached through no link. Where it had to be made it is looked for once more: a link may have come
-/// there meanwhile, and what made it follows links.
-fn ordinary(root: BorrowedFd<'_>, target: &CStr, n: usize, owner: Owner) -> Result<OwnedFd> {
+/// Opens a target directory that no symbolic link leads to. A missing directory is created and then opened anew: the
+/// creation follows links, and a link may have appeared meanwhile.
+fn find_plain_directory(root: BorrowedFd<'_>, target: &CStr, n: usize, owner: Owner) -> Result<OwnedFd> {
     let found = match path::open_without_links(root, target) {
         Err(Errno::NOENT) => {
             path::open_or_make(root, target, Target::Directory, owner).at_index(Step::MountTarget, n)?;
@@ -275,7 +282,7 @@ fn ordinary(root: BorrowedFd<'_>, target: &CStr, n: usize, owner: Owner) -> Resu
     }
 }
 
-/// The link at `target`, itself; `None` when something else is there, or nothing.
+/// Opens the symbolic link at `target` itself. Returns `None` if the path has another file, or none.
 fn find_link(root: BorrowedFd<'_>, target: &CStr, owner: Owner) -> SysResult<Option<OwnedFd>> {
     let mut buffer = [0u8; path::SPLIT];
     let (dir, name) = path::split(target, &mut buffer)?;
@@ -287,6 +294,7 @@ fn find_link(root: BorrowedFd<'_>, target: &CStr, owner: Owner) -> SysResult<Opt
     }
 }
 
+/// Creates the symbolic link `target` with the content `to`; an existing file stays.
 fn link(root: BorrowedFd<'_>, target: &CStr, to: &CStr, owner: Owner) -> SysResult<()> {
     let mut buffer = [0u8; path::SPLIT];
     let (dir, name) = path::split(target, &mut buffer)?;
@@ -297,33 +305,34 @@ fn link(root: BorrowedFd<'_>, target: &CStr, to: &CStr, owner: Owner) -> SysResu
     }
 }
 
-/// Takes a mount of the host's away, or covers it where a user namespace holds on to it.
-fn hide_mount(host_root: BorrowedFd<'_>, path: &CStr) -> SysResult<()> {
+/// Unmounts a mount of the host. If a user namespace has locked the mount, covers it with an empty tmpfs.
+fn unmount_or_cover(host_root: BorrowedFd<'_>, path: &CStr) -> SysResult<()> {
     match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
         Err(Errno::INVAL | Errno::PERM) => {
             let target = path::open_without_links(host_root, path)?;
             move_onto(mount::create(c"tmpfs", &[FsOption::Flag(c"ro")], 0, None)?.as_fd(), target.as_fd())
         }
-        // It went with the mount that it was in.
+        // The mount that contained it is unmounted already.
         Err(Errno::NOENT) => Ok(()),
         other => other,
     }
 }
 
-/// Leaves the host's tree behind.
+/// Makes the container's tree the root of the process, and leaves the host's tree.
 fn leave_host(rootfs: &Rootfs<'_>, host_root: BorrowedFd<'_>) -> Result<()> {
     rustix::process::fchdir(rootfs.tree).at(Step::EnterRoot)?;
     match rootfs.enter {
         Enter::Pivot => {
-            // The old root is put on the new one, which must not be shared for that either; it becomes so again.
+            // pivot_root(2) attaches the old root on the new one, and refuses a new root that is shared. The
+            // propagation is restored at the end.
             let shared = rootfs.host_propagation == libc::MS_SHARED;
             if shared {
                 sys::mount_setattr(rootfs.tree, false, 0, 0, libc::MS_PRIVATE).at(Step::EnterRoot)?;
             }
-            // With both arguments "." the old root ends up mounted on the new one (pivot_root(2), NOTES), and goes
-            // from there with all that is below it; its propagation is cut before, so that nothing goes on the host.
-            // Unless it is to be shared, `attach_rootfs` has done that, and every mount of the host need not be seen
-            // again.
+            // With "." as both arguments the old root is mounted on the new one (pivot_root(2), NOTES). umount2(2)
+            // then detaches it with all mounts below it. Its propagation is cut first, so that the host keeps its
+            // mounts. Without a shared root `attach_rootfs` has cut it already, and a second walk over every mount of
+            // the host is saved.
             rustix::process::pivot_root(c".", c".").at(Step::EnterRoot)?;
             rustix::process::fchdir(host_root).at(Step::EnterRoot)?;
             if shared {
@@ -335,7 +344,7 @@ fn leave_host(rootfs: &Rootfs<'_>, host_root: BorrowedFd<'_>) -> Result<()> {
             rustix::process::fchdir(host_root).at(Step::EnterRoot)?;
             sys::mount_setattr(host_root, true, 0, 0, libc::MS_SLAVE).at(Step::EnterRoot)?;
             for path in hide {
-                hide_mount(host_root, path).at(Step::EnterRoot)?;
+                unmount_or_cover(host_root, path).at(Step::EnterRoot)?;
             }
             rustix::process::fchdir(rootfs.tree).at(Step::EnterRoot)?;
             if rootfs.attach_at.is_some() {

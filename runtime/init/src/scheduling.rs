@@ -1,7 +1,7 @@
-//! How the kernel treats the payload beside the others: CPUs, policy, I/O priority, memory nodes, execution domain.
+//! The scheduling of the payload: CPUs, policy, I/O priority, memory policy, execution domain.
 //!
-//! All of it is inherited over execve and by children. It comes while init has the runtime's rights: a real-time policy
-//! needs CAP_SYS_NICE, which the payload may lack.
+//! The payload and its children inherit all of it. It is set while the process has the runtime's rights: a real-time
+//! policy needs CAP_SYS_NICE, which the payload may lack.
 
 use crate::{
     error::{At, Result},
@@ -15,22 +15,24 @@ const RESET_ON_FORK: u64 = 1;
 /// `SCHED_DEADLINE`.
 const DEADLINE: u32 = 6;
 
-/// More CPUs than any kernel is built for (`CONFIG_NR_CPUS`, x86-64). The kernel ignores bits of CPUs that do not exist.
+/// More CPUs than any kernel supports (`CONFIG_NR_CPUS`, x86-64). sched_setaffinity(2) ignores the bits of missing
+/// CPUs.
 const MAX_CPUS: usize = 8192;
 
-/// Allows every CPU of the cgroup: the runtime itself may have been bound to some of them. The call fails if the cpuset of
-/// the cgroup has none of them, which is no reason to stop: the cpuset holds then.
+/// Allows all CPUs of the cgroup's cpuset, also if the runtime was bound to some of them. An error is ignored: the
+/// process then has the CPUs that the cpuset leaves it.
 pub(crate) fn use_all_cpus() {
     let _ = sys::set_affinity(&[u64::MAX; MAX_CPUS / 64]);
 }
 
-/// The policy can only be given to the process that keeps it, and by one that has CAP_SYS_NICE: one of `SCHED_DEADLINE`
-/// cannot fork (sched(7)). The parent sets it, then.
+/// True if the parent sets the policy of a process that is cloned a second time: a process with `SCHED_DEADLINE`
+/// cannot fork (sched(7)), and the payload's process lacks CAP_SYS_NICE.
 pub fn set_by_parent(policy: &SchedulerAttributes) -> bool {
     policy.policy == DEADLINE
 }
 
-/// What a clone takes back, for a process that was cloned after [`apply`]. The policy is the same, so this takes no right.
+/// Sets `SCHED_FLAG_RESET_ON_FORK` again after the second clone, which has reset it. The policy is the same, so no
+/// capability is needed.
 pub fn reapply(process: &Process<'_>) -> Result<()> {
     let policy = process.scheduling.as_ref().and_then(|scheduling| scheduling.policy.as_ref());
     match policy.filter(|policy| policy.flags & RESET_ON_FORK != 0 && !set_by_parent(policy)) {
@@ -39,7 +41,8 @@ pub fn reapply(process: &Process<'_>) -> Result<()> {
     }
 }
 
-/// Sets what the plan names. With `enters_pid` a clone is to come: what a clone takes back follows in [`reapply`].
+/// Sets the scheduling of the plan. With `enters_pid` a second clone follows, which would reset a part of it:
+/// [`reapply`] or the parent sets that part later.
 pub fn apply(scheduling: &Scheduling<'_>, enters_pid: bool) -> Result<()> {
     if let Some(cpus) = scheduling.cpus {
         sys::set_affinity(cpus).at(Step::Affinity)?;

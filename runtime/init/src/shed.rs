@@ -1,9 +1,10 @@
-//! Giving up the parent's memory before others can see the process.
+//! Unmapping the parent's memory before other processes can see this one.
 //!
-//! A child has a copy of all that the runtime holds: its command line and environment, and in a shim what other containers
-//! of the pod were given. A process that is cloned into a pid namespace with others in it must not show that to one that
-//! may trace it (CAP_SYS_PTRACE), nor the command line to all. So what is still needed is copied into memory of its own,
-//! with a stack, and everything else but the program itself is unmapped.
+//! The child has a copy of the runtime's memory: its command line and environment, and in a shim the secrets of other
+//! containers of the pod. A process that is cloned into a pid namespace with other processes must not show that memory
+//! to a process that may trace it (CAP_SYS_PTRACE), nor the command line to every process. The remaining part of the
+//! plan is therefore copied into a new mapping, which also has a stack, and all other memory is unmapped except for
+//! the program itself.
 #![allow(unsafe_code)]
 
 use core::{cell::Cell, ffi::CStr, ptr, slice};
@@ -19,16 +20,17 @@ use crate::{
     wire::Step,
 };
 
-/// The stack of what follows: it runs hooks and reads capabilities back, and calls nothing deep.
+/// The size of the new stack, bytes. The remaining steps run hooks and read capabilities back, and nest few calls.
 const STACK: usize = 256 << 10;
-/// Room for what the C library keeps of a thread, on either side of the thread pointer: descriptors are closed through it.
+/// The room for the C library's thread data on each side of the thread pointer, bytes: code that closes an fd may use
+/// it.
 const THREAD: usize = 32 << 10;
-/// A multiple of every page size.
+/// A multiple of all page sizes, bytes.
 const PAGE: usize = 64 << 10;
 
-/// What follows in the new memory.
-struct Follow {
-    tail: Remaining<'static>,
+/// The state that the new mapping holds.
+struct State {
+    remaining: Remaining<'static>,
     report: Report<'static>,
     image: Image,
     area: (usize, usize),
@@ -36,40 +38,40 @@ struct Follow {
     then: fn(&Remaining<'static>, &mut Report<'static>) -> !,
 }
 
-/// Goes on as `then`, with a copy of `tail`, in memory that holds nothing else.
+/// Copies `remaining` into a new mapping, unmaps all other memory except for the program, and calls `then`.
 ///
 /// # Errors
-/// Only before anything is given up: there is no memory.
+/// `ENOMEM` and other errors of mmap(2), while the old memory is still there.
 pub fn keep_only(
     image: &Image,
-    tail: &Remaining<'_>,
+    remaining: &Remaining<'_>,
     report: &mut Report<'_>,
     then: fn(&Remaining<'static>, &mut Report<'static>) -> !,
 ) -> Result<core::convert::Infallible> {
-    forget_rseq(image).at(Step::UnmapMemory)?;
-    let mut measure = Room { next: 0, end: 0, measures: true };
-    let _ = copy(&mut measure, tail);
-    let data = (measure.next + size_of::<Follow>() + align_of::<Follow>()).next_multiple_of(PAGE);
+    unregister_rseq(image).at(Step::UnmapMemory)?;
+    let mut measure = Arena { next: 0, end: 0, measure: true };
+    let _ = copy(&mut measure, remaining);
+    let data = (measure.next + size_of::<State>() + align_of::<State>()).next_multiple_of(PAGE);
     let start = sys::map_memory(STACK + 2 * THREAD + data).at(Step::UnmapMemory)?;
     let stack_end = start + STACK;
     let (thread, end) = (stack_end + THREAD, stack_end + 2 * THREAD + data);
-    let mut room = Room { next: stack_end + 2 * THREAD, end, measures: false };
-    let tail = copy(&mut room, tail);
-    let place = room.take(size_of::<Follow>(), align_of::<Follow>()).ok_or(Errno::NOMEM).at(Step::UnmapMemory)?;
-    let follow: *mut Follow = ptr::with_exposed_provenance_mut(place);
+    let mut arena = Arena { next: stack_end + 2 * THREAD, end, measure: false };
+    let remaining = copy(&mut arena, remaining);
+    let place = arena.take(size_of::<State>(), align_of::<State>()).ok_or(Errno::NOMEM).at(Step::UnmapMemory)?;
+    let state: *mut State = ptr::with_exposed_provenance_mut(place);
     // SAFETY: `place` is aligned room in a fresh mapping. The descriptors of the report go with it: it is forgotten here, since
     // this function does not return any more.
     unsafe {
         let report = ptr::read(ptr::from_mut(report).cast::<Report<'static>>());
-        follow.write(Follow { tail, report, image: *image, area: (start, end), thread, then });
-        trap::on_stack(ptr::with_exposed_provenance_mut(stack_end), go_on, follow)
+        state.write(State { remaining, report, image: *image, area: (start, end), thread, then });
+        trap::on_stack(ptr::with_exposed_provenance_mut(stack_end), start_on_new_stack, state)
     }
 }
 
-/// The first thing on the new stack.
-extern "C" fn go_on(follow: *mut Follow) -> ! {
+/// The first function on the new stack.
+extern "C" fn start_on_new_stack(state: *mut State) -> ! {
     // SAFETY: `shed` has just written it, and nobody else knows it.
-    let Follow { tail, report, image, area: (start, end), thread, then } = unsafe { &mut *follow };
+    let State { remaining, report, image, area: (start, end), thread, then } = unsafe { &mut *state };
     // SAFETY: the thread pointer is in the middle of zeroed room, and has its own address in it, twice (x86-64's ABI, and the
     // C library's header of a thread).
     let moved = unsafe {
@@ -81,13 +83,13 @@ extern "C" fn go_on(follow: *mut Follow) -> ! {
     if let Err(failure) = moved.at(Step::UnmapMemory) {
         report.fail(failure);
     }
-    // All else of the address space, in its order: the program itself and this memory stay.
+    // Unmaps the address space in ascending order, except for the program and the new mapping.
     let mut kept = [(image.start, image.end), (*start, *end)];
     kept.sort_unstable();
     let mut from = 0;
     for (first, last) in kept.into_iter().chain([(image.top, image.top)]) {
         if first > from {
-            // SAFETY: nothing in there is referred to any more: the tail is a copy, the stack and the thread's data are
+            // SAFETY: nothing in there is referred to any more: the remaining is a copy, the stack and the thread's data are
             // others, and no handler of a signal and no registration with the kernel is left.
             let unmapped = unsafe { sys::unmap(from, first - from) };
             if let Err(failure) = unmapped.at(Step::UnmapMemory) {
@@ -96,50 +98,52 @@ extern "C" fn go_on(follow: *mut Follow) -> ! {
         }
         from = last.next_multiple_of(image.page);
     }
-    then(tail, report)
+    then(remaining, report)
 }
 
-/// The kernel writes to a registered area whenever the process comes back from it (rseq(2)).
-fn forget_rseq(image: &Image) -> SysResult<()> {
+/// Unregisters the area of rseq(2): the kernel writes to it whenever the process returns to user mode, also after it
+/// is unmapped.
+fn unregister_rseq(image: &Image) -> SysResult<()> {
     let Some((offset, lengths)) = image.rseq else { return Ok(()) };
     let area = trap::thread_pointer().wrapping_add_signed(offset);
-    if lengths.into_iter().any(|length| sys::forget_rseq(area, length).is_ok()) {
+    if lengths.into_iter().any(|length| sys::unregister_rseq(area, length).is_ok()) {
         return Ok(());
     }
-    // A maker that shares another's memory has nothing registered, and so its child (CLONE_VM). Only then can anything be.
+    // A parent that itself runs with `CLONE_VM` has no area, and neither has its child. rseq(2) can register one only
+    // in that case, which proves it.
     match lengths.into_iter().find(|length| sys::register_rseq(area, *length).is_ok()) {
-        Some(length) => sys::forget_rseq(area, length),
+        Some(length) => sys::unregister_rseq(area, length),
         None => Err(Errno::INVAL),
     }
 }
 
-/// Where copies go; one that measures only counts.
-struct Room {
+/// The destination of the copies. A destination that measures only counts bytes.
+struct Arena {
     next: usize,
     end: usize,
-    measures: bool,
+    measure: bool,
 }
 
-impl Room {
+impl Arena {
     fn take(&mut self, size: usize, align: usize) -> Option<usize> {
         let place = self.next.next_multiple_of(align);
         self.next = place + size;
-        (!self.measures && self.next <= self.end).then_some(place)
+        (!self.measure && self.next <= self.end).then_some(place)
     }
 
     fn list<S, T>(&mut self, items: &[S], mut copy: impl FnMut(&mut Self, &S) -> T) -> &'static [T] {
         let place = self.take(items.len() * size_of::<T>(), align_of::<T>());
-        let room: *mut T = ptr::with_exposed_provenance_mut(place.unwrap_or(0));
+        let list: *mut T = ptr::with_exposed_provenance_mut(place.unwrap_or(0));
         for (n, item) in items.iter().enumerate() {
             let item = copy(self, item);
             if place.is_some() {
                 // SAFETY: the room is aligned and holds as many items.
-                unsafe { room.add(n).write(item) };
+                unsafe { list.add(n).write(item) };
             }
         }
         match place {
             // SAFETY: every item has just been written; the room is never given up.
-            Some(_) => unsafe { slice::from_raw_parts(room, items.len()) },
+            Some(_) => unsafe { slice::from_raw_parts(list, items.len()) },
             None => &[],
         }
     }
@@ -161,11 +165,11 @@ impl Room {
     }
 }
 
-/// A copy of all that the tail refers to and that is still of use.
-fn copy(room: &mut Room, tail: &Remaining<'_>) -> Remaining<'static> {
-    let process = &tail.process;
+/// Copies `remaining` with all that it refers to. Fields that no remaining step uses are left empty.
+fn copy(arena: &mut Arena, remaining: &Remaining<'_>) -> Remaining<'static> {
+    let process = &remaining.process;
     let seccomp = process.seccomp.as_ref().map(|filter| Seccomp {
-        filter: room.list(filter.filter, |_, line| *line),
+        filter: arena.list(filter.filter, |_, line| *line),
         flags: filter.flags,
         when: filter.when,
         state_readable: filter.state_readable,
@@ -180,8 +184,8 @@ fn copy(room: &mut Room, tail: &Remaining<'_>) -> Remaining<'static> {
     });
     Remaining {
         process: Process {
-            args: room.list(process.args, |room, pointer| room.pointer(*pointer)),
-            env: room.list(process.env, |room, pointer| Cell::new(room.pointer(pointer.get()))),
+            args: arena.list(process.args, |arena, pointer| arena.pointer(*pointer)),
+            env: arena.list(process.env, |arena, pointer| Cell::new(arena.pointer(pointer.get()))),
             find_home: process.find_home,
             executables: &[],
             from_path: process.from_path,
@@ -193,7 +197,7 @@ fn copy(room: &mut Room, tail: &Remaining<'_>) -> Remaining<'static> {
             groups_buffer: &[],
             umask: process.umask,
             capabilities: process.capabilities,
-            rlimits: room.list(process.rlimits, |_, limit| *limit),
+            rlimits: arena.list(process.rlimits, |_, limit| *limit),
             ignored_signals: process.ignored_signals,
             no_new_privs: process.no_new_privs,
             labels: &[],
@@ -201,33 +205,33 @@ fn copy(room: &mut Room, tail: &Remaining<'_>) -> Remaining<'static> {
             scheduling,
             chown_stdio: process.chown_stdio,
         },
-        executable: room.text(tail.executable),
-        start_container: hooks(room, &tail.start_container),
-        barrier: tail.barrier.map(barrier),
-        enters_pid: tail.enters_pid,
-        terminal: tail.terminal,
+        executable: arena.text(remaining.executable),
+        start_container: hooks(arena, &remaining.start_container),
+        barrier: remaining.barrier.map(barrier),
+        enters_pid: remaining.enters_pid,
+        terminal: remaining.terminal,
     }
 }
 
 fn barrier(barrier: Barrier<'_>) -> Barrier<'static> {
     match barrier {
         Barrier::Channel => Barrier::Channel,
-        Barrier::Listen(socket) => Barrier::Listen(sys::kept(socket)),
+        Barrier::Listen(socket) => Barrier::Listen(sys::until_exec(socket)),
     }
 }
 
-fn hooks(room: &mut Room, hooks: &Hooks<'_>) -> Hooks<'static> {
-    let list = room.list(hooks.list, |room, hook| Hook {
-        path: room.text(hook.path),
-        args: room.list(hook.args, |room, pointer| room.pointer(*pointer)),
-        env: room.list(hook.env, |room, pointer| Cell::new(room.pointer(pointer.get()))),
+fn hooks(arena: &mut Arena, hooks: &Hooks<'_>) -> Hooks<'static> {
+    let list = arena.list(hooks.list, |arena, hook| Hook {
+        path: arena.text(hook.path),
+        args: arena.list(hook.args, |arena, pointer| arena.pointer(*pointer)),
+        env: arena.list(hook.env, |arena, pointer| Cell::new(arena.pointer(pointer.get()))),
         timeout: hook.timeout,
     });
     let [before, after] = hooks.state;
     Hooks {
         list,
-        state: [room.bytes(before), room.bytes(after)],
-        directory: hooks.directory.map(|path| room.text(path)),
+        state: [arena.bytes(before), arena.bytes(after)],
+        directory: hooks.directory.map(|path| arena.text(path)),
         limit: hooks.limit,
         ignored_signals: hooks.ignored_signals,
     }

@@ -1,15 +1,15 @@
-//! The system call instruction, and what else takes assembly.
+//! The system call instruction, and the other operations that need assembly.
 //!
-//! Nothing here needs the C library, or the storage that it has for each thread.
+//! Nothing here uses the C library or its thread data, which [`crate::shed`] unmaps.
 #![allow(unsafe_code)]
 
 use core::arch::asm;
 
 use rustix::io::{Errno, Result};
 
-/// What a register takes.
+/// A value that fits a register.
 pub trait Word {
-    /// The value, its sign extended.
+    /// The value, sign-extended.
     fn word(self) -> usize;
 }
 
@@ -44,10 +44,10 @@ impl<T> Word for *mut T {
     }
 }
 
-/// A system call. The result is the kernel's: from -4095 to -1 it is an errno.
+/// Makes a system call, and returns the kernel's result: a value from -4095 to -1 is a negated errno.
 ///
 /// # Safety
-/// As the call, of which the man page says what its arguments must be.
+/// The arguments meet the requirements of the call's man page.
 #[cfg(target_arch = "x86_64")]
 pub unsafe fn call(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> isize {
     let result: isize;
@@ -64,10 +64,10 @@ pub unsafe fn call(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> isize {
     result
 }
 
-/// A system call. The result is the kernel's: from -4095 to -1 it is an errno.
+/// Makes a system call, and returns the kernel's result: a value from -4095 to -1 is a negated errno.
 ///
 /// # Safety
-/// As the call, of which the man page says what its arguments must be.
+/// The arguments meet the requirements of the call's man page.
 #[cfg(target_arch = "aarch64")]
 pub unsafe fn call(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> isize {
     let result: isize;
@@ -84,7 +84,7 @@ pub unsafe fn call(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> isize {
     result
 }
 
-/// The thread pointer, from which the C library's per-thread data is found.
+/// The thread pointer, at which the C library keeps its thread data.
 pub fn thread_pointer() -> usize {
     let pointer: usize;
     // SAFETY: reads the word that the ABI keeps there, or the register.
@@ -97,14 +97,14 @@ pub fn thread_pointer() -> usize {
     pointer
 }
 
-/// Moves the thread pointer.
+/// Sets the thread pointer.
 ///
 /// # Errors
-/// A filter forbids it.
+/// `EPERM` if a filter forbids arch_prctl(2).
 ///
 /// # Safety
-/// `pointer` has zeroed memory of its own on both sides, for the data that the C library keeps of a thread, and holds its own
-/// address where the ABI wants it.
+/// `pointer` has zeroed memory on both sides, for the C library's thread data, and holds its own address where the ABI
+/// wants it.
 pub unsafe fn set_thread_pointer(pointer: usize) -> Result<()> {
     #[cfg(target_arch = "x86_64")]
     {
@@ -127,7 +127,7 @@ pub unsafe fn set_thread_pointer(pointer: usize) -> Result<()> {
 /// Calls `then` with `argument` on another stack, whose upper end is `top`.
 ///
 /// # Safety
-/// `top` is the end of writable memory that nobody else uses, aligned to 16 bytes; `then` must find `argument` valid.
+/// `top` is the end of writable memory that has no other use, aligned to 16 bytes. `argument` is valid for `then`.
 pub unsafe fn on_stack<T>(top: *mut u8, then: extern "C" fn(*mut T) -> !, argument: *mut T) -> ! {
     // SAFETY: nothing of the old stack is used again, since `then` does not return.
     unsafe {

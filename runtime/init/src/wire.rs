@@ -1,131 +1,136 @@
-//! The few fixed-size messages between parent and child, over one `SOCK_SEQPACKET` pair.
+//! The messages between the parent and the child, over one `SOCK_SEQPACKET` pair.
+//!
+//! The parent sends single bytes. The child sends messages of a fixed size, some of them with file descriptors
+//! (`SCM_RIGHTS`, unix(7)). A message that needs an answer and its answer form a pair.
 //!
 //! ```text
-//! parent                       child
-//!   GO  ------------------------>        in its cgroup, ids mapped
-//!        <------------------ CgroupFull     only when the cgroup has no room for the second clone
-//!   RETRY  --------------------->        the child is out of that cgroup for the moment
-//!        <------------- Cloned(pidfd)     only with a second clone: into a pid namespace that others are in, or a new one
-//!   ADOPTED -------------------->        for the second child, which does nothing before
-//!        <----------- Console(master)    only with a terminal
-//!        <--------------- MapIds(tree)    for each part of the root that is mounted elsewhere with its ids mapped
-//!   MAPPED --------------------->
-//!        <-------------------- Hooks     only when the parent has hooks to run before the root is entered
-//!   HOOKED --------------------->
-//!        <-------------------- Ready     everything but execve is done (not for an exec)
-//!   NAMESPACES ----------------->        from whoever asks for them before the start
-//!        <-------------------- Ready     with their files
-//!   START ---------------------->
-//!        <----------- Listener(number)   only with a filter that notifies (for an exec, too)
-//!   HEARD  --------------------->
-//!        <---------- end of file         execve happened (the channel closes on exec)
+//! parent                            child
+//!   GO  --------------------------->  The child is in its cgroup, and its ids are mapped.
+//!        <----------------- CgroupFull  Only if the cgroup has no room for the second clone.
+//!   RETRY  ------------------------>  The child is outside that cgroup for the moment.
+//!        <-------------- Cloned(pidfd)  Only with a second clone, into a pid namespace that is joined or new.
+//!   ADOPTED ----------------------->  The second child is in the cgroup; until then it does nothing.
+//!        <------------ Console(master)  Only with a terminal.
+//!        <--------------- MapIds(tree)  For each idmapped bind mount of a part of the root file system.
+//!   IDS_MAPPED -------------------->
+//!        <------------------- RunHooks  Only if the parent has hooks to run before the pivot.
+//!   HOOKS_DONE -------------------->
+//!        <---------------------- Ready  Only at create: everything before start is done.
+//!   GET_NAMESPACES ---------------->  From an exec before start, any number of times.
+//!        <------------ Namespaces(fds)
+//!   START ------------------------->
+//!        <---- SeccompListener(number)  Only with a filter that has a listener; at create, at start, or at an exec.
+//!   AGENT_READY ------------------->
+//!        <----------------- end of file  execve has succeeded: the channel closes on exec.
 //! ```
-//! Instead of any of the child's messages: `Failure`. End of file before `Ready`: the child died.
+//!
+//! The child can send `Failure` in place of each of its messages. End of file before `Ready` means that the child has died.
 
-/// The byte that lets the child begin.
+/// Lets the child begin.
 pub const GO: u8 = b'g';
-/// The byte that lets a child begin that a second clone has made: the parent knows it, and it is in its cgroup.
+/// Answers [`Message::Cloned`]: the parent knows the second child, and has put it into its cgroup.
 pub const ADOPTED: u8 = b'a';
-/// The byte that says that a second clone may be tried again.
+/// Answers [`Message::CgroupFull`]: the child may try the second clone again.
 pub const RETRY: u8 = b'r';
-/// The byte that says that the tree's ids are mapped.
+/// Answers [`Message::MapIds`].
 pub const IDS_MAPPED: u8 = b'm';
-/// The byte that says that the parent's hooks have run.
+/// Answers [`Message::RunHooks`].
 pub const HOOKS_DONE: u8 = b'h';
-/// The byte that says that the filter's listener has somebody who listens.
+/// Answers [`Message::SeccompListener`]: the seccomp agent has received the listener.
 pub const AGENT_READY: u8 = b'n';
-/// The byte that lets the payload begin.
+/// Releases the child at the barrier.
 pub const START: u8 = b's';
-/// The byte that asks the init that waits for [`START`] for its namespaces; they come with a [`Message::Namespaces`]. An
-/// ordinary user cannot have them from the kernel, to whom that init hides.
+/// Asks the init at the barrier for its namespaces; the answer is [`Message::Namespaces`]. An unprivileged exec cannot open
+/// them through /proc, since that init is not dumpable.
 pub const GET_NAMESPACES: u8 = b'l';
-/// How many namespaces that may be.
+/// The largest number of fds in a [`Message::Namespaces`]: Linux has eight kinds of namespaces.
 pub const MAX_NAMESPACES: usize = 8;
-/// Size of a child's message, bytes.
+/// The size of a message of the child, bytes.
 pub const LEN: usize = 16;
 
-/// What the child says.
+/// A message of the child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// The pty master comes with it.
+    /// The master of the container's terminal; its fd comes with the message.
     Console,
-    /// The container's real process is this pid; its pidfd comes with it.
+    /// The second clone has created the process that becomes the payload, with this pid; its pidfd comes with the message.
     Cloned(i32),
-    /// The cgroup takes no further process, so that the container's real one cannot be made.
+    /// The cgroup has reached `pids.max`, so the second clone has failed.
     CgroupFull,
-    /// The detached tree of the mount of this index waits to have its ids mapped; its fd comes with it.
+    /// The ids of a detached mount must be mapped as the mount with this index asks for it; its fd comes with the message.
     MapIds(u32),
-    /// The mounts are there: it is time for the parent's hooks.
+    /// The mounts are complete, and the parent's hooks are due.
     RunHooks,
-    /// At the barrier.
+    /// The child is at the barrier.
     Ready,
-    /// The namespaces that [`GET_NAMESPACES`] asked for; their fds come with it.
+    /// The child's namespaces; their fds come with the message.
     Namespaces,
-    /// The process that [`crate::namespace::hold_user_namespace`] runs in is in its user namespace.
+    /// The child of [`crate::namespace::hold_user_namespace`] is in its user namespace.
     InUserNamespace,
-    /// A context of fsopen(2) that a child of init has opened; its fd comes with it.
+    /// A file system context that a child of init has opened with fsopen(2); its fd comes with the message.
     FsContext,
-    /// The filter is loaded, and its listener is this fd of the child.
+    /// The filter is loaded, and its listener has this fd number in the child.
     SeccompListener(i32),
-    /// It went wrong. What a hook wrote comes with it, in two files.
+    /// A step has failed. The output of a failed hook comes with the message, in two files.
     Failure(Failure),
 }
 
-/// Where the child failed. The parent words it: it still has the plan.
+/// The step that has failed. The parent words it, because the parent has the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// What was being done.
+    /// The step.
     pub step: Step,
-    /// Which one of the plan's list of such things.
+    /// The index in the plan's list that the step works on; 0 for a step that occurs once.
     pub index: u32,
-    /// The kernel's answer; 0 when berth itself refused.
+    /// The errno of the failed system call; 0 if berth itself refused to continue.
     pub errno: i32,
 }
 
 macro_rules! steps {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// The steps of a container's birth that can fail.
+        /// The steps of the setup that can fail.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u32)]
         pub enum Step { $($(#[$doc])* $name,)* }
         impl Step {
-            const ALL: &'static [Step] = &[$(Step::$name),*];
+            /// All steps.
+            pub const ALL: &'static [Step] = &[$(Step::$name),*];
         }
     };
 }
 
 steps! {
-    /// Becoming invisible to neighbours.
+    /// Clearing `PR_SET_DUMPABLE`.
     Dumpable,
-    /// Closing what is not the container's.
+    /// Closing the runtime's file descriptors.
     CloseFds,
-    /// Reading the parent's GO.
+    /// Waiting for [`GO`], [`RETRY`] or [`ADOPTED`].
     Channel,
-    /// Entering cgroup `index`.
+    /// Writing to the `tasks` file `index` of a v1 cgroup.
     Cgroup,
     /// Writing oom_score_adj.
     OomScoreAdj,
     /// Joining namespace `index`.
     JoinNamespace,
-    /// Making namespaces.
+    /// Creating namespaces with unshare(2).
     Unshare,
     /// The second clone.
     Clone,
     /// Becoming root of the user namespace.
     BecomeRoot,
-    /// Session keyring.
+    /// Creating or joining the session keyring.
     Keyring,
-    /// setsid.
+    /// Creating the session with setsid(2).
     Session,
     /// Setting the loopback device up.
     Loopback,
-    /// Propagation of the host's tree.
+    /// Setting the propagation of the host's mounts.
     HostPropagation,
     /// Attaching the rootfs.
     AttachRootfs,
-    /// Binding a part of the root file system; the index of the mount.
+    /// Cloning a part of the root file system, for mount `index`.
     MountSource,
-    /// Finding or making the target of mount `index`.
+    /// Finding or creating the target of mount `index`.
     MountTarget,
     /// The target of mount `index` is not a plain directory.
     NotPlainDirectory,
@@ -135,100 +140,102 @@ steps! {
     MountLabel,
     /// Attaching mount `index`.
     MountAttach,
-    /// Propagation of mount `index`.
+    /// Setting the propagation of mount `index`.
     MountPropagation,
-    /// Device node `index`.
+    /// Creating device node `index`.
     Device,
-    /// The default links of /dev.
+    /// Creating the default links of /dev.
     DevLink,
     /// Opening the container's terminal.
     Console,
-    /// Binding it to /dev/console.
+    /// Binding the terminal over /dev/console.
     ConsoleBind,
-    /// Making the cwd.
+    /// Creating the payload's working directory.
     MakeCwd,
-    /// Read-only path `index`.
+    /// Making path `index` read-only.
     ReadonlyPath,
-    /// Masked path `index`.
+    /// Masking path `index`.
     MaskedPath,
     /// Making the root read-only.
     RootReadonly,
-    /// Propagation of the root.
+    /// Setting the propagation of the root.
     RootPropagation,
     /// Entering the root.
     EnterRoot,
-    /// Host name.
+    /// Setting the host name.
     Hostname,
-    /// Domain name.
+    /// Setting the NIS domain name.
     Domainname,
-    /// Kernel parameter `index`.
+    /// Writing kernel parameter `index`.
     Sysctl,
-    /// Reading the container's passwd.
+    /// Reading the container's /etc/passwd.
     Passwd,
-    /// Standard streams.
+    /// Setting up standard stream `index`.
     Stdio,
-    /// CPU affinity.
+    /// Setting the CPU affinity.
     Affinity,
-    /// Scheduling policy.
+    /// Setting the scheduling policy.
     Scheduler,
-    /// I/O priority.
+    /// Setting the I/O priority.
     IoPriority,
-    /// Execution domain.
+    /// Setting the execution domain.
     Personality,
-    /// Memory policy.
+    /// Setting the memory policy.
     MemoryPolicy,
-    /// Resource limit `index`.
+    /// Setting resource limit `index`.
     Rlimit,
-    /// Label `index`.
+    /// Writing label `index`.
     Label,
-    /// Label `index` reads back as another.
+    /// Reading label `index` back; with errno 0 another label has been read.
     LabelReadBack,
-    /// The session keyring's label.
+    /// Labelling the session keyring.
     KeyringLabel,
-    /// Bounding set.
+    /// Dropping capabilities from the bounding set.
     BoundingSet,
-    /// Supplementary groups.
+    /// Setting the supplementary groups.
     Groups,
-    /// User and group.
+    /// Setting uid and gid.
     User,
-    /// Capabilities.
+    /// Setting the capability sets.
     Capabilities,
-    /// Working directory.
+    /// Entering the working directory.
     Cwd,
     /// The working directory lies outside the root (CVE-2024-21626).
     CwdOutside,
-    /// No executable of that name on PATH.
+    /// PATH has no executable of that name.
     NotOnPath,
-    /// The executable cannot be executed.
+    /// The payload cannot be executed; `index` is [`crate::payload::NOT_FOUND`] or [`crate::payload::NOT_EXECUTABLE`].
     Executable,
-    /// Signal mask and dispositions.
+    /// Resetting the signal mask and the dispositions.
     Signals,
-    /// PR_SET_NO_NEW_PRIVS.
+    /// Setting `PR_SET_NO_NEW_PRIVS`.
     NoNewPrivs,
-    /// Loading the filter.
+    /// Loading the seccomp filter.
     Seccomp,
-    /// Waiting for somebody to listen to it.
+    /// Handing the filter's listener to its agent.
     SeccompAgent,
-    /// A restriction reads back weaker than planned: `index` says which ([`crate::identity::Restriction`]).
+    /// Reading the restrictions of the process back.
+    VerifyRestrictions,
+    /// The restriction `index` ([`crate::identity::Restriction`]) is weaker than planned.
     NotRestricted,
-    /// Giving up the parent's memory.
+    /// Unmapping the parent's memory.
     UnmapMemory,
     /// Waiting for the parent's hooks.
     RuntimeHooks,
-    /// Hook `index` cannot be executed.
+    /// Executing hook `index`.
     HookStart,
-    /// Hook `index` ended with this status, of wait(2), in place of an errno.
+    /// Hook `index` has failed; the errno is its wait status (wait(2)).
     HookStatus,
-    /// Hook `index` took too long.
+    /// Hook `index` has exceeded its timeout.
     HookTimeout,
-    /// Waiting for start.
+    /// Waiting at the barrier.
     Barrier,
-    /// execve.
+    /// Executing the payload.
     Exec,
 }
 
 impl Message {
-    /// The message as it goes over the wire.
+    /// Encodes the message as four native-endian words: kind, step, index, number.
     pub fn encode(self) -> [u8; LEN] {
         let (kind, a, b, c) = match self {
             Self::Console => (1u32, 0, 0, 0),
@@ -251,7 +258,7 @@ impl Message {
         out
     }
 
-    /// Parses a message; `None` for anything that a well-behaved child would not send.
+    /// Decodes a message; `None` for bytes that [`Message::encode`] does not produce.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         if bytes.len() != LEN {
             return None;
@@ -287,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_survive_the_wire() {
+    fn messages_are_decoded_as_they_were_encoded() {
         for &step in Step::ALL {
             let m = Message::Failure(Failure { step, index: 7, errno: 13 });
             assert_eq!(Message::decode(&m.encode()), Some(m));
@@ -310,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_messages_are_refused() {
+    fn malformed_messages_are_rejected() {
         assert_eq!(Message::decode(&[]), None);
         assert_eq!(Message::decode(&[0; LEN]), None);
         assert_eq!(Message::decode(&[9; LEN]), None);

@@ -23,7 +23,7 @@ use crate::{Context, Error, Result, arena::Arena, id_maps::Ids};
 ///
 /// The user namespace is last: from inside it, a process may not join namespaces of the host. The mount namespace comes
 /// before it, because it changes the meaning of paths.
-const ALL: [(Kind, u32, &str); 8] = [
+pub const ALL: [(Kind, u32, &str); 8] = [
     (Kind::Time, kind::TIME, "time"),
     (Kind::Ipc, kind::IPC, "ipc"),
     (Kind::Uts, kind::UTS, "uts"),
@@ -142,7 +142,7 @@ pub fn plan<'a>(
         }
         joined |= bit;
         let fd = arena.fd(fd);
-        joins.push(Join { fd, flags: bit });
+        joins.push(Join { fd, flags: bit, path: Some(arena.path(path, "linux.namespaces.path")?) });
         if kind == Kind::User {
             let found = user::read(fd).with_context(what)?;
             check_mappings_agree(ids, &found.ids)?;
@@ -157,7 +157,7 @@ pub fn plan<'a>(
             // Host namespaces can be joined only from outside of the new user namespace, so it must exist before the
             // child.
             let fd = arena.fd(user::create(ids).context("linux")?);
-            joins.push(Join { fd, flags: kind::USER });
+            joins.push(Join { fd, flags: kind::USER, path: None });
             users.fd = Some(fd);
         }
     }

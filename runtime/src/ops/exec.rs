@@ -105,8 +105,8 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     let arena = Arena::default();
     let (ours, theirs) = spawn::channel()?;
     let joined = state.namespaces & !if inside { namespace::kind::USER } else { 0 };
-    let by_init = Join { fd: init.as_fd(), flags: joined };
-    let by_file = lent.iter().map(|(kind, fd)| Join { fd: fd.as_fd(), flags: kind & joined });
+    let by_init = Join { fd: init.as_fd(), flags: joined, path: None };
+    let by_file = lent.iter().map(|(kind, fd)| Join { fd: fd.as_fd(), flags: kind & joined, path: None });
     let joins = by_file.chain(lent.is_empty().then_some(by_init)).filter(|join| join.flags != 0);
     let joins: Vec<_> = joins.map(|join| Join { fd: arena.inherit_borrowed(join.fd), ..join }).collect();
     let by_kind = |kind: u32| lent.iter().find(|(of, _)| *of == kind).map_or(&init, |(_, fd)| fd);

@@ -99,6 +99,7 @@ pub fn to_error(failure: Failure, plan: Option<&Plan<'_>>, names: &Names<'_>) ->
             let name = plan.and_then(|p| p.keyring_label).map(String::from_utf8_lossy).unwrap_or_default();
             why(format!("process.selinuxLabel: {name:?}: can't set the keyring's label in attr/keycreate"))
         }
+        Step::VerifyRestrictions => why("read back the restrictions of the process".into()),
         Step::NotRestricted => why(format!("refusing to run: {} weaker than planned", restriction(index))),
         Step::Cgroup => why("linux.cgroupsPath: enter the cgroup".into()),
         Step::OomScoreAdj => why("process.oomScoreAdj: write oom_score_adj".into()),
