@@ -12,14 +12,16 @@ use rustix::{
 };
 
 use crate::{
-    error::{At, Result},
+    error::{At, Result, refusal},
     mount::{MOUNT_ATTR_RDONLY, clone_of, create, move_onto},
     path,
     plan::{FsOption, Rootfs},
     sys,
-    wire::{Failure, Step},
+    wire::Step,
 };
 
+/// The index of [`Step::MaskedPath`] if the null device fails, and not a path: no list is that long.
+const NULL_DEVICE: usize = u32::MAX as usize;
 const MOUNT_ATTR_NOSUID: u64 = 0x2;
 const MOUNT_ATTR_NODEV: u64 = 0x4;
 const MOUNT_ATTR_NOEXEC: u64 = 0x8;
@@ -89,16 +91,16 @@ fn mask_all(root: &Root<'_>, host_root: BorrowedFd<'_>, rootfs: &Rootfs<'_>) -> 
         return Ok(());
     }
     let null = fs::openat(host_root, c"dev/null", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-        .at(Step::MaskedPath)?;
-    let stat = fs::fstat(&null).at(Step::MaskedPath)?;
+        .at_index(Step::MaskedPath, NULL_DEVICE)?;
+    let stat = fs::fstat(&null).at_index(Step::MaskedPath, NULL_DEVICE)?;
     if stat.st_rdev != fs::makedev(1, 3) || FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice {
-        return Err(Failure { step: Step::MaskedPath, index: u32::MAX, errno: Errno::NODEV.raw_os_error() });
+        return Err(Errno::NODEV).at_index(Step::MaskedPath, NULL_DEVICE);
     }
     let mut masks = Masks { null, file: None, directory: None, options: rootfs.mask_options };
     for (n, &path) in rootfs.masked_paths.iter().enumerate() {
         let Some(found) = root.find(path).at_index(Step::MaskedPath, n)? else { continue };
         if found.root {
-            return Err(Failure { step: Step::MaskedPath, index: u32::try_from(n).unwrap_or(u32::MAX), errno: 0 });
+            return Err(refusal(Step::MaskedPath, n));
         }
         masks.attach(found.at.as_fd(), found.directory).at_index(Step::MaskedPath, n)?;
     }
