@@ -59,8 +59,8 @@ pub fn keep_only(
     let remaining = copy(&mut arena, remaining);
     let place = arena.take(size_of::<State>(), align_of::<State>()).ok_or(Errno::NOMEM).at(Step::UnmapMemory)?;
     let state: *mut State = ptr::with_exposed_provenance_mut(place);
-    // SAFETY: `place` is aligned room in a fresh mapping. The descriptors of the report go with it: it is forgotten here, since
-    // this function does not return any more.
+    // SAFETY: `place` is aligned memory of a new mapping. The fds of the report move to the copy: this function does
+    // not return after it, so the original is not dropped.
     unsafe {
         let report = ptr::read(ptr::from_mut(report).cast::<Report<'static>>());
         state.write(State { remaining, report, image: *image, area: (start, end), thread, then });
@@ -70,10 +70,10 @@ pub fn keep_only(
 
 /// The first function on the new stack.
 extern "C" fn start_on_new_stack(state: *mut State) -> ! {
-    // SAFETY: `shed` has just written it, and nobody else knows it.
+    // SAFETY: `keep_only` has just written it, and has passed its only pointer.
     let State { remaining, report, image, area: (start, end), thread, then } = unsafe { &mut *state };
-    // SAFETY: the thread pointer is in the middle of zeroed room, and has its own address in it, twice (x86-64's ABI, and the
-    // C library's header of a thread).
+    // SAFETY: the thread pointer lies in the middle of zeroed memory, and its own address is written there twice, as
+    // the x86-64 ABI and the header of the C library's thread data want it.
     let moved = unsafe {
         let words: *mut usize = ptr::with_exposed_provenance_mut(*thread);
         words.write(*thread);
@@ -89,8 +89,8 @@ extern "C" fn start_on_new_stack(state: *mut State) -> ! {
     let mut from = 0;
     for (first, last) in kept.into_iter().chain([(image.top, image.top)]) {
         if first > from {
-            // SAFETY: nothing in there is referred to any more: the remaining is a copy, the stack and the thread's data are
-            // others, and no handler of a signal and no registration with the kernel is left.
+            // SAFETY: no reference into the range is left. `remaining` is a copy, the stack and the thread data are
+            // new, and no signal handler or registration with the kernel is left.
             let unmapped = unsafe { sys::unmap(from, first - from) };
             if let Err(failure) = unmapped.at(Step::UnmapMemory) {
                 report.fail(failure);
@@ -137,12 +137,12 @@ impl Arena {
         for (n, item) in items.iter().enumerate() {
             let item = copy(self, item);
             if place.is_some() {
-                // SAFETY: the room is aligned and holds as many items.
+                // SAFETY: the memory is aligned and has room for all items.
                 unsafe { list.add(n).write(item) };
             }
         }
         match place {
-            // SAFETY: every item has just been written; the room is never given up.
+            // SAFETY: every item has just been written, and the mapping is never unmapped.
             Some(_) => unsafe { slice::from_raw_parts(list, items.len()) },
             None => &[],
         }
@@ -160,7 +160,7 @@ impl Arena {
         if pointer.is_null() {
             return pointer;
         }
-        // SAFETY: a plan's pointers that are not null are to strings of its own.
+        // SAFETY: each pointer of a plan that is not null points to a string of the plan.
         self.text(unsafe { CStr::from_ptr(pointer) }).as_ptr()
     }
 }

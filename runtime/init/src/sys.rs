@@ -33,8 +33,8 @@ macro_rules! call {
         $(if let Some(slot) = _slots.next() {
             *slot = Word::word($arg);
         })*
-        // SAFETY: each wrapper passes integers, or pointers derived from references that outlive the call, with the
-        // sizes that the call's man page asks for.
+        // SAFETY: each wrapper passes integers, or pointers from references that outlive the call, with the sizes that
+        // the man page of the call demands.
         check(unsafe { trap::call(Word::word($nr), words) })
     }};
 }
@@ -124,15 +124,14 @@ pub const SECOND_CLONE_FLAGS: u64 = (libc::CLONE_PARENT | libc::CLONE_PIDFD).cas
 
 /// Clones a child that becomes a hook, or that opens a file for this process.
 pub(crate) fn clone_hook() -> Result<Side> {
-    // SAFETY: only `hook` and `program` call it, and the child runs their code up to execve: nothing there allocates,
-    // takes a lock or returns.
+    // SAFETY: only `hook` and `namespace` call it. Their child neither allocates nor takes a lock, and ends in execve
+    // or exit.
     unsafe { clone_process(0, None) }
 }
 
 /// Clones a child that becomes a program of the host.
 pub(crate) fn clone_program() -> Result<Side> {
-    // SAFETY: only `program` calls it, and its child runs that file's code up to execve: nothing there allocates, takes a
-    // lock or returns.
+    // SAFETY: only `program` calls it. Its child neither allocates nor takes a lock, and ends in execve or exit.
     unsafe { clone_process(0, None) }
 }
 
@@ -488,6 +487,6 @@ pub(crate) fn until_exec(fd: BorrowedFd<'_>) -> BorrowedFd<'static> {
 
 /// The fd of stdin, stdout or stderr.
 pub fn standard_stream(number: RawFd) -> Option<BorrowedFd<'static>> {
-    // SAFETY: 0 to 2 are never closed by this crate; whether they are open is for the kernel to say (EBADF).
+    // SAFETY: this crate never closes the fds 0 to 2. If one of them is not open, the kernel answers EBADF.
     (0..=2).contains(&number).then(|| unsafe { BorrowedFd::borrow_raw(number) })
 }

@@ -51,7 +51,7 @@ impl<T> Word for *mut T {
 #[cfg(target_arch = "x86_64")]
 pub unsafe fn call(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> isize {
     let result: isize;
-    // SAFETY: the instruction clobbers rcx and r11 (syscall(2)); the caller vouches for the rest.
+    // SAFETY: the instruction clobbers rcx and r11 (syscall(2)). The caller guarantees the rest.
     unsafe {
         asm!(
             "syscall",
@@ -71,7 +71,7 @@ pub unsafe fn call(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> isize {
 #[cfg(target_arch = "aarch64")]
 pub unsafe fn call(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> isize {
     let result: isize;
-    // SAFETY: x0 alone is written (syscall(2)); the caller vouches for the rest.
+    // SAFETY: only x0 is written (syscall(2)). The caller guarantees the rest.
     unsafe {
         asm!(
             "svc 0",
@@ -87,7 +87,7 @@ pub unsafe fn call(number: usize, [a, b, c, d, e, f]: [usize; 6]) -> isize {
 /// The thread pointer, at which the C library keeps its thread data.
 pub fn thread_pointer() -> usize {
     let pointer: usize;
-    // SAFETY: reads the word that the ABI keeps there, or the register.
+    // SAFETY: reads a word that the ABI defines, or a register.
     unsafe {
         #[cfg(target_arch = "x86_64")]
         asm!("mov {}, fs:0", out(reg) pointer, options(nostack, readonly, preserves_flags));
@@ -110,7 +110,7 @@ pub unsafe fn set_thread_pointer(pointer: usize) -> Result<()> {
     {
         const ARCH_SET_FS: usize = 0x1002;
         let number = libc::SYS_arch_prctl.word();
-        // SAFETY: the caller vouches for the address.
+        // SAFETY: the caller guarantees the address.
         match unsafe { call(number, [ARCH_SET_FS, pointer, 0, 0, 0, 0]) } {
             0 => Ok(()),
             _ => Err(Errno::PERM),
@@ -118,7 +118,7 @@ pub unsafe fn set_thread_pointer(pointer: usize) -> Result<()> {
     }
     #[cfg(target_arch = "aarch64")]
     {
-        // SAFETY: the caller vouches for the address.
+        // SAFETY: the caller guarantees the address.
         unsafe { asm!("msr tpidr_el0, {}", in(reg) pointer, options(nostack, nomem, preserves_flags)) };
         Ok(())
     }
@@ -129,7 +129,7 @@ pub unsafe fn set_thread_pointer(pointer: usize) -> Result<()> {
 /// # Safety
 /// `top` is the end of writable memory that has no other use, aligned to 16 bytes. `argument` is valid for `then`.
 pub unsafe fn on_stack<T>(top: *mut u8, then: extern "C" fn(*mut T) -> !, argument: *mut T) -> ! {
-    // SAFETY: nothing of the old stack is used again, since `then` does not return.
+    // SAFETY: the old stack is not used again, since `then` does not return.
     unsafe {
         #[cfg(target_arch = "x86_64")]
         asm!(
