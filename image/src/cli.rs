@@ -194,12 +194,14 @@ pub fn main(words: Vec<OsString>) -> i32 {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match words.as_slice() {
             ["unpack", rest @ ..] => run_unpack(rest),
+            #[cfg(feature = "registry")]
+            ["tags", rest @ ..] => crate::tags::run(rest),
             [ids::MAP_COMMAND, pid, uids, gids] => ids::map_ids(pid, uids, gids),
             ["--version"] => {
                 println!("berth-image version {}", env!("CARGO_PKG_VERSION"));
                 Ok(())
             }
-            _ => Err(Error::invalid("usage: berth-image unpack [FLAGS] IMAGE BUNDLE [-- ARGS]; see --help of unpack")),
+            _ => Err(Error::invalid("usage: berth-image unpack or tags; each has --help")),
         }
     });
     match done {
