@@ -80,6 +80,7 @@ _berth() {
         spec) flags='--bundle -b --rootless --help -h' ;;
         start) flags='--help -h' ;;
         state) flags='--help -h' ;;
+        tags) flags='--help -h' ;;
         unpack) flags='--help -h' ;;
         update) flags='--resources -r --blkio-weight --cpu-period --cpu-quota --cpu-burst --cpu-share --cpu-rt-period --cpu-rt-runtime --cpuset-cpus --cpuset-mems --memory --cpu-idle --memory-reservation --memory-swap --pids-limit --l3-cache-schema --mem-bw-schema --help -h' ;;
         features) flags='--help -h' ;;
@@ -137,7 +138,7 @@ _berth() {
         *)
             case "$cur:$command $operand" in
                 -*) values=$flags ;;
-                *:' 0') values='checkpoint create delete events exec kill list mounts pause ps restore resume run spec start state unpack update features' ;;
+                *:' 0') values='checkpoint create delete events exec kill list mounts pause ps restore resume run spec start state tags unpack update features' ;;
                 *:'kill 1') values=$(compgen -A signal SIG) ;;
                 *:'checkpoint 0' | *:'delete 0' | *:'events 0' | *:'exec 0' | *:'kill 0' | *:'pause 0' | *:'ps 0' | *:'resume 0' | *:'start 0' | *:'state 0' | *:'update 0')
                     values=$(berth "${root[@]}" list -q 2> /dev/null)

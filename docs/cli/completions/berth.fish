@@ -1,6 +1,6 @@
 # fish completion for berth
 
-set -l commands checkpoint create delete events exec kill list mounts pause ps restore resume run spec start state unpack update features
+set -l commands checkpoint create delete events exec kill list mounts pause ps restore resume run spec start state tags unpack update features
 
 function __berth_containers
     set -l words (commandline -opc)
@@ -34,6 +34,7 @@ complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a run -d 'c
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a spec -d 'create a new specification file'
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a start -d 'executes the user defined process in a created container'
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a state -d 'output the state of a container'
+complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a tags -d 'list the tags of a repository'
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a unpack -d 'make a bundle out of a saved image'
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a update -d 'update container resource constraints'
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a features -d 'show the enabled features'
@@ -105,6 +106,7 @@ complete -c berth -n "__fish_seen_subcommand_from start" -l help -s h -d 'show h
 complete -c berth -n "__fish_seen_subcommand_from start" -f -a '(__berth_containers)'
 complete -c berth -n "__fish_seen_subcommand_from state" -l help -s h -d 'show help'
 complete -c berth -n "__fish_seen_subcommand_from state" -f -a '(__berth_containers)'
+complete -c berth -n "__fish_seen_subcommand_from tags" -l help -s h -d 'show help'
 complete -c berth -n "__fish_seen_subcommand_from unpack" -l help -s h -d 'show help'
 complete -c berth -n "__fish_seen_subcommand_from update" -l resources -s r -r -F -d 'file with the limits, or \'-\' for the standard input'
 complete -c berth -n "__fish_seen_subcommand_from update" -l blkio-weight -x -d 'weight of block IO, from 10 to 1000'

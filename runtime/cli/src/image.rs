@@ -1,4 +1,5 @@
-//! `unpack`: hands over to the program `berth-image`, so that reading images costs this program neither size nor code.
+//! `unpack` and `tags`: hand over to the program `berth-image`, so that images and registries cost this program neither size
+//! nor code.
 
 use std::{os::unix::process::CommandExt, process::Command as Program};
 
@@ -29,6 +30,22 @@ EXAMPLE:
     count: Count::Between(2, usize::MAX),
     operands_last: false,
     run: |_, parsed| Err(execute("unpack", &parsed.operands)),
+};
+
+/// See the module.
+pub static TAGS: Command = Command {
+    name: "tags",
+    summary: "list the tags of a repository",
+    operands: "<repository>",
+    about: "Prints the tags of a repository, one a line, as its registry has them. The program
+berth-image does the work; berth tags --help lists its flags.
+
+EXAMPLE:
+    berth tags busybox",
+    flags: &[],
+    count: Count::Exactly(1),
+    operands_last: false,
+    run: |_, parsed| Err(execute("tags", &parsed.operands)),
 };
 
 /// Executes the program with a command of its own and the caller's words; returns only if that fails.

@@ -161,7 +161,7 @@ fn command(globals: &Globals, argv0: &str, name: &str, words: &[String]) -> Outc
         return Err(no_topic(name));
     };
     // The flags are those of another program, which also has the help.
-    if command.name == image::UNPACK.name {
+    if [image::UNPACK.name, image::TAGS.name].contains(&command.name) {
         return Err(image::execute(name, words));
     }
     if matches!(command.name, "create" | "run" | "exec") {

@@ -40,6 +40,7 @@ pub static COMMANDS: &[&Command] = &[
     &super::spec::COMMAND,
     &super::start::COMMAND,
     &super::state::COMMAND,
+    &super::image::TAGS,
     &super::image::UNPACK,
     &super::update::COMMAND,
     &super::features::COMMAND,
