@@ -271,10 +271,10 @@ pub fn verify_filter(process: &Process<'_>, capabilities_after_filter: bool) -> 
     if filter.state_readable && matches!(sys::prctl(libc::PR_GET_SECCOMP, 0, 0), Ok(mode) if mode != 2) {
         return refuse(Restriction::Seccomp);
     }
-    match sys::get_capabilities() {
-        Ok(held) if capabilities_after_filter => verify_capabilities(&process.capabilities, held),
-        _ => Ok(()),
+    if capabilities_after_filter && let Ok(held) = sys::get_capabilities() {
+        return verify_capabilities(&process.capabilities, held);
     }
+    Ok(())
 }
 
 /// Fails if a set holds a capability that is not planned.

@@ -120,3 +120,6 @@ fn wait_readable(fd: BorrowedFd<'_>, signals: Option<BorrowedFd<'_>>) -> rustix:
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
