@@ -5,12 +5,17 @@
 //! milliseconds to read with some hundred pods. It is read only if a hierarchy is mounted elsewhere.
 
 use std::{
+    ffi::OsString,
     fs,
+    os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
     sync::OnceLock,
 };
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::{
+    error::{Context, Error, Kind, Result},
+    host::mountinfo::unescape,
+};
 
 /// The mount point of the hierarchies with all distributions, systemd and other runtimes.
 const USUAL: &str = "/sys/fs/cgroup";
@@ -182,7 +187,8 @@ impl<'a> Entry<'a> {
             return None;
         }
         let options = if fstype == "cgroup" { right.next()?.split(',').collect() } else { Vec::new() };
-        Some(Self { v2, root: unescape(root).into(), point: unescape(point).into(), options })
+        let path = |field: &str| OsString::from_vec(unescape(field.as_bytes())).into();
+        Some(Self { v2, root: path(root), point: path(point), options })
     }
 
     fn mount(&self, names: &[&str], own: &str) -> Mount {
@@ -200,13 +206,6 @@ pub(super) fn own_line(line: &str) -> Option<(Vec<&str>, &str)> {
     let mut parts = line.splitn(3, ':');
     let (_, names, path) = (parts.next()?, parts.next()?, parts.next()?);
     Some((names.split(',').filter(|n| !n.is_empty()).collect(), path))
-}
-
-/// Decodes the octal escapes of space, tab, newline and backslash, such as `\040`.
-fn unescape(text: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .iter()
-        .fold(text.to_owned(), |t, (escape, plain)| t.replace(escape, plain))
 }
 
 #[cfg(test)]
@@ -279,7 +278,8 @@ mod tests {
     }
 
     #[test]
-    fn octal_escapes_are_decoded() {
-        assert_eq!(unescape("/a\\040b\\134c"), "/a b\\c");
+    fn escaped_mount_point_is_decoded() {
+        let text = "9 1 0:38 / /run/my\\040cgroup rw - cgroup2 none rw\n";
+        assert_eq!(Host::parse(text, "0::/\n").unwrap().mounts()[0].point, Path::new("/run/my cgroup"));
     }
 }

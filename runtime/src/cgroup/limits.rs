@@ -20,7 +20,7 @@ pub struct Limits {
     pub(super) rules: Vec<Rule>,
     /// A limit needs a v2 controller that is not threaded (cgroups(7), "domain controllers").
     pub(super) needs_domain: bool,
-    /// Device rules that say less than they seem to.
+    /// Messages about letters in device rules that mean nothing.
     warnings: Vec<String>,
 }
 

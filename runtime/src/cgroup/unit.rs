@@ -14,10 +14,10 @@ const LONGEST: usize = 255;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Instance {
-    /// That of the system.
+    /// The system instance (pid 1).
     #[default]
     System,
-    /// That of the caller.
+    /// The instance of the calling user (`systemd --user`).
     User,
 }
 
