@@ -3,5 +3,6 @@
 pub mod bundle;
 pub mod check;
 pub mod default_spec;
+pub mod go_bool;
 pub mod go_json;
 mod strict_json;

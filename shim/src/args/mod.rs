@@ -5,7 +5,7 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use berth_runtime::{Error, Result};
+use berth_runtime::{Error, Result, go_bool};
 use log::LevelFilter;
 
 /// The parsed command line.
@@ -124,13 +124,10 @@ fn component(flag: &str, value: &str) -> Result<()> {
     if bad || value.len() > 255 { Err(Error::invalid(format!("-{flag}: invalid value {value:?}"))) } else { Ok(()) }
 }
 
-/// The words that Go's `strconv.ParseBool` takes.
+/// The value of a switch: Go's boolean behind `=`, or true.
 fn boolean(name: &str, inline: Option<String>) -> Result<bool> {
-    match inline.as_deref() {
-        None | Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
-        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
-        Some(other) => Err(Error::invalid(format!("flag -{name}: {other:?} is not a boolean"))),
-    }
+    let Some(text) = inline else { return Ok(true) };
+    go_bool::parse_bool(&text).ok_or_else(|| Error::invalid(format!("flag -{name}: {text:?} is not a boolean")))
 }
 
 #[cfg(test)]
