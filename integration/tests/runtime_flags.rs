@@ -49,12 +49,12 @@ fn no_new_keyring_keeps_the_keyring_of_the_caller() {
 }
 
 #[test]
-fn checkpoint_and_restore_say_not_built_yet() {
-    if skipped_on_runc("not built", "it has them") {
+fn checkpoint_and_restore_are_refused() {
+    if skipped_on_runc("not supported by berth", "it has them") {
         return;
     }
     let runtime = Runtime::new("flags-unbuilt");
     for command in ["checkpoint", "restore"] {
-        runtime.cmd(&[command, "c1"]).fails(1, &[&format!("{command}: not built yet")]);
+        runtime.cmd(&[command, "c1"]).fails(1, &[&format!("{command}: not supported")]);
     }
 }

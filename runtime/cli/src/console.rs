@@ -1,5 +1,5 @@
-//! Terminals: the caller's own, put into raw mode while a container talks through it, and the console socket by which
-//! a caller such as containerd or conmon takes the container's terminal.
+//! Terminals: the caller's terminal, which is in raw mode while a container uses it, and the console socket, over which a
+//! caller such as containerd or conmon receives the master of the container's terminal.
 
 use std::{
     fs::File,
@@ -21,17 +21,17 @@ use rustix::{
     termios::{OptionalActions, OutputModes, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize},
 };
 
-/// The terminal in front of the caller. It gets its modes back when this is dropped.
+/// The caller's terminal. Its modes are restored on drop.
 pub struct HostTerminal {
     tty: File,
     original: Termios,
 }
 
 impl HostTerminal {
-    /// Finds it behind stderr, stdout or stdin, or else as the controlling terminal.
+    /// Finds the terminal: stderr, stdout or stdin, else the controlling terminal.
     ///
     /// # Errors
-    /// There is none: `open /dev/tty`.
+    /// Fails if the caller has no terminal. The error names `/dev/tty`.
     pub fn find() -> Result<Self> {
         let stdio = [
             std::io::stderr().as_fd().try_clone_to_owned(),
@@ -46,11 +46,11 @@ impl HostTerminal {
         Ok(Self { tty, original })
     }
 
-    /// Hands every key to the container. Output processing stays on, because the container's terminal sends bare
-    /// newlines (see [`berth_runtime::Stdio::Relayed`]).
+    /// Sets raw mode (cfmakeraw(3)), so that every key reaches the container. `OPOST` stays on, because the container's
+    /// terminal sends bare newlines (see [`berth_runtime::Stdio::Relayed`]).
     ///
     /// # Errors
-    /// Those of tcsetattr(3).
+    /// Fails if tcsetattr(3) fails.
     pub fn make_raw(&self) -> Result<()> {
         let mut raw = self.original.clone();
         raw.make_raw();
@@ -58,7 +58,7 @@ impl HostTerminal {
         tcsetattr(&self.tty, OptionalActions::Now, &raw).context("set the terminal to raw mode")
     }
 
-    /// Gives `master` this terminal's size. The terminal may have gone away, which is no reason to stop.
+    /// Gives `master` the size of this terminal. If the terminal has hung up, `master` keeps its size.
     pub fn resize(&self, master: BorrowedFd<'_>) {
         if let Ok(size) = tcgetwinsize(&self.tty) {
             let _ = tcsetwinsize(master, size);
@@ -72,23 +72,23 @@ impl Drop for HostTerminal {
     }
 }
 
-/// Connects to the socket at `path`, before anything is made that would have to be undone.
+/// Connects to the Unix socket at `path`.
 ///
 /// # Errors
-/// Nobody listens there.
-pub fn connect(path: &str) -> Result<UnixStream> {
+/// Fails if no process listens there.
+pub fn connect(path: &Path) -> Result<UnixStream> {
     let connected = || -> rustix::io::Result<UnixStream> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        net::connect(&socket, Address::new(Path::new(path))?.socket())?;
+        net::connect(&socket, Address::new(path)?.socket())?;
         Ok(socket.into())
     };
-    connected().with_context(|| format!("dial unix {path}: connect"))
+    connected().with_context(|| format!("dial unix {}: connect", path.display()))
 }
 
-/// Sends `fd` by `SCM_RIGHTS`, with `name` as the message.
+/// Sends `fd` (`SCM_RIGHTS`) in a message with the text `name`.
 ///
 /// # Errors
-/// Those of sendmsg(2).
+/// Fails if sendmsg(2) fails.
 pub fn send_fd(socket: impl AsFd, name: &str, fd: BorrowedFd<'_>) -> Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sent_fd_arrives_with_its_name() {
+    fn fd_arrives_with_its_name() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let file = File::open("/dev/null").unwrap();
         send_fd(&ours, "/dev/ptmx", file.as_fd()).unwrap();
@@ -130,8 +130,8 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_socket_is_named() {
-        let e = connect("/nonexistent/console.sock").unwrap_err();
+    fn missing_console_socket_is_named() {
+        let e = connect(Path::new("/nonexistent/console.sock")).unwrap_err();
         assert_eq!(e.to_string(), "dial unix /nonexistent/console.sock: connect: no such file or directory");
     }
 }

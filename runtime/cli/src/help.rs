@@ -1,38 +1,33 @@
-//! What `--help` and `--version` print, from the table alone, in the layout of urfave/cli v1.
+//! The output of `--help` and `--version`, made from the table in the layout of urfave/cli v1.
 
-use std::{fmt::Write as _, io::Write as _};
+use std::fmt::Write as _;
 
 use berth_runtime::OCI_VERSION;
 
-use super::{
-    args::{Command, Flag, HELP, Takes},
+use crate::{
+    args::{AnyCommand, Flag, HELP, Takes, Usage, flags},
     table::{COMMANDS, GLOBALS},
 };
 
-/// Below which heading the program introduces itself.
+/// The name line of the program, and the paragraphs below it.
 pub const ABOUT: &str = "Open Container Initiative runtime
 
-It runs containers from bundles: a bundle is a directory with a config.json as
-the OCI runtime specification describes it, and a root filesystem. Commands,
-flags, output and exit statuses are those of runc.
+berth makes and runs containers. A container comes from a bundle: a directory
+that holds a root filesystem and a config.json as in the OCI runtime
+specification. Commands, flags, output and exit statuses are runc's.
 
-In a bundle's directory, to run its container under a name that no other
-container on this host has:
+To run the container of the bundle in the current directory, choose an id that
+no other container of this host has:
 
     # berth run <container-id>";
 
-/// Prints `text`; a reader that has gone away is no failure.
-pub fn out(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
-}
-
-/// The version, in the lines that go-runc and Docker read.
+/// The version. go-runc and Docker read these lines.
 pub fn version(program: &str) -> String {
     let commit = option_env!("BERTH_COMMIT").unwrap_or("unknown");
     format!("{program} version {}\ncommit: {commit}\nspec: {OCI_VERSION}\n", env!("CARGO_PKG_VERSION"))
 }
 
-/// Help about the program.
+/// The help of the program.
 pub fn program(program: &str) -> String {
     let about = ABOUT.replace("berth", program);
     let mut text = format!(
@@ -42,34 +37,32 @@ pub fn program(program: &str) -> String {
     );
     let rows = COMMANDS
         .iter()
-        .map(|command| (command.name.to_owned(), command.summary.to_owned()))
-        .chain([("help, h".to_owned(), "show the list of commands or help for one command".to_owned())]);
+        .map(|command| (command.usage().name.to_owned(), command.usage().summary.to_owned()))
+        .chain([("help, h".to_owned(), "explain the program or one command".to_owned())]);
     columns(&mut text, &rows.collect::<Vec<_>>());
     text.push_str("\nGLOBAL OPTIONS:\n");
-    options(&mut text, GLOBALS);
+    options(&mut text, &flags(GLOBALS));
     text
 }
 
-/// Help about one command.
-pub fn command(program: &str, command: &Command) -> String {
-    let operands = if command.operands.is_empty() { "[arguments...]" } else { command.operands };
-    let mut text = format!(
-        "NAME:\n   {program} {} - {}\n\nUSAGE:\n   {program} {}{} {operands}\n",
-        command.name,
-        command.summary,
-        command.name,
-        if command.flags.is_empty() { "" } else { " [command options]" },
-    );
-    if !command.about.is_empty() {
-        let _ = write!(text, "\nDESCRIPTION:\n   {}\n", command.about);
+/// The help of one command.
+pub fn command(program: &str, command: &dyn AnyCommand) -> String {
+    let Usage { name, summary, operands, description, .. } = command.usage();
+    let flags = command.flags();
+    let operands = if operands.is_empty() { "[arguments...]" } else { operands };
+    let options_word = if flags.is_empty() { "" } else { " [command options]" };
+    let mut text =
+        format!("NAME:\n   {program} {name} - {summary}\n\nUSAGE:\n   {program} {name}{options_word} {operands}\n");
+    if !description.is_empty() {
+        let _ = write!(text, "\nDESCRIPTION:\n   {description}\n");
     }
     text.push_str("\nOPTIONS:\n");
-    options(&mut text, command.flags);
+    options(&mut text, &flags);
     text
 }
 
-fn options(text: &mut String, flags: &[Flag]) {
-    let rows = flags.iter().chain([&HELP]).filter(|flag| !flag.help.is_empty()).map(|flag| {
+fn options(text: &mut String, flags: &[&Flag]) {
+    let rows = flags.iter().copied().chain([&HELP]).filter(|flag| !flag.help.is_empty()).map(|flag| {
         let mut left = String::new();
         for (n, name) in flag.names.iter().enumerate() {
             let dashes = if name.len() == 1 { "-" } else { "--" };
@@ -102,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn version_has_the_lines_that_callers_read() {
+    fn version_has_the_lines_that_go_runc_reads() {
         let text = version("runc");
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[0].starts_with("runc version ") && lines[1].starts_with("commit: "));
@@ -110,15 +103,16 @@ mod tests {
     }
 
     #[test]
-    fn help_names_every_command_and_every_flag_of_it() {
+    fn help_names_every_command_and_flag() {
         let all = program("berth");
         assert!(all.starts_with("NAME:\n   berth - Open Container Initiative runtime\n"));
-        for c in COMMANDS {
-            assert!(all.contains(&format!("\n   {} ", c.name)), "{}", c.name);
-            let text = command("runc", c);
-            assert!(text.starts_with(&format!("NAME:\n   runc {} - ", c.name)));
-            for flag in c.flags.iter().filter(|flag| !flag.help.is_empty()) {
-                assert!(text.contains(&format!("   --{}", flag.names[0])), "{} {}", c.name, flag.names[0]);
+        for shown in COMMANDS {
+            let name = shown.usage().name;
+            assert!(all.contains(&format!("\n   {name} ")), "{name}");
+            let text = command("runc", *shown);
+            assert!(text.starts_with(&format!("NAME:\n   runc {name} - ")));
+            for flag in shown.flags().iter().filter(|flag| !flag.help.is_empty()) {
+                assert!(text.contains(&format!("   --{}", flag.names[0])), "{name} {}", flag.names[0]);
             }
             assert!(text.contains("--help, -h"));
         }

@@ -1,7 +1,7 @@
-//! The wait of a foreground `run` or `exec`: signals go on to the process, its exit status comes back.
+//! The wait of `run` and `exec` in the foreground: forwards signals to the process and returns its exit status.
 //!
-//! Everything is blocked and read from a signalfd, so that a signal that comes while the container is being made
-//! waits for it instead of ending us half way. The container starts with nothing blocked (berth-init sees to it).
+//! All signals are blocked and read from a signalfd(2). A signal that arrives while the container is being made stays
+//! pending until then, and does not end this program half way. berth-init unblocks all signals in the container.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -16,18 +16,18 @@ use rustix::{
     process::{Pid, WaitOptions, WaitStatus, wait},
 };
 
-use super::{sd_notify::Relay, stdio::Streams, sys};
+use crate::{sd_notify::Relay, stdio::Proxies, sys};
 
-/// All signals of this process, queued.
+/// The signals of this process, blocked.
 pub struct Signals {
     fd: SignalFd,
 }
 
 impl Signals {
-    /// Blocks and queues them. To be called before any thread is started, for threads inherit the mask.
+    /// Blocks all signals. It has to be called before threads are started, because threads inherit the mask.
     ///
     /// # Errors
-    /// Those of sigaction(2), sigprocmask(2) and signalfd(2).
+    /// Fails if sigaction(2), sigprocmask(2) or signalfd(2) fails.
     pub fn take() -> Result<Self> {
         sys::default_sigchld().context("reset SIGCHLD")?;
         let all = SigSet::all();
@@ -36,20 +36,20 @@ impl Signals {
         Ok(Self { fd })
     }
 
-    /// Forwards signals to the process of `pidfd`, resizes its terminal, reaps whatever else ends below us, and
-    /// returns the process' exit status: its code, or 128 and the signal that ended it. By `relay` the service manager hears
-    /// when the container is ready; the main process of the service is this one.
+    /// Forwards signals to the process of `pidfd` until it ends, resizes its terminal, and reaps other children. Returns
+    /// the exit code of the process, or 128 plus the number of the signal that ended it. `relay` notifies the service
+    /// manager when the container is ready, with this program as the main process of the service.
     ///
     /// # Errors
-    /// Those of poll(2) and wait4(2), and a process that somebody else has reaped.
+    /// Fails if poll(2) or wait4(2) fails, or if another process has collected the exit status.
     pub fn forward(
         &self,
         (pid, pidfd): (i32, BorrowedFd<'_>),
-        streams: &Streams,
+        proxies: &Proxies,
         mut relay: Option<&mut Relay>,
     ) -> Result<i32> {
         loop {
-            // Nobody to relay for: the process once more.
+            // Without a relay, the pidfd takes the third place.
             let notice = relay.as_ref().and_then(|relay| relay.fd()).unwrap_or(pidfd);
             let mut fds = [self.fd.as_fd(), pidfd, notice].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
             match poll(&mut fds, None) {
@@ -57,17 +57,17 @@ impl Signals {
                 Err(e) => return Err(Error::from(e).context("poll")),
             }
             let [_, process, _] = &fds;
-            let gone = process.revents().contains(PollFlags::IN);
+            let ended = process.revents().contains(PollFlags::IN);
             if let Some(relay) = &mut relay {
-                relay.pass_on(Pid::as_raw(Some(rustix::process::getpid())));
+                relay.forward(Pid::as_raw(Some(rustix::process::getpid())));
             }
             while let Some(info) = self.fd.read_signal().context("read signalfd")? {
                 let number = i32::try_from(info.ssi_signo).unwrap_or(0);
                 match number {
                     libc::SIGCHLD => {}
-                    libc::SIGWINCH => streams.resize(),
+                    libc::SIGWINCH => proxies.resize(),
                     _ => {
-                        log::debug!("forwarding signal {number} to {pid}");
+                        log::debug!("signal {number}: sent on to process {pid}");
                         if let Err(e) = sys::send_signal(pidfd, number) {
                             log::error!("{e}");
                         }
@@ -77,20 +77,20 @@ impl Signals {
             if let Some(status) = reap(pid)? {
                 return Ok(status);
             }
-            if gone {
-                return held_by_tracer(pidfd).with_context(|| format!("wait for {pid}"));
+            if ended {
+                return wait_for_tracer(pidfd).with_context(|| format!("wait for {pid}"));
             }
         }
     }
 }
 
-/// Reaps every child that has ended; the exit status of `pid` if it is among them.
+/// Reaps all children that have ended; returns the exit status of `pid` if it is one of them.
 fn reap(pid: i32) -> Result<Option<i32>> {
     let mut found = None;
     loop {
         match wait(WaitOptions::NOHANG) {
             Ok(Some((child, status))) => {
-                log::debug!("process exited pid={} status={}", Pid::as_raw(Some(child)), exit_status(status));
+                log::debug!("reaped process {}: status {}", Pid::as_raw(Some(child)), exit_status(status));
                 if Pid::as_raw(Some(child)) == pid {
                     found = Some(exit_status(status));
                 }
@@ -102,9 +102,9 @@ fn reap(pid: i32) -> Result<Option<i32>> {
     }
 }
 
-/// The exit status of a child that has ended and is not to be had yet: its tracer, a process of the container that has
-/// CAP_SYS_PTRACE, sees the end first (ptrace(2)).
-fn held_by_tracer(pidfd: BorrowedFd<'_>) -> Result<i32> {
+/// Waits for the exit status of a child that has ended but cannot be reaped yet: a process of the container with
+/// CAP_SYS_PTRACE traces it, and the tracer gets the status first (ptrace(2)).
+fn wait_for_tracer(pidfd: BorrowedFd<'_>) -> Result<i32> {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
     loop {
         match waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED) {
@@ -118,7 +118,7 @@ fn held_by_tracer(pidfd: BorrowedFd<'_>) -> Result<i32> {
     }
 }
 
-/// A shell's view of a status.
+/// The exit code, or 128 plus the number of the signal, as a shell reports a status.
 fn exit_status(status: WaitStatus) -> i32 {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => code,

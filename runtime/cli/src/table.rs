@@ -1,62 +1,83 @@
-//! The one table of commands and flags: the parser, `--help` and the list of commands come from it.
+//! The table of global flags and commands. The parser, `--help`, the manual pages and the completions read it.
 
-use super::args::{Command, Flag, Takes};
+use crate::{
+    args::{AnyCommand, Binding, non_empty, path},
+    commands::{
+        create, delete, events, exec, features, image, kill, list, mounts, pause, ps, run, spec, start, state,
+        unsupported, update,
+    },
+    globals::GlobalArgs,
+};
 
-/// The flags before the command.
-pub static GLOBALS: &[Flag] = &[
-    Flag::switch(&["debug"], "log debug messages too"),
-    Flag::value(&["log"], Takes::Text, "append the log to this file (default is '/dev/stderr')"),
-    Flag::value(&["log-format"], Takes::Text, "how log lines are written: 'text' or 'json'").or("text"),
-    Flag::value(&["root"], Takes::Text, "directory for the state of containers (should be on a tmpfs)")
-        .or("/run/berth"),
-    Flag::switch(
+/// The flags in front of the command.
+pub static GLOBALS: &[Binding<GlobalArgs>] = &[
+    Binding::switch(&["debug"], "also log debug messages", |args, on| args.debug = on),
+    Binding::text(&["log"], "append log messages to this file instead of writing them to stderr", |args, text| {
+        args.log = path(text);
+    }),
+    Binding::text(&["log-format"], "format of log messages: 'text' or 'json'", |args: &mut GlobalArgs, text| {
+        args.log_format = non_empty(text);
+    })
+    .or("text"),
+    Binding::text(&["root"], "directory of the containers' state, best on a tmpfs", |args: &mut GlobalArgs, text| {
+        args.root = Some(text);
+    })
+    .or("/run/berth"),
+    Binding::switch(
         &["systemd-cgroup"],
-        "make cgroups through systemd; cgroupsPath then has the form \"slice:prefix:name\"",
+        "let systemd manage cgroups; cgroupsPath then reads \"slice:prefix:name\"",
+        |args, on| args.systemd_cgroup = on,
     ),
-    Flag::value(
+    Binding::text(
         &["cgroup-manager"],
-        Takes::Text,
-        "who makes cgroups: 'cgroupfs', 'systemd' (as --systemd-cgroup), or nobody ('disabled')",
+        "manager of cgroups: 'cgroupfs', 'systemd' (same as --systemd-cgroup) or 'disabled'",
+        |args, text| args.cgroup_manager = non_empty(text),
     ),
-    Flag::value(&["rootless"], Takes::Text, "go on without cgroup permissions: 'true', 'false' or 'auto'").or("auto"),
-    Flag::switch(&["version", "v"], "print the version"),
+    Binding::text(
+        &["rootless"],
+        "skip cgroup settings that the host forbids: 'true', 'false' or 'auto'",
+        |args: &mut GlobalArgs, text| args.rootless = non_empty(text),
+    )
+    .or("auto"),
+    Binding::switch(&["version", "v"], "print the version", |args, on| args.version = on),
 ];
 
-/// The commands, as `--help` lists them.
-pub static COMMANDS: &[&Command] = &[
-    &super::unbuilt::CHECKPOINT,
-    &super::create::COMMAND,
-    &super::delete::COMMAND,
-    &super::events::COMMAND,
-    &super::exec::COMMAND,
-    &super::kill::COMMAND,
-    &super::list::COMMAND,
-    &super::mounts::COMMAND,
-    &super::pause::PAUSE,
-    &super::ps::COMMAND,
-    &super::unbuilt::RESTORE,
-    &super::pause::RESUME,
-    &super::run::COMMAND,
-    &super::spec::COMMAND,
-    &super::start::COMMAND,
-    &super::state::COMMAND,
-    &super::image::TAGS,
-    &super::image::UNPACK,
-    &super::update::COMMAND,
-    &super::features::COMMAND,
+/// The commands, in the order of `--help`.
+pub static COMMANDS: &[&dyn AnyCommand] = &[
+    &unsupported::CHECKPOINT,
+    &create::COMMAND,
+    &delete::COMMAND,
+    &events::COMMAND,
+    &exec::COMMAND,
+    &kill::COMMAND,
+    &list::COMMAND,
+    &mounts::COMMAND,
+    &pause::PAUSE,
+    &ps::COMMAND,
+    &unsupported::RESTORE,
+    &pause::RESUME,
+    &run::COMMAND,
+    &spec::COMMAND,
+    &start::COMMAND,
+    &state::COMMAND,
+    &image::TAGS,
+    &image::UNPACK,
+    &update::COMMAND,
+    &features::COMMAND,
 ];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::flags;
 
     #[test]
-    fn every_name_is_given_once() {
-        let mut names: Vec<_> = COMMANDS.iter().map(|command| command.name).collect();
+    fn names_of_commands_and_flags_are_unique() {
+        let mut names: Vec<_> = COMMANDS.iter().map(|command| command.usage().name).collect();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), COMMANDS.len());
-        for flags in COMMANDS.iter().map(|command| command.flags).chain([GLOBALS]) {
+        for flags in COMMANDS.iter().map(|command| command.flags()).chain([flags(GLOBALS)]) {
             let mut names: Vec<_> = flags.iter().flat_map(|flag| flag.names).chain(&["help", "h"]).collect();
             let all = names.len();
             names.sort_unstable();

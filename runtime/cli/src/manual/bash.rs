@@ -1,11 +1,11 @@
-//! The completion of bash. It needs nothing of the package bash-completion.
+//! The completion for bash. It does not need the package bash-completion.
 
 use std::fmt::Write as _;
 
 use super::{COMMANDS, Flag, Takes, choices, shown, spellings, takes_container};
-use crate::table::GLOBALS;
+use crate::{args::flags, table::GLOBALS};
 
-/// Completes commands, flags, the values that a flag chooses from, ids of containers and signals; else file names.
+/// The script. It completes commands, flags, values with a fixed list, container ids and signals, else file names.
 pub fn script() -> String {
     let mut script = String::from(
         r#"# bash completion for berth
@@ -20,9 +20,9 @@ _berth() {
         case "$command ${COMP_WORDS[i]}" in
 "#,
     );
-    takes_value(&mut script, "", GLOBALS);
+    skip_values(&mut script, "", &flags(GLOBALS));
     for command in COMMANDS {
-        takes_value(&mut script, command.name, command.flags);
+        skip_values(&mut script, command.usage().name, &command.flags());
     }
     script.push_str(
         r#"            *' -'*) ;;
@@ -33,18 +33,19 @@ _berth() {
     case "$command" in
 "#,
     );
-    case(&mut script, "''", GLOBALS);
+    case(&mut script, "''", &flags(GLOBALS));
     for command in COMMANDS {
-        case(&mut script, command.name, command.flags);
+        case(&mut script, command.usage().name, &command.flags());
     }
     script.push_str("    esac\n    case \"$command $prev\" in\n");
-    offers(&mut script, "", GLOBALS);
+    offers(&mut script, "", &flags(GLOBALS));
     for command in COMMANDS {
-        offers(&mut script, command.name, command.flags);
+        offers(&mut script, command.usage().name, &command.flags());
     }
-    let names: Vec<_> = COMMANDS.iter().map(|command| command.name).collect();
+    let names: Vec<_> = COMMANDS.iter().map(|command| command.usage().name).collect();
+    let usages = COMMANDS.iter().map(|command| command.usage());
     let on_container: Vec<_> =
-        COMMANDS.iter().filter(|c| takes_container(c)).map(|c| format!("{} 0", c.name)).collect();
+        usages.filter(|usage| takes_container(usage)).map(|usage| format!("{} 0", usage.name)).collect();
     let _ = write!(
         script,
         r#"        *)
@@ -69,10 +70,10 @@ complete -o default -F _berth berth
     script
 }
 
-/// Skips the word behind a flag that takes one.
-fn takes_value(script: &mut String, command: &str, flags: &'static [Flag]) {
+/// Skips the word behind a flag that takes a value; keeps the value of `--root`.
+fn skip_values(script: &mut String, command: &str, flags: &[&'static Flag]) {
     let rows = |wanted: &dyn Fn(&Flag) -> bool| {
-        let flags = flags.iter().filter(|flag| flag.takes != Takes::Nothing && wanted(flag));
+        let flags = flags.iter().copied().filter(|flag| flag.takes != Takes::Nothing && wanted(flag));
         flags.flat_map(spellings).map(|name| format!("'{command} {name}'")).collect::<Vec<_>>().join(" | ")
     };
     let is_root = |flag: &Flag| command.is_empty() && flag.names.contains(&"root");
@@ -89,13 +90,13 @@ fn takes_value(script: &mut String, command: &str, flags: &'static [Flag]) {
     }
 }
 
-fn case(script: &mut String, name: &str, flags: &'static [Flag]) {
+fn case(script: &mut String, name: &str, flags: &[&'static Flag]) {
     let words: Vec<_> = shown(flags).flat_map(spellings).collect();
     let _ = writeln!(script, "        {name}) flags='{}' ;;", words.join(" "));
 }
 
-/// What may follow a flag. Where it is a file's name, or nothing that is known, bash has its own answer.
-fn offers(script: &mut String, command: &str, flags: &'static [Flag]) {
+/// Offers the values of a flag. For a file name, and for a value without a list, bash's own completion applies.
+fn offers(script: &mut String, command: &str, flags: &[&'static Flag]) {
     for flag in shown(flags).filter(|flag| flag.takes != Takes::Nothing) {
         let names: Vec<_> = spellings(flag).map(|name| format!("'{command} {name}'")).collect();
         let _ = writeln!(script, "        {}) values='{}' ;;", names.join(" | "), choices(flag).join(" "));
@@ -103,7 +104,7 @@ fn offers(script: &mut String, command: &str, flags: &'static [Flag]) {
 }
 
 #[test]
-fn bash_offers_what_fits() {
+fn bash_completes_commands_flags_values_and_ids() {
     let offered = |line: &[&str]| {
         let berth = "berth() { [[ $* == \"--root /r list -q\" || $* == \"list -q\" ]] && echo c1 c2; }";
         let script = format!(

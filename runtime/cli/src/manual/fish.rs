@@ -1,13 +1,13 @@
-//! The completion of fish.
+//! The completion for fish.
 
 use std::fmt::Write as _;
 
-use super::{COMMANDS, Flag, Takes, choices, shown, takes_container};
-use crate::table::GLOBALS;
+use super::{COMMANDS, Flag, Takes, Usage, choices, shown, takes_container};
+use crate::{args::flags, table::GLOBALS};
 
-/// One `complete` a flag, command and operand.
+/// The script: one `complete` for each flag, command and operand.
 pub fn script() -> String {
-    let names: Vec<_> = COMMANDS.iter().map(|command| command.name).collect();
+    let names: Vec<_> = COMMANDS.iter().map(|command| command.usage().name).collect();
     let mut script = format!(
         r#"# fish completion for berth
 
@@ -24,22 +24,21 @@ end
         names.join(" ")
     );
     let none = "not __fish_seen_subcommand_from $commands";
-    options(&mut script, none, GLOBALS);
-    for command in COMMANDS {
-        let summary = quote(command.summary);
-        let _ = writeln!(script, "complete -c berth -n \"{none}\" -f -a {} -d '{summary}'", command.name);
+    options(&mut script, none, &flags(GLOBALS));
+    for Usage { name, summary, .. } in COMMANDS.iter().map(|command| command.usage()) {
+        let _ = writeln!(script, "complete -c berth -n \"{none}\" -f -a {name} -d '{}'", quote(summary));
     }
     for command in COMMANDS {
-        let there = format!("__fish_seen_subcommand_from {}", command.name);
-        options(&mut script, &there, command.flags);
-        if takes_container(command) {
-            let _ = writeln!(script, "complete -c berth -n \"{there}\" -f -a '(__berth_containers)'");
+        let seen = format!("__fish_seen_subcommand_from {}", command.usage().name);
+        options(&mut script, &seen, &command.flags());
+        if takes_container(command.usage()) {
+            let _ = writeln!(script, "complete -c berth -n \"{seen}\" -f -a '(__berth_containers)'");
         }
     }
     script
 }
 
-fn options(script: &mut String, condition: &str, flags: &'static [Flag]) {
+fn options(script: &mut String, condition: &str, flags: &[&'static Flag]) {
     for flag in shown(flags) {
         let _ = write!(script, "complete -c berth -n \"{condition}\"");
         for name in flag.names {
@@ -57,12 +56,12 @@ fn options(script: &mut String, condition: &str, flags: &'static [Flag]) {
     }
 }
 
-/// Text within single quotes.
+/// Escapes text for single quotes.
 fn quote(text: &str) -> String {
     text.replace('\\', "\\\\").replace('\'', "\\'")
 }
 
 #[test]
-fn text_does_not_end_its_quotes() {
+fn fish_text_cannot_end_its_quotes() {
     assert_eq!(quote("'a' \\"), "\\'a\\' \\\\");
 }

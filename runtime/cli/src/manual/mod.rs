@@ -1,7 +1,7 @@
-//! The manual pages and the completions of shells, written from the table that the command line is parsed with.
+//! The manual pages and the shell completions, made from the table of commands.
 //!
-//! They lie in `docs/cli/`. The test here holds them against the table; `make docs` has it write them. It is built with
-//! the unit tests alone: the program that is installed carries none of it.
+//! The files are in `docs/cli/`. A test here compares them with the table; `make docs` runs that test so that it writes
+//! them. The module is part of the unit tests only, not of the installed program.
 
 mod bash;
 mod fish;
@@ -10,12 +10,12 @@ mod zsh;
 
 use std::{fs, path::PathBuf};
 
-use super::{
-    args::{Command, Flag, Takes},
+use crate::{
+    args::{AnyCommand, Flag, HELP, Takes, Usage},
     table::COMMANDS,
 };
 
-/// Every file, by its name below `docs/cli/`.
+/// All files: the path below `docs/cli/` and the text.
 fn files() -> Vec<(String, String)> {
     let mut files = vec![
         ("man/berth.8".to_owned(), roff::program()),
@@ -23,38 +23,39 @@ fn files() -> Vec<(String, String)> {
         ("completions/_berth".to_owned(), zsh::script()),
         ("completions/berth.fish".to_owned(), fish::script()),
     ];
-    files.extend(COMMANDS.iter().map(|command| (format!("man/berth-{}.8", command.name), roff::command(command))));
+    let page = |command: &&dyn AnyCommand| (format!("man/berth-{}.8", command.usage().name), roff::command(*command));
+    files.extend(COMMANDS.iter().map(page));
     files
 }
 
-/// The flags that are told of: one without help is hidden.
-fn shown(flags: &'static [Flag]) -> impl Iterator<Item = &'static Flag> {
-    flags.iter().chain([&super::args::HELP]).filter(|flag| !flag.help.is_empty())
+/// The flags to document, with `--help`. A flag without a help text is hidden.
+fn shown(flags: &[&'static Flag]) -> impl Iterator<Item = &'static Flag> {
+    flags.iter().copied().chain([&HELP]).filter(|flag| !flag.help.is_empty())
 }
 
-/// A flag's spellings, with their dashes.
+/// The names of a flag with their dashes.
 fn spellings(flag: &Flag) -> impl Iterator<Item = String> {
     flag.names.iter().map(|name| if name.len() == 1 { format!("-{name}") } else { format!("--{name}") })
 }
 
-/// Whether the flag may be given many times.
+/// Returns whether the flag may be repeated.
 fn repeats(flag: &Flag) -> bool {
     matches!(flag.takes, Takes::Texts | Takes::Ints)
 }
 
-/// The values that a flag has to choose from: its help quotes them.
+/// The values that a flag accepts, if there is a fixed list: its help text quotes them.
 fn choices(flag: &Flag) -> Vec<&'static str> {
     let quoted: Vec<_> = flag.help.split('\'').skip(1).step_by(2).collect();
     if quoted.len() < 2 { vec![] } else { quoted }
 }
 
-/// Whether the first operand names a container that is there.
-fn takes_container(command: &Command) -> bool {
-    command.operands.starts_with("<container-id>") && !matches!(command.name, "create" | "run" | "restore")
+/// Returns whether the first operand is the id of an existing container.
+fn takes_container(usage: &Usage) -> bool {
+    usage.operands.starts_with("<container-id>") && !matches!(usage.name, "create" | "run" | "restore")
 }
 
 #[test]
-fn pages_and_completions_are_those_of_the_table() {
+fn pages_and_completions_match_the_table() {
     let directory = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/cli"));
     let write = std::env::var("BERTH_DOCS").is_ok_and(|what| what == "write");
     let mut stale = vec![];
@@ -71,14 +72,16 @@ fn pages_and_completions_are_those_of_the_table() {
     let known: Vec<_> = files().into_iter().map(|(name, _)| directory.join(name)).collect();
     for kind in ["man", "completions"] {
         let there = fs::read_dir(directory.join(kind)).unwrap().map(|entry| entry.unwrap().path());
-        stale.extend(there.filter(|path| !known.contains(path)).map(|path| format!("{} is nobody's", path.display())));
+        stale.extend(
+            there.filter(|path| !known.contains(path)).map(|path| format!("{} belongs to no command", path.display())),
+        );
     }
-    assert!(stale.is_empty(), "`make docs` writes them anew: {stale:#?}");
+    assert!(stale.is_empty(), "stale; run `make docs`: {stale:#?}");
 }
 
 #[test]
-fn choices_are_what_help_quotes() {
-    let flag = |help| Flag::value(&["x"], Takes::Text, help);
+fn quoted_words_of_help_are_the_choices() {
+    let flag = |help| Flag { names: &["x"], takes: Takes::Text, default: "", help };
     assert_eq!(choices(&flag("'table' or 'json'")), ["table", "json"]);
     assert_eq!(choices(&flag("file, or '-' for the standard input")), [""; 0]);
 }

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::{Command, Flag, Takes, shown, spellings};
+use super::{Flag, Takes, Usage, shown, spellings};
 use crate::{
+    args::{AnyCommand, flags},
     help::ABOUT,
     table::{COMMANDS, GLOBALS},
 };
@@ -16,31 +17,33 @@ pub fn program() -> String {
     page.push_str(".SH DESCRIPTION\n");
     blocks(&mut page, about);
     page.push_str(".SH COMMANDS\n");
-    for command in COMMANDS {
-        let _ = writeln!(page, ".TP\n\\fBberth\\-{}\\fR(8)\n{}", command.name, line(command.summary));
+    for Usage { name, summary, .. } in COMMANDS.iter().map(|command| command.usage()) {
+        let _ = writeln!(page, ".TP\n\\fBberth\\-{name}\\fR(8)\n{}", line(summary));
     }
-    options(&mut page, "GLOBAL OPTIONS", GLOBALS);
+    options(&mut page, "GLOBAL OPTIONS", &flags(GLOBALS));
     page.push_str(
-        ".SH EXIT STATUS\nThat of the container's process for \\fBrun\\fR and \\fBexec\\fR in the foreground, 128 and the \
-         signal's number when a signal\nended it. 255 when \\fBexec\\fR itself fails, 1 when another command does.\n\
-         .SH FILES\n.TP\n\\fI/run/berth\\fR\nThe state of containers, one directory each; for an ordinary user \
-         \\fI$XDG_RUNTIME_DIR/berth\\fR.\n",
+        ".SH EXIT STATUS\nIn the foreground, \\fBrun\\fR and \\fBexec\\fR exit with the status of the container's process,\nor with \
+         128 plus the number of the signal that ended the process.\nIf \\fBexec\\fR itself fails, its status is 255. If \
+         another command fails, its status is 1.\n\
+         .SH FILES\n.TP\n\\fI/run/berth\\fR\nThe state of containers, one directory each. For an unprivileged user the \
+         directory is\n\\fI$XDG_RUNTIME_DIR/berth\\fR.\n",
     );
     page
 }
 
 /// The page of one command.
-pub fn command(command: &Command) -> String {
-    let (operands, notes) = command.operands.split_once('\n').unwrap_or((command.operands, ""));
-    let text = format!("{}\n\n{notes}", command.about);
+pub fn command(command: &dyn AnyCommand) -> String {
+    let Usage { name, summary, operands, description, .. } = command.usage();
+    let (operands, notes) = operands.split_once('\n').unwrap_or((operands, ""));
+    let text = format!("{description}\n\n{notes}");
     let (description, example) = text.split_once("EXAMPLE:").unwrap_or((&text, ""));
-    let mut page = start(&format!("berth-{}", command.name), command.summary);
-    let _ = writeln!(page, ".SH SYNOPSIS\n\\fBberth {}\\fR [\\fIoptions\\fR] {}", command.name, line(operands));
+    let mut page = start(&format!("berth-{name}"), summary);
+    let _ = writeln!(page, ".SH SYNOPSIS\n\\fBberth {name}\\fR [\\fIoptions\\fR] {}", line(operands));
     if !description.trim().is_empty() {
         page.push_str(".SH DESCRIPTION\n");
         blocks(&mut page, description);
     }
-    options(&mut page, "OPTIONS", command.flags);
+    options(&mut page, "OPTIONS", &command.flags());
     if !example.is_empty() {
         page.push_str(".SH EXAMPLE\n");
         blocks(&mut page, example);
@@ -53,7 +56,7 @@ fn start(name: &str, headline: &str) -> String {
     format!(".TH {} 8\n.SH NAME\n{} \\- {}\n", name.to_uppercase(), line(name), line(headline))
 }
 
-fn options(page: &mut String, heading: &str, flags: &'static [Flag]) {
+fn options(page: &mut String, heading: &str, flags: &[&'static Flag]) {
     let _ = writeln!(page, ".SH {heading}");
     for flag in shown(flags) {
         let names: Vec<_> = spellings(flag).map(|name| format!("\\fB{}\\fR", escape(&name))).collect();
@@ -63,11 +66,11 @@ fn options(page: &mut String, heading: &str, flags: &'static [Flag]) {
     }
 }
 
-/// Paragraphs, and examples: what is indented, which stays as it is.
+/// Writes paragraphs. An indented paragraph is an example, whose lines stay as they are.
 fn blocks(page: &mut String, text: &str) {
     for block in text.split("\n\n").map(|block| block.trim_matches('\n')).filter(|block| !block.trim().is_empty()) {
         let example = block.starts_with("    ");
-        // A section begins with a paragraph of its own.
+        // .SH begins a paragraph by itself.
         let under_heading = page.lines().last().is_some_and(|line| line.starts_with(".SH"));
         page.push_str(if under_heading { "" } else { ".PP\n" });
         page.push_str(if example { ".RS 4\n.EX\n" } else { "" });
@@ -78,7 +81,7 @@ fn blocks(page: &mut String, text: &str) {
     }
 }
 
-/// Text at the beginning of a line, where a dot or an apostrophe would be a request.
+/// Escapes a line. At its beginning, roff takes a dot or an apostrophe for a request.
 fn line(text: &str) -> String {
     let guard = if text.starts_with(['.', '\'']) { "\\&" } else { "" };
     format!("{guard}{}", escape(text))
@@ -89,7 +92,7 @@ fn escape(text: &str) -> String {
 }
 
 #[test]
-fn text_is_no_request() {
+fn roff_text_cannot_become_a_request() {
     assert_eq!(line(".so x\\n --all"), "\\&.so x\\en \\-\\-all");
     let mut page = String::new();
     blocks(&mut page, "One\ntwo.\n\n    # berth x\n");

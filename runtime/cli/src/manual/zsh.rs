@@ -1,11 +1,11 @@
-//! The completion of zsh.
+//! The completion for zsh.
 
 use std::fmt::Write as _;
 
-use super::{COMMANDS, Command, Flag, Takes, choices, repeats, shown, spellings, takes_container};
-use crate::table::GLOBALS;
+use super::{COMMANDS, Flag, Takes, Usage, choices, repeats, shown, spellings, takes_container};
+use crate::{args::flags, table::GLOBALS};
 
-/// A function for the directory of functions of its name.
+/// The script: a completion function for a directory in `$fpath`.
 pub fn script() -> String {
     let mut script = String::from(
         r#"#compdef berth
@@ -23,25 +23,26 @@ _berth() {
     commands=(
 "#,
     );
-    for command in COMMANDS {
-        let _ = writeln!(script, "        '{}:{}'", command.name, quote(command.summary));
+    for Usage { name, summary, .. } in COMMANDS.iter().map(|command| command.usage()) {
+        let _ = writeln!(script, "        '{name}:{}'", quote(summary));
     }
     script.push_str("    )\n    _arguments -C \\\n");
-    options(&mut script, GLOBALS, 8);
+    options(&mut script, &flags(GLOBALS), 8);
     script.push_str("        '1:command:->command' '*::argument:->argument' && return\n");
     script.push_str("    (( ${+opt_args[--root]} )) && root=(--root ${(Q)opt_args[--root]})\n    case $state in\n");
     script
         .push_str("        command) _describe command commands ;;\n        argument)\n            case $words[1] in\n");
     for command in COMMANDS {
-        let _ = writeln!(script, "                {})\n                    _arguments \\", command.name);
-        options(&mut script, command.flags, 24);
-        let _ = writeln!(script, "                        {}\n                    ;;", operands(command));
+        let usage = command.usage();
+        let _ = writeln!(script, "                {})\n                    _arguments \\", usage.name);
+        options(&mut script, &command.flags(), 24);
+        let _ = writeln!(script, "                        {}\n                    ;;", operands(usage));
     }
     script.push_str("            esac\n            ;;\n    esac\n}\n\n_berth \"$@\"\n");
     script
 }
 
-fn options(script: &mut String, flags: &'static [Flag], indent: usize) {
+fn options(script: &mut String, flags: &[&'static Flag], indent: usize) {
     for flag in shown(flags) {
         let names: Vec<_> = spellings(flag).collect();
         let (exclusive, star) =
@@ -58,8 +59,8 @@ fn options(script: &mut String, flags: &'static [Flag], indent: usize) {
     }
 }
 
-fn operands(command: &Command) -> &'static str {
-    match (command.name, takes_container(command)) {
+fn operands(usage: &Usage) -> &'static str {
+    match (usage.name, takes_container(usage)) {
         ("kill", _) => "'1:container:_berth_containers' '2:signal:_signals -s'",
         ("exec", _) => "'1:container:_berth_containers' '*:: :_normal'",
         (_, true) => "'1:container:_berth_containers' '*:: :_default'",
@@ -67,12 +68,12 @@ fn operands(command: &Command) -> &'static str {
     }
 }
 
-/// Text within single quotes, within brackets, in front of a colon.
+/// Escapes text for single quotes, for brackets, and in front of a colon.
 fn quote(text: &str) -> String {
     text.replace('[', "\\[").replace(']', "\\]").replace(':', "\\:").replace('\'', "'\\''")
 }
 
 #[test]
-fn text_ends_nothing_that_is_around_it() {
+fn zsh_text_cannot_end_its_quotes() {
     assert_eq!(quote("'-' [a:b]"), "'\\''-'\\'' \\[a\\:b\\]");
 }

@@ -1,7 +1,7 @@
-//! The log, line for line as logrus writes it: go-runc, containerd, Docker and podman read the last error from
-//! `--log FILE --log-format json`, and people know the text form.
+//! The log, in the format of logrus, which runc uses: go-runc, containerd, Docker and podman read the last error from
+//! `--log FILE --log-format json`.
 //!
-//! This is the one place that logs; the library hands its warnings over through the `log` façade.
+//! The library logs through the façade of the crate `log`; this module writes the lines.
 
 use std::{
     borrow::Cow,
@@ -16,31 +16,31 @@ use std::{
 use berth_runtime::{Context, Result, foreign_dir, hooks};
 use log::{Level, LevelFilter};
 
-/// How a line is written.
+/// The format of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// `time="…" level=… msg=…`, or logrus' coloured short form on a terminal.
+    /// `time="…" level=… msg=…`, or the coloured short form of logrus on a terminal.
     Text,
-    /// One JSON object a line.
+    /// A JSON object.
     Json,
 }
 
 struct Logger {
     format: Format,
-    /// Where lines go instead of stderr.
+    /// The file to write to instead of stderr.
     file: Option<File>,
-    /// Stderr is a terminal and takes the lines.
+    /// The lines go to stderr, and stderr is a terminal.
     colours: bool,
     started: Instant,
 }
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
-/// Starts the log: to `path` (appended to) or stderr.
+/// Starts the log. Lines up to `level` are appended to the file `path`, or written to stderr.
 ///
 /// # Errors
-/// The log file cannot be opened.
-pub fn start(path: Option<&Path>, format: Format, debug: bool) -> Result<()> {
+/// Fails if the log file cannot be opened.
+pub fn start(path: Option<&Path>, format: Format, level: LevelFilter) -> Result<()> {
     let file = match path {
         Some(path) => Some(foreign_dir::append(path).with_context(|| format!("open {}", path.display()))?),
         None => None,
@@ -51,14 +51,14 @@ pub fn start(path: Option<&Path>, format: Format, debug: bool) -> Result<()> {
         file,
         started: Instant::now(),
     });
-    // A second start cannot happen: there is one command line. The first logger stays if it did.
+    // set_logger fails if a logger is set already. The program starts its log once.
     let _ = log::set_logger(logger);
-    log::set_max_level(if debug { LevelFilter::Debug } else { LevelFilter::Info });
+    log::set_max_level(level);
     Ok(())
 }
 
-/// Says why the program fails: in the log, and when that is a file, on stderr too. A failure before
-/// [`start`] goes to stderr as text.
+/// Writes the error that ends the program to the log, and also to stderr if the log is a file. Before [`start`], the log is
+/// stderr.
 pub fn failed(message: &str) {
     let fallback = || Logger {
         format: Format::Text,
@@ -69,13 +69,13 @@ pub fn failed(message: &str) {
     let logger = LOGGER.get_or_init(fallback);
     logger.write(Level::Error, message);
     if logger.file.is_some() {
-        let _ = writeln!(std::io::stderr(), "{}", harmless(message));
+        let _ = writeln!(std::io::stderr(), "{}", escaped(message));
     }
 }
 
 impl Logger {
-    /// One line, in one write, so that lines of several processes in one file do not mix. A log that cannot be
-    /// written is no reason to fail.
+    /// Writes one line. A single write(2) keeps the lines of several processes in one file apart. Errors are ignored,
+    /// because a container must not fail with its log.
     fn write(&self, level: Level, message: &str) {
         let line = if self.colours && self.format == Format::Text {
             coloured(level, self.started.elapsed().as_secs(), message)
@@ -91,7 +91,7 @@ impl Logger {
 
 impl log::Log for Logger {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        // People know the command line to keep to itself what hooks say.
+        // runc does not log the output of hooks, so it appears with --debug only.
         let quiet = metadata.target() == hooks::LOG_TARGET && log::max_level() < LevelFilter::Debug;
         metadata.level() <= log::max_level() && !quiet
     }
@@ -105,7 +105,7 @@ impl log::Log for Logger {
     fn flush(&self) {}
 }
 
-/// logrus' name of a level.
+/// The name of a level in logrus.
 fn level_name(level: Level) -> &'static str {
     match level {
         Level::Error => "error",
@@ -116,7 +116,7 @@ fn level_name(level: Level) -> &'static str {
     }
 }
 
-/// A line of the log, with its newline.
+/// Formats a line, with its newline.
 fn line(format: Format, level: Level, time: &str, message: &str) -> String {
     let level = level_name(level);
     match format {
@@ -128,7 +128,7 @@ fn line(format: Format, level: Level, time: &str, message: &str) -> String {
     }
 }
 
-/// The short form that logrus shows on a terminal; `seconds` since the start.
+/// The short form of logrus for a terminal. `seconds` counts from the start of the program.
 fn coloured(level: Level, seconds: u64, message: &str) -> String {
     let (colour, name) = match level {
         Level::Error => (31, "ERRO"),
@@ -137,24 +137,25 @@ fn coloured(level: Level, seconds: u64, message: &str) -> String {
         Level::Debug => (37, "DEBU"),
         Level::Trace => (37, "TRAC"),
     };
-    let message = harmless(message);
+    let message = escaped(message);
     format!("\x1b[{colour}m{name}\x1b[0m[{seconds:04}] {message:<44} \n")
 }
 
-/// The text with what a terminal would obey written out: names of an image are in it. Lines and tabs stay.
-fn harmless(text: &str) -> Cow<'_, str> {
-    let obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
-    if !text.contains(obeyed) {
+/// Escapes control characters except newlines and tabs. A message can contain names from an image, and a terminal would
+/// obey escape sequences in them.
+fn escaped(text: &str) -> Cow<'_, str> {
+    let is_control = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(is_control) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        if obeyed(c) { escape(&mut out, c) } else { out.push(c) }
+        if is_control(c) { escape(&mut out, c) } else { out.push(c) }
     }
     Cow::Owned(out)
 }
 
-/// A control character as Go quotes it.
+/// Appends a control character as Go quotes it.
 fn escape(out: &mut String, c: char) {
     let _ = match u32::from(c) {
         code @ ..0x80 => write!(out, "\\x{code:02x}"),
@@ -162,7 +163,7 @@ fn escape(out: &mut String, c: char) {
     };
 }
 
-/// A value of a text line: bare when it is one plain word, else quoted as Go quotes.
+/// Formats a value of a text line: as it is if it is one plain word, else quoted as by Go.
 fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-._/@^+".contains(c);
     if text.chars().all(plain) {
@@ -189,62 +190,11 @@ fn quoted(text: &str) -> String {
     out
 }
 
-/// The time as RFC 3339 in UTC, to the second.
+/// The time in UTC, to the second (RFC 3339).
 fn now() -> String {
     let now = berth_runtime::time::now_rfc3339();
     format!("{}Z", now.split('.').next().unwrap_or_default())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_is_what_logrus_writes() {
-        assert_eq!(
-            line(Format::Text, Level::Error, "2026-11-22T00:13:38Z", "container does not exist"),
-            "time=\"2026-11-22T00:13:38Z\" level=error msg=\"container does not exist\"\n"
-        );
-        assert_eq!(
-            line(Format::Text, Level::Warn, "2026-11-22T00:13:38Z", "x/y-z.1@^+"),
-            "time=\"2026-11-22T00:13:38Z\" level=warning msg=x/y-z.1@^+\n"
-        );
-        assert!(
-            line(Format::Text, Level::Error, "t", "a \"b\"\n\\\u{1}\u{e9}")
-                .ends_with("\"a \\\"b\\\"\\n\\\\\\x01\u{e9}\"\n")
-        );
-    }
-
-    #[test]
-    fn json_is_what_go_runc_reads() {
-        let text = line(Format::Json, Level::Error, "2026-11-22T00:13:38Z", "exec: \"x\": not\nfound");
-        assert_eq!(
-            text,
-            "{\"level\":\"error\",\"msg\":\"exec: \\\"x\\\": not\\nfound\",\"time\":\"2026-11-22T00:13:38Z\"}\n"
-        );
-        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(value["msg"], "exec: \"x\": not\nfound");
-    }
-
-    #[test]
-    fn a_terminal_sees_the_short_form() {
-        assert_eq!(
-            coloured(Level::Error, 0, "container does not exist"),
-            format!("\x1b[31mERRO\x1b[0m[0000] {:<44} \n", "container does not exist")
-        );
-    }
-
-    #[test]
-    fn a_terminal_is_told_nothing_by_a_name() {
-        let name = "exec: \"\u{1b}]0;t\u{7}\u{1b}[2Jx\u{9b}31m\u{7f}\": not\n\tfound \u{e9}";
-        let line = coloured(Level::Error, 0, name);
-        let said = line.strip_prefix("\x1b[31mERRO\x1b[0m[0000] ").unwrap();
-        assert_eq!(said.trim_end(), "exec: \"\\x1b]0;t\\x07\\x1b[2Jx\\u009b31m\\x7f\": not\n\tfound \u{e9}");
-    }
-
-    #[test]
-    fn times_end_with_the_second() {
-        let now = now();
-        assert!(now.len() == 20 && now.ends_with('Z') && now.as_bytes()[10] == b'T', "{now}");
-    }
-}
+mod tests;

@@ -1,54 +1,67 @@
-//! `spec`: writes a starter config.json.
+//! `spec`: writes a config.json to start from.
 
 use std::{
     fs::File,
     io::{ErrorKind, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use berth_runtime::{Context, Error, Kind, default_spec};
 use serde::Serialize;
 
-use super::{
+use crate::{
     Globals, Outcome,
-    args::{Command, Count, Flag, Parsed, Takes},
+    args::{Binding, Command, Count, Usage, path},
 };
 
-/// See the module.
-pub static COMMAND: Command = Command {
-    name: "spec",
-    summary: "create a new specification file",
-    operands: "",
-    about: "Writes a config.json to start from: it runs sh in a terminal, in the root
-filesystem that lies in the directory rootfs beside it. Edit it to taste.
+/// The arguments of `spec`.
+#[derive(Debug, Default)]
+pub struct SpecArgs {
+    bundle: Option<PathBuf>,
+    rootless: bool,
+}
+
+/// The command.
+pub static COMMAND: Command<SpecArgs> = Command {
+    usage: Usage {
+        name: "spec",
+        summary: "write a config.json to start from",
+        description: "The new config.json runs sh in a terminal. Its root filesystem is the directory
+rootfs beside it.
 
 EXAMPLE:
-    mkdir -p bundle/rootfs
-    cd bundle
-    berth spec
-    sed -i 's;\"sh\";\"/hello\";' config.json
-    berth run container1
+    mkdir -p web/rootfs
+    tar -C web/rootfs -xf image.tar
+    berth spec --bundle web
+    berth run --bundle web web
 
-With --rootless, the file describes a container that a user without privilege
-can run.",
+With --rootless, the config.json suits a user without privileges.",
+        count: Count::Exactly(0),
+        ..Usage::DEFAULT
+    },
     flags: &[
-        Flag::value(&["bundle", "b"], Takes::Text, "directory to write to, instead of the current one"),
-        Flag::switch(&["rootless"], "describe a container for a user without privilege"),
+        Binding::text(
+            &["bundle", "b"],
+            "directory to write config.json to; by default the current directory",
+            |args, text| args.bundle = path(text),
+        ),
+        Binding::switch(&["rootless"], "write a config.json for a user without privileges", |args, on| {
+            args.rootless = on;
+        }),
     ],
-    count: Count::Exactly(0),
-    operands_last: false,
+    operands: |_, _| {},
     run,
 };
 
-fn run(_: &Globals, parsed: &Parsed) -> Outcome {
-    let bundle = Path::new(parsed.text("bundle").unwrap_or("."));
+fn run(_: &Globals, args: SpecArgs) -> Outcome {
+    let bundle = args.bundle.as_deref().unwrap_or(Path::new("."));
     if let Err(e) = std::fs::metadata(bundle) {
         return Err(Error::from(e).context(format!("chdir {}", bundle.display())).into());
     }
     let ids = || (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let text = text(&default_spec::default_spec(unified(), parsed.on("rootless").then(ids)))?;
+    let text = text(&default_spec::default_spec(unified(), args.rootless.then(ids)))?;
     let path = bundle.join("config.json");
-    // create_new: the check and the creation are one step, so that no file is ever overwritten.
+    // create_new (O_EXCL) checks and creates in one step, so no existing file is overwritten.
     let mut file = match File::create_new(&path) {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {
@@ -60,7 +73,7 @@ fn run(_: &Globals, parsed: &Parsed) -> Outcome {
     Ok(0)
 }
 
-/// The file's text, indented by tabs.
+/// The text of the file, indented with tabs.
 fn text(spec: &default_spec::Spec) -> Result<Vec<u8>, Error> {
     let mut text = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"\t");
@@ -69,9 +82,9 @@ fn text(spec: &default_spec::Spec) -> Result<Vec<u8>, Error> {
     Ok(text)
 }
 
-/// Whether the host's cgroups are all v2.
+/// Returns whether the host has cgroup v2 only.
 fn unified() -> bool {
-    /// `CGROUP2_SUPER_MAGIC` of statfs(2).
+    /// `CGROUP2_SUPER_MAGIC` (statfs(2)).
     const CGROUP2: i128 = 0x6367_7270;
     rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|stat| i128::from(stat.f_type) == CGROUP2)
 }
@@ -81,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_file_reads_as_runcs() {
+    fn spec_writes_the_layout_of_runc() {
         let text = String::from_utf8(text(&default_spec::default_spec(false, None)).unwrap()).unwrap();
         assert!(text.starts_with("{\n\t\"ociVersion\": \"1.3.0\",\n\t\"process\": {\n\t\t\"terminal\": true,\n"));
         assert!(text.ends_with("\n\t}\n}"));

@@ -1,4 +1,4 @@
-//! `state`: what is known about one container, as the JSON that go-runc and the specification describe.
+//! `state`: prints the state of a container as JSON, in the form that the runtime specification and go-runc know.
 
 use std::collections::BTreeMap;
 
@@ -8,62 +8,62 @@ use berth_runtime::{
 };
 use serde::Serialize;
 
-use super::{
+use super::{ContainerArgs, load};
+use crate::{
     Globals, Outcome,
-    args::{Command, Count, Parsed},
-    help,
+    args::{Command, Usage},
+    output,
 };
 
-/// See the module.
-pub static COMMAND: Command = Command {
-    name: "state",
-    summary: "output the state of a container",
-    operands: "<container-id>
-
-Where \"<container-id>\" is the name of the container.",
-    about: "",
+/// The command.
+pub static COMMAND: Command<ContainerArgs> = Command {
+    usage: Usage {
+        name: "state",
+        summary: "print the state of a container as JSON",
+        operands: "<container-id>",
+        ..Usage::DEFAULT
+    },
     flags: &[],
-    count: Count::Exactly(1),
-    operands_last: false,
+    operands: |args, operands| args.id = operands.one(),
     run,
 };
 
-fn run(globals: &Globals, parsed: &Parsed) -> Outcome {
-    let container = super::container(globals, parsed)?;
+fn run(globals: &Globals, args: ContainerArgs) -> Outcome {
+    let container = load(globals, &args.id)?;
     let state = State::of(&container, String::new())?;
     let json =
         serde_json::to_string_pretty(&state).map_err(|e| Error::new(Kind::Internal, format!("encode state: {e}")))?;
-    help::out(&json);
+    output::print(&json);
     Ok(0)
 }
 
-/// The state of a container. `list` shows the same, with the owner.
+/// The state of a container. `list` prints it as well, with the owner.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
     oci_version: String,
-    /// The container's name.
+    /// The id.
     pub id: String,
-    /// Of its process as the host sees it; 0 when it has stopped.
+    /// The pid of init in the caller's pid namespace; 0 if the container has stopped.
     pub pid: i32,
     /// `created`, `running`, `paused` or `stopped`.
     pub status: String,
-    /// The bundle's directory.
+    /// The bundle directory.
     pub bundle: String,
     rootfs: String,
-    /// RFC 3339.
+    /// The time of creation (RFC 3339).
     pub created: String,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     annotations: BTreeMap<String, String>,
-    /// Who owns the state, where that was asked for.
+    /// The owner of the state directory; empty in the output of `state`.
     pub owner: String,
 }
 
 impl State {
-    /// What is so at this moment.
+    /// Reads the state as it is now.
     ///
     /// # Errors
-    /// Those of [`Container::status`].
+    /// Fails if [`Container::status`] fails.
     pub fn of(container: &Container, owner: String) -> Result<Self> {
         let status = container.status()?;
         Ok(Self {
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_come_in_runcs_order_and_annotations_only_if_there_are_any() {
+    fn state_keys_are_in_the_order_of_runc_and_annotations_may_be_absent() {
         let mut state = State {
             oci_version: "1.3.0".into(),
             id: "c".into(),

@@ -1,52 +1,63 @@
-//! `list`: the containers under one state directory.
+//! `list`: shows the containers of a state directory.
 
 use std::{io::Write, os::unix::fs::MetadataExt};
 
 use berth_runtime::{Context, Error, Kind, Result, state};
 
-use super::{
+use super::{Format, state::State};
+use crate::{
     Globals, Outcome,
-    args::{Command, Count, Flag, Parsed, Takes},
-    help,
-    state::State,
+    args::{Binding, Command, Count, Usage, non_empty},
+    output,
 };
 
-/// See the module.
-pub static COMMAND: Command = Command {
-    name: "list",
-    summary: "lists containers started with the given root",
-    operands: "
+/// The arguments of `list`.
+#[derive(Debug, Default)]
+pub struct ListArgs {
+    format: Option<String>,
+    quiet: bool,
+}
 
-Where the given root is the global option \"--root\".",
-    about: "",
+/// The command.
+pub static COMMAND: Command<ListArgs> = Command {
+    usage: Usage {
+        name: "list",
+        summary: "show the containers of a state directory",
+        operands: "
+
+The global flag --root names the directory.",
+        count: Count::Exactly(0),
+        ..Usage::DEFAULT
+    },
     flags: &[
-        Flag::value(&["format", "f"], Takes::Text, "'table' or 'json'").or("table"),
-        Flag::switch(&["quiet", "q"], "only the names"),
+        Binding::text(&["format", "f"], "output format: 'table' or 'json'", |args: &mut ListArgs, text| {
+            args.format = non_empty(text);
+        })
+        .or("table"),
+        Binding::switch(&["quiet", "q"], "print ids and nothing else", |args, on| args.quiet = on),
     ],
-    count: Count::Exactly(0),
-    operands_last: false,
+    operands: |_, _| {},
     run,
 };
 
-fn run(globals: &Globals, parsed: &Parsed) -> Outcome {
+fn run(globals: &Globals, args: ListArgs) -> Outcome {
     let states = states(globals)?;
-    if parsed.on("quiet") {
-        help::out(&states.iter().map(|state| format!("{}\n", state.id)).collect::<String>());
+    if args.quiet {
+        output::print(&states.iter().map(|state| format!("{}\n", state.id)).collect::<String>());
         return Ok(0);
     }
-    let text = match parsed.text("format").unwrap_or("table") {
-        "table" => table(&states),
-        "json" => json(&states)?,
-        _ => return Err(Error::invalid("invalid format option").into()),
+    let text = match Format::parse(args.format.as_deref())? {
+        Format::Table => table(&states),
+        Format::Json => json(&states)?,
     };
-    help::out(&text);
+    output::print(&text);
     Ok(0)
 }
 
-/// The state of each container that can be read; the others are named on stderr.
+/// The states of the containers. A container whose state cannot be read is named on stderr.
 fn states(globals: &Globals) -> Result<Vec<State>> {
     if let Err(e) = std::fs::metadata(&globals.root) {
-        // The default root comes into being with the first container.
+        // The first container makes the default directory.
         if e.kind() == std::io::ErrorKind::NotFound && !globals.root_given {
             return Ok(Vec::new());
         }
@@ -68,7 +79,7 @@ fn states(globals: &Globals) -> Result<Vec<State>> {
     Ok(states)
 }
 
-/// The name of `uid` by the text of /etc/passwd, or `#uid`.
+/// Looks `uid` up in the text of /etc/passwd; returns `#uid` if it is not there.
 fn owner(users: &str, uid: u32) -> String {
     let name = users.lines().find_map(|line| {
         let mut fields = line.split(':');
@@ -79,13 +90,13 @@ fn owner(users: &str, uid: u32) -> String {
 }
 
 fn json(states: &[State]) -> Result<String> {
-    // Go encodes an empty list that was never made as null, and callers know that.
+    // runc prints null for an empty list, since Go encodes a nil slice so.
     let list = if states.is_empty() { None } else { Some(states) };
     let text = serde_json::to_string(&list).map_err(|e| Error::new(Kind::Internal, format!("encode list: {e}")))?;
     Ok(text + "\n")
 }
 
-/// Columns at least 12 wide and 3 apart.
+/// A table whose columns are at least 12 characters wide and 3 apart.
 fn table(states: &[State]) -> String {
     let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)];
     rows.extend(states.iter().map(|s| {
@@ -115,13 +126,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_list_is_a_header_or_null() {
+    fn empty_list_is_a_header_or_null() {
         assert_eq!(table(&[]), "ID          PID         STATUS      BUNDLE      CREATED     OWNER\n");
         assert_eq!(json(&[]).unwrap(), "null\n");
     }
 
     #[test]
-    fn owners_have_names_or_numbers() {
+    fn owner_without_a_name_is_shown_as_a_number() {
         let users = "root:x:0:0:root:/root:/bin/sh\nbroken\nmail:x:8:8::/:/bin/false\n";
         assert_eq!([0, 8, 80].map(|uid| owner(users, uid)), ["root", "mail", "#80"]);
     }

@@ -1,4 +1,4 @@
-//! `start`: lets a created container's process begin.
+//! `start`: lets the process of a created container begin.
 
 use std::os::fd::AsFd;
 
@@ -7,28 +7,28 @@ use berth_runtime::{
     state::{Container, Status},
 };
 
-use super::{
+use super::{ContainerArgs, load};
+use crate::{
     Globals, Outcome,
-    args::{Command, Count, Parsed},
+    args::{Command, Usage},
     sd_notify::{Manager, Relay},
 };
 
-/// See the module.
-pub static COMMAND: Command = Command {
-    name: "start",
-    summary: "executes the user defined process in a created container",
-    operands: "<container-id>
-
-Where \"<container-id>\" is the name of a container made by the command create.",
-    about: "",
+/// The command.
+pub static COMMAND: Command<ContainerArgs> = Command {
+    usage: Usage {
+        name: "start",
+        summary: "run the process of a container that create has made",
+        operands: "<container-id>",
+        ..Usage::DEFAULT
+    },
     flags: &[],
-    count: Count::Exactly(1),
-    operands_last: false,
+    operands: |args, operands| args.id = operands.one(),
     run,
 };
 
-fn run(globals: &Globals, parsed: &Parsed) -> Outcome {
-    let container = super::container(globals, parsed)?;
+fn run(globals: &Globals, args: ContainerArgs) -> Outcome {
+    let container = load(globals, &args.id)?;
     let refusal = match container.status()? {
         Status::Created => {
             start(&container)?;
@@ -41,9 +41,9 @@ fn run(globals: &Globals, parsed: &Parsed) -> Outcome {
     Err(Error::new(Kind::FailedPrecondition, refusal).into())
 }
 
-/// Starts it, and with a service manager that wants to know waits until it is ready or has ended.
+/// Starts the container. If a service manager waits for a notification, returns when the container is ready or has ended.
 fn start(container: &Container) -> Result<()> {
-    let Some(manager) = Manager::of_environment()? else { return start::start(container, None) };
+    let Some(manager) = Manager::from_environment()? else { return start::start(container, None) };
     let relay = Relay::bind(manager, container.dir())?;
     let pidfd = container.pidfd()?;
     start::start(container, None)?;

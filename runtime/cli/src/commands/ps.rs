@@ -1,43 +1,59 @@
-//! `ps`: the processes of a container, through the host's ps(1) or as pids.
+//! `ps`: shows the processes of a container, by the host's ps(1) or as a JSON array of pids.
 
 use berth_runtime::{Context, Error, Kind, Result, program, ps};
 
-use super::{
+use super::{Format, load};
+use crate::{
     Globals, Outcome,
-    args::{Command, Count, Flag, Parsed, Takes},
-    help,
+    args::{Binding, Command, Count, Order, Usage, non_empty},
+    output,
 };
 
-/// See the module.
-pub static COMMAND: Command = Command {
-    name: "ps",
-    summary: "ps displays the processes running inside a container",
-    operands: "<container-id> [ps options]",
-    about: "",
-    flags: &[Flag::value(&["format", "f"], Takes::Text, "'table' or 'json'").or("table")],
-    count: Count::AtLeast(1),
-    operands_last: true,
+/// The arguments of `ps`.
+#[derive(Debug, Default)]
+pub struct PsArgs {
+    id: String,
+    /// The options of ps(1).
+    options: Vec<String>,
+    format: Option<String>,
+}
+
+/// The command.
+pub static COMMAND: Command<PsArgs> = Command {
+    usage: Usage {
+        name: "ps",
+        summary: "show the processes of a container",
+        operands: "<container-id> [ps options]",
+        count: Count::AtLeast(1),
+        order: Order::FlagsFirst,
+        ..Usage::DEFAULT
+    },
+    flags: &[Binding::text(&["format", "f"], "output format: 'table' or 'json'", |args: &mut PsArgs, text| {
+        args.format = non_empty(text);
+    })
+    .or("table")],
+    operands: |args, operands| {
+        args.id = operands.one();
+        args.options = operands.rest();
+    },
     run,
 };
 
-fn run(globals: &Globals, parsed: &Parsed) -> Outcome {
-    let container = super::container(globals, parsed)?;
+fn run(globals: &Globals, args: PsArgs) -> Outcome {
+    let container = load(globals, &args.id)?;
     let pids = ps::ps(&container)?;
-    match parsed.text("format").unwrap_or("table") {
-        "table" => {
-            let options = parsed.operands.get(1..).unwrap_or_default();
-            help::out(&select(&host_ps(options)?, &pids)?);
-        }
-        "json" => help::out(&json(&pids)),
-        _ => return Err(Error::invalid("invalid format option").into()),
-    }
+    let text = match Format::parse(args.format.as_deref())? {
+        Format::Table => select(&host_ps(&args.options)?, &pids)?,
+        Format::Json => json(&pids),
+    };
+    output::print(&text);
     Ok(0)
 }
 
-/// What the host's ps(1) prints, given the `options` or else `-ef`.
+/// Runs the host's ps(1) with `options`, or with `-ef`; returns its output.
 fn host_ps(options: &[String]) -> Result<String> {
-    let usual = ["-ef".to_owned()];
-    let out = program::run("ps", if options.is_empty() { &usual } else { options }).context("exec ps")?;
+    let default = ["-ef".to_owned()];
+    let out = program::run("ps", if options.is_empty() { &default } else { options }).context("exec ps")?;
     if out.status != Some(0) {
         let status = out.status.map_or("ended by a signal".to_owned(), |status| format!("exit status: {status}"));
         return Err(Error::new(Kind::Internal, format!("ps: {status}: {}{}", out.stdout, out.stderr)));
@@ -45,7 +61,7 @@ fn host_ps(options: &[String]) -> Result<String> {
     Ok(out.stdout)
 }
 
-/// The header and the lines whose PID column holds one of `pids`.
+/// Keeps the header, and the lines whose PID column is one of `pids`.
 fn select(table: &str, pids: &[i32]) -> Result<String> {
     let mut lines = table.lines();
     let header = lines.next().unwrap_or_default();
@@ -65,7 +81,7 @@ fn select(table: &str, pids: &[i32]) -> Result<String> {
     Ok(text)
 }
 
-/// An array of pids; no process at all is null, as Go encodes it.
+/// A JSON array of pids. runc prints null for an empty list, since Go encodes a nil slice so.
 fn json(pids: &[i32]) -> String {
     if pids.is_empty() { "null\n".to_owned() } else { format!("{}\n", serde_json::Value::from(pids)) }
 }
@@ -80,7 +96,7 @@ root          17       1  0 Nov21 ?        00:00:00 sleep 300
 ";
 
     #[test]
-    fn only_the_containers_lines_are_shown() {
+    fn ps_shows_the_lines_of_the_container_only() {
         assert_eq!(
             select(TABLE, &[17, 5]).unwrap(),
             "UID          PID    PPID  C STIME TTY          TIME CMD\nroot          17       1  0 Nov21 ?        00:00:00 sleep 300\n"
@@ -89,12 +105,12 @@ root          17       1  0 Nov21 ?        00:00:00 sleep 300
     }
 
     #[test]
-    fn a_table_without_pids_is_refused() {
+    fn ps_output_without_a_pid_column_is_an_error() {
         assert_eq!(select("COMMAND\nsleep\n", &[1]).unwrap_err().to_string(), "couldn't find PID field in ps output");
     }
 
     #[test]
-    fn pids_are_an_array() {
+    fn ps_json_is_an_array_of_pids() {
         assert_eq!((json(&[1, 22]), json(&[])), ("[1,22]\n".to_owned(), "null\n".to_owned()));
     }
 }

@@ -1,6 +1,6 @@
-//! What a container has used, in the JSON of runc's `events` (its package types): one shape for v1 and v2, in the
-//! units of v1 (ns, bytes). Go leaves zeroes out where the field says so (`omitempty`, `omitzero`); callers have learnt to
-//! expect that. `intel_rdt` is always there.
+//! The statistics of a container in the JSON of runc's `events`, whose fields runc's package `types` defines. cgroup v1 and
+//! v2 share one shape with the units of v1 (ns, bytes). Fields that Go omits when they are 0 (`omitempty`, `omitzero`) are
+//! omitted here as well. `intel_rdt` is always present.
 
 use std::collections::BTreeMap;
 
@@ -10,23 +10,23 @@ use berth_runtime::cgroup::{
 use serde_json::{Map, Value, json};
 
 /// The `data` of a `stats` event.
-pub fn usage(stats: &Stats, placement: &Placement) -> Value {
-    let mut usage = match stats {
+pub fn to_json(stats: &Stats, placement: &Placement) -> Value {
+    let mut data = match stats {
         Stats::V1(stats) => v1(stats, placement),
         Stats::V2(stats) => v2(stats, placement),
     };
-    usage.insert("cpuset".to_owned(), cpuset(placement));
-    usage.insert("intel_rdt".to_owned(), json!({}));
-    usage.insert("network_interfaces".to_owned(), Value::Null);
-    Value::Object(usage)
+    data.insert("cpuset".to_owned(), cpuset(placement));
+    data.insert("intel_rdt".to_owned(), json!({}));
+    data.insert("network_interfaces".to_owned(), Value::Null);
+    Value::Object(data)
 }
 
 fn v1(stats: &V1Stats, placement: &Placement) -> Map<String, Value> {
     let cpu = &stats.cpu;
-    let mut spent = times(cpu.total_ns, cpu.kernel_ns, cpu.user_ns);
-    put_list(&mut spent, "percpu", &cpu.per_cpu_ns);
-    put_list(&mut spent, "percpu_kernel", &placement.kernel_ns);
-    put_list(&mut spent, "percpu_user", &placement.user_ns);
+    let mut time = times(cpu.total_ns, cpu.kernel_ns, cpu.user_ns);
+    put_list(&mut time, "percpu", &cpu.per_cpu_ns);
+    put_list(&mut time, "percpu_kernel", &placement.kernel_ns);
+    put_list(&mut time, "percpu_user", &placement.user_ns);
     let memory = stats.memory.as_ref().map(|m| {
         let mut memory = raw(&m.stat, "cache");
         put_entry(&mut memory, "usage", m.usage);
@@ -40,7 +40,7 @@ fn v1(stats: &V1Stats, placement: &Placement) -> Map<String, Value> {
         .iter()
         .map(|h| (h.page_size.clone(), huge(reserved(placement, &h.page_size, h.usage), h.max, h.failcnt)));
     sections(
-        cpu_section(spent, [cpu.periods, cpu.throttled_periods, cpu.throttled_ns], None),
+        cpu_section(time, [cpu.periods, cpu.throttled_periods, cpu.throttled_ns], None),
         memory.unwrap_or_default(),
         stats.pids.unwrap_or_default(),
         blkio(&stats.blkio),
@@ -82,7 +82,7 @@ fn sections(
     pairs.into_iter().map(|(name, section)| (name.to_owned(), section)).collect()
 }
 
-/// ns. `kernel` and `user` are always there.
+/// CPU times in ns. `kernel` and `user` are always present.
 fn times(total: u64, kernel: u64, user: u64) -> Map<String, Value> {
     let mut times = Map::new();
     put(&mut times, "total", total);
@@ -91,15 +91,15 @@ fn times(total: u64, kernel: u64, user: u64) -> Map<String, Value> {
     times
 }
 
-/// `throttled`: periods, throttled periods, ns of throttling.
-fn cpu_section(spent: Map<String, Value>, throttled: [u64; 3], psi: Option<Psi>) -> Value {
+/// `throttled` holds the number of periods, the number of throttled periods, and the throttled time in ns.
+fn cpu_section(time: Map<String, Value>, throttled: [u64; 3], psi: Option<Psi>) -> Value {
     let mut throttling = Map::new();
     for (name, value) in ["periods", "throttledPeriods", "throttledTime"].into_iter().zip(throttled) {
         put(&mut throttling, name, value);
     }
     let mut cpu = Map::new();
-    if spent.values().any(|time| *time != json!(0)) {
-        cpu.insert("usage".to_owned(), spent.into());
+    if time.values().any(|ns| *ns != json!(0)) {
+        cpu.insert("usage".to_owned(), time.into());
     }
     if !throttling.is_empty() {
         cpu.insert("throttling".to_owned(), throttling.into());
@@ -108,7 +108,7 @@ fn cpu_section(spent: Map<String, Value>, throttled: [u64; 3], psi: Option<Psi>)
     cpu.into()
 }
 
-/// v2 counts swap alone; v1, and so every reader, memory and swap together.
+/// cgroup v2 counts swap alone. v1 counts memory and swap together, and readers of the JSON expect the sum.
 fn v2_memory(memory: &V2Memory) -> Map<String, Value> {
     let mut section = raw(&memory.stat, "file");
     let usage = MemoryEntry { limit: memory.usage_limit, usage: memory.usage, max: memory.max_usage, failcnt: 0 };
@@ -173,7 +173,7 @@ fn row(entry: &BlkioEntry) -> Value {
     row.into()
 }
 
-/// `memory.stat` as it is, and the counter in it that is the page cache.
+/// `memory.stat` as a whole, and the counter of the page cache in it.
 fn raw(stat: &Counters, cache: &str) -> Map<String, Value> {
     let mut section = Map::new();
     put(&mut section, "cache", stat.get(cache));
@@ -196,7 +196,7 @@ fn put_entry(section: &mut Map<String, Value>, name: &str, entry: MemoryEntry) {
     section.insert(name.to_owned(), value.into());
 }
 
-/// Reserved pages count as used, as in runc's events.
+/// Huge pages in use. Reserved pages count as used, as in runc's events.
 fn reserved(placement: &Placement, page_size: &str, used: u64) -> u64 {
     placement.reserved.get(page_size).copied().unwrap_or(used)
 }
@@ -235,7 +235,7 @@ fn cpuset(placement: &Placement) -> Value {
     section.into()
 }
 
-/// Go's `omitempty`.
+/// Adds `value` unless it is 0 (Go's `omitempty`).
 fn put(section: &mut Map<String, Value>, name: &str, value: u64) {
     if value != 0 {
         section.insert(name.to_owned(), value.into());
@@ -255,25 +255,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zeroes_are_left_out_where_go_does() {
-        let usage = usage(&Stats::V1(Box::default()), &Placement::default());
-        assert_eq!((&usage["cpu"], &usage["memory"], &usage["intel_rdt"]), (&json!({}), &json!({}), &json!({})));
-        assert_eq!((&usage["pids"], &usage["blkio"], &usage["hugetlb"]), (&json!({}), &json!({}), &json!({})));
-        assert_eq!(usage["network_interfaces"], Value::Null);
-        assert_eq!(usage["cpuset"]["cpu_exclusive"], json!(0));
+    fn zero_is_omitted_where_go_omits_it() {
+        let data = to_json(&Stats::V1(Box::default()), &Placement::default());
+        assert_eq!((&data["cpu"], &data["memory"], &data["intel_rdt"]), (&json!({}), &json!({}), &json!({})));
+        assert_eq!((&data["pids"], &data["blkio"], &data["hugetlb"]), (&json!({}), &json!({}), &json!({})));
+        assert_eq!(data["network_interfaces"], Value::Null);
+        assert_eq!(data["cpuset"]["cpu_exclusive"], json!(0));
         let mut stats = V1Stats::default();
         stats.cpu.user_ns = 5;
         stats.cpu.throttled_ns = 7;
         stats.memory =
             Some(V1Memory { kernel: MemoryEntry { limit: 9, ..MemoryEntry::default() }, ..V1Memory::default() });
-        let usage = super::usage(&Stats::V1(Box::new(stats)), &Placement::default());
+        let data = to_json(&Stats::V1(Box::new(stats)), &Placement::default());
         let cpu = json!({ "usage": { "kernel": 0, "user": 5 }, "throttling": { "throttledTime": 7 } });
-        assert_eq!(usage["cpu"], cpu);
-        assert_eq!(usage["memory"], json!({ "kernel": { "limit": 9, "failcnt": 0 } }));
+        assert_eq!(data["cpu"], cpu);
+        assert_eq!(data["memory"], json!({ "kernel": { "limit": 9, "failcnt": 0 } }));
     }
 
     #[test]
-    fn swap_of_v2_has_memory_in_it_as_v1_counts() {
+    fn swap_of_cgroup_v2_includes_memory_as_in_v1() {
         let memory = V2Memory { usage: 10, usage_limit: 100, swap_usage: 5, swap_limit: 50, ..V2Memory::default() };
         let stats = V2Stats {
             memory,
@@ -284,10 +284,10 @@ mod tests {
             },
             ..V2Stats::default()
         };
-        let usage = usage(&Stats::V2(Box::new(stats)), &Placement::default());
-        assert_eq!(usage["memory"]["swap"], json!({ "limit": 150, "usage": 15, "failcnt": 0 }));
-        assert_eq!(usage["pids"], json!({ "current": 1 }));
-        assert_eq!(usage["blkio"]["ioServiceBytesRecursive"][0], json!({ "major": 8, "op": "Read", "value": 7 }));
-        assert_eq!(usage["blkio"]["psi"]["some"]["avg10"], json!(0.5));
+        let data = to_json(&Stats::V2(Box::new(stats)), &Placement::default());
+        assert_eq!(data["memory"]["swap"], json!({ "limit": 150, "usage": 15, "failcnt": 0 }));
+        assert_eq!(data["pids"], json!({ "current": 1 }));
+        assert_eq!(data["blkio"]["ioServiceBytesRecursive"][0], json!({ "major": 8, "op": "Read", "value": 7 }));
+        assert_eq!(data["blkio"]["psi"]["some"]["avg10"], json!(0.5));
     }
 }

@@ -1,5 +1,7 @@
-//! `events`: what a container uses, now or every so often, and when the kernel kills in it for want of memory. One
-//! JSON object a line, as go-runc reads them.
+//! `events`: prints the resource usage of a container, once or at intervals, and each OOM kill in it. The output is one
+//! JSON object a line, as go-runc reads it.
+
+mod stats;
 
 use std::{
     io::Write,
@@ -11,49 +13,61 @@ use berth_runtime::{
     Context, Error, Kind, Result,
     events::{self, OomWatch},
     state::{Container, Status},
-    stats,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{
+use super::load;
+use crate::{
     Globals, Outcome,
-    args::{Command, Count, Flag, Parsed, Takes},
-    usage::usage,
+    args::{Binding, Command, Usage},
 };
 
-/// See the module.
-pub static COMMAND: Command = Command {
-    name: "events",
-    summary: "display container events such as OOM notifications, cpu, memory, and IO usage statistics",
-    operands: "<container-id>
+/// The arguments of `events`.
+#[derive(Debug, Default)]
+pub struct EventsArgs {
+    id: String,
+    /// Nanoseconds; `None` is [`INTERVAL`].
+    interval: Option<i64>,
+    stats: bool,
+}
 
-Where \"<container-id>\" is the name of the container.",
-    about:
-        "Prints one JSON object a line: \"stats\" at each interval, \"oom\" when the kernel has killed a process of the
-container for want of memory. Ends when the container does.",
+/// The command.
+pub static COMMAND: Command<EventsArgs> = Command {
+    usage: Usage {
+        name: "events",
+        summary: "print resource usage and out-of-memory kills of a container",
+        operands: "<container-id>",
+        description: "The output is one JSON object a line: \"stats\" at each interval, and \"oom\" for each
+process of the container that the kernel kills because memory is short. The
+command ends when the container ends.",
+        ..Usage::DEFAULT
+    },
     flags: &[
-        Flag::value(&["interval"], Takes::Duration, "time between statistics").or("5s"),
-        Flag::switch(&["stats"], "print the statistics once"),
+        Binding::duration(&["interval"], "time between two lines of statistics", |args: &mut EventsArgs, ns| {
+            args.interval = Some(ns)
+        })
+        .or("5s"),
+        Binding::switch(&["stats"], "print the statistics of this moment and exit", |args, on| args.stats = on),
     ],
-    count: Count::Exactly(1),
-    operands_last: false,
+    operands: |args, operands| args.id = operands.one(),
     run,
 };
 
-/// What `--interval` is when it is not given.
+/// The default of `--interval`.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// v1 tells of want of memory before it kills and counts: for so long the count is asked again,
+/// cgroup v1 announces a shortage of memory before the kernel kills and counts the kill. The count is read again for this
+/// long after an announcement.
 const SUSPICION: Duration = Duration::from_secs(1);
 
-/// and so often.
+/// The time between two readings of the count during [`SUSPICION`].
 const PAUSE: Duration = Duration::from_millis(10);
 
-fn run(globals: &Globals, parsed: &Parsed) -> Outcome {
-    let container = super::container(globals, parsed)?;
-    let interval = match parsed.int("interval") {
+fn run(globals: &Globals, args: EventsArgs) -> Outcome {
+    let container = load(globals, &args.id)?;
+    let interval = match args.interval {
         None => INTERVAL,
         Some(ns) => Duration::from_nanos(
             u64::try_from(ns)
@@ -66,7 +80,7 @@ fn run(globals: &Globals, parsed: &Parsed) -> Outcome {
         let text = format!("container with id {} is not running", container.id());
         return Err(Error::new(Kind::FailedPrecondition, text).into());
     }
-    if parsed.on("stats") {
+    if args.stats {
         Event::stats(&container)?.print()?;
         return Ok(0);
     }
@@ -74,7 +88,7 @@ fn run(globals: &Globals, parsed: &Parsed) -> Outcome {
     Ok(0)
 }
 
-/// Until init has ended and nothing is left in the cgroup.
+/// Prints events until init has ended and the cgroup is empty.
 fn follow(container: &Container, interval: Duration) -> Result<()> {
     let mut oom = events::oom_watch(container)?;
     let init = container.pidfd()?;
@@ -84,19 +98,19 @@ fn follow(container: &Container, interval: Duration) -> Result<()> {
     loop {
         let now = Instant::now();
         suspicion = suspicion.filter(|until| *until > now);
-        let told = wait(oom.as_fd(), init, suspicion.map_or(next, |_| next.min(now + PAUSE)))?;
-        if tell_kills(container, &mut oom)? > 0 {
+        let announced = wait(oom.as_fd(), init, suspicion.map_or(next, |_| next.min(now + PAUSE)))?;
+        if print_kills(container, &mut oom)? > 0 {
             suspicion = None;
-        } else if told {
+        } else if announced {
             suspicion = Some(Instant::now() + SUSPICION);
         }
         if init.is_some_and(ended) {
-            // Not asked again: a pidfd of the dead stays readable.
+            // The pidfd of a process that has ended stays readable, so it is not polled again.
             init = None;
         }
         if init.is_none() && container.cgroup().pids().map_or(true, |pids| pids.is_empty()) {
-            // The kill that ended init may have been counted after it was told of.
-            return tell_kills(container, &mut oom).map(drop);
+            // The kernel may have counted the kill that ended init after the last reading.
+            return print_kills(container, &mut oom).map(drop);
         }
         if Instant::now() >= next {
             next += interval;
@@ -109,8 +123,8 @@ fn follow(container: &Container, interval: Duration) -> Result<()> {
     }
 }
 
-/// One line for each process that the kernel has killed since the last call; how many.
-fn tell_kills(container: &Container, oom: &mut OomWatch) -> Result<u64> {
+/// Prints one line for each OOM kill since the last call; returns their number.
+fn print_kills(container: &Container, oom: &mut OomWatch) -> Result<u64> {
     let kills = oom.drain()?;
     for _ in 0..kills {
         Event { kind: "oom", id: container.id(), data: None }.print()?;
@@ -118,7 +132,7 @@ fn tell_kills(container: &Container, oom: &mut OomWatch) -> Result<u64> {
     Ok(kills)
 }
 
-/// Until there may be an OOM kill (true), init has ended, or it is `until`.
+/// Waits until the OOM watch is readable, init has ended, or the time is `until`. Returns whether the watch is readable.
 fn wait(oom: BorrowedFd<'_>, init: Option<BorrowedFd<'_>>, until: Instant) -> Result<bool> {
     let left = until.saturating_duration_since(Instant::now());
     let left =
@@ -137,7 +151,7 @@ fn ended(pidfd: BorrowedFd<'_>) -> bool {
     poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
 }
 
-/// A line of output. Readers look for its first two fields in this order.
+/// A line of the output. `type` and `id` come first, as in runc's output.
 #[derive(Serialize)]
 struct Event<'a> {
     #[serde(rename = "type")]
@@ -149,11 +163,12 @@ struct Event<'a> {
 
 impl<'a> Event<'a> {
     fn stats(container: &'a Container) -> Result<Self> {
-        let data = usage(&stats::stats(container)?, &stats::placement(container)?);
+        let data =
+            stats::to_json(&berth_runtime::stats::stats(container)?, &berth_runtime::stats::placement(container)?);
         Ok(Self { kind: "stats", id: container.id(), data: Some(data) })
     }
 
-    /// A reader that is gone ends the command.
+    /// Writes the line. A closed pipe is an error, which ends the command.
     fn print(&self) -> Result<()> {
         let line = serde_json::to_string(self).map_err(|e| Error::new(Kind::Internal, format!("encode event: {e}")))?;
         std::io::stdout().lock().write_all(format!("{line}\n").as_bytes()).context("write the standard output")

@@ -1,0 +1,26 @@
+//! `features`: prints what this runtime supports.
+
+use crate::{
+    Globals, Outcome,
+    args::{Command, Count, Usage},
+    output,
+};
+
+/// The command.
+pub static COMMAND: Command<()> = Command {
+    usage: Usage {
+        name: "features",
+        summary: "print what this runtime supports, as JSON",
+        description: "The JSON has the form of features.md in the OCI runtime specification.",
+        count: Count::Exactly(0),
+        ..Usage::DEFAULT
+    },
+    flags: &[],
+    operands: |(), _| {},
+    run,
+};
+
+fn run(_: &Globals, (): ()) -> Outcome {
+    output::print(&format!("{:#}\n", berth_runtime::features::features()));
+    Ok(0)
+}
