@@ -322,6 +322,13 @@ impl Drop for Draft {
     }
 }
 
+/// Returns true if config.json gives the container a pid namespace of its own, with whose init all processes end.
+pub fn has_private_pid(spec: &oci_spec::runtime::Spec) -> bool {
+    let mut namespaces = spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten());
+    namespaces
+        .any(|namespace| namespace.typ() == oci_spec::runtime::LinuxNamespaceType::Pid && namespace.path().is_none())
+}
+
 /// Returns the state of a new container before its clone.
 pub fn record(
     id: &str,
@@ -348,11 +355,7 @@ pub fn record(
         annotations: spec.annotations().clone().unwrap_or_default(),
         cgroup: cgroup.clone(),
         namespaces: 0,
-        private_pid: spec
-            .linux()
-            .iter()
-            .flat_map(|l| l.namespaces().iter().flatten())
-            .any(|n| n.typ() == oci_spec::runtime::LinuxNamespaceType::Pid && n.path().is_none()),
+        private_pid: has_private_pid(spec),
         runtime: (runtime.dev(), runtime.ino()),
         process: Inherited {
             program: process.and_then(|p| p.args().as_ref()?.first().cloned()).unwrap_or_default(),

@@ -1,18 +1,11 @@
 //! exec: another process in a running container, through the same routine as its init.
 
-use std::{
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::Path,
-};
+use std::os::fd::{AsFd, OwnedFd};
 
-use berth_init::{
-    plan::{Capabilities, Join, Namespaces, Plan},
-    wire::{self, Message},
-};
-use oci_spec::runtime::Process;
+use berth_init::wire::{self, Message};
 
 use crate::{
-    Context, Error, Kind, Result, Stdio,
+    Context, Error, Kind, Result,
     arena::Arena,
     cgroup::Cgroup,
     container::{
@@ -20,40 +13,23 @@ use crate::{
         state::{Container, Status},
     },
     host::{caller, kernel},
-    leaves::{lsm, rlimit, scheduling, seccomp::agent, streams, user},
+    leaves::{rlimit, streams},
     namespace::{
         self,
         enter::{PreEntry, UsernsHelper},
+        kind,
     },
-    plan::{
-        self,
-        process::{self, Defaults},
-    },
+    plan::exec::{ExecPlan, Sources, Target},
     spawn::{
-        self, Bounds, Outcome,
+        self, Bounds, Pending,
+        converse::{Answers, End, Peer, converse},
         failure::{self, Names},
     },
     spec::check::rootless,
     sys,
 };
 
-/// What to run and how.
-pub struct Options<'a> {
-    /// The process.
-    pub process: &'a Process,
-    /// Standard streams, unless the process has a terminal.
-    pub stdio: Stdio,
-    /// Gets the pid.
-    pub pid_file: Option<&'a Path>,
-    /// Fds from 3 on for the payload.
-    pub preserve_fds: u32,
-    /// Run even when the container is frozen; the process freezes with it.
-    pub ignore_paused: bool,
-    /// Becomes readable when the caller gives the process up, which is ended then.
-    pub abort: Option<BorrowedFd<'a>>,
-    /// Where to be instead of the container's cgroup: one [`crate::cgroup::Cgroup::nested`] it.
-    pub cgroup: Option<&'a Cgroup>,
-}
+pub use crate::plan::options::ExecOptions as Options;
 
 /// A process of a container.
 pub struct Execed {
@@ -74,7 +50,50 @@ pub fn exec(container: &Container, options: Options<'_>) -> Result<Execed> {
 }
 
 fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
-    let mut lent = Vec::new();
+    let target = target(container, &options)?;
+    let filter = container.filter()?;
+    let state = container.state();
+    let ids = || namespace::user::of_process(state.pid);
+    rootless::check_process(options.process, !caller::is_user() || ids()?.setgroups)?;
+    if state.namespaces & kind::USER != 0 && !target.inside {
+        streams::chown_pipes_to_root(&options.stdio, || Ok(ids()?.ids))?;
+    }
+    let arena = Arena::default();
+    let (ours, theirs) = spawn::channel()?;
+    let sources = Sources { container, options: &options, target: &target, filter: filter.as_deref() };
+    let plan = sources.plan(&arena, theirs.as_fd())?;
+    let mut pending = clone(container, &options, &target, &plan, (ours, theirs))?;
+    if target.inside && options.cgroup.is_none() {
+        container.cgroup().attach_pid(pending.pid())?;
+    }
+    if plan.plan.namespaces.become_root {
+        rlimit::raise_hard_limits(pending.pid(), plan.plan.process.rlimits);
+    }
+    state.rdt.as_ref().map_or(Ok(()), |group| group.add_exec_process(pending.pid()))?;
+    pending.go()?;
+    let answers = Answers {
+        state: state.oci_state(),
+        status: "running",
+        init: Some(state.pid),
+        listener: state.process.listener.as_ref(),
+        setup: None,
+    };
+    let program = options.process.args().iter().flatten().next().map_or("", String::as_str);
+    if let End::Failed(failure, _) = converse(&mut Peer::Cloned(&mut pending), answers)? {
+        let names = Names { program, ..Names::default() };
+        return Err(failure::to_error(failure, Some(&plan.plan), &names).context("unable to start container process"));
+    }
+    if let Some(path) = options.pid_file {
+        pid_file::write(path, pending.pid()).context("exec")?;
+    }
+    log::debug!("exec: process {} runs {program}", pending.pid());
+    let child = pending.keep()?;
+    Ok(Execed { pid: child.pid, pidfd: child.pidfd, console: child.console })
+}
+
+/// The container's init and namespaces.
+fn target(container: &Container, options: &Options<'_>) -> Result<Target> {
+    let mut by_file = Vec::new();
     match container.status()? {
         Status::Stopped | Status::Creating => {
             return Err(Error::new(Kind::FailedPrecondition, "cannot exec in a stopped container"));
@@ -83,133 +102,49 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
             return Err(Error::new(Kind::FailedPrecondition, "cannot exec in a paused container"));
         }
         // Until it is started init hides, and the kernel lets none but root of the host at its namespaces.
-        Status::Created if caller::is_user() => lent = borrow(container)?,
+        Status::Created if caller::is_user() => by_file = borrow(container)?,
         _ => {}
     }
-    let state = container.state();
+    let namespaces = container.state().namespaces;
     let init = container.init()?;
     let directory = init.directory()?;
-    if lent.is_empty() {
-        lent = init.namespaces_by_file(state.namespaces)?;
+    if by_file.is_empty() {
+        by_file = init.namespaces_by_file(namespaces)?;
     }
-    let init = init.pidfd;
-    let filter = container.filter()?;
-    let process = options.process;
-    let program = process.args().iter().flatten().next().map_or("", String::as_str);
+    Ok(Target { init: init.pidfd, directory, by_file, inside: namespaces & kind::USER != 0 && caller::is_user() })
+}
 
-    rootless::check_process(process, !caller::is_user() || namespace::user::of_process(state.pid)?.setgroups)?;
-    let inside = state.namespaces & namespace::kind::USER != 0 && caller::is_user();
-    if state.namespaces & namespace::kind::USER != 0 && !inside {
-        streams::chown_pipes_to_root(&options.stdio, || Ok(namespace::user::of_process(state.pid)?.ids))?;
-    }
-    let arena = Arena::default();
-    let (ours, theirs) = spawn::channel()?;
-    let joined = state.namespaces & !if inside { namespace::kind::USER } else { 0 };
-    let by_init = Join { fd: init.as_fd(), flags: joined, path: None };
-    let by_file = lent.iter().map(|(kind, fd)| Join { fd: fd.as_fd(), flags: kind & joined, path: None });
-    let joins = by_file.chain(lent.is_empty().then_some(by_init)).filter(|join| join.flags != 0);
-    let joins: Vec<_> = joins.map(|join| Join { fd: arena.inherit_borrowed(join.fd), ..join }).collect();
-    let by_kind = |kind: u32| lent.iter().find(|(of, _)| *of == kind).map_or(&init, |(_, fd)| fd);
-    let [bounding, effective, permitted, inheritable, ambient] = state.process.capabilities;
-    let defaults = Defaults {
-        capabilities: Capabilities { bounding, effective, permitted, inheritable, ambient },
-        umask: state.process.umask,
-        waits_for_start: false,
-        // Labels of the container hold for an exec that names none.
-        apparmor: state.process.apparmor.as_deref(),
-        selinux: state.process.selinux.as_deref(),
-        keep_groups: user::keeps_groups(&state.annotations),
-    };
-    let wanted = state.process.scheduling.overridden_by(process);
-    let (born_in, cgroups) = match options.cgroup {
-        _ if inside => (None, &[][..]),
-        None => plan::entry(&arena, container.cgroup(), Some(&directory))?,
-        Some(cgroup) => plan::entry(&arena, cgroup, None)
-            .context("unable to start container process: error adding pid of the new process to cgroups")?,
-    };
-    let plan = Plan {
-        channel: arena.inherit_raw(theirs.as_fd()),
-        keep_fds: &[],
-        image: sys::image(),
-        preserve_fds: options.preserve_fds,
-        cgroup_tasks: cgroups,
-        namespaces: Namespaces {
-            joins: arena.list(joins),
-            unshare: 0,
-            second_clone: false,
-            unshare_cgroup: false,
-            become_root: joined & namespace::kind::USER != 0,
-            enter_pid: joined & namespace::kind::PID != 0,
-        },
-        all_cpus: !wanted.names_cpus(),
-        oom_score_adj: plan::oom_score_adj(&arena, state.process.oom_score_adj.filter(|_| !inside)),
-        keyring: plan::keyring(&arena, &state.id, !state.process.keyring)?,
-        keyring_label: lsm::key_label(&arena, process, defaults.selinux)?,
-        container: None,
-        stdio: plan::stdio(&arena, process, &options.stdio)?,
-        process: berth_init::plan::Process {
-            scheduling: scheduling::plan(&arena, &wanted, true)?,
-            ..process::plan(&arena, process, defaults, filter.as_deref())?
-        },
-        barrier: None,
-        namespace_files: &[],
-    };
-    let plan = Plan { keep_fds: arena.fd_numbers(), ..plan };
-
-    let init_cgroup = || Cgroup::of_process(&directory);
+fn clone<'o>(
+    container: &Container,
+    options: &Options<'o>,
+    target: &Target,
+    plan: &ExecPlan<'_>,
+    channel: (OwnedFd, OwnedFd),
+) -> Result<Pending<'o>> {
+    let init_cgroup = || Cgroup::of_process(&target.directory);
     let how = spawn::Clone {
         flags: 0,
-        cgroup: born_in,
+        cgroup: plan.born_in,
         // A container that manages cgroups has moved itself below its own, which then takes no more processes.
         instead: options.cgroup.is_none().then_some(&init_cgroup),
-        cpus: wanted.initial_cpus()?,
+        cpus: plan.cpus,
         clocks: None,
-        beside: inside,
+        beside: target.inside,
     };
-    // It freezes with the container, for as long as that is frozen.
-    let patience = if options.ignore_paused { None } else { spawn::patience(&plan) };
+    // A process in a frozen container is frozen for as long as the container is.
+    let patience = if options.ignore_paused { None } else { spawn::patience(&plan.plan) };
     let bounds = Bounds { abort: options.abort, patience };
-    let clone = || spawn::spawn(&plan, &how, bounds, (ours, theirs));
-    let mut pending = if inside {
-        let pre_entry = PreEntry {
-            oom_score_adj: state.process.oom_score_adj,
-            cgroup: Some(options.cgroup.unwrap_or(container.cgroup())),
-            init: Some(directory.as_str()).filter(|_| options.cgroup.is_none()),
-        };
-        let users = by_kind(namespace::kind::USER);
-        UsernsHelper::for_container(users.try_clone().context("dup a namespace")?).run_in_userns(&pre_entry, clone)?
-    } else {
-        clone()?
+    let clone = || spawn::spawn(&plan.plan, &how, bounds, channel);
+    if !target.inside {
+        return clone();
+    }
+    let pre_entry = PreEntry {
+        oom_score_adj: container.state().process.oom_score_adj,
+        cgroup: Some(options.cgroup.unwrap_or(container.cgroup())),
+        init: Some(target.directory.as_str()).filter(|_| options.cgroup.is_none()),
     };
-    if inside && options.cgroup.is_none() {
-        container.cgroup().attach_pid(pending.pid())?;
-    }
-    if plan.namespaces.become_root {
-        rlimit::raise_hard_limits(pending.pid(), plan.process.rlimits);
-    }
-    state.rdt.as_ref().map_or(Ok(()), |group| group.add_exec_process(pending.pid()))?;
-    pending.go()?;
-    let mut outcome = pending.wait()?;
-    if let (Outcome::SeccompListener(number), Some(listener)) = (&outcome, &state.process.listener) {
-        let about = (state.oci_state(), "running", state.pid);
-        agent::send(listener, about, (pending.pid(), pending.pidfd(), *number))?;
-        pending.agent_ready()?;
-        outcome = pending.wait()?;
-    }
-    match outcome {
-        Outcome::MapIds(..) | Outcome::RunHooks | Outcome::SeccompListener(_) => return Err(spawn::foreign()),
-        Outcome::Closed | Outcome::Ready => {}
-        Outcome::Failed(failure, _) => {
-            let names = Names { program, ..Names::default() };
-            return Err(failure::to_error(failure, Some(&plan), &names).context("unable to start container process"));
-        }
-    }
-    if let Some(path) = options.pid_file {
-        pid_file::write(path, pending.pid()).context("exec")?;
-    }
-    log::debug!("exec: process {} runs {program}", pending.pid());
-    let child = pending.keep()?;
-    Ok(Execed { pid: child.pid, pidfd: child.pidfd, console: child.console })
+    let users = target.namespace(kind::USER).try_clone().context("dup a namespace")?;
+    UsernsHelper::for_container(users).run_in_userns(&pre_entry, clone)
 }
 
 /// The namespaces of an init that waits to be started, each with its kind (`CLONE_NEW*`), as it gives them.

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use berth_init::wire::{self, Message};
+use berth_init::wire;
 
 use crate::{
     Error, Kind, Result,
@@ -11,10 +11,11 @@ use crate::{
         start_socket,
         state::{Container, Status},
     },
-    leaves::{hooks, seccomp::agent},
+    leaves::hooks,
     ops::{delete, kill},
     spawn::{
         self,
+        converse::{Answers, End, Peer, converse},
         failure::{self, Names},
     },
 };
@@ -64,26 +65,23 @@ pub fn outcome(container: &Container, channel: BorrowedFd<'_>) -> Result<()> {
 
 /// Returns the payload's failure, and true if a hook caused it. Returns `None` after a successful execve(2).
 fn wait_for_result(container: &Container, channel: BorrowedFd<'_>) -> Result<Option<(Error, bool)>> {
-    let mut said = spawn::receive(channel)?;
-    if let ((Some(Message::SeccompListener(number)), _), Some(listener)) = (&said, &container.state().process.listener)
-    {
-        let (init, state) = (container.pidfd()?, container.state());
-        let about = (state.oci_state(), "created", state.pid);
-        agent::send(listener, about, (state.pid, init.as_fd(), *number))?;
-        spawn::send_byte(channel, wire::AGENT_READY)?;
-        said = spawn::receive(channel)?;
-    }
-    match said {
-        (Some(Message::Failure(failure)), output) if hooks::is_hook(failure) => {
-            let list = &container.state().hooks.start_container;
-            Ok(Some((hooks::to_error("startContainer", list, failure, output), true)))
+    let state = container.state();
+    let answers = Answers {
+        state: state.oci_state(),
+        status: "created",
+        init: Some(state.pid),
+        listener: state.process.listener.as_ref(),
+        setup: None,
+    };
+    match converse(&mut Peer::Released(container, channel), answers)? {
+        End::Failed(failure, output) if hooks::is_hook(failure) => {
+            Ok(Some((hooks::to_error("startContainer", &state.hooks.start_container, failure, output), true)))
         }
-        (Some(Message::Failure(failure)), _) => {
-            let names = Names { program: &container.state().process.program, ..Names::default() };
+        End::Failed(failure, _) => {
+            let names = Names { program: &state.process.program, ..Names::default() };
             Ok(Some((failure::to_error(failure, None, &names), false)))
         }
-        (Some(_), _) => Err(Error::new(Kind::Internal, "the container's init sent an unexpected message")),
-        (None, _) => {
+        End::Ready | End::Closed => {
             log::debug!("start: init {} has executed the payload", container.pid());
             Ok(None)
         }

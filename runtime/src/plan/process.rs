@@ -13,7 +13,12 @@ use crate::{
     Result,
     arena::Arena,
     host::{caller, signals},
-    leaves::{lsm, rlimit, seccomp::Filter, user},
+    leaves::{
+        lsm, rlimit,
+        scheduling::{self, Settings as Scheduling},
+        seccomp::Filter,
+        user,
+    },
 };
 
 /// Settings for a process that does not have its own. For init they are fixed; an exec gets the container's.
@@ -31,9 +36,11 @@ pub struct Defaults<'d> {
     pub waits_for_start: bool,
     /// An annotation asks to keep the runtime's supplementary groups ([`user::keeps_groups`]).
     pub keep_groups: bool,
+    /// Scheduler, I/O priority, CPU affinity, memory policy, execution domain.
+    pub scheduling: &'d Scheduling,
 }
 
-/// Plans a checked process, without its scheduling.
+/// Plans a checked process.
 ///
 /// # Errors
 /// [`crate::Kind::InvalidArgument`] with the name of the field that the kernel or this host cannot honour.
@@ -43,6 +50,7 @@ pub fn plan<'a>(
     defaults: Defaults<'_>,
     filter: Option<&'a Filter>,
 ) -> Result<Plan<'a>> {
+    let scheduling = scheduling::plan(arena, defaults.scheduling, !defaults.waits_for_start)?;
     let args = process.args().as_deref().unwrap_or_default();
     let env = dedup(process.env().as_deref().unwrap_or_default());
     let home = !env.iter().any(|v| v.strip_prefix("HOME=").is_some_and(|h| !h.is_empty()));
@@ -71,7 +79,7 @@ pub fn plan<'a>(
         no_new_privs: process.no_new_privileges() == Some(true),
         labels: lsm::plan(arena, process, defaults.apparmor, defaults.selinux)?,
         seccomp: filter.map(|filter| seccomp(filter, process, defaults.waits_for_start)),
-        scheduling: None,
+        scheduling,
         chown_stdio: true,
     })
 }

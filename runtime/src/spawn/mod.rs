@@ -3,6 +3,7 @@
 //! A [`Pending`] that is dropped kills its child and reaps it: rollback is in one place. Each wait for the child has a
 //! bound, since others may stop it: those in a pid namespace that it enters, or whoever freezes its cgroup.
 
+pub mod converse;
 pub mod failure;
 pub mod sealed;
 
@@ -202,21 +203,6 @@ impl Pending<'_> {
     /// Lets the child begin: it is in its cgroup and its ids are mapped.
     pub fn go(&self) -> Result<()> {
         send_byte(self.channel.as_fd(), wire::GO).context("release the container's init")
-    }
-
-    /// The ids of its tree are mapped.
-    pub fn ids_mapped(&self) -> Result<()> {
-        send_byte(self.channel.as_fd(), wire::IDS_MAPPED).context("release the container's init after a mapping")
-    }
-
-    /// The runtime's hooks have run.
-    pub fn hooks_done(&self) -> Result<()> {
-        send_byte(self.channel.as_fd(), wire::HOOKS_DONE).context("release the container's init after the hooks")
-    }
-
-    /// Somebody has the filter's listener.
-    pub fn agent_ready(&self) -> Result<()> {
-        send_byte(self.channel.as_fd(), wire::AGENT_READY).context("release the process after its filter")
     }
 
     /// Its pidfd.

@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::{
     Context, Error, Kind, Result,
     leaves::{
-        mount,
+        caps, mount,
         scheduling::{MEMORY_FLAGS, MEMORY_MODES},
     },
     spec::{check, go_json, strict_json::RejectSeqForStruct},
@@ -60,6 +60,7 @@ impl Bundle {
         if let Some(flags) = personality.and_then(|p| p.flags().as_ref()).filter(|f| !f.is_empty()) {
             warnings.push(format!("linux.personality.flags: ignoring unsupported personality flags: {flags:?}"));
         }
+        warnings.extend(caps::warnings(spec.process().as_ref().and_then(|process| process.capabilities().as_ref())));
         Ok(Self { dir, spec, warnings })
     }
 

@@ -13,7 +13,7 @@ use berth_runtime::{
     Error, Result, Stdio,
     bundle::Bundle,
     cgroup::{Manager, Rootless},
-    create::{Barrier, Created, Options},
+    create::{self, Barrier, Created, Options},
 };
 use tokio::sync::{RwLock, Semaphore};
 
@@ -213,13 +213,17 @@ impl Job {
     fn make(self) -> Result<Created> {
         let mut bundle = Bundle::load(&self.bundle)?;
         bundle.set_terminal(self.terminal);
-        berth_runtime::create::create(Options {
+        let warn = |warnings: &[String]| {
+            warnings.iter().for_each(|warning| log::warn!("container {}: {warning}", self.id));
+        };
+        warn(&bundle.warnings);
+        let pid_file = self.bundle.join(PID_FILE);
+        let options = Options {
             root: &self.root,
             id: &self.id,
-            bundle,
             stdio: self.stdio,
             barrier: Barrier::Inherited,
-            pid_file: Some(&self.bundle.join(PID_FILE)),
+            pid_file: Some(&pid_file),
             no_pivot: self.options.no_pivot_root,
             no_new_keyring: self.options.no_new_keyring,
             sd_notify: false,
@@ -231,8 +235,10 @@ impl Job {
                 Manager::Cgroupfs
             },
             rootless: Rootless::Auto,
-            warn: &|warning| log::warn!("container {}: {warning}", self.id),
-        })
+        };
+        let checked = create::check(bundle, options)?;
+        warn(&checked.warnings);
+        create::create(checked)
     }
 }
 

@@ -131,6 +131,7 @@ pub fn launch(globals: &Globals, args: &CreateArgs, attachment: Attachment, barr
     let bundle = args.bundle.as_deref().unwrap_or(Path::new("."));
     std::fs::metadata(bundle).with_context(|| format!("chdir {}", bundle.display()))?;
     let mut bundle = Bundle::load(bundle)?;
+    bundle.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     let extra = ExtraFds::with_sockets(args.preserve_fds)?;
     let pidfd_socket = args.pidfd_socket.as_deref().map(console::connect).transpose()?;
     let (host, stdio) = HostStdio::prepare(&Request {
@@ -140,10 +141,9 @@ pub fn launch(globals: &Globals, args: &CreateArgs, attachment: Attachment, barr
         console_socket: args.console_socket.as_deref(),
     })?;
     bundle.add_env(extra.environment());
-    let mut created = create::create(create::Options {
+    let options = create::Options {
         root: &globals.root,
         id: &args.id,
-        bundle,
         stdio,
         barrier,
         pid_file: args.pid_file.as_deref(),
@@ -154,8 +154,10 @@ pub fn launch(globals: &Globals, args: &CreateArgs, attachment: Attachment, barr
         cgroup_manager: globals.cgroup_manager,
         sd_notify: manager.is_some(),
         rootless: globals.rootless,
-        warn: &|warning| log::warn!("{warning}"),
-    })?;
+    };
+    let checked = create::check(bundle, options)?;
+    checked.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    let mut created = create::create(checked)?;
     match hand_over(&mut created, host, pidfd_socket.as_ref()) {
         Ok(proxies) => Ok(Launched { created, proxies, manager }),
         Err(e) => {

@@ -1,0 +1,118 @@
+//! create: a bundle becomes a container whose init waits at the barrier.
+//!
+//! ```text
+//! bundle, options -> Checked -> Reserved -> Spawned -> AtBarrier -> Created
+//!                    nothing    id, state,  init's     init has    kept: the
+//!                    is made    cgroup,     process    done its    one commit
+//!                               resctrl                work        point
+//! ```
+//!
+//! Each phase is a type that the next one consumes. A phase that is dropped undoes all that it holds, in the order of its
+//! fields.
+
+mod guards;
+mod phases;
+
+use std::{os::fd::OwnedFd, sync::Arc};
+
+use oci_spec::runtime::LinuxResources;
+
+use self::phases::Reserved;
+use crate::{
+    Error, Result,
+    arena::Arena,
+    cgroup::{Cgroup, Limits, Rights},
+    container::state::{self, Container},
+    host::{kernel, open_files},
+    leaves::{sd_notify, seccomp::Filter, user},
+    plan,
+    spec::{bundle::Bundle, check::rootless},
+};
+
+pub use crate::plan::options::{Barrier, CreateOptions as Options};
+
+/// A container in the state "created".
+pub struct Created {
+    /// Its record.
+    pub container: Container,
+    /// init's pidfd.
+    pub pidfd: OwnedFd,
+    /// What releases init; `None` with [`Barrier::Listening`].
+    pub barrier: Option<OwnedFd>,
+    /// The pty master, when the process has a terminal.
+    pub console: Option<OwnedFd>,
+}
+
+/// runc's warning.
+const NO_WAY_TO_KILL: &str = "Creating a rootless container with no cgroup and no private pid namespace. Such \
+configuration is strongly discouraged (as it is impossible to properly kill all container's processes)";
+
+/// A request that has been checked against the host; nothing is made yet.
+pub struct Checked<'o> {
+    /// What a user should hear besides [`Bundle::warnings`]; if there is to be no container, this may be why.
+    pub warnings: Vec<String>,
+    options: Options<'o>,
+    bundle: Bundle,
+    cgroup: Cgroup,
+    limits: Limits,
+    filter: Option<Arc<Filter>>,
+}
+
+/// Checks a request, and finds the container's cgroup.
+///
+/// # Errors
+/// Names the field of config.json that the caller or this host cannot have.
+pub fn check(bundle: Bundle, options: Options<'_>) -> Result<Checked<'_>> {
+    check_request(bundle, options).map_err(kernel::explain)
+}
+
+/// Creates the container.
+///
+/// # Errors
+/// Names what the host refuses; nothing is left behind.
+pub fn create(checked: Checked<'_>) -> Result<Created> {
+    make(checked).map_err(kernel::explain)
+}
+
+fn check_request(mut bundle: Bundle, options: Options<'_>) -> Result<Checked<'_>> {
+    state::check_id(options.id)?;
+    if options.sd_notify {
+        sd_notify::add_to_spec(&mut bundle.spec, &options.root.join(options.id))?;
+    }
+    let spec = &bundle.spec;
+    let mounts = spec.mounts().as_deref().unwrap_or_default().len();
+    open_files::raise_own_for(mounts.saturating_add(usize::try_from(options.preserve_fds).unwrap_or(usize::MAX)));
+    if spec.process().is_none() {
+        return Err(Error::invalid("config.json: process: must be specified"));
+    }
+    let cgroups_path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+    let rights = options.rootless.resolve(cgroups_path, options.cgroup_manager);
+    rootless::check(spec, rights)?;
+    let mut warnings = Vec::new();
+    if rights == Rights::Full && spec.annotations().as_ref().is_some_and(user::keeps_groups) {
+        let groups = user::own_groups()?;
+        warnings.push(format!("{}: the container keeps the runtime's groups: {groups:?}", user::KEEP_GROUPS));
+    }
+    let mut cgroup = Cgroup::resolve(cgroups_path, options.id, options.cgroup_manager, rights)?;
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let limits = Limits::new(cgroup.hierarchy(), resources.unwrap_or(&LinuxResources::default()))?;
+    warnings.extend(limits.warnings().iter().map(ToString::to_string));
+    if rights == Rights::Delegated && cgroup.is_managed() {
+        let named = cgroups_path.is_some_and(|path| !path.as_os_str().is_empty());
+        cgroup = cgroup.restrict(&limits, named)?;
+    }
+    if !cgroup.is_managed() && !state::has_private_pid(spec) {
+        warnings.push(NO_WAY_TO_KILL.to_owned());
+    }
+    let filter = plan::filter(spec)?;
+    Ok(Checked { warnings, options, bundle, cgroup, limits, filter })
+}
+
+fn make(checked: Checked<'_>) -> Result<Created> {
+    let Checked { options, bundle, cgroup, limits, filter, .. } = checked;
+    let arena = Arena::default();
+    let reserved = Reserved::take(&options, &bundle, &cgroup, limits)?;
+    let spawned = reserved.spawn(&arena, bundle, &options, &cgroup, filter.as_deref())?;
+    let at_barrier = spawned.set_up(&cgroup)?;
+    at_barrier.commit(&options, filter.clone())
+}
