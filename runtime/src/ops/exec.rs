@@ -1,4 +1,4 @@
-//! exec: another process in a running container, through the same routine as its init.
+//! The operation exec: runs another process in a running container. The same child code as for init carries it out.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -31,20 +31,21 @@ use crate::{
 
 pub use crate::plan::options::ExecOptions as Options;
 
-/// A process of a container.
+/// The process of an exec.
 pub struct Execed {
     /// Its pid.
     pub pid: i32,
     /// Its pidfd.
     pub pidfd: OwnedFd,
-    /// The pty master, when it has a terminal.
+    /// The master of the process's pty, if it has a terminal.
     pub console: Option<OwnedFd>,
 }
 
-/// Runs a process in a container; returns when execve has happened.
+/// Runs a process in a container. Returns after its execve(2).
 ///
 /// # Errors
-/// [`Kind::FailedPrecondition`] when the container is stopped or paused; the payload's own failure. Nothing is left.
+/// [`Kind::FailedPrecondition`] if the container is stopped or paused. The payload's own failure. After an error no
+/// process is left.
 pub fn exec(container: &Container, options: Options<'_>) -> Result<Execed> {
     run(container, options).map_err(kernel::explain)
 }
@@ -91,7 +92,7 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     Ok(Execed { pid: child.pid, pidfd: child.pidfd, console: child.console })
 }
 
-/// The container's init and namespaces.
+/// Opens the container's init and namespaces.
 fn target(container: &Container, options: &Options<'_>) -> Result<Target> {
     let mut by_file = Vec::new();
     match container.status()? {
@@ -101,8 +102,8 @@ fn target(container: &Container, options: &Options<'_>) -> Result<Target> {
         Status::Paused | Status::Pausing if !options.ignore_paused => {
             return Err(Error::new(Kind::FailedPrecondition, "cannot exec in a paused container"));
         }
-        // Until it is started init hides, and the kernel lets none but root of the host at its namespaces.
-        Status::Created if caller::is_user() => by_file = borrow(container)?,
+        // init is not dumpable until start, so the kernel lets only root of the host open its namespaces.
+        Status::Created if caller::is_user() => by_file = request_namespaces(container)?,
         _ => {}
     }
     let namespaces = container.state().namespaces;
@@ -125,15 +126,16 @@ fn clone<'o>(
     let how = spawn::Clone {
         flags: 0,
         cgroup: plan.born_in,
-        // A container that manages cgroups has moved itself below its own, which then takes no more processes.
+        // A container that manages cgroups may have moved init to a sub-cgroup. Its own cgroup then accepts no
+        // processes.
         instead: options.cgroup.is_none().then_some(&init_cgroup),
         cpus: plan.cpus,
         clocks: None,
         beside: target.inside,
     };
-    // A process in a frozen container is frozen for as long as the container is.
-    let patience = if options.ignore_paused { None } else { spawn::patience(&plan.plan) };
-    let bounds = Bounds { abort: options.abort, patience };
+    // If the container is frozen, the new process is frozen too, so the wait for it has no limit.
+    let timeout = if options.ignore_paused { None } else { spawn::child_timeout(&plan.plan) };
+    let bounds = Bounds { abort: options.abort, timeout };
     let clone = || spawn::spawn(&plan.plan, &how, bounds, channel);
     if !target.inside {
         return clone();
@@ -147,18 +149,18 @@ fn clone<'o>(
     UsernsHelper::for_container(users).run_in_userns(&pre_entry, clone)
 }
 
-/// The namespaces of an init that waits to be started, each with its kind (`CLONE_NEW*`), as it gives them.
+/// Asks an init that waits for start for its namespaces. Returns each with its `CLONE_NEW*` flag.
 ///
 /// # Errors
-/// [`Kind::FailedPrecondition`] when it does not give all.
-fn borrow(container: &Container) -> Result<Vec<(u32, OwnedFd)>> {
-    let what = "cannot exec in a container that has not been started, as an ordinary user";
+/// [`Kind::FailedPrecondition`] if init does not send all of them.
+fn request_namespaces(container: &Container) -> Result<Vec<(u32, OwnedFd)>> {
+    let what = "cannot exec in a container that has not been started, as an unprivileged user";
     let channel = start_socket::connect(container.dir()).context(what)?;
     spawn::send_byte(channel.as_fd(), wire::GET_NAMESPACES).context(what)?;
     let (Some(Message::Namespaces), fds) = spawn::receive(channel.as_fd())? else { return Err(spawn::foreign()) };
-    let lent: Vec<_> = fds.into_iter().map(|fd| Ok((sys::namespace_kind(&fd)?, fd))).collect::<Result<_>>()?;
-    if lent.iter().fold(0, |all, (kind, _)| all | kind) == container.state().namespaces {
-        Ok(lent)
+    let namespaces: Vec<_> = fds.into_iter().map(|fd| Ok((sys::namespace_kind(&fd)?, fd))).collect::<Result<_>>()?;
+    if namespaces.iter().fold(0, |all, (kind, _)| all | kind) == container.state().namespaces {
+        Ok(namespaces)
     } else {
         Err(Error::new(Kind::FailedPrecondition, what))
     }

@@ -1,4 +1,4 @@
-//! The plan of an exec: what init's plan has in common with it, and the container's namespaces to join.
+//! Plans an exec: the parts that it shares with init, and the container's namespaces to join.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -17,36 +17,36 @@ use crate::{
     namespace::kind,
 };
 
-/// The running container as the exec finds it.
+/// The running container that the exec enters.
 pub struct Target {
-    /// Its init.
+    /// A pidfd of its init.
     pub init: OwnedFd,
-    /// The directory of a thread of init's in /proc.
+    /// The directory in /proc of a living thread of init.
     pub directory: String,
-    /// Its namespaces by kind (`CLONE_NEW*`), where init's pidfd does not give them.
+    /// Its namespaces with their `CLONE_NEW*` flags, if setns(2) with init's pidfd cannot join them.
     pub by_file: Vec<(u32, OwnedFd)>,
-    /// An unprivileged caller works from inside the container's user namespace.
+    /// The caller is unprivileged and works inside the container's user namespace.
     pub inside: bool,
 }
 
 impl Target {
-    /// A descriptor that names the namespace of this kind to setns(2).
+    /// Returns a descriptor with which setns(2) joins the namespace of this type.
     pub fn namespace(&self, kind: u32) -> &OwnedFd {
         self.by_file.iter().find(|(of, _)| *of == kind).map_or(&self.init, |(_, fd)| fd)
     }
 }
 
-/// The plan of an exec, and what its maker needs besides.
+/// The plan of an exec, with the parent's part.
 pub struct ExecPlan<'a> {
-    /// For the child.
+    /// The child's part.
     pub plan: Plan<'a>,
-    /// A v2 cgroup to be born in.
+    /// The v2 cgroup for `CLONE_INTO_CGROUP`.
     pub born_in: Option<BorrowedFd<'a>>,
-    /// CPUs to be born on.
+    /// The CPUs on which the process is cloned.
     pub cpus: Option<Set>,
 }
 
-/// What an exec is planned from.
+/// The input for the plan of an exec.
 pub struct Sources<'s, 'a> {
     /// The container.
     pub container: &'s Container,
@@ -59,10 +59,10 @@ pub struct Sources<'s, 'a> {
 }
 
 impl<'a> Sources<'_, 'a> {
-    /// Plans the exec; `channel` is the child's end of its channel.
+    /// Plans the exec. `channel` is the child's end of the channel.
     ///
     /// # Errors
-    /// Names the field that cannot be had.
+    /// Names the field that the host refuses.
     pub fn plan(&self, arena: &'a Arena, channel: BorrowedFd<'_>) -> Result<ExecPlan<'a>> {
         let (record, inside) = (self.container.state(), self.target.inside);
         let scheduling = record.process.scheduling.overridden_by(self.options.process);
@@ -78,7 +78,7 @@ impl<'a> Sources<'_, 'a> {
             capabilities: Capabilities { bounding, effective, permitted, inheritable, ambient },
             umask: record.process.umask,
             waits_for_start: false,
-            // Labels of the container hold for an exec that names none.
+            // The container's labels apply to an exec without its own.
             apparmor: record.process.apparmor.as_deref(),
             selinux: record.process.selinux.as_deref(),
             keep_groups: user::keeps_groups(&record.annotations),

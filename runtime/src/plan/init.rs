@@ -1,4 +1,4 @@
-//! The plan of a container's init.
+//! Plans a container's init.
 
 use std::{collections::HashMap, os::fd::BorrowedFd, path::Path};
 
@@ -22,55 +22,55 @@ use crate::{
     spec::bundle::Bundle,
 };
 
-/// The plan of an init, and what its maker needs besides.
+/// The plan of an init, with the parent's part.
 pub struct InitPlan<'a> {
-    /// For the child.
+    /// The child's part.
     pub plan: Plan<'a>,
-    /// For clone3 and setns.
+    /// `CLONE_NEW*` flags for clone3(2).
     pub placement_clone: u32,
-    /// A v2 cgroup to be born in.
+    /// The v2 cgroup for `CLONE_INTO_CGROUP`.
     pub born_in: Option<BorrowedFd<'a>>,
-    /// The offsets of a new time namespace.
+    /// The content of timens_offsets, for a new time namespace.
     pub clocks: Option<String>,
-    /// What an exec has to join.
+    /// `CLONE_NEW*` flags of the namespaces that an exec must join.
     pub own_namespaces: u32,
-    /// There is a user namespace among them.
+    /// The container has a user namespace of its own.
     pub user_namespace: bool,
-    /// The maps to write for a user namespace that clone3 makes.
+    /// The maps that the parent writes for a user namespace of clone3(2).
     pub maps: Option<Ids>,
-    /// What to write for the child, which in such a namespace has no right to lower it any more.
+    /// The value that the parent writes for a child in a new user namespace, where the child may not lower it.
     pub oom_score_adj: Option<i32>,
-    /// Who on the host gets the container's cgroup.
+    /// The uid of the host that gets the container's cgroup.
     pub cgroup_owner: Option<u32>,
-    /// Its cgroup is to have some of the CPUs only.
+    /// `linux.resources.cpu.cpus` restricts the container's CPUs.
     pub cpus_bound: bool,
-    /// Words for mounts that fail.
+    /// Descriptions of the mounts for error messages.
     pub mount_names: Vec<String>,
 }
 
-/// What an init is planned from.
+/// The input for the plan of an init.
 pub struct Sources<'s, 'a> {
     /// The bundle.
     pub bundle: &'s Bundle,
     /// The request.
     pub options: &'s CreateOptions<'s>,
-    /// The record of the container so far.
+    /// The container's state so far.
     pub record: &'s State,
     /// The container's cgroup.
     pub cgroup: &'s Cgroup,
     /// The compiled seccomp filter.
     pub filter: Option<&'a Filter>,
-    /// The listening socket, when a later process starts the container.
+    /// The listening socket, if a later process starts the container.
     pub listener: Option<BorrowedFd<'a>>,
-    /// The user namespace that this process is in for the time, which is the container's.
+    /// The container's user namespace, if this process has entered it to plan and clone.
     pub inside: Option<&'s UsernsHelper>,
 }
 
 impl<'a> Sources<'_, 'a> {
-    /// Plans the init; `channel` is the child's end of its channel.
+    /// Plans init. `channel` is the child's end of the channel.
     ///
     /// # Errors
-    /// Names the field, path or namespace that cannot be had.
+    /// Names the field, path or namespace that the host refuses.
     pub fn plan(&self, arena: &'a Arena, channel: BorrowedFd<'_>) -> Result<InitPlan<'a>> {
         let (spec, linux, payload) = (&self.bundle.spec, self.linux()?, self.payload()?);
         let namespaces = linux.namespaces().as_deref().unwrap_or_default();
@@ -82,7 +82,8 @@ impl<'a> Sources<'_, 'a> {
         }
         let process = self.process(arena)?;
         let (container, process, mount_names) = self.container(arena, &placement, process)?;
-        // A process inside the user namespace has entered the cgroup on its way, and has oom_score_adj and the clocks with it.
+        // A vfork child in the user namespace has joined the cgroup, and has written oom_score_adj and the time
+        // offsets.
         let (born_in, cgroup_tasks) = if outside && self.cgroup.exists_before_init() {
             entry(arena, self.cgroup, None)?
         } else {
@@ -127,12 +128,12 @@ impl<'a> Sources<'_, 'a> {
         })
     }
 
-    /// `linux` of config.json.
+    /// Returns `linux` of config.json.
     pub(super) fn linux(&self) -> Result<&Linux> {
         self.bundle.spec.linux().as_ref().ok_or_else(|| Error::invalid("linux: must be specified"))
     }
 
-    /// `process` of config.json.
+    /// Returns `process` of config.json.
     pub(super) fn payload(&self) -> Result<&Process> {
         self.bundle.spec.process().as_ref().ok_or_else(|| Error::invalid("process: must be specified"))
     }
@@ -150,7 +151,8 @@ impl<'a> Sources<'_, 'a> {
         process::plan(arena, self.payload()?, defaults, self.filter)
     }
 
-    /// The container itself, the process with the order in which it loads its filter, and names of the mounts.
+    /// Plans the container itself. Returns it with the process, which may load its filter later, and the names of the
+    /// mounts.
     fn container(
         &self,
         arena: &'a Arena,
@@ -190,22 +192,23 @@ impl<'a> Sources<'_, 'a> {
         Ok((container, process, mount_names))
     }
 
-    /// The namespaces that init gives to an exec of an unprivileged caller before its start.
+    /// Returns the files of the namespaces that init sends to an unprivileged exec before start.
     fn namespace_files(&self, arena: &'a Arena, made: u32, own: u32) -> Result<&'a [&'a std::ffi::CStr]> {
         match (self.inside, self.listener) {
-            // In a mount namespace that is joined, /proc may show other processes.
+            // In a joined mount namespace /proc may belong to another pid namespace.
             (Some(_), Some(_)) if made & kind::MOUNT != 0 => namespace::own_files(arena, own),
             _ => Ok(&[]),
         }
     }
 }
 
-/// `linux.resources.cpu.cpus` leaves the container some of the CPUs only.
+/// Returns true if `linux.resources.cpu.cpus` restricts the container's CPUs.
 fn binds_cpus(linux: &Linux) -> bool {
     let cpu = linux.resources().as_ref().and_then(|resources| resources.cpu().as_ref());
     cpu.is_some_and(|cpu| cpu.cpus().as_ref().is_some_and(|cpus| !cpus.is_empty()))
 }
 
+/// Checks that the user namespace maps the process's ids, and permits its groups.
 fn check_identity(process: &Process, users: &UserNamespace<'_>) -> Result<()> {
     let user = process.user();
     let ids = &users.ids;
@@ -222,7 +225,7 @@ fn check_identity(process: &Process, users: &UserNamespace<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The payload's user, where the container can write to a cgroup file system that shows no more than its own
+/// Returns the payload's uid on the host, if the payload can write to a cgroup mount that shows only its own cgroup
 /// (config-linux.md, "Cgroup ownership").
 fn cgroup_owner(spec: &Spec, process: &Process, placement: &NamespacePlan<'_>) -> Option<u32> {
     let writable = |m: &oci_spec::runtime::Mount| {

@@ -1,4 +1,4 @@
-//! The plan: every leaf called once, in order, for a container's init or for an exec.
+//! Builds the plan of a container's init or of an exec. Calls every leaf once, in order.
 
 pub mod exec;
 pub mod init;
@@ -28,16 +28,17 @@ use crate::{
     sys,
 };
 
-/// The absolute path of the root file system.
+/// Returns the path of the root file system: `root.path`, relative to the bundle.
 pub fn rootfs_path(bundle: &Bundle) -> PathBuf {
     bundle.spec.root().as_ref().map_or_else(|| bundle.dir.clone(), |root| bundle.dir.join(root.path()))
 }
 
-/// The compiled filter of a config.json, or the one of its annotations. Whoever may set annotations must not be able to
-/// take a profile away with them, so there is no filter in the place of another.
+/// Returns the compiled filter of config.json, or the filter in its annotations.
+///
+/// An annotation must not replace a profile: a caller that may set annotations could otherwise remove the profile.
 ///
 /// # Errors
-/// As [`seccomp::compile`] and [`seccomp::bpf_annotation::decode`]; both are given.
+/// As [`seccomp::compile`] and [`seccomp::bpf_annotation::decode`]. [`Error::invalid`] if there are both.
 pub fn filter(spec: &Spec) -> Result<Option<Arc<Filter>>> {
     use seccomp::bpf_annotation::{ANNOTATION, decode};
     let profile = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
@@ -48,18 +49,18 @@ pub fn filter(spec: &Spec) -> Result<Option<Arc<Filter>>> {
     }
 }
 
-/// The parts that the plans of an init and of an exec have in common.
+/// The parts that the plans of init and of an exec share.
 struct Common<'c, 'a> {
-    /// The child's end of its channel.
+    /// The child's end of the channel.
     channel: BorrowedFd<'c>,
     preserve_fds: u32,
     cgroup_tasks: &'a [BorrowedFd<'a>],
     namespaces: Namespaces<'a>,
     all_cpus: bool,
     oom_score_adj: Option<i32>,
-    /// The id of the container, after which runc names the session keyring; `None` keeps the caller's keyring.
+    /// The container's id, from which runc derives the keyring's name. `None` keeps the caller's session keyring.
     keyring: Option<&'c str>,
-    /// The SELinux label of a process that names none.
+    /// The SELinux label for a process without its own.
     selinux: Option<&'c str>,
     stdio: &'c Stdio,
     spec: &'c Process,
@@ -67,7 +68,7 @@ struct Common<'c, 'a> {
 }
 
 impl<'a> Common<'_, 'a> {
-    /// A plan without a container and a barrier.
+    /// Returns a plan without a container and without a barrier.
     fn plan(self, arena: &'a Arena) -> Result<Plan<'a>> {
         Ok(Plan {
             channel: arena.inherit_raw(self.channel),
@@ -89,13 +90,13 @@ impl<'a> Common<'_, 'a> {
     }
 }
 
-/// The plan with the fds that all of its parts keep open.
+/// Adds the list of all descriptors that the child must keep open.
 fn finish<'a>(arena: &'a Arena, plan: Plan<'a>) -> Plan<'a> {
     Plan { keep_fds: arena.fd_numbers(), image: sys::image(), ..plan }
 }
 
-/// The ways into the container's cgroup: the v2 directory to be born in, the v1 files to write oneself to. `init` is that of
-/// an exec's container, as [`Cgroup::join_fds`] takes it.
+/// Returns the ways into the container's cgroup: the v2 directory for `CLONE_INTO_CGROUP`, and the v1 files to which
+/// the child writes its pid. For an exec, `init` is the directory of init in /proc, as for [`Cgroup::join_fds`].
 fn entry<'a>(
     arena: &'a Arena,
     cgroup: &Cgroup,
@@ -106,7 +107,7 @@ fn entry<'a>(
     Ok((fds.clone_into.map(|fd| arena.fd(fd)), arena.list(join)))
 }
 
-/// The streams of a process.
+/// Plans the standard streams of a process.
 fn stdio<'a>(arena: &'a Arena, process: &Process, stdio: &Stdio) -> Result<PlanStdio<'a>> {
     if process.terminal() == Some(true) {
         let size = process.console_size().unwrap_or_default();

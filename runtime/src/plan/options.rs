@@ -1,4 +1,4 @@
-//! The requests of the front doors: what to create, what to run in a container.
+//! The requests of the front doors to create and exec.
 
 use std::{os::fd::BorrowedFd, path::Path};
 
@@ -9,57 +9,57 @@ use crate::{
     cgroup::{Cgroup, Manager, Rootless},
 };
 
-/// What to create and how.
+/// The request to create a container.
 pub struct CreateOptions<'a> {
-    /// State root; the state is kept in `<root>/<id>`.
+    /// The state root. The container's state directory is `<root>/<id>`.
     pub root: &'a Path,
     /// The container's id.
     pub id: &'a str,
-    /// Standard streams, unless the process has a terminal.
+    /// The standard streams, unless the process has a terminal.
     pub stdio: Stdio,
-    /// Who will start it.
+    /// The way in which start releases init.
     pub barrier: Barrier,
-    /// Gets init's pid.
+    /// A file that gets init's pid.
     pub pid_file: Option<&'a Path>,
-    /// Chroot instead of pivot_root(2).
+    /// Use chroot(2) instead of pivot_root(2).
     pub no_pivot: bool,
     /// Keep the caller's session keyring.
     pub no_new_keyring: bool,
-    /// Fds from 3 on for the payload.
+    /// Number of descriptors from 3 on that the payload inherits.
     pub preserve_fds: u32,
-    /// Who makes the cgroup.
+    /// The creator of the cgroup: cgroupfs or systemd.
     pub cgroup_manager: Manager,
-    /// Give the container a place for a notification socket ([`crate::leaves::sd_notify`]).
+    /// Give the container a directory for a notification socket ([`crate::leaves::sd_notify`]).
     pub sd_notify: bool,
-    /// `--rootless`: whether cgroup setup that the host forbids is skipped.
+    /// `--rootless`: skip cgroup setup that the host forbids.
     pub rootless: Rootless,
-    /// Becomes readable when the caller gives the container up; then init is ended, and nothing is left.
+    /// Becomes readable when the caller aborts the create. Then init is killed, and nothing is left.
     pub abort: Option<BorrowedFd<'a>>,
 }
 
-/// Who will start the container.
+/// The way in which start releases init.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Barrier {
-    /// This process, by the fd that it gets back.
+    /// The caller starts the container through the channel that create returns.
     Inherited,
-    /// Any process, by a socket in the state directory.
+    /// Any process starts the container through a socket in the state directory.
     Listening,
 }
 
-/// What to run and how.
+/// The request to run a process in a container.
 pub struct ExecOptions<'a> {
-    /// The process.
+    /// The process, already checked.
     pub process: &'a Process,
-    /// Standard streams, unless the process has a terminal.
+    /// The standard streams, unless the process has a terminal.
     pub stdio: Stdio,
-    /// Gets the pid.
+    /// A file that gets the pid.
     pub pid_file: Option<&'a Path>,
-    /// Fds from 3 on for the payload.
+    /// Number of descriptors from 3 on that the payload inherits.
     pub preserve_fds: u32,
-    /// Run even when the container is frozen; the process freezes with it.
+    /// Run the process even if the container is frozen. It then freezes too.
     pub ignore_paused: bool,
-    /// Becomes readable when the caller gives the process up, which is ended then.
+    /// Becomes readable when the caller aborts the exec. Then the process is killed.
     pub abort: Option<BorrowedFd<'a>>,
-    /// Where to be instead of the container's cgroup: one [`crate::cgroup::Cgroup::nested`] it.
+    /// A sub-cgroup for the process ([`crate::cgroup::Cgroup::nested`]), instead of the container's cgroup.
     pub cgroup: Option<&'a Cgroup>,
 }

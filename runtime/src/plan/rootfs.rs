@@ -1,4 +1,4 @@
-//! The plan of the root file system: its tree, its mounts, its devices, and what is hidden in it.
+//! Plans the root file system: its tree, its mounts, its devices, and its masked and read-only paths.
 
 use std::{
     collections::HashSet,
@@ -23,20 +23,20 @@ use crate::{
     namespace::{NamespacePlan, kind},
 };
 
-/// The device nodes of a container, sorted by how they get there.
+/// The device nodes of a container, sorted by the way in which they are created.
 struct Devices<'a> {
-    /// Bound from the host: this process, or the container, may not make them.
+    /// Bound from the host, because the caller or the container may not create them.
     bound: Vec<Device<'a>>,
-    /// Made by the child.
+    /// Created by the child.
     made: Vec<Device<'a>>,
-    /// A detached tmpfs with the nodes in it, for the mount of a tmpfs at /dev.
+    /// A detached tmpfs that holds device nodes, for a tmpfs mount at /dev.
     dev: Option<OwnedFd>,
-    /// The child makes the links of /dev.
+    /// The child creates the links of /dev.
     links: bool,
 }
 
 impl<'a> Sources<'_, 'a> {
-    /// The root file system, and a name for each of its mounts.
+    /// Plans the root file system. Returns it with the names of its mounts.
     pub(super) fn rootfs(&self, arena: &'a Arena, placement: &NamespacePlan<'a>) -> Result<(Rootfs<'a>, Vec<String>)> {
         let (spec, linux, payload) = (&self.bundle.spec, self.linux()?, self.payload()?);
         let path = rootfs_path(self.bundle);
@@ -91,7 +91,7 @@ impl<'a> Sources<'_, 'a> {
         Ok((rootfs, mounts.names))
     }
 
-    /// The mounts, the tree that they go into, and the devices.
+    /// Plans the mounts, the tree that they go into, and the devices.
     fn mounts(
         &self,
         arena: &'a Arena,
@@ -101,7 +101,8 @@ impl<'a> Sources<'_, 'a> {
     ) -> Result<(Mounts<'a>, OwnedFd, Devices<'a>)> {
         let linux = self.linux()?;
         let user_namespace = placement.is_private(LinuxNamespaceType::User);
-        // The tree comes before the mounts: mountinfo lists them in the order of their making, and `/` belongs at the top.
+        // mountinfo lists mounts in the order of their creation, and `/` belongs first. So the tree comes before the
+        // mounts.
         let tree = clone_root(path, propagation, user_namespace)?;
         let mounts = self.bundle.spec.mounts().as_deref().unwrap_or_default();
         let mut devices = self.devices(arena, placement, label)?;
@@ -118,7 +119,7 @@ impl<'a> Sources<'_, 'a> {
             root: tree.as_fd(),
             rootfs: path,
             pid_namespace: joins_pid.map(|join| join.fd),
-            // 0 and -1 are no limit.
+            // 0 and -1 mean no limit.
             memory: memory.and_then(|limit| u64::try_from(limit).ok()).filter(|limit| *limit > 0),
             dev: devices.dev.take(),
         };
@@ -134,7 +135,7 @@ impl<'a> Sources<'_, 'a> {
         }
         let ids = &placement.users.ids;
         let devices = device::plan(arena, self.linux()?.devices().as_deref().unwrap_or_default(), ids)?;
-        // An unprivileged process may make a fifo (mknod(2)), which is no device.
+        // An unprivileged process may create a fifo with mknod(2), but no device.
         let partition = |devices: Vec<Device<'a>>, apart: bool| -> (Vec<_>, Vec<_>) {
             devices.into_iter().partition(|device| apart && device.mode & libc::S_IFMT != libc::S_IFIFO)
         };
@@ -146,35 +147,35 @@ impl<'a> Sources<'_, 'a> {
     }
 }
 
-/// config.json masks paths, or makes some read-only.
+/// Returns true if config.json has masked or read-only paths.
 fn hides_paths(linux: &Linux) -> bool {
     [linux.masked_paths(), linux.readonly_paths()].into_iter().flatten().any(|list| !list.is_empty())
 }
 
-/// The propagation of the tree while the root is being built.
+/// Returns the propagation of the tree while init builds the root.
 fn host_propagation(wanted: Option<u64>) -> u64 {
     match wanted {
         None => libc::MS_SLAVE,
-        // Nothing could be bound from an unbindable tree; the root becomes unbindable at the end.
+        // Nothing can be bound from an unbindable tree. The root becomes unbindable at the end.
         Some(libc::MS_UNBINDABLE) => libc::MS_PRIVATE,
         Some(other) => other,
     }
 }
 
-/// A detached clone of the root file system, with its propagation.
+/// Clones the root file system as a detached tree, with its propagation.
 fn clone_root(path: &Path, propagation: Option<u64>, user_namespace: bool) -> Result<OwnedFd> {
     let tree = mount::clone_tree(path, mount::Submounts::Include)
         .with_context(|| format!("root.path: rootfs {}", path.display()))?;
-    // A shared root is shared with other mount namespaces of the container, and not with the host: mounts in it would
-    // appear on the host, and stay. Volumes have the host's peer group all the same.
+    // A shared root is shared with other mount namespaces of the container, not with the host. Otherwise mounts in it
+    // would appear on the host, and stay there. Volumes keep the host's peer group.
     let before = if user_namespace { libc::MS_SLAVE } else { libc::MS_PRIVATE };
-    // The root is a slave only if config.json asks for that, whatever the host's mounts are.
+    // Whatever the host's mounts are, the root is a slave only if config.json asks for it.
     let own = if propagation.is_some() { host_propagation(propagation) } else { libc::MS_PRIVATE };
     mount::set_propagation(&tree, own, Some(before)).context("rootfs propagation")?;
     Ok(tree)
 }
 
-/// A list of paths in the container; one that is named twice is covered once.
+/// Returns a list of paths in the container without duplicates.
 fn paths<'a>(arena: &'a Arena, list: Option<&[String]>, field: &str) -> Result<&'a [&'a CStr]> {
     let mut paths: Vec<_> =
         list.iter().copied().flatten().map(|path| mount::clean_unless_dotdot(Path::new(path))).collect();

@@ -1,7 +1,8 @@
-//! The conversation with a child that does its work: it asks, the runtime answers, until it is ready or has ended.
+//! Answers the requests of a child until it is ready or has ended.
 //!
-//! Create talks with init from the clone to the barrier, start from the barrier to the payload, exec from the clone to the
-//! payload. A child asks for mappings first, then for hooks once, then for the agent once; anything else is not berth's.
+//! create talks with init from the clone to the barrier, start from the barrier to execve(2), and exec from the clone
+//! to execve(2). A child may request mappings first, then the hooks once, then the agent once. Any other message is an
+//! error.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -23,54 +24,54 @@ use crate::{
     oci_state::OciState,
 };
 
-/// runc's words for a failure of create.
+/// runc's context for a failure of create.
 pub const DURING_INIT: &str = "unable to start container process: error during container init";
 
-/// Who is talked with.
+/// The child.
 pub enum Peer<'p, 'a> {
-    /// A process that has been cloned.
+    /// A cloned process.
     Cloned(&'p mut Pending<'a>),
-    /// The init of a container, which start has released from the barrier.
+    /// The init of a container, after start has released it from the barrier.
     Released(&'p Container, BorrowedFd<'p>),
 }
 
-/// What the runtime answers with.
+/// The data for the answers.
 pub struct Answers<'r> {
-    /// The state of the container for hooks and the agent.
+    /// The container's state, for hooks and the agent.
     pub state: OciState<'r>,
-    /// Its status, for the agent.
+    /// The container's status, for the agent.
     pub status: &'r str,
-    /// The pid of its init, for the agent; `None`: the child is init.
+    /// The pid of init, for the agent. `None` if the child is init.
     pub init: Option<i32>,
-    /// The agent for seccomp notifications.
+    /// The agent that gets seccomp notifications.
     pub listener: Option<&'r Listener>,
-    /// What only the init of a new container asks for.
+    /// The answers that only the init of a new container needs.
     pub setup: Option<Setup<'r>>,
 }
 
-/// What the init of a new container asks for.
+/// The answers that only the init of a new container needs.
 pub struct Setup<'r> {
-    /// Its plan.
+    /// init's plan.
     pub plan: &'r Plan<'r>,
-    /// Names of its mounts.
+    /// Descriptions of the mounts, for errors.
     pub mount_names: &'r [String],
-    /// prestart and createRuntime.
+    /// The prestart and createRuntime hooks.
     pub hooks: &'r CreateHooks,
-    /// Network devices to hand over before the hooks.
+    /// Network devices that move to the container before the hooks.
     pub devices: &'r mut NetDevices,
 }
 
-/// How a conversation ends.
+/// The end of a conversation.
 pub enum End {
     /// The child waits at the barrier.
     Ready,
-    /// The channel is closed: execve has happened, or the child is dead.
+    /// The channel is closed: execve(2) has succeeded, or the child is dead.
     Closed,
-    /// The child has failed; the descriptors hold what a hook has written.
+    /// The child has failed. The descriptors hold a hook's output.
     Failed(Failure, Vec<OwnedFd>),
 }
 
-/// What has been asked for so far.
+/// The last kind of request so far.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Asked {
     Nothing,
@@ -81,7 +82,7 @@ enum Asked {
 /// Answers the child until it is ready, has ended or has failed.
 ///
 /// # Errors
-/// An answer cannot be given; the child says something that no init of berth's says.
+/// The error of an answer. [`Kind::Internal`] for a message that the child may not send.
 pub fn converse(peer: &mut Peer<'_, '_>, mut answers: Answers<'_>) -> Result<End> {
     let mut asked = Asked::Nothing;
     loop {
@@ -110,7 +111,7 @@ pub fn converse(peer: &mut Peer<'_, '_>, mut answers: Answers<'_>) -> Result<End
 }
 
 impl Answers<'_> {
-    /// Has the agent take the listener, which is the child's descriptor of this number.
+    /// Sends the listener to the agent. `number` is the descriptor's number in the child.
     fn notify(&self, peer: &Peer<'_, '_>, number: i32) -> Result<()> {
         let Some(listener) = self.listener else { return Err(foreign()) };
         let about = (self.state, self.status, self.init.unwrap_or(peer.pid()));
@@ -125,7 +126,7 @@ impl Answers<'_> {
 }
 
 impl Setup<'_> {
-    /// Maps the ids of a tree that init has made for the mount of this index.
+    /// Maps the ids of a tree that init has cloned for the mount with this index.
     fn map_ids(&self, index: u32, tree: &OwnedFd) -> Result<()> {
         let n = usize::try_from(index).unwrap_or(usize::MAX);
         let mount = self.plan.container.as_ref().and_then(|container| container.rootfs.mounts.get(n));

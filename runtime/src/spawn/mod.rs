@@ -1,7 +1,7 @@
-//! The clone, and the conversation with the child until it is ready.
+//! The clone, and the channel to the child until it is ready.
 //!
-//! A [`Pending`] that is dropped kills its child and reaps it: rollback is in one place. Each wait for the child has a
-//! bound, since others may stop it: those in a pid namespace that it enters, or whoever freezes its cgroup.
+//! Dropping a [`Pending`] kills and reaps its child, so the rollback is in one place. Each wait for the child has a
+//! limit: a process in its pid namespace may stop it, and a process that may freeze its cgroup can do that.
 
 pub mod converse;
 pub mod failure;
@@ -25,46 +25,47 @@ use rustix::{
 
 use crate::{Context, Error, Kind, Result, cgroup, host::time::Stopwatch, leaves::scheduling, namespace::time, sys};
 
-/// The two ends of a channel: the parent's, the child's.
+/// Creates a channel. Returns the parent's end and the child's end.
 pub fn channel() -> Result<(OwnedFd, OwnedFd)> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
     socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).context("socketpair")
 }
 
-/// How a child is made.
+/// The parameters of a clone.
 #[derive(Default)]
 pub struct Clone<'a> {
-    /// `CLONE_NEW*` for clone3.
+    /// `CLONE_NEW*` flags for clone3(2).
     pub flags: u32,
-    /// A v2 cgroup to be born in.
+    /// The v2 cgroup for `CLONE_INTO_CGROUP`.
     pub cgroup: Option<BorrowedFd<'a>>,
-    /// The cgroup to be born in when that one takes no process of its own any more.
+    /// Opens another cgroup for the child, if the first one accepts no processes.
     pub instead: Option<&'a dyn Fn() -> Result<OwnedFd>>,
-    /// CPUs to be born on.
+    /// The CPUs on which the child starts.
     pub cpus: Option<scheduling::Set>,
-    /// A new time namespace, with what is to be written as its offsets.
+    /// The content of timens_offsets for a new time namespace.
     pub clocks: Option<&'a str>,
-    /// This process is [beside](sys::beside) the runtime, whose child it is to be, and ends after the clone.
+    /// This process is a vfork child ([`sys::run_in_vfork_child`]). The new process becomes a child of the runtime
+    /// (`CLONE_PARENT`).
     pub beside: bool,
 }
 
-/// How long a child is waited for.
+/// The limits of a wait for a child.
 #[derive(Clone, Copy, Default)]
 pub struct Bounds<'a> {
-    /// Readable when the caller gives the child up.
+    /// Becomes readable when the caller aborts.
     pub abort: Option<BorrowedFd<'a>>,
-    /// How long the child may be silent; `None` for as long as it takes.
-    pub patience: Option<Duration>,
+    /// Longest time between two messages of the child; `None` is unlimited.
+    pub timeout: Option<Duration>,
 }
 
-/// A child that has been made and not yet kept.
+/// A child that has not been kept yet. Dropping it kills the child.
 pub struct Pending<'a> {
     channel: OwnedFd,
     pid: i32,
     pidfd: OwnedFd,
     console: Option<OwnedFd>,
     second: Second,
-    /// What the parent is to set for the process that becomes the payload.
+    /// The scheduling policy that the parent sets for the payload's process.
     policy: Option<SchedulerAttributes>,
     bounds: Bounds<'a>,
     /// Measures from before the clone, for the debug log.
@@ -72,55 +73,57 @@ pub struct Pending<'a> {
     kept: bool,
 }
 
-/// The clone that the child itself makes.
+/// The second clone, which the child makes to enter a pid namespace.
 enum Second {
-    /// It has been made, or there is none.
+    /// The child has made it, or there is none.
     Done,
-    /// The process that becomes the payload is still to come.
+    /// The child has not made it yet.
     Expected,
-    /// The same, and the child is out of its cgroup until then.
+    /// As `Expected`, and the child has left its cgroup for that clone.
     Outside(cgroup::MovedOut),
 }
 
-/// How long a child may be silent: far more than any child takes on a machine that still does something.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest time between two messages of a child. No child needs nearly as long on a machine that works.
+const CHILD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long to wait for a child that runs this plan's hooks itself; `None` when one of them may take any time.
-pub fn patience(plan: &Plan<'_>) -> Option<Duration> {
+/// Returns the limit for the child of this plan, which runs hooks itself. `None` if a hook has no timeout.
+pub fn child_timeout(plan: &Plan<'_>) -> Option<Duration> {
     let hooks = plan.container.iter().flat_map(|container| container.create_container.list);
-    hooks.map(|hook| hook.timeout).try_fold(PATIENCE, |sum, timeout| Some(sum + Duration::from_secs(timeout?.into())))
+    hooks
+        .map(|hook| hook.timeout)
+        .try_fold(CHILD_TIMEOUT, |sum, timeout| Some(sum + Duration::from_secs(timeout?.into())))
 }
 
-/// What a kept child leaves in the parent's hands.
+/// A kept child.
 pub struct Child {
     /// Its pid, in the runtime's pid namespace.
     pub pid: i32,
     /// Its pidfd.
     pub pidfd: OwnedFd,
-    /// The pty master, with a terminal.
+    /// The master of the pty, if the process has a terminal.
     pub console: Option<OwnedFd>,
     /// The parent's end of the channel.
     pub channel: OwnedFd,
 }
 
-/// How a conversation ended.
+/// The child's next request, or its end.
 pub enum Outcome {
-    /// This tree, of the mount of that index, waits to have its ids mapped.
+    /// Map the ids of this tree, which belongs to the mount with this index.
     MapIds(u32, OwnedFd),
-    /// The runtime's hooks are due.
+    /// Run the runtime's hooks.
     RunHooks,
-    /// The filter's listener is this fd of the child, who waits until somebody has it.
+    /// Send the filter's listener to the agent. The number is the descriptor's in the child.
     SeccompListener(i32),
-    /// At the barrier.
+    /// The child waits at the barrier.
     Ready,
-    /// The channel closed: execve happened, or the child is dead.
+    /// The channel is closed: execve(2) has succeeded, or the child is dead.
     Closed,
-    /// It went wrong; with what a hook has written.
+    /// The child has failed. The descriptors hold a hook's output.
     Failed(Failure, Vec<OwnedFd>),
 }
 
-/// Makes a child that carries out `plan`. `channel` holds both ends of the plan's channel; the child's end is
-/// closed here, so that the child's death ends the channel.
+/// Clones a child that carries out `plan`. `channel` holds both ends of the plan's channel. The child's end is closed
+/// here, so the channel ends with the child.
 ///
 /// # Errors
 /// As clone3(2).
@@ -143,12 +146,13 @@ pub fn spawn<'a>(
     };
     let watch = Stopwatch::start();
     let (pid, pidfd) = match (clone(how.cgroup), how.instead) {
-        // What the kernel says of a v2 cgroup that has controllers on for those below it, or that is threaded.
+        // The kernel refuses a v2 cgroup that has controllers enabled for its children, or that is threaded.
         (Err(e), Some(instead)) if matches!(e.errno(), Some(libc::EBUSY | libc::EOPNOTSUPP)) => {
             let cgroup = instead()?;
             clone(Some(cgroup.as_fd()))?
         }
-        // As many processes as it may have: only a fork is refused for that, and an exec must be able to see to it.
+        // The cgroup's pids limit is reached. It applies to forks only, and an exec must be able to enter the
+        // container.
         (Err(e), _) if e.errno() == Some(libc::EAGAIN) => match how.cgroup {
             Some(cgroup) => moved_into(cgroup, clone(None)?)?,
             None => return Err(e),
@@ -164,7 +168,7 @@ pub fn spawn<'a>(
     Ok(Pending { channel, pid, pidfd, console: None, second, policy, bounds, watch, kept: false })
 }
 
-/// Puts a child that waits to begin into a v2 cgroup.
+/// Moves a child that waits for the parent into a v2 cgroup.
 fn moved_into(cgroup: BorrowedFd<'_>, (pid, pidfd): (i32, OwnedFd)) -> Result<(i32, OwnedFd)> {
     use rustix::fs::{Mode, OFlags, openat};
     let enter = || -> rustix::io::Result<()> {
@@ -180,7 +184,7 @@ fn moved_into(cgroup: BorrowedFd<'_>, (pid, pidfd): (i32, OwnedFd)) -> Result<(i
     }
 }
 
-/// The CPU affinity is inherited, so this thread has the child's for as long as the clone takes.
+/// Runs `make` with the CPU affinity `cpus`, which a clone inherits. Restores this thread's affinity afterwards.
 fn on_cpus<T>(cpus: &scheduling::Set, make: impl FnOnce() -> Result<T>) -> Result<T> {
     let mut own = scheduling::Set::default();
     berth_init::sys::get_affinity(&mut own).context("sched_getaffinity")?;
@@ -200,7 +204,7 @@ impl Pending<'_> {
         self.pid
     }
 
-    /// Lets the child begin: it is in its cgroup and its ids are mapped.
+    /// Lets the child begin. Its cgroup and its id maps are complete.
     pub fn go(&self) -> Result<()> {
         send_byte(self.channel.as_fd(), wire::GO).context("release the container's init")
     }
@@ -210,7 +214,7 @@ impl Pending<'_> {
         self.pidfd.as_fd()
     }
 
-    /// Listens until the child waits for a mapping or for hooks, is at the barrier, has executed the payload, or has failed.
+    /// Waits for the child's next request or its end.
     pub fn wait(&mut self) -> Result<Outcome> {
         let outcome = self.listen()?;
         match outcome {
@@ -235,7 +239,7 @@ impl Pending<'_> {
                 (Some(Message::Console), Some(master)) => self.console = Some(master),
                 (Some(Message::MapIds(index)), Some(tree)) => return Ok(Outcome::MapIds(index, tree)),
                 (Some(Message::RunHooks), _) => return Ok(Outcome::RunHooks),
-                // Before the second clone only the first child speaks, and it says neither.
+                // Before the second clone only the first child speaks, and it sends neither of the two.
                 (Some(Message::Ready), _) if matches!(self.second, Second::Done) => return Ok(Outcome::Ready),
                 (Some(Message::SeccompListener(number)), _) if matches!(self.second, Second::Done) => {
                     return Ok(Outcome::SeccompListener(number));
@@ -247,9 +251,9 @@ impl Pending<'_> {
 
     /// Waits for the child's next message.
     fn wait_readable(&self) -> Result<()> {
-        let until = self.bounds.patience.map(|patience| Instant::now() + patience);
+        let until = self.bounds.timeout.map(|timeout| Instant::now() + timeout);
         let channel = self.channel.as_fd();
-        // Without one the channel is watched twice.
+        // Without an abort descriptor, poll(2) gets the channel twice.
         let abort = self.bounds.abort.unwrap_or(channel);
         loop {
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
@@ -260,7 +264,7 @@ impl Pending<'_> {
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(e) => return Err(Error::from(e).context("poll the channel of the container's process")),
                 Ok(0) => {
-                    let text = "the container's process has been stopped, or starved, while it was being made";
+                    let text = "the container's process was stopped, or got no CPU time, while it was being created";
                     return Err(Error::new(Kind::Internal, text));
                 }
                 Ok(_) => {}
@@ -270,26 +274,26 @@ impl Pending<'_> {
                 return Ok(());
             }
             if !given_up.revents().is_empty() {
-                let text = "the process was ended while it was being made";
+                let text = "the process was aborted while it was being created";
                 return Err(Error::new(Kind::FailedPrecondition, text));
             }
         }
     }
 
-    /// The child's cgroup has no room for the process that it is to make: the child leaves it for that moment.
+    /// Moves the child out of its cgroup for the second clone, because the cgroup's pids limit is reached.
     fn step_out(&mut self) -> Result<()> {
         let Second::Expected = self.second else { return Err(foreign()) };
         self.second = Second::Outside(cgroup::move_out(self.pid)?);
         send_byte(self.channel.as_fd(), wire::RETRY).context("have the container's process cloned again")
     }
 
-    /// The child has made the process that becomes the payload. It does nothing until it is told that it is known, and in
-    /// its cgroup.
+    /// Takes over the process that the child has cloned. That process waits until the parent knows it and it is in its
+    /// cgroup.
     fn adopt(&mut self, pid: i32, pidfd: OwnedFd) -> Result<()> {
         let second = std::mem::replace(&mut self.second, Second::Done);
         let first = std::mem::replace(&mut self.pidfd, pidfd);
         self.pid = pid;
-        // Only the first child may say this, and only once: a second time it comes from somebody who traces the other.
+        // Only the first child may send this, and only once. A second message can only come from a tracer of the other.
         if matches!(second, Second::Done) {
             sys::kill_and_reap(first.as_fd());
             return Err(foreign());
@@ -304,7 +308,7 @@ impl Pending<'_> {
         send_byte(self.channel.as_fd(), wire::ADOPTED).context("release the container's process")
     }
 
-    /// The child is a container's now.
+    /// Keeps the child.
     pub fn keep(mut self) -> Result<Child> {
         let pidfd = self.pidfd.try_clone().context("dup pidfd")?;
         let channel = self.channel.try_clone().context("dup channel")?;
@@ -322,23 +326,23 @@ impl Drop for Pending<'_> {
     }
 }
 
-/// Says one byte to the other end.
+/// Sends one byte.
 pub fn send_byte(channel: BorrowedFd<'_>, word: u8) -> Result<()> {
     rustix::net::send(channel, &[word], rustix::net::SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
-/// Something that no init of ours says.
+/// Returns the error for a message that berth's init does not send.
 pub fn foreign() -> Error {
     Error::new(Kind::Internal, "the container's init sent a message that is not berth's")
 }
 
-/// The first child ended without a word.
+/// Returns the error for a first child that exits without a message.
 fn ended_early() -> Error {
     Error::new(Kind::Internal, "a process ended before it had joined the container (memory limit too low?)")
 }
 
-/// One message of the child, with the fds that came along; `None` at the end.
+/// Receives one message of the child and its descriptors. Returns `None` at the end of the channel.
 pub fn receive(channel: BorrowedFd<'_>) -> Result<(Option<Message>, Vec<OwnedFd>)> {
     let mut buffer = [0u8; wire::LEN + 1];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(wire::MAX_NAMESPACES))];
@@ -346,7 +350,7 @@ pub fn receive(channel: BorrowedFd<'_>) -> Result<(Option<Message>, Vec<OwnedFd>
     let got = loop {
         match recvmsg(channel, &mut [IoSliceMut::new(&mut buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {
             Err(rustix::io::Errno::INTR) => {}
-            // The child died with something of ours unread.
+            // The child died before it read all messages of the parent.
             Err(rustix::io::Errno::CONNRESET) => return Ok((None, Vec::new())),
             other => break other.context("receive from the container's init")?,
         }

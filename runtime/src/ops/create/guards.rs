@@ -1,4 +1,4 @@
-//! What is undone when a container is not kept, and is no business of a leaf.
+//! Guards of create that undo what no leaf undoes: poststop hooks, and the mount in the host's mount namespace.
 
 use std::os::fd::BorrowedFd;
 
@@ -11,16 +11,17 @@ use crate::{
     namespace::{kind, thread::run_in_mount_ns},
 };
 
-/// Runs the poststop hooks of a container that is not kept, when everything else of it has been undone.
+/// Runs the poststop hooks if the container is not kept. Its owner drops it after all other guards.
 #[derive(Default)]
 pub struct PoststopGuard(Option<State>);
 
 impl PoststopGuard {
-    /// From now on there is a container to be undone.
+    /// Enables the guard: from now on the container has hooks to run.
     pub fn arm(&mut self, state: &State) {
         self.0 = (!state.hooks.poststop.is_empty()).then(|| state.clone());
     }
 
+    /// Disables the guard.
     pub fn disarm(mut self) {
         self.0 = None;
     }
@@ -34,13 +35,15 @@ impl Drop for PoststopGuard {
     }
 }
 
-/// Unmounts the tree of a container from the host's mount namespace, or from the one that the container joined.
+/// Unmounts the container's tree if init attached it in the host's mount namespace, or in one that the container
+/// joined.
 pub struct HostMount<'a> {
     tree: Option<BorrowedFd<'a>>,
     joined: Option<BorrowedFd<'a>>,
 }
 
 impl<'a> HostMount<'a> {
+    /// Returns the guard for a plan. It does nothing if the container has its own mount namespace.
     pub fn of(plan: &Plan<'a>) -> Self {
         let rootfs = plan.container.as_ref().map(|container| &container.rootfs);
         let tree = rootfs.filter(|rootfs| rootfs.enter == Enter::InHost).map(|rootfs| rootfs.tree);
@@ -48,6 +51,7 @@ impl<'a> HostMount<'a> {
         Self { tree, joined }
     }
 
+    /// Leaves the tree mounted.
     pub fn keep(mut self) {
         self.tree = None;
     }
@@ -56,7 +60,7 @@ impl<'a> HostMount<'a> {
 impl Drop for HostMount<'_> {
     fn drop(&mut self) {
         let (Some(tree), joined) = (self.tree, self.joined) else { return };
-        // One that never got there is refused, and goes with its fd.
+        // If init has not attached the tree, umount2(2) fails, and the kernel frees the tree with its descriptor.
         let _ = run_in_mount_ns(joined, || {
             rustix::process::fchdir(tree)?;
             Ok(rustix::mount::unmount(".", UnmountFlags::DETACH)?)

@@ -1,13 +1,13 @@
-//! create: a bundle becomes a container whose init waits at the barrier.
+//! The operation create: turns a bundle into a container whose init waits at the barrier.
 //!
 //! ```text
 //! bundle, options -> Checked -> Reserved -> Spawned -> AtBarrier -> Created
-//!                    nothing    id, state,  init's     init has    kept: the
-//!                    is made    cgroup,     process    done its    one commit
-//!                               resctrl                work        point
+//!                    creates    id, state,  init's     init is     kept: the
+//!                    nothing    cgroup,     process    set up      only commit
+//!                               resctrl                            point
 //! ```
 //!
-//! Each phase is a type that the next one consumes. A phase that is dropped undoes all that it holds, in the order of its
+//! Each phase is a type that the next phase consumes. Dropping a phase undoes all that it holds, in the order of its
 //! fields.
 
 mod guards;
@@ -31,25 +31,25 @@ use crate::{
 
 pub use crate::plan::options::{Barrier, CreateOptions as Options};
 
-/// A container in the state "created".
+/// A container with the status "created".
 pub struct Created {
-    /// Its record.
+    /// The container.
     pub container: Container,
     /// init's pidfd.
     pub pidfd: OwnedFd,
-    /// What releases init; `None` with [`Barrier::Listening`].
+    /// The channel that releases init; `None` with [`Barrier::Listening`].
     pub barrier: Option<OwnedFd>,
-    /// The pty master, when the process has a terminal.
+    /// The master of the process's pty, if it has a terminal.
     pub console: Option<OwnedFd>,
 }
 
-/// runc's warning.
+/// runc prints the same warning.
 const NO_WAY_TO_KILL: &str = "Creating a rootless container with no cgroup and no private pid namespace. Such \
 configuration is strongly discouraged (as it is impossible to properly kill all container's processes)";
 
-/// A request that has been checked against the host; nothing is made yet.
+/// A request that is checked against the host. Nothing has been created yet.
 pub struct Checked<'o> {
-    /// What a user should hear besides [`Bundle::warnings`]; if there is to be no container, this may be why.
+    /// Warnings for the user besides [`Bundle::warnings`]. They may explain a later failure, so log them before create.
     pub warnings: Vec<String>,
     options: Options<'o>,
     bundle: Bundle,
@@ -58,10 +58,10 @@ pub struct Checked<'o> {
     filter: Option<Arc<Filter>>,
 }
 
-/// Checks a request, and finds the container's cgroup.
+/// Checks a request, and determines the container's cgroup.
 ///
 /// # Errors
-/// Names the field of config.json that the caller or this host cannot have.
+/// Names the field of config.json that the caller may not use, or that this host does not support.
 pub fn check(bundle: Bundle, options: Options<'_>) -> Result<Checked<'_>> {
     check_request(bundle, options).map_err(kernel::explain)
 }
@@ -69,7 +69,7 @@ pub fn check(bundle: Bundle, options: Options<'_>) -> Result<Checked<'_>> {
 /// Creates the container.
 ///
 /// # Errors
-/// Names what the host refuses; nothing is left behind.
+/// Names the operation that the host refuses. After an error nothing is left.
 pub fn create(checked: Checked<'_>) -> Result<Created> {
     make(checked).map_err(kernel::explain)
 }

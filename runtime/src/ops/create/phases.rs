@@ -1,4 +1,4 @@
-//! The phases of create from the first thing that is made on, each with the guards of all that is made by then.
+//! The phases of create after the check. Each one holds the guards of all that has been created so far.
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -41,25 +41,25 @@ use crate::{
     spec::{bundle::Bundle, check::rootless},
 };
 
-/// The id, the cgroup and the resctrl group are the container's. There is no process yet.
+/// The container has its id, its cgroup and its resctrl group, and no process.
 pub struct Reserved<'c> {
-    // Dropped from here down: poststop hooks run when nothing else is left.
+    // Fields are dropped from here down. The poststop hooks run last.
     devices: NetDevices,
     cgroup: CgroupSetup<'c>,
     rdt: rdt::PendingGroup,
     draft: Draft,
     poststop: PoststopGuard,
-    // These hold nothing.
+    // The other fields have no effect when they are dropped.
     hooks: CreateHooks,
     record: State,
     listener: Option<OwnedFd>,
 }
 
 impl<'c> Reserved<'c> {
-    /// Takes the id, makes the cgroup with its limits, and the resctrl group.
+    /// Reserves the id, and creates the cgroup with its limits and the resctrl group.
     ///
     /// # Errors
-    /// The id is taken; names what the host refuses.
+    /// [`Kind::AlreadyExists`] if the id is in use. Otherwise names the operation that the host refuses.
     pub fn take(options: &Options<'_>, bundle: &Bundle, cgroup: &'c Cgroup, limits: Limits) -> Result<Self> {
         let spec = &bundle.spec;
         let poststop = PoststopGuard::default();
@@ -72,7 +72,7 @@ impl<'c> Reserved<'c> {
         let intel_rdt = spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref());
         let mut rdt = rdt::PendingGroup::of(intel_rdt, options.id, rdt::root)?;
         record.rdt = rdt.group();
-        // Before there is anything to clean up: after a crash the record says where to look.
+        // After a crash, state.json says what must be cleaned up. So it is written before anything else is created.
         draft.write(&record)?;
         let listener = match options.barrier {
             Barrier::Inherited => None,
@@ -85,7 +85,7 @@ impl<'c> Reserved<'c> {
         Ok(Self { devices, cgroup, rdt, draft, poststop, hooks, record, listener })
     }
 
-    /// Plans init and makes its process.
+    /// Plans init and clones its process.
     ///
     /// # Errors
     /// As [`Sources::plan`] and [`spawn::spawn`].
@@ -115,8 +115,8 @@ impl<'c> Reserved<'c> {
         let (plan, pending) = match &inside {
             None => {
                 let plan = sources.plan(arena, theirs.as_fd())?;
-                // The plan has copied all of config.json that it needs. After the clone each page that a free writes to
-                // would be copied first, since the child has it, too, until its execve.
+                // The plan holds copies of all that it needs. After the clone, each write to a freed page would copy
+                // the page, because parent and child share it until execve(2).
                 drop(bundle);
                 settle();
                 self.poststop.arm(&self.record);
@@ -149,13 +149,14 @@ impl<'c> Reserved<'c> {
     }
 }
 
-/// Has the C library sort what was freed, which it puts off until somebody asks for more than it has at hand (malloc's
-/// fast and unsorted bins), and which writes to every freed block.
+/// Makes glibc's malloc consolidate its fast and unsorted bins now, before the clone.
+///
+/// malloc delays that until a large request, and consolidation writes to every freed block.
 fn settle() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(1 << 16)));
 }
 
-/// Makes the process that will be init.
+/// Clones the process that becomes init.
 fn clone<'o>(
     plan: &InitPlan<'_>,
     channel: (OwnedFd, OwnedFd),
@@ -170,13 +171,13 @@ fn clone<'o>(
         clocks: plan.clocks.as_deref(),
         beside,
     };
-    let bounds = Bounds { abort, patience: spawn::patience(&plan.plan) };
+    let bounds = Bounds { abort, timeout: spawn::child_timeout(&plan.plan) };
     spawn::spawn(&plan.plan, &how, bounds, channel)
 }
 
-/// Init's process is there, and waits to begin.
+/// init's process exists, and waits for the parent.
 pub struct Spawned<'o, 'a, 'c> {
-    // Dropped from here down: the process is ended first.
+    // Fields are dropped from here down. The process is killed first.
     pending: Pending<'o>,
     mounted: HostMount<'a>,
     plan: InitPlan<'a>,
@@ -184,14 +185,14 @@ pub struct Spawned<'o, 'a, 'c> {
 }
 
 impl<'o, 'a, 'c> Spawned<'o, 'a, 'c> {
-    /// Gives init what only the parent can give, and has it do its work up to the barrier.
+    /// Does what only the parent can do for init, and answers its requests until it is at the barrier.
     ///
     /// # Errors
-    /// The failure of init, of a hook, or of the answer to a request of init's.
+    /// The failure of init or of a hook, or the error of an answer.
     pub fn set_up(mut self, cgroup: &Cgroup) -> Result<AtBarrier<'o, 'a, 'c>> {
         self.place()?;
         match self.pending.go() {
-            // A child that has died already has said why, or the limit that killed it shows: both are seen below.
+            // init has died. The channel holds its last message, or the OOM count shows why; both are read below.
             Err(e) if matches!(e.errno(), Some(libc::EPIPE | libc::ECONNRESET)) => {}
             other => other?,
         }
@@ -228,7 +229,7 @@ impl<'o, 'a, 'c> Spawned<'o, 'a, 'c> {
         Ok(AtBarrier(self))
     }
 
-    /// Maps the ids of a new user namespace, and puts init into its cgroup and its resctrl group.
+    /// Writes the id maps of a new user namespace, and puts init in its cgroup and its resctrl group.
     fn place(&mut self) -> Result<()> {
         let (pid, plan) = (self.pending.pid(), &self.plan);
         if let Some(ids) = &plan.maps {
@@ -245,7 +246,7 @@ impl<'o, 'a, 'c> Spawned<'o, 'a, 'c> {
     }
 }
 
-/// The error for an init that has ended without a word.
+/// Returns the error for an init that exits without a message.
 fn ended_early(cgroup: &Cgroup) -> Error {
     let text = match cgroup.oom_kills() {
         Ok(kills) if kills > 0 => "container init was OOM-killed (memory limit too low?)",
@@ -254,14 +255,14 @@ fn ended_early(cgroup: &Cgroup) -> Error {
     Error::new(Kind::Internal, text).context("unable to start container process")
 }
 
-/// Init waits at the barrier; all that is left is to write down and to keep.
+/// init waits at the barrier. Only the files and the commit are left.
 pub struct AtBarrier<'o, 'a, 'c>(Spawned<'o, 'a, 'c>);
 
 impl AtBarrier<'_, '_, '_> {
-    /// Completes the record, and keeps the container: from here on nothing is undone.
+    /// Writes the final state, and keeps the container. After this nothing is undone.
     ///
     /// # Errors
-    /// A file cannot be written.
+    /// As write(2), with the path.
     pub fn commit(self, options: &Options<'_>, filter: Option<Arc<Filter>>) -> Result<Created> {
         let mut spawned = self.0;
         let record = &mut spawned.reserved.record;
