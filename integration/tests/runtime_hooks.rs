@@ -269,6 +269,26 @@ fn failing_hook_ends_the_container() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
+/// Engines unmount the root file system and detach its device in a poststop hook. A descriptor of the runtime would keep
+/// the mount busy.
+#[test]
+fn poststop_hook_of_a_failed_create_unmounts_the_root_file_system() {
+    let runtime = Runtime::new("hooks-unmount");
+    let log = notes(&runtime);
+    let bundle = hooks(shell(&log, "true"), "createRuntime", json!([hook("exit 3")]));
+    let rootfs = bundle.path().join("rootfs");
+    let script = format!("umount {} && echo unmounted > {}/poststop", rootfs.display(), log.display());
+    let bundle = hooks(bundle, "poststop", json!([hook(&script)]));
+    rustix::mount::mount_bind(&rootfs, &rootfs).unwrap();
+    runtime.create("c1", &bundle).fails(1, &["createRuntime"]);
+    let unmounted = note(&log, "poststop");
+    if unmounted.is_empty() {
+        rustix::mount::unmount(&rootfs, rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
+    assert_eq!(unmounted, "unmounted");
+    runtime.assert_clean("unmounted");
+}
+
 #[test]
 fn failing_poststop_hook_is_only_a_warning() {
     if skipped_on_runc("poststop", "it gives up at the first that fails") {

@@ -11,7 +11,8 @@ use crate::{
     namespace::{kind, thread::run_in_mount_ns},
 };
 
-/// Runs the poststop hooks if the container is not kept. Its owner drops it after all other guards.
+/// Runs the poststop hooks if the container is not kept. Its owner drops it last, after all other guards and after the
+/// plan's descriptors, which keep file systems of the container busy.
 #[derive(Default)]
 pub struct PoststopGuard(Option<State>);
 
@@ -22,7 +23,7 @@ impl PoststopGuard {
     }
 
     /// Disables the guard.
-    pub fn disarm(mut self) {
+    pub fn disarm(&mut self) {
         self.0 = None;
     }
 }

@@ -17,7 +17,7 @@ use std::{os::fd::OwnedFd, sync::Arc};
 
 use oci_spec::runtime::LinuxResources;
 
-use self::phases::Reserved;
+use self::{guards::PoststopGuard, phases::Reserved};
 use crate::{
     Error, Result,
     arena::Arena,
@@ -110,8 +110,10 @@ fn check_request(mut bundle: Bundle, options: Options<'_>) -> Result<Checked<'_>
 
 fn make(checked: Checked<'_>) -> Result<Created> {
     let Checked { options, bundle, cgroup, limits, filter, .. } = checked;
+    // Dropped last: the hooks must find no descriptor of the plan open.
+    let mut poststop = PoststopGuard::default();
     let arena = Arena::default();
-    let reserved = Reserved::take(&options, &bundle, &cgroup, limits)?;
+    let reserved = Reserved::take(&options, &bundle, (&cgroup, limits), &mut poststop)?;
     let spawned = reserved.spawn(&arena, bundle, &options, &cgroup, filter.as_deref())?;
     let at_barrier = spawned.set_up(&cgroup)?;
     at_barrier.commit(&options, filter.clone())

@@ -43,13 +43,13 @@ use crate::{
 
 /// The container has its id, its cgroup and its resctrl group, and no process.
 pub struct Reserved<'c> {
-    // Fields are dropped from here down. The poststop hooks run last.
+    // Fields are dropped from here down.
     devices: NetDevices,
     cgroup: CgroupSetup<'c>,
     rdt: rdt::PendingGroup,
     draft: Draft,
-    poststop: PoststopGuard,
-    // The other fields have no effect when they are dropped.
+    // The other fields have no effect when they are dropped. The caller of `take` owns the guard of the hooks.
+    poststop: &'c mut PoststopGuard,
     hooks: CreateHooks,
     record: State,
     listener: Option<OwnedFd>,
@@ -60,9 +60,13 @@ impl<'c> Reserved<'c> {
     ///
     /// # Errors
     /// [`Kind::AlreadyExists`] if the id is in use. Otherwise names the operation that the host refuses.
-    pub fn take(options: &Options<'_>, bundle: &Bundle, cgroup: &'c Cgroup, limits: Limits) -> Result<Self> {
+    pub fn take(
+        options: &Options<'_>,
+        bundle: &Bundle,
+        (cgroup, limits): (&'c Cgroup, Limits),
+        poststop: &'c mut PoststopGuard,
+    ) -> Result<Self> {
         let spec = &bundle.spec;
-        let poststop = PoststopGuard::default();
         let draft = Draft::new(options.root, options.id)?;
         if options.sd_notify {
             sd_notify::make_dir(draft.dir())?;
