@@ -176,7 +176,8 @@ impl Relay {
     pub fn finish(self) -> Result<()> {
         let Some(Barrier { pipe, until }) = self.barrier else { return Ok(()) };
         if readable([pipe.as_fd()], Some(until))? == [false] {
-            log::warn!("NOTIFY_SOCKET: the service manager has not confirmed READY=1 within {} s", TIMEOUT.as_secs());
+            // runc's words.
+            log::warn!("Timeout after waiting {}s for barrier. Ignored.", TIMEOUT.as_secs());
         }
         Ok(())
     }
