@@ -231,7 +231,11 @@ fn set_mappings(spec: &mut Value, ranges: &Ranges) {
     }
 }
 
-/// The implicit annotations of conversion.md, and the labels, which win.
+/// The prefixes of annotations that runtimes obey: properties of systemd units, and crun's. An image's author must not
+/// command the host by a label.
+const OBEYED: [&str; 2] = ["org.systemd.property.", "run.oci."];
+
+/// The implicit annotations of conversion.md, and the labels, which win. Labels that a runtime would obey are left out.
 fn annotations(image: &ImageConfig) -> BTreeMap<String, String> {
     let ports: Vec<_> = image.config.exposed_ports.keys().map(String::as_str).collect();
     let implicit = [
@@ -250,7 +254,8 @@ fn annotations(image: &ImageConfig) -> BTreeMap<String, String> {
         .filter(|(_, value)| !value.is_empty())
         .map(|(key, value)| (format!("org.opencontainers.image.{key}"), value))
         .collect();
-    annotations.extend(image.config.labels.clone());
+    let is_obeyed = |key: &str| OBEYED.iter().any(|prefix| key.starts_with(prefix));
+    annotations.extend(image.config.labels.clone().into_iter().filter(|(key, _)| !is_obeyed(key)));
     annotations
 }
 

@@ -53,6 +53,12 @@ fn configurations_become_what_conversion_md_says() {
             json!({"a": "b", "org.opencontainers.image.os": "mine", "org.opencontainers.image.author": "ann"}),
         ),
         (
+            json!({"Cmd": ["sh"], "Labels": {
+                "org.systemd.property.SuccessAction": "'reboot-force'", "run.oci.keep_original_groups": "1", "a": "b"}}),
+            "/annotations",
+            json!({"a": "b", "org.opencontainers.image.os": "linux", "org.opencontainers.image.author": "ann"}),
+        ),
+        (
             json!({"Cmd": ["sh"], "Volumes": {"/v": {}}, "Healthcheck": {"Test": ["x"]}, "OnBuild": ["x"], "Memory": 5}),
             "/mounts/7",
             Value::Null,
