@@ -200,8 +200,8 @@ struct Bundle {
 }
 
 impl Bundle {
-    /// Makes the directory with mode 0700, since the tree may have set-user-ID programs; or takes one that is there and
-    /// has neither a config.json nor a rootfs.
+    /// Makes the directory, or takes one of the caller's that has neither a config.json nor a rootfs. Its mode becomes
+    /// 0700, because the tree may have set-user-ID programs, and other users must not reach it (CVE-2021-41103).
     fn take(path: &Path) -> Result<Self> {
         let named = || format!("bundle {}", path.display());
         let made = match DirBuilder::new().mode(0o700).create(path) {
@@ -209,9 +209,16 @@ impl Bundle {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
             Err(e) => return Err(e).with_context(named),
         };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty()).with_context(named)?;
-        let taken = Self::mark(fd.as_fd()).and_then(|(mark, is_new)| Self::check(fd.as_fd(), is_new).map(|()| mark));
+        if rustix::fs::fstat(&fd).with_context(named)?.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(Error::invalid("the directory belongs to another user")).with_context(named);
+        }
+        let taken = Self::mark(fd.as_fd()).and_then(|(mark, is_new)| {
+            Self::check(fd.as_fd(), is_new)?;
+            rustix::fs::fchmod(&fd, Mode::RWXU).context("set the mode")?;
+            Ok(mark)
+        });
         match taken {
             Ok(mark) => Ok(Self { path: path.to_owned(), fd, _mark: mark, made, kept: false }),
             Err(e) => {

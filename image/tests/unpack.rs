@@ -100,6 +100,27 @@ fn a_failure_leaves_nothing() {
     }
 }
 
+/// The tree may have set-user-ID programs (CVE-2021-41103), and a link may be another user's.
+#[test]
+fn an_existing_bundle_is_closed_to_others_and_is_no_link() {
+    let scratch = Scratch::new("existing");
+    let layers = layers();
+    let config = config(&layers, &json!({"Cmd": ["sh"]}));
+    fs::write(scratch.path("docker.tar"), pack(&docker("busybox:latest", &layers, &config))).unwrap();
+    for name in ["bundle", "elsewhere"] {
+        fs::create_dir(scratch.path(name)).unwrap();
+        fs::set_permissions(scratch.path(name), fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let out = berth_image(&["unpack", "docker.tar", "bundle"], &scratch.0);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert_eq!(fs::metadata(scratch.path("bundle")).unwrap().permissions().mode() & 0o777, 0o700);
+    std::os::unix::fs::symlink("elsewhere", scratch.path("link")).unwrap();
+    let out = berth_image(&["unpack", "docker.tar", "link"], &scratch.0);
+    assert!(!out.status.success() && String::from_utf8_lossy(&out.stderr).contains("bundle link"), "{out:?}");
+    assert_eq!(fs::read_dir(scratch.path("elsewhere")).unwrap().count(), 0);
+    assert_eq!(fs::metadata(scratch.path("elsewhere")).unwrap().permissions().mode() & 0o777, 0o777);
+}
+
 #[test]
 fn a_bundle_that_is_taken_is_left_alone() {
     let scratch = Scratch::new("taken");
