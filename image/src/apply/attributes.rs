@@ -11,7 +11,7 @@ use rustix::{
 
 use super::Tree;
 use crate::{
-    tar::{Entry, Kind, Time},
+    tar::{Entry, Time},
     text::escaped,
 };
 
@@ -41,11 +41,6 @@ impl Tree<'_> {
         if let Some((uid, gid)) = self.options.owners.of(entry.uid, entry.gid)? {
             rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
                 .with_context(|| format!("set the owner {}:{}", entry.uid, entry.gid))?;
-        }
-        if entry.kind != Kind::Symlink {
-            // The entry was made here a moment ago and is no link, so following does not matter.
-            rustix::fs::chmodat(parent, name, Mode::from_raw_mode(entry.mode), AtFlags::empty())
-                .context("set the mode")?;
         }
         rustix::fs::utimensat(parent, name, &times(entry), AtFlags::SYMLINK_NOFOLLOW).context("set the times")
     }

@@ -166,7 +166,7 @@ impl<'a> Tree<'a> {
         }
         self.leave_parent()?;
         let owner = self.options.owners.of(0, 0)?;
-        self.parent = Some(self.root.make_parent(directory, owner)?);
+        self.parent = Some(self.root.make_parent(directory, owner, &mut self.entries)?);
         Ok(())
     }
 
@@ -272,7 +272,8 @@ impl<'a> Tree<'a> {
     }
 
     fn make_node(&mut self, entry: &Entry, name: &[u8], kind: FileType, device: u64) -> Result<()> {
-        rustix::fs::mknodat(&self.parent()?.fd, name, kind, Mode::RUSR | Mode::WUSR, device)
+        // The node gets its mode at birth, because a later chmod(2) by name could follow a link. The umask is 0.
+        rustix::fs::mknodat(&self.parent()?.fd, name, kind, Mode::from_raw_mode(entry.mode), device)
             .context("make a special file")?;
         self.attributes_of_name(name, entry)
     }

@@ -4,7 +4,7 @@
 //! root's, whatever a layer has put there. Calls that change something name a directory's descriptor and one component,
 //! which they do not follow.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use berth_runtime::{Context, Error, Result};
 use rustix::{
@@ -81,15 +81,16 @@ impl Root {
     }
 
     /// Opens a directory to make entries in it. Missing directories on the way are made with mode 0755 and `owner`, also
-    /// where a symbolic link of the image points to; files on the way are replaced by directories.
+    /// where a symbolic link of the image points to; files on the way are replaced by directories. Each of them counts as
+    /// one of the `left` entries.
     ///
     /// # Errors
-    /// A system call fails, or links form a loop.
-    pub fn make_parent(&self, path: &[u8], owner: Option<(Uid, Gid)>) -> Result<Parent> {
+    /// A system call fails, links form a loop, or no entry is left.
+    pub fn make_parent(&self, path: &[u8], owner: Option<(Uid, Gid)>, left: &mut u64) -> Result<Parent> {
         let fd = match self.open_directory(path) {
             Ok(fd) => fd,
             Err(Errno::NOENT | Errno::NOTDIR) => {
-                self.make_directories(path, owner, LINKS)?;
+                self.make_directories(path, owner, LINKS, left)?;
                 self.open_directory(path).context("open the directory")?
             }
             Err(e) => return Err(e).context("open the directory"),
@@ -109,7 +110,7 @@ impl Root {
         }
     }
 
-    fn make_directories(&self, path: &[u8], owner: Option<(Uid, Gid)>, links: usize) -> Result<()> {
+    fn make_directories(&self, path: &[u8], owner: Option<(Uid, Gid)>, links: usize, left: &mut u64) -> Result<()> {
         let mut directory = self.open_directory(b"").context("open the root")?;
         let mut prefix = Vec::new();
         for component in path.split(|byte| *byte == b'/').filter(|component| !component.is_empty()) {
@@ -119,7 +120,7 @@ impl Root {
             directory = match self.open_directory(&prefix) {
                 Ok(found) => found,
                 Err(Errno::NOENT | Errno::NOTDIR) => {
-                    self.make_one(directory.as_fd(), &above, component, owner, links)?;
+                    self.make_one(directory.as_fd(), (&above, component), owner, links, left)?;
                     self.open_directory(&prefix).context("open a directory that was made")?
                 }
                 Err(e) => return Err(e).context("open a directory on the way"),
@@ -132,10 +133,10 @@ impl Root {
     fn make_one(
         &self,
         directory: BorrowedFd<'_>,
-        above: &[u8],
-        name: &[u8],
+        (above, name): (&[u8], &[u8]),
         owner: Option<(Uid, Gid)>,
         links: usize,
+        left: &mut u64,
     ) -> Result<()> {
         match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => {}
@@ -146,11 +147,12 @@ impl Root {
                     absolute if absolute.starts_with(b"/") => absolute.to_vec(),
                     relative => [above, b"/", relative].concat(),
                 };
-                return self.make_directories(&path, owner, links);
+                return self.make_directories(&path, owner, links, left);
             }
             Ok(_) => rustix::fs::unlinkat(directory, name, AtFlags::empty()).context("replace a file on the way")?,
             Err(e) => return Err(e).context("look at a directory on the way"),
         }
+        *left = left.checked_sub(1).ok_or_else(|| Error::invalid("more entries than --max-entries allows"))?;
         let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
         rustix::fs::mkdirat(directory, name, mode).context("make a directory on the way")?;
         if let Some((uid, gid)) = owner {
@@ -240,13 +242,17 @@ fn remove_level(
     }
 }
 
-/// Opens a directory to read its entries; one that is closed to its owner is opened to him first.
+/// Opens a directory to read its entries. A directory whose mode refuses its owner gets mode 0700 first, by its descriptor.
 fn open_entries(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Dir> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = || rustix::fs::openat(directory, name, flags, Mode::empty());
     let fd = match open() {
         Err(Errno::ACCESS) => {
-            rustix::fs::chmodat(directory, name, Mode::RWXU, AtFlags::empty()).context("open a directory")?;
+            let path = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let found = rustix::fs::openat(directory, name, path, Mode::empty()).context("open a directory")?;
+            // fchmod(2) refuses an O_PATH descriptor.
+            rustix::fs::chmod(format!("/proc/self/fd/{}", found.as_raw_fd()), Mode::RWXU)
+                .context("open a directory")?;
             open()
         }
         opened => opened,

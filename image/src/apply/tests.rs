@@ -238,8 +238,10 @@ fn bounds_and_malformed_members_are_errors_that_name_the_member() {
     let scratch = Scratch::new("bounds");
     let many = (0..1001).fold(tar(), |tar, n| tar.file(&n.to_string(), ""));
     let deep = "d/".repeat(300);
+    let on_the_way = (0..25).fold(tar(), |tar, n| tar.file(&format!("{n}/{}x", "d/".repeat(40)), ""));
     for (name, layer, said) in [
         ("entries", many, "--max-entries"),
+        ("directories on the way", on_the_way, "--max-entries"),
         ("depth", tar().pax(&[("path", deep.as_bytes())]).dir("x"), "member d/d/"),
         ("root as a file", tar().file("./", "x"), "member ./: the root is not a directory"),
         ("root as a link", tar().symlink("/", "x"), "member /: the root is not a directory"),
@@ -256,6 +258,8 @@ fn bounds_and_malformed_members_are_errors_that_name_the_member() {
 
 #[test]
 fn attributes_are_those_of_the_archive() {
+    // As the program has it: modes at birth are the archive's.
+    rustix::process::umask(rustix::fs::Mode::empty());
     let scratch = Scratch::new("attributes");
     let layer = tar()
         .pax(&[("mtime", b"1234.5")])
