@@ -6,7 +6,7 @@
 use std::{fs::File, io::Read};
 
 use berth_runtime::{Context, Error, Result};
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 
 use crate::{apply::Root, limits, text::escaped};
 
@@ -126,6 +126,17 @@ fn number(text: &str) -> Result<Option<u32>> {
 }
 
 fn read(root: &Root, path: &str) -> Result<String> {
+    // A device of the image must not be opened: some act on that. So the type is read from an O_PATH descriptor first.
+    match root.open_file(path.as_bytes(), OFlags::PATH) {
+        Ok(found) => {
+            let found = rustix::fs::fstat(&found)?;
+            if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+                return Err(Error::invalid("it is no regular file")).with_context(|| format!("the image's /{path}"));
+            }
+        }
+        Err(e) if matches!(e.errno(), Some(libc::ENOENT | libc::ENOTDIR)) => return Ok(String::new()),
+        Err(e) => return Err(e).with_context(|| format!("the image's /{path}")),
+    }
     let file = match root.open_file(path.as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
         Ok(file) => File::from(file),
         Err(e) if matches!(e.errno(), Some(libc::ENOENT | libc::ENOTDIR)) => return Ok(String::new()),
