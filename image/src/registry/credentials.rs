@@ -184,9 +184,11 @@ fn ask(program: &str, host: &str) -> Result<(bool, Vec<u8>)> {
         let _ = stdin.write_all(host.as_bytes());
     }
     let stdout = child.stdout.take();
-    let reader = std::thread::spawn(move || {
+    let (sender, answer) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
         let mut answer = Vec::new();
-        stdout.map_or(Ok(0), |stdout| stdout.take(BOUND).read_to_end(&mut answer)).map(|_| answer)
+        let read = stdout.map_or(Ok(0), |stdout| stdout.take(BOUND).read_to_end(&mut answer)).map(|_| answer);
+        let _ = sender.send(read);
     });
     let end = Instant::now() + HELPER;
     let status = loop {
@@ -200,7 +202,11 @@ fn ask(program: &str, host: &str) -> Result<(bool, Vec<u8>)> {
         }
         std::thread::sleep(Duration::from_millis(5));
     };
-    let answer = reader.join().map_err(|_| Error::from_errno(libc::EIO))??;
+    // A process that the helper has left behind may keep the pipe open.
+    let left = end.saturating_duration_since(Instant::now());
+    let answer = answer
+        .recv_timeout(left)
+        .map_err(|_| Error::new(Kind::FailedPrecondition, "its output has not ended within 30 s"))??;
     Ok((status.success(), answer))
 }
 

@@ -45,11 +45,16 @@ impl Reply {
 }
 
 /// A client.
-pub struct Client(Agent);
+pub struct Client {
+    /// Calls through the proxy of the environment, if there is one.
+    proxied: Agent,
+    /// Calls this machine: a proxy's loopback device is another one, and would see the credentials.
+    direct: Agent,
+}
 
 impl Client {
     /// A client that trusts the system's roots (`$SSL_CERT_FILE`, `$SSL_CERT_DIR`, else the host's) and those in `ca`.
-    /// Proxies are those of the environment (`HTTPS_PROXY`, `NO_PROXY`).
+    /// Proxies are those of the environment (`HTTPS_PROXY`, `NO_PROXY`), never for a loopback address.
     ///
     /// # Errors
     /// The file cannot be read or has no certificate.
@@ -69,17 +74,24 @@ impl Client {
             .root_certs(RootCerts::Specific(Arc::new(roots)))
             .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .build();
-        let agent = Agent::config_builder()
-            .tls_config(tls)
-            .proxy(Proxy::try_from_env())
-            .user_agent(concat!("berth/", env!("CARGO_PKG_VERSION")))
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .timeout_connect(Some(CONNECT))
-            .timeout_global(Some(CALL))
-            .build();
-        Ok(Self(agent.into()))
+        let agent = |proxy| -> Agent {
+            Agent::config_builder()
+                .tls_config(tls.clone())
+                .proxy(proxy)
+                .user_agent(concat!("berth/", env!("CARGO_PKG_VERSION")))
+                .http_status_as_error(false)
+                .max_redirects(0)
+                .max_redirects_will_error(false)
+                .timeout_connect(Some(CONNECT))
+                .timeout_global(Some(CALL))
+                .build()
+                .into()
+        };
+        Ok(Self { proxied: agent(Proxy::try_from_env()), direct: agent(None) })
+    }
+
+    fn agent(&self, url: &Url) -> &Agent {
+        if url.origin.is_loopback() { &self.direct } else { &self.proxied }
     }
 
     /// GET, with a body of at most `bound` bytes. `authorization` goes to its own origin alone, and redirects that leave the
@@ -90,7 +102,7 @@ impl Client {
     pub fn get(&self, url: &Url, authorization: Option<&Authorization>, bound: u64) -> Result<Reply> {
         let mut url = url.clone();
         for _ in 0..=REDIRECTS {
-            let mut request = self.0.get(url.to_string()).header("Accept", "application/json");
+            let mut request = self.agent(&url).get(url.to_string()).header("Accept", "application/json");
             if let Some(authorization) = authorization.filter(|authorization| authorization.origin == url.origin) {
                 request = request.header("Authorization", &authorization.value);
             }
@@ -116,7 +128,7 @@ impl Client {
     /// # Errors
     /// As [`Client::get`].
     pub fn post(&self, url: &Url, form: &[(&str, &str)], bound: u64) -> Result<Reply> {
-        let request = self.0.post(url.to_string()).header("Accept", "application/json");
+        let request = self.agent(url).post(url.to_string()).header("Accept", "application/json");
         reply(url.clone(), request.send_form(form.iter().copied()), bound)
     }
 }

@@ -11,7 +11,11 @@ mod http;
 mod name;
 mod url;
 
-use std::{collections::HashSet, path::PathBuf};
+use std::{
+    collections::HashSet,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use berth_runtime::{Error, Kind, Result};
 use serde::Deserialize;
@@ -30,6 +34,12 @@ use crate::{source::nullable, text::escaped};
 const PAGE: u64 = 16 << 20;
 /// Pages of a list.
 const PAGES: usize = 10_000;
+/// Bytes of all pages of a list together.
+const LIST: usize = 256 << 20;
+/// Bytes of the address of a page.
+const ADDRESS: usize = 8 << 10;
+/// How long a list may take.
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// What the caller asks for.
 #[derive(Debug, Default)]
@@ -68,6 +78,7 @@ pub fn list(request: &Request, print: &mut dyn FnMut(&[String]) -> Result<()>) -
     let mut url =
         Url { origin: session.repository.origin.clone(), rest: format!("/v2/{}/tags/list", session.repository.path) };
     let mut seen = HashSet::new();
+    let (mut bytes, begun) = (0_usize, Instant::now());
     loop {
         if !seen.insert(url.to_string()) {
             return Err(refused(format!("{url}: the registry's pages repeat")));
@@ -75,7 +86,14 @@ pub fn list(request: &Request, print: &mut dyn FnMut(&[String]) -> Result<()>) -
         if seen.len() > PAGES {
             return Err(refused(format!("more than {PAGES} pages")));
         }
+        if begun.elapsed() > PATIENCE {
+            return Err(refused(format!("the list has not ended within {} s", PATIENCE.as_secs())));
+        }
         let reply = session.get(&url)?;
+        bytes = bytes.saturating_add(reply.body.len());
+        if bytes > LIST {
+            return Err(refused(format!("the list has more than {LIST} bytes")));
+        }
         let page: Page = serde_json::from_slice(&reply.body)
             .map_err(|e| Error::invalid(format!("{url}: the answer is malformed: {e}")))?;
         if let Some(tag) = page.tags.iter().find(|tag| !is_tag(tag)) {
@@ -83,6 +101,9 @@ pub fn list(request: &Request, print: &mut dyn FnMut(&[String]) -> Result<()>) -
         }
         print(&page.tags)?;
         let Some(link) = next_link(reply.values(LINK)) else { return Ok(()) };
+        if link.len() > ADDRESS {
+            return Err(refused(format!("the address of the next page has more than {ADDRESS} bytes")));
+        }
         let next = reply.url.join(&link)?;
         if next.origin != session.repository.origin {
             return Err(refused(format!("the next page at {} is refused: another scheme, host or port", next.origin)));
