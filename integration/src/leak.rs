@@ -85,7 +85,8 @@ pub fn wait_until_gone(find: impl Fn() -> Vec<String>) -> Vec<String> {
     }
 }
 
-/// Waits until `now` gives no trace that `before` lacks; panics with those traces after five minutes.
+/// Waits until `now` gives the same traces as `before`, but for processes that have ended since; panics with the difference
+/// after five minutes.
 ///
 /// containerd tries a shim that does not answer for some seconds. A shim that containerd started and, killed before Create,
 /// forgot, ends by itself after a minute.
@@ -93,12 +94,13 @@ pub fn assert_restored(before: &BTreeSet<String>, now: impl Fn() -> BTreeSet<Str
     let end = Instant::now() + Duration::from_secs(300);
     loop {
         let now = now();
-        // A trace that has gone since is no leak: an earlier test's process may still have been there.
         let more: Vec<_> = now.difference(before).collect();
-        if more.is_empty() {
+        // A process of an earlier test may still have been ending when `before` was recorded.
+        let less: Vec<_> = before.difference(&now).filter(|trace| !trace.starts_with("process ")).collect();
+        if more.is_empty() && less.is_empty() {
             return;
         }
-        assert!(Instant::now() < end, "left behind: {more:#?}");
+        assert!(Instant::now() < end, "left behind: {more:#?}; missing: {less:#?}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
