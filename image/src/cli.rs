@@ -6,7 +6,7 @@ use berth_runtime::{Error, Result};
 
 use crate::{
     config::{Asked, Capabilities},
-    ids::{self, Range, Ranges},
+    ids::{Range, Ranges},
     limits::Limits,
     source::Platform,
     unpack::{self, Request},
@@ -196,7 +196,6 @@ pub fn main(words: Vec<OsString>) -> i32 {
             ["unpack", rest @ ..] => run_unpack(rest),
             #[cfg(feature = "registry")]
             ["tags", rest @ ..] => crate::tags::run(rest),
-            [ids::MAP_COMMAND, pid, uids, gids] => ids::map_ids(pid, uids, gids),
             ["--version"] => {
                 println!("berth-image version {}", env!("CARGO_PKG_VERSION"));
                 Ok(())
@@ -243,7 +242,6 @@ fn parse(words: &[&str]) -> Result<Option<Request>> {
         ranges: None,
         config: Asked { terminal: std::io::stdin().is_terminal(), ..Asked::default() },
         quiet: false,
-        program: "/proc/self/exe".into(),
     };
     let mut operands = Vec::new();
     let mut words = words.iter();

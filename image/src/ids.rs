@@ -1,9 +1,12 @@
 //! The owners of files, and the user namespace of an ordinary user.
 
-use std::{fs, process::Command};
+use std::{fs, os::fd::AsFd};
 
-use berth_runtime::{Context, Error, Result};
-use rustix::fs::{Gid, Uid};
+use berth_runtime::{Context, Error, Ids, Kind, Result, user_namespace};
+use rustix::{
+    fs::{Gid, Uid},
+    thread::LinkNameSpaceType,
+};
 
 /// A range of ids: `size` ids from `container` on are those from `host` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +44,14 @@ pub struct Ranges {
     pub uids: Vec<Range>,
     /// Of groups.
     pub gids: Vec<Range>,
+}
+
+impl Ranges {
+    /// Root inside for these ids of the host, and nothing else.
+    pub fn only(uid: u32, gid: u32) -> Self {
+        let one = |host| vec![Range { container: 0, host, size: 1 }];
+        Self { uids: one(uid), gids: one(gid) }
+    }
 }
 
 /// Who owns the files of an image.
@@ -133,72 +144,19 @@ fn subordinate(own: u32, text: &str, uid: u32, name: Option<&str>) -> Vec<Range>
 }
 
 /// Puts this process, which must have one thread, into a new user namespace in which it is root and has `ranges`.
-/// newuidmap(1) and newgidmap(1) write the maps, since an ordinary user may write no more than the own id; `program` is
-/// this program, which runs them from the namespace outside.
 ///
 /// # Errors
-/// User namespaces are not allowed, or the maps are refused.
-#[expect(clippy::disallowed_methods, reason = "the process is not a shim's: it waits for its one child at once")]
-pub fn enter_namespace(program: &std::path::Path, ranges: &Ranges) -> Result<()> {
-    let mut child = Command::new(program)
-        .arg(MAP_COMMAND)
-        .arg(std::process::id().to_string())
-        .args([map(&ranges.uids), map(&ranges.gids)])
-        .stdin(std::process::Stdio::piped())
-        .spawn()
-        .with_context(|| format!("start {}", program.display()))?;
-    let entered = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).context("make a user namespace");
-    // The end of the child's input tells it that the namespace is there.
-    drop(child.stdin.take());
-    let status = child.wait().context("wait for the maps")?;
-    entered?;
-    if !status.success() {
-        return Err(Error::invalid("the ids of the user namespace could not be mapped"));
-    }
-    Ok(())
-}
-
-/// Puts this process, which must have one thread, into a new user namespace in which the own ids are root's and the only
-/// ones. An ordinary user may write that map without help; the kernel demands that setgroups(2) is denied first
-/// (user_namespaces(7)).
-///
-/// # Errors
-/// User namespaces are not allowed.
-pub fn enter_own_namespace(uid: u32, gid: u32) -> Result<()> {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).context("make a user namespace")?;
-    for (file, text) in
-        [("setgroups", "deny".into()), ("uid_map", format!("0 {uid} 1")), ("gid_map", format!("0 {gid} 1"))]
-    {
-        fs::write(format!("/proc/self/{file}"), text).with_context(|| format!("write {file}"))?;
-    }
-    Ok(())
-}
-
-/// The hidden command that maps the ids of another process of this program.
-pub const MAP_COMMAND: &str = "map-ids";
-
-/// Carries out [`MAP_COMMAND`] with the arguments that [`enter_namespace`] gives.
-///
-/// # Errors
-/// A program is missing, or refuses.
-pub fn map_ids(pid: &str, uids: &str, gids: &str) -> Result<()> {
-    std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).context("wait for the namespace")?;
-    for (program, map) in [("newuidmap", uids), ("newgidmap", gids)] {
-        let out = Command::new(program)
-            .arg(pid)
-            .args(map.split(' '))
-            .output()
-            .with_context(|| format!("{program}, which maps subordinate ids of a user (package uidmap)"))?;
-        if !out.status.success() {
-            return Err(Error::invalid(format!("{program}: {}", String::from_utf8_lossy(&out.stderr).trim())));
-        }
-    }
-    Ok(())
+/// The host does not allow user namespaces, or as [`user_namespace::create`] for the maps.
+pub fn enter_namespace(ranges: &Ranges) -> Result<()> {
+    let ids = Ids::parse(&map(&ranges.uids), &map(&ranges.gids))
+        .ok_or_else(|| Error::new(Kind::Internal, "cannot parse the id maps of the user"))?;
+    let namespace = user_namespace::create(&ids)?;
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User))
+        .context("enter the user namespace")
 }
 
 fn map(ranges: &[Range]) -> String {
-    let triples: Vec<_> = ranges.iter().map(|r| format!("{} {} {}", r.container, r.host, r.size)).collect();
-    triples.join(" ")
+    ranges.iter().map(|r| format!("{} {} {}\n", r.container, r.host, r.size)).collect()
 }
 
 #[cfg(test)]
@@ -229,6 +187,6 @@ mod tests {
             [range(0, 1000, 1), range(1, 100_000, 65536), range(65537, 300_000, 10)]
         );
         assert_eq!(subordinate(7, text, 7, None), [range(0, 7, 1)]);
-        assert_eq!(map(&subordinate(7, text, 7, Some("bob"))), "0 7 1 1 200000 5");
+        assert_eq!(map(&subordinate(7, text, 7, Some("bob"))), "0 7 1\n1 200000 5\n");
     }
 }

@@ -61,8 +61,6 @@ pub struct Request {
     pub config: Asked,
     /// No progress is shown.
     pub quiet: bool,
-    /// This program, which maps ids for an ordinary user.
-    pub program: PathBuf,
 }
 
 /// Makes the bundle, and returns warnings.
@@ -120,11 +118,11 @@ impl Identity {
         let ranges = ids::of_user(uid, gid)?;
         let rootless = Some((uid, gid));
         if ranges.uids.len() > 1 && ranges.gids.len() > 1 {
-            ids::enter_namespace(&request.program, &ranges)?;
+            ids::enter_namespace(&ranges)?;
             let host = Host { unified, rootless, ranges: Some(ranges) };
             return Ok(Self { owners: Owners::AsInImage, host, warning: None });
         }
-        ids::enter_own_namespace(uid, gid)?;
+        ids::enter_namespace(&Ranges::only(uid, gid))?;
         let warning =
             Some("all files belong to the one user that there is, since subuid(5) and subgid(5) give no more".into());
         Ok(Self { owners: Owners::Caller, host: Host { unified, rootless, ranges: None }, warning })
