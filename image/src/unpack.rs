@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use berth_runtime::{Context, Error, Kind, Result};
+use berth_runtime::{Context, Error, Kind, Result, cgroup};
 use nix::sys::signal::{SigSet, Signal};
 use rustix::{
     fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps},
@@ -100,7 +100,7 @@ struct Identity {
 impl Identity {
     /// Decides about ids; as an ordinary user, enters a user namespace.
     fn of(request: &Request, uid: u32, gid: u32) -> Result<Self> {
-        let unified = is_unified();
+        let unified = cgroup::usual_mount_is_v2();
         if uid == 0 {
             let owners = request.ranges.clone().map_or(Owners::AsInImage, Owners::Mapped);
             let rootless = request.rootless.then_some((uid, gid));
@@ -161,13 +161,6 @@ fn warnings(left_out: LeftOut, identity: &Identity) -> Vec<String> {
         warnings.push(format!("{} extended attributes are left out", left_out.xattrs));
     }
     warnings
-}
-
-/// Whether the host's cgroups are all v2.
-fn is_unified() -> bool {
-    /// `CGROUP2_SUPER_MAGIC` of statfs(2).
-    const CGROUP2: i128 = 0x6367_7270;
-    rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|stat| i128::from(stat.f_type) == CGROUP2)
 }
 
 /// A flag that SIGHUP, SIGINT and SIGTERM set, so that the half tree is removed when one of them ends the work.

@@ -160,9 +160,17 @@ pub fn host() -> Result<&'static Host> {
 }
 
 /// Whether a file system of this type is mounted at `point` from its root.
-fn is_root_of(point: &Path, magic: i64) -> bool {
+/// Returns true if /sys/fs/cgroup is a v2 hierarchy, as on a host with cgroup v2 only.
+pub fn usual_mount_is_v2() -> bool {
+    has_magic(Path::new(USUAL), CGROUP2_MAGIC)
+}
+
+fn has_magic(point: &Path, magic: i64) -> bool {
     rustix::fs::statfs(point).is_ok_and(|fs| fs.f_type == magic)
-        && rustix::fs::lstat(point).is_ok_and(|stat| stat.st_ino == ROOT_INODE)
+}
+
+fn is_root_of(point: &Path, magic: i64) -> bool {
+    has_magic(point, magic) && rustix::fs::lstat(point).is_ok_and(|stat| stat.st_ino == ROOT_INODE)
 }
 
 /// The relevant fields of a line of mountinfo.

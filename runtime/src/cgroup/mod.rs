@@ -47,7 +47,7 @@ mod v2;
 
 pub use self::{
     devices::rules::default_device_rules,
-    host::{Host, Mount, host},
+    host::{Host, Mount, host, usual_mount_is_v2},
     join::JoinFds,
     limits::Limits,
     location::{Cgroup, Hierarchy, Manager},

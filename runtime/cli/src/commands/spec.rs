@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berth_runtime::{Context, Error, Kind, default_spec};
+use berth_runtime::{Context, Error, Kind, cgroup, default_spec};
 use serde::Serialize;
 
 use crate::{
@@ -59,7 +59,7 @@ fn run(_: &Globals, args: SpecArgs) -> Outcome {
         return Err(Error::from(e).context(format!("chdir {}", bundle.display())).into());
     }
     let ids = || (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let text = text(&default_spec::default_spec(unified(), args.rootless.then(ids)))?;
+    let text = text(&default_spec::default_spec(cgroup::usual_mount_is_v2(), args.rootless.then(ids)))?;
     let path = bundle.join("config.json");
     // create_new (O_EXCL) checks and creates in one step, so no existing file is overwritten.
     let mut file = match File::create_new(&path) {
@@ -80,13 +80,6 @@ fn text(spec: &default_spec::Spec) -> Result<Vec<u8>, Error> {
     let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
     spec.serialize(&mut serializer).map_err(|e| Error::new(Kind::Internal, format!("encode config.json: {e}")))?;
     Ok(text)
-}
-
-/// Returns whether the host has cgroup v2 only.
-fn unified() -> bool {
-    /// `CGROUP2_SUPER_MAGIC` (statfs(2)).
-    const CGROUP2: i128 = 0x6367_7270;
-    rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|stat| i128::from(stat.f_type) == CGROUP2)
 }
 
 #[cfg(test)]
