@@ -23,10 +23,13 @@ use rustix::{
     io::Errno,
 };
 
-pub use self::root::{Root, remove_tree};
 use self::{
     path::Place,
     root::{Parent, is_directory},
+};
+pub use self::{
+    path::components,
+    root::{Root, remove_tree},
 };
 use crate::{
     ids::Owners,
@@ -115,8 +118,7 @@ impl<'a> Tree<'a> {
     pub fn apply<R: Skip + BufRead>(&mut self, reader: &mut Reader<R>) -> Result<()> {
         let mut made = Made { places: HashSet::new(), keys: RandomState::new(), everything: !self.has_lower };
         while let Some(entry) = reader.next_entry()? {
-            self.entries =
-                self.entries.checked_sub(1).ok_or_else(|| Error::invalid("more entries than --max-entries allows"))?;
+            root::count_entry(&mut self.entries)?;
             self.check_stop()?;
             self.entry(&entry, reader, &mut made).with_context(|| format!("member {}", escaped(&entry.name)))?;
         }

@@ -26,14 +26,7 @@ impl Place {
         if name.len() >= limits::PATH {
             return Err(Error::invalid(format!("the name has {} bytes", name.len())));
         }
-        let mut components: Vec<&[u8]> = Vec::new();
-        for component in name.split(|byte| *byte == b'/') {
-            match component {
-                b"" | b"." => {}
-                b".." => drop(components.pop()),
-                _ => components.push(component),
-            }
-        }
+        let mut components = components(name);
         if components.len() > limits::DEPTH {
             return Err(Error::invalid(format!("the name has {} components", components.len())));
         }
@@ -45,6 +38,19 @@ impl Place {
         let top = if self.directory.is_empty() { &self.name } else { &self.directory };
         top.starts_with(b".wh..wh.") && top != b".wh..wh..opq"
     }
+}
+
+/// Splits a name into its components without `.` and empty ones. `..` removes the component before it by text.
+pub fn components(name: &[u8]) -> Vec<&[u8]> {
+    let mut components: Vec<&[u8]> = Vec::new();
+    for component in name.split(|byte| *byte == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." => drop(components.pop()),
+            _ => components.push(component),
+        }
+    }
+    components
 }
 
 #[cfg(test)]

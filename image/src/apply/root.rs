@@ -68,6 +68,23 @@ impl Root {
         Ok(self.open(path, flags)?)
     }
 
+    /// Opens a regular file to read it, following symbolic links inside the root; `None` if there is none. No other kind of
+    /// file is opened, because some devices act on open(2), and a FIFO blocks.
+    ///
+    /// # Errors
+    /// The path leads to another kind of file, or as openat2(2).
+    pub fn open_regular(&self, path: &[u8]) -> Result<Option<OwnedFd>> {
+        let found = match self.open(path, OFlags::PATH) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+            found => found?,
+        };
+        if FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) != FileType::RegularFile {
+            return Err(Error::invalid("it is no regular file"));
+        }
+        let file = rustix::fs::open(name_of(&found), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Some(file))
+    }
+
     fn open(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
         let path = if path.is_empty() { b"." } else { path };
         loop {
@@ -152,7 +169,7 @@ impl Root {
             Ok(_) => rustix::fs::unlinkat(directory, name, AtFlags::empty()).context("replace a file on the way")?,
             Err(e) => return Err(e).context("look at a directory on the way"),
         }
-        *left = left.checked_sub(1).ok_or_else(|| Error::invalid("more entries than --max-entries allows"))?;
+        count_entry(left)?;
         let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
         rustix::fs::mkdirat(directory, name, mode).context("make a directory on the way")?;
         if let Some((uid, gid)) = owner {
@@ -161,6 +178,15 @@ impl Root {
         }
         Ok(())
     }
+}
+
+/// Takes one of the entries that are `left`.
+///
+/// # Errors
+/// None is left.
+pub fn count_entry(left: &mut u64) -> Result<()> {
+    *left = left.checked_sub(1).ok_or_else(|| Error::invalid("more entries than --max-entries allows"))?;
+    Ok(())
 }
 
 impl Parent {
@@ -185,6 +211,11 @@ pub fn times_of(stat: &Stat) -> Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         last_modification: Timespec { tv_sec: stat.st_mtime, tv_nsec: nanoseconds },
     }
+}
+
+/// The name of an `O_PATH` descriptor, for calls that take none: it names the file, whatever its path is by now.
+fn name_of(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
 /// Whether it is a directory.
@@ -251,8 +282,7 @@ fn open_entries(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Dir> {
             let path = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let found = rustix::fs::openat(directory, name, path, Mode::empty()).context("open a directory")?;
             // fchmod(2) refuses an O_PATH descriptor.
-            rustix::fs::chmod(format!("/proc/self/fd/{}", found.as_raw_fd()), Mode::RWXU)
-                .context("open a directory")?;
+            rustix::fs::chmod(name_of(&found), Mode::RWXU).context("open a directory")?;
             open()
         }
         opened => opened,

@@ -6,7 +6,6 @@
 use std::{fs::File, io::Read};
 
 use berth_runtime::{Context, Error, Result};
-use rustix::fs::{FileType, OFlags};
 
 use crate::{apply::Root, limits, text::escaped};
 
@@ -126,34 +125,16 @@ fn number(text: &str) -> Result<Option<u32>> {
 }
 
 fn read(root: &Root, path: &str) -> Result<String> {
-    // A device of the image must not be opened: some act on that. So the type is read from an O_PATH descriptor first.
-    match root.open_file(path.as_bytes(), OFlags::PATH) {
-        Ok(found) => {
-            let found = rustix::fs::fstat(&found)?;
-            if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
-                return Err(Error::invalid("it is no regular file")).with_context(|| format!("the image's /{path}"));
-            }
-        }
-        Err(e) if matches!(e.errno(), Some(libc::ENOENT | libc::ENOTDIR)) => return Ok(String::new()),
-        Err(e) => return Err(e).with_context(|| format!("the image's /{path}")),
-    }
-    let file = match root.open_file(path.as_bytes(), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
-        Ok(file) => File::from(file),
-        Err(e) if matches!(e.errno(), Some(libc::ENOENT | libc::ENOTDIR)) => return Ok(String::new()),
-        Err(e) => return Err(e).with_context(|| format!("the image's /{path}")),
-    };
-    let mut text = Vec::new();
-    let mut take = || -> Result<()> {
-        if !file.metadata()?.is_file() {
-            return Err(Error::invalid("it is no regular file"));
-        }
-        (&file).take(limits::ACCOUNTS + 1).read_to_end(&mut text)?;
+    let read = || -> Result<Vec<u8>> {
+        let Some(file) = root.open_regular(path.as_bytes())? else { return Ok(Vec::new()) };
+        let mut text = Vec::new();
+        File::from(file).take(limits::ACCOUNTS + 1).read_to_end(&mut text)?;
         if text.len() as u64 > limits::ACCOUNTS {
             return Err(Error::invalid(format!("it has more than {} bytes", limits::ACCOUNTS)));
         }
-        Ok(())
+        Ok(text)
     };
-    take().with_context(|| format!("the image's /{path}"))?;
+    let text = read().with_context(|| format!("the image's /{path}"))?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 

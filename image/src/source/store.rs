@@ -13,6 +13,7 @@ use berth_runtime::{Context, Error, Kind, Result};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 
 use crate::{
+    apply::components,
     limits,
     stream::{Blob, Format},
     tar,
@@ -148,15 +149,7 @@ impl Archive {
 
 /// A member's name without `.`, `..` and empty components.
 fn clean(name: &[u8]) -> Vec<u8> {
-    let mut components: Vec<&[u8]> = Vec::new();
-    for component in name.split(|byte| *byte == b'/') {
-        match component {
-            b"" | b"." => {}
-            b".." => drop(components.pop()),
-            _ => components.push(component),
-        }
-    }
-    components.join(&b'/')
+    components(name).join(&b'/')
 }
 
 /// The target of a symbolic link at `name`.
