@@ -18,6 +18,7 @@ pub mod config;
 mod fixture;
 pub mod ids;
 pub mod limits;
+mod names;
 #[cfg(feature = "registry")]
 pub mod registry;
 pub mod sandbox;

@@ -12,19 +12,19 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use berth_runtime::{Context, Error, Kind, Result};
 use serde::Deserialize;
 
-use super::name::{DEFAULT, DEFAULT_KEY, Repository};
-use crate::source::nullable;
+use super::name::{DEFAULT_KEY, Repository, canonical};
+use crate::{names::DEFAULT, source::nullable};
 
-/// How long a helper may take.
+/// The time limit of a helper.
 const HELPER: Duration = Duration::from_secs(30);
 /// Bytes of a file of credentials, and of a helper's answer.
 const BOUND: u64 = 1 << 20;
 /// The user name by which a helper says that the secret is an identity token.
 const TOKEN_USER: &str = "<token>";
-/// What a helper says if it has nothing.
+/// The answer of a helper that has no credentials.
 const NOT_FOUND: &str = "credentials not found in native keychain";
 
-/// What a user has for a registry.
+/// A user's credentials for a registry.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credentials {
     /// A user and a password.
@@ -117,7 +117,7 @@ fn of_entries(repository: &Repository, auths: &BTreeMap<String, Entry>) -> Resul
             Some(url) => url.split('/').next().unwrap_or_default(),
             None => key.trim_end_matches('/'),
         };
-        let normal = if normal == "index.docker.io" { DEFAULT } else { normal };
+        let normal = canonical(normal);
         let is_covered = full.strip_prefix(normal).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         (is_covered && !normal.is_empty()).then_some(normal.len())
     };

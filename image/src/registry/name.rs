@@ -3,11 +3,14 @@
 use berth_runtime::{Error, Result};
 
 use super::url::Origin;
-use crate::text::escaped;
+use crate::{
+    names::{DEFAULT, split_host},
+    text::escaped,
+};
 
-/// The default registry by the name that images have.
-pub const DEFAULT: &str = "docker.io";
-/// The host that answers for it.
+/// Another name of the default registry, which docker's file of credentials has.
+const DEFAULT_ALIAS: &str = "index.docker.io";
+/// The host that answers for the default registry.
 const DEFAULT_HOST: &str = "registry-1.docker.io";
 /// Its key in docker's file of credentials.
 pub const DEFAULT_KEY: &str = "https://index.docker.io/v1/";
@@ -17,10 +20,15 @@ pub const DEFAULT_KEY: &str = "https://index.docker.io/v1/";
 pub struct Repository {
     /// The registry as the name has it, for credentials.
     pub registry: String,
-    /// Where the registry is.
+    /// The registry's address.
     pub origin: Origin,
     /// The path of the repository.
     pub path: String,
+}
+
+/// Replaces the other name of the default registry.
+pub fn canonical(registry: &str) -> &str {
+    if registry == DEFAULT_ALIAS { DEFAULT } else { registry }
 }
 
 impl Repository {
@@ -31,15 +39,15 @@ impl Repository {
     /// Malformed, or with a tag or digest.
     pub fn parse(text: &str, is_plain: bool) -> Result<Self> {
         let wrong = |why: &str| Error::invalid(format!("repository {}: {why}", escaped(text.as_bytes())));
-        let (registry, path) = match text.split_once('/') {
-            Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path.to_owned()),
-            _ => (DEFAULT, text.to_owned()),
-        };
+        let (registry, path) = split_host(text).unwrap_or((DEFAULT, text));
         if path.contains(['@', ':']) {
             return Err(wrong("a tag or digest does not belong here"));
         }
-        let registry = if registry == "index.docker.io" { DEFAULT } else { registry };
-        let path = if registry == DEFAULT && !path.contains('/') { format!("library/{path}") } else { path };
+        let registry = canonical(registry);
+        let path = match registry {
+            DEFAULT if !path.contains('/') => format!("library/{path}"),
+            _ => path.to_owned(),
+        };
         let is_component = |part: &str| {
             let ends = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
             let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');

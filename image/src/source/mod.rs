@@ -1,4 +1,4 @@
-//! Saved images: where one is opened, chosen among several, and its layers are found.
+//! Saved images: this module opens a source, chooses one of its images, and finds the layers.
 //!
 //! A source is a directory with an OCI image layout, or a tar with such a layout, with the members of a docker-archive, or
 //! with both (docker from 25 on, nerdctl). A tar that is compressed as a whole, or that comes through a pipe, is written
@@ -19,10 +19,11 @@ pub use self::{platform::Platform, store::Store};
 use crate::{
     config::image::ImageConfig,
     limits,
+    names::{DEFAULT, split_host},
     stream::{Layer, digest::Digest},
 };
 
-/// Which image of a source is asked for.
+/// The caller's choice among the images of a source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
     /// The only one.
@@ -111,10 +112,10 @@ fn normal(name: &str) -> String {
         Some((path, tag)) if !tag.contains('/') => (path, tag),
         _ => (name, "latest"),
     };
-    let path = match path.split_once('/') {
-        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => path.to_owned(),
-        Some(_) => format!("docker.io/{path}"),
-        None => format!("docker.io/library/{path}"),
+    let path = match split_host(path) {
+        Some(_) => path.to_owned(),
+        None if path.contains('/') => format!("{DEFAULT}/{path}"),
+        None => format!("{DEFAULT}/library/{path}"),
     };
     format!("{path}:{tag}")
 }
