@@ -15,7 +15,7 @@ pub struct Range {
     pub container: u32,
     /// The first id on the host.
     pub host: u32,
-    /// How many.
+    /// The count of ids.
     pub size: u32,
 }
 
@@ -40,21 +40,21 @@ impl Range {
 /// The ranges of users and of groups.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ranges {
-    /// Of users.
+    /// Ranges of user ids.
     pub uids: Vec<Range>,
-    /// Of groups.
+    /// Ranges of group ids.
     pub gids: Vec<Range>,
 }
 
 impl Ranges {
-    /// Root inside for these ids of the host, and nothing else.
+    /// Returns ranges that map root to these ids of the host, and no other id.
     pub fn only(uid: u32, gid: u32) -> Self {
         let one = |host| vec![Range { container: 0, host, size: 1 }];
         Self { uids: one(uid), gids: one(gid) }
     }
 }
 
-/// Who owns the files of an image.
+/// The owners of an image's files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Owners {
     /// The ids of the image, also as this process' user namespace understands them.
@@ -99,7 +99,7 @@ fn mapped(ranges: &[Range], id: u32, what: &str) -> Result<u32> {
         .ok_or_else(|| Error::invalid(format!("{what} {id} of the image has no mapping")))
 }
 
-/// What an ordinary user may map: the own ids as root, and after them the ranges of subuid(5) and subgid(5).
+/// Returns the ids that an ordinary user may map: the user's own ids as root, then the ranges of subuid(5) and subgid(5).
 ///
 /// # Errors
 /// The files are there and cannot be read.

@@ -1,6 +1,6 @@
-//! The bounds of what an image may ask for.
+//! The bounds for an image.
 //!
-//! The fixed ones are above everything that real images have; the ones in [`Limits`] can be raised by flags.
+//! No real image reaches the fixed bounds. Flags raise the bounds in [`Limits`].
 
 /// Bytes of a member's name or of a link's target: `PATH_MAX` of the kernel.
 pub const PATH: usize = 4096;

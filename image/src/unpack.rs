@@ -40,7 +40,7 @@ use crate::{
 const MARK: &str = ".berth-unpack";
 const DRAFT: &str = ".berth-config.json";
 
-/// What the caller asks for.
+/// The caller's request.
 #[derive(Debug)]
 pub struct Request {
     /// `PATH[:NAME]` or `PATH[@N]`.
@@ -90,7 +90,7 @@ pub fn unpack(request: &Request) -> Result<Vec<String>> {
     Ok(warnings(left_out, &identity))
 }
 
-/// Who owns the tree, and what config.json says of ids.
+/// The owners of the tree, and the ids of config.json.
 struct Identity {
     owners: Owners,
     host: Host,

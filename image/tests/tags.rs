@@ -317,7 +317,7 @@ fn helpers_that_fail_are_errors() {
     assert!(server.asked().is_empty());
 }
 
-/// Whatever a registry does, the password and the token stay with the registry and its realm.
+/// The password and the token go to the registry and its realm alone, in each of these cases.
 #[test]
 fn credentials_are_sent_to_no_other_origin() {
     let home = Scratch::new("tags-leak");

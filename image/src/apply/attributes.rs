@@ -84,7 +84,7 @@ impl Tree<'_> {
     }
 }
 
-/// Whether entries of a directory inherit ACLs.
+/// Returns true if the entries of a directory inherit ACLs.
 pub fn has_default_acl(directory: BorrowedFd<'_>) -> bool {
     let mut value = [0_u8; 0];
     rustix::fs::fgetxattr(directory.as_fd(), ACL_DEFAULT, &mut value).is_ok()

@@ -37,16 +37,16 @@ use crate::{
     text::escaped,
 };
 
-/// What [`Tree`] does where an image leaves a choice.
+/// The caller's choices for [`Tree`].
 #[derive(Debug, Default)]
 pub struct Options {
-    /// Who owns what is made.
+    /// The owners of the entries.
     pub owners: Owners,
     /// Device nodes are made.
     pub devices: bool,
 }
 
-/// What was left out, for warnings.
+/// Counts of the things that were left out, for warnings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeftOut {
     /// Device nodes.
@@ -106,7 +106,7 @@ impl<'a> Tree<'a> {
         Ok(Self { root, options, parent: None, entries, stop, has_lower: false, inherits_acl, left_out })
     }
 
-    /// What was left out so far.
+    /// Returns the counts of the things that were left out so far.
     pub fn left_out(&self) -> LeftOut {
         self.left_out
     }

@@ -16,7 +16,7 @@ use super::{
 
 /// Begins the name of a whiteout.
 pub const PREFIX: &[u8] = b".wh.";
-/// What follows the prefix in the name of an opaque marker, which hides all that lower layers have in its directory.
+/// The rest of the name of an opaque marker, after the prefix. The marker hides the entries of lower layers in its directory.
 const OPAQUE: &[u8] = b".wh..opq";
 /// Levels of directories below a whiteout.
 const DEPTH: usize = 300;

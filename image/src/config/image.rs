@@ -13,7 +13,7 @@ pub struct ImageConfig {
     /// When the image was made (RFC 3339).
     #[serde(default, deserialize_with = "nullable")]
     pub created: String,
-    /// Who made it.
+    /// The author of the image.
     #[serde(default, deserialize_with = "nullable")]
     pub author: String,
     /// `GOARCH`.
@@ -28,10 +28,10 @@ pub struct ImageConfig {
     /// The version of the operating system.
     #[serde(default, rename = "os.version", deserialize_with = "nullable")]
     pub os_version: String,
-    /// What the operating system has to have.
+    /// Features that the operating system must have.
     #[serde(default, rename = "os.features", deserialize_with = "nullable")]
     pub os_features: Vec<String>,
-    /// How a container runs.
+    /// The settings of a container.
     #[serde(default, deserialize_with = "nullable")]
     pub config: Execution,
     /// The layers by their content.
@@ -39,7 +39,7 @@ pub struct ImageConfig {
     pub rootfs: RootFs,
 }
 
-/// How a container of the image runs.
+/// The settings of a container of the image (`config` of config.md).
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Execution {
@@ -52,7 +52,7 @@ pub struct Execution {
     /// `NAME=VALUE` each.
     #[serde(deserialize_with = "nullable")]
     pub env: Vec<String>,
-    /// The begin of the command line.
+    /// The first words of the command line.
     #[serde(deserialize_with = "nullable")]
     pub entrypoint: Vec<String>,
     /// The arguments, which a caller can replace.

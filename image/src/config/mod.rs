@@ -40,12 +40,12 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 /// The capabilities of the process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Capabilities {
-    /// Those of `berth spec`.
+    /// The capabilities of `berth spec`.
     #[default]
     Default,
     /// Docker's, with set-user-ID programs allowed.
     Docker,
-    /// These.
+    /// The named ones.
     Named(Vec<String>),
 }
 
@@ -66,7 +66,7 @@ fn capability_name(text: &str) -> String {
     if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") }
 }
 
-/// What the caller asks of config.json.
+/// The caller's flags for config.json.
 #[derive(Clone, Debug, Default)]
 pub struct Asked {
     /// Arguments, instead of the image's `Cmd`.
@@ -91,7 +91,7 @@ pub struct Asked {
     pub volumes: bool,
 }
 
-/// What the host gives.
+/// The facts of the host that config.json depends on.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
     /// All cgroups are v2.

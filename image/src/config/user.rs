@@ -9,7 +9,7 @@ use berth_runtime::{Context, Error, Result};
 
 use crate::{apply::Root, limits, text::escaped};
 
-/// Who a process is.
+/// The ids of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct User {
     /// The user.

@@ -11,7 +11,7 @@ use ureq::{
 
 use super::url::{Origin, Url};
 
-/// How long a connection may take, and one call in all.
+/// The time limits of a connection, and of a whole call.
 const CONNECT: Duration = Duration::from_secs(30);
 const CALL: Duration = Duration::from_secs(120);
 /// Redirects of one call.
@@ -20,7 +20,7 @@ const REDIRECTS: usize = 10;
 /// An `Authorization` header, and the origin that it is for. It is sent nowhere else.
 #[derive(Clone)]
 pub struct Authorization {
-    /// Who may see it.
+    /// The origin that may see it.
     pub origin: Origin,
     /// The header's value.
     pub value: String,

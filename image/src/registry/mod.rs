@@ -38,10 +38,10 @@ const PAGES: usize = 10_000;
 const LIST: usize = 256 << 20;
 /// Bytes of the address of a page.
 const ADDRESS: usize = 8 << 10;
-/// How long a list may take.
+/// The time limit of a list.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// What the caller asks for.
+/// The caller's request.
 #[derive(Debug, Default)]
 pub struct Request {
     /// `[HOST[:PORT]/]PATH`.
@@ -112,7 +112,7 @@ pub fn list(request: &Request, print: &mut dyn FnMut(&[String]) -> Result<()>) -
     }
 }
 
-/// Whether the text is a tag: the list ends in shells.
+/// Returns true if the text is a tag. Lists of tags end in shells, so nothing else is printed.
 fn is_tag(text: &str) -> bool {
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     text.len() <= 128

@@ -75,7 +75,7 @@ impl Origin {
         is_number.then_some(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED))
     }
 
-    /// Whether the host is this machine: `localhost`, 127.0.0.0/8 or ::1.
+    /// Returns true if the host is this machine: `localhost`, 127.0.0.0/8 or ::1.
     pub fn is_loopback(&self) -> bool {
         self.host == "localhost" || self.address().is_some_and(|address| address.is_loopback())
     }

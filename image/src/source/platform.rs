@@ -1,4 +1,4 @@
-//! Which image of an index is for this machine.
+//! The choice of an index's image for this machine.
 
 use berth_runtime::{Error, Result};
 
@@ -41,7 +41,7 @@ impl Platform {
         Ok(Self { os: os.into(), architecture: architecture.into(), variant: variant.into() })
     }
 
-    /// How well a descriptor fits, the lower the better; `None` if it does not. A descriptor without a platform fits
+    /// Rates a descriptor: the lower the number, the better the fit; `None` if the descriptor does not fit. A descriptor without a platform fits
     /// last. Of the variants of arm, lower ones run on higher processors.
     pub fn fits(&self, descriptor: &Descriptor) -> Option<u32> {
         if descriptor.annotations.contains_key("vnd.docker.reference.type") {

@@ -67,7 +67,7 @@ impl Store {
         }
     }
 
-    /// Whether there is a file of this name.
+    /// Returns true if the source has a file of this name.
     pub fn has(&self, name: &str) -> bool {
         self.blob(name).is_ok()
     }

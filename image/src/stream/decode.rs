@@ -1,4 +1,4 @@
-//! Compression, told by the first bytes: what a media type or a name says is often wrong and never needed.
+//! Compression. The first bytes of a stream tell its format; a media type or a name is often wrong and never needed.
 
 use std::io::{self, BufRead, Read};
 
@@ -11,10 +11,10 @@ use ruzstd::decoding::{
 
 use crate::limits;
 
-/// How a stream is compressed.
+/// The compression of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Not at all, as far as is known.
+    /// No known compression.
     Plain,
     /// gzip (RFC 1952), with any number of members.
     Gzip,
@@ -76,7 +76,7 @@ impl<R: BufRead> Read for Gzip<R> {
     }
 }
 
-/// Whether another member follows; passes over zeros until the end otherwise.
+/// Returns true if another member follows. Otherwise it passes over zeros until the end.
 fn pass_padding(input: &mut impl BufRead) -> io::Result<bool> {
     if input.fill_buf()?.first() == Some(&0x1f) {
         return Ok(true);

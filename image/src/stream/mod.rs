@@ -2,7 +2,7 @@
 //!
 //! [`with_layer`] reads in a thread of its own, so that decompression and the file system work at the same time. The
 //! digests cover the whole of both streams: a reader of the tar stops at its two blocks of zeros, but writers pad after
-//! them, and what is behind counts as well.
+//! them, and the digests include that padding.
 
 mod decode;
 pub mod digest;
@@ -116,7 +116,7 @@ pub struct Layer {
 }
 
 /// Hands the uncompressed bytes of `layer` to `consume`, and then checks both digests to the very end of the streams.
-/// `budget` is how many uncompressed bytes are allowed, and is lessened by what the layer has.
+/// `budget` is the count of uncompressed bytes that may still come; the layer's bytes are subtracted from it.
 ///
 /// # Errors
 /// The layer cannot be read or decompressed, a digest differs, the budget is exceeded, or `consume` fails.

@@ -30,7 +30,7 @@ pub struct Records {
 }
 
 impl Records {
-    /// Whether no extended header has been read.
+    /// Returns true if no extended header has been read.
     pub fn is_empty(&self) -> bool {
         !self.seen
     }
