@@ -175,10 +175,13 @@ pub fn has_call(number: libc::c_long) -> bool {
 
 /// Sends any signal number with pidfd_send_signal(2) (Linux 5.1). rustix's wrapper lacks real-time signals and signal
 /// 0.
-pub fn send_signal(pidfd: std::os::fd::RawFd, signal: i32) -> Result<()> {
+///
+/// # Errors
+/// `ESRCH` if the process has ended, `EINVAL` if there is no such signal.
+pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     let info = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: the call passes no siginfo, and it fails with EBADF for a number that is no pidfd.
-    let ret = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal, info, 0) };
+    // SAFETY: the kernel reads no memory of this process, because the call passes no siginfo. The fd is borrowed.
+    let ret = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, 0) };
     nix::errno::Errno::result(ret)?;
     Ok(())
 }

@@ -33,17 +33,6 @@ pub fn discard_child(pid: i32) {
     unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) };
 }
 
-/// pidfd_send_signal(2), with any signal number: 0, real-time ones too.
-///
-/// # Errors
-/// ESRCH when the process is gone; EINVAL for a number that is no signal.
-pub fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
-    // SAFETY: no pointer but a null siginfo, which the call allows; the descriptor is open while it is borrowed.
-    let result =
-        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<u8>(), 0) };
-    if result < 0 { Err(Error::from_errno(errno())) } else { Ok(()) }
-}
-
 /// `struct loop_config` of linux/loop.h, with `struct loop_info64` inside it.
 #[repr(C)]
 struct LoopConfig {

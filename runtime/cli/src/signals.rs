@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use berth_runtime::{Context, Error, Result};
+use berth_runtime::{Context, Error, Result, send_signal};
 use nix::sys::{
     signal::SigSet,
     signalfd::{SfdFlags, SignalFd},
@@ -68,7 +68,7 @@ impl Signals {
                     libc::SIGWINCH => proxies.resize(),
                     _ => {
                         log::debug!("signal {number}: sent on to process {pid}");
-                        if let Err(e) = sys::send_signal(pidfd, number) {
+                        if let Err(e) = send_signal(pidfd, number) {
                             log::error!("{e}");
                         }
                     }

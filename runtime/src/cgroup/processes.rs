@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashSet,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -148,7 +148,7 @@ fn send_in(path: &Path, signal: i32, sent: &mut HashSet<i32>) -> Result<()> {
         }
         let still: HashSet<i32> = tree::pids(path)?.unwrap_or_default().into_iter().collect();
         for (pid, fd) in open.iter().filter(|(pid, _)| still.contains(pid)) {
-            match sys::send_signal(fd.as_raw_fd(), signal) {
+            match sys::send_signal(fd.as_fd(), signal) {
                 Ok(()) => {
                     sent.insert(*pid);
                 }

@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashSet,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd},
     time::{Duration, Instant},
 };
 
@@ -46,7 +46,7 @@ fn send(container: &Container, signal: i32) -> Result<()> {
 }
 
 fn signal_init(container: &Container, init: BorrowedFd<'_>, signal: i32) -> Result<()> {
-    crate::sys::send_signal(init.as_raw_fd(), signal).map_err(|e| match e.errno() {
+    crate::sys::send_signal(init, signal).map_err(|e| match e.errno() {
         Some(libc::ESRCH) => not_running(),
         _ => e.context(format!("kill {}: signal {signal}", container.pid())),
     })

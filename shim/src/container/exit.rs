@@ -11,7 +11,6 @@ use super::{Container, ignore_not_found};
 use crate::{
     oom::Oom,
     reap::{self, Exit},
-    sys,
 };
 
 /// The exit status of a process that SIGKILL killed.
@@ -43,7 +42,7 @@ impl Container {
     pub(super) fn kill_and_reap(self: &Arc<Self>, pidfd: Arc<OwnedFd>, pid: i32) {
         let container = self.clone();
         tokio::spawn(async move {
-            let _ = sys::signal(pidfd.as_fd(), libc::SIGKILL);
+            let _ = berth_runtime::send_signal(pidfd.as_fd(), libc::SIGKILL);
             reap::wait_exit(&pidfd).await;
             container.context.pool.children.unregister(pid);
         });
@@ -77,7 +76,7 @@ impl Container {
     fn kill_execs(&self) {
         let pidfds: Vec<_> = self.state().exec_pidfds().collect();
         for pidfd in pidfds {
-            match sys::signal(pidfd.as_fd(), libc::SIGKILL) {
+            match berth_runtime::send_signal(pidfd.as_fd(), libc::SIGKILL) {
                 Err(e) if e.errno() != Some(libc::ESRCH) => log::warn!("container {}: kill an exec: {e}", self.id),
                 _ => {}
             }

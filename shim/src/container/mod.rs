@@ -41,7 +41,7 @@ use crate::{
     oom::Oom,
     process::{ProcessPhase, Waiter},
     publish::Event,
-    stats, sys,
+    stats,
 };
 
 /// The largest signal number (signal(7)).
@@ -347,7 +347,7 @@ impl Container {
 
 /// Sends a signal through a pidfd.
 fn send_signal(pidfd: &OwnedFd, signal: i32) -> Result<()> {
-    sys::signal(pidfd.as_fd(), signal).map_err(|e| match e.errno() {
+    berth_runtime::send_signal(pidfd.as_fd(), signal).map_err(|e| match e.errno() {
         Some(libc::ESRCH) => finished(),
         _ => e,
     })

@@ -21,7 +21,6 @@ use crate::{
     console,
     error::{exec_failed, shutting_down, start_failed},
     io::{self, Prepared, uri::StdioRequest},
-    sys,
     watch::watch,
 };
 
@@ -134,7 +133,7 @@ impl Container {
             let events = state.exec_started(exec, new);
             if let Some(signal) = abort.signal() {
                 // The signal came after the process was made.
-                let _ = sys::signal(pidfd.as_fd(), signal);
+                let _ = berth_runtime::send_signal(pidfd.as_fd(), signal);
             }
             Ok(events)
         })?;

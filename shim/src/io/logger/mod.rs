@@ -31,7 +31,7 @@ use super::{
     pump::{Kind, Pump, Sink},
     uri::Program,
 };
-use crate::{pool::Pool, reap, sys, watch::watch};
+use crate::{pool::Pool, reap, watch::watch};
 
 /// The time that the program has to report that it is ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -105,7 +105,7 @@ impl Logger {
             return;
         }
         for (signal, grace) in [(libc::SIGTERM, SIGTERM_TIMEOUT), (libc::SIGKILL, SIGTERM_TIMEOUT)] {
-            let _ = sys::signal(self.pidfd.as_fd(), signal);
+            let _ = berth_runtime::send_signal(self.pidfd.as_fd(), signal);
             if timeout(grace, ended.wait_for(|&ended| ended)).await.is_ok() {
                 return;
             }
@@ -161,7 +161,7 @@ impl Logger {
 impl Drop for Logger {
     fn drop(&mut self) {
         if !*self.ended.borrow() {
-            let _ = sys::signal(self.pidfd.as_fd(), libc::SIGKILL);
+            let _ = berth_runtime::send_signal(self.pidfd.as_fd(), libc::SIGKILL);
         }
         for drain in self.drains.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             drain.abort();

@@ -10,6 +10,7 @@ use std::{
 use berth_runtime::{
     Error, Kind, Result,
     exec::{self, Execed},
+    send_signal,
     state::{Container, Status},
 };
 
@@ -21,7 +22,6 @@ use crate::{
     extra_fds::ExtraFds,
     signals::Signals,
     stdio::{Attachment, HostStdio, Proxies, Request},
-    sys,
 };
 
 /// The arguments of `exec`.
@@ -165,7 +165,7 @@ fn try_run(globals: &Globals, args: &ExecArgs) -> Result<i32> {
         result => result?,
     };
     let proxies = hand_over(&mut execed, host, pidfd_socket.as_ref())
-        .inspect_err(|_| drop(sys::send_signal(execed.pidfd.as_fd(), libc::SIGKILL)))?;
+        .inspect_err(|_| drop(send_signal(execed.pidfd.as_fd(), libc::SIGKILL)))?;
     let Some(signals) = signals else { return Ok(0) };
     let status = signals.forward((execed.pid, execed.pidfd.as_fd()), &proxies, None);
     proxies.drain();
