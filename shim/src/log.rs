@@ -14,9 +14,8 @@ use std::{
     sync::OnceLock,
 };
 
+use berth_runtime::time::now_rfc3339;
 use log::{Level, LevelFilter, Log, Metadata, Record};
-
-use crate::clock;
 
 /// The longest line with its newline, in bytes (PIPE_BUF).
 const MAX_LINE: usize = 4096;
@@ -67,7 +66,7 @@ impl Log for FifoLog {
         if self.enabled(record.metadata())
             && let Some(mut file) = self.file.get()
         {
-            let line = line(&clock::rfc3339(), record.level(), &record.args().to_string());
+            let line = line(&now_rfc3339(), record.level(), &record.args().to_string());
             // EAGAIN: the fifo is full, and the line is dropped.
             let _ = file.write(line.as_bytes());
         }
@@ -133,7 +132,7 @@ mod tests {
     #[test]
     fn a_log_line_fits_in_pipe_buf() {
         for message in ["x".repeat(10_000), "é".repeat(5000), "\0".repeat(5000), "x".repeat(4050)] {
-            let line = line(&clock::rfc3339(), Level::Info, &message);
+            let line = line(&now_rfc3339(), Level::Info, &message);
             assert!(line.len() <= MAX_LINE && line.len() > MAX_LINE - 8, "{}", line.len());
             assert!(line.ends_with("…\"\n"));
         }

@@ -25,7 +25,12 @@ impl fmt::Display for Stopwatch {
 
 /// Returns the current time in RFC 3339, UTC, with nanoseconds.
 pub fn now_rfc3339() -> String {
-    rfc3339(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+    rfc3339(since_1970(SystemTime::now()))
+}
+
+/// Returns the time since 1970. A clock that was set before 1970 counts as 1970.
+fn since_1970(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Formats a duration since 1970 as RFC 3339 in UTC.
@@ -57,14 +62,18 @@ mod tests {
 
     #[test]
     fn dates_are_formatted_as_rfc3339() {
-        for (seconds, text) in [
-            (0, "1970-01-01T00:00:00.000000000Z"),
-            (951_782_400, "2000-02-29T00:00:00.000000000Z"),
-            (1_709_251_199, "2024-02-29T23:59:59.000000000Z"),
-            (1_735_689_600, "2025-01-01T00:00:00.000000000Z"),
-            (4_107_542_400, "2100-03-01T00:00:00.000000000Z"),
+        for (seconds, nanos, text) in [
+            (0, 0, "1970-01-01T00:00:00.000000000Z"),
+            (0, 7, "1970-01-01T00:00:00.000000007Z"),
+            (951_782_399, 7, "2000-02-28T23:59:59.000000007Z"),
+            (951_782_400, 0, "2000-02-29T00:00:00.000000000Z"),
+            (1_709_251_199, 0, "2024-02-29T23:59:59.000000000Z"),
+            (1_735_689_599, 7, "2024-12-31T23:59:59.000000007Z"),
+            (1_735_689_600, 0, "2025-01-01T00:00:00.000000000Z"),
+            (4_107_542_400, 0, "2100-03-01T00:00:00.000000000Z"),
         ] {
-            assert_eq!(rfc3339(Duration::from_secs(seconds)), text);
+            assert_eq!(rfc3339(Duration::new(seconds, nanos)), text);
         }
+        assert_eq!(rfc3339(since_1970(UNIX_EPOCH - Duration::from_secs(5))), "1970-01-01T00:00:00.000000000Z");
     }
 }
