@@ -197,7 +197,7 @@ pub fn main(words: Vec<OsString>) -> i32 {
             #[cfg(feature = "registry")]
             ["tags", rest @ ..] => crate::tags::run(rest),
             ["--version"] => {
-                println!("berth-image version {}", env!("CARGO_PKG_VERSION"));
+                println!("berth-image version {}", berth_version::VERSION);
                 Ok(())
             }
             _ => Err(Error::invalid("usage: berth-image unpack or tags; each has --help")),

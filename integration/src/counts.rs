@@ -13,13 +13,14 @@ mod tests {
 
     const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
     /// The product's crates: package and folder of the sources.
-    const CRATES: [(&str, &str); 6] = [
+    const CRATES: [(&str, &str); 7] = [
         ("containerd-shim-berth-v2", "shim/src"),
         ("berth-cli", "runtime/cli/src"),
         ("berth-runtime", "runtime/src"),
         ("berth-init", "runtime/init/src"),
         ("berth-image", "image/src"),
         ("berth-proto", "proto/src"),
+        ("berth-version", "runtime/version/src"),
     ];
     /// Claims in other records: the file, the text before the number, and the package.
     const CLAIMS: [(&str, &str, &str); 2] = [

@@ -1,4 +1,4 @@
-//! `-info` and `-v`: the features and the version of the runtime.
+//! `-info`, `-v` and `-help`: the features and the version of the runtime, and a text for a human.
 
 use std::io::Write;
 
@@ -7,10 +7,36 @@ use berth_proto::{
     info::{RuntimeInfo, RuntimeVersion},
     wkt::Any,
 };
-use berth_runtime::{Context, Error, Kind, Result};
+use berth_runtime::{Context, Error, Kind, Result, features::features};
+use berth_version::{COMMIT, VERSION};
 
 /// The runtime type by which containerd finds this binary on its PATH.
 const NAME: &str = "io.containerd.berth.v2";
+
+/// The text of `-help`. docs/cli/man has it as a manual page.
+const HELP: &str = "\
+containerd-shim-berth-v2 - containerd's shim for berth
+
+containerd starts this program; a human needs it only to see that it is there.
+
+USAGE:
+   containerd-shim-berth-v2 [flags] start    find or start the server of a pod, print its address
+   containerd-shim-berth-v2 [flags] delete   clean up after a server that has died
+   containerd-shim-berth-v2 [flags]          serve on the listener that descriptor 3 is
+
+FLAGS:
+   -namespace value        containerd's namespace
+   -id value               the container, or the pod for a server
+   -address value          containerd's socket
+   -bundle value           the bundle, for delete
+   -publish-binary value   accepted and not used: events go over ttrpc
+   -debug                  log at debug level
+   -info                   print the features of the runtime as a protobuf message
+   -v, -version            print the version and the commit
+   -h, -help               show this help
+
+berth check tells whether containerd finds this program and how it is registered.
+";
 
 /// Prints `RuntimeInfo` as a protobuf message. containerd asks once for each handler and at the first container of a
 /// pod, so nothing is read or probed beyond the features. The options on standard input do not change the answer and
@@ -27,14 +53,26 @@ pub fn run() -> Result<()> {
 /// # Errors
 /// The text cannot be written.
 pub fn print_version() -> Result<()> {
-    let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
-    write(format!("{name}: berth {version}, task API v2 and v3 over ttrpc\n").as_bytes())
+    let (name, commit) = (env!("CARGO_PKG_NAME"), COMMIT.unwrap_or("unknown"));
+    write(format!("{name}: berth {VERSION}, commit {commit}, task API v2 and v3 over ttrpc\n").as_bytes())
+}
+
+/// Prints the help.
+///
+/// # Errors
+/// The text cannot be written.
+pub fn print_help() -> Result<()> {
+    write(HELP.as_bytes())
 }
 
 fn message() -> Result<RuntimeInfo> {
-    let features = serde_json::to_vec(&berth_runtime::features::features())
+    let features = serde_json::to_vec(&features(VERSION, COMMIT))
         .map_err(|e| Error::new(Kind::Internal, format!("features: {e}")))?;
-    let version = RuntimeVersion { version: env!("CARGO_PKG_VERSION").to_owned(), ..RuntimeVersion::default() };
+    let version = RuntimeVersion {
+        version: VERSION.to_owned(),
+        revision: COMMIT.unwrap_or_default().to_owned(),
+        ..RuntimeVersion::default()
+    };
     Ok(RuntimeInfo {
         name: NAME.to_owned(),
         version: MessageField::some(version),
@@ -63,7 +101,7 @@ mod tests {
     #[test]
     fn info_answers_with_a_message_with_json_features() {
         let info = RuntimeInfo::parse_from_bytes(&encode(&message().unwrap()).unwrap()).unwrap();
-        assert_eq!((info.name.as_str(), info.version.version.as_str()), (NAME, env!("CARGO_PKG_VERSION")));
+        assert_eq!((info.name.as_str(), info.version.version.as_str()), (NAME, VERSION));
         assert_eq!(info.features.type_url, any::OCI_FEATURES);
         let features: serde_json::Value = serde_json::from_slice(&info.features.value).unwrap();
         assert!(features["ociVersionMax"].is_string());

@@ -2,7 +2,7 @@
 //! answer.
 //!
 //! containerd runs the binary in five ways, and each has one module: [`start`] finds or makes the server of a pod,
-//! [`serve`] is that server, [`delete`] cleans up after a server that has died, [`info`] answers `-info` and `-v`.
+//! [`serve`] is that server, [`delete`] cleans up after a server that has died, [`info`] answers `-info`, `-v` and `-help`.
 
 pub mod abort;
 pub mod args;
@@ -53,6 +53,7 @@ use self::args::{Action, Args};
 /// Nothing is written to standard error on success: containerd reads the reply of `start` from both streams as one.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let outcome = Args::parse(arguments).and_then(|args| match args.action {
+        Action::Help => info::print_help(),
         Action::Version => info::print_version(),
         Action::Info => info::run(),
         Action::Start => start::run(&args),

@@ -15,6 +15,7 @@ use berth_proto::{
     ttrpc::asynchronous::{Server, transport::Listener},
 };
 use berth_runtime::{Context, Error, Kind, Result, open_files};
+use berth_version::VERSION;
 use rustix::process::DumpableBehavior;
 
 use crate::{
@@ -160,8 +161,7 @@ fn dump(args: &Args, publisher: &Publisher, state: &str) {
     let count = |path| std::fs::read_dir(path).map_or(0, Iterator::count);
     let (threads, descriptors) = (count("/proc/self/task"), count("/proc/self/fd"));
     let (pid, pending) = (std::process::id(), publisher.pending());
-    let version = env!("CARGO_PKG_VERSION");
-    ::log::info!("dump: berth {version} pid {pid} group {} namespace {}", args.id, args.namespace);
+    ::log::info!("dump: berth {VERSION} pid {pid} group {} namespace {}", args.id, args.namespace);
     ::log::info!("dump: {threads} threads, {descriptors} descriptors, {pending} events undelivered");
     for line in state.lines() {
         ::log::info!("dump: {line}");

@@ -78,7 +78,7 @@ impl Client {
             Agent::config_builder()
                 .tls_config(tls.clone())
                 .proxy(proxy)
-                .user_agent(concat!("berth/", env!("CARGO_PKG_VERSION")))
+                .user_agent(format!("berth/{}", berth_version::VERSION))
                 .http_status_as_error(false)
                 .max_redirects(0)
                 .max_redirects_will_error(false)

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use berth_runtime::OCI_VERSION;
+use berth_version::{COMMIT, VERSION};
 
 use crate::{
     args::{AnyCommand, Flag, HELP, Takes, Usage, flags},
@@ -23,8 +24,8 @@ no other container of this host has:
 
 /// The version. go-runc and Docker read these lines.
 pub fn version(program: &str) -> String {
-    let commit = option_env!("BERTH_COMMIT").unwrap_or("unknown");
-    format!("{program} version {}\ncommit: {commit}\nspec: {OCI_VERSION}\n", env!("CARGO_PKG_VERSION"))
+    let commit = COMMIT.unwrap_or("unknown");
+    format!("{program} version {VERSION}\ncommit: {commit}\nspec: {OCI_VERSION}\n")
 }
 
 /// The help of the program.
@@ -32,8 +33,7 @@ pub fn program(program: &str) -> String {
     let about = ABOUT.replace("berth", program);
     let mut text = format!(
         "NAME:\n   {program} - {about}\n\nUSAGE:\n   {program} [global options] command [command options] \
-         [arguments...]\n\nVERSION:\n   {}\n\nCOMMANDS:\n",
-        env!("CARGO_PKG_VERSION")
+         [arguments...]\n\nVERSION:\n   {VERSION}\n\nCOMMANDS:\n"
     );
     let rows = COMMANDS
         .iter()

@@ -3,7 +3,7 @@
 //!
 //! It lists only what berth implements. A field that berth parses and then refuses is not a feature.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
     OCI_VERSION, cgroup,
@@ -37,8 +37,17 @@ const SECCOMP_FLAGS: &str = "\
     SECCOMP_FILTER_FLAG_TSYNC SECCOMP_FILTER_FLAG_SPEC_ALLOW SECCOMP_FILTER_FLAG_LOG \
     SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV";
 
-/// Returns the features structure.
-pub fn features() -> Value {
+/// The version of the program that asks, among the annotations of the structure.
+const VERSION: &str = "berth.version";
+
+/// The commit that the program is built from, beside it.
+const COMMIT: &str = "berth.commit";
+
+/// Returns the features structure of a program of this version and commit.
+pub fn features(version: &str, commit: Option<&str>) -> Value {
+    let versions = [(VERSION, Some(version)), (COMMIT, commit)];
+    let annotations: Map<String, Value> =
+        versions.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text?.into()))).collect();
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": OCI_VERSION,
@@ -47,7 +56,7 @@ pub fn features() -> Value {
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": words(CAPABILITIES),
-            "cgroup": { "v1": true, "v2": true, "systemd": true, "systemdUser": false, "rdma": true },
+            "cgroup": { "v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": true },
             "seccomp": {
                 "enabled": true,
                 "actions": words(SECCOMP_ACTIONS),
@@ -63,7 +72,7 @@ pub fn features() -> Value {
             "mountExtensions": { "idmap": { "enabled": true } },
             "netDevices": { "enabled": true },
         },
-        "annotations": {},
+        "annotations": annotations,
         "potentiallyUnsafeConfigAnnotations": [
             "org.systemd.property.", seccomp::bpf_annotation::ANNOTATION, cgroup::SUBGROUP_ANNOTATION, cgroup::DELEGATE_ANNOTATION, user::KEEP_GROUPS,
         ],
@@ -80,12 +89,14 @@ mod tests {
 
     #[test]
     fn features_parse_as_the_structure_of_the_spec() {
-        let features: oci_spec::runtime::Features = serde_json::from_value(features()).unwrap();
+        let features: oci_spec::runtime::Features = serde_json::from_value(features("1.2.3", Some("abc"))).unwrap();
         assert_eq!(features.oci_version_max(), OCI_VERSION);
         let linux = features.linux().as_ref().unwrap();
         assert_eq!(linux.capabilities().as_ref().unwrap().len(), 41);
         assert_eq!(linux.cgroup().as_ref().unwrap().systemd(), &Some(true));
         assert_eq!(features.hooks().as_ref().unwrap().len(), 6);
+        let annotations = features.annotations().as_ref().unwrap();
+        assert_eq!((annotations[VERSION].as_str(), annotations[COMMIT].as_str()), ("1.2.3", "abc"));
     }
 
     #[test]

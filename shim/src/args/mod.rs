@@ -39,6 +39,8 @@ pub enum Action {
     Info,
     /// `-v`: print the version.
     Version,
+    /// `-help`: explain the program to a human.
+    Help,
 }
 
 impl Args {
@@ -54,7 +56,7 @@ impl Args {
             .into_iter()
             .peekable();
         let mut args = Self::default();
-        let (mut info, mut version) = (false, false);
+        let (mut info, mut version, mut help) = (false, false, false);
         while let Some(word) = words.next_if(|word| word.len() > 1 && word.starts_with('-')) {
             if word == "--" {
                 break;
@@ -76,6 +78,7 @@ impl Args {
                 "debug" => args.debug = boolean(name, inline)?,
                 "info" => info = boolean(name, inline)?,
                 "v" | "version" => version = boolean(name, inline)?,
+                "h" | "help" => help = boolean(name, inline)?,
                 // An unknown flag may or may not take a value. The next word is taken for its value unless it is an
                 // action or a flag.
                 _ if inline.is_none() => {
@@ -85,6 +88,7 @@ impl Args {
             }
         }
         args.action = match words.next().as_deref() {
+            _ if help => Action::Help,
             _ if version => Action::Version,
             _ if info => Action::Info,
             None | Some("") => Action::Serve,
@@ -102,7 +106,7 @@ impl Args {
     }
 
     fn check(&self) -> Result<()> {
-        if matches!(self.action, Action::Version | Action::Info) {
+        if matches!(self.action, Action::Version | Action::Info | Action::Help) {
             return Ok(());
         }
         component("namespace", &self.namespace)?;

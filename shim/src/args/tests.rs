@@ -56,6 +56,7 @@ fn unknown_flags_are_skipped() {
 fn info_and_version_need_no_namespace() {
     assert_eq!(parse(&["-info"]).unwrap().action, Action::Info);
     assert_eq!(parse(&["-v"]).unwrap().action, Action::Version);
+    assert_eq!(parse(&["--help"]).unwrap().action, Action::Help);
     assert_eq!(parse(&["--version"]).unwrap().action, Action::Version);
 }
 

@@ -1,5 +1,8 @@
 //! `features`: prints what this runtime supports.
 
+use berth_runtime::features::features;
+use berth_version::{COMMIT, VERSION};
+
 use crate::{
     Globals, Outcome,
     args::{Command, Count, Usage},
@@ -21,6 +24,6 @@ pub static COMMAND: Command<()> = Command {
 };
 
 fn run(_: &Globals, (): ()) -> Outcome {
-    output::print(&format!("{:#}\n", berth_runtime::features::features()));
+    output::print(&format!("{:#}\n", features(VERSION, COMMIT)));
     Ok(0)
 }

@@ -72,6 +72,8 @@ fn pages_and_completions_match_the_table() {
     let known: Vec<_> = files().into_iter().map(|(name, _)| directory.join(name)).collect();
     for kind in ["man", "completions"] {
         let there = fs::read_dir(directory.join(kind)).unwrap().map(|entry| entry.unwrap().path());
+        // The page of the shim, which has no table, is written by hand.
+        let there = there.filter(|path| !path.ends_with("containerd-shim-berth-v2.8"));
         stale.extend(
             there.filter(|path| !known.contains(path)).map(|path| format!("{} belongs to no command", path.display())),
         );
