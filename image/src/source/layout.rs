@@ -1,7 +1,7 @@
 //! The OCI image layout: index.json leads by digests to manifests, configurations and layers (image-layout.md).
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use berth_runtime::{Context, Error, Result};
+use berth_runtime::{Context, Error, Kind, Result};
 
 use super::{
     Choice, Image, Platform, Store, pair, parse, same_name,
@@ -46,7 +46,7 @@ pub fn choose(store: &Store, choice: &Choice, platform: &Platform) -> Result<Ima
     let layers = manifest.layers.iter().zip(diff_ids).map(|(descriptor, diff_id)| layer(store, descriptor, diff_id));
     let layers: Vec<_> = layers.collect::<Result<_>>()?;
     if layers.is_empty() {
-        return Err(Error::invalid("the image has no layers"));
+        return Err(Error::new(Kind::NotFound, "the image has no layers"));
     }
     Ok(Image { config, layers })
 }
@@ -75,8 +75,8 @@ fn named<'a>(manifests: &'a [Descriptor], choice: &Choice, platform: &Platform) 
     };
     match matching.as_slice() {
         [one] => Ok(one),
-        [] if manifests.is_empty() => Err(Error::invalid("index.json has no image")),
-        [] => Err(Error::invalid(format!("no such image; there are: {}", list()))),
+        [] if manifests.is_empty() => Err(Error::new(Kind::NotFound, "index.json has no image")),
+        [] => Err(Error::new(Kind::NotFound, format!("no such image; there are: {}", list()))),
         several => {
             let mut fitting: Vec<_> =
                 several.iter().filter(|one| platform.fits(one).is_some_and(|rank| rank < 100)).collect();

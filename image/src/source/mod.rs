@@ -76,8 +76,11 @@ pub fn choose(store: &Store, choice: &Choice, platform: &Platform) -> Result<Ima
         return docker::choose(store, choice);
     }
     match layout::choose(store, choice, platform) {
-        // docker has written layouts that lack images which manifest.json has (moby#47065, moby#47210, moby#51389).
-        Err(e) if store.has("manifest.json") => docker::choose(store, choice).map_err(|_| e),
+        // docker has written layouts that lack images which manifest.json has (moby#47065, moby#47210, moby#51389). A
+        // layout that does not fit its digests is an error: manifest.json has none, so it would hide the difference.
+        Err(e) if e.kind() == Kind::NotFound && store.has("manifest.json") => {
+            docker::choose(store, choice).map_err(|_| e)
+        }
         chosen => chosen,
     }
 }

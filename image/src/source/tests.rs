@@ -118,7 +118,7 @@ fn a_docker_archive_is_chosen_by_its_tags() {
 }
 
 #[test]
-fn manifest_json_stands_in_for_a_layout_that_is_no_good() {
+fn manifest_json_stands_in_for_a_layout_that_lacks_the_image() {
     let scratch = Scratch::new("double");
     let layer = Tar::default().end();
     let with = |index: &str| {
@@ -143,6 +143,12 @@ fn manifest_json_stands_in_for_a_layout_that_is_no_good() {
         &config(std::slice::from_ref(&layer), &json!({"Cmd": ["docker"]})),
     ));
     assert_eq!(chosen(&scratch, &both, &Choice::Only).unwrap(), "layout");
+    // A layout that does not fit its digests is not replaced by documents without digests.
+    for (_, bytes) in both.iter_mut().filter(|(name, _)| name.starts_with("blobs/")) {
+        bytes.push(b' ');
+    }
+    let error = chosen(&scratch, &both, &Choice::Only).unwrap_err().to_string();
+    assert!(error.contains("its descriptor says"), "{error}");
 }
 
 #[test]
