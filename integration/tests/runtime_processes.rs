@@ -154,6 +154,28 @@ fn kill_all_signals_init_once() {
     }
 }
 
+/// A caller may open fewer descriptors than the container has processes.
+#[test]
+fn kill_all_reaches_more_processes_than_it_may_open() {
+    if skipped_on_runc("kill_all_reaches_more_processes_than_it_may_open", "its --all has no effect on TERM") {
+        return;
+    }
+    let runtime = Runtime::new("few-descriptors");
+    let words = ["children", "40", "1000", "+", "say", "ready", "+", "sleep", "1000"];
+    for (pids, bundle) in pid_namespaces(&words) {
+        start_ready(&runtime, &bundle);
+        let init = runtime.pid("c1").cast_signed();
+        let all = cgroup::processes(&runtime.cgroup("c1"));
+        let children: Vec<OwnedFd> =
+            all.iter().filter(|pid| **pid != init).map(|pid| hold(pid.cast_unsigned())).collect();
+        assert_eq!(children.len(), 40, "{pids}");
+        let few = ["/bin/sh", "-c", "ulimit -n 30; exec \"$0\" \"$@\""];
+        runtime.call(&["kill", "--all", "c1", "TERM"]).through(&few).wait().ok();
+        wait_until(|| children.iter().all(ended), || format!("{pids}: a child has not got the signal"));
+        runtime.cmd(&["delete", "--force", "c1"]).ok();
+    }
+}
+
 /// Creates and starts a container whose probe prints `ready` once it loses no signal. Returns the number of the call.
 fn start_ready(runtime: &Runtime, bundle: &Bundle) -> u32 {
     let call = runtime.on("create", "c1", bundle).spawn();

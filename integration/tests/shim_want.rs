@@ -72,7 +72,9 @@ fn populate(shim: &Shim) {
     shim.run_exec("named", "e", &["/probe", "sleep", "1000"], None);
     shim.exec("named", "late", &["/probe", "exit", "0"], None).unwrap();
     shim.run("whole", &sleeping());
-    shim.run("open", &sleeping().host_namespace("pid"));
+    // More processes than the shim has spare descriptors.
+    let many = ["children", "20", "1000", "+", "sleep", "1000"];
+    shim.run("open", &Bundle::probe(&many).host_namespace("pid"));
     shim.run_exec("open", "e", &["/probe", "sleep", "1000"], None);
     shim.create("created", &sleeping()).unwrap();
     shim.create("unwanted", &sleeping()).unwrap();
@@ -88,6 +90,7 @@ fn ends_all(shim: &Shim) {
     }
     shim.kill("named", "", 0, false).unwrap();
     shim.kill("named", "", 18, false).unwrap();
+    shim.kill("open", "", 18, true).unwrap();
     shim.kill("named", "e", 15, false).unwrap();
     assert_eq!(shim.status("named", "e"), 128 + 15);
     assert_eq!(shim.delete("named", "e").unwrap().exit_status, 128 + 15);

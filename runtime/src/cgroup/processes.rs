@@ -130,33 +130,55 @@ fn send(cgroup: &Cgroup, signal: i32, sent: &mut HashSet<i32>) -> Result<()> {
     cgroup.places.iter().map(|place| send_in(&place.dir, signal, sent)).fold(Ok(()), Result::and)
 }
 
-/// Signals all processes of one directory that are not in `sent`, and adds them.
+/// Signals all processes of one directory that are not in `sent`, and adds them. Goes on after a failure and returns the
+/// first one.
 fn send_in(path: &Path, signal: i32, sent: &mut HashSet<i32>) -> Result<()> {
     let Some(pids) = tree::pids(path)? else { return Ok(()) };
-    let mut failed = Ok(());
     let new: Vec<i32> = pids.into_iter().filter(|p| !sent.contains(p)).collect();
-    for batch in new.chunks(BATCH) {
-        let mut open: Vec<(i32, OwnedFd)> = Vec::with_capacity(batch.len());
-        for pid in batch.iter().copied() {
-            let Some(raw) = Pid::from_raw(pid) else { continue };
-            match rustix::process::pidfd_open(raw, PidfdFlags::empty()) {
-                Ok(fd) => open.push((pid, fd)),
-                // The process is gone, or (EINVAL) is no longer a thread group leader: both mean that it has ended.
-                Err(Errno::SRCH | Errno::INVAL) => {}
-                Err(e) => return Err(Error::from(e).context(format!("open process {pid}"))),
+    let (mut left, mut size) = (new.as_slice(), BATCH);
+    let mut failed = Ok(());
+    while let Some(batch) = left.chunks(size).next() {
+        let open = match open_members(path, batch) {
+            Ok(open) => open,
+            // Many pidfds need many descriptors, one needs one.
+            Err(e) if size > 1 && matches!(e.errno(), Some(libc::EMFILE | libc::ENFILE)) => {
+                size = 1;
+                continue;
             }
+            Err(e) => return failed.and(Err(e)),
+        };
+        failed = failed.and(send_each(&open, signal, sent));
+        left = left.get(batch.len()..).unwrap_or_default();
+    }
+    failed
+}
+
+/// Opens pidfds of the processes among `pids` that are in the cgroup before and after.
+fn open_members(path: &Path, pids: &[i32]) -> Result<Vec<(i32, OwnedFd)>> {
+    let mut open: Vec<(i32, OwnedFd)> = Vec::with_capacity(pids.len());
+    for pid in pids.iter().copied() {
+        let Some(raw) = Pid::from_raw(pid) else { continue };
+        match rustix::process::pidfd_open(raw, PidfdFlags::empty()) {
+            Ok(fd) => open.push((pid, fd)),
+            // The process is gone, or (EINVAL) is no longer a thread group leader: both mean that it has ended.
+            Err(Errno::SRCH | Errno::INVAL) => {}
+            Err(e) => return Err(Error::from(e).context(format!("open process {pid}"))),
         }
-        let still: HashSet<i32> = tree::pids(path)?.unwrap_or_default().into_iter().collect();
-        for (pid, fd) in open.iter().filter(|(pid, _)| still.contains(pid)) {
-            match sys::send_signal(fd.as_fd(), signal) {
-                Ok(()) => {
-                    sent.insert(*pid);
-                }
-                Err(e) if e.errno() == Some(libc::ESRCH) => {
-                    sent.insert(*pid);
-                }
-                Err(e) if failed.is_ok() => failed = Err(e).with_context(|| format!("signal process {pid}")),
-                Err(_) => {}
+    }
+    let still: HashSet<i32> = tree::pids(path)?.unwrap_or_default().into_iter().collect();
+    open.retain(|(pid, _)| still.contains(pid));
+    Ok(open)
+}
+
+fn send_each(open: &[(i32, OwnedFd)], signal: i32, sent: &mut HashSet<i32>) -> Result<()> {
+    let mut failed = Ok(());
+    for (pid, fd) in open {
+        match sys::send_signal(fd.as_fd(), signal) {
+            Err(e) if e.errno() != Some(libc::ESRCH) => {
+                failed = failed.and(Err(e).with_context(|| format!("signal process {pid}")));
+            }
+            _ => {
+                sent.insert(*pid);
             }
         }
     }
