@@ -12,6 +12,8 @@ SHIPPED := -p berth-cli -p containerd-shim-berth-v2
 # Built by itself: what it asks of a shared crate must not change the two programs above.
 IMAGE   := berth-image
 TOOLS    = $(notdir $(basename $(wildcard integration/src/bin/*.rs integration/bench/src/bin/*.rs)))
+# A berth whose defences a test can take out. The packages above are named with it so that it shares their dependencies.
+WEAK    := -p berth-cli --features berth-cli/weak --bin berth
 RUNTIMES := berth runc
 FLOORS   := berth-null-shim berth-bare
 BENCH    ?=
@@ -51,6 +53,8 @@ tools: needs-build # what the tests and the demo run beside them; built without 
 	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --profile tools -p berth-integration -p berth-bench --bins --target $(HOST) --target-dir $(TARGET)
 	@mkdir -p $(TARGET)/release
 	@for b in $(TOOLS); do ln -f $(TARGET)/$(HOST)/tools/$$b $(TARGET)/release/$$b; done
+	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --profile tools -p berth-integration -p berth-bench $(WEAK) --target $(HOST) --target-dir $(TARGET)
+	@ln -f $(TARGET)/$(HOST)/tools/berth $(TARGET)/release/berth-weak
 
 floors: tools # what the benchmark holds berth against is built as berth is
 	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --release -p berth-bench $(addprefix --bin ,$(FLOORS)) --target $(HOST) --target-dir $(TARGET)

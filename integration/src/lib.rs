@@ -10,6 +10,7 @@
     reason = "test code: a failed expectation is a panic, and programs are run as a user would run them"
 )]
 
+pub mod attack;
 pub mod budget;
 pub mod bundle;
 pub mod case;
@@ -32,6 +33,7 @@ pub mod leak;
 pub mod lsm;
 pub mod matrix;
 pub mod mounts;
+pub mod output;
 pub mod pod;
 pub mod probe;
 pub mod procs;

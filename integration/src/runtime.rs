@@ -12,6 +12,7 @@ use crate::{
     tools,
     wait::LONG,
 };
+use berth_init::defence::Defence;
 use rustix::{event, process};
 use serde_json::Value;
 use std::{
@@ -32,6 +33,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use crate::output::Output;
+
 /// The bound of a call by default.
 const LIMIT: Duration = LONG;
 
@@ -50,46 +53,7 @@ pub struct Runtime {
     calls: AtomicU32,
     bundles: Mutex<Vec<Arc<Scratch>>>,
     published_faults: bool,
-}
-
-/// The result of a call: the exit status as a shell has it (128 + signal), and both streams.
-#[derive(Debug)]
-pub struct Output {
-    /// The arguments after the global options.
-    pub words: String,
-    /// The exit status, or 128 plus the number of a signal.
-    pub code: i32,
-    /// Standard output.
-    pub stdout: String,
-    /// Standard error.
-    pub stderr: String,
-}
-
-impl Output {
-    /// Fails the test unless the call succeeded.
-    #[track_caller]
-    pub fn ok(self) -> Self {
-        assert_eq!(self.code, 0, "{self:#?}");
-        self
-    }
-
-    /// Fails the test unless the call failed with this exit status and standard error has all of these words.
-    #[track_caller]
-    pub fn fails(self, code: i32, words: &[&str]) -> Self {
-        assert_eq!(self.code, code, "{self:#?}");
-        for word in words {
-            assert!(self.stderr.contains(word), "no {word:?} in {self:#?}");
-        }
-        self
-    }
-
-    /// Returns the last line of standard output that is a JSON object, such as the probe's report.
-    #[track_caller]
-    pub fn json(&self) -> Value {
-        let object = |l: &str| serde_json::from_str::<Value>(l.trim()).ok().filter(Value::is_object);
-        let found = self.stdout.lines().rev().find_map(object).or_else(|| object(&self.stdout));
-        found.unwrap_or_else(|| panic!("no JSON in {self:#?}"))
-    }
+    weak: Option<u64>,
 }
 
 impl Runtime {
@@ -102,14 +66,19 @@ impl Runtime {
     /// Makes the runtime that the environment asks for, copied to a place that an unprivileged user can reach. All its
     /// calls run with this uid and gid and in these groups, with a state directory of the user's own.
     pub fn of_user(name: &str, uid: u32, groups: &str) -> Self {
-        let mut runtime = Self::new(name);
-        let program = runtime.work.path().join(runtime.program.file_name().unwrap());
-        executable::copy(&runtime.program, &program);
-        runtime.program = program;
+        let mut runtime = Self::new(name).with_a_copy();
         chown(runtime.root(), Some(uid), Some(uid)).unwrap();
         let user = [format!("--reuid={uid}"), format!("--regid={uid}"), format!("--groups={groups}")];
         runtime.before = [&["setpriv".to_owned()], user.as_slice()].concat();
         runtime
+    }
+
+    /// Uses a copy of the program in the test's own directory.
+    pub fn with_a_copy(mut self) -> Self {
+        let program = self.work.path().join(self.program.file_name().unwrap());
+        executable::copy(&self.program, &program);
+        self.program = program;
+        self
     }
 
     /// Returns the words that make a call the user's, for [`Runtime::of_user`].
@@ -129,6 +98,13 @@ impl Runtime {
         runtime
     }
 
+    /// Makes a berth without these defences, the positive control of a test that shows them.
+    pub fn weakened(name: &str, without: &[Defence]) -> Self {
+        let mut runtime = Self::of(tools::built("berth-weak"), name);
+        runtime.weak = Some(without.iter().fold(0, |mask, defence| mask | defence.bit()));
+        runtime
+    }
+
     fn of(program: PathBuf, name: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         reset_signal_actions();
@@ -145,6 +121,7 @@ impl Runtime {
             calls: AtomicU32::new(0),
             bundles: Mutex::default(),
             published_faults: false,
+            weak: None,
         }
     }
 
@@ -395,7 +372,7 @@ impl Call<'_> {
         command.arg("--root").arg(runtime.root()).args(&self.global).args(&self.words);
         command.stdin(self.stdin.unwrap_or_else(Stdio::null)).stdout(file("out")).stderr(file("err"));
         let (name, value) = runtime.mark.split_once('=').unwrap();
-        command.env(name, value).envs(self.env);
+        command.env(name, value).envs(self.env).envs(runtime.weak.map(|mask| ("BERTH_WEAK", mask.to_string())));
         command.current_dir(self.dir.as_deref().unwrap_or(runtime.work.path()));
         inherit(&mut command, self.leak);
         let words = self.words.join(" ");

@@ -194,7 +194,7 @@ const PATCHING_FAULT: &str = "Oops: int3";
 fn furnished(image: &Image, logs: &Path) -> Result<Machine> {
     let mut machine = Machine::up(image, logs)?;
     let mut files = Vec::new();
-    for name in ["berth", "berth-image", "containerd-shim-berth-v2", "berth-probe", "berth-pause"] {
+    for name in ["berth", "berth-image", "containerd-shim-berth-v2", "berth-weak", "berth-probe", "berth-pause"] {
         let path = built_dir().join(name);
         let content = fs::read(&path).map_err(fault(&format!("read {}", path.display())))?;
         files.push((format!("{PROGRAMS}/{name}"), 0o755, content));

@@ -11,6 +11,7 @@ use rustix::{
 };
 
 use crate::{
+    defence::Defence,
     error::{At, Result},
     path::{self, Target},
     plan::{Plan, Stdio},
@@ -50,7 +51,7 @@ pub fn open_in(root: BorrowedFd<'_>, plan: &Plan<'_>, report: &Report<'_>) -> Re
 /// from a directory that is verified to be a devpts, and the slave from the master (`TIOCGPTPEER`, Linux 4.13).
 fn open_pair(root: BorrowedFd<'_>) -> SysResult<(OwnedFd, OwnedFd)> {
     let pts = path::open(root, c"/dev/pts", OFlags::PATH | OFlags::DIRECTORY)?;
-    if fs::fstatfs(&pts)?.f_type.cast_unsigned() != DEVPTS_MAGIC {
+    if Defence::OwnDevpts.stands() && fs::fstatfs(&pts)?.f_type.cast_unsigned() != DEVPTS_MAGIC {
         return Err(Errno::NODEV);
     }
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -65,7 +66,9 @@ pub fn bind(root: BorrowedFd<'_>, slave: &OwnedFd) -> SysResult<()> {
     let dev = path::open_or_make(root, c"/dev", Target::Directory, None)?;
     let target = path::open_or_make_file(dev.as_fd(), c"console")?;
     let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    let tree = open_tree(slave, c"", clone)?;
+    let by_name =
+        (!Defence::ConsoleByFd.stands()).then(|| path::open(root, c"/dev/pts/0", OFlags::PATH)).transpose()?;
+    let tree = open_tree(by_name.as_ref().unwrap_or(slave), c"", clone)?;
     let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(&tree, c"", &target, c"", empty)
 }

@@ -10,6 +10,7 @@ use rustix::{
 };
 
 use crate::{
+    defence::Defence,
     error::{At, Result, refusal},
     plan::{Capabilities, Plan, Process},
     sys,
@@ -55,6 +56,9 @@ impl Restriction {
 /// Clears the dumpable flag (`PR_SET_DUMPABLE`): root of the initial user namespace then owns /proc/PID, and ptrace(2)
 /// of the process takes CAP_SYS_PTRACE there.
 pub(crate) fn clear_dumpable() -> Result<()> {
+    if !Defence::NotDumpable.stands() {
+        return Ok(());
+    }
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at(Step::Dumpable).map(drop)
 }
 
@@ -93,7 +97,7 @@ pub fn become_user(process: &Process<'_>, enters_pid: bool) -> Result<()> {
     }
     drop_bounding(process.capabilities.bounding)?;
     sys::prctl(libc::PR_SET_KEEPCAPS, 1, 0).at(Step::User)?;
-    if !process.keep_groups {
+    if !process.keep_groups && Defence::ExactGroups.stands() {
         match sys::set_groups(process.groups) {
             // A user namespace may deny setgroups(2) (user_namespaces(7)). [`verify`] fails if a group is left.
             Err(Errno::PERM) if process.groups.is_empty() => {}
@@ -221,6 +225,9 @@ const AMBIENT_CLEAR_ALL: u64 = 4;
 /// comes before the filter, which could answer in place of the kernel. With `capabilities_after_filter` the capability
 /// sets are verified by [`verify_filter`].
 pub fn verify(process: &Process<'_>, capabilities_after_filter: bool) -> Result<()> {
+    if !Defence::ReadBack.stands() {
+        return Ok(());
+    }
     if !sys::ids_are(process.uid, process.gid).at(Step::VerifyRestrictions)? {
         return refuse(Restriction::Ids);
     }

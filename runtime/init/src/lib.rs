@@ -11,6 +11,7 @@
 pub mod barrier;
 pub mod console;
 mod cover;
+pub mod defence;
 pub mod device;
 mod digits;
 pub mod error;
@@ -38,6 +39,7 @@ use core::{convert::Infallible, ffi::CStr};
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use defence::Defence;
 use error::{At, Result};
 use payload::Remaining;
 use plan::{Container, Hooks, Plan, SeccompWhen, Stdio};
@@ -61,6 +63,7 @@ fn set_up(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<Infallible> {
         Some(container) => build_container(container, plan, report)?,
         None => None,
     };
+    let proc = if Defence::HostProc.stands() { proc } else { label::host_proc(plan)? };
     console::attach(plan, terminal, report)?;
     let mut home = [0; payload::HOME_MAX];
     payload::set_home(&plan.process, &mut home)?;
@@ -71,7 +74,7 @@ fn set_up(plan: &Plan<'_>, report: &mut Report<'_>) -> Result<Infallible> {
         executable,
         start_container: plan.container.as_ref().map_or(Hooks::NONE, |container| container.start_container),
         barrier: plan.barrier,
-        enters_pid: plan.namespaces.enter_pid,
+        enters_pid: plan.namespaces.enters_pid_last(),
         terminal: matches!(plan.stdio, Stdio::Terminal { .. }),
     };
     match &plan.image {
@@ -90,7 +93,7 @@ fn isolate(plan: &Plan<'_>, report: &Report<'_>) -> Result<()> {
     fds::close_all_but(plan.preserve_fds, plan.keep_fds)?;
     // All work is charged to the cgroup. On v1 the process writes itself to `tasks`: a move by another process waits for
     // a grace period of every fork on the machine, which takes 10 ms instead of 0.1 ms.
-    for (n, tasks) in plan.cgroup_tasks.iter().enumerate() {
+    for (n, tasks) in plan.cgroup_tasks.iter().enumerate().filter(|_| Defence::OwnCgroup.stands()) {
         rustix::io::write(tasks, b"0").at_index(Step::Cgroup, n)?;
     }
     // The parent sends GO when the ids of a new user namespace are mapped.
@@ -132,10 +135,13 @@ fn build_container(container: &Container<'_>, plan: &Plan<'_>, report: &Report<'
     // Kernel parameters are written through the host's /proc: no image and no volume can redirect the write
     // (CVE-2025-52881). The kernel looks up `net.*` by the network namespace of the process that opens the file. A
     // parameter may belong to an interface that a hook has created, so the hooks come first.
-    for (n, sysctl) in container.sysctls.iter().enumerate() {
-        namespace::write_sysctl(sysctl).at_index(Step::Sysctl, n)?;
+    if Defence::HostProc.stands() {
+        namespace::write_sysctls(container.sysctls)?;
     }
     rootfs::enter(&container.rootfs, host)?;
+    if !Defence::HostProc.stands() {
+        namespace::write_sysctls(container.sysctls)?;
+    }
     if let Some(name) = container.hostname {
         rustix::system::sethostname(name).at(Step::Hostname)?;
     }
@@ -149,7 +155,7 @@ fn build_container(container: &Container<'_>, plan: &Plan<'_>, report: &Report<'
 /// executable.
 fn restrict<'a>(plan: &Plan<'a>, proc: Option<OwnedFd>, report: &Report<'_>) -> Result<&'a CStr> {
     let process = &plan.process;
-    let enters_pid = plan.namespaces.enter_pid;
+    let enters_pid = plan.namespaces.enters_pid_last();
     if let Some(scheduling) = &process.scheduling {
         scheduling::apply(scheduling, enters_pid)?;
     }

@@ -49,7 +49,7 @@ pub fn enter(plan: &Plan<'_>, report: &Report<'_>) -> Result<()> {
     if namespaces.unshare != 0 {
         sys::unshare(namespaces.unshare).at(Step::Unshare)?;
     }
-    if namespaces.second_clone {
+    if namespaces.enters_pid_first() {
         clone_into_pid(report)?;
     }
     if namespaces.unshare_cgroup {
@@ -176,8 +176,13 @@ pub fn context_of_children(fstype: &CStr) -> io::Result<OwnedFd> {
     context.ok_or(Errno::IO)
 }
 
+/// Writes the kernel parameters.
+pub fn write_sysctls(sysctls: &[Sysctl<'_>]) -> Result<()> {
+    sysctls.iter().enumerate().try_for_each(|(n, sysctl)| write_sysctl(sysctl).at_index(Step::Sysctl, n))
+}
+
 /// Writes a kernel parameter with one write(2), as sysctl(8) does.
-pub fn write_sysctl(sysctl: &Sysctl<'_>) -> io::Result<()> {
+fn write_sysctl(sysctl: &Sysctl<'_>) -> io::Result<()> {
     let file = rustix::fs::open(sysctl.path, OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?;
     let written = io::write(&file, sysctl.value)?;
     if written == sysctl.value.len() { Ok(()) } else { Err(Errno::IO) }

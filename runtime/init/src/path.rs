@@ -12,7 +12,7 @@ use rustix::{
     process::{Gid, Uid},
 };
 
-use crate::digits::decimal;
+use crate::{defence::Defence, digits::decimal};
 
 /// The flags of openat2(2) for every path inside the root.
 const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
@@ -53,7 +53,19 @@ pub fn open_without_links(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd> 
 
 /// openat2(2) with `O_CLOEXEC`.
 fn resolve(root: BorrowedFd<'_>, path: &CStr, flags: OFlags, how: ResolveFlags) -> Result<OwnedFd> {
+    let (path, how) = match Defence::InRoot.stands() {
+        true => (path, how),
+        false => (relative(path), how & ResolveFlags::NO_SYMLINKS),
+    };
     retry(|| fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), how))
+}
+
+/// The path without the slashes at its beginning.
+fn relative(path: &CStr) -> &CStr {
+    let bytes = path.to_bytes_with_nul();
+    let start = bytes.iter().position(|b| *b != b'/').unwrap_or_default();
+    let rest = CStr::from_bytes_with_nul(bytes.get(start..).unwrap_or_default()).unwrap_or_default();
+    if rest.is_empty() { c"." } else { rest }
 }
 
 /// Repeats `call` while it is interrupted, at most [`TRIES`] times: a process that renames files without end must not

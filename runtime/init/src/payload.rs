@@ -9,6 +9,7 @@ use rustix::{
 };
 
 use crate::{
+    defence::Defence,
     error::{At, Result, refusal},
     plan::{Barrier, Hooks, Process},
     sys,
@@ -81,7 +82,7 @@ fn find_home(file: &OwnedFd, uid: u32, out: &mut [u8]) -> io::Result<bool> {
     let mut parser = Passwd::new(uid);
     let mut buffer = [0u8; 4096];
     let mut total = 0;
-    while total < PASSWD_MAX {
+    while total < PASSWD_MAX || !Defence::PasswdBound.stands() {
         let len = io::read(file, &mut buffer[..])?;
         let chunk = buffer.get(..len).unwrap_or_default();
         // The end of the file ends the last line.
@@ -97,6 +98,11 @@ fn find_home(file: &OwnedFd, uid: u32, out: &mut [u8]) -> io::Result<bool> {
         total += len;
     }
     Ok(false)
+}
+
+/// The index of the field that has the uid.
+fn uid_field() -> u32 {
+    if Defence::PasswdUid.stands() { 2 } else { 0 }
 }
 
 /// A parser of passwd(5) that takes one byte at a time. It reads the third field, the uid, and the sixth, the home
@@ -135,7 +141,7 @@ impl Passwd {
                 self.field += 1;
                 false
             }
-            _ if self.field == 2 => {
+            _ if self.field == uid_field() => {
                 let digit = u64::from(byte.wrapping_sub(b'0'));
                 self.uid =
                     self.uid.filter(|_| digit < 10).map(|n| n * 10 + digit).filter(|&n| n <= u64::from(u32::MAX));
@@ -169,6 +175,9 @@ pub fn try_directory(process: &Process<'_>) -> Result<bool> {
 pub fn change_directory(process: &Process<'_>, in_directory: bool) -> Result<()> {
     if !in_directory {
         rustix::process::chdir(process.cwd).at(Step::Cwd)?;
+    }
+    if !Defence::CwdInside.stands() {
+        return Ok(());
     }
     let mut buffer = [0u8; 4097];
     match sys::getcwd(&mut buffer) {

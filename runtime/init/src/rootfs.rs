@@ -13,7 +13,9 @@ use rustix::{
 };
 
 use crate::{
-    console, cover, device,
+    console, cover,
+    defence::Defence,
+    device,
     error::{At, Result, refusal},
     mount::{self, MOUNT_ATTR_RDONLY, clone_of, move_onto, set_label},
     path::{self, Owner, Target},
@@ -253,7 +255,7 @@ fn find_target(
     {
         return Ok((link, None));
     }
-    if mount.plain_directory {
+    if mount.plain_directory && Defence::PlainTarget.stands() {
         return find_plain_directory(root, mount.target, n, owner).map(|fd| (fd, None));
     }
     let (target, made) = path::find_or_make(root, mount.target, kind, owner).at_index(Step::MountTarget, n)?;

@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
 };
 
+use berth_init::defence::Defence;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -282,7 +283,8 @@ impl Draft {
             .create(root)
             .with_context(|| format!("mkdir {}", root.display()))?;
         let dir = root.join(id);
-        match DirBuilder::new().mode(0o700).create(&dir) {
+        let mode = if Defence::PrivateState.stands() { 0o700 } else { 0o777 };
+        match DirBuilder::new().mode(mode).create(&dir) {
             Ok(()) => Ok(Self { dir, kept: false }),
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 Err(Error::new(Kind::AlreadyExists, "container with given ID already exists"))

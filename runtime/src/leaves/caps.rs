@@ -1,6 +1,6 @@
 //! Capabilities: turns names into masks, and masks into names for warnings. The code does no I/O.
 
-use berth_init::plan::Capabilities as Masks;
+use berth_init::{defence::Defence, plan::Capabilities as Masks};
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
 
 /// All capabilities by number (capabilities(7), Linux 5.9).
@@ -51,7 +51,8 @@ const ALL: [Capability; 41] = [
 /// Returns the five masks. A missing object, or a missing set, gives empty masks: the strict choice.
 pub fn plan(capabilities: Option<&LinuxCapabilities>) -> Masks {
     let Some(sets) = capabilities else { return Masks::default() };
-    let mask = |set: &Option<Capabilities>| set.as_ref().map_or(0, mask_of);
+    let absent = if Defence::AbsentSets.stands() { 0 } else { sets.bounding().as_ref().map_or(0, mask_of) };
+    let mask = |set: &Option<Capabilities>| set.as_ref().map_or(absent, mask_of);
     let masks = Masks {
         bounding: mask(sets.bounding()),
         effective: mask(sets.effective()),

@@ -15,6 +15,7 @@ use std::{
 };
 
 use berth_init::{
+    defence::Defence,
     plan::{Plan, SchedulerAttributes},
     wire::{self, Failure, Message},
 };
@@ -145,7 +146,8 @@ pub fn spawn<'a>(
         Some(offsets) => time::clone_in_new(plan, offsets, |plan| here(plan, cgroup)),
     };
     let watch = Stopwatch::start();
-    let (pid, pidfd) = match (clone(how.cgroup), how.instead) {
+    let born_in = how.cgroup.filter(|_| Defence::OwnCgroup.stands());
+    let (pid, pidfd) = match (clone(born_in), how.instead) {
         // The kernel refuses a v2 cgroup that has controllers enabled for its children, or that is threaded.
         (Err(e), Some(instead)) if matches!(e.errno(), Some(libc::EBUSY | libc::EOPNOTSUPP)) => {
             let cgroup = instead()?;

@@ -9,6 +9,8 @@ use core::{cell::Cell, ffi::CStr};
 
 use rustix::fd::{BorrowedFd, OwnedFd, RawFd};
 
+use crate::defence::Defence;
+
 pub use process::{
     Capabilities, Label, Module, Process, Rlimit, SchedulerAttributes, Scheduling, Seccomp, SeccompWhen,
 };
@@ -85,6 +87,18 @@ pub struct Namespaces<'a> {
     /// therefore cloned into it, and as late as possible: processes of that namespace can see it, so it must have no more
     /// rights than the payload.
     pub enter_pid: bool,
+}
+
+impl Namespaces<'_> {
+    /// True if the process enters a joined pid namespace at the end of its setup.
+    pub(crate) fn enters_pid_last(&self) -> bool {
+        self.enter_pid && Defence::PidNamespaceLast.stands()
+    }
+
+    /// True if the process enters a new pid namespace at the beginning of its setup.
+    pub(crate) fn enters_pid_first(&self) -> bool {
+        self.second_clone || self.enter_pid && !Defence::PidNamespaceLast.stands()
+    }
 }
 
 /// One call of setns(2).

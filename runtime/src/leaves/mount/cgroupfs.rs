@@ -2,7 +2,10 @@
 
 use std::{ffi::CStr, path::Path};
 
-use berth_init::plan::{FsOption, Source};
+use berth_init::{
+    defence::Defence,
+    plan::{FsOption, Source},
+};
 
 use super::{Builder, MountContext, Options, Submounts, attr, bind::set_attributes, clone_tree};
 use crate::{Context, Result, cgroup};
@@ -21,7 +24,8 @@ pub(super) fn plan<'a>(
     let host = cgroup::host()?;
     // Without a cgroup namespace the mount shows the host's hierarchy. Root of a user namespace may own files there and
     // must not write to them (CVE-2023-25809).
-    let readonly = if context.user_namespace && !context.cgroup_namespace { attr::RDONLY } else { 0 };
+    let foreign = context.user_namespace && !context.cgroup_namespace;
+    let readonly = if foreign && Defence::CgroupReadonly.stands() { attr::RDONLY } else { 0 };
     let target = target.to_str().map_err(|_| crate::Error::invalid("destination: not UTF-8"))?;
     if host.unified() {
         unified(builder, host, target, name, options, context, readonly)

@@ -18,7 +18,10 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use berth_init::plan::{Device, FsOption, Mount, Source};
+use berth_init::{
+    defence::Defence,
+    plan::{Device, FsOption, Mount, Source},
+};
 use oci_spec::runtime::Mount as Spec;
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
@@ -415,7 +418,7 @@ const COVERABLE_PROC_FILES: [&str; 10] = [
 /// Writes of the runtime below /proc must reach the kernel (CVE-2019-16884).
 fn check_proc_target(target: &Path, procfs: bool) -> Result<()> {
     let proc = Path::new("/proc");
-    if !target.starts_with(proc) || target == proc && procfs {
+    if !target.starts_with(proc) || target == proc && procfs || !Defence::NoMountInProc.stands() {
         return Ok(());
     }
     if COVERABLE_PROC_FILES.iter().any(|allowed| target == Path::new(allowed)) || procfs {

@@ -6,6 +6,7 @@ pub mod rootless;
 
 use std::{collections::HashSet, path::Path};
 
+use berth_init::defence::Defence;
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Mount, Process, Spec, User};
 
 use crate::{
@@ -123,7 +124,7 @@ fn user(user: &User) -> Result<()> {
     let ids = [("uid".to_owned(), user.uid()), ("gid".to_owned(), user.gid())].into_iter();
     for (field, id) in ids.chain(groups.iter().enumerate().map(|(n, gid)| (format!("additionalGids[{n}]"), *gid))) {
         // setresuid(2) takes (uid_t)-1 as "do not change".
-        if id == u32::MAX {
+        if id == u32::MAX && Defence::NoUnchangedId.stands() {
             return Err(Error::invalid(format!("process.user.{field}: {id} is no valid id")));
         }
     }
