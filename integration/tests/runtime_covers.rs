@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
 use berth_integration::{
+    budget::trace,
     bundle::Bundle,
     case::skipped_on_runc,
     mounts,
@@ -56,6 +57,53 @@ fn masked_paths_are_empty_and_read_only() {
         }
     }
     runtime.assert_clean("masks");
+}
+
+/// The paths that [`lookups`] covers.
+const COVERED: [&str; 3] = ["/m/file", "/m/dir", "/m/read-only"];
+
+/// Returns the number of system calls that name each covered path.
+fn lookups(runtime: &Runtime) -> Vec<usize> {
+    let file = runtime.work().join("calls");
+    let bundle = Bundle::probe(&["exit", "0"])
+        .file("m/file", "secret", 0o644)
+        .dir("m/dir", 0o755)
+        .dir("m/read-only", 0o755)
+        .set("/linux/maskedPaths", json!(&COVERED[..2]))
+        .set("/linux/readonlyPaths", json!(&COVERED[2..]));
+    let words = trace::words(&file, true);
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    runtime.on("run", "c1", &bundle).through(&words).wait().ok();
+    let calls = String::from_utf8_lossy(&std::fs::read(file).unwrap()).into_owned();
+    let naming = |path: &str| calls.lines().filter(|call| call.contains(&format!("\"{path}\""))).count();
+    COVERED.map(naming).to_vec()
+}
+
+/// GHSA-3q8j-pf29-vwv8: between two lookups of a path another process could put another file there.
+#[test]
+fn covered_paths_are_looked_up_once() {
+    if skipped_on_runc("lookups", "it looks a path up again by its descriptor in /proc") {
+        return;
+    }
+    assert_eq!(lookups(&Runtime::new("lookups")), [1, 1, 1]);
+    let by_name = lookups(&Runtime::faulty("lookups-control"));
+    assert!(by_name.iter().any(|count| *count > 1), "the control: {by_name:?}");
+}
+
+/// GHSA-7ww5-4wqc-m92c: the power that a machine uses tells what its processes compute. runc 1.1.5 does not mask it.
+#[test]
+fn default_configuration_masks_the_power_meters() {
+    if skipped_on_runc("power meters", "its default configuration does not mask them") {
+        return;
+    }
+    let masked = |runtime: &Runtime| {
+        runtime.call(&["spec"]).dir(runtime.work()).wait().ok();
+        let config: Value =
+            serde_json::from_slice(&std::fs::read(runtime.work().join("config.json")).unwrap()).unwrap();
+        config["linux"]["maskedPaths"].as_array().unwrap().contains(&json!("/sys/devices/virtual/powercap"))
+    };
+    assert!(masked(&Runtime::new("powercap")));
+    assert!(!masked(&Runtime::faulty("powercap-control")), "the control");
 }
 
 /// Paths that lead to the root: by name, by `..`, by links of the image.

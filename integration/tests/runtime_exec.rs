@@ -184,6 +184,16 @@ fn exec_users_are_exact_or_refused() {
     }
 }
 
+/// runc 1.5.1 takes the low 32 bits of an id, which are root's.
+#[test]
+fn control_users_of_exec_find_the_cut_ids_of_runc_1_5_1() {
+    let runtime = Runtime::peer("exec-users-control");
+    runtime.start("c1", &Bundle::probe(&["sleep", "100"]));
+    let out = runtime.cmd(&["exec", "--user=4294967296", "c1", "/probe", "report", "ids"]);
+    let report = out.ok().json();
+    assert_eq!(report["ids"]["uid"], json!([0, 0, 0]), "{report}");
+}
+
 #[test]
 fn exec_joins_the_cgroup_of_a_limited_container() {
     let runtime = Runtime::new("exec-cgroup");

@@ -3,8 +3,16 @@
 //! -2025-31133, -2025-52565.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
-use berth_integration::{bundle::Bundle, console::ConsoleSocket, host_files::HostFiles, mounts, runtime::Runtime};
+use berth_init::defence::Defence;
+use berth_integration::{
+    attack::held_by, bundle::Bundle, console::ConsoleSocket, host_files::HostFiles, mounts, runtime::Runtime,
+};
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use serde_json::{Value, json};
+use std::{
+    fs,
+    os::unix::fs::{FileTypeExt, symlink},
+};
 
 /// The form of a link in the image to the host's files.
 #[derive(Clone, Copy, Debug)]
@@ -123,10 +131,10 @@ fn no_dev(bundle: Bundle) -> Bundle {
         .set("/root/readonly", json!(false))
 }
 
-/// Runs every place in every form. Returns a line for each run that changed the host's files.
-fn touched(runtime: &Runtime) -> Vec<String> {
+/// Runs each place in every form. Returns a line for each run that changed the host's files.
+fn touched<'p>(runtime: &Runtime, places: impl IntoIterator<Item = &'p Place>) -> Vec<String> {
     let mut found = vec![];
-    for place in PLACES {
+    for place in places {
         for style in STYLES {
             let decoy_dir = berth_integration::scratch::Scratch::new("links");
             let host_files = HostFiles::new(decoy_dir.path());
@@ -159,7 +167,7 @@ fn touched(runtime: &Runtime) -> Vec<String> {
 
 #[test]
 fn links_in_an_image_never_touch_host_files() {
-    let found = touched(&Runtime::new("links"));
+    let found = touched(&Runtime::new("links"), PLACES);
     assert!(found.is_empty(), "{}:\n{}", found.len(), found.join("\n"));
 }
 
@@ -167,29 +175,42 @@ fn links_in_an_image_never_touch_host_files() {
 #[test]
 fn control_table_of_links_finds_published_faults() {
     let runtime = Runtime::faulty("links-control");
-    let found = touched(&runtime);
+    let found = touched(&runtime, PLACES);
     // CVE-2026-41579: `/dev` is a link, and the runtime makes links on the host before it pivots.
     let dev = found.iter().filter(|f| f.starts_with("/dev without a mount")).count();
     let names: Vec<&str> = found.iter().filter_map(|f| f.lines().next()).collect();
     assert!(dev > 0, "the control found only {names:#?}");
 }
 
+/// The control: berth without `RESOLVE_IN_ROOT` follows the links at these places.
+#[test]
+fn control_table_of_links_finds_a_berth_that_leaves_the_root() {
+    let runtime = Runtime::weakened("links-weak", &[Defence::InRoot]);
+    for name in ["a directory bound below it", "the parent of a device node", "the working directory"] {
+        let found = touched(&runtime, PLACES.iter().filter(|place| place.name == name));
+        assert!(found.len() >= 3, "{name}: {found:#?}");
+    }
+}
+
 /// CVE-2019-19921 and the like: /proc or /sys behind a link would move masks and labels to another place.
 #[test]
 fn proc_and_sys_are_never_mounted_through_a_link() {
-    let runtime = Runtime::new("proc-link");
-    for (at, fs) in [("proc", "proc"), ("sys", "sysfs")] {
-        let bundle = Bundle::probe(&["report", "mountinfo"]).dir("elsewhere", 0o755).link(at, "/elsewhere");
-        let out = runtime.run("c1", &bundle);
-        if out.code == 0 {
-            let table = mounts::reported(&out.json());
-            let at = format!("/{at}");
-            assert_eq!(mounts::at(&table, &at).map(|m| m.fs.as_str()), Some(fs), "{table:#?}");
-        } else {
-            assert!(out.stderr.contains(at), "{out:#?}");
+    held_by("proc-link", &[Defence::PlainTarget], |runtime| {
+        let mut got = vec![];
+        for (at, fs) in [("proc", "proc"), ("sys", "sysfs")] {
+            let bundle = Bundle::probe(&["report", "mountinfo"]).dir("elsewhere", 0o755).link(at, "/elsewhere");
+            let out = runtime.run("c1", &bundle);
+            if out.code == 0 {
+                let table = mounts::reported(&out.json());
+                let mounted = mounts::at(&table, &format!("/{at}")).is_some_and(|mount| mount.fs == fs);
+                got.extend((!mounted).then(|| format!("no {fs} on /{at}: {table:#?}")));
+            } else {
+                assert!(out.stderr.contains(at), "{out:#?}");
+            }
+            runtime.assert_clean(at);
         }
-        runtime.assert_clean(at);
-    }
+        got
+    });
 }
 
 /// Returns what shows instead of a masked file, if the image has a link at /dev/null.
@@ -257,4 +278,31 @@ fn console_is_a_terminal_of_the_containers_own_devpts() {
         assert_eq!(host_files.fingerprint(), before, "{at}: {}", host_files.listing());
         runtime.assert_clean(at);
     }
+}
+
+/// Returns the console of a container, if it is no terminal. A volume at /dev/pts has a `ptmx`, beside it the devpts that
+/// the kernel takes for that `ptmx`, and a link in place of the terminal.
+fn console_of_a_volume(runtime: &Runtime) -> Vec<String> {
+    let volume = runtime.work().join("volume");
+    fs::create_dir_all(volume.join("pts")).unwrap();
+    let mode = Mode::from_raw_mode(0o666);
+    mknodat(CWD, volume.join("ptmx"), FileType::CharacterDevice, mode, makedev(5, 2)).unwrap();
+    symlink("/planted", volume.join("0")).unwrap();
+    let bundle = Bundle::probe(&["sleep", "100"])
+        .file("planted", "a file that should be masked", 0o666)
+        .unmount("/dev/pts")
+        .mount("/dev/pts", "bind", volume.to_str().unwrap(), &["rbind"])
+        .mount("/dev/pts/pts", "devpts", "devpts", &["newinstance", "ptmxmode=0666", "mode=0620"])
+        .set("/process/terminal", json!(true));
+    let console = ConsoleSocket::new(runtime.work());
+    let out = runtime.on("create", "c1", &bundle).with(&["--console-socket", console.path()]).wait();
+    let seen = (out.code == 0).then(|| fs::metadata(format!("/proc/{}/root/dev/console", runtime.pid("c1"))).unwrap());
+    runtime.cmd(&["delete", "--force", "c1"]).ok();
+    seen.filter(|seen| !seen.file_type().is_char_device()).map(|seen| format!("{seen:?}")).into_iter().collect()
+}
+
+/// CVE-2025-52565: another owner of a volume put a link in place of the terminal.
+#[test]
+fn console_of_a_hostile_volume_is_a_terminal_or_refused() {
+    held_by("console-volume", &[Defence::OwnDevpts, Defence::ConsoleByFd], console_of_a_volume);
 }

@@ -2,6 +2,7 @@
 //! further rights. A spy inside examines each new process as soon as it appears, and stops it where it may trace it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
+use berth_init::defence::Defence;
 use berth_integration::{
     bundle::Bundle,
     case::skipped_on_runc,
@@ -187,6 +188,20 @@ fn control_spy_catches_a_process_that_enters_by_nsenter() {
     careless.wait().unwrap();
     for kind in ["mountinfo", "net", "capabilities", "environ", "ns/mnt", "ns/net", "root"] {
         assert!(caught.get(kind).is_some(), "no {kind}: {caught:#}");
+    }
+}
+
+/// The control: a berth whose execs enter the pid namespace before they have the container's rights.
+#[test]
+fn control_spy_catches_an_exec_that_enters_the_pid_namespace_first() {
+    let runtime = Runtime::weakened("spy-first", &[Defence::PidNamespaceLast]);
+    let spy = Spy::new(&runtime, tracing);
+    for _ in 0..CREATES / 4 {
+        exec(&runtime, &spy);
+    }
+    let report = spy.caught(&runtime);
+    for kind in ["capabilities", "memory"] {
+        assert!(report["caught"].get(kind).is_some(), "no {kind}: {report:#}");
     }
 }
 

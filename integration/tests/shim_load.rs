@@ -98,6 +98,11 @@ fn execs_leave_no_memory_or_descriptors_in_the_shim() {
     eprintln!("descriptors {fds} {fds_after}, private dirty {memory} {memory_after} kB");
     assert!(fds_after <= fds, "descriptors: {fds} and then {fds_after}");
     until_true("all exits to be told", LONG, || shim.events.count("exit") == 100 + execs());
+    // The control: processes that nobody deletes show in the same count.
+    for n in 0..8 {
+        shim.run_exec("c1", &format!("kept{n}"), &["/probe", "sleep", "1000"], None);
+    }
+    assert!(shim.size().0 > fds, "eight processes have no descriptor");
     shim.end("c1");
 }
 
