@@ -141,9 +141,14 @@ fn set_process(spec: &mut Value, image: &ImageConfig, user: &User, asked: &Asked
         ids.insert("additionalGids".into(), json!(user.additional_gids));
     }
     put(spec, "/process/user", ids);
-    put(spec, "/process/args", json!(args(image, asked)?));
-    put(spec, "/process/env", json!(env(image, user, asked)));
-    put(spec, "/process/cwd", json!(cwd(image, asked)));
+    let (args, env, cwd) = (args(image, asked)?, env(image, user, asked), cwd(image, asked));
+    check_env(&env)?;
+    for text in args.iter().chain(&env).chain([&cwd]) {
+        check_text(text)?;
+    }
+    put(spec, "/process/args", json!(args));
+    put(spec, "/process/env", json!(env));
+    put(spec, "/process/cwd", json!(cwd));
     put(spec, "/process/terminal", json!(asked.terminal));
     let names: Vec<String> = match &asked.capabilities {
         Capabilities::Default => return Ok(()),
@@ -192,6 +197,24 @@ fn env(image: &ImageConfig, user: &User, asked: &Asked) -> Vec<String> {
     env
 }
 
+/// Refuses a variable without a name or a value, as umoci does: no runtime starts a container with one.
+fn check_env(env: &[String]) -> Result<()> {
+    match env.iter().find(|variable| variable.find('=').is_none_or(|at| at == 0)) {
+        Some(variable) => {
+            Err(Error::invalid(format!("variable {} is not NAME=VALUE", crate::text::escaped(variable.as_bytes()))))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Refuses a text that the kernel would cut short.
+fn check_text(text: &str) -> Result<()> {
+    if text.contains('\0') {
+        return Err(Error::invalid(format!("{} has a NUL byte", crate::text::escaped(text.as_bytes()))));
+    }
+    Ok(())
+}
+
 fn cwd(image: &ImageConfig, asked: &Asked) -> String {
     match asked.cwd.as_deref().unwrap_or(&image.config.working_dir) {
         "" => "/".into(),
@@ -208,6 +231,7 @@ fn add_volumes(spec: &mut Value, image: &ImageConfig) -> Result<()> {
         if !path.starts_with('/') {
             return Err(Error::invalid(format!("volume {} is not absolute", crate::text::escaped(path.as_bytes()))));
         }
+        check_text(path)?;
         let options = ["rw", "nosuid", "nodev", "relatime"];
         mounts.push(json!({"destination": path, "type": "tmpfs", "source": "tmpfs", "options": options}));
     }

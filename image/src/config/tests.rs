@@ -141,3 +141,20 @@ fn fields_come_in_the_order_of_the_specification() {
             .collect();
     assert!(places.is_sorted(), "{text}");
 }
+
+/// The runtime refuses a config.json with such a text, and the user would learn of it after the image is unpacked.
+#[test]
+fn texts_that_no_runtime_takes_are_refused() {
+    let volumes = Asked { volumes: true, ..Asked::default() };
+    for (execution, word) in [
+        (json!({"Cmd": ["sh"], "Env": ["A=b", "Ars"]}), "Ars"),
+        (json!({"Cmd": ["sh"], "Env": ["=b"]}), "=b"),
+        (json!({"Cmd": ["sh"], "Env": ["A=b\0c"]}), "A=b"),
+        (json!({"Cmd": ["s\0h"]}), "NUL"),
+        (json!({"Cmd": ["sh"], "WorkingDir": "/a\0b"}), "NUL"),
+        (json!({"Cmd": ["sh"], "Volumes": {"/a\0b": {}}}), "NUL"),
+    ] {
+        let error = made(&json!({"config": execution}), &volumes, &Host::default()).unwrap_err().to_string();
+        assert!(error.contains(word), "{execution}: {error}");
+    }
+}
