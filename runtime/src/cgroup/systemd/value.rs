@@ -193,6 +193,10 @@ impl<'a> Reader<'a> {
             b'a' => self.array(signature.get(1..)?, depth)?,
             b'(' | b'{' => {
                 let mut left = signature.get(1..signature.len() - 1)?;
+                if left.is_empty() {
+                    // D-Bus has no empty structure. It takes no bytes, so an array of them would never end.
+                    return None;
+                }
                 let mut fields = Vec::new();
                 while !left.is_empty() {
                     let (one, rest) = first_type(left)?;
@@ -314,7 +318,7 @@ mod tests {
 
     #[test]
     fn truncated_or_inconsistent_values_are_refused() {
-        let rows: [(&[u8], &str); 7] = [
+        let rows: [(&[u8], &str); 9] = [
             (b"\x09\0\0\0foo\0", "s"),
             (b"\x03\0\0\0foox", "s"),
             (b"\x02\0\0\0\xff\xfe\0", "s"),
@@ -322,6 +326,8 @@ mod tests {
             (b"\x02\0\0\0\x01\0", "au"),
             (b"\x02ss\0", "v"),
             (b"\x01\0", "z"),
+            (b"", "()"),
+            (b"\x08\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", "a()"),
         ];
         for (bytes, signature) in rows {
             assert_eq!(Reader { bytes, at: 0, big_endian: false }.values(signature), None, "{bytes:?} {signature}");
