@@ -4,7 +4,11 @@
 //! path), and as TOML inside `runtimeoptions.v1.Options` under any other type. `start` uses them for the shim's cgroup
 //! and Create for the container. Create also writes them into the bundle for [`delete`](crate::delete).
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use berth_proto::{Message, any, runc, runtime_options::RuntimeOptions, wkt::Any};
 use berth_runtime::{Context, Error, Kind, Result};
@@ -166,10 +170,13 @@ fn malformed(e: berth_proto::protobuf::Error) -> Error {
 }
 
 fn read_limited(path: &Path) -> Result<String> {
-    if std::fs::metadata(path)?.len() > FILE_LIMIT {
+    // The size of a device or of a file in procfs is 0, whatever it has to read.
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_LIMIT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_LIMIT {
         return Err(Error::invalid(format!("file is larger than {FILE_LIMIT} bytes")));
     }
-    Ok(std::fs::read_to_string(path)?)
+    String::from_utf8(bytes).map_err(|e| Error::invalid(e.to_string()))
 }
 
 fn boolean(key: &str, value: &Value) -> Result<bool> {

@@ -65,6 +65,8 @@ fn a_configuration_path_overrides_the_body() {
     assert_eq!((options.no_pivot_root, options.io_uid), (true, 0));
     let message = decode(&dir.path().join("none.toml")).unwrap_err().to_string();
     assert!(message.contains("none.toml: no such file or directory"), "{message}");
+    let message = decode(std::path::Path::new("/dev/zero")).unwrap_err().to_string();
+    assert!(message.contains("/dev/zero: file is larger than"), "{message}");
 }
 
 #[test]
