@@ -3,7 +3,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 CARGO   ?= cargo
 HOST    := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
-TARGET  := $(or $(CARGO_TARGET_DIR),target)
+OUT     := $(or $(CARGO_TARGET_DIR),target)
 # Static binaries: the glibc target links statically only when --target is given.
 STATIC  := -C target-feature=+crt-static -C relocation-model=static
 INSTALL := berth containerd-shim-berth-v2
@@ -19,15 +19,15 @@ FLOORS   := berth-null-shim berth-bare
 BENCH    ?=
 # The integration tests are built as the programs that they use, and with them: so one build serves the native run and the
 # test machines, which have a libc of their own. (Under emulation a debug build is slow.)
-TEST     = RUSTFLAGS="$(STATIC)" $(CARGO) test --no-fail-fast --profile tools -p berth-integration -p berth-bench --target $(HOST) --target-dir $(TARGET)
+TEST     = RUSTFLAGS="$(STATIC)" $(CARGO) test --no-fail-fast --profile tools -p berth-integration -p berth-bench --target $(HOST) --target-dir $(OUT)
 # What a run of the tests said is kept there.
-TEST_LOGS = $(abspath $(TARGET))/test-logs
+TEST_LOGS = $(abspath $(OUT))/test-logs
 RUNS    ?= 30
 LOADS   := busy disk
 # Test machines: their names, where logs of failures go, and the runner that has cargo's test programs run in one.
 VM      ?= sid bookworm selinux
-VM_LOGS  = $(abspath $(TARGET))/vm
-VM_RUN   = $(abspath $(TARGET))/release/berth-vm
+VM_LOGS  = $(abspath $(OUT))/vm
+VM_RUN   = $(abspath $(OUT))/release/berth-vm
 VM_TEST  = $(TEST) --config "target.'cfg(all())'.runner=['$(VM_RUN)', 'guest']"
 # All but what measures; without FULL=1 and TESTS a machine runs what integration/vm/tests lists.
 VM_FULL  = $(addprefix --test ,$(filter-out budget,$(notdir $(basename $(wildcard integration/tests/*.rs)))))
@@ -44,30 +44,30 @@ needs-build needs-unit needs-test needs-demo needs-bench: needs-%:
 	@integration/tools/setup $* > /dev/null
 
 build: needs-build ## static release binaries in target/release: berth, containerd-shim-berth-v2 and berth-image
-	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --release $(SHIPPED) $(addprefix --bin ,$(INSTALL)) --target $(HOST) --target-dir $(TARGET)
-	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --release -p $(IMAGE) --bin $(IMAGE) --target $(HOST) --target-dir $(TARGET)
-	@mkdir -p $(TARGET)/release
-	@for b in $(INSTALL) $(IMAGE); do ln -f $(TARGET)/$(HOST)/release/$$b $(TARGET)/release/$$b; done
+	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --release $(SHIPPED) $(addprefix --bin ,$(INSTALL)) --target $(HOST) --target-dir $(OUT)
+	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --release -p $(IMAGE) --bin $(IMAGE) --target $(HOST) --target-dir $(OUT)
+	@mkdir -p $(OUT)/release
+	@for b in $(INSTALL) $(IMAGE); do ln -f $(OUT)/$(HOST)/release/$$b $(OUT)/release/$$b; done
 
 tools: needs-build # what the tests and the demo run beside them; built without the release's slow last mile
-	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --profile tools -p berth-integration -p berth-bench --bins --target $(HOST) --target-dir $(TARGET)
-	@mkdir -p $(TARGET)/release
-	@for b in $(TOOLS); do ln -f $(TARGET)/$(HOST)/tools/$$b $(TARGET)/release/$$b; done
-	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --profile tools -p berth-integration -p berth-bench $(WEAK) --target $(HOST) --target-dir $(TARGET)
-	@ln -f $(TARGET)/$(HOST)/tools/berth $(TARGET)/release/berth-weak
+	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --profile tools -p berth-integration -p berth-bench --bins --target $(HOST) --target-dir $(OUT)
+	@mkdir -p $(OUT)/release
+	@for b in $(TOOLS); do ln -f $(OUT)/$(HOST)/tools/$$b $(OUT)/release/$$b; done
+	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --profile tools -p berth-integration -p berth-bench $(WEAK) --target $(HOST) --target-dir $(OUT)
+	@ln -f $(OUT)/$(HOST)/tools/berth $(OUT)/release/berth-weak
 
 floors: tools # what the benchmark holds berth against is built as berth is
-	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --release -p berth-bench $(addprefix --bin ,$(FLOORS)) --target $(HOST) --target-dir $(TARGET)
-	@for b in $(FLOORS); do ln -f $(TARGET)/$(HOST)/release/$$b $(TARGET)/release/$$b; done
+	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --release -p berth-bench $(addprefix --bin ,$(FLOORS)) --target $(HOST) --target-dir $(OUT)
+	@for b in $(FLOORS); do ln -f $(OUT)/$(HOST)/release/$$b $(OUT)/release/$$b; done
 
 bench: needs-bench ## berth beside its peers and the floors, in one run: table, results and plots in target/bench (as root)
 	@$(MAKE) --no-print-directory build tools floors
-	@BERTH_TOOLS="$$(integration/tools/setup bench)" BERTH_BIN_DIR=$(abspath $(TARGET))/release \
-		$(TARGET)/release/berth-bench --out $(TARGET)/bench $(BENCH)
+	@BERTH_TOOLS="$$(integration/tools/setup bench)" BERTH_BIN_DIR=$(abspath $(OUT))/release \
+		$(OUT)/release/berth-bench --out $(OUT)/bench $(BENCH)
 
 demo: needs-demo ## run a pod through containerd and crictl, look inside, take it all down
 	@$(MAKE) --no-print-directory build tools
-	@BERTH_TOOLS="$$(integration/tools/setup demo)" BERTH_BIN_DIR=$(abspath $(TARGET))/release $(TARGET)/release/berth-demo
+	@BERTH_TOOLS="$$(integration/tools/setup demo)" BERTH_BIN_DIR=$(abspath $(OUT))/release $(OUT)/release/berth-demo
 
 check: needs-unit ## formatting and lints
 	$(CARGO) fmt --all --check
@@ -81,7 +81,7 @@ test-unit: needs-unit ## unit tests alone; no root needed
 	$(CARGO) test --no-fail-fast --workspace --exclude berth-integration --exclude berth-bench
 
 test-integration: needs-test ## integration tests alone, after a build; RUNTIME=runc tests the tests
-	BERTH_TOOLS="$$(integration/tools/setup test)" BERTH_BIN_DIR=$(abspath $(TARGET))/release RUNTIME=$(or $(RUNTIME),berth) \
+	BERTH_TOOLS="$$(integration/tools/setup test)" BERTH_BIN_DIR=$(abspath $(OUT))/release RUNTIME=$(or $(RUNTIME),berth) \
 		$(TEST) $(TESTS)
 
 steady: ## the tests RUNS times (30) after `make test`, one line a run; LOAD=busy or LOAD=disk beside a load
@@ -101,12 +101,12 @@ budget: needs-test build tools ## write integration/budget.toml anew: what an op
 
 test-vm: needs-test build tools ## integration tests in machines with systemd, cgroup v2 and AppArmor or SELinux; VM=sid, bookworm or selinux, TESTS=, FULL=1
 	@$(TEST) --no-run --quiet
-	@failed=; export BERTH_BIN_DIR=$(abspath $(TARGET))/release; $(foreach m,$(VM),$(VM_RUN) run $m $(VM_LOGS)/$m -- \
+	@failed=; export BERTH_BIN_DIR=$(abspath $(OUT))/release; $(foreach m,$(VM),$(VM_RUN) run $m $(VM_LOGS)/$m -- \
 		env $(if $(TESTS)$(FULL),$(VM_TEST) $(or $(TESTS),$(VM_FULL)),integration/vm/tests $m env $(VM_TEST)) \
 		|| failed="$$failed $m"; )test -z "$$failed" || { echo "failed in:$$failed" >&2; exit 1; }
 
 vm-shell: needs-test build tools ## a shell in a test machine (VM=sid unless told), or one COMMAND
-	@BERTH_BIN_DIR=$(abspath $(TARGET))/release $(VM_RUN) shell $(firstword $(VM)) $(VM_LOGS)/shell $(if $(COMMAND),-- '$(COMMAND)')
+	@BERTH_BIN_DIR=$(abspath $(OUT))/release $(VM_RUN) shell $(firstword $(VM)) $(VM_LOGS)/shell $(if $(COMMAND),-- '$(COMMAND)')
 
 docs: needs-unit ## write docs/cli/, the manual pages and completions of shells, anew from the table of commands
 	BERTH_DOCS=write $(CARGO) test --quiet -p berth-cli --bin berth manual
@@ -116,7 +116,7 @@ conformance: needs-unit ## write docs/conformance.md and the counts in docs/deci
 
 install: ## install the binaries, manual pages and completions into PREFIX (default /usr/local), after a build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man8
-	for b in $(INSTALL) $(IMAGE); do install -m 0755 $(TARGET)/release/$$b $(DESTDIR)$(PREFIX)/bin/$$b; done
+	for b in $(INSTALL) $(IMAGE); do install -m 0755 $(OUT)/release/$$b $(DESTDIR)$(PREFIX)/bin/$$b; done
 	install -m 0644 docs/cli/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8
 	install -D -m 0644 docs/cli/completions/berth.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/berth
 	install -D -m 0644 docs/cli/completions/_berth $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_berth
