@@ -12,6 +12,56 @@ pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
+/// The choices of one run, in its order. [`explore`] makes them.
+#[derive(Default)]
+pub struct Choices {
+    /// Each choice with the number of its alternatives.
+    path: Vec<(usize, usize)>,
+    at: usize,
+}
+
+impl Choices {
+    /// Chooses one of `n` alternatives.
+    pub fn pick(&mut self, n: usize) -> usize {
+        if self.at == self.path.len() {
+            self.path.push((0, n));
+        }
+        let (choice, alternatives) = self.path[self.at];
+        assert_eq!(alternatives, n, "a run depends on more than its choices");
+        self.at += 1;
+        choice
+    }
+
+    /// Whether the run has left the choices of the one before: from here on, a state that was seen needs no second look.
+    pub fn is_new(&self) -> bool {
+        self.at == self.path.len()
+    }
+
+    /// Goes on to the choices of the next run.
+    fn advance(&mut self) -> bool {
+        self.at = 0;
+        while let Some((choice, n)) = self.path.pop() {
+            if choice + 1 < n {
+                self.path.push((choice + 1, n));
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Runs `run` with each possible sequence of choices. Returns the number of runs.
+pub fn explore(mut run: impl FnMut(&mut Choices)) -> usize {
+    let mut choices = Choices::default();
+    let mut runs = 1;
+    run(&mut choices);
+    while choices.advance() {
+        run(&mut choices);
+        runs += 1;
+    }
+    runs
+}
+
 /// A directory of its own for a test. Dropping it removes the directory.
 pub struct Scratch(PathBuf);
 

@@ -9,11 +9,36 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use berth_runtime::Result;
+
 use crate::sys;
+
+/// The calls of the kernel about exited children, which a test replaces.
+pub trait Kernel {
+    /// An exited child, which stays waitable; the same one each time until it is reaped.
+    fn exited_child(&self) -> Result<Option<i32>>;
+    /// Reaps an exited child and drops its status.
+    fn discard_child(&self, pid: i32);
+}
+
+/// The real kernel.
+#[derive(Debug, Default)]
+pub struct Linux;
+
+impl Kernel for Linux {
+    fn exited_child(&self) -> Result<Option<i32>> {
+        sys::exited_child()
+    }
+
+    fn discard_child(&self, pid: i32) {
+        sys::discard_child(pid);
+    }
+}
 
 /// The children of the shim: those that have an owner, and the spawns in flight.
 #[derive(Debug, Default)]
-pub struct Children {
+pub struct Children<K: Kernel> {
+    kernel: K,
     table: Mutex<ReapTable>,
 }
 
@@ -32,14 +57,19 @@ pub(super) struct ReapTable {
 /// Work that may make children that are not registered yet. Its holder registers or reaps them before it drops the
 /// guard.
 #[derive(Debug)]
-pub struct SpawnGuard {
-    children: Arc<Children>,
+pub struct SpawnGuard<K: Kernel> {
+    children: Arc<Children<K>>,
     number: u64,
 }
 
-impl Children {
+impl<K: Kernel> Children<K> {
+    /// Makes an empty table for the children of `kernel`.
+    pub fn new(kernel: K) -> Self {
+        Self { kernel, table: Mutex::default() }
+    }
+
     /// Begins work that may make children.
-    pub fn begin_spawn(self: &Arc<Self>) -> SpawnGuard {
+    pub fn begin_spawn(self: &Arc<Self>) -> SpawnGuard<K> {
         let mut table = self.table();
         let number = table.next;
         table.next += 1;
@@ -48,7 +78,7 @@ impl Children {
     }
 
     /// Registers a child whose owner will reap it through its pidfd.
-    pub fn register(&self, _spawning: &SpawnGuard, pid: i32) {
+    pub fn register(&self, _spawning: &SpawnGuard<K>, pid: i32) {
         self.table().known.insert(pid);
     }
 
@@ -56,12 +86,12 @@ impl Children {
     pub fn unregister(&self, pid: i32) {
         let mut table = self.table();
         table.known.remove(&pid);
-        table.resume();
+        table.resume(&self.kernel);
     }
 
     /// Reaps exited children without an owner. Never blocks. The server calls it on SIGCHLD.
     pub fn sweep(&self) {
-        self.table().sweep();
+        self.table().sweep(&self.kernel);
     }
 
     pub(super) fn table(&self) -> MutexGuard<'_, ReapTable> {
@@ -69,27 +99,27 @@ impl Children {
     }
 }
 
-impl Drop for SpawnGuard {
+impl<K: Kernel> Drop for SpawnGuard<K> {
     fn drop(&mut self) {
         let mut table = self.children.table();
         table.in_flight.remove(&self.number);
-        table.resume();
+        table.resume(&self.children.kernel);
     }
 }
 
 impl ReapTable {
-    fn resume(&mut self) {
+    fn resume(&mut self, kernel: &impl Kernel) {
         if self.sweep_pending {
-            self.sweep();
+            self.sweep(kernel);
         }
     }
 
-    fn sweep(&mut self) {
+    fn sweep(&mut self, kernel: &impl Kernel) {
         self.sweep_pending = false;
         loop {
-            match sys::exited_child() {
+            match kernel.exited_child() {
                 Ok(None) => return self.unclaimed = None,
-                Ok(Some(pid)) if self.is_orphan(pid) => sys::discard_child(pid),
+                Ok(Some(pid)) if self.is_orphan(pid) => kernel.discard_child(pid),
                 // The owner will reap this child, or a spawn in flight is about to register it.
                 Ok(Some(_)) => return self.sweep_pending = true,
                 Err(e) => return log::error!("find an exited child: {e}"),

@@ -14,8 +14,12 @@ use berth_runtime::{Context, Result};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tokio::io::Interest;
 
-pub use self::children::{Children, SpawnGuard};
 use crate::watch::watch;
+
+/// The children of the shim.
+pub type Children = children::Children<children::Linux>;
+/// Work of the shim that may make children.
+pub type SpawnGuard = children::SpawnGuard<children::Linux>;
 
 /// The exit status when the real one is unknown, as in containerd's client (UnknownExitStatus).
 const UNKNOWN: u32 = 255;
@@ -103,5 +107,7 @@ fn collect(pidfd: &OwnedFd) -> Result<Option<Exit>> {
     }))
 }
 
+#[cfg(test)]
+mod orders;
 #[cfg(test)]
 mod tests;
