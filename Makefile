@@ -29,18 +29,25 @@ VM      ?= sid bookworm selinux
 VM_LOGS  = $(abspath $(OUT))/vm
 VM_RUN   = $(abspath $(OUT))/release/berth-vm
 VM_TEST  = $(TEST) --config "target.'cfg(all())'.runner=['$(VM_RUN)', 'guest']"
+# Coverage for libFuzzer: these passes of LLVM are in the stable compiler. The target directory is their own, since every crate
+# is instrumented.
+FUZZ_FLAGS := -C passes=sancov-module -C llvm-args=-sanitizer-coverage-level=3 -C llvm-args=-sanitizer-coverage-inline-8bit-counters \
+	-C llvm-args=-sanitizer-coverage-pc-table -C llvm-args=-sanitizer-coverage-trace-compares
+FUZZ_DIR   := $(abspath $(OUT))/fuzz
+# The time of one target, in seconds.
+SECONDS    ?= 60
 # All but what measures; without FULL=1 and TESTS a machine runs what integration/vm/tests lists.
 VM_FULL  = $(addprefix --test ,$(filter-out budget,$(notdir $(basename $(wildcard integration/tests/*.rs)))))
 
 .PHONY: help build tools floors demo bench check test test-unit test-integration steady clean-room nightly test-vm vm-shell \
-	budget docs conformance install clean needs-build needs-unit needs-test needs-demo needs-bench
+	fuzz budget docs conformance install clean needs-build needs-unit needs-fuzz needs-test needs-demo needs-bench
 .DEFAULT_GOAL := help
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
 
 # What is missing is installed, or said in a line.
-needs-build needs-unit needs-test needs-demo needs-bench: needs-%:
+needs-build needs-unit needs-fuzz needs-test needs-demo needs-bench: needs-%:
 	@integration/tools/setup $* > /dev/null
 
 build: needs-build ## static release binaries in target/release: berth, containerd-shim-berth-v2 and berth-image
@@ -90,11 +97,16 @@ steady: ## the tests RUNS times (30) after `make test`, one line a run; LOAD=bus
 clean-room: ## make demo and make test, or a COMMAND, on a minimal Debian with Rust and Go and nothing else of this machine
 	@integration/tools/clean-room $(if $(COMMAND),'$(COMMAND)')
 
-nightly: test ## what takes hours: the tests 10 times, and 10 times beside each load, all of them in the test machines, the benchmark
+nightly: test ## what takes hours: the tests 10 times, and 10 times beside each load, all of them in the test machines, fuzzing, the benchmark
 	@failed=; for load in '' $(LOADS); do LOAD=$$load $(MAKE) --no-print-directory steady RUNS=10 || failed="$$failed steady:$$load"; done; \
 		$(MAKE) --no-print-directory test-vm FULL=1 || failed="$$failed test-vm"; \
+		$(MAKE) --no-print-directory fuzz SECONDS=600 || failed="$$failed fuzz"; \
 		$(MAKE) --no-print-directory bench || failed="$$failed bench"; \
 		test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
+
+fuzz: needs-fuzz ## run a fuzz target under libFuzzer for a time: TARGET=NAME SECONDS=60; all in turn without TARGET
+	@RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) build --quiet --profile fuzz -p berth-fuzz --features engine --target $(HOST) --target-dir $(FUZZ_DIR)
+	@integration/tools/fuzz $(FUZZ_DIR) $(FUZZ_DIR)/$(HOST)/fuzz/berth-fuzz $(SECONDS) $(TARGET)
 
 budget: needs-test build tools ## write integration/budget.toml anew: what an operation may cost, as measured now
 	BERTH_BUDGET=write $(MAKE) --no-print-directory test-integration TESTS="--test budget"

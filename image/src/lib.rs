@@ -16,6 +16,8 @@ pub mod cli;
 pub mod config;
 #[cfg(test)]
 mod fixture;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod ids;
 pub mod limits;
 mod names;

@@ -24,6 +24,8 @@ mod arena;
 pub mod cgroup;
 mod container;
 pub mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod host;
 mod id_maps;
 mod leaves;

@@ -6,6 +6,8 @@
 
 mod auth;
 mod credentials;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod headers;
 mod http;
 mod name;

@@ -5,6 +5,8 @@
 //! uncompressed to a file without a name first, since its members stand in any order.
 
 mod docker;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod layout;
 mod platform;
 mod store;

@@ -16,6 +16,8 @@ pub mod device;
 mod digits;
 pub mod error;
 mod fds;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod hook;
 pub mod identity;
 pub mod label;

@@ -78,7 +78,7 @@ fn open_passwd() -> io::Result<Option<OwnedFd>> {
 }
 
 /// Copies the home directory from the first line with the uid to `out`.
-fn find_home(file: &OwnedFd, uid: u32, out: &mut [u8]) -> io::Result<bool> {
+pub fn find_home(file: &OwnedFd, uid: u32, out: &mut [u8]) -> io::Result<bool> {
     let mut parser = Passwd::new(uid);
     let mut buffer = [0u8; 4096];
     let mut total = 0;

@@ -85,7 +85,7 @@ impl Host {
     ///
     /// # Errors
     /// No cgroup hierarchy is mounted.
-    fn parse(mountinfo: &str, cgroup: &str) -> Result<Self> {
+    pub(super) fn parse(mountinfo: &str, cgroup: &str) -> Result<Self> {
         let entries: Vec<Entry> = mountinfo.lines().filter_map(Entry::parse).collect();
         let owns: Vec<(Vec<&str>, &str)> = cgroup.lines().filter_map(own_line).collect();
         let v2_own = owns.iter().find(|(names, _)| names.is_empty()).map_or("/", |(_, path)| *path);

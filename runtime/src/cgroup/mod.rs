@@ -21,6 +21,8 @@ mod devices;
 mod dir;
 mod fields;
 mod freeze;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod host;
 mod join;
 mod limits;

@@ -37,7 +37,8 @@ pub fn first_of(fstype: &str) -> Result<Option<PathBuf>> {
     Ok(mountinfo.split(|b| *b == b'\n').find_map(|line| point_of(line, fstype.as_bytes())))
 }
 
-fn point_of(line: &[u8], fstype: &[u8]) -> Option<PathBuf> {
+/// Returns the mount point of a line, if the line is a mount of this type.
+pub fn point_of(line: &[u8], fstype: &[u8]) -> Option<PathBuf> {
     let mut words = line.split(|b| *b == b' ');
     let at = words.nth(4)?;
     let is = words.skip_while(|word| *word != b"-").nth(1)?;
@@ -45,7 +46,7 @@ fn point_of(line: &[u8], fstype: &[u8]) -> Option<PathBuf> {
 }
 
 /// Returns the mount point of a line, if the line is a complete procfs or sysfs mount.
-fn complete_mount_point(line: &[u8]) -> Option<Vec<u8>> {
+pub fn complete_mount_point(line: &[u8]) -> Option<Vec<u8>> {
     let mut words = line.split(|b| *b == b' ');
     let (root, at) = (words.nth(3)?, words.next()?);
     let fstype = words.skip_while(|word| *word != b"-").nth(1)?;

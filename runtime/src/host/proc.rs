@@ -8,7 +8,7 @@ pub struct Stat {
     /// The first thread has exited: the file shows a zombie or a dead process.
     pub leader_ended: bool,
     /// Number of threads, including a first thread that has exited. 0 while the process is being reaped.
-    threads: u32,
+    pub threads: u32,
     /// Start time in clock ticks since boot.
     pub start_time: u64,
 }
@@ -75,7 +75,7 @@ pub fn write_oom_score_adj(pid: i32, value: i32) -> std::io::Result<()> {
 }
 
 /// Parses /proc/<pid>/stat. The name is in parentheses and may contain parentheses, so fields count from the last one.
-fn parse(line: &str) -> Option<Stat> {
+pub fn parse(line: &str) -> Option<Stat> {
     let (_, rest) = line.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?;

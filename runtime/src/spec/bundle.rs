@@ -48,10 +48,18 @@ impl Bundle {
     pub fn load(dir: &Path) -> Result<Self> {
         let dir = std::path::absolute(dir).with_context(|| format!("bundle {}", dir.display()))?;
         let json = read_config(&dir)?;
+        Self::from_json(dir, &json)
+    }
+
+    /// Checks the config.json of the bundle in `dir`.
+    ///
+    /// # Errors
+    /// As [`Bundle::load`].
+    pub fn from_json(dir: PathBuf, json: &[u8]) -> Result<Self> {
         let mut warnings = Vec::new();
-        let mut spec: Spec = parse(&json, "process", &mut warnings).context("config.json")?;
+        let mut spec: Spec = parse(json, "process", &mut warnings).context("config.json")?;
         if let Some(resources) = spec.linux_mut().as_mut().and_then(|linux| linux.resources_mut().as_mut()) {
-            drop_absent_pids_limit(resources, &json, "/linux/resources");
+            drop_absent_pids_limit(resources, json, "/linux/resources");
         }
         mount::translate_idmaps(&mut spec).context("config.json")?;
         check::spec(&spec).context("config.json")?;

@@ -16,7 +16,7 @@ use std::{
 use source::{Crate, Module};
 
 /// The rooms of `runtime/src`, from below.
-const FLOORS: [&[&str]; 12] = [
+const FLOORS: [&[&str]; 13] = [
     &["error"],
     &["sys"],
     &["arena", "id_maps", "oci_state"],
@@ -29,6 +29,7 @@ const FLOORS: [&[&str]; 12] = [
     &["plan"],
     &["spawn"],
     &["ops"],
+    &["fuzzing"],
 ];
 
 /// Where each part of a crate is a room of its own.

@@ -170,10 +170,10 @@ impl Wiring {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 impl Prepared {
     /// Makes stdio without any stream.
-    pub(crate) fn unconnected() -> Self {
+    pub fn unconnected() -> Self {
         Self { child: Stdio::Null, wiring: Wiring::default() }
     }
 }

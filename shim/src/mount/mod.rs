@@ -6,8 +6,8 @@
 
 mod idmap;
 mod loopback;
-mod options;
-mod overlay;
+pub mod options;
+pub mod overlay;
 mod table;
 
 use std::{

@@ -23,9 +23,9 @@ pub(in crate::cgroup) struct Allowlist {
 
 /// A line for `devices.allow` or `devices.deny`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Change {
-    allow: bool,
-    line: String,
+pub(in crate::cgroup) struct Change {
+    pub allow: bool,
+    pub line: String,
 }
 
 impl Allowlist {
@@ -56,7 +56,7 @@ impl Allowlist {
     }
 
     /// Reads `devices.list`. If the default is to allow, the file does not show the exceptions.
-    fn parse(text: &str) -> Result<Self> {
+    pub(in crate::cgroup) fn parse(text: &str) -> Result<Self> {
         let mut list = Self::default();
         for line in text.lines() {
             let bad = || Error::new(Kind::Internal, format!("devices.list: malformed line {line:?}"));
@@ -77,7 +77,7 @@ impl Allowlist {
 
     /// The writes that change `from` into this list. They do not touch exceptions that both lists have, so a running
     /// container never loses a device that it keeps. `None` stands for an unknown list: the first write discards it.
-    fn changes(&self, from: Option<&Self>) -> Vec<Change> {
+    pub(in crate::cgroup) fn changes(&self, from: Option<&Self>) -> Vec<Change> {
         let none = BTreeMap::new();
         let mut out = Vec::new();
         // A list that allows by default hides its exceptions, so it cannot be changed step by step.

@@ -3,6 +3,6 @@
 
 pub(super) mod allowlist;
 mod bpf;
-mod filter;
+pub(super) mod filter;
 pub(super) mod program;
 pub(super) mod rules;

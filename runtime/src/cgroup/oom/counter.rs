@@ -24,7 +24,7 @@ pub(super) fn count(fd: &OwnedFd) -> Result<u64, Errno> {
     Ok(oom_kill(text.get(..n).unwrap_or_default()))
 }
 
-fn oom_kill(text: &[u8]) -> u64 {
+pub(in crate::cgroup) fn oom_kill(text: &[u8]) -> u64 {
     let lines = text.split(|b| *b == b'\n').filter_map(|l| std::str::from_utf8(l).ok());
     lines.filter_map(|l| l.strip_prefix("oom_kill ")).find_map(|v| v.parse().ok()).unwrap_or(0)
 }

@@ -7,7 +7,7 @@
 //! systemd removes the cgroup of a scope together with its count when the last process exits, maybe before the count is
 //! read. [`OomWatch::lost`] then estimates the count.
 
-mod counter;
+pub(super) mod counter;
 mod parent;
 
 use std::{

@@ -107,7 +107,7 @@ pub(super) fn rdma(dir: &Dir) -> Result<Rdma> {
 }
 
 /// Parses lines `mlx5_0 hca_handle=2 hca_object=max`.
-fn parse_rdma(text: &str) -> Vec<RdmaEntry> {
+pub(super) fn parse_rdma(text: &str) -> Vec<RdmaEntry> {
     let value = |v: &str| if v == "max" { u32::MAX } else { v.parse().unwrap_or(0) };
     let entry = |line: &str| {
         let mut words = line.split_whitespace();

@@ -4,6 +4,8 @@
 //! A file that the kernel or the controller does not have reads as zero.
 
 mod files;
+#[cfg(feature = "fuzzing")]
+pub(in crate::cgroup) mod fuzzing;
 mod placement;
 mod v1;
 mod v2;

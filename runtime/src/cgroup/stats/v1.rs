@@ -229,7 +229,7 @@ fn blkio(dir: &Dir) -> Result<Blkio> {
 }
 
 /// Parses lines `8:0 Read 4096` and `8:0 12`. The line `Total 4096`, a sum, is left out.
-fn parse_blkio(text: &str) -> Vec<BlkioEntry> {
+pub(super) fn parse_blkio(text: &str) -> Vec<BlkioEntry> {
     let entry = |line: &str| {
         let words: Vec<&str> = line.split([' ', ':']).collect();
         let (major, minor, op, value) = match words.as_slice() {

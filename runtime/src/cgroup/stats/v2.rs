@@ -183,7 +183,7 @@ fn psi(dir: &Dir, file: &str) -> Result<Option<Psi>> {
 }
 
 /// Parses the lines `some avg10=0.00 avg60=0.00 avg300=0.00 total=0` and `full …`.
-fn parse_psi(text: &str) -> Option<Psi> {
+pub(super) fn parse_psi(text: &str) -> Option<Psi> {
     let mut psi = Psi::default();
     for line in text.lines() {
         let mut words = line.split(' ');
@@ -218,7 +218,7 @@ fn parse_events(text: &str) -> Option<MemoryEvents> {
 }
 
 /// Parses lines `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0`.
-fn parse_io(text: &str) -> Vec<IoEntry> {
+pub(super) fn parse_io(text: &str) -> Vec<IoEntry> {
     let entry = |line: &str| {
         let mut words = line.split(' ');
         let (major, minor) = words.next()?.split_once(':')?;

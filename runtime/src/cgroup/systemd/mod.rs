@@ -12,6 +12,8 @@
 
 mod bus;
 mod device_policy;
+#[cfg(feature = "fuzzing")]
+pub(in crate::cgroup) mod fuzzing;
 mod gvariant;
 pub(super) mod instance;
 pub(super) mod manager;

@@ -1,4 +1,4 @@
 //! Network devices that the runtime moves into the container.
 
 pub mod devices;
-mod rtnetlink;
+pub mod rtnetlink;

@@ -247,14 +247,18 @@ impl Body {
     }
 }
 
-struct Message<'b> {
-    kind: u16,
-    flags: u16,
-    body: &'b [u8],
+/// A message of a datagram.
+pub struct Message<'b> {
+    /// `nlmsg_type`.
+    pub kind: u16,
+    /// `nlmsg_flags`.
+    pub flags: u16,
+    /// The bytes after the header.
+    pub body: &'b [u8],
 }
 
 /// Splits a datagram into its messages. Stops at a truncated one.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let length = usize::try_from(number(bytes, 0)?).ok()?;
         let body = bytes.get(HEADER..length)?;
@@ -265,7 +269,7 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
 }
 
 /// Splits the attributes after the fixed part of a body. Stops at a truncated one.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(short(bytes, 0)?);
         let attribute = (short(bytes, 2)?, bytes.get(4..length)?);
@@ -274,13 +278,14 @@ fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-fn parse_link(body: &[u8]) -> Option<Link> {
+/// Parses a message with a link.
+pub fn parse_link(body: &[u8]) -> Option<Link> {
     let up = number(body, 8)? & libc::IFF_UP.cast_unsigned() != 0;
     Some(Link { index: number(body, 4)?.cast_signed(), up })
 }
 
 /// Parses a message with an address. Returns `None` unless the address is permanent and belongs to device `index`.
-fn parse_address(body: &[u8], index: i32) -> Option<Address> {
+pub fn parse_address(body: &[u8], index: i32) -> Option<Address> {
     let &[family, prefix, flags, scope, ..] = body else { return None };
     let attributes: Vec<_> = attributes(body.get(8..)?).collect();
     // IFA_FLAGS holds 32 bits of flags; the field of ifaddrmsg holds 8.

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 /// One instruction, with the layout of `struct bpf_insn`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Insn {
+pub(in crate::cgroup) struct Insn {
     pub code: u8,
     /// Destination and source, four bits each.
     pub regs: u8,
@@ -56,7 +56,7 @@ const CHAR: i32 = 2;
 ///
 /// # Errors
 /// A rule that removes a part of a wildcard; more rules than a jump can span.
-pub(super) fn compile(rules: &[Rule]) -> Result<Option<Vec<Insn>>> {
+pub(in crate::cgroup) fn compile(rules: &[Rule]) -> Result<Option<Vec<Insn>>> {
     let list = Allowlist::new(rules)?;
     let (char, block) = (Tree::new(&list, Node::Char), Tree::new(&list, Node::Block));
     if char.allows_all() && block.allows_all() {
