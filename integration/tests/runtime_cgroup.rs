@@ -2,7 +2,9 @@
 //! each limit.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
+use berth_init::defence::Defence;
 use berth_integration::{
+    attack::held_by,
     bundle::Bundle,
     case::{Refusal, refused, skipped_on_runc},
     cgroup, procs,
@@ -44,6 +46,26 @@ fn every_process_is_in_the_configured_cgroup() {
         }
     }
     assert!(!cgroup::directories(&path).is_empty());
+}
+
+/// GHSA-5g49-rx9x-qfc6.
+#[test]
+fn unified_key_reaches_no_other_cgroup() {
+    if !cgroup::is_v2() {
+        eprintln!("unified: skipped: this machine has v1 hierarchies, which have no such keys");
+        return;
+    }
+    held_by("unified-key", &[Defence::UnifiedNames], |runtime| {
+        runtime.start("other", &Bundle::probe(&["sleep", "100"]));
+        let limit = || cgroup::value(&runtime.cgroup("other"), "pids/pids.max", "pids.max");
+        let before = limit();
+        let resources = r#"{"unified": {"../other/pids.max": "7777"}}"#;
+        let out = runtime.run("c1", &with_resources(resources, &["exit", "0"]));
+        (limit() != before)
+            .then(|| format!("pids.max of the other cgroup is {}: {out:?}", limit()))
+            .into_iter()
+            .collect()
+    });
 }
 
 /// The flag is crun's; podman passes it on for `--cgroups=disabled`.

@@ -40,6 +40,8 @@ pub enum Defence {
     CwdInside,
     /// Kernel parameters belong to a namespace of the container.
     SysctlNames,
+    /// A key of `unified` is the name of a file in the container's cgroup.
+    UnifiedNames,
     /// The supplementary groups are those of config.json.
     ExactGroups,
     /// The id that setresuid(2) takes for "unchanged" is refused.

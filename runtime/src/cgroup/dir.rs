@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use berth_init::defence::Defence;
 use rustix::{
     fs::{CWD, Mode, OFlags},
     io::Errno,
@@ -173,7 +174,7 @@ pub(super) fn checked_name<'a>(what: &str, name: &'a str) -> Result<&'a str> {
     let bad = match name {
         "" => Some("must not be empty"),
         "." | ".." => Some("must be a file name"),
-        _ if name.contains('/') => Some("must be a file name (no slashes)"),
+        _ if name.contains('/') && Defence::UnifiedNames.stands() => Some("must be a file name (no slashes)"),
         _ if name.contains('\0') => Some("must not contain a null byte"),
         _ => None,
     };
