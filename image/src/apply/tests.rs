@@ -1,4 +1,8 @@
-use std::{fs, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fs, io,
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    path::{Path, PathBuf},
+};
 
 use super::*;
 use crate::fixture::{Scratch, Tar, tree};
@@ -173,64 +177,134 @@ fn hard_links_are_resolved_inside_the_root() {
     }
 }
 
-/// Each published fault of an extractor, with a canary outside of the root.
+/// A directory outside of the root, and a file in it.
+struct Canary(PathBuf);
+
+impl Canary {
+    fn new(scratch: &Scratch) -> Self {
+        let path = scratch.path("canary");
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("secret"), "untouched").unwrap();
+        Self(path)
+    }
+
+    fn state(&self) -> impl PartialEq + std::fmt::Debug + use<> {
+        let stat = |path: &Path| fs::metadata(path).map(|m| (m.mtime(), m.mode(), m.nlink(), m.ino())).ok();
+        (stat(&self.0), stat(&self.0.join("secret")), tree(&self.0))
+    }
+
+    /// Each published fault of an extractor, aimed at the canary.
+    fn attacks(&self) -> Vec<(&'static str, Vec<Vec<u8>>)> {
+        let outside = self.0.display().to_string();
+        let up = format!("../../../../../../../..{outside}");
+        let attacks = [
+            ("`..` in a name", vec![tar().file(&format!("{up}/secret"), "x")]),
+            ("an absolute name", vec![tar().file(&format!("{outside}/secret"), "x")]),
+            ("write through a link", vec![tar().symlink("l", &outside).file("l/secret", "x")]),
+            (
+                "write through a link upwards",
+                vec![tar().symlink("l", "../canary").file("l/secret", "x").file("l/new", "x")],
+            ),
+            ("write over a link", vec![tar().symlink("l", &format!("{outside}/secret")).file("l", "x")]),
+            ("chmod through a link (CVE-2026-33056)", vec![tar().symlink("l", &outside).mode(b'5', "l/", 0o777)]),
+            (
+                "chmod through a file's link",
+                vec![tar().symlink("l", &format!("{outside}/secret")).mode(b'0', "l", 0o777)],
+            ),
+            (
+                "a chain of links",
+                vec![tar().symlink("a", "..").symlink("b", "a/..").symlink("c", "b/canary").file("c/new", "")],
+            ),
+            (
+                "links of two layers",
+                vec![tar().symlink("d", &outside), tar().file("d/secret", "x").whiteout("d/.wh.secret")],
+            ),
+            ("whiteout through a link", vec![tar().symlink("d", &outside), tar().whiteout("d/.wh.secret")]),
+            ("whiteout upwards", vec![tar(), tar().whiteout("../canary/.wh.secret").whiteout("../.wh.canary")]),
+            ("opaque through a link", vec![tar().symlink("d", "../canary"), tar().whiteout("d/.wh..wh..opq")]),
+            ("opaque upwards", vec![tar(), tar().whiteout("../canary/.wh..wh..opq")]),
+            ("hard link and write", vec![tar().hardlink("h", &format!("{outside}/secret")).file("h", "x")]),
+            ("hard link upwards", vec![tar().hardlink("h", &format!("{up}/secret"))]),
+            ("hard link through a link", vec![tar().symlink("l", &outside).hardlink("h", "l/secret")]),
+            ("a link as the root (CVE-2021-29136)", vec![tar().symlink(".", &outside).file("secret", "x")]),
+            ("a link as the root, below", vec![tar().symlink("./", &outside), tar().file("secret", "x")]),
+            (
+                "a directory that becomes a link",
+                vec![tar().dir("d/").file("d/a", "").symlink("d", &outside).file("d/secret", "x")],
+            ),
+            ("a link by /proc", vec![tar().symlink("p", "/proc/self/cwd").file("p/secret", "x")]),
+            ("a fifo through a link", vec![tar().symlink("l", &outside).entry(b'6', "l/fifo", "")]),
+            (
+                "a link that is longer than names",
+                vec![tar().pax(&[("linkpath", up.as_bytes())]).symlink("l", "").file("l/new", "")],
+            ),
+        ];
+        attacks.into_iter().map(|(name, layers)| (name, layers.into_iter().map(Tar::end).collect())).collect()
+    }
+}
+
 #[test]
 fn nothing_outside_the_root_is_touched() {
     let scratch = Scratch::new("escape");
-    let canary = scratch.path("canary");
-    fs::create_dir(&canary).unwrap();
-    fs::write(canary.join("secret"), "untouched").unwrap();
-    let times = |path: &Path| fs::metadata(path).map(|m| (m.mtime(), m.mode(), m.nlink(), m.ino())).unwrap();
-    let before = (times(&canary), times(&canary.join("secret")));
-    let outside = canary.display().to_string();
-    let up = format!("../../../../../../../..{outside}");
-    for (name, layers) in [
-        ("`..` in a name", vec![tar().file(&format!("{up}/secret"), "x")]),
-        ("an absolute name", vec![tar().file(&format!("{outside}/secret"), "x")]),
-        ("write through a link", vec![tar().symlink("l", &outside).file("l/secret", "x")]),
-        (
-            "write through a link upwards",
-            vec![tar().symlink("l", "../canary").file("l/secret", "x").file("l/new", "x")],
-        ),
-        ("write over a link", vec![tar().symlink("l", &format!("{outside}/secret")).file("l", "x")]),
-        ("chmod through a link (CVE-2026-33056)", vec![tar().symlink("l", &outside).mode(b'5', "l/", 0o777)]),
-        ("chmod through a file's link", vec![tar().symlink("l", &format!("{outside}/secret")).mode(b'0', "l", 0o777)]),
-        (
-            "a chain of links",
-            vec![tar().symlink("a", "..").symlink("b", "a/..").symlink("c", "b/canary").file("c/new", "")],
-        ),
-        (
-            "links of two layers",
-            vec![tar().symlink("d", &outside), tar().file("d/secret", "x").whiteout("d/.wh.secret")],
-        ),
-        ("whiteout through a link", vec![tar().symlink("d", &outside), tar().whiteout("d/.wh.secret")]),
-        ("whiteout upwards", vec![tar(), tar().whiteout("../canary/.wh.secret").whiteout("../.wh.canary")]),
-        ("opaque through a link", vec![tar().symlink("d", "../canary"), tar().whiteout("d/.wh..wh..opq")]),
-        ("opaque upwards", vec![tar(), tar().whiteout("../canary/.wh..wh..opq")]),
-        ("hard link and write", vec![tar().hardlink("h", &format!("{outside}/secret")).file("h", "x")]),
-        ("hard link upwards", vec![tar().hardlink("h", &format!("{up}/secret"))]),
-        ("hard link through a link", vec![tar().symlink("l", &outside).hardlink("h", "l/secret")]),
-        ("a link as the root (CVE-2021-29136)", vec![tar().symlink(".", &outside).file("secret", "x")]),
-        ("a link as the root, below", vec![tar().symlink("./", &outside), tar().file("secret", "x")]),
-        (
-            "a directory that becomes a link",
-            vec![tar().dir("d/").file("d/a", "").symlink("d", &outside).file("d/secret", "x")],
-        ),
-        ("a link by /proc", vec![tar().symlink("p", "/proc/self/cwd").file("p/secret", "x")]),
-        ("a fifo through a link", vec![tar().symlink("l", &outside).entry(b'6', "l/fifo", "")]),
-        (
-            "a link that is longer than names",
-            vec![tar().pax(&[("linkpath", up.as_bytes())]).symlink("l", "").file("l/new", "")],
-        ),
-    ] {
-        let layers: Vec<_> = layers.into_iter().map(Tar::end).collect();
+    let canary = Canary::new(&scratch);
+    let before = canary.state();
+    for (name, layers) in canary.attacks() {
         let done = apply(&scratch, &layers);
-        let after = (times(&canary), times(&canary.join("secret")));
-        assert_eq!(after, before, "{name}: {done:?}");
-        assert_eq!(fs::read_to_string(canary.join("secret")).unwrap(), "untouched", "{name}");
-        assert_eq!(tree(&canary), ["secret = untouched"], "{name}");
+        assert_eq!(canary.state(), before, "{name}: {done:?}");
+        assert_eq!(tree(&canary.0), ["secret = untouched"], "{name}");
         assert_eq!(fs::read_dir(&scratch.0).unwrap().count(), 2, "{name}");
     }
+}
+
+/// Makes each member by its name, as an extractor with published faults does.
+fn careless(rootfs: &Path, layer: &[u8]) -> io::Result<()> {
+    let mut reader = Reader::new(layer);
+    while let Ok(Some(entry)) = reader.next_entry() {
+        let at = |name: &[u8]| rootfs.join(&*String::from_utf8_lossy(name)).components().collect::<PathBuf>();
+        let (path, link) = (at(&entry.name), at(&entry.link));
+        let whiteout = path.file_name().and_then(|name| name.to_str()?.strip_prefix(".wh."));
+        match entry.kind {
+            Kind::File if whiteout == Some(".wh..opq") => fs::remove_file(path.with_file_name("secret"))?,
+            Kind::File if whiteout.is_some() => fs::remove_file(path.with_file_name(whiteout.unwrap_or_default()))?,
+            Kind::File => fs::write(&path, "x")?,
+            Kind::HardLink => fs::hard_link(link, &path)?,
+            Kind::Symlink => {
+                let _ = fs::remove_dir_all(&path);
+                symlink(&*String::from_utf8_lossy(&entry.link), &path)?;
+            }
+            Kind::Directory => drop(fs::create_dir(&path)),
+            Kind::Character(..) | Kind::Block(..) | Kind::Fifo => fs::write(&path, "")?,
+        }
+        if entry.kind != Kind::Symlink {
+            // A whiteout has just gone.
+            let _ = fs::set_permissions(&path, fs::Permissions::from_mode(entry.mode));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn control_careless_extractor_touches_the_canary() {
+    let scratch = Scratch::new("careless");
+    let canary = Canary::new(&scratch);
+    let mut held = vec![];
+    // One attack would leave a file in the working directory.
+    for (name, layers) in canary.attacks().into_iter().filter(|(name, _)| !name.contains("/proc")) {
+        let canary = Canary::new(&scratch);
+        let before = canary.state();
+        let rootfs = scratch.path("rootfs");
+        let _ = fs::remove_file(&rootfs);
+        let _ = fs::remove_dir_all(&rootfs);
+        fs::create_dir(&rootfs).unwrap();
+        for layer in &layers {
+            let _ = careless(&rootfs, layer);
+        }
+        if canary.state() == before {
+            held.push(name);
+        }
+    }
+    assert!(held.len() < 3 && !held.iter().any(|name| name.contains("CVE")), "{held:?}");
 }
 
 #[test]

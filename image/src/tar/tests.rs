@@ -68,6 +68,14 @@ fn the_size_is_the_pax_record_and_links_have_no_data() {
     }
 }
 
+/// The archive without the record is what a reader sees that believes the header.
+#[test]
+fn control_header_size_would_show_a_hidden_member() {
+    let hidden = Tar::default().file("hidden", "").end();
+    let archive = Tar::default().header(b'0', b"outer", b"", 0, |_| {}).data(&hidden).file("after", "x");
+    assert!(entries(&archive.end()).unwrap().contains(&("hidden".to_owned(), 0)));
+}
+
 #[test]
 fn types_are_told_by_their_flag() {
     for (kind, name, expected) in [
