@@ -123,8 +123,8 @@ vm-shell: needs-test build tools ## a shell in a test machine (VM=sid unless tol
 docs: needs-unit ## write docs/cli/, the manual pages and completions of shells, anew from the table of commands
 	BERTH_DOCS=write $(CARGO) test --quiet -p berth-cli --bin berth manual
 
-conformance: needs-unit ## write docs/conformance.md and the counts in docs/decisions anew
-	BERTH_CONFORMANCE=write $(CARGO) test --quiet -p berth-integration --lib -- conformance counts
+conformance: needs-unit ## write docs/conformance.md, docs/security/ledger.md and the counts in docs/decisions anew
+	BERTH_CONFORMANCE=write $(CARGO) test --quiet -p berth-integration --lib -- conformance counts ledger
 
 install: ## install the binaries, manual pages and completions into PREFIX (default /usr/local), after a build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man8

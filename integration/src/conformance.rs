@@ -55,14 +55,15 @@ podman and buildah, is in [suites.md](suites.md).
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::{collections::BTreeMap, fs, path::Path};
 
-    const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    /// The root of the workspace.
+    pub(crate) const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
     /// Returns whether `source` has a test of this name.
-    fn has(source: &str, name: &str) -> bool {
+    pub(crate) fn has(source: &str, name: &str) -> bool {
         let lines: Vec<_> = source.lines().map(str::trim).collect();
         let named = |line: &str| line.contains(&format!("fn {name}("));
         lines.iter().enumerate().filter(|(_, line)| named(line)).any(|(at, _)| {
@@ -70,6 +71,11 @@ mod tests {
                 lines[..at].iter().rev().take_while(|line| line.starts_with("#[") || line.starts_with("//"));
             above.any(|line| *line == "#[test]")
         })
+    }
+
+    /// Returns the path of a file of tests. A name without a path is below `integration/tests`.
+    pub(crate) fn path_of(file: &str) -> String {
+        if file.contains('/') { file.to_owned() } else { format!("integration/tests/{file}.rs") }
     }
 
     #[test]
@@ -82,7 +88,7 @@ mod tests {
                     missing.push(format!("{}: {test} names no file", row.what));
                     continue;
                 };
-                let path = if file.contains('/') { file.to_owned() } else { format!("integration/tests/{file}.rs") };
+                let path = path_of(file);
                 let source = sources
                     .entry(path.clone())
                     .or_insert_with(|| fs::read_to_string(Path::new(ROOT).join(path)).unwrap_or_default());

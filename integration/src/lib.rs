@@ -30,6 +30,7 @@ pub mod footprint;
 pub mod host_files;
 pub mod image;
 pub mod leak;
+pub mod ledger;
 pub mod lsm;
 pub mod matrix;
 pub mod mounts;
