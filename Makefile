@@ -40,7 +40,7 @@ SECONDS    ?= 60
 VM_FULL  = $(addprefix --test ,$(filter-out budget,$(notdir $(basename $(wildcard integration/tests/*.rs)))))
 
 .PHONY: help build tools floors demo bench check test test-unit test-integration steady clean-room nightly test-vm vm-shell \
-	fuzz budget docs conformance install clean needs-build needs-unit needs-fuzz needs-test needs-demo needs-bench
+	fuzz budget docs conformance advisories install clean needs-build needs-unit needs-fuzz needs-test needs-demo needs-bench
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -123,8 +123,11 @@ vm-shell: needs-test build tools ## a shell in a test machine (VM=sid unless tol
 docs: needs-unit ## write docs/cli/, the manual pages and completions of shells, anew from the table of commands
 	BERTH_DOCS=write $(CARGO) test --quiet -p berth-cli --bin berth manual
 
-conformance: needs-unit ## write docs/conformance.md, docs/security/ledger.md and the counts in docs/decisions anew
-	BERTH_CONFORMANCE=write $(CARGO) test --quiet -p berth-integration --lib -- conformance counts ledger
+conformance: needs-unit ## write docs/conformance.md, the pages of docs/security and the counts in docs/decisions anew
+	BERTH_CONFORMANCE=write $(CARGO) test --quiet -p berth-integration --lib -- conformance counts ledger each_crate
+
+advisories: needs-unit ## take integration/advisories.txt over from DB, a checkout of github.com/rustsec/advisory-db
+	BERTH_ADVISORIES=$(abspath $(DB)) $(CARGO) test --quiet -p berth-integration --lib -- lock_file
 
 install: ## install the binaries, manual pages and completions into PREFIX (default /usr/local), after a build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man8

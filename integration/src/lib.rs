@@ -24,6 +24,7 @@ pub mod containerd;
 pub mod counts;
 pub mod cri_bundle;
 pub mod delegation;
+pub mod dependencies;
 pub mod executable;
 pub mod fake_bus;
 pub mod footprint;
