@@ -9,8 +9,8 @@ STATIC  := -C target-feature=+crt-static -C relocation-model=static
 INSTALL := berth containerd-shim-berth-v2
 # Their packages by name: what the tests' programs ask of a shared crate must not change what is installed.
 SHIPPED := -p berth-cli -p containerd-shim-berth-v2
-# Built by itself: what it asks of a shared crate must not change the two programs above.
-IMAGE   := berth-image
+# Built by themselves: what they ask of a shared crate must not change the two programs above.
+HELPERS := berth-image berth-setup
 TOOLS    = $(notdir $(basename $(wildcard integration/src/bin/*.rs integration/bench/src/bin/*.rs)))
 # A berth whose defences a test can take out. The packages above are named with it so that it shares their dependencies.
 WEAK    := -p berth-cli --features berth-cli/weak --bin berth
@@ -50,11 +50,11 @@ help: ## show this list
 needs-build needs-unit needs-fuzz needs-test needs-demo needs-bench: needs-%:
 	@integration/tools/setup $* > /dev/null
 
-build: needs-build ## static release binaries in target/release: berth, containerd-shim-berth-v2 and berth-image
+build: needs-build ## static release binaries in target/release: berth, containerd-shim-berth-v2, berth-image and berth-setup
 	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --release $(SHIPPED) $(addprefix --bin ,$(INSTALL)) --target $(HOST) --target-dir $(OUT)
-	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --release -p $(IMAGE) --bin $(IMAGE) --target $(HOST) --target-dir $(OUT)
+	for b in $(HELPERS); do RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --release -p $$b --bin $$b --target $(HOST) --target-dir $(OUT) || exit; done
 	@mkdir -p $(OUT)/release
-	@for b in $(INSTALL) $(IMAGE); do ln -f $(OUT)/$(HOST)/release/$$b $(OUT)/release/$$b; done
+	@for b in $(INSTALL) $(HELPERS); do ln -f $(OUT)/$(HOST)/release/$$b $(OUT)/release/$$b; done
 
 tools: needs-build # what the tests and the demo run beside them; built without the release's slow last mile
 	RUSTFLAGS="$(STATIC)" $(CARGO) build --quiet --profile tools -p berth-integration -p berth-bench --bins --target $(HOST) --target-dir $(OUT)
@@ -131,7 +131,7 @@ advisories: needs-unit ## take integration/advisories.txt over from DB, a checko
 
 install: ## install the binaries, manual pages and completions into PREFIX (default /usr/local), after a build
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man8
-	for b in $(INSTALL) $(IMAGE); do install -m 0755 $(OUT)/release/$$b $(DESTDIR)$(PREFIX)/bin/$$b; done
+	for b in $(INSTALL) $(HELPERS); do install -m 0755 $(OUT)/release/$$b $(DESTDIR)$(PREFIX)/bin/$$b; done
 	install -m 0644 docs/cli/man/*.8 $(DESTDIR)$(PREFIX)/share/man/man8
 	install -D -m 0644 docs/cli/completions/berth.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/berth
 	install -D -m 0644 docs/cli/completions/_berth $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_berth

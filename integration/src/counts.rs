@@ -13,12 +13,13 @@ mod tests {
 
     const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
     /// The product's crates: package and folder of the sources.
-    const CRATES: [(&str, &str); 7] = [
+    const CRATES: [(&str, &str); 8] = [
         ("containerd-shim-berth-v2", "shim/src"),
         ("berth-cli", "runtime/cli/src"),
         ("berth-runtime", "runtime/src"),
         ("berth-init", "runtime/init/src"),
         ("berth-image", "image/src"),
+        ("berth-setup", "runtime/setup/src"),
         ("berth-proto", "proto/src"),
         ("berth-version", "runtime/version/src"),
     ];

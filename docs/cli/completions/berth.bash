@@ -17,6 +17,10 @@ _berth() {
                 i=$((i + 1))
                 [[ ${COMP_WORDS[i]} == '=' ]] && i=$((i + 1))
                 ;;
+            'check --destdir')
+                i=$((i + 1))
+                [[ ${COMP_WORDS[i]} == '=' ]] && i=$((i + 1))
+                ;;
             'checkpoint --image-path' | 'checkpoint --work-path' | 'checkpoint --parent-path' | 'checkpoint --status-fd' | 'checkpoint --page-server' | 'checkpoint --manage-cgroups-mode' | 'checkpoint --empty-ns')
                 i=$((i + 1))
                 [[ ${COMP_WORDS[i]} == '=' ]] && i=$((i + 1))
@@ -30,6 +34,10 @@ _berth() {
                 [[ ${COMP_WORDS[i]} == '=' ]] && i=$((i + 1))
                 ;;
             'exec --console-socket' | 'exec --pidfd-socket' | 'exec --cwd' | 'exec --env' | 'exec -e' | 'exec --user' | 'exec -u' | 'exec --additional-gids' | 'exec -g' | 'exec --process' | 'exec -p' | 'exec --pid-file' | 'exec --process-label' | 'exec --apparmor' | 'exec --cap' | 'exec -c' | 'exec --preserve-fds' | 'exec --cgroup')
+                i=$((i + 1))
+                [[ ${COMP_WORDS[i]} == '=' ]] && i=$((i + 1))
+                ;;
+            'install --name' | 'install --bin-dir' | 'install --containerd-version' | 'install --destdir')
                 i=$((i + 1))
                 [[ ${COMP_WORDS[i]} == '=' ]] && i=$((i + 1))
                 ;;
@@ -53,6 +61,10 @@ _berth() {
                 i=$((i + 1))
                 [[ ${COMP_WORDS[i]} == '=' ]] && i=$((i + 1))
                 ;;
+            'uninstall --destdir')
+                i=$((i + 1))
+                [[ ${COMP_WORDS[i]} == '=' ]] && i=$((i + 1))
+                ;;
             'update --resources' | 'update -r' | 'update --blkio-weight' | 'update --cpu-period' | 'update --cpu-quota' | 'update --cpu-burst' | 'update --cpu-share' | 'update --cpu-rt-period' | 'update --cpu-rt-runtime' | 'update --cpuset-cpus' | 'update --cpuset-mems' | 'update --kernel-memory' | 'update --kernel-memory-tcp' | 'update --memory' | 'update --cpu-idle' | 'update --memory-reservation' | 'update --memory-swap' | 'update --pids-limit' | 'update --l3-cache-schema' | 'update --mem-bw-schema')
                 i=$((i + 1))
                 [[ ${COMP_WORDS[i]} == '=' ]] && i=$((i + 1))
@@ -64,11 +76,14 @@ _berth() {
     done
     case "$command" in
         '') flags='--debug --log --log-format --root --systemd-cgroup --cgroup-manager --rootless --version -v --help -h' ;;
+        check) flags='--json --destdir --help -h' ;;
         checkpoint) flags='--help -h' ;;
+        completion) flags='--help -h' ;;
         create) flags='--bundle -b --console-socket --pidfd-socket --pid-file --no-pivot --no-new-keyring --preserve-fds --help -h' ;;
         delete) flags='--force -f --help -h' ;;
         events) flags='--interval --stats --help -h' ;;
         exec) flags='--console-socket --pidfd-socket --cwd --env -e --tty -t --user -u --additional-gids -g --process -p --detach -d --pid-file --process-label --apparmor --no-new-privs --cap -c --preserve-fds --cgroup --ignore-paused --help -h' ;;
+        install) flags='--containerd --docker --podman --crio --k3s --rke2 --all --name --bin-dir --shim --containerd-version --dry-run --restart --force --destdir --help -h' ;;
         kill) flags='--help -h' ;;
         list) flags='--format -f --quiet -q --help -h' ;;
         mounts) flags='--help -h' ;;
@@ -81,6 +96,7 @@ _berth() {
         start) flags='--help -h' ;;
         state) flags='--help -h' ;;
         tags) flags='--help -h' ;;
+        uninstall) flags='--containerd --docker --podman --crio --k3s --rke2 --all --dry-run --restart --force --destdir --help -h' ;;
         unpack) flags='--help -h' ;;
         update) flags='--resources -r --blkio-weight --cpu-period --cpu-quota --cpu-burst --cpu-share --cpu-rt-period --cpu-rt-runtime --cpuset-cpus --cpuset-mems --memory --cpu-idle --memory-reservation --memory-swap --pids-limit --l3-cache-schema --mem-bw-schema --help -h' ;;
         features) flags='--help -h' ;;
@@ -91,6 +107,7 @@ _berth() {
         ' --root') values='' ;;
         ' --cgroup-manager') values='cgroupfs systemd disabled' ;;
         ' --rootless') values='true false auto' ;;
+        'check --destdir') values='' ;;
         'create --bundle' | 'create -b') values='' ;;
         'create --console-socket') values='' ;;
         'create --pidfd-socket') values='' ;;
@@ -110,6 +127,10 @@ _berth() {
         'exec --cap' | 'exec -c') values='' ;;
         'exec --preserve-fds') values='' ;;
         'exec --cgroup') values='' ;;
+        'install --name') values='' ;;
+        'install --bin-dir') values='' ;;
+        'install --containerd-version') values='' ;;
+        'install --destdir') values='' ;;
         'list --format' | 'list -f') values='table json' ;;
         'ps --format' | 'ps -f') values='table json' ;;
         'run --bundle' | 'run -b') values='' ;;
@@ -118,6 +139,7 @@ _berth() {
         'run --pid-file') values='' ;;
         'run --preserve-fds') values='' ;;
         'spec --bundle' | 'spec -b') values='' ;;
+        'uninstall --destdir') values='' ;;
         'update --resources' | 'update -r') values='' ;;
         'update --blkio-weight') values='' ;;
         'update --cpu-period') values='' ;;
@@ -138,8 +160,8 @@ _berth() {
         *)
             case "$cur:$command $operand" in
                 -*) values=$flags ;;
-                *:' 0') values='checkpoint create delete events exec kill list mounts pause ps restore resume run spec start state tags unpack update features' ;;
-                *:'kill 1') values=$(compgen -A signal SIG) ;;
+                *:' 0' | *:'help 0') values='check checkpoint completion create delete events exec install kill list mounts pause ps restore resume run spec start state tags uninstall unpack update features help' ;;
+                *:'kill 1') values=$(compgen -A signal -X '*JUNK*' SIG) ;;
                 *:'checkpoint 0' | *:'delete 0' | *:'events 0' | *:'exec 0' | *:'kill 0' | *:'pause 0' | *:'ps 0' | *:'resume 0' | *:'start 0' | *:'state 0' | *:'update 0')
                     values=$(berth "${root[@]}" list -q 2> /dev/null)
                     ;;

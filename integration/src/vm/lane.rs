@@ -194,15 +194,16 @@ const PATCHING_FAULT: &str = "Oops: int3";
 fn furnished(image: &Image, logs: &Path) -> Result<Machine> {
     let mut machine = Machine::up(image, logs)?;
     let mut files = Vec::new();
-    for name in ["berth", "berth-image", "containerd-shim-berth-v2", "berth-weak", "berth-probe", "berth-pause"] {
+    for name in
+        ["berth", "berth-image", "berth-setup", "containerd-shim-berth-v2", "berth-weak", "berth-probe", "berth-pause"]
+    {
         let path = built_dir().join(name);
         let content = fs::read(&path).map_err(fault(&format!("read {}", path.display())))?;
         files.push((format!("{PROGRAMS}/{name}"), 0o755, content));
     }
-    for name in ["config-v2.toml", "config-v3.toml"] {
-        let path = Path::new("deploy/containerd").join(name);
-        let content = fs::read(workspace().join(&path)).map_err(fault(&format!("read {}", path.display())))?;
-        files.push((format!("{WORKSPACE}/{}", path.display()), 0o644, content));
+    for path in ["deploy/containerd/config-v2.toml", "deploy/containerd/config-v3.toml", "deploy/kubernetes/node"] {
+        let content = fs::read(workspace().join(path)).map_err(fault(&format!("read {path}")))?;
+        files.push((format!("{WORKSPACE}/{path}"), 0o755, content));
     }
     machine.guest.ok(&["mkdir", "-p", LOGS])?;
     machine.guest.push(&files)?;

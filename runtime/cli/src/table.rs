@@ -3,7 +3,7 @@
 use crate::{
     args::{AnyCommand, Binding, non_empty, path},
     commands::{
-        create, delete, events, exec, features, image, kill, list, mounts, pause, ps, run, spec, start, state,
+        create, delete, events, exec, features, image, kill, list, mounts, pause, ps, run, setup, spec, start, state,
         unsupported, update,
     },
     globals::GlobalArgs,
@@ -44,11 +44,14 @@ pub static GLOBALS: &[Binding<GlobalArgs>] = &[
 
 /// The commands, in the order of `--help`.
 pub static COMMANDS: &[&dyn AnyCommand] = &[
+    &setup::CHECK,
     &unsupported::CHECKPOINT,
+    &setup::COMPLETION,
     &create::COMMAND,
     &delete::COMMAND,
     &events::COMMAND,
     &exec::COMMAND,
+    &setup::INSTALL,
     &kill::COMMAND,
     &list::COMMAND,
     &mounts::COMMAND,
@@ -61,6 +64,7 @@ pub static COMMANDS: &[&dyn AnyCommand] = &[
     &start::COMMAND,
     &state::COMMAND,
     &image::TAGS,
+    &setup::UNINSTALL,
     &image::UNPACK,
     &update::COMMAND,
     &features::COMMAND,

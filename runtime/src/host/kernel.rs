@@ -6,7 +6,7 @@
 use crate::{Error, Kind, Result, sys};
 
 /// The oldest supported kernel, which has `cgroup.kill`.
-const FLOOR: (u32, u32) = (5, 14);
+pub const FLOOR: (u32, u32) = (5, 14);
 
 /// The required calls, and the kernel version that introduced each. With all arguments -1 each of them fails at once
 /// with an error other than `ENOSYS`.
@@ -25,6 +25,31 @@ const REQUIRED: [(&str, libc::c_long, &str); 13] = [
     ("seccomp", libc::SYS_seccomp, "3.17"),
     ("setns", libc::SYS_setns, "3.0"),
 ];
+
+/// Calls with a fallback, as [`REQUIRED`].
+const OPTIONAL: [(&str, libc::c_long, &str); 3] = [
+    ("faccessat2", libc::SYS_faccessat2, "5.8"),
+    ("fchmodat2", libc::SYS_fchmodat2, "6.6"),
+    ("keyctl", libc::SYS_keyctl, "2.6"),
+];
+
+/// A system call that berth uses.
+#[derive(Debug)]
+pub struct Call {
+    /// The name.
+    pub name: &'static str,
+    /// The first kernel that has it.
+    pub since: &'static str,
+    /// This kernel has it, and no seccomp filter around this process hides it with `ENOSYS`.
+    pub present: bool,
+}
+
+/// The calls that berth cannot do without, and the calls that have a fallback.
+#[must_use]
+pub fn calls() -> [Vec<Call>; 2] {
+    let probe = |&(name, number, since): &(_, _, _)| Call { name, since, present: sys::has_call(number) };
+    [REQUIRED.iter().map(probe).collect(), OPTIONAL.iter().map(probe).collect()]
+}
 
 /// Checks the kernel's release.
 ///
@@ -60,12 +85,15 @@ fn too_old(release: &str) -> Error {
     Error::unsupported(format!("berth needs Linux {major}.{minor} or later, this is {release}"))
 }
 
-fn release() -> String {
+/// The release of this kernel, as uname(2) has it.
+#[must_use]
+pub fn release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 /// Returns the first two numbers of a release such as `6.1.0-18-amd64` or `5.14-rc3`.
-fn version(release: &str) -> Option<(u32, u32)> {
+#[must_use]
+pub fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
@@ -83,6 +111,13 @@ mod tests {
         }
         assert!(version("5.9.12") < Some(FLOOR) && version("5.14.0") >= Some(FLOOR) && version("6.0") > Some(FLOOR));
         check().unwrap();
+    }
+
+    #[test]
+    fn this_kernel_has_each_required_call() {
+        let [required, optional] = calls();
+        assert!(required.iter().all(|call| call.present), "{required:?}");
+        assert_eq!((required.len(), optional.len()), (13, 3));
     }
 
     #[test]

@@ -1,16 +1,10 @@
 //! `unpack` and `tags`: execute the program `berth-image`, so that images and registries add neither code nor size to this
 //! program.
 
-use std::{os::unix::process::CommandExt, process};
+use super::sibling::execute;
+use crate::args::{Command, Count, Order, Usage};
 
-use berth_runtime::{Context, Error, Kind};
-
-use crate::{
-    Failure,
-    args::{Command, Count, Order, Usage},
-};
-
-/// The program. It is beside this one or in ../libexec/berth.
+/// The program that does the work.
 const PROGRAM: &str = "berth-image";
 
 /// The arguments of a command of berth-image.
@@ -40,7 +34,7 @@ EXAMPLE:
     },
     flags: &[],
     operands: |args, operands| args.words = operands.rest(),
-    run: |_, args| Err(execute("unpack", &args.words)),
+    run: |_, args| Err(execute(PROGRAM, "unpack", &args.words)),
 };
 
 /// The command `tags`.
@@ -60,27 +54,5 @@ EXAMPLE:
     },
     flags: &[],
     operands: |args, operands| args.words = operands.rest(),
-    run: |_, args| Err(execute("tags", &args.words)),
+    run: |_, args| Err(execute(PROGRAM, "tags", &args.words)),
 };
-
-/// Executes a command of berth-image; returns only if that fails.
-fn execute(command: &str, words: &[String]) -> Failure {
-    let own = match std::env::current_exe().context("find the directory of this program") {
-        Ok(own) => own,
-        Err(e) => return e.into(),
-    };
-    let directory = own.parent().unwrap_or(&own);
-    let found = [directory.join(PROGRAM), directory.join("../libexec/berth").join(PROGRAM)]
-        .into_iter()
-        .find(|path| path.exists());
-    match found {
-        Some(path) => {
-            let error = process::Command::new(&path).arg(command).args(words).exec();
-            Error::from(error).context(format!("execute {}", path.display())).into()
-        }
-        None => {
-            let text = format!("{command}: {PROGRAM} is not installed in {}", directory.display());
-            Error::new(Kind::NotFound, text).into()
-        }
-    }
-}

@@ -13,6 +13,8 @@ pub mod mounts;
 pub mod pause;
 pub mod ps;
 pub mod run;
+pub mod setup;
+mod sibling;
 pub mod spec;
 pub mod start;
 pub mod state;
