@@ -26,7 +26,7 @@ use std::{ffi::OsString, path::Path};
 use berth_runtime::Error;
 
 use self::{
-    args::{AnyCommand, Order, Parsed, Program, fill, flags, parse},
+    args::{AnyCommand, Order, Parsed, Program, fill, flags, parse, suggestion},
     globals::{GlobalArgs, Globals},
     table::{COMMANDS, GLOBALS},
 };
@@ -109,7 +109,8 @@ fn explain(program: &str, name: Option<&str>) -> Outcome {
 /// Finds a command by name. The failure has the text and the status of urfave/cli.
 fn find(name: &str) -> Result<&'static dyn AnyCommand, Failure> {
     let command = COMMANDS.iter().find(|command| command.usage().name == name).copied();
-    command.ok_or_else(|| Failure { message: format!("No help topic for '{name}'"), status: 3 })
+    let near = || suggestion(name, "", COMMANDS.iter().map(|command| command.usage().name).chain(["help"]));
+    command.ok_or_else(|| Failure { message: format!("No help topic for '{name}'{}", near()), status: 3 })
 }
 
 /// Reads the flags of the command `name` and runs it.

@@ -4,11 +4,13 @@
 //! function that stores the flag's value in a field of the struct. A misspelt field does not compile. Help, manual pages
 //! and completions read the descriptions; [`parse`] checks the command line against them.
 
+mod near;
 mod numbers;
 mod parse;
 
 use std::path::PathBuf;
 
+pub use near::suggestion;
 pub use parse::{Parsed, Value, parse};
 
 use crate::{Globals, Outcome};

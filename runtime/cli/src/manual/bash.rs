@@ -51,8 +51,8 @@ _berth() {
         r#"        *)
             case "$cur:$command $operand" in
                 -*) values=$flags ;;
-                *:' 0') values='{}' ;;
-                *:'kill 1') values=$(compgen -A signal SIG) ;;
+                *:' 0' | *:'help 0') values='{}' ;;
+                *:'kill 1') values=$(compgen -A signal -X '*JUNK*' SIG) ;;
                 {})
                     values=$(berth "${{root[@]}}" list -q 2> /dev/null)
                     ;;
@@ -64,7 +64,7 @@ _berth() {
 
 complete -o default -F _berth berth
 "#,
-        names.join(" "),
+        names.iter().copied().chain(["help"]).collect::<Vec<_>>().join(" "),
         on_container.iter().map(|row| format!("*:'{row}'")).collect::<Vec<_>>().join(" | "),
     );
     script
@@ -127,6 +127,8 @@ fn bash_completes_commands_flags_values_and_ids() {
         (&["berth", "--root", "/r", "exec", "--user", "c9", "c"], "c1 c2"),
         (&["berth", "--root", "=", "/r", "exec", "-t", "c1", "c"], ""),
         (&["berth", "kill", "c1", "SIGKI"], "SIGKILL"),
+        (&["berth", "kill", "c1", "SIGJ"], ""),
+        (&["berth", "help", "cre"], "create"),
         (&["berth", "run", "c"], ""),
         (&["berth", "create", "--bundle", ""], ""),
     ] {

@@ -13,6 +13,7 @@ use berth_runtime::go_bool;
 
 use super::{
     Flag, HELP, Order, Takes,
+    near::suggestion,
     numbers::{self, Base, IntError},
 };
 
@@ -67,7 +68,9 @@ pub fn parse(flags: &[&'static Flag], words: &[String], order: Order) -> Result<
             None => (body, None),
         };
         let Some(Found { index, flag, spelling }) = find(flags, name) else {
-            return Err(format!("flag provided but not defined: -{name}"));
+            let names =
+                flags.iter().copied().chain([&HELP]).filter(|flag| !flag.help.is_empty()).map(|flag| flag.name());
+            return Err(format!("flag provided but not defined: -{name}{}", suggestion(name, "--", names)));
         };
         if spellings.iter().any(|(n, s)| *n == flag.name() && *s != spelling) {
             let short = flag.names.last().copied().unwrap_or_default();

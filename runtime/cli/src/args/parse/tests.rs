@@ -95,6 +95,7 @@ fn help_is_a_flag_of_every_table() {
 #[test]
 fn unknown_flag_is_an_error_before_an_operand_and_an_operand_behind_one() {
     assert_eq!(read("--nope c", Order::Mixed).unwrap_err(), "flag provided but not defined: -nope");
+    assert_eq!(read("--hlp c", Order::Mixed).unwrap_err(), "flag provided but not defined: -hlp; did you mean --help?");
     assert_eq!(operands("c -9", Order::Mixed), ["c", "-9"]);
     assert_eq!(operands("-", Order::Mixed), ["-"]);
     assert_eq!(read("---d", Order::Mixed).unwrap_err(), "bad flag syntax: ---d");
