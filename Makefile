@@ -11,6 +11,12 @@ INSTALL := berth containerd-shim-berth-v2
 SHIPPED := -p berth-cli -p containerd-shim-berth-v2
 # Built by themselves: what they ask of a shared crate must not change the two programs above.
 HELPERS := berth-image berth-setup
+# A release: no path of this machine is in a program, so that two builds in two directories give the same bytes.
+ARCH    ?= $(firstword $(subst -, ,$(HOST)))
+DIST    := $(abspath $(OUT))/dist-build
+DIST_TO := $(ARCH)-unknown-linux-gnu
+REMAP    = --remap-path-prefix=$(DIST)=/target --remap-path-prefix=$(CURDIR)=/berth --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo \
+	--remap-path-prefix=$(shell rustc --print sysroot)=/rust
 TOOLS    = $(notdir $(basename $(wildcard integration/src/bin/*.rs integration/bench/src/bin/*.rs)))
 # A berth whose defences a test can take out. The packages above are named with it so that it shares their dependencies.
 WEAK    := -p berth-cli --features berth-cli/weak --bin berth
@@ -40,14 +46,15 @@ SECONDS    ?= 60
 VM_FULL  = $(addprefix --test ,$(filter-out budget,$(notdir $(basename $(wildcard integration/tests/*.rs)))))
 
 .PHONY: help build tools floors demo bench check test test-unit test-integration steady clean-room nightly test-vm vm-shell \
-	fuzz budget docs conformance advisories install clean needs-build needs-unit needs-fuzz needs-test needs-demo needs-bench
+	fuzz budget docs conformance advisories install dist dist-check clean needs-build needs-unit needs-fuzz needs-test needs-demo needs-bench \
+	needs-dist needs-clean-room
 .DEFAULT_GOAL := help
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
 
 # What is missing is installed, or said in a line.
-needs-build needs-unit needs-fuzz needs-test needs-demo needs-bench: needs-%:
+needs-build needs-unit needs-fuzz needs-test needs-demo needs-bench needs-dist needs-clean-room: needs-%:
 	@integration/tools/setup $* > /dev/null
 
 build: needs-build ## static release binaries in target/release: berth, containerd-shim-berth-v2, berth-image and berth-setup
@@ -97,11 +104,12 @@ steady: ## the tests RUNS times (30) after `make test`, one line a run; LOAD=bus
 clean-room: ## make demo and make test, or a COMMAND, on a minimal Debian with Rust and Go and nothing else of this machine
 	@integration/tools/clean-room $(if $(COMMAND),'$(COMMAND)')
 
-nightly: test ## what takes hours: the tests 10 times, and 10 times beside each load, all of them in the test machines, fuzzing, the benchmark
+nightly: test ## what takes hours: the tests 10 times, and 10 times beside each load, all of them in the test machines, fuzzing, the benchmark, the release
 	@failed=; for load in '' $(LOADS); do LOAD=$$load $(MAKE) --no-print-directory steady RUNS=10 || failed="$$failed steady:$$load"; done; \
 		$(MAKE) --no-print-directory test-vm FULL=1 || failed="$$failed test-vm"; \
 		$(MAKE) --no-print-directory fuzz SECONDS=600 || failed="$$failed fuzz"; \
 		$(MAKE) --no-print-directory bench || failed="$$failed bench"; \
+		$(MAKE) --no-print-directory dist-check || failed="$$failed dist-check"; \
 		test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 fuzz: needs-fuzz ## run a fuzz target under libFuzzer for a time: TARGET=NAME SECONDS=60; all in turn without TARGET
@@ -136,6 +144,15 @@ install: ## install the binaries, manual pages and completions into PREFIX (defa
 	install -D -m 0644 docs/cli/completions/berth.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/berth
 	install -D -m 0644 docs/cli/completions/_berth $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_berth
 	install -D -m 0644 docs/cli/completions/berth.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/berth.fish
+
+dist: needs-dist ## a release in target/dist: tarball, .deb, .rpm, sources, SBOM, SHA256SUMS; SIGN_KEY=FILE signs, as openssl does
+	@export RUSTFLAGS="$(STATIC) $(REMAP)" CFLAGS="-ffile-prefix-map=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo -ffile-prefix-map=$(DIST)=/target"; \
+		$(CARGO) build --quiet --locked --release $(SHIPPED) $(addprefix --bin ,$(INSTALL)) --target $(DIST_TO) --target-dir $(DIST) && \
+		for b in $(HELPERS); do $(CARGO) build --quiet --locked --release -p $$b --bin $$b --target $(DIST_TO) --target-dir $(DIST) || exit; done
+	@integration/tools/dist $(DIST)/$(DIST_TO)/release $(OUT)/dist $(ARCH)
+
+dist-check: needs-clean-room ## build the release twice and compare the bytes; install and remove the .deb in a minimal Debian (as root)
+	@integration/tools/dist-check
 
 clean: ## remove what was built
 	$(CARGO) clean
