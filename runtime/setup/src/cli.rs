@@ -167,7 +167,7 @@ fn run_install(request: &Request) -> Result<()> {
     let host = request.host()?;
     let engines = request.engines()?;
     let options = request.options(&host)?;
-    let store = Store::open(&host, !request.dry_run)?;
+    let store = if request.dry_run { Store::open(&host)? } else { Store::make(&host)? };
     for engine in engines.iter().filter(|engine| !request.engines.is_empty() || engine.is_present(&host)) {
         let work = install::install(&host, &store, *engine, &options, request.force)?;
         print!("{}", work.show());
@@ -179,7 +179,7 @@ fn run_install(request: &Request) -> Result<()> {
 fn run_uninstall(request: &Request) -> Result<()> {
     let host = request.host()?;
     let engines = request.engines()?;
-    let store = Store::open(&host, false)?;
+    let store = Store::open(&host)?;
     for engine in engines {
         match install::uninstall(&host, &store, *engine, request.force)? {
             Some(work) => {

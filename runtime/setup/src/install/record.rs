@@ -6,6 +6,7 @@
 
 use std::{
     fs::{self, File},
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -65,22 +66,28 @@ impl Record {
 pub struct Store {
     directory: PathBuf,
     /// Holds the lock (flock(2)) until it is closed.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 impl Store {
-    /// Opens the directory and locks it. With `make` the directory is made; without, it may be missing.
+    /// Makes the directory if it is missing, and locks it.
     ///
     /// # Errors
     /// Fails if another installer works, or if the directory cannot be made.
-    pub fn open(host: &Host, make: bool) -> Result<Self> {
+    pub fn make(host: &Host) -> Result<Self> {
+        file::make_directory(&host.path(DIRECTORY))?;
+        Self::open(host)
+    }
+
+    /// Locks the directory. If it is missing there are no records.
+    ///
+    /// # Errors
+    /// Fails if another installer works.
+    pub fn open(host: &Host) -> Result<Self> {
         let directory = host.path(DIRECTORY);
-        if make {
-            file::make_directory(&directory)?;
-        }
         let lock = match File::open(&directory) {
             Ok(lock) => lock,
-            Err(_) if !make && !directory.exists() => return Ok(Self { directory, _lock: None }),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Self { directory, lock: None }),
             Err(e) => return Err(Error::from(e).context(format!("open {}", directory.display()))),
         };
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -90,7 +97,7 @@ impl Store {
             }
             locked => locked.with_context(|| format!("lock {}", directory.display()))?,
         }
-        Ok(Self { directory, _lock: Some(lock) })
+        Ok(Self { directory, lock: Some(lock) })
     }
 
     fn path(&self, engine: Engine) -> PathBuf {
@@ -133,7 +140,7 @@ impl Store {
 impl Drop for Store {
     /// Removes the directories if they are empty.
     fn drop(&mut self) {
-        if self._lock.is_some() && fs::remove_dir(&self.directory).is_ok() {
+        if self.lock.is_some() && fs::remove_dir(&self.directory).is_ok() {
             let parent = self.directory.parent().unwrap_or(&self.directory);
             let _ = fs::remove_dir(parent); // it may hold other things of berth
         }

@@ -30,7 +30,7 @@ impl World {
     }
 
     fn install(&self, engine: Engine) -> Result<String> {
-        let store = Store::open(&self.host, true)?;
+        let store = Store::make(&self.host)?;
         let work = install(&self.host, &store, engine, &self.options(), false)?;
         let shown = work.show();
         work.carry_out(&self.host, &store)?;
@@ -38,7 +38,7 @@ impl World {
     }
 
     fn uninstall(&self, engine: Engine) -> Result<bool> {
-        let store = Store::open(&self.host, true)?;
+        let store = Store::make(&self.host)?;
         let Some(work) = uninstall(&self.host, &store, engine, false)? else { return Ok(false) };
         work.carry_out(&self.host, &store)?;
         Ok(true)
@@ -132,7 +132,7 @@ fn own_file_that_was_edited_is_not_lost() {
         assert!(failed.to_string().contains("was edited after"), "{failed}");
     }
     assert_eq!(fs::read_to_string(&path).unwrap(), "# mine\n");
-    let store = Store::open(&world.host, true).unwrap();
+    let store = Store::make(&world.host).unwrap();
     let work = uninstall(&world.host, &store, Engine::Podman, true).unwrap().unwrap();
     work.carry_out(&world.host, &store).unwrap();
     assert!(!path.exists());
@@ -173,7 +173,7 @@ fn symbolic_link_and_device_are_not_configuration() {
 #[test]
 fn second_installer_is_refused_while_the_first_works() {
     let world = full("lock");
-    let first = Store::open(&world.host, true).unwrap();
+    let first = Store::make(&world.host).unwrap();
     let failed = world.install(Engine::Docker).unwrap_err().to_string();
     assert!(failed.contains("another berth install or uninstall is at work"), "{failed}");
     drop(first);
@@ -183,7 +183,7 @@ fn second_installer_is_refused_while_the_first_works() {
 #[test]
 fn failed_write_takes_back_what_was_done() {
     let world = full("taken-back");
-    let store = Store::open(&world.host, true).unwrap();
+    let store = Store::make(&world.host).unwrap();
     let work = install(&world.host, &store, Engine::Docker, &world.options(), false).unwrap();
     // An administrator writes between the reading and the writing.
     let daemon = world.host.path("/etc/docker/daemon.json");
