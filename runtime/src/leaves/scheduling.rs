@@ -93,15 +93,25 @@ const INITIAL: &str = "process.execCPUAffinity.initial";
 const FINAL: &str = "process.execCPUAffinity.final";
 const NODES: &str = "linux.memoryPolicy.nodes";
 
-/// Plans the settings of init, or of another process if `exec` is set. Returns `None` if there are none.
+/// The process that the settings are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// The init of a container.
+    Init,
+    /// The process of an exec, which also gets the final CPU affinity.
+    Exec,
+}
+
+/// Plans the settings of a payload. Returns `None` if there are none.
 ///
 /// # Errors
 /// As [`check`] and [`check_container`].
-pub fn plan<'a>(arena: &'a Arena, wanted: &Settings, exec: bool) -> Result<Option<Scheduling<'a>>> {
+pub fn plan<'a>(arena: &'a Arena, wanted: &Settings, payload: Payload) -> Result<Option<Scheduling<'a>>> {
     if wanted.is_empty() {
         return Ok(None);
     }
-    let last = wanted.affinity.as_ref().and_then(|a| a.cpu_affinity_final().as_deref()).filter(|_| exec);
+    let last =
+        wanted.affinity.as_ref().and_then(|a| a.cpu_affinity_final().as_deref()).filter(|_| payload == Payload::Exec);
     let list = |set: Set| -> &'a [u64] { arena.list(set.to_vec()) };
     let memory = match &wanted.memory {
         None => None,

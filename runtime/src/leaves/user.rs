@@ -6,18 +6,26 @@ use oci_spec::runtime::{Process, User};
 
 use crate::{Context, Result, arena::Arena, host::caller};
 
-/// Returns the payload's supplementary groups, ascending: exactly `additionalGids`, or with `keep` those of the
-/// runtime.
+/// The origin of a payload's supplementary groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Groups {
+    /// `process.user.additionalGids`, and no others.
+    Configured,
+    /// The groups of the runtime.
+    Inherited,
+}
+
+/// Returns the payload's supplementary groups, ascending.
 ///
 /// The kernel's list also contains the primary group if the caller put it there (CVE-2023-25173 was about leaving some
 /// out).
 ///
 /// # Errors
 /// As getgroups(2).
-pub fn groups<'a>(arena: &'a Arena, user: &User, keep: bool) -> Result<&'a [u32]> {
-    let mut groups = match keep {
-        true => own_groups()?,
-        false => user.additional_gids().clone().unwrap_or_default(),
+pub fn groups<'a>(arena: &'a Arena, user: &User, origin: Groups) -> Result<&'a [u32]> {
+    let mut groups = match origin {
+        Groups::Inherited => own_groups()?,
+        Groups::Configured => user.additional_gids().clone().unwrap_or_default(),
     };
     groups.sort_unstable();
     Ok(arena.list(groups))

@@ -15,7 +15,7 @@ use crate::{
     host::{caller, signals},
     leaves::{
         lsm, rlimit,
-        scheduling::{self, Settings as Scheduling},
+        scheduling::{self, Payload, Settings as Scheduling},
         seccomp::Filter,
         user,
     },
@@ -50,12 +50,14 @@ pub fn plan<'a>(
     defaults: Defaults<'_>,
     filter: Option<&'a Filter>,
 ) -> Result<Plan<'a>> {
-    let scheduling = scheduling::plan(arena, defaults.scheduling, !defaults.waits_for_start)?;
+    let payload = if defaults.waits_for_start { Payload::Init } else { Payload::Exec };
+    let scheduling = scheduling::plan(arena, defaults.scheduling, payload)?;
     let args = process.args().as_deref().unwrap_or_default();
     let env = dedup(process.env().as_deref().unwrap_or_default());
     let home = !env.iter().any(|v| v.strip_prefix("HOME=").is_some_and(|h| !h.is_empty()));
     let keep_groups = defaults.keep_groups || user::inherits_groups(process);
-    let groups = user::groups(arena, process.user(), keep_groups)?;
+    let origin = if keep_groups { user::Groups::Inherited } else { user::Groups::Configured };
+    let groups = user::groups(arena, process.user(), origin)?;
     let (executables, searched) = executables(arena, args.first().map_or("", String::as_str), &env)?;
     Ok(Plan {
         args: vector(arena, args.iter().map(String::as_str), "process.args", 1)?,
