@@ -4,11 +4,7 @@ use oci_spec::runtime::LinuxResources;
 
 use super::{
     check,
-    devices::{
-        allowlist,
-        program::{self, Replaced},
-        rules,
-    },
+    devices::rules,
     dir::{Dir, gone},
     location::{Cgroup, Driver, Hierarchy, Place},
     row::{self, Row},
@@ -38,28 +34,6 @@ impl Cgroup {
             }
         };
         updated().context("update cgroup")
-    }
-
-    /// Replaces the device rules in force by those of `resources` and the default rules. At no moment is there no rule in
-    /// force, and a device that both sets allow stays open.
-    ///
-    /// # Errors
-    /// Names the bad rule; [`Kind::NotFound`] if the cgroup does not exist.
-    pub fn update_devices(&self, resources: &LinuxResources) -> Result<()> {
-        let rules = rules::rules(resources)?;
-        let dir = open(self.main_place()?)?;
-        // systemd first: a device needs the permission of both, so at no moment is more open than before or after.
-        if let Driver::Systemd(unit) = &self.driver {
-            scope::update_devices(unit, self, &rules)?;
-        }
-        match self.hierarchy {
-            Hierarchy::V1 => allowlist::apply(&dir, &rules, false),
-            Hierarchy::V2 => {
-                let replaced = if self.is_by_systemd() { Replaced::Own } else { Replaced::All };
-                program::install(&dir, &rules, replaced)
-            }
-        }
-        .context("update device rules")
     }
 }
 

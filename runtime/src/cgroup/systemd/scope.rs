@@ -116,18 +116,6 @@ pub(in crate::cgroup) fn restore(unit: &Unit, cgroup: &Cgroup, rows: &mut [Row])
     Ok(())
 }
 
-/// Replaces the device rules of the unit.
-///
-/// # Errors
-/// As [`update`].
-pub(in crate::cgroup) fn update_devices(unit: &Unit, cgroup: &Cgroup, rules: &[Rule]) -> Result<()> {
-    let properties = device_policy::properties(cgroup.hierarchy(), rules)?;
-    let mut manager = Manager::connect(unit.instance, PATIENCE)?;
-    set(&mut manager, unit, cgroup, &properties)?;
-    manager.done();
-    Ok(())
-}
-
 /// Sets properties of the unit. On v1 the cgroup is frozen meanwhile: systemd rewrites the whole list of devices at any
 /// change, beginning with "nothing is allowed".
 fn set(manager: &mut Manager, unit: &Unit, cgroup: &Cgroup, properties: &[Property]) -> Result<()> {
