@@ -130,18 +130,25 @@ pub fn reap(pidfd: BorrowedFd<'_>) {
     while let Err(Errno::INTR) = waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {}
 }
 
-/// A reference that another thread uses, while this thread only waits for that thread.
-pub struct SendRef<'a, T: ?Sized>(pub &'a T);
-
-// SAFETY: both users (the new time namespace, the foreign mount namespace) end the other thread before the scope of the
-// reference ends, and this thread only waits meanwhile. So one thread at a time uses the value.
-unsafe impl<T: ?Sized> Send for SendRef<'_, T> {}
-
-impl<'a, T: ?Sized> SendRef<'a, T> {
-    /// Returns the reference.
-    pub fn get(&self) -> &'a T {
-        self.0
+/// Runs `work` on `value` in a thread of its own, and waits for its end. `None` if the thread has panicked.
+///
+/// # Errors
+/// No thread can be started.
+pub fn run_on_thread<V: ?Sized, T: Send>(value: &V, work: impl FnOnce(&V) -> T + Send) -> std::io::Result<Option<T>> {
+    struct Lent<'v, V: ?Sized>(&'v V);
+    // SAFETY: the value is used by one thread at a time. This thread waits in `join` until the other one has ended, and
+    // `work` may keep the reference no longer than its own call.
+    unsafe impl<V: ?Sized> Send for Lent<'_, V> {}
+    impl<V: ?Sized> Lent<'_, V> {
+        fn give<T>(&self, work: impl FnOnce(&V) -> T) -> T {
+            work(self.0)
+        }
     }
+    let lent = Lent(value);
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, move || lent.give(work))?;
+        Ok(thread.join().ok())
+    })
 }
 
 /// Duplicates a file descriptor of another process with pidfd_getfd(2) (Linux 5.6). The duplicate is close-on-exec.

@@ -12,7 +12,6 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxTimeOffset};
 use crate::{
     Context, Error, Kind, Result,
     namespace::{kind, path_to_join, thread::run_in_thread},
-    sys,
 };
 
 const FIELD: &str = "linux.timeOffsets";
@@ -63,15 +62,14 @@ pub fn clone_in_new<T: Send>(
     offsets: &str,
     clone: impl FnOnce(&Plan<'_>) -> Result<T> + Send,
 ) -> Result<T> {
-    let plan = sys::SendRef(plan);
-    run_in_thread(move || {
+    run_in_thread(plan, |plan| {
         berth_init::sys::unshare(kind::TIME).map_err(unsupported)?;
         if !offsets.is_empty() {
             // /proc/<tid> works for any thread, although /proc does not list it.
             let file = format!("/proc/{}/timens_offsets", rustix::thread::gettid().as_raw_nonzero());
             fs::write(&file, offsets).with_context(|| format!("{FIELD}: write timens_offsets"))?;
         }
-        clone(plan.get())
+        clone(plan)
     })
 }
 

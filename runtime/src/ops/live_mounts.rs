@@ -27,7 +27,6 @@ use crate::{
     namespace::{self, UserNamespace, thread::run_in_mount_ns, user},
     spawn::failure::{self, Names},
     spec::check,
-    sys,
 };
 
 /// Adds `mounts` in their order: bind mounts, and tmpfs if the container has no user namespace of its own.
@@ -65,9 +64,7 @@ pub fn add(container: &Container, mounts: &[Mount]) -> Result<()> {
     let planned = mount::plan(&arena, &mounts, &[], context)?;
     let (list, names) = (planned.list, Names { mounts: &planned.names, ..Names::default() });
     let owner = opened.owner(&users.ids)?;
-    let list = sys::SendRef(list);
-    opened.run_inside(move |root| {
-        let list = list.get();
+    opened.run_inside(list, |root, list| {
         // With umask 0 the processes inside may enter the new directories, regardless of the caller's umask.
         let _umask = Umask::set(0).context("unshare the umask")?;
         let attach = |(n, mount)| rootfs::attach(root, mount, n, None, owner).map_err(|failure| (n, failure));
@@ -102,7 +99,7 @@ pub fn remove(container: &Container, mounts: &[Mount]) -> Result<()> {
             target => arena.path(&target, "mounts.destination"),
         })
         .collect::<Result<_>>()?;
-    opened.run_inside(|root| {
+    opened.run_inside(&(), |root, ()| {
         for (n, target) in targets.iter().enumerate().rev() {
             detach(root, target).map_err(|e| match e {
                 Errno::INVAL => Error::invalid(format!("{}: {}: not mounted", field(n), target.to_string_lossy())),
@@ -175,14 +172,18 @@ impl OpenContainer {
         Ok(Some((ids.host_uid(0, "linux.uidMappings")?, ids.host_gid(0, "linux.gidMappings")?)))
     }
 
-    /// Runs `act` with the container's root in the container's mount namespace, but with the root directory of the
+    /// Runs `act` on `value` with the container's root in the container's mount namespace, but with the root directory of the
     /// host. Thus absolute paths, such as /proc, are the host's.
-    fn run_inside(&self, act: impl FnOnce(BorrowedFd<'_>) -> Result<()> + Send) -> Result<()> {
+    fn run_inside<V: ?Sized>(
+        &self,
+        value: &V,
+        act: impl FnOnce(BorrowedFd<'_>, &V) -> Result<()> + Send,
+    ) -> Result<()> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let host = rustix::fs::open(c"/", flags, Mode::empty()).context("open /")?;
-        run_in_mount_ns(Some(self.mounts.as_fd()), || {
+        run_in_mount_ns(Some(self.mounts.as_fd()), value, |value| {
             rustix::process::fchdir(&host).and_then(|()| rustix::process::chroot(c".")).context("chroot")?;
-            act(self.root.as_fd())
+            act(self.root.as_fd(), value)
         })
     }
 }

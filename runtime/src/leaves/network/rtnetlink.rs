@@ -111,7 +111,7 @@ impl Socket {
             berth_init::sys::setns(namespace, kind::NETWORK).context("join the network namespace")?;
             Self::open()
         };
-        run_in_thread(make)
+        run_in_thread(&(), |()| make())
     }
 
     /// Finds the device of this name.

@@ -62,7 +62,7 @@ impl Drop for HostMount<'_> {
     fn drop(&mut self) {
         let (Some(tree), joined) = (self.tree, self.joined) else { return };
         // If init has not attached the tree, umount2(2) fails, and the kernel frees the tree with its descriptor.
-        let _ = run_in_mount_ns(joined, || {
+        let _ = run_in_mount_ns(joined, &(), |()| {
             rustix::process::fchdir(tree)?;
             Ok(rustix::mount::unmount(".", UnmountFlags::DETACH)?)
         });
