@@ -10,8 +10,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use berth_runtime::{Context, Result};
-use rustix::process::{WaitId, WaitIdOptions, waitid};
+use berth_runtime::{Context, Result, events};
 use tokio::io::Interest;
 
 use crate::watch::watch;
@@ -95,16 +94,8 @@ async fn wait(pidfd: &OwnedFd) -> Result<Exit> {
 
 /// Reaps the child if it has exited.
 fn collect(pidfd: &OwnedFd) -> Result<Option<Exit>> {
-    let status =
-        waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG).context("waitid")?;
-    Ok(status.map(|status| {
-        let code = match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => u32::try_from(code).unwrap_or(UNKNOWN),
-            (None, Some(signal)) => 128 + u32::try_from(signal).unwrap_or_default(),
-            (None, None) => UNKNOWN,
-        };
-        Exit::now(code)
-    }))
+    let status = events::reap(pidfd.as_fd())?;
+    Ok(status.map(|status| Exit::now(u32::try_from(status.code).unwrap_or(UNKNOWN))))
 }
 
 #[cfg(test)]
