@@ -342,3 +342,25 @@ const REFUSED: &[Refusal] = &[
         says: &["SECCOMP_FILTER_FLAG_FLY"],
     },
 ];
+
+/// A warning may explain the error, so it comes first and also if the check of the request fails.
+#[test]
+fn warnings_of_a_request_precede_the_error_of_its_check() {
+    if skipped_on_runc("warnings first", "the annotation is crun's") {
+        return;
+    }
+    let runtime = Runtime::new("warnings-first");
+    // Odd values, so that no two rules become one range: the filter is longer than the kernel accepts.
+    let rule = |n: u32| {
+        json!({"names": ["getppid"], "action": "SCMP_ACT_ERRNO",
+            "args": [{"index": 0, "value": 2 * n + 1, "op": "SCMP_CMP_EQ"}]})
+    };
+    let rules: Vec<Value> = (0..5000).map(rule).collect();
+    let bundle = Bundle::probe(&["report"])
+        .set("/annotations", json!({"run.oci.keep_original_groups": "1"}))
+        .set("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}));
+    let out = runtime.create("c1", &bundle).fails(1, &["linux.seccomp"]);
+    let at = |word: &str| out.stderr.find(word).unwrap_or_else(|| panic!("no {word:?} in {out:?}"));
+    assert!(at("keeps the runtime's groups") < at("linux.seccomp"), "{out:?}");
+    runtime.assert_clean("a refused filter");
+}

@@ -236,9 +236,9 @@ impl Job {
             },
             rootless: Rootless::Auto,
         };
-        let checked = create::check(bundle, options)?;
-        warn(&checked.warnings);
-        create::create(checked)
+        let (warnings, checked) = create::check(bundle, options);
+        warn(&warnings);
+        create::create(checked?)
     }
 }
 

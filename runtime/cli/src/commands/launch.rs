@@ -155,9 +155,9 @@ pub fn launch(globals: &Globals, args: &CreateArgs, attachment: Attachment, barr
         sd_notify: manager.is_some(),
         rootless: globals.rootless,
     };
-    let checked = create::check(bundle, options)?;
-    checked.warnings.iter().for_each(|warning| log::warn!("{warning}"));
-    let mut created = create::create(checked)?;
+    let (warnings, checked) = create::check(bundle, options);
+    warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    let mut created = create::create(checked?)?;
     match hand_over(&mut created, host, pidfd_socket.as_ref()) {
         Ok(proxies) => Ok(Launched { created, proxies, manager }),
         Err(e) => {

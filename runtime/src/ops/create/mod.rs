@@ -49,8 +49,6 @@ configuration is strongly discouraged (as it is impossible to properly kill all 
 
 /// A request that is checked against the host. Nothing has been created yet.
 pub struct Checked<'o> {
-    /// Warnings for the user besides [`Bundle::warnings`]. They may explain a later failure, so log them before create.
-    pub warnings: Vec<String>,
     options: Options<'o>,
     bundle: Bundle,
     cgroup: Cgroup,
@@ -58,12 +56,15 @@ pub struct Checked<'o> {
     filter: Option<Arc<Filter>>,
 }
 
-/// Checks a request, and determines the container's cgroup.
+/// Checks a request, and determines the container's cgroup. Returns warnings for the user besides [`Bundle::warnings`],
+/// also with an error. They may explain it, or a later failure, so log them first.
 ///
 /// # Errors
 /// Names the field of config.json that the caller may not use, or that this host does not support.
-pub fn check(bundle: Bundle, options: Options<'_>) -> Result<Checked<'_>> {
-    check_request(bundle, options).map_err(kernel::explain)
+pub fn check(bundle: Bundle, options: Options<'_>) -> (Vec<String>, Result<Checked<'_>>) {
+    let mut warnings = Vec::new();
+    let checked = check_request(bundle, options, &mut warnings).map_err(kernel::explain);
+    (warnings, checked)
 }
 
 /// Creates the container.
@@ -74,7 +75,7 @@ pub fn create(checked: Checked<'_>) -> Result<Created> {
     make(checked).map_err(kernel::explain)
 }
 
-fn check_request(mut bundle: Bundle, options: Options<'_>) -> Result<Checked<'_>> {
+fn check_request<'o>(mut bundle: Bundle, options: Options<'o>, warnings: &mut Vec<String>) -> Result<Checked<'o>> {
     state::check_id(options.id)?;
     if options.sd_notify {
         sd_notify::add_to_spec(&mut bundle.spec, &options.root.join(options.id))?;
@@ -88,7 +89,6 @@ fn check_request(mut bundle: Bundle, options: Options<'_>) -> Result<Checked<'_>
     let cgroups_path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
     let rights = options.rootless.resolve(cgroups_path, options.cgroup_manager);
     rootless::check(spec, rights)?;
-    let mut warnings = Vec::new();
     if rights == Rights::Full && spec.annotations().as_ref().is_some_and(user::keeps_groups) {
         let groups = user::own_groups()?;
         warnings.push(format!("{}: the container keeps the runtime's groups: {groups:?}", user::KEEP_GROUPS));
@@ -105,11 +105,11 @@ fn check_request(mut bundle: Bundle, options: Options<'_>) -> Result<Checked<'_>
         warnings.push(NO_WAY_TO_KILL.to_owned());
     }
     let filter = plan::filter(spec)?;
-    Ok(Checked { warnings, options, bundle, cgroup, limits, filter })
+    Ok(Checked { options, bundle, cgroup, limits, filter })
 }
 
 fn make(checked: Checked<'_>) -> Result<Created> {
-    let Checked { options, bundle, cgroup, limits, filter, .. } = checked;
+    let Checked { options, bundle, cgroup, limits, filter } = checked;
     // Dropped last: the hooks must find no descriptor of the plan open.
     let mut poststop = PoststopGuard::default();
     let arena = Arena::default();
