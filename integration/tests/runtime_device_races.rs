@@ -162,6 +162,46 @@ fn existing_device_keeps_its_mode_and_owner() {
     runtime.assert_clean("devices that are there");
 }
 
+/// Creates and starts `c1` with this umask of the runtime's caller, and returns its report.
+fn started_with_umask(runtime: &Runtime, bundle: &Bundle, umask: &str) -> Value {
+    let through = ["sh", "-c", &format!("umask {umask}; exec \"$0\" \"$@\"")].map(str::to_owned);
+    let call = runtime.on("create", "c1", bundle).through(&through.each_ref().map(String::as_str)).spawn();
+    let number = call.number;
+    call.wait().ok();
+    runtime.cmd(&["start", "c1"]).ok();
+    let output = || runtime.stdout_of(number);
+    wait_until(|| output().contains('\n'), || format!("says nothing: {:?}", output()));
+    serde_json::from_str(output().lines().next().unwrap()).unwrap()
+}
+
+/// Fails unless the nodes, their directories and the cgroups of `c1` have their modes and owners.
+fn check_modes(runtime: &Runtime, report: &Value, umask: &str, what: &str) {
+    let seen = |path: &str| {
+        let seen = &report["stat"][path];
+        ["mode", "uid", "gid"].map(|key| seen[key].as_u64().unwrap_or_else(|| panic!("{path}: {seen}")))
+    };
+    for (path, wanted) in [
+        ("/dev/null", [0o666, 0, 0]),
+        ("/dev/net/deep/tun", [0o666, 7, 8]),
+        ("/dev/pipe", [0o622, 0, 0]),
+        ("/dev/net", [0o755, 0, 0]),
+        ("/dev/net/deep", [0o755, 0, 0]),
+        ("/srv/made", [0o755, 0, 0]),
+        ("/mnt/a", [0o755, 0, 0]),
+        ("/mnt/a/b", [0o755, 0, 0]),
+    ] {
+        // runc's directories have the caller's umask.
+        let directory = wanted[0] == 0o755 && umask != "000";
+        assert!(seen(path) == wanted || is_runc() && directory, "{what}: {path}: {:?}", seen(path));
+    }
+    if !skipped_on_runc("directories of cgroups", "they have the caller's umask") {
+        for directory in cgroup::directories(&runtime.cgroup("c1")) {
+            let mode = fs::metadata(&directory).unwrap().mode() & 0o777;
+            assert_eq!(mode, 0o755, "{what}: {}", directory.display());
+        }
+    }
+}
+
 /// The umask is the caller's, and the modes are config.json's. In a user namespace its root owns the nodes.
 #[test]
 fn umask_of_the_caller_does_not_change_modes_of_nodes() {
@@ -188,41 +228,8 @@ fn umask_of_the_caller_does_not_change_modes_of_nodes() {
         } else {
             bundle.set("/linux/devices", devices.clone())
         };
-        let through = ["sh", "-c", &format!("umask {umask}; exec \"$0\" \"$@\"")].map(str::to_owned);
-        let call = runtime.on("create", "c1", &bundle).through(&through.each_ref().map(String::as_str)).spawn();
-        let number = call.number;
-        call.wait().ok();
-        runtime.cmd(&["start", "c1"]).ok();
-        wait_until(
-            || runtime.stdout_of(number).contains('\n'),
-            || format!("says nothing: {:?}", runtime.stdout_of(number)),
-        );
-        let report: Value = serde_json::from_str(runtime.stdout_of(number).lines().next().unwrap()).unwrap();
-        let seen = |path: &str| {
-            let seen = &report["stat"][path];
-            ["mode", "uid", "gid"].map(|key| seen[key].as_u64().unwrap_or_else(|| panic!("{path}: {seen}")))
-        };
-        let what = format!("umask {umask}, users {users}");
-        for (path, wanted) in [
-            ("/dev/null", [0o666, 0, 0]),
-            ("/dev/net/deep/tun", [0o666, 7, 8]),
-            ("/dev/pipe", [0o622, 0, 0]),
-            ("/dev/net", [0o755, 0, 0]),
-            ("/dev/net/deep", [0o755, 0, 0]),
-            ("/srv/made", [0o755, 0, 0]),
-            ("/mnt/a", [0o755, 0, 0]),
-            ("/mnt/a/b", [0o755, 0, 0]),
-        ] {
-            // runc's directories have the caller's umask.
-            let directory = wanted[0] == 0o755 && umask != "000";
-            assert!(seen(path) == wanted || is_runc() && directory, "{what}: {path}: {:?}", seen(path));
-        }
-        if !skipped_on_runc("directories of cgroups", "they have the caller's umask") {
-            for directory in cgroup::directories(&runtime.cgroup("c1")) {
-                let mode = fs::metadata(&directory).unwrap().mode() & 0o777;
-                assert_eq!(mode, 0o755, "{what}: {}", directory.display());
-            }
-        }
+        let report = started_with_umask(&runtime, &bundle, umask);
+        check_modes(&runtime, &report, umask, &format!("umask {umask}, users {users}"));
         runtime.cmd(&["delete", "--force", "c1"]).ok();
     }
     runtime.assert_clean("umask");

@@ -5,7 +5,7 @@
 use berth_integration::{
     bundle::Bundle,
     case::{Refusal, differences, refused, skipped_on_runc},
-    runtime::{Output, Runtime, is_runc},
+    runtime::{Output, Runtime},
 };
 use serde_json::{Map, Value, json};
 
@@ -296,137 +296,135 @@ fn personality_flags_are_warned_about() {
     );
 }
 
+/// Settings that the runtime or the kernel refuses.
+const IMPOSSIBLE: &[Refusal] = &[
+    Refusal {
+        name: "a nice value out of range",
+        set: |b| b.set("/process/scheduler", json!({"policy": "SCHED_OTHER", "nice": 20})),
+        says: &["scheduler.nice"],
+    },
+    Refusal {
+        name: "a static priority for a policy without",
+        set: |b| b.set("/process/scheduler", json!({"policy": "SCHED_OTHER", "priority": 1})),
+        says: &["scheduler.priority can only be specified for SchedFIFO or SchedRR"],
+    },
+    Refusal {
+        name: "a deadline for a policy without",
+        set: |b| b.set("/process/scheduler", json!({"policy": "SCHED_BATCH", "deadline": 1})),
+        says: &["scheduler", "deadline", "SchedDeadline"],
+    },
+    Refusal {
+        name: "an unknown policy",
+        set: |b| b.set("/process/scheduler", json!({"policy": "SCHED_WARP"})),
+        says: &["scheduler"],
+    },
+    Refusal {
+        name: "an unknown flag",
+        set: |b| b.set("/process/scheduler", json!({"policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_WARP"]})),
+        says: &["scheduler", "flag"],
+    },
+    Refusal {
+        name: "a policy that Linux lacks",
+        set: |b| b.set("/process/scheduler", json!({"policy": "SCHED_ISO"})),
+        says: &["error setting scheduler: invalid argument"],
+    },
+    Refusal {
+        name: "a deadline without times",
+        set: |b| b.set("/process/scheduler", json!({"policy": "SCHED_DEADLINE"})),
+        says: &["error setting scheduler"],
+    },
+    Refusal {
+        name: "an I/O priority out of range",
+        set: |b| b.set("/process/ioPriority", json!({"class": "IOPRIO_CLASS_BE", "priority": 8})),
+        says: &["ioPriority.Priority: 8"],
+    },
+    Refusal {
+        name: "an unknown I/O class",
+        set: |b| b.set("/process/ioPriority", json!({"class": "IOPRIO_CLASS_WARP", "priority": 1})),
+        says: &["ioPriority", "class"],
+    },
+    Refusal {
+        name: "an unknown domain",
+        set: |b| b.set("/linux/personality", json!({"domain": "WARP"})),
+        says: &["personality"],
+    },
+    Refusal {
+        name: "memory bound to nothing",
+        set: |b| b.set("/linux/memoryPolicy", json!({"mode": "MPOL_BIND"})),
+        says: &["memory policy mode", "requires at least one node but got 0"],
+    },
+    Refusal {
+        name: "nodes for a mode without",
+        set: |b| b.set("/linux/memoryPolicy", json!({"mode": "MPOL_LOCAL", "nodes": "0"})),
+        says: &["memory policy", "mode requires 0 nodes but got 1"],
+    },
+    Refusal {
+        name: "an unknown mode",
+        set: |b| b.set("/linux/memoryPolicy", json!({"mode": "MPOL_WARP", "nodes": "0"})),
+        says: &["invalid memory policy mode", "MPOL_WARP"],
+    },
+    Refusal {
+        name: "an unknown flag",
+        set: |b| b.set("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["WARP"]})),
+        says: &["invalid memory policy flag", "WARP"],
+    },
+    Refusal {
+        name: "a deadline policy on some of the CPUs",
+        set: |b| {
+            let deadline = json!({"policy": "SCHED_DEADLINE", "runtime": 42_000, "deadline": 1_000_000,
+                "period": 1_000_000});
+            b.set("/linux/resources/cpu", json!({"cpus": "0"})).set("/process/scheduler", deadline)
+        },
+        says: &["process scheduler can't be used together with AllowedCPUs"],
+    },
+    Refusal {
+        name: "a node that is not there",
+        set: |b| b.set("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "900"})),
+        says: &["invalid argument"],
+    },
+];
+
+/// Settings that runc leaves to the kernel, or to luck.
+const LEFT_TO_LUCK: &[Refusal] = &[
+    Refusal {
+        name: "a real-time policy without a priority",
+        set: |b| b.set("/process/scheduler", json!({"policy": "SCHED_FIFO"})),
+        says: &["process.scheduler.priority", "1 to 99"],
+    },
+    Refusal {
+        name: "CPUs that are none",
+        set: |b| b.set("/process/execCPUAffinity", json!({"initial": "a-b"})),
+        says: &["process.execCPUAffinity.initial"],
+    },
+    Refusal {
+        name: "CPUs in the wrong order",
+        set: |b| b.set("/process/execCPUAffinity", json!({"final": "3-1"})),
+        says: &["process.execCPUAffinity"],
+    },
+    Refusal {
+        name: "nodes that are none",
+        set: |b| b.set("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "one"})),
+        says: &["linux.memoryPolicy.nodes"],
+    },
+    Refusal {
+        name: "flags that exclude each other",
+        set: |b| {
+            let flags = json!(["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES"]);
+            b.set("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "0", "flags": flags}))
+        },
+        says: &["linux.memoryPolicy.flags", "exclude"],
+    },
+    Refusal {
+        name: "a wrong type",
+        set: |b| b.set("/process/ioPriority", json!({"class": "IOPRIO_CLASS_BE", "priority": "high"})),
+        says: &["process.ioPriority.priority"],
+    },
+];
+
 #[test]
 fn impossible_scheduling_is_refused() {
-    refused(
-        "scheduling-bad",
-        &[
-            Refusal {
-                name: "a nice value out of range",
-                set: |b| b.set("/process/scheduler", json!({"policy": "SCHED_OTHER", "nice": 20})),
-                says: &["scheduler.nice"],
-            },
-            Refusal {
-                name: "a static priority for a policy without",
-                set: |b| b.set("/process/scheduler", json!({"policy": "SCHED_OTHER", "priority": 1})),
-                says: &["scheduler.priority can only be specified for SchedFIFO or SchedRR"],
-            },
-            Refusal {
-                name: "a deadline for a policy without",
-                set: |b| b.set("/process/scheduler", json!({"policy": "SCHED_BATCH", "deadline": 1})),
-                says: &["scheduler", "deadline", "SchedDeadline"],
-            },
-            Refusal {
-                name: "an unknown policy",
-                set: |b| b.set("/process/scheduler", json!({"policy": "SCHED_WARP"})),
-                says: &["scheduler"],
-            },
-            Refusal {
-                name: "an unknown flag",
-                set: |b| b.set("/process/scheduler", json!({"policy": "SCHED_OTHER", "flags": ["SCHED_FLAG_WARP"]})),
-                says: &["scheduler", "flag"],
-            },
-            Refusal {
-                name: "a policy that Linux lacks",
-                set: |b| b.set("/process/scheduler", json!({"policy": "SCHED_ISO"})),
-                says: &["error setting scheduler: invalid argument"],
-            },
-            Refusal {
-                name: "a deadline without times",
-                set: |b| b.set("/process/scheduler", json!({"policy": "SCHED_DEADLINE"})),
-                says: &["error setting scheduler"],
-            },
-            Refusal {
-                name: "an I/O priority out of range",
-                set: |b| b.set("/process/ioPriority", json!({"class": "IOPRIO_CLASS_BE", "priority": 8})),
-                says: &["ioPriority.Priority: 8"],
-            },
-            Refusal {
-                name: "an unknown I/O class",
-                set: |b| b.set("/process/ioPriority", json!({"class": "IOPRIO_CLASS_WARP", "priority": 1})),
-                says: &["ioPriority", "class"],
-            },
-            Refusal {
-                name: "an unknown domain",
-                set: |b| b.set("/linux/personality", json!({"domain": "WARP"})),
-                says: &["personality"],
-            },
-            Refusal {
-                name: "memory bound to nothing",
-                set: |b| b.set("/linux/memoryPolicy", json!({"mode": "MPOL_BIND"})),
-                says: &["memory policy mode", "requires at least one node but got 0"],
-            },
-            Refusal {
-                name: "nodes for a mode without",
-                set: |b| b.set("/linux/memoryPolicy", json!({"mode": "MPOL_LOCAL", "nodes": "0"})),
-                says: &["memory policy", "mode requires 0 nodes but got 1"],
-            },
-            Refusal {
-                name: "an unknown mode",
-                set: |b| b.set("/linux/memoryPolicy", json!({"mode": "MPOL_WARP", "nodes": "0"})),
-                says: &["invalid memory policy mode", "MPOL_WARP"],
-            },
-            Refusal {
-                name: "an unknown flag",
-                set: |b| b.set("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["WARP"]})),
-                says: &["invalid memory policy flag", "WARP"],
-            },
-            Refusal {
-                name: "a deadline policy on some of the CPUs",
-                set: |b| {
-                    let deadline = json!({"policy": "SCHED_DEADLINE", "runtime": 42_000, "deadline": 1_000_000,
-                        "period": 1_000_000});
-                    b.set("/linux/resources/cpu", json!({"cpus": "0"})).set("/process/scheduler", deadline)
-                },
-                says: &["process scheduler can't be used together with AllowedCPUs"],
-            },
-            Refusal {
-                name: "a node that is not there",
-                set: |b| b.set("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "900"})),
-                says: &["invalid argument"],
-            },
-        ],
-    );
-    if skipped_on_runc("more of them", "it leaves them to the kernel, or to luck") {
-        return;
+    refused("scheduling-bad", IMPOSSIBLE);
+    if !skipped_on_runc("more of them", "it leaves them to the kernel, or to luck") {
+        refused("scheduling-worse", LEFT_TO_LUCK);
     }
-    assert!(!is_runc());
-    refused(
-        "scheduling-worse",
-        &[
-            Refusal {
-                name: "a real-time policy without a priority",
-                set: |b| b.set("/process/scheduler", json!({"policy": "SCHED_FIFO"})),
-                says: &["process.scheduler.priority", "1 to 99"],
-            },
-            Refusal {
-                name: "CPUs that are none",
-                set: |b| b.set("/process/execCPUAffinity", json!({"initial": "a-b"})),
-                says: &["process.execCPUAffinity.initial"],
-            },
-            Refusal {
-                name: "CPUs in the wrong order",
-                set: |b| b.set("/process/execCPUAffinity", json!({"final": "3-1"})),
-                says: &["process.execCPUAffinity"],
-            },
-            Refusal {
-                name: "nodes that are none",
-                set: |b| b.set("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "one"})),
-                says: &["linux.memoryPolicy.nodes"],
-            },
-            Refusal {
-                name: "flags that exclude each other",
-                set: |b| {
-                    let flags = json!(["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES"]);
-                    b.set("/linux/memoryPolicy", json!({"mode": "MPOL_BIND", "nodes": "0", "flags": flags}))
-                },
-                says: &["linux.memoryPolicy.flags", "exclude"],
-            },
-            Refusal {
-                name: "a wrong type",
-                set: |b| b.set("/process/ioPriority", json!({"class": "IOPRIO_CLASS_BE", "priority": "high"})),
-                says: &["process.ioPriority.priority"],
-            },
-        ],
-    );
 }

@@ -41,14 +41,7 @@ pub fn act(verb: &str, args: &[String]) -> Option<i32> {
         }
         "orphans" => children(args, true),
         "children" => children(args, false),
-        "zombies" => {
-            for _ in 0..number(args, 0).unwrap_or(1) {
-                if sys::fork() == 0 {
-                    sys::exit(0);
-                }
-            }
-            None
-        }
+        "zombies" => zombies(args),
         "reap" => {
             sys::reap();
             None
@@ -71,6 +64,16 @@ pub fn act(verb: &str, args: &[String]) -> Option<i32> {
             Some(99)
         }
     }
+}
+
+/// `zombies N`: starts processes that end at once and are not reaped.
+fn zombies(args: &[String]) -> Option<i32> {
+    for _ in 0..number(args, 0).unwrap_or(1) {
+        if sys::fork() == 0 {
+            sys::exit(0);
+        }
+    }
+    None
 }
 
 /// `notify LINE...`: sends one datagram to `$NOTIFY_SOCKET` and prints 0 or errno.
