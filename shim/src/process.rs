@@ -9,6 +9,8 @@
 use std::{os::fd::OwnedFd, sync::Arc};
 
 use berth_proto::{task::Status, wkt::Timestamp};
+use berth_runtime::Result;
+use oci_spec::runtime::Process as Spec;
 use rustix::termios::Winsize;
 use tokio::sync::watch;
 
@@ -22,10 +24,10 @@ use crate::{
 /// The phase of a process.
 #[derive(Debug)]
 pub enum ProcessPhase {
-    /// Exec has reserved it. `spec` is the checked JSON `process` object of an exec; init has none.
+    /// Exec has reserved it. Init has no specification here.
     Added {
-        /// JSON.
-        spec: Vec<u8>,
+        /// The specification, until Start.
+        spec: Option<ExecSpec>,
     },
     /// Its stdio is being opened, which may wait for a client. The container can stop meanwhile.
     Opening,
@@ -38,6 +40,39 @@ pub enum ProcessPhase {
     },
     /// It has exited.
     Stopped,
+}
+
+/// The checked specification of an exec.
+#[derive(Debug)]
+pub struct ExecSpec {
+    /// The `process` object.
+    pub process: Box<Spec>,
+    /// Its size in memory, bytes: the JSON, and the header of each string and of its block.
+    bytes: usize,
+}
+
+impl ExecSpec {
+    /// Parses and checks a `process` object in JSON.
+    ///
+    /// # Errors
+    /// [`berth_runtime::Kind::InvalidArgument`] with the name of the field.
+    pub fn parse(json: &[u8]) -> Result<Self> {
+        let process = Box::new(berth_runtime::bundle::parse_process(json)?);
+        let strings = [process.args(), process.env()].into_iter().flatten().map(Vec::len).sum::<usize>();
+        let bytes = size_of::<Spec>() + json.len() + strings * (size_of::<String>() + 2 * size_of::<usize>());
+        Ok(Self { process, bytes })
+    }
+
+    /// Its size in memory, bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// A specification that counts as `bytes`.
+    #[cfg(test)]
+    pub fn of_size(bytes: usize) -> Self {
+        Self { process: Box::default(), bytes }
+    }
 }
 
 /// A process of a container.
@@ -62,7 +97,7 @@ pub struct Process {
 
 impl Process {
     /// Makes the record of a process that is asked for.
-    pub fn new(request: StdioRequest, spec: Vec<u8>) -> Self {
+    pub fn new(request: StdioRequest, spec: Option<ExecSpec>) -> Self {
         Self {
             request,
             phase: ProcessPhase::Added { spec },
@@ -112,7 +147,7 @@ impl Process {
     /// The size of the kept specification in bytes.
     pub fn spec_bytes(&self) -> usize {
         match &self.phase {
-            ProcessPhase::Added { spec } => spec.len(),
+            ProcessPhase::Added { spec: Some(spec) } => spec.bytes,
             _ => 0,
         }
     }
@@ -173,7 +208,7 @@ mod tests {
 
     #[test]
     fn an_exit_is_set_once_and_wakes_all_waiters() {
-        let mut process = Process::new(StdioRequest::default(), vec![]);
+        let mut process = Process::new(StdioRequest::default(), None);
         let (early, late) = (process.waiter(), process.waiter());
         let first = Exit { status: 42, seconds: 1, nanoseconds: 2 };
         process.set_stopped(first);
@@ -190,7 +225,7 @@ mod tests {
 
     #[test]
     fn dropping_a_process_releases_its_waiters() {
-        let process = Process::new(StdioRequest::default(), vec![]);
+        let process = Process::new(StdioRequest::default(), None);
         let waiter = process.waiter();
         drop(process);
         assert_eq!(runtime().block_on(waiter.exit()).status, 255);

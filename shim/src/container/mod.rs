@@ -39,7 +39,7 @@ use crate::{
     fd_reserve,
     io::uri::StdioRequest,
     oom::Oom,
-    process::{ProcessPhase, Waiter},
+    process::{ExecSpec, ProcessPhase, Waiter},
     publish::Event,
     stats,
 };
@@ -171,9 +171,9 @@ impl Container {
     /// The id or the specification is invalid, the id is taken, or the container takes no execs.
     pub fn add_exec(&self, exec: &str, request: StdioRequest, spec: Option<&Any>) -> Result<()> {
         berth_runtime::state::check_id(exec).map_err(|e| e.context(format!("exec id {exec:?}")))?;
-        let json = spec.map(|any| any.value.clone()).unwrap_or_default();
-        berth_runtime::bundle::parse_process(&json).map_err(|e| e.context("exec spec"))?;
-        self.transition(|state| Ok(vec![state.add_exec(exec, request, json)?]))
+        let json = spec.map(|any| any.value.as_slice()).unwrap_or_default();
+        let spec = ExecSpec::parse(json).map_err(|e| e.context("exec spec"))?;
+        self.transition(|state| Ok(vec![state.add_exec(exec, request, spec)?]))
     }
 
     /// Answers Kill. It needs no new thread and no new descriptor, since a container that has used up both must still

@@ -21,6 +21,7 @@ use crate::{
     console,
     error::{exec_failed, shutting_down, start_failed},
     io::{self, Prepared, uri::StdioRequest},
+    process::ExecSpec,
     watch::watch,
 };
 
@@ -76,7 +77,7 @@ impl Container {
     async fn start_exec(self: &Arc<Self>, exec: &str) -> Result<u32> {
         let abort = Arc::new(Abort::new().map_err(exec_failed)?);
         let (spec, request) = self.state().exec_opening(exec, abort.clone())?;
-        match self.make_exec(exec, &spec, request, &abort).await {
+        match self.make_exec(exec, spec, request, &abort).await {
             Ok((pid, watched)) => {
                 self.watch_exec(exec, watched, pid);
                 Ok(pid.cast_unsigned())
@@ -92,11 +93,11 @@ impl Container {
     async fn make_exec(
         self: &Arc<Self>,
         exec: &str,
-        spec: &[u8],
+        spec: ExecSpec,
         request: StdioRequest,
         abort: &Arc<Abort>,
     ) -> Result<(i32, Arc<OwnedFd>)> {
-        let mut spec = berth_runtime::bundle::parse_process(spec)?;
+        let mut spec = spec.process;
         spec.set_terminal(Some(request.terminal));
         // The operation lock is taken last. So a client that does not open its fifos, and execs that wait for a slot,
         // do not delay a Pause or a Delete.

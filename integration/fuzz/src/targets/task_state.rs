@@ -9,6 +9,7 @@ use berth_shim::{
     abort::Abort,
     container::state::{NewProcess, State},
     io::{Prepared, uri::StdioRequest},
+    process::ExecSpec,
     publish::Event,
     reap::Exit,
 };
@@ -288,7 +289,11 @@ impl Driver {
                     Ok(()) if model.execs.contains_key(name) => Err(Kind::AlreadyExists),
                     takes => takes,
                 };
-                let added = kind(state.add_exec(name, StdioRequest::default(), b"{}".to_vec()));
+                let added = kind(state.add_exec(
+                    name,
+                    StdioRequest::default(),
+                    ExecSpec::parse(br#"{"cwd":"/","args":["a"]}"#).unwrap(),
+                ));
                 assert_eq!(added.as_ref().map(drop), expected.as_ref().map(drop));
                 if let Ok(event) = added {
                     model.execs.insert(name, Exec::Added);

@@ -10,7 +10,7 @@ use crate::{
     abort::Abort,
     error::{no_process, precondition},
     io::uri::StdioRequest,
-    process::{Process, ProcessPhase, Waiter},
+    process::{ExecSpec, Process, ProcessPhase, Waiter},
     publish::Event,
     reap::Exit,
 };
@@ -25,7 +25,7 @@ impl State {
     ///
     /// # Errors
     /// The id is taken; the container is neither created nor running; or it has too many execs (EAGAIN).
-    pub fn add_exec(&mut self, exec: &str, request: StdioRequest, spec: Vec<u8>) -> Result<Event> {
+    pub fn add_exec(&mut self, exec: &str, request: StdioRequest, spec: ExecSpec) -> Result<Event> {
         self.check_takes_execs()?;
         if self.execs.contains_key(exec) {
             return Err(Error::new(Kind::AlreadyExists, format!("id {exec:?} already exists")));
@@ -35,13 +35,13 @@ impl State {
             return Err(too_many(format!("container {:?} has {MAX_EXECS} execs that are not deleted", self.id)));
         }
         let kept = self.execs.values().map(|process| process.spec_bytes()).sum::<usize>();
-        if kept + spec.len() > MAX_SPEC_BYTES {
+        if kept + spec.bytes() > MAX_SPEC_BYTES {
             return Err(too_many(format!(
                 "container {:?} has execs with {kept} bytes of specifications to start",
                 self.id
             )));
         }
-        self.execs.insert(exec.to_owned(), Process::new(request, spec));
+        self.execs.insert(exec.to_owned(), Process::new(request, Some(spec)));
         let added = TaskExecAdded { container_id: self.id.clone(), exec_id: exec.to_owned(), ..Default::default() };
         Ok(added.into())
     }
@@ -51,12 +51,12 @@ impl State {
     ///
     /// # Errors
     /// The exec does not exist or was started before, or the container takes no execs.
-    pub fn exec_opening(&mut self, exec: &str, abort: Arc<Abort>) -> Result<(Vec<u8>, StdioRequest)> {
+    pub fn exec_opening(&mut self, exec: &str, abort: Arc<Abort>) -> Result<(ExecSpec, StdioRequest)> {
         self.process(exec)?;
         self.check_takes_execs()?;
         let process = self.process_mut(exec)?;
         match mem::replace(&mut process.phase, ProcessPhase::Opening) {
-            ProcessPhase::Added { spec } => {
+            ProcessPhase::Added { spec: Some(spec) } => {
                 process.abort = Some(abort);
                 Ok((spec, process.request.clone()))
             }

@@ -107,7 +107,7 @@ impl State {
         Self {
             id: id.to_owned(),
             phase: Phase::Creating,
-            init: Process::new(request, Vec::new()),
+            init: Process::new(request, None),
             execs: BTreeMap::new(),
             init_exit: None,
             cleaned_up: false,

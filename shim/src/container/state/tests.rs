@@ -4,7 +4,7 @@ use super::{
     execs::{MAX_EXECS, MAX_SPEC_BYTES},
     *,
 };
-use crate::{abort::Abort, io::Prepared, testing::null};
+use crate::{abort::Abort, io::Prepared, process::ExecSpec, testing::null};
 
 const EXIT: Exit = Exit { status: 7, seconds: 10, nanoseconds: 20 };
 const LATER: Exit = Exit { status: 8, seconds: 11, nanoseconds: 21 };
@@ -32,7 +32,7 @@ fn running() -> State {
 
 fn with_exec(exec: &str, pid: i32) -> State {
     let mut state = running();
-    state.add_exec(exec, StdioRequest::default(), b"{}".to_vec()).unwrap();
+    state.add_exec(exec, StdioRequest::default(), ExecSpec::of_size(2)).unwrap();
     state.exec_opening(exec, abort()).unwrap();
     state.exec_starting(exec).unwrap();
     state.exec_started(exec, new_process(pid));
@@ -86,7 +86,7 @@ fn the_exit_of_init_is_published_last() {
 #[test]
 fn the_exit_of_init_waits_for_an_exec_that_is_being_made() {
     let mut state = running();
-    state.add_exec("e", StdioRequest::default(), vec![]).unwrap();
+    state.add_exec("e", StdioRequest::default(), ExecSpec::of_size(0)).unwrap();
     state.exec_opening("e", abort()).unwrap();
     state.exec_starting("e").unwrap();
     state.init_exited(EXIT);
@@ -98,7 +98,7 @@ fn the_exit_of_init_waits_for_an_exec_that_is_being_made() {
 #[test]
 fn an_exec_that_waits_for_its_client_does_not_delay_the_exit_of_init() {
     let mut state = running();
-    state.add_exec("e", StdioRequest::default(), vec![]).unwrap();
+    state.add_exec("e", StdioRequest::default(), ExecSpec::of_size(0)).unwrap();
     state.exec_opening("e", abort()).unwrap();
     assert_eq!(kind(state.exec_opening("e", abort())), Kind::FailedPrecondition);
     assert_eq!(kind(state.take_exec("e")), Kind::FailedPrecondition);
@@ -114,7 +114,7 @@ fn an_exec_that_waits_for_its_client_does_not_delay_the_exit_of_init() {
 #[test]
 fn a_failed_exec_publishes_nothing_and_releases_its_waiters() {
     let mut state = running();
-    state.add_exec("e", StdioRequest::default(), vec![]).unwrap();
+    state.add_exec("e", StdioRequest::default(), ExecSpec::of_size(0)).unwrap();
     let waiter = state.process("e").unwrap().waiter();
     state.exec_opening("e", abort()).unwrap();
     state.exec_starting("e").unwrap();
@@ -140,9 +140,9 @@ fn the_exit_of_init_is_published_once_and_after_the_clean_up() {
 #[test]
 fn no_exec_starts_once_init_is_reaped() {
     let mut state = running();
-    state.add_exec("early", StdioRequest::default(), vec![]).unwrap();
+    state.add_exec("early", StdioRequest::default(), ExecSpec::of_size(0)).unwrap();
     state.init_exited(EXIT);
-    assert_eq!(kind(state.add_exec("late", StdioRequest::default(), vec![])), Kind::FailedPrecondition);
+    assert_eq!(kind(state.add_exec("late", StdioRequest::default(), ExecSpec::of_size(0))), Kind::FailedPrecondition);
     assert_eq!(kind(state.exec_opening("early", abort())), Kind::FailedPrecondition);
     assert_eq!(state.init_cleaned_up().len(), 1);
 }
@@ -150,11 +150,11 @@ fn no_exec_starts_once_init_is_reaped() {
 #[test]
 fn an_exec_id_is_reserved_until_its_delete() {
     let mut state = created();
-    state.add_exec("e", StdioRequest::default(), vec![]).unwrap();
-    assert_eq!(kind(state.add_exec("e", StdioRequest::default(), vec![])), Kind::AlreadyExists);
+    state.add_exec("e", StdioRequest::default(), ExecSpec::of_size(0)).unwrap();
+    assert_eq!(kind(state.add_exec("e", StdioRequest::default(), ExecSpec::of_size(0))), Kind::AlreadyExists);
     state.take_exec("e").unwrap();
     assert_eq!(kind(state.take_exec("e")), Kind::NotFound);
-    state.add_exec("e", StdioRequest::default(), vec![]).unwrap();
+    state.add_exec("e", StdioRequest::default(), ExecSpec::of_size(0)).unwrap();
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn only_running_processes_can_be_signalled() {
     let mut state = running();
     assert!(state.signal_target("").is_ok());
     assert_eq!(kind(state.signal_target("e")), Kind::NotFound);
-    state.add_exec("e", StdioRequest::default(), vec![]).unwrap();
+    state.add_exec("e", StdioRequest::default(), ExecSpec::of_size(0)).unwrap();
     assert_eq!(kind(state.signal_target("e")), Kind::FailedPrecondition);
     state.exec_opening("e", abort()).unwrap();
     state.exec_starting("e").unwrap();
@@ -191,7 +191,7 @@ fn state_reports_pausing_and_execs_of_a_paused_container_as_paused() {
     assert!(state.paused().is_some());
     assert_eq!(state.process_status("").unwrap(), Status::PAUSED);
     assert_eq!(state.process_status("e").unwrap(), Status::PAUSED);
-    assert_eq!(kind(state.add_exec("f", StdioRequest::default(), vec![])), Kind::FailedPrecondition);
+    assert_eq!(kind(state.add_exec("f", StdioRequest::default(), ExecSpec::of_size(0))), Kind::FailedPrecondition);
     state.resuming().unwrap();
     assert!(state.resumed().is_some());
     assert_eq!(kind(state.resuming()), Kind::FailedPrecondition);
@@ -258,7 +258,7 @@ fn limits_can_be_updated_until_init_exits() {
 #[test]
 fn a_start_of_an_exec_can_be_aborted() {
     let mut state = running();
-    state.add_exec("e", StdioRequest::default(), vec![]).unwrap();
+    state.add_exec("e", StdioRequest::default(), ExecSpec::of_size(0)).unwrap();
     assert!(state.abort_exec("e", 9).is_none(), "nothing to be ended yet");
     let abort = abort();
     state.exec_opening("e", abort.clone()).unwrap();
@@ -276,16 +276,16 @@ fn a_start_of_an_exec_can_be_aborted() {
 fn execs_of_one_container_are_limited_in_number_and_size() {
     let mut state = running();
     for n in 0..MAX_EXECS {
-        state.add_exec(&format!("e{n}"), StdioRequest::default(), vec![]).unwrap();
+        state.add_exec(&format!("e{n}"), StdioRequest::default(), ExecSpec::of_size(0)).unwrap();
     }
-    let e = state.add_exec("more", StdioRequest::default(), vec![]).unwrap_err();
+    let e = state.add_exec("more", StdioRequest::default(), ExecSpec::of_size(0)).unwrap_err();
     assert!(crate::error::is_shortage(&e) && e.to_string().contains("4096 execs"), "{e}");
     state.take_exec("e7").unwrap();
-    state.add_exec("more", StdioRequest::default(), vec![0; MAX_SPEC_BYTES]).unwrap();
+    state.add_exec("more", StdioRequest::default(), ExecSpec::of_size(MAX_SPEC_BYTES)).unwrap();
     state.take_exec("e8").unwrap();
-    let e = state.add_exec("large", StdioRequest::default(), vec![0; 1]).unwrap_err();
+    let e = state.add_exec("large", StdioRequest::default(), ExecSpec::of_size(1)).unwrap_err();
     assert!(crate::error::is_shortage(&e) && e.to_string().contains("to start"), "{e}");
     // A started exec keeps no specification.
     state.exec_opening("more", abort()).unwrap();
-    state.add_exec("large", StdioRequest::default(), vec![0; 1]).unwrap();
+    state.add_exec("large", StdioRequest::default(), ExecSpec::of_size(1)).unwrap();
 }
