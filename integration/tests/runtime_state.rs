@@ -4,10 +4,13 @@
 use berth_integration::{
     bundle::Bundle,
     case::skipped_on_runc,
+    cgroup,
     probe::sys,
+    procs,
     runtime::{Runtime, wait_until},
 };
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use serde_json::{Value, json};
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 /// A container whose init has ended, and another process with the same pid.
@@ -58,6 +61,53 @@ fn force_delete_spares_a_process_with_a_reused_pid() {
     let stranger = Reused::new(&runtime, "c1");
     runtime.cmd(&["delete", "--force", "c1"]).ok();
     assert!(stranger.alive());
+}
+
+/// After a reboot another process may have the pid, and another container the cgroup.
+#[test]
+fn record_of_another_boot_reaches_no_process_and_no_cgroup() {
+    if skipped_on_runc("boot", "its records do not name the boot") {
+        return;
+    }
+    let runtime = Runtime::new("boot");
+    runtime.start("c1", &Bundle::probe(&["sleep", "100"]));
+    let (pid, file) = (runtime.pid("c1").cast_signed(), runtime.root().join("c1/state.json"));
+    let own: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    assert_eq!(own["boot"], boot.trim());
+    let mut other = own.clone();
+    other["boot"] = json!("00000000-0000-4000-8000-000000000000");
+    // A record that cannot be read whole, as a newer build may have written it.
+    let partial =
+        |whole: &Value| json!({"version": 99, "pid": pid, "start_time": own["start_time"], "boot": whole["boot"]});
+    let write = |record: &Value| {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, record.to_string()).unwrap();
+    };
+
+    write(&other);
+    assert_eq!(runtime.state("c1")["status"], "stopped");
+    assert_eq!(runtime.cmd(&["ps", "--format", "json", "c1"]).ok().stdout.trim(), "null");
+    for words in [&["kill", "c1", "KILL"][..], &["kill", "--all", "c1", "KILL"], &["pause", "c1"]] {
+        runtime.cmd(words).fails(1, &["container not running"]);
+    }
+    runtime.cmd(&["update", "--pids-limit", "7", "c1"]).fails(1, &["container not running"]);
+    runtime.cmd(&["events", "--stats", "c1"]).fails(1, &["is not running"]);
+    runtime.exec("c1", &["/probe"]).fails(255, &["cannot exec in a stopped container"]);
+    for record in [&other, &partial(&other)] {
+        write(record);
+        runtime.cmd(&["delete", "--force", "c1"]).ok();
+        assert!(!file.exists() && procs::alive(pid), "{record}");
+        assert!(cgroup::processes(&runtime.cgroup("c1")).contains(&pid), "{record}");
+    }
+
+    // The same records reach the process if they are of this boot.
+    write(&partial(&own));
+    runtime.cmd(&["delete", "--force", "c1"]).fails(1, &["is not understood, and its process"]);
+    assert!(procs::alive(pid));
+    write(&own);
+    runtime.cmd(&["delete", "--force", "c1"]).ok();
+    assert!(!procs::alive(pid));
 }
 
 /// CVE-2021-41103, CVE-2024-25621: users of the host must not be able to enter the directories of containers.

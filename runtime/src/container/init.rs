@@ -56,8 +56,7 @@ impl Container {
     /// Returns false if the machine has booted since. Then the processes are gone, and another cgroup may have the
     /// path.
     pub fn is_of_this_boot(&self) -> bool {
-        let (then, now) = (self.state().boot.as_str(), proc::boot_id());
-        then.is_empty() || now.is_empty() || then == now
+        proc::is_this_boot(&self.state().boot)
     }
 
     /// Returns the container's status from the kernel's view.

@@ -171,9 +171,12 @@ impl Container {
         struct Named {
             pid: i32,
             start_time: u64,
+            #[serde(default)]
+            boot: String,
         }
         let lives = |named: &Named| {
-            proc::stat(named.pid).is_some_and(|stat| stat.start_time == named.start_time && !stat.ended())
+            proc::is_this_boot(&named.boot)
+                && proc::stat(named.pid).is_some_and(|stat| stat.start_time == named.start_time && !stat.ended())
         };
         match serde_json::from_slice::<Named>(&json).ok().filter(lives) {
             Some(Named { pid, .. }) => {

@@ -66,6 +66,12 @@ pub fn boot_id() -> &'static str {
     })
 }
 
+/// Returns true if `id` is that of this boot. An unknown id is taken for it.
+pub fn is_this_boot(id: &str) -> bool {
+    let now = boot_id();
+    id.is_empty() || now.is_empty() || id == now
+}
+
 /// Writes a process's OOM score adjustment (`oom_score_adj`, proc(5)).
 ///
 /// # Errors
