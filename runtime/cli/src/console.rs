@@ -10,6 +10,7 @@ use std::{
         unix::net::UnixStream,
     },
     path::Path,
+    time::Duration,
 };
 
 use berth_runtime::{Context, Result, unix_address::Address};
@@ -17,9 +18,13 @@ use rustix::{
     net::{
         self, AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg,
         socket_with,
+        sockopt::{Timeout, set_socket_timeout},
     },
     termios::{OptionalActions, OutputModes, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize},
 };
+
+/// Longest time that the listener of a console socket may take to accept the connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The caller's terminal. Its modes are restored on drop.
 pub struct HostTerminal {
@@ -75,10 +80,12 @@ impl Drop for HostTerminal {
 /// Connects to the Unix socket at `path`.
 ///
 /// # Errors
-/// Fails if no process listens there.
+/// Fails if no process listens there, or if the listener accepts no connection within 30 s.
 pub fn connect(path: &Path) -> Result<UnixStream> {
     let connected = || -> rustix::io::Result<UnixStream> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        // connect(2) waits while the listener's queue is full (unix(7)).
+        set_socket_timeout(&socket, Timeout::Send, Some(CONNECT_TIMEOUT))?;
         net::connect(&socket, Address::new(path)?.socket())?;
         Ok(socket.into())
     };

@@ -157,6 +157,7 @@ fn request_namespaces(container: &Container) -> Result<Vec<(u32, OwnedFd)>> {
     let what = "cannot exec in a container that has not been started, as an unprivileged user";
     let channel = start_socket::connect(container.dir()).context(what)?;
     spawn::send_byte(channel.as_fd(), wire::GET_NAMESPACES).context(what)?;
+    spawn::wait_readable(channel.as_fd(), Bounds { abort: None, timeout: Some(spawn::CHILD_TIMEOUT) })?;
     let (Some(Message::Namespaces), fds) = spawn::receive(channel.as_fd())? else { return Err(spawn::foreign()) };
     let namespaces: Vec<_> = fds.into_iter().map(|fd| Ok((sys::namespace_kind(&fd)?, fd))).collect::<Result<_>>()?;
     if namespaces.iter().fold(0, |all, (kind, _)| all | kind) == container.state().namespaces {

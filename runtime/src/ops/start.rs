@@ -1,9 +1,13 @@
 //! The operation start: releases the init of a created container, waits for its execve(2), and runs the poststart
 //! hooks.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Duration,
+};
 
 use berth_init::wire;
+use oci_spec::runtime::Hook;
 
 use crate::{
     Error, Kind, Result,
@@ -33,7 +37,7 @@ pub fn start(container: &Container, barrier: Option<OwnedFd>) -> Result<()> {
         None => connect(container)?,
     };
     release(channel.as_fd())?;
-    let (error, by_hook) = match wait_for_result(container, channel.as_fd())? {
+    let (error, by_hook) = match outcome_or_kill(container, channel.as_fd())? {
         Some(failed) => failed,
         None => match poststart(container) {
             Ok(()) => return Ok(()),
@@ -60,7 +64,32 @@ pub fn release(barrier: BorrowedFd<'_>) -> Result<()> {
 /// # Errors
 /// The payload's own failure.
 pub fn outcome(container: &Container, channel: BorrowedFd<'_>) -> Result<()> {
-    wait_for_result(container, channel)?.map_or(Ok(()), |(error, _)| Err(error))
+    outcome_or_kill(container, channel)?.map_or(Ok(()), |(error, _)| Err(error))
+}
+
+/// Returns the longest time from [`release`] to [`outcome`]. `None` if a startContainer hook has no timeout.
+pub fn timeout(container: &Container) -> Option<Duration> {
+    let seconds = |hook: &Hook| hook.timeout().and_then(|seconds| u64::try_from(seconds).ok());
+    spawn::timeout_with(container.state().hooks.start_container.iter().map(|h| seconds(h).map(Duration::from_secs)))
+}
+
+/// Kills an init that has not executed the payload within [`timeout`], and returns the error.
+pub fn too_slow(container: &Container) -> Error {
+    kill_processes(container);
+    spawn::too_slow()
+}
+
+/// As [`wait_for_result`]. Kills the container if the conversation with init fails: it would otherwise go on later.
+fn outcome_or_kill(container: &Container, channel: BorrowedFd<'_>) -> Result<Option<(Error, bool)>> {
+    wait_for_result(container, channel).inspect_err(|_| kill_processes(container))
+}
+
+fn kill_processes(container: &Container) {
+    match kill::kill_all(container, libc::SIGKILL) {
+        Ok(()) => {}
+        Err(e) if e.kind() == Kind::NotFound => {}
+        Err(e) => log::warn!("container {}: {e}", container.id()),
+    }
 }
 
 /// Returns the payload's failure, and true if a hook caused it. Returns `None` after a successful execve(2).
@@ -73,7 +102,7 @@ fn wait_for_result(container: &Container, channel: BorrowedFd<'_>) -> Result<Opt
         listener: state.process.listener.as_ref(),
         setup: None,
     };
-    match converse(&mut Peer::Released(container, channel), answers)? {
+    match converse(&mut Peer::Released(container, channel, timeout(container)), answers)? {
         End::Failed(failure, output) if hooks::is_hook(failure) => {
             Ok(Some((hooks::to_error("startContainer", &state.hooks.start_container, failure, output), true)))
         }
@@ -105,13 +134,7 @@ pub fn has_poststart(container: &Container) -> bool {
 /// The error of the first hook that fails.
 pub fn poststart(container: &Container) -> Result<()> {
     let state = container.state();
-    hooks::poststart(&state.hooks, state.oci_state(), state.pid).inspect_err(|_| {
-        match kill::kill_all(container, libc::SIGKILL) {
-            Ok(()) => {}
-            Err(e) if e.kind() == Kind::NotFound => {}
-            Err(e) => log::warn!("container {}: {e}", container.id()),
-        }
-    })
+    hooks::poststart(&state.hooks, state.oci_state(), state.pid).inspect_err(|_| kill_processes(container))
 }
 
 fn stopped() -> Error {

@@ -4,14 +4,17 @@
 //! to execve(2). A child may request mappings first, then the hooks once, then the agent once. Any other message is an
 //! error.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Duration,
+};
 
 use berth_init::{
     plan::{Plan, Source},
     wire::{self, Failure, Message},
 };
 
-use super::{Outcome, Pending, foreign, receive, send_byte};
+use super::{Bounds, Outcome, Pending, foreign, receive, send_byte, wait_readable};
 use crate::{
     Context, Error, Kind, Result,
     container::state::Container,
@@ -31,8 +34,9 @@ pub const DURING_INIT: &str = "unable to start container process: error during c
 pub enum Peer<'p, 'a> {
     /// A cloned process.
     Cloned(&'p mut Pending<'a>),
-    /// The init of a container, after start has released it from the barrier.
-    Released(&'p Container, BorrowedFd<'p>),
+    /// The init of a container, after start has released it from the barrier, and the longest time between two of its
+    /// messages; `None` is unlimited.
+    Released(&'p Container, BorrowedFd<'p>, Option<Duration>),
 }
 
 /// The data for the answers.
@@ -117,7 +121,7 @@ impl Answers<'_> {
         let about = (self.state, self.status, self.init.unwrap_or(peer.pid()));
         let sent = match peer {
             Peer::Cloned(child) => agent::send(listener, about, (child.pid(), child.pidfd(), number)),
-            Peer::Released(container, _) => {
+            Peer::Released(container, ..) => {
                 agent::send(listener, about, (container.pid(), container.pidfd()?.as_fd(), number))
             }
         };
@@ -142,15 +146,16 @@ impl Peer<'_, '_> {
     fn pid(&self) -> i32 {
         match self {
             Self::Cloned(child) => child.pid(),
-            Self::Released(container, _) => container.pid(),
+            Self::Released(container, ..) => container.pid(),
         }
     }
 
     fn listen(&mut self) -> Result<Outcome> {
-        let channel = match self {
+        let (channel, timeout) = match self {
             Self::Cloned(child) => return child.wait(),
-            Self::Released(_, channel) => *channel,
+            Self::Released(_, channel, timeout) => (*channel, *timeout),
         };
+        wait_readable(channel, Bounds { abort: None, timeout })?;
         match receive(channel)? {
             (Some(Message::SeccompListener(number)), _) => Ok(Outcome::SeccompListener(number)),
             (Some(Message::Failure(failure)), output) => Ok(Outcome::Failed(failure, output)),
@@ -165,7 +170,7 @@ impl Peer<'_, '_> {
     fn answer(&self, byte: u8) -> Result<()> {
         match self {
             Self::Cloned(child) => send_byte(child.channel.as_fd(), byte),
-            Self::Released(_, channel) => send_byte(*channel, byte),
+            Self::Released(_, channel, _) => send_byte(*channel, byte),
         }
     }
 }

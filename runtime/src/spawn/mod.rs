@@ -85,14 +85,18 @@ enum Second {
 }
 
 /// Longest time between two messages of a child. No child needs nearly as long on a machine that works.
-const CHILD_TIMEOUT: Duration = Duration::from_secs(60);
+pub const CHILD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Returns the limit for the child of this plan, which runs hooks itself. `None` if a hook has no timeout.
 pub fn child_timeout(plan: &Plan<'_>) -> Option<Duration> {
     let hooks = plan.container.iter().flat_map(|container| container.create_container.list);
-    hooks
-        .map(|hook| hook.timeout)
-        .try_fold(CHILD_TIMEOUT, |sum, timeout| Some(sum + Duration::from_secs(timeout?.into())))
+    timeout_with(hooks.map(|hook| hook.timeout.map(|seconds| Duration::from_secs(seconds.into()))))
+}
+
+/// Returns the limit for a child that runs hooks with these timeouts. `None` if one of them has none.
+pub fn timeout_with(hooks: impl Iterator<Item = Option<Duration>>) -> Option<Duration> {
+    let mut hooks = hooks;
+    hooks.try_fold(CHILD_TIMEOUT, |sum, timeout| Some(sum.saturating_add(timeout?)))
 }
 
 /// A kept child.
@@ -229,7 +233,7 @@ impl Pending<'_> {
 
     fn listen(&mut self) -> Result<Outcome> {
         loop {
-            self.wait_readable()?;
+            wait_readable(self.channel.as_fd(), self.bounds)?;
             let (message, mut fds) = receive(self.channel.as_fd())?;
             let fd = if let Some(Message::Failure(_)) = message { None } else { fds.pop() };
             match (message, fd) {
@@ -247,37 +251,6 @@ impl Pending<'_> {
                     return Ok(Outcome::SeccompListener(number));
                 }
                 (Some(_), _) => return Err(foreign()),
-            }
-        }
-    }
-
-    /// Waits for the child's next message.
-    fn wait_readable(&self) -> Result<()> {
-        let until = self.bounds.timeout.map(|timeout| Instant::now() + timeout);
-        let channel = self.channel.as_fd();
-        // Without an abort descriptor, poll(2) gets the channel twice.
-        let abort = self.bounds.abort.unwrap_or(channel);
-        loop {
-            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-            let left = left.and_then(|left| Timespec::try_from(left).ok());
-            let mut fds =
-                [PollFd::from_borrowed_fd(channel, PollFlags::IN), PollFd::from_borrowed_fd(abort, PollFlags::IN)];
-            match poll(&mut fds, left.as_ref()) {
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(e) => return Err(Error::from(e).context("poll the channel of the container's process")),
-                Ok(0) => {
-                    let text = "the container's process was stopped, or got no CPU time, while it was being created";
-                    return Err(Error::new(Kind::Internal, text));
-                }
-                Ok(_) => {}
-            }
-            let [said, given_up] = fds;
-            if !said.revents().is_empty() {
-                return Ok(());
-            }
-            if !given_up.revents().is_empty() {
-                let text = "the process was aborted while it was being created";
-                return Err(Error::new(Kind::FailedPrecondition, text));
             }
         }
     }
@@ -328,6 +301,41 @@ impl Drop for Pending<'_> {
     }
 }
 
+/// Waits for the next message of a child on `channel`.
+///
+/// # Errors
+/// [`Kind::Internal`] if the time is over, [`Kind::FailedPrecondition`] if the caller has aborted.
+pub fn wait_readable(channel: BorrowedFd<'_>, bounds: Bounds<'_>) -> Result<()> {
+    let until = bounds.timeout.map(|timeout| Instant::now() + timeout);
+    // Without an abort descriptor, poll(2) gets the channel twice.
+    let abort = bounds.abort.unwrap_or(channel);
+    loop {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        let mut fds =
+            [PollFd::from_borrowed_fd(channel, PollFlags::IN), PollFd::from_borrowed_fd(abort, PollFlags::IN)];
+        match poll(&mut fds, left.as_ref()) {
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(e) => return Err(Error::from(e).context("poll the channel of the container's process")),
+            Ok(0) => return Err(too_slow()),
+            Ok(_) => {}
+        }
+        let [said, given_up] = fds;
+        if !said.revents().is_empty() {
+            return Ok(());
+        }
+        if !given_up.revents().is_empty() {
+            let text = "the process was aborted while it was being created";
+            return Err(Error::new(Kind::FailedPrecondition, text));
+        }
+    }
+}
+
+/// Returns the error for a child that has not sent its next message in time.
+pub fn too_slow() -> Error {
+    Error::new(Kind::Internal, "the container's process was stopped, or got no CPU time, before it was ready")
+}
+
 /// Sends one byte.
 pub fn send_byte(channel: BorrowedFd<'_>, word: u8) -> Result<()> {
     rustix::net::send(channel, &[word], rustix::net::SendFlags::NOSIGNAL)?;
@@ -372,5 +380,28 @@ pub fn receive(channel: BorrowedFd<'_>) -> Result<(Option<Message>, Vec<OwnedFd>
     match Message::decode(buffer.get(..got.bytes).unwrap_or_default()) {
         Some(message) => Ok((Some(message), fds)),
         None => Err(foreign()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wait_for_a_child_has_a_limit() {
+        let (ours, theirs) = channel().unwrap();
+        let bounds = Bounds { abort: None, timeout: Some(Duration::from_millis(20)) };
+        let late = wait_readable(ours.as_fd(), bounds).unwrap_err();
+        assert_eq!(late.to_string(), too_slow().to_string());
+        send_byte(theirs.as_fd(), wire::GO).unwrap();
+        wait_readable(ours.as_fd(), bounds).unwrap();
+    }
+
+    #[test]
+    fn timeouts_of_hooks_extend_the_limit_of_a_child() {
+        let seconds = Duration::from_secs;
+        assert_eq!(timeout_with([].into_iter()), Some(CHILD_TIMEOUT));
+        assert_eq!(timeout_with([Some(seconds(5)), Some(seconds(7))].into_iter()), Some(CHILD_TIMEOUT + seconds(12)));
+        assert_eq!(timeout_with([Some(seconds(5)), None].into_iter()), None);
     }
 }

@@ -59,7 +59,16 @@ impl Container {
         start::release(barrier.as_fd())?;
         let watch = watch(barrier.as_fd(), Interest::READABLE).context("watch init's channel")?;
         // The channel becomes readable by init's message or by its end alone.
-        let _ready = watch.readable().await.context("poll init's channel")?;
+        let readable = watch.readable();
+        let ready = match start::timeout(&handle) {
+            Some(limit) => timeout(limit, readable).await,
+            None => Ok(readable.await),
+        };
+        if let Ok(ready) = ready {
+            let _ready = ready.context("poll init's channel")?;
+        } else {
+            return self.context.pool.run_urgent(move || Err(start::too_slow(&handle))).await;
+        }
         if start::has_agent(&handle) {
             let (handle, channel) = (handle.clone(), barrier.try_clone().context("dup init's channel")?);
             let spawning = self.context.pool.children.begin_spawn();

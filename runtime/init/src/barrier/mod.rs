@@ -7,7 +7,7 @@
 //! filter must allow, and the tests of this module run the code under filters that allow nothing else.
 
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     fd::{AsFd, AsRawFd, BorrowedFd},
     io::Errno,
     net::{self, SocketFlags},
@@ -54,6 +54,9 @@ pub const AT_PID_CLONE: &[libc::c_long] = &[
     libc::SYS_signalfd4,
 ];
 
+/// Longest time that a peer of the start socket may take to send its byte. It sends the byte right after connect(2).
+const PEER_TIMEOUT: Timespec = Timespec { tv_sec: if cfg!(test) { 1 } else { 10 }, tv_nsec: 0 };
+
 /// Waits at the barrier until start releases it. `signals` is the signalfd(2) of [`sys::block_signals`]; a signal that
 /// arrives there ends the process. Without a barrier it returns at once.
 pub(crate) fn wait(
@@ -65,7 +68,7 @@ pub(crate) fn wait(
         None => Ok(()),
         Some(Barrier::Channel) => {
             report.send(Message::Ready, &[]);
-            wait_readable(report.channel, signals).at(Step::Barrier)?;
+            wait_readable(report.channel, signals, None).at(Step::Barrier)?;
             report.wait_for(wire::START).at(Step::Barrier)
         }
         Some(Barrier::Listen(socket)) => {
@@ -80,19 +83,22 @@ pub(crate) fn wait(
 }
 
 /// Accepts connections until one of them sends [`wire::START`], and answers [`wire::GET_NAMESPACES`]. A peer that sends
-/// anything else, or closes the connection, has no effect.
+/// anything else, or nothing, or closes the connection, has no effect.
 fn accept_start(
     socket: BorrowedFd<'_>,
     signals: Option<BorrowedFd<'_>>,
     report: &mut Report<'_>,
 ) -> rustix::io::Result<()> {
     loop {
-        wait_readable(socket, signals)?;
+        wait_readable(socket, signals, None)?;
         let peer = match net::accept_with(socket, SocketFlags::CLOEXEC) {
             Ok(peer) => peer,
             Err(Errno::INTR | Errno::CONNABORTED) => continue,
             Err(e) => return Err(e),
         };
+        if !wait_readable(peer.as_fd(), signals, Some(&PEER_TIMEOUT))? {
+            continue;
+        }
         match report::recv_byte(peer.as_fd()) {
             Ok(wire::START) => {
                 report.starter = Some(peer);
@@ -104,21 +110,26 @@ fn accept_start(
     }
 }
 
-/// Waits until `fd` is readable. If a blocked signal arrives first, the process exits with 128 and the signal's number, as
-/// a shell reports a process that the signal ended.
-fn wait_readable(fd: BorrowedFd<'_>, signals: Option<BorrowedFd<'_>>) -> rustix::io::Result<()> {
-    let Some(signals) = signals else { return Ok(()) };
+/// Waits until `fd` is readable; returns false after `timeout`. If a blocked signal arrives first, the process exits with
+/// 128 and the signal's number, as a shell reports a process that the signal ended.
+fn wait_readable(
+    fd: BorrowedFd<'_>,
+    signals: Option<BorrowedFd<'_>>,
+    timeout: Option<&Timespec>,
+) -> rustix::io::Result<bool> {
+    let Some(signals) = signals else { return Ok(true) };
     let mut fds = [PollFd::from_borrowed_fd(signals, PollFlags::IN), PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-    while let Err(e) = poll(&mut fds, None) {
-        if e != Errno::INTR {
-            return Err(e);
+    let ready = loop {
+        match poll(&mut fds, timeout) {
+            Err(Errno::INTR) => {}
+            ready => break ready?,
         }
-    }
+    };
     let [signal, _] = fds;
     if signal.revents().contains(PollFlags::IN) {
         sys::exit(128 + sys::read_signal(signals)?);
     }
-    Ok(())
+    Ok(ready > 0)
 }
 
 #[cfg(test)]

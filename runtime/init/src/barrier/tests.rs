@@ -161,6 +161,8 @@ fn wait_on_the_socket_makes_the_listed_calls_only() {
     let (channel, pidfd) = child(&filter, BeforeBarrier, Barrier::Listen(listener.as_fd()));
     assert_eq!(receive(&channel), Some(Message::Ready), "AT_BARRIER lacks a system call");
     drop(connect());
+    // A peer that sends nothing does not keep the others waiting.
+    let _silent = connect();
     let peer = connect();
     send(&peer, wire::GET_NAMESPACES);
     assert_eq!(receive(&peer), Some(Message::Namespaces), "AT_BARRIER lacks a system call");
