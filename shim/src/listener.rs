@@ -5,6 +5,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -12,6 +13,7 @@ use std::{
 use futures_core::Stream;
 use tokio::{
     net::{UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Sleep, sleep},
 };
 
@@ -20,9 +22,17 @@ use crate::{fd_reserve, frames::FrameFilter};
 /// The pause after a failed accept. A shortage of descriptors or memory does not pass at once.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
+/// The maximal number of connections. containerd has one for its calls, and a few more while it restarts. Each may hold a
+/// frame of 4 MiB that is not complete.
+const MAX_CONNECTIONS: usize = 512;
+
+/// An admitted connection. It holds one of the [`MAX_CONNECTIONS`] places until it is closed.
+pub type Connection = FrameFilter<UnixStream, OwnedSemaphorePermit>;
+
 /// The admitted connections. The stream never ends.
 pub struct PeerCheckedListener {
     listener: UnixListener,
+    places: Arc<Semaphore>,
     uid: u32,
     backoff: Option<Pin<Box<Sleep>>>,
 }
@@ -36,26 +46,31 @@ impl PeerCheckedListener {
         let listener = std::os::unix::net::UnixListener::from(listener);
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener)?;
-        Ok(Self { listener, uid: rustix::process::geteuid().as_raw(), backoff: None })
+        let (places, uid) = (Arc::new(Semaphore::new(MAX_CONNECTIONS)), rustix::process::geteuid().as_raw());
+        Ok(Self { listener, places, uid, backoff: None })
     }
 
-    fn admits(&self, peer: &UnixStream) -> bool {
+    /// Returns a place for the peer, or `None` if it is refused.
+    fn admit(&self, peer: &UnixStream) -> Option<OwnedSemaphorePermit> {
         match peer.peer_cred() {
-            Ok(credentials) if credentials.uid() == self.uid => true,
+            Ok(credentials) if credentials.uid() == self.uid => {
+                let place = self.places.clone().try_acquire_owned();
+                place.inspect_err(|_| log::warn!("refused a connection: {MAX_CONNECTIONS} are open")).ok()
+            }
             Ok(other) => {
                 log::warn!("refused a connection of uid {} (pid {:?})", other.uid(), other.pid());
-                false
+                None
             }
             Err(e) => {
                 log::warn!("refused a connection of unknown uid: {e}");
-                false
+                None
             }
         }
     }
 }
 
 impl Stream for PeerCheckedListener {
-    type Item = io::Result<FrameFilter<UnixStream>>;
+    type Item = io::Result<Connection>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
@@ -64,8 +79,11 @@ impl Stream for PeerCheckedListener {
                 self.backoff = None;
             }
             match ready!(self.listener.poll_accept(context)) {
-                Ok((peer, _)) if self.admits(&peer) => return Poll::Ready(Some(Ok(FrameFilter::new(peer)))),
-                Ok(_) => {}
+                Ok((peer, _)) => {
+                    if let Some(place) = self.admit(&peer) {
+                        return Poll::Ready(Some(Ok(FrameFilter::new(peer, place))));
+                    }
+                }
                 // A restarted containerd must be able to connect to a shim without free descriptors.
                 Err(e) if e.raw_os_error() == Some(libc::EMFILE) && fd_reserve::release_one() => {}
                 Err(e) => {

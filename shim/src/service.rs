@@ -21,18 +21,25 @@ use berth_proto::{
     wkt::Empty,
 };
 
+use tokio::sync::Semaphore;
+
 use crate::{container, context::ServerContext, detach, error::status, io::uri::StdioRequest, sandbox::Sandbox};
+
+/// The maximal number of Wait calls without an answer. containerd makes one for each process. All other calls end by
+/// themselves.
+const MAX_WAITS: usize = 16 << 10;
 
 /// The service under both of its names. Clones serve the same pod.
 #[derive(Clone, Debug)]
 pub struct Service {
     sandbox: Arc<Sandbox>,
+    waits: Arc<Semaphore>,
 }
 
 impl Service {
     /// Makes a pod without containers.
     pub fn new(context: ServerContext) -> Self {
-        Self { sandbox: Arc::new(Sandbox::new(context)) }
+        Self { sandbox: Arc::new(Sandbox::new(context)), waits: Arc::new(Semaphore::new(MAX_WAITS)) }
     }
 
     /// Describes all containers for the log.
@@ -158,7 +165,11 @@ impl Task for Service {
     /// Answers when the process has exited, at once if it exited before. A client may wait for days, and several may wait for
     /// one process (runc shim: `Wait`).
     async fn wait(&self, _: &TtrpcContext, r: WaitRequest) -> ttrpc::Result<WaitResponse> {
-        let exit = self.container(&r.id)?.waiter(&r.exec_id).map_err(status)?.exit().await;
+        let waiter = self.container(&r.id)?.waiter(&r.exec_id).map_err(status)?;
+        let too_many =
+            |_| failure(ttrpc::Code::RESOURCE_EXHAUSTED, format!("{MAX_WAITS} Wait calls have no answer yet"));
+        let _place = self.waits.try_acquire().map_err(too_many)?;
+        let exit = waiter.exit().await;
         Ok(WaitResponse { exit_status: exit.status, exited_at: Some(exit.into()).into(), ..Default::default() })
     }
 

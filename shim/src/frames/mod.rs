@@ -32,8 +32,10 @@ const DISCARD_CHUNK: usize = 4096;
 
 /// A connection whose oversized frames are replaced.
 #[derive(Debug)]
-pub struct FrameFilter<S> {
+pub struct FrameFilter<S, G = ()> {
     inner: S,
+    /// Dropped with the connection.
+    _guard: G,
     position: Position,
     /// Bytes for the server that come before the next read, and the index of the first one.
     pending: (Vec<u8>, usize),
@@ -52,14 +54,14 @@ enum Position {
 
 const HEADER_START: Position = Position::Header([0; MESSAGE_HEADER_LENGTH], 0);
 
-impl<S> FrameFilter<S> {
-    /// Wraps a connection.
-    pub fn new(inner: S) -> Self {
-        Self { inner, position: HEADER_START, pending: (Vec::new(), 0) }
+impl<S, G> FrameFilter<S, G> {
+    /// Wraps a connection. The guard is dropped with it.
+    pub fn new(inner: S, guard: G) -> Self {
+        Self { inner, _guard: guard, position: HEADER_START, pending: (Vec::new(), 0) }
     }
 }
 
-impl<S: AsyncRead + Unpin> FrameFilter<S> {
+impl<S: AsyncRead + Unpin, G: Unpin> FrameFilter<S, G> {
     /// Copies pending bytes to the server. Returns false if there were none.
     fn copy_pending(&mut self, buf: &mut ReadBuf<'_>) -> bool {
         let (bytes, from) = &mut self.pending;
@@ -156,7 +158,7 @@ impl MethodHandler for Refuse {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for FrameFilter<S> {
+impl<S: AsyncRead + Unpin, G: Unpin> AsyncRead for FrameFilter<S, G> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             if buf.remaining() == 0 || self.copy_pending(buf) {
@@ -178,7 +180,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for FrameFilter<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for FrameFilter<S> {
+impl<S: AsyncWrite + Unpin, G: Unpin> AsyncWrite for FrameFilter<S, G> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(context, bytes)
     }

@@ -22,7 +22,7 @@ fn seen(sent: &[u8], write: usize) -> Vec<u8> {
             }
         });
         let mut seen = Vec::new();
-        FrameFilter::new(ours).read_to_end(&mut seen).await.unwrap();
+        FrameFilter::new(ours, ()).read_to_end(&mut seen).await.unwrap();
         seen
     })
 }

@@ -75,6 +75,31 @@ fn closed_connections_leave_no_descriptor() {
 }
 
 #[test]
+fn connections_beyond_the_limit_are_closed() {
+    const LIMIT: usize = 512;
+    let world = World::new();
+    let bundle = world.bundle("c1", "{}");
+    let socket = bundle.start();
+    let pid = server_pid(&socket);
+    let mut kept: Vec<_> = (0..LIMIT + 8).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    bundle.await_log("refused a connection: 512 are open");
+    // A connection that the server keeps has nothing to read, and one that it has closed is at its end.
+    kept.retain(|stream| {
+        stream.set_nonblocking(true).unwrap();
+        !matches!((&mut &*stream).read(&mut [0]), Ok(0))
+    });
+    eventually("the others to be closed", || {
+        kept.retain(|stream| !matches!((&mut &*stream).read(&mut [0]), Ok(0)));
+        kept.len() <= LIMIT
+    });
+    // The connection of `server_pid` may still have had a place.
+    assert!(kept.len() >= LIMIT - 1, "{} connections", kept.len());
+    drop(kept);
+    eventually("a place to be free", || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() < 100);
+    assert_eq!(server_pid(&socket), pid);
+}
+
+#[test]
 fn a_connection_of_another_user_is_refused() {
     let world = World::new();
     let bundle = world.bundle("c1", "{}");

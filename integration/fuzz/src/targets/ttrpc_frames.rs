@@ -105,7 +105,7 @@ fn whole_headers(bytes: &[u8]) -> usize {
 }
 
 fn read_all(parts: Parts, size: usize) -> Vec<u8> {
-    let mut filter = FrameFilter::new(parts);
+    let mut filter = FrameFilter::new(parts, ());
     let mut context = Context::from_waker(Waker::noop());
     let (mut all, mut chunk) = (Vec::new(), vec![0; size]);
     loop {
