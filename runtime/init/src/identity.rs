@@ -4,7 +4,7 @@
 use core::ffi::CStr;
 
 use rustix::{
-    fs::{self, Mode, OFlags},
+    fs::{Mode, OFlags},
     io::{self, Errno},
     process::{Resource, Rlimit},
 };
@@ -13,7 +13,7 @@ use crate::{
     defence::Defence,
     error::{At, Result, refusal},
     plan::{Capabilities, Plan, Process},
-    sys,
+    procfs, sys,
     wire::Step,
 };
 
@@ -65,13 +65,9 @@ pub(crate) fn clear_dumpable() -> Result<()> {
 /// Writes oom_score_adj through the host's /proc, so before a namespace is entered.
 pub fn set_oom_score_adj(plan: &Plan<'_>) -> Result<()> {
     let Some(value) = plan.oom_score_adj else { return Ok(()) };
-    write(c"/proc/thread-self/oom_score_adj", value).at(Step::OomScoreAdj)
-}
-
-/// Opens `path` and writes `value` with one write(2).
-fn write(path: &CStr, value: &[u8]) -> io::Result<()> {
-    let file = fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    io::write(file, value).map(drop)
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = procfs::open(c"/proc/thread-self/oom_score_adj", flags, Step::OomScoreAdj, 0)?;
+    io::write(&file, value).at(Step::OomScoreAdj).map(drop)
 }
 
 /// Creates or joins the container's session keyring, so that the payload cannot search the keys of the host. `init`

@@ -16,6 +16,7 @@ use crate::{
     defence::Defence,
     error::{At, Result, refusal},
     plan::{Label, Module, Plan},
+    procfs,
     wire::Step,
 };
 
@@ -32,13 +33,14 @@ pub fn host_proc(plan: &Plan<'_>) -> Result<Option<OwnedFd>> {
         return Ok(None);
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    fs::open(c"/proc", flags, Mode::empty()).map(Some).at(Step::Label)
+    procfs::open(c"/proc", flags, Step::Label, 0).map(Some)
 }
 
 /// Sets the label of the next session keyring (keyrings(7)) and reads it back. The kernel resets it at execve.
 pub fn set_keyring_label(plan: &Plan<'_>, proc: Option<BorrowedFd<'_>>) -> Result<()> {
     let (Some(label), Some(proc)) = (plan.keyring_label, proc) else { return Ok(()) };
     let file = open(proc, KEY_CREATE).at(Step::KeyringLabel)?;
+    procfs::verify(&file, Step::KeyringLabel, 0)?;
     io::write(&file, label).at(Step::KeyringLabel)?;
     let held = reads_as(&file, |got| is_context(label, got)).at(Step::KeyringLabel)?;
     if held { Ok(()) } else { Err(refusal(Step::KeyringLabel, 0)) }
@@ -60,6 +62,7 @@ impl<'a> Labels<'a> {
         for (n, (label, slot)) in labels.iter().zip(&mut files).enumerate() {
             let Some(proc) = proc else { continue };
             let file = open(proc, label.attribute).at_index(Step::Label, n)?;
+            procfs::verify(&file, Step::Label, n)?;
             io::write(&file, label.command).at_index(Step::Label, n)?;
             *slot = Some(file);
         }

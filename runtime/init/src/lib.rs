@@ -27,6 +27,7 @@ pub mod namespace;
 pub mod path;
 pub mod payload;
 pub mod plan;
+mod procfs;
 pub mod program;
 pub mod report;
 pub mod rootfs;

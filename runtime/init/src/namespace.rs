@@ -15,6 +15,7 @@ use crate::{
     error::{At, Result},
     fds, identity,
     plan::{Plan, Sysctl},
+    procfs,
     report::{self, Report, wait_for},
     sys::{self, Side},
     wire::{ADOPTED, GO, LEN, MAX_NAMESPACES, Message, RETRY, Step},
@@ -178,12 +179,13 @@ pub fn context_of_children(fstype: &CStr) -> io::Result<OwnedFd> {
 
 /// Writes the kernel parameters.
 pub fn write_sysctls(sysctls: &[Sysctl<'_>]) -> Result<()> {
-    sysctls.iter().enumerate().try_for_each(|(n, sysctl)| write_sysctl(sysctl).at_index(Step::Sysctl, n))
+    sysctls.iter().enumerate().try_for_each(|(n, sysctl)| write_sysctl(sysctl, n))
 }
 
-/// Writes a kernel parameter with one write(2), as sysctl(8) does.
-fn write_sysctl(sysctl: &Sysctl<'_>) -> io::Result<()> {
-    let file = rustix::fs::open(sysctl.path, OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?;
-    let written = io::write(&file, sysctl.value)?;
-    if written == sysctl.value.len() { Ok(()) } else { Err(Errno::IO) }
+/// Writes kernel parameter number `n` with one write(2), as sysctl(8) does.
+fn write_sysctl(sysctl: &Sysctl<'_>, n: usize) -> Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = procfs::open(sysctl.path, flags, Step::Sysctl, n)?;
+    let written = io::write(&file, sysctl.value).at_index(Step::Sysctl, n)?;
+    if written == sysctl.value.len() { Ok(()) } else { Err(Errno::IO).at_index(Step::Sysctl, n) }
 }

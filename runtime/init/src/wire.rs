@@ -110,6 +110,8 @@ steps! {
     Cgroup,
     /// Writing oom_score_adj.
     OomScoreAdj,
+    /// A file of the host's /proc is on no proc file system.
+    NotProcfs,
     /// Joining namespace `index`.
     JoinNamespace,
     /// Creating namespaces with unshare(2).

@@ -3,7 +3,7 @@
 //! A missing call returns `ENOSYS`, on an older kernel and under a seccomp filter alike. [`explain`] then names the
 //! call. Calls with a fallback are not in the list.
 
-use crate::{Error, Kind, Result, sys};
+use crate::{Context, Error, Kind, Result, sys};
 
 /// The oldest supported kernel, which has `cgroup.kill`.
 pub const FLOOR: (u32, u32) = (5, 14);
@@ -51,16 +51,25 @@ pub fn calls() -> [Vec<Call>; 2] {
     [REQUIRED.iter().map(probe).collect(), OPTIONAL.iter().map(probe).collect()]
 }
 
-/// Checks the kernel's release.
+/// Checks the kernel's release, and that /proc is a proc file system: the runtime trusts it for the identity of processes.
 ///
 /// # Errors
-/// [`Kind::Unsupported`] with the release if it is too old.
+/// [`Kind::Unsupported`] with the release if it is too old. [`Kind::FailedPrecondition`] for another /proc.
 pub fn check() -> Result<()> {
     let release = release();
     match version(&release) {
         Some(found) if found < FLOOR => Err(too_old(&release)),
-        _ => Ok(()),
+        _ => check_procfs("/proc"),
     }
+}
+
+fn check_procfs(path: &str) -> Result<()> {
+    let found = rustix::fs::statfs(path).with_context(|| format!("statfs {path}"))?.f_type;
+    if found == rustix::fs::PROC_SUPER_MAGIC {
+        return Ok(());
+    }
+    let text = format!("refusing to run: {path} is no proc file system (its type is {found:#x})");
+    Err(Error::new(Kind::FailedPrecondition, text))
 }
 
 /// Adds the names of missing calls to an `ENOSYS` error. Returns any other error unchanged.
@@ -118,6 +127,13 @@ mod tests {
         let [required, optional] = calls();
         assert!(required.iter().all(|call| call.present), "{required:?}");
         assert_eq!((required.len(), optional.len()), (13, 3));
+    }
+
+    #[test]
+    fn another_file_system_at_proc_is_refused() {
+        check_procfs("/proc").unwrap();
+        let refused = check_procfs("/dev/shm").unwrap_err();
+        assert!(refused.to_string().starts_with("refusing to run: /dev/shm is no proc file system"), "{refused}");
     }
 
     #[test]

@@ -240,6 +240,9 @@ impl<'w> Words<'w> {
 fn fixed(step: Step) -> Option<&'static str> {
     match step {
         Step::Dumpable => Some("clear PR_SET_DUMPABLE"),
+        Step::NotProcfs => {
+            Some("refusing to write through /proc: it is no proc file system, or a part of it is covered")
+        }
         Step::CloseFds => Some("close_range of the runtime's file descriptors"),
         Step::Channel => Some("wait on the channel for the runtime"),
         Step::Clone => Some("linux.namespaces: clone the process into the pid namespace"),
@@ -269,9 +272,7 @@ fn fixed(step: Step) -> Option<&'static str> {
         Step::UnmapMemory => Some("unmap the memory of the runtime before the pid namespace is entered"),
         Step::RuntimeHooks => Some("wait on the channel for the runtime's hooks"),
         Step::Barrier => Some("wait for start"),
-        Step::Cgroup | Step::OomScoreAdj | Step::JoinNamespace | Step::Unshare | Step::Keyring | Step::KeyringLabel => {
-            None
-        }
+        Step::Cgroup | Step::JoinNamespace | Step::Unshare | Step::Keyring | Step::KeyringLabel => None,
         Step::HostPropagation
         | Step::AttachRootfs
         | Step::RootPropagation
@@ -292,7 +293,7 @@ fn fixed(step: Step) -> Option<&'static str> {
         | Step::Sysctl => None,
         Step::Stdio | Step::Rlimit | Step::Label | Step::LabelReadBack | Step::Groups | Step::User | Step::Cwd => None,
         Step::NotOnPath | Step::Executable | Step::Exec | Step::NotRestricted => None,
-        Step::HookStart | Step::HookStatus | Step::HookTimeout => None,
+        Step::OomScoreAdj | Step::HookStart | Step::HookStatus | Step::HookTimeout => None,
     }
 }
 
