@@ -5,8 +5,10 @@
 use berth_integration::{
     bundle::Bundle,
     case::{Refusal, refused, skipped_on_runc},
+    procs,
     runtime::{Runtime, is_runc, wait_until},
 };
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -392,4 +394,54 @@ fn bad_hooks_are_refused() {
             },
         ],
     );
+}
+
+/// The hook's processes: a child, a session of its own, and an orphan with a session of its own.
+const FAMILY: &str = "sleep 1000 & setsid sleep 1000 & (setsid sleep 1000 &); ";
+
+/// Returns whether a trace is a process of [`FAMILY`].
+fn is_family(trace: &str) -> bool {
+    trace.starts_with("process ") && trace.ends_with("sleep 1000")
+}
+
+#[test]
+fn hook_that_outlives_its_timeout_is_ended_with_all_its_processes() {
+    if skipped_on_runc("hook-tree", "it ends only the hook itself") {
+        return;
+    }
+    let mut failed = vec![];
+    for (kind, code) in [("createRuntime", 1), ("createContainer", 1), ("poststart", 1), ("poststop", 0)] {
+        let runtime = Runtime::new("hook-tree");
+        let mut late = hook(&format!("{FAMILY} sleep 1000"));
+        late["timeout"] = json!(1);
+        let bundle = shell(&notes(&runtime), "true").host_namespace("pid");
+        let out = runtime.run("c1", &hooks(bundle, kind, json!([late])));
+        let says = format!("error running {kind} hook #0: hook ran past specified timeout of 1.0s");
+        if out.code != code || !out.stderr.contains(&says) {
+            failed.push(format!("{kind}: {out:?}"));
+        }
+        let left = runtime.residue();
+        failed.extend(left.iter().map(|line| format!("{kind} left {line}")));
+        end_family(&left);
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// A hook may start a daemon: only a timeout ends more than the hook.
+#[test]
+fn hook_that_ends_in_time_leaves_its_processes_running() {
+    let runtime = Runtime::new("hook-daemon");
+    let mut quick = hook(&format!("exec > /dev/null 2>&1; {FAMILY} true"));
+    quick["timeout"] = json!(100);
+    let bundle = hooks(shell(&notes(&runtime), "true"), "createRuntime", json!([quick]));
+    runtime.run("c1", &bundle).ok();
+    let family = || runtime.residue_now().iter().filter(|trace| is_family(trace)).count();
+    wait_until(|| family() == 3, || format!("{:?}", runtime.residue_now()));
+    end_family(&runtime.residue_now());
+}
+
+fn end_family(traces: &[String]) {
+    for trace in traces.iter().filter(|trace| is_family(trace)) {
+        procs::kill(trace.split(' ').nth(1).unwrap().parse().unwrap(), Signal::KILL);
+    }
 }

@@ -14,12 +14,13 @@ use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
     io::{self, Errno},
     pipe::{PipeFlags, pipe_with},
-    process::{Pid, Signal, WaitId, WaitIdOptions, getpid, getppid, pidfd_send_signal, waitid},
+    process::{Pid, Signal, getpid, getppid, pidfd_send_signal},
 };
 
 use crate::{
     digits::decimal,
     error::{At, Result},
+    hook_tree::{self, End},
     plan::{Container, Hook, Hooks, Process, SeccompWhen},
     program::{self, memfd},
     report::Report,
@@ -46,6 +47,15 @@ impl From<Failure> for HookError {
     }
 }
 
+/// The processes that a hook leaves behind when it is killed after its timeout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Descendants {
+    /// They are killed with the hook.
+    EndAfterTimeout,
+    /// They are in the container, and end with it: the failure of the hook ends the container.
+    EndWithContainer,
+}
+
 /// The circumstances of a hook.
 pub struct HookContext<'a> {
     /// The pid of the container's process, in the pid namespace of the hook.
@@ -54,6 +64,8 @@ pub struct HookContext<'a> {
     pub watch: Option<BorrowedFd<'a>>,
     /// The payload whose filter the hook loads for itself.
     pub filtered: Option<&'a Process<'a>>,
+    /// The end of the hook's own children.
+    pub descendants: Descendants,
 }
 
 /// Runs all hooks of a point in order, and stops at the first failure. The output is dropped unless a hook fails.
@@ -109,7 +121,7 @@ fn run_in_init(
         return Ok(());
     }
     let pid = getpid().as_raw_nonzero().get();
-    run_all(hooks, &HookContext { pid, watch, filtered }).map_err(|error| {
+    run_all(hooks, &HookContext { pid, watch, filtered, descendants: Descendants::EndWithContainer }).map_err(|error| {
         if let Some([stdout, stderr]) = &error.output {
             report.send(Message::Failure(error.failure), &[stdout.as_fd(), stderr.as_fd()]);
         }
@@ -127,36 +139,54 @@ fn run_watched(
 ) -> Result<()> {
     let (errno_pipe, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).at_index(Step::HookStart, n)?;
     let runner = getpid();
-    let pidfd = match sys::clone_hook().at_index(Step::HookStart, n)? {
-        Side::Child => become_hook(point, hook, streams, context.filtered, runner, writer),
-        Side::Parent(_, pidfd) => pidfd,
-    };
-    drop(writer);
-    let ended = sys::wait_readable(pidfd.as_fd(), context.watch, hook.timeout).at_index(Step::HookStatus, n)?;
-    if !ended {
-        // An error is ignored: the wait below returns in any case.
-        let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-    }
-    let status = loop {
-        match waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {
-            Err(Errno::INTR) => {}
-            other => break other.at_index(Step::HookStatus, n)?,
+    let end = match (hook.timeout, context.descendants) {
+        (Some(seconds), Descendants::EndAfterTimeout) => {
+            let (report, report_writer) =
+                pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).at_index(Step::HookStart, n)?;
+            let pidfd = match sys::clone_hook().at_index(Step::HookStart, n)? {
+                Side::Child => hook_tree::keep(runner, seconds, streams, [writer, report_writer], |keeper, writer| {
+                    become_hook(point, hook, streams, context.filtered, keeper, writer)
+                }),
+                Side::Parent(_, pidfd) => pidfd,
+            };
+            drop((writer, report_writer));
+            let ended = wait_or_kill(&pidfd, context.watch, Some(seconds.saturating_add(hook_tree::MARGIN)));
+            ended.at_index(Step::HookStatus, n)?;
+            End::read(&report).unwrap_or(End::TimedOut)
+        }
+        _ => {
+            let pidfd = match sys::clone_hook().at_index(Step::HookStart, n)? {
+                Side::Child => become_hook(point, hook, streams, context.filtered, runner, writer),
+                Side::Parent(_, pidfd) => pidfd,
+            };
+            drop(writer);
+            wait_or_kill(&pidfd, context.watch, hook.timeout)
+                .at_index(Step::HookStatus, n)?
+                .map_or(End::TimedOut, End::Status)
         }
     };
-    if !ended {
-        return Err(Failure { step: Step::HookTimeout, index: index(n), errno: 0 });
-    }
+    let failure = |step, errno| Err(Failure { step, index: index(n), errno });
     let mut errno = [0u8; 4];
-    if matches!(io::read(&errno_pipe, &mut errno), Ok(4)) {
-        return Err(Failure { step: Step::HookStart, index: index(n), errno: i32::from_ne_bytes(errno) });
+    match end {
+        End::TimedOut => failure(Step::HookTimeout, 0),
+        End::Status(_) if matches!(io::read(&errno_pipe, &mut errno), Ok(4)) => {
+            failure(Step::HookStart, i32::from_ne_bytes(errno))
+        }
+        End::Status(0) => Ok(()),
+        End::Status(status) => failure(Step::HookStatus, status),
     }
-    // The layout of a wait status (wait(2)).
-    let status = status.map_or(0, |s| match (s.exit_status(), s.terminating_signal()) {
-        (Some(code), _) => code << 8,
-        (None, Some(signal)) => signal | if s.dumped() { 0x80 } else { 0 },
-        (None, None) => 0xff00,
-    });
-    if status == 0 { Ok(()) } else { Err(Failure { step: Step::HookStatus, index: index(n), errno: status }) }
+}
+
+/// Waits for the end of a process, and returns its wait(2) status. Kills it after `seconds`, or when `watch` is hung up,
+/// and returns `None`.
+fn wait_or_kill(pidfd: &OwnedFd, watch: Option<BorrowedFd<'_>>, seconds: Option<u32>) -> io::Result<Option<i32>> {
+    let ended = sys::wait_readable(pidfd.as_fd(), watch, seconds)?;
+    if !ended {
+        // An error is ignored: the wait below returns in any case.
+        let _ = pidfd_send_signal(pidfd, Signal::KILL);
+    }
+    let status = hook_tree::reap(pidfd)?;
+    Ok(ended.then_some(status))
 }
 
 fn index(n: usize) -> u32 {

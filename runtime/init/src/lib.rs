@@ -19,6 +19,7 @@ mod fds;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod hook;
+mod hook_tree;
 pub mod identity;
 pub mod label;
 pub mod mode;

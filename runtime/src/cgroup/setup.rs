@@ -1,6 +1,9 @@
 //! Setting up a container's cgroup before its init takes the first step. A setup that is not kept is undone.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
 
 use super::{
     dir::{Dir, gone},
@@ -18,7 +21,11 @@ use crate::{
     error::{Context, Error, Kind, Result},
 };
 
-/// A cgroup that is being set up for a container. Dropping it removes the cgroup unless [`Setup::keep`] was called.
+/// Longest time that SIGKILL is repeated for processes that still appear in the cgroup of a failed container.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A cgroup that is being set up for a container. Dropping it kills the processes in the cgroup
+/// and removes it, unless [`Setup::keep`] was called.
 pub struct Setup<'c> {
     cgroup: &'c Cgroup,
     limits: Limits,
@@ -100,6 +107,10 @@ impl<'c> Setup<'c> {
 
 impl Drop for Setup<'_> {
     fn drop(&mut self) {
+        if self.undo != Undo::Nothing {
+            // Init is dead. Without a pid namespace of its own, children of its hooks are not.
+            let _ = self.cgroup.signal_all(libc::SIGKILL, Instant::now() + KILL_TIMEOUT, &mut HashSet::new());
+        }
         match self.undo {
             Undo::Nothing => {}
             Undo::Directories => {

@@ -19,7 +19,7 @@ use std::{
 };
 
 use berth_init::{
-    hook::{self, HookContext},
+    hook::{self, Descendants, HookContext},
     plan::{Hook as Planned, Hooks as Point, Ptr},
     wire::{Failure, Step},
 };
@@ -268,7 +268,11 @@ fn run(
 
 /// Runs hook number `n`, and logs its output.
 fn run_one(kind: &str, hooks: &[Hook], point: &Point<'_>, n: usize, pid: i32) -> Result<()> {
-    match hook::run(point, n, &HookContext { pid, watch: None, filtered: None }) {
+    match hook::run(
+        point,
+        n,
+        &HookContext { pid, watch: None, filtered: None, descendants: Descendants::EndAfterTimeout },
+    ) {
         Ok(output) => {
             for (stream, file) in ["stdout", "stderr"].iter().zip(output) {
                 let output = read_output(file);
