@@ -46,6 +46,7 @@ const EXIT_YIELDS: usize = 16;
 /// Descriptor 3 is no listener, or the process cannot be set up. A running server ends by request alone.
 pub fn run(args: &Args) -> Result<()> {
     let listener = inherit::take_listener()?;
+    inherit::keep_tunables();
     trim::limit_arenas();
     // Each container and exec holds descriptors for its whole life.
     open_files::raise_own();

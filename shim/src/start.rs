@@ -145,7 +145,7 @@ fn spawn_server(args: &Args, request: &StartRequest, group: &str, listener: &Own
         pair.push(std::mem::take(&mut value));
         environment.push(c_string(pair)?);
     }
-    environment.push(c_string(tunables(std::env::var_os("GLIBC_TUNABLES")))?);
+    environment.push(c_string(inherit::tunables(std::env::var_os("GLIBC_TUNABLES")))?);
     if let Some(address) = &request.ttrpc_address {
         environment.push(c_string(format!("TTRPC_ADDRESS={address}").into())?);
     }
@@ -170,20 +170,6 @@ fn spawn_server(args: &Args, request: &StartRequest, group: &str, listener: &Own
         posix_spawn(sealed.path().as_path(), &files, &attributes, &argv, &environment)
     })();
     spawned.with_context(|| format!("run {}", exe.display()))
-}
-
-/// Tunables of glibc 2.26 and 2.34, which the server reads at its start. They keep these out of its memory:
-/// - Stacks of ended threads, with all pages that the threads touched: 400 kB after 10,000 execs. The server's threads
-///   come and go with the load.
-/// - Freed blocks in a list for each thread and size. The lists of the main thread are never emptied (74 kB after 3,000
-///   execs), and each block keeps its page from being returned.
-fn tunables(given: Option<OsString>) -> OsString {
-    let mut text = OsString::from("GLIBC_TUNABLES=glibc.pthread.stack_cache_size=0:glibc.malloc.tcache_count=0");
-    if let Some(given) = given.filter(|given| !given.is_empty()) {
-        text.push(":");
-        text.push(given);
-    }
-    text
 }
 
 /// The path of this program; its link in /proc if the file was replaced meanwhile.
@@ -214,16 +200,6 @@ mod tests {
         let Claim::Bound(_listener) = socket::claim(&path).unwrap() else { panic!("served") };
         StartGuard { socket: &path, server: None }.commit();
         assert!(path.exists());
-    }
-
-    #[test]
-    fn the_nodes_glibc_tunables_come_last() {
-        assert_eq!(tunables(None), "GLIBC_TUNABLES=glibc.pthread.stack_cache_size=0:glibc.malloc.tcache_count=0");
-        let both = tunables(Some("glibc.malloc.check=1".into()));
-        assert_eq!(
-            both,
-            "GLIBC_TUNABLES=glibc.pthread.stack_cache_size=0:glibc.malloc.tcache_count=0:glibc.malloc.check=1"
-        );
     }
 
     #[test]

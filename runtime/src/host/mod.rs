@@ -1,6 +1,7 @@
 //! The host: facts that are read once, and access to its files, sockets and programs.
 
 pub mod caller;
+pub mod environment;
 pub mod foreign_dir;
 pub mod kernel;
 pub mod mountinfo;

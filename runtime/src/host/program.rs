@@ -25,7 +25,7 @@ use rustix::{
 use crate::{
     Context, Error, Kind, Result,
     arena::Arena,
-    host::{open_files, signals},
+    host::{environment, open_files, signals},
     sys,
 };
 
@@ -103,9 +103,7 @@ pub struct Output {
 /// [`Kind::NotFound`] if `PATH` has no such program. [`Kind::Internal`] if it runs longer than 30 s; it is then killed.
 pub fn run(name: &str, args: &[String]) -> Result<Output> {
     let path = find(name)?;
-    let variable =
-        |(name, value): (std::ffi::OsString, std::ffi::OsString)| [name.as_bytes(), b"=", value.as_bytes()].concat();
-    let env: Vec<Vec<u8>> = std::env::vars_os().map(variable).collect();
+    let env = environment::of_caller();
     let null =
         rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).context("open /dev/null")?;
     let (stdout, stderr) = (memfd(c"stdout")?, memfd(c"stderr")?);

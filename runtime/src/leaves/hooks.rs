@@ -30,7 +30,7 @@ use crate::{
     Error, Kind, Result,
     arena::Arena,
     error::errno_text,
-    host::{open_files, signals},
+    host::{environment::of_caller, open_files, signals},
     oci_state::OciState,
 };
 
@@ -256,12 +256,9 @@ fn run(
         return Ok(());
     }
     let arena = Arena::default();
-    let inherited: Vec<Vec<u8>> = std::env::vars_os()
-        .map(|(name, value)| [name.as_encoded_bytes(), b"=", value.as_encoded_bytes()].concat())
-        .collect();
     let point = Point {
         directory: Some(arena.path(bundle, "bundle")?),
-        ..point(&arena, hooks, text, environment(&arena, &inherited)?)?
+        ..point(&arena, hooks, text, environment(&arena, &of_caller())?)?
     };
     (0..hooks.len()).try_for_each(|n| run_one(kind, hooks, &point, n, pid).or_else(&failed))
 }
