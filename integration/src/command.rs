@@ -10,6 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// The words of a shell that lets the program that it executes dump its core.
+pub const DUMPING: [&str; 4] = ["sh", "-c", "ulimit -c unlimited && exec \"$@\"", "sh"];
+
 /// The time that output may take to arrive after the end of a program. A descendant that keeps the pipes open costs
 /// this time.
 pub const LAST_WORDS: Duration = Duration::from_secs(10);

@@ -9,6 +9,8 @@ pub struct Output {
     pub words: String,
     /// The exit status, or 128 plus the number of a signal.
     pub code: i32,
+    /// The kernel has written a core dump of the runtime.
+    pub dumped: bool,
     /// Standard output.
     pub stdout: String,
     /// Standard error.

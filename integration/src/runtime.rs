@@ -415,7 +415,8 @@ impl Running {
             String::from_utf8_lossy(&bytes).into_owned()
         };
         let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-        let out = Output { words: self.words, code, stdout: text("out"), stderr: text("err") };
+        let out =
+            Output { words: self.words, code, dumped: status.core_dumped(), stdout: text("out"), stderr: text("err") };
         assert!(ready > 0, "not done after {:?}: {out:#?}", self.limit);
         out
     }

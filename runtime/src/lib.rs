@@ -39,7 +39,9 @@ mod sys;
 
 pub use container::state;
 pub use error::{Context, Error, Kind, Result};
-pub use host::{caller, environment, foreign_dir, kernel, mountinfo, open_files, program, time, unix_address};
+pub use host::{
+    caller, environment, foreign_dir, kernel, mountinfo, open_files, own_process, program, time, unix_address,
+};
 pub use id_maps::Ids;
 pub use leaves::{
     hooks,

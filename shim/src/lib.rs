@@ -52,7 +52,8 @@ use self::args::{Action, Args};
 ///
 /// Nothing is written to standard error on success: containerd reads the reply of `start` from both streams as one.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let outcome = Args::parse(arguments).and_then(|args| match args.action {
+    let protected = berth_runtime::own_process::protect().and_then(|()| Args::parse(arguments));
+    let outcome = protected.and_then(|args| match args.action {
         Action::Help => info::print_help(),
         Action::Version => info::print_version(),
         Action::Info => info::run(),

@@ -16,7 +16,6 @@ use berth_proto::{
 };
 use berth_runtime::{Context, Error, Kind, Result, open_files};
 use berth_version::VERSION;
-use rustix::process::DumpableBehavior;
 
 use crate::{
     args::Args,
@@ -57,8 +56,6 @@ pub fn run(args: &Args) -> Result<()> {
     signals::block()?;
     // Orphans of the containers become children of the shim, which sees their exits and reaps them.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("become subreaper")?;
-    // Other users cannot read this process's memory or take its descriptors. Children keep that until their execve(2).
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).context("become non-dumpable")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()

@@ -121,6 +121,7 @@ fn run_command(globals: &Globals, argv0: &str, name: &str, words: &[String]) -> 
         berth_runtime::sealed::ensure()?;
         berth_runtime::kernel::check()?;
     }
+    berth_runtime::own_process::protect()?;
     let help = || help::command(globals.program, command);
     let parsed = parse(&command.flags(), words, usage.order)
         .map_err(|error| usage_error(&format!("Incorrect Usage: {error}"), &help(), error))?;

@@ -6,6 +6,7 @@ pub mod foreign_dir;
 pub mod kernel;
 pub mod mountinfo;
 pub mod open_files;
+pub mod own_process;
 pub mod proc;
 pub mod program;
 pub mod signals;
