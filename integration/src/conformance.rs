@@ -69,7 +69,7 @@ pub(crate) mod tests {
         lines.iter().enumerate().filter(|(_, line)| named(line)).any(|(at, _)| {
             let mut above =
                 lines[..at].iter().rev().take_while(|line| line.starts_with("#[") || line.starts_with("//"));
-            above.any(|line| *line == "#[test]")
+            above.any(|line| line.starts_with("#[test]") || line.starts_with("#[tokio::test"))
         })
     }
 

@@ -28,6 +28,7 @@ pub mod dependencies;
 pub mod executable;
 pub mod fake_bus;
 pub mod footprint;
+pub mod hardening;
 pub mod host_files;
 pub mod image;
 pub mod leak;
