@@ -58,7 +58,8 @@ pub fn run_in_vfork_child<T>(work: impl FnOnce() -> T) -> Result<T> {
     // leaves that stack only by exit(2): a panic aborts at the boundary of the C function through which clone(3) calls
     // the closure.
     let pid = unsafe { clone(body, &mut stack, flags, Some(libc::SIGCHLD)) }.context("clone")?;
-    while let Err(nix::errno::Errno::EINTR) = nix::sys::wait::waitpid(pid, None) {}
+    let pid = rustix::process::Pid::from_raw(pid.as_raw());
+    while let Err(rustix::io::Errno::INTR) = rustix::process::waitpid(pid, rustix::process::WaitOptions::empty()) {}
     done.ok_or_else(|| crate::Error::new(crate::Kind::Internal, "a vfork child exited before its work was done"))
 }
 

@@ -7,18 +7,19 @@
 use std::{
     collections::HashMap,
     io::IoSlice,
+    mem::MaybeUninit,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd},
+        fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
     },
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
 use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, connect, socket_with,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, connect, sendmsg,
+    socket_with,
     sockopt::{Timeout, set_socket_timeout},
 };
 use serde::{Deserialize, Serialize};
@@ -128,9 +129,11 @@ fn deliver(path: &Path, json: &[u8], fd: BorrowedFd<'_>, timeout: Duration) -> R
         Ok(socket.into())
     };
     let socket = connected().context("failed to connect with seccomp agent specified in the seccomp profile")?;
-    let rights = [fd.as_raw_fd()];
-    let control = [ControlMessage::ScmRights(&rights)];
-    let sent = sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(json)], &control, MsgFlags::MSG_NOSIGNAL, None)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd];
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    let sent = sendmsg(&socket, &[IoSlice::new(json)], &mut control, SendFlags::NOSIGNAL)?;
     // The fd goes with the first byte. The rest of a long message follows it.
     Ok(std::io::Write::write_all(&mut &socket, json.get(sent..).unwrap_or_default())?)
 }
