@@ -40,6 +40,7 @@ pub mod output;
 pub mod pod;
 pub mod probe;
 pub mod procs;
+pub mod race;
 pub mod reservation;
 pub mod runtime;
 pub mod scratch;

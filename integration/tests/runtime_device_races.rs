@@ -7,6 +7,7 @@ use berth_integration::{
     case::skipped_on_runc,
     cgroup,
     host_files::HostFiles,
+    race::Swapper,
     runtime::{Runtime, is_runc, wait_until},
     wait::LONG,
 };
@@ -16,11 +17,6 @@ use std::{
     fs,
     os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    thread::JoinHandle,
     time::Instant,
 };
 
@@ -36,44 +32,23 @@ fn null_at(path: &Path, mode: u32) {
 
 /// Another owner of a volume, who replaces the entry `null` again and again: by a link to a file of the host, by a node
 /// without its mode, by nothing.
-struct Swapper {
-    end: Arc<AtomicBool>,
-    swaps: Arc<AtomicU64>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Swapper {
-    fn start(volume: &Path, victim: &Path) -> Self {
-        let (entry, link, node) = (volume.join("null"), volume.join("link"), volume.join("node"));
-        null_at(&node, 0o600);
-        symlink(victim, &link).unwrap();
-        let (end, swaps) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (ended, counted) = (end.clone(), swaps.clone());
-        let exchange = move |entry: &Path| renameat_with(CWD, entry, CWD, &link, RenameFlags::EXCHANGE);
-        let thread = std::thread::spawn(move || {
-            while !ended.load(Ordering::Relaxed) {
-                let round = counted.fetch_add(1, Ordering::Relaxed);
-                // Each step may find the state that the runtime made.
-                let _ = fs::hard_link(&node, &entry);
-                let _ = exchange(&entry);
-                let _ = exchange(&entry);
-                let _ = fs::set_permissions(&node, fs::Permissions::from_mode(0o600));
-                if entry.is_symlink() {
-                    let _ = exchange(&entry);
-                } else if round.is_multiple_of(16) {
-                    let _ = fs::remove_file(&entry);
-                }
-            }
-        });
-        Self { end, swaps, thread: Some(thread) }
-    }
-}
-
-impl Drop for Swapper {
-    fn drop(&mut self) {
-        self.end.store(true, Ordering::Relaxed);
-        let _ = self.thread.take().map(JoinHandle::join);
-    }
+fn swapper(volume: &Path, victim: &Path) -> Swapper {
+    let (entry, link, node) = (volume.join("null"), volume.join("link"), volume.join("node"));
+    null_at(&node, 0o600);
+    symlink(victim, &link).unwrap();
+    let exchange = move |entry: &Path| renameat_with(CWD, entry, CWD, &link, RenameFlags::EXCHANGE);
+    Swapper::repeat(move |round| {
+        // Each step may find the state that the runtime made.
+        let _ = fs::hard_link(&node, &entry);
+        let _ = exchange(&entry);
+        let _ = exchange(&entry);
+        let _ = fs::set_permissions(&node, fs::Permissions::from_mode(0o600));
+        if entry.is_symlink() {
+            let _ = exchange(&entry);
+        } else if round.is_multiple_of(16) {
+            let _ = fs::remove_file(&entry);
+        }
+    })
 }
 
 /// Returns a volume with a running swapper, and the files that its link leads to.
@@ -82,7 +57,7 @@ fn swapped(dir: &Path) -> (PathBuf, HostFiles, Swapper) {
     fs::create_dir_all(&volume).unwrap();
     let host_files = HostFiles::new(dir);
     fs::set_permissions(host_files.path().join("file"), fs::Permissions::from_mode(0o600)).unwrap();
-    let swapper = Swapper::start(&volume, &host_files.path().join("file"));
+    let swapper = swapper(&volume, &host_files.path().join("file"));
     (volume, host_files, swapper)
 }
 
@@ -103,7 +78,7 @@ fn device_behind_a_racing_link_does_not_change_a_host_file() {
         assert_eq!(host_files.fingerprint(), before, "{out:#?}: {}", host_files.listing());
         *if out.code == 0 { &mut made } else { &mut refused } += 1;
     }
-    eprintln!("{made} made, {refused} refused, {} swaps", swapper.swaps.load(Ordering::Relaxed));
+    eprintln!("{made} made, {refused} refused, {} swaps", swapper.swaps());
     // The runtime found the link.
     assert!(is_runc() || refused > 0, "in {ROUNDS} rounds of {DEVICES} devices nobody met the link");
     drop(swapper);
