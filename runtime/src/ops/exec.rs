@@ -44,11 +44,22 @@ pub struct Execed {
 /// Runs a process in a container. Returns after its execve(2).
 ///
 /// # Errors
-/// [`Kind::FailedPrecondition`] if the container is stopped or paused. The payload's own failure. After an error no
-/// process is left.
+/// [`Kind::FailedPrecondition`] if the container is stopped or paused, or stops meanwhile. The payload's own failure.
+/// After an error no process is left.
 pub fn exec(container: &Container, options: Options<'_>) -> Result<Execed> {
-    run(container, options).map_err(kernel::explain)
+    run(container, options).map_err(|e| because_stopped(container, e)).map_err(kernel::explain)
 }
+
+/// The end of a container also ends a process that joins it, at any step: then that is the reason.
+fn because_stopped(container: &Container, error: Error) -> Error {
+    match (error.kind(), container.status()) {
+        (Kind::FailedPrecondition | Kind::InvalidArgument, _) => error,
+        (_, Ok(Status::Stopped)) => Error::new(Kind::FailedPrecondition, format!("{STOPPED}: {error}")),
+        _ => error,
+    }
+}
+
+const STOPPED: &str = "cannot exec in a stopped container";
 
 fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
     let target = target(container, &options)?;
@@ -97,7 +108,7 @@ fn target(container: &Container, options: &Options<'_>) -> Result<Target> {
     let mut by_file = Vec::new();
     match container.status()? {
         Status::Stopped | Status::Creating => {
-            return Err(Error::new(Kind::FailedPrecondition, "cannot exec in a stopped container"));
+            return Err(Error::new(Kind::FailedPrecondition, STOPPED));
         }
         Status::Paused | Status::Pausing if !options.ignore_paused => {
             return Err(Error::new(Kind::FailedPrecondition, "cannot exec in a paused container"));
