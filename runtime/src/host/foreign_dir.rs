@@ -2,21 +2,23 @@
 //!
 //! Another user could create a symbolic link under a predictable name, and so direct the caller to a file that only the
 //! caller may write. So a new file has an unpredictable name and must not exist before. A link is followed only if root
-//! or the caller created it.
+//! or the caller created it, also on the way to the file.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    collections::VecDeque,
+    ffi::{OsStr, OsString},
+    fs::{self, File},
     hash::{BuildHasher, Hasher, RandomState},
     io::{self, Write},
     os::{
-        fd::{AsFd, OwnedFd},
-        unix::{ffi::OsStrExt, fs::OpenOptionsExt},
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{CWD, FileType, Mode, OFlags},
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, openat, openat2, renameat, unlinkat},
     io::Errno,
 };
 
@@ -26,62 +28,134 @@ use crate::host::caller;
 const MAX_LINKS: usize = 40;
 /// The uid that the kernel shows for an owner without a mapping in the user namespace (user_namespaces(7)).
 const OVERFLOW: u32 = 65534;
+/// The flags for a directory on the way.
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// Writes a temporary file in the same directory and renames it to `path`. Replaces an existing file or symbolic link.
+/// No other user may write to the directories of the path.
 ///
 /// # Errors
 /// As open(2), write(2) and rename(2). The temporary file is then removed.
 pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?;
-    let temporary = path.with_file_name(temporary_name(name));
+    write_at(CWD, path, bytes, mode, |from, to| fs::rename(from, to))
+}
+
+/// As [`write_whole`], where other users may write to the directories of the path.
+///
+/// # Errors
+/// As [`write_whole`]. `ELOOP` if a symbolic link on the way belongs neither to root nor to the caller.
+pub fn write_beside_others(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = open(parent, DIRECTORY, Mode::empty())?;
+    // The temporary file and its final name are in the same directory, whatever the path leads to by now.
+    let rename = |from: &Path, to: &Path| Ok(renameat(&parent, from, &parent, to)?);
+    write_at(parent.as_fd(), Path::new(file_name(path)?), bytes, mode, rename)
+}
+
+fn file_name(path: &Path) -> io::Result<&OsStr> {
+    path.file_name().ok_or_else(|| io::ErrorKind::InvalidFilename.into())
+}
+
+fn write_at(
+    dir: BorrowedFd<'_>,
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    rename: impl FnOnce(&Path, &Path) -> io::Result<()>,
+) -> io::Result<()> {
+    let temporary = path.with_file_name(temporary_name(file_name(path)?));
     // O_CREAT with O_EXCL follows no symbolic link (open(2)).
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-    let written = file.write_all(bytes).and_then(|()| fs::rename(&temporary, path));
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let mut file = File::from(openat(dir, &temporary, flags, Mode::from_raw_mode(mode))?);
+    let written = file.write_all(bytes).and_then(|()| rename(&temporary, path));
     if written.is_err() {
-        let _ = fs::remove_file(&temporary); // the first error is reported
+        let _ = unlinkat(dir, &temporary, AtFlags::empty()); // the first error is reported
     }
     written
 }
 
 /// Returns a hidden name that other users cannot predict: a hasher's state starts with random bytes of the kernel.
-fn temporary_name(name: &std::ffi::OsStr) -> std::ffi::OsString {
+fn temporary_name(name: &OsStr) -> OsString {
     let random = RandomState::new().build_hasher().finish();
-    let mut temporary = std::ffi::OsString::from(format!(".{random:016x}."));
+    let mut temporary = OsString::from(format!(".{random:016x}."));
     // A file name has at most 255 bytes.
-    temporary.push(std::ffi::OsStr::from_bytes(name.as_bytes().get(..200).unwrap_or(name.as_bytes())));
+    temporary.push(OsStr::from_bytes(name.as_bytes().get(..200).unwrap_or(name.as_bytes())));
     temporary
 }
 
 /// Opens a file for appending, and creates it if it does not exist.
 ///
 /// # Errors
-/// As open(2). `ELOOP` for a symbolic link that neither root nor the caller created.
+/// As open(2). `ELOOP` for a symbolic link, at the path or on the way, that neither root nor the caller created.
 pub fn append(path: &Path) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
-    let mode = Mode::from_raw_mode(0o666);
-    let (mut dir, mut path): (Option<OwnedFd>, PathBuf) = (None, path.to_owned());
-    for _ in 0..=MAX_LINKS {
-        let at = dir.as_ref().map_or(CWD, AsFd::as_fd);
-        match rustix::fs::openat(at, &path, flags | OFlags::NOFOLLOW, mode) {
-            Err(Errno::LOOP) => {}
-            opened => return Ok(opened?.into()),
+    open(path, flags, Mode::from_raw_mode(0o666)).map(File::from)
+}
+
+/// Opens a file. Most paths have no link, which one call shows; else each link is checked before it is followed.
+fn open(path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+    match openat2(CWD, path, flags, mode, ResolveFlags::NO_SYMLINKS) {
+        Err(Errno::LOOP) => open_through_links(path, flags, mode),
+        opened => Ok(opened?),
+    }
+}
+
+/// Walks the path one component at a time. A link is replaced by its target, whose components are walked like the rest.
+fn open_through_links(path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+    let start = |path: &Path| {
+        let at = if path.is_absolute() { c"/" } else { c"." };
+        openat(CWD, at, DIRECTORY, Mode::empty())
+    };
+    let mut dir = start(path)?;
+    let mut rest = names(path);
+    let mut links = 0;
+    while let Some(name) = rest.pop_front() {
+        let last = rest.is_empty();
+        let (flags, mode) = if last { (flags, mode) } else { (DIRECTORY, Mode::empty()) };
+        match openat(&dir, &name, flags | OFlags::NOFOLLOW, mode) {
+            // With O_DIRECTORY, a link is no directory.
+            Err(Errno::LOOP | Errno::NOTDIR) => {}
+            opened if last => return Ok(opened?),
+            opened => {
+                dir = opened?;
+                continue;
+            }
         }
-        let link = rustix::fs::openat(at, &path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let link = openat(&dir, &name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         let stat = rustix::fs::fstat(&link)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink || !is_trusted(stat.st_uid) {
-            break;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+            return Err(Errno::NOTDIR.into());
+        }
+        links += 1;
+        if links > MAX_LINKS || !is_trusted(stat.st_uid) {
+            return Err(Errno::LOOP.into());
         }
         if is_proc(&link)? {
             // A link in procfs leads to an open file, whatever its text says, and no user can create links there.
-            return Ok(rustix::fs::openat(at, &path, flags, mode)?.into());
+            let opened = openat(&dir, &name, flags, mode)?;
+            if last {
+                return Ok(opened);
+            }
+            dir = opened;
+            continue;
         }
         let target = rustix::fs::readlinkat(&link, "", Vec::new())?;
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let parent = rustix::fs::openat(at, parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        path = PathBuf::from(std::ffi::OsStr::from_bytes(target.as_bytes()));
-        dir = Some(parent);
+        let target = PathBuf::from(OsStr::from_bytes(target.as_bytes()));
+        if target.is_absolute() {
+            dir = start(&target)?;
+        }
+        let mut names = names(&target);
+        names.append(&mut rest);
+        rest = names;
     }
-    Err(Errno::LOOP.into())
+    // The path leads to the root.
+    Ok(openat(&dir, c".", flags, mode)?)
+}
+
+/// Returns the components of a path but for the root.
+fn names(path: &Path) -> VecDeque<OsString> {
+    let names = path.components().filter(|part| !matches!(part, std::path::Component::RootDir));
+    names.map(|part| part.as_os_str().to_owned()).collect()
 }
 
 /// Returns true if links of this owner are followed: root's and the caller's own. In a user namespace root of the host
@@ -108,7 +182,7 @@ mod tests {
         dir
     }
 
-    fn names(dir: &Path) -> usize {
+    fn entries(dir: &Path) -> usize {
         fs::read_dir(dir).unwrap().count()
     }
 
@@ -124,15 +198,15 @@ mod tests {
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!((fs::read_to_string(&victim).unwrap().as_str(), names(&dir)), ("untouched", 2));
+        assert_eq!((fs::read_to_string(&victim).unwrap().as_str(), entries(&dir)), ("untouched", 2));
         // The temporary name of a long name is shortened to fit.
         write_whole(&dir.join("n".repeat(255)), b"x", 0o600).unwrap();
-        assert_eq!(names(&dir), 3);
+        assert_eq!(entries(&dir), 3);
         fs::create_dir_all(dir.join("dir/full")).unwrap();
         assert!(
             write_whole(&dir.join("dir"), b"x", 0o600).is_err() && write_whole(Path::new("/"), b"x", 0o600).is_err()
         );
-        assert_eq!(names(&dir), 4, "nothing is left of one that failed");
+        assert_eq!(entries(&dir), 4, "nothing is left of one that failed");
         fs::remove_dir_all(&dir).unwrap();
     }
 
@@ -141,6 +215,31 @@ mod tests {
         let name = || temporary_name("pid".as_ref()).into_string().unwrap();
         let (one, other) = (name(), name());
         assert!(one != other && one.starts_with('.') && one.ends_with(".pid") && one.len() == 21, "{one} {other}");
+    }
+
+    #[test]
+    fn directory_behind_a_link_of_another_user_is_not_written_to() {
+        let dir = scratch("way");
+        fs::create_dir_all(dir.join("real/deep")).unwrap();
+        symlink("real", dir.join("link")).unwrap();
+        symlink(dir.join("link/deep/.."), dir.join("round")).unwrap();
+        let write = |path: &str| {
+            let path = dir.join(path);
+            append(&path).and_then(|_| write_beside_others(&path, b"x", 0o600)).map_err(|e| e.raw_os_error())
+        };
+        for path in ["link/one", "round/two", "link/../real/deep/three", "real/deep/../four"] {
+            assert_eq!(write(path), Ok(()), "{path}");
+        }
+        assert_eq!((entries(&dir.join("real")), entries(&dir.join("real/deep"))), (4, 1));
+        assert_eq!(write("real/one/more"), Err(Some(libc::ENOTDIR)));
+        if caller::uid() == 0 {
+            std::os::unix::fs::lchown(dir.join("link"), Some(4711), None).unwrap();
+            for path in ["link/five", "round/five", "link/deep/five"] {
+                assert_eq!(write(path), Err(Some(libc::ELOOP)), "{path}");
+            }
+            assert_eq!((entries(&dir.join("real")), entries(&dir.join("real/deep"))), (4, 1));
+        }
+        fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]
