@@ -3,18 +3,22 @@
 //! The processes end first. The kernel confirms that: by init's pidfd, and by an empty cgroup. Then an error in one
 //! removal does not stop the others, and all errors are reported. state.json is removed last, and only if the cgroup
 //! and the resctrl group are gone, so that another delete can go on.
+//!
+//! Of several deletes one is at work. It holds a lock on the state directory, and the others then find no container. A
+//! delete that was slow must not meet a new container with the same id and cgroup.
 
 use std::{
     collections::HashSet,
     fs,
     io::ErrorKind,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     time::{Duration, Instant},
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    fs::{CWD, FlockOperation, Mode, OFlags, flock, openat},
     io::Errno,
 };
 
@@ -34,12 +38,16 @@ const MIN_CGROUP_TIMEOUT: Duration = Duration::from_millis(500);
 /// Deletes a container that is stopped or was never started.
 ///
 /// # Errors
-/// [`Kind::FailedPrecondition`] if the container runs. [`Kind::Internal`] if a process outlives SIGKILL. The errors of
-/// all removals that fail. After an error state.json stays, so that delete can be repeated.
+/// [`Kind::FailedPrecondition`] if the container runs. [`Kind::NotFound`] if another call has deleted it meanwhile.
+/// [`Kind::Internal`] if a process outlives SIGKILL. The errors of all removals that fail. After an error state.json
+/// stays, so that delete can be repeated.
 pub fn delete(container: &Container) -> Result<()> {
     match container.status()? {
         // The kernel has killed all processes of a private pid namespace. Otherwise init's children may still run.
-        Status::Stopped if container.private_pid_namespace() => destroy(container, Instant::now() + EXIT_TIMEOUT),
+        Status::Stopped if container.private_pid_namespace() => {
+            let until = Instant::now() + EXIT_TIMEOUT;
+            destroy(container, claim(container, until)?, until)
+        }
         Status::Stopped | Status::Created | Status::Creating => force_delete(container),
         status => {
             let text = format!("cannot delete container {} that is not stopped: {status}", container.id());
@@ -54,8 +62,9 @@ pub fn delete(container: &Container) -> Result<()> {
 /// As [`delete`], without [`Kind::FailedPrecondition`].
 pub fn force_delete(container: &Container) -> Result<()> {
     let until = Instant::now() + EXIT_TIMEOUT;
+    let claimed = claim(container, until)?;
     end(container, until)?;
-    destroy(container, until)
+    destroy(container, claimed, until)
 }
 
 /// Cleans up after a crash: kills and removes the container with this id, and returns init's pid if it is known.
@@ -76,9 +85,53 @@ pub fn cleanup(root: &Path, id: &str, timeout: Duration) -> Result<Option<i32>> 
         },
         Ok(container) => container,
     };
+    let pid = Some(container.pid()).filter(|pid| *pid != 0);
+    let claimed = match claim(&container, until) {
+        Err(e) if e.kind() == Kind::NotFound => return Ok(pid),
+        claimed => claimed?,
+    };
     end(&container, until)?;
-    destroy(&container, until)?;
-    Ok(Some(container.pid()).filter(|pid| *pid != 0))
+    destroy(&container, claimed, until)?;
+    Ok(pid)
+}
+
+/// The lock on a state directory. `None` without a free file descriptor: a container must end also then.
+type Claim = Option<OwnedFd>;
+
+/// Takes the lock on the state directory, and waits for another delete.
+///
+/// # Errors
+/// [`Kind::NotFound`] if the container has been deleted. [`Kind::FailedPrecondition`] if another delete goes on.
+fn claim(container: &Container, until: Instant) -> Result<Claim> {
+    let gone = || Error::new(Kind::NotFound, "container does not exist");
+    let path = container.dir();
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = match openat(CWD, path, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Err(gone()),
+        Err(Errno::MFILE | Errno::NFILE) => return Ok(None),
+        dir => dir.with_context(|| format!("open {}", path.display()))?,
+    };
+    let mut pause = Duration::from_micros(200);
+    loop {
+        match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(Errno::INTR) => {}
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(pause),
+            Err(Errno::WOULDBLOCK) => {
+                let text = format!("cannot delete container {}: another delete goes on", container.id());
+                return Err(Error::new(Kind::FailedPrecondition, text));
+            }
+            Err(e) => return Err(e).with_context(|| format!("lock {}", path.display())),
+        }
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+    // The directory may be that of a new container with the same id.
+    match Container::load(path.parent().unwrap_or(path), container.id()) {
+        Ok(now) if now.state().created != container.state().created => Err(gone()),
+        Err(e) if e.kind() == Kind::NotFound => Err(gone()),
+        // Salvage may have read a state that load refuses.
+        _ => Ok(Some(dir)),
+    }
 }
 
 /// Kills all processes and waits for their end.
@@ -130,7 +183,7 @@ fn has_exited(pidfd: BorrowedFd<'_>, until: Instant) -> Result<bool> {
 /// Removes the cgroup and the resctrl group, then the state directory, and runs the poststop hooks.
 ///
 /// If the cgroup cannot be removed, the state directory stays, as in runc: another delete would otherwise not find it.
-fn destroy(container: &Container, until: Instant) -> Result<()> {
+fn destroy(container: &Container, claimed: Claim, until: Instant) -> Result<()> {
     // After a reboot both are gone, and groups with these names belong to other containers.
     if container.is_of_this_boot() {
         let timeout = until.saturating_duration_since(Instant::now()).max(MIN_CGROUP_TIMEOUT);
@@ -139,10 +192,9 @@ fn destroy(container: &Container, until: Instant) -> Result<()> {
         Error::all(cgroup.err().into_iter().chain(rdt.err()))
             .with_context(|| format!("delete container {}", container.id()))?;
     }
-    // poststop runs once: not if another delete has removed the container meanwhile.
-    let hooked = !container.state().hooks.poststop.is_empty() && container.dir().exists();
     remove_state_dir(container.dir())?;
-    if hooked {
+    drop(claimed);
+    if !container.state().hooks.poststop.is_empty() {
         hooks::poststop(&container.state().hooks, container.state().oci_state());
     }
     Ok(())

@@ -58,5 +58,12 @@ fn remove(container: &Container, args: &DeleteArgs) -> Result<(), Error> {
         let text = format!("cannot delete container {} that is not stopped: creating", container.id());
         return Err(Error::new(Kind::FailedPrecondition, text));
     }
-    if args.force { delete::force_delete(container) } else { delete::delete(container) }
+    if !args.force {
+        return delete::delete(container);
+    }
+    match delete::force_delete(container) {
+        // Another process has deleted it meanwhile.
+        Err(e) if e.kind() == Kind::NotFound => Ok(()),
+        deleted => deleted,
+    }
 }

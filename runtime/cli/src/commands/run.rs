@@ -137,7 +137,10 @@ fn wait(
         (Ok(_), AtExit::Keep) => Ok(()),
         (Ok(_), AtExit::Delete) => delete::delete(&created.container),
     };
-    if let Err(e) = deleted {
+    // Another process may have deleted it.
+    if let Err(e) = deleted
+        && e.kind() != Kind::NotFound
+    {
         log::warn!("{e}");
     }
     proxies.drain();
