@@ -8,7 +8,7 @@ use std::{
 
 use berth_proto::{
     async_trait,
-    events::{Envelope, Events, TaskExit, TaskStart, create_events},
+    events::{Envelope, Events, TaskExit, TaskOOM, TaskStart, create_events},
     failure,
     ttrpc::asynchronous::{Server, TtrpcContext},
     wkt::Empty,
@@ -116,6 +116,29 @@ async fn an_outage_of_containerd_loses_and_reorders_no_event() {
     let _server = serve(&path, &log).await;
     assert!(publisher.flush(Duration::from_secs(60)).await);
     assert_eq!(ids(&log), (0..20).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+/// More events than the queue keeps, and each container may add more.
+#[tokio::test]
+async fn a_storm_of_oom_kills_during_an_outage_pushes_out_no_exit() {
+    const EXITS: usize = 600;
+    let (scratch, log) = (Scratch::new(), Log::default());
+    let path = address(&scratch);
+    let publisher = Publisher::new(path.to_str().unwrap(), "ns");
+    for n in 0..EXITS * 20 {
+        publisher.send(TaskOOM { container_id: format!("c{}", n % EXITS), ..TaskOOM::default() });
+        if n % 20 == 0 {
+            publisher.send(exit(format!("{}", n / 20)));
+        }
+    }
+    assert_eq!(publisher.pending(), CAPACITY, "the queue is full");
+    let _server = serve(&path, &log).await;
+    assert!(publisher.flush(Duration::from_secs(60)).await);
+    let log = log.lock().unwrap();
+    assert_eq!(log.len(), CAPACITY);
+    let exits = log.iter().filter(|envelope| envelope.topic == "/tasks/exit");
+    let exits: Vec<_> = exits.map(|envelope| any_exit(envelope).container_id).collect();
+    assert_eq!(exits, (0..EXITS).map(|n| n.to_string()).collect::<Vec<_>>());
 }
 
 #[tokio::test]
