@@ -46,6 +46,7 @@ pub mod runtime;
 pub mod scratch;
 pub mod session;
 pub mod shim;
+pub mod soak;
 pub mod strace;
 pub mod systemd;
 pub mod tar;

@@ -1,44 +1,20 @@
-//! Many calls, lost clients, dead shims: no call is lost, no memory grows, and nothing is left behind.
+//! Many calls, lost clients, dead shims: no call is lost, no memory grows, and nothing is left behind. `BERTH_EXECS` sets
+//! the number of execs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use berth_integration::{
     bundle::Bundle,
     procs,
-    shim::{
-        CALL, Shim,
-        container::{exec_request, process},
-        stdio::Stdio,
-    },
+    shim::{CALL, Shim, stdio::Stdio},
+    soak::{self, execs::one},
     wait::{LONG, until_true},
 };
 use berth_proto::{
-    task::{ConnectRequest, DeleteRequest, StartRequest, TaskClient, WaitRequest},
+    task::{ConnectRequest, DeleteRequest},
     ttrpc::context,
 };
 use rustix::process::Signal;
 use std::time::Duration;
-
-/// Returns the number of execs of the long test. The environment may ask for more (10,000 before a release).
-fn execs() -> usize {
-    std::env::var("BERTH_EXECS").ok().and_then(|n| n.parse().ok()).unwrap_or(600)
-}
-
-/// Calls Exec, Start, Wait and Delete for a process that exits with `status`. Returns the answers of Wait and Delete.
-async fn one(client: &TaskClient, exec: &str, status: u32) -> (u32, u32) {
-    let ctx = || context::with_duration(CALL);
-    let (id, exec_id) = ("c1".to_owned(), exec.to_owned());
-    let words = status.to_string();
-    let request = exec_request("c1", exec, &process(&["/probe", "exit", &words]), None);
-    client.exec(ctx(), &request).await.unwrap();
-    let wait = WaitRequest { id: id.clone(), exec_id: exec_id.clone(), ..Default::default() };
-    client
-        .start(ctx(), &StartRequest { id: id.clone(), exec_id: exec_id.clone(), ..Default::default() })
-        .await
-        .unwrap();
-    let waited = client.wait(ctx(), &wait).await.unwrap().exit_status;
-    let deleted = client.delete(ctx(), &DeleteRequest { id, exec_id, ..Default::default() }).await.unwrap();
-    (waited, deleted.exit_status)
-}
 
 #[test]
 fn sixty_four_concurrent_execs_succeed() {
@@ -74,36 +50,7 @@ fn sixty_four_concurrent_execs_succeed() {
 
 #[test]
 fn execs_leave_no_memory_or_descriptors_in_the_shim() {
-    let shim = Shim::start("many");
-    shim.run("c1", &Bundle::probe(&["sleep", "1000"]));
-    let client = shim.connection();
-    let round = |from: usize, to: usize| {
-        shim.runtime().block_on(async {
-            for n in from..to {
-                let status = u32::try_from(n % 250).unwrap();
-                assert_eq!(one(&client, &format!("e{n}"), status).await, (status, status), "exec {n}");
-            }
-        });
-    };
-    // Threads of the pool end after one idle second.
-    let at_rest = || until_true("the shim to come to rest", LONG, || shim.size().1 == 1);
-    round(0, 100);
-    at_rest();
-    let (fds, _, memory) = shim.size();
-    round(100, 100 + execs());
-    at_rest();
-    // Free memory is returned some seconds later.
-    until_true("memory to be as before", LONG, || shim.size().2 <= memory + memory / 20);
-    let (fds_after, _, memory_after) = shim.size();
-    eprintln!("descriptors {fds} {fds_after}, private dirty {memory} {memory_after} kB");
-    assert!(fds_after <= fds, "descriptors: {fds} and then {fds_after}");
-    until_true("all exits to be told", LONG, || shim.events.count("exit") == 100 + execs());
-    // The control: processes that nobody deletes show in the same count.
-    for n in 0..8 {
-        shim.run_exec("c1", &format!("kept{n}"), &["/probe", "sleep", "1000"], None);
-    }
-    assert!(shim.size().0 > fds, "eight processes have no descriptor");
-    shim.end("c1");
+    soak::execs::soak(soak::number("BERTH_EXECS", 600));
 }
 
 #[test]

@@ -54,6 +54,11 @@ impl Events {
         self.log.lock().unwrap().iter().map(|(topic, event)| words(topic, event)).collect()
     }
 
+    /// Returns the events so far, in the form of [`Events::words`], and forgets them.
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.log.lock().unwrap()).iter().map(|(topic, event)| words(topic, event)).collect()
+    }
+
     /// Waits until `word` is among the events and returns all of them.
     #[track_caller]
     pub fn until(&self, word: &str) -> Vec<String> {
