@@ -14,8 +14,10 @@ pub struct Scratch(PathBuf);
 impl Scratch {
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let memory = Path::new("/dev/shm");
-        let base = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        // libFuzzer ends the process without destructors, so its caller names a directory, and removes it.
+        let given = std::env::var_os("BERTH_FUZZ_SCRATCH").map(PathBuf::from);
+        let memory = || Some(PathBuf::from("/dev/shm")).filter(|path| path.is_dir());
+        let base = given.or_else(memory).unwrap_or_else(std::env::temp_dir);
         let name = format!("berth-fuzz-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = base.join(name);
         fs::create_dir(&path).unwrap();

@@ -1,4 +1,5 @@
-//! A smoke of each fuzz target: the corpus that is kept, and seeded mutations of it.
+//! A smoke of each fuzz target: the corpus that is kept, and seeded mutations of it. `BERTH_SMOKE=100` makes a hundred times as
+//! many, which are others for each number.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test program")]
 
 use std::{
@@ -40,8 +41,9 @@ fn smoke(target: &Target) -> Option<String> {
     if inputs.is_empty() {
         return Some(format!("{} has no corpus", target.name));
     }
-    let rounds = ROUNDS[usize::from(COSTLY.contains(&target.name))];
-    let mut random = Random(0x5eed_0000_0000_0001);
+    let times = std::env::var("BERTH_SMOKE").map_or(1, |times| times.parse().unwrap());
+    let rounds = ROUNDS[usize::from(COSTLY.contains(&target.name))] * times;
+    let mut random = Random(0x5eed_0000_0000_0000 + u64::try_from(times).unwrap());
     let mut mutations = (0..rounds).map(|_| {
         let mut bytes = inputs[random.below(inputs.len())].clone();
         let other = &inputs[random.below(inputs.len())];

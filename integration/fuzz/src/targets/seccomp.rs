@@ -71,8 +71,9 @@ pub fn profile(data: &[u8]) {
     assert_eq!(again.to_bytes(), filter.to_bytes());
 }
 
-/// libseccomp 2.5.4 drops comparisons, or allows too much, where rules of one call overlap by other operators than EQ, where one rule
-/// has several comparisons by order, and where a value has more bits than an ABI of the profile.
+/// libseccomp 2.5.4 drops comparisons, or allows too much, where rules of one call overlap by other operators than EQ, where one
+/// rule has several comparisons by order, where a value has more bits than an ABI of the profile, and where an ABI of the profile
+/// lacks a call.
 fn libseccomp_is_right(profile: &LinuxSeccomp) -> bool {
     let entries = || profile.syscalls().iter().flatten();
     let mut names: Vec<_> = entries().flat_map(|entry| entry.names()).collect();
@@ -93,7 +94,12 @@ fn libseccomp_is_right(profile: &LinuxSeccomp) -> bool {
         .iter()
         .flatten()
         .any(|arch| matches!(arch, Arch::ScmpArchX86 | Arch::ScmpArchX32 | Arch::ScmpArchArm));
-    let wrong = names.len() < all || wide && narrow || entries().any(repeats) || entries().any(order);
+    let lacks = |name: &&String| reference::arches(profile).iter().any(|arch| table(name, *arch).is_none());
+    let wrong = names.iter().any(lacks)
+        || names.len() < all
+        || wide && narrow
+        || entries().any(repeats)
+        || entries().any(order);
     !wrong
 }
 

@@ -27,8 +27,8 @@ pub fn run(data: &[u8]) {
         fs::write(&file, value.to_string()).unwrap();
         let again = Container::load(place.path(), "c").unwrap_or_else(|e| panic!("{e}: {value}"));
         assert_eq!(serde_json::to_value(again.state()).unwrap(), value);
-        // The file has no member twice, and each of the accepted ones that the build writes.
-        let read: Value = serde_json::from_slice(data).unwrap();
+        // A member that is not read may have any bytes.
+        let Ok(read) = serde_json::from_slice::<Value>(data) else { return };
         assert_eq!(read["pid"], value["pid"]);
         assert_eq!(read["cgroup"].is_object(), value["cgroup"].is_object());
     });
