@@ -62,6 +62,21 @@ fn number(field: &[u8]) -> Option<i128> {
     }
 }
 
+/// The records of an extended header; an empty value takes a record back.
+fn records(mut rest: &[u8]) -> Option<Vec<(Vec<u8>, Option<Vec<u8>>)>> {
+    let mut all = Vec::new();
+    while !rest.is_empty() {
+        let space = rest.iter().position(|b| *b == b' ')?;
+        let length: usize = std::str::from_utf8(&rest[..space]).ok()?.parse().ok()?;
+        let record = rest.get(space + 1..length)?.strip_suffix(b"\n")?;
+        let equals = record.iter().position(|b| *b == b'=')?;
+        let (key, value) = (record[..equals].to_vec(), record[equals + 1..].to_vec());
+        all.push((key, Some(value).filter(|value| !value.is_empty())));
+        rest = &rest[length..];
+    }
+    Some(all)
+}
+
 /// Reads what it can; `None` where the archive is malformed in a way that this reader sees.
 fn naive(archive: &[u8]) -> Option<Vec<Member>> {
     let (mut members, mut at) = (Vec::new(), 0);
@@ -95,21 +110,13 @@ fn naive(archive: &[u8]) -> Option<Vec<Member>> {
         match kind {
             b'x' => {
                 pending = true;
-                let mut rest = data;
-                while !rest.is_empty() {
-                    let space = rest.iter().position(|b| *b == b' ')?;
-                    let length: usize = std::str::from_utf8(&rest[..space]).ok()?.parse().ok()?;
-                    let record = rest.get(space + 1..length)?.strip_suffix(b"\n")?;
-                    let equals = record.iter().position(|b| *b == b'=')?;
-                    let (key, value) = (&record[..equals], record[equals + 1..].to_vec());
-                    let value = Some(value).filter(|value| !value.is_empty());
-                    match key {
+                for (key, value) in records(data)? {
+                    match key.as_slice() {
                         b"path" => long_name = value,
                         b"linkpath" => long_link = value,
                         b"size" => size_record = value.and_then(|v| std::str::from_utf8(&v).ok()?.parse().ok()),
                         _ => {}
                     }
-                    rest = &rest[length..];
                 }
             }
             b'g' => {}

@@ -278,11 +278,9 @@ impl Driver {
         (Vec::new(), Vec::new())
     }
 
-    /// A step of an exec: the events of berth and of the model.
+    /// A request about an exec, or an event of the runtime: the events of berth and of the model.
     fn exec(&mut self, step: usize, name: &'static str) -> (Vec<String>, Vec<String>) {
-        let Self { state, model, pid, .. } = self;
-        let exit = Exit { status: 8, seconds: 3, nanoseconds: 4 };
-        let none = (Vec::new(), Vec::new());
+        let Self { state, model, .. } = self;
         match step {
             8 | 9 => {
                 let expected = match model.takes_execs() {
@@ -311,6 +309,32 @@ impl Driver {
                     model.opening.push(name);
                 }
             }
+            18 => {
+                let expected = model.exec(name).and_then(|exec| match exec {
+                    Exec::Added | Exec::Stopped => Ok(()),
+                    _ => Err(Kind::FailedPrecondition),
+                });
+                let taken = kind(state.take_exec(name));
+                assert_eq!(taken.as_ref().map(drop), expected.as_ref().map(drop));
+                if let Ok(process) = taken {
+                    assert!(process.exit().is_some());
+                    model.execs.remove(name);
+                }
+            }
+            19 => {
+                let starting = matches!(model.execs.get(name), Some(Exec::Opening | Exec::Starting));
+                assert_eq!(state.abort_exec(name, 9).is_some(), starting);
+            }
+            _ => return self.exec_event(step, name),
+        }
+        (Vec::new(), Vec::new())
+    }
+
+    /// An event of the runtime about an exec.
+    fn exec_event(&mut self, step: usize, name: &'static str) -> (Vec<String>, Vec<String>) {
+        let Self { state, model, pid, .. } = self;
+        let exit = Exit { status: 8, seconds: 3, nanoseconds: 4 };
+        match step {
             12 | 13 if model.opening.contains(&name) && model.execs.get(name).is_none_or(|e| *e == Exec::Opening) => {
                 let expected = model.exec(name).and_then(|_| model.takes_execs());
                 assert_eq!(kind(state.exec_starting(name)), expected);
@@ -345,25 +369,9 @@ impl Driver {
                 expected.extend(model.announce());
                 return (names(state.exec_exited(name, exit)), expected);
             }
-            18 => {
-                let expected = model.exec(name).and_then(|exec| match exec {
-                    Exec::Added | Exec::Stopped => Ok(()),
-                    _ => Err(Kind::FailedPrecondition),
-                });
-                let taken = kind(state.take_exec(name));
-                assert_eq!(taken.as_ref().map(drop), expected.as_ref().map(drop));
-                if let Ok(process) = taken {
-                    assert!(process.exit().is_some());
-                    model.execs.remove(name);
-                }
-            }
-            19 => {
-                let starting = matches!(model.execs.get(name), Some(Exec::Opening | Exec::Starting));
-                assert_eq!(state.abort_exec(name, 9).is_some(), starting);
-            }
             _ => {}
         }
-        none
+        (Vec::new(), Vec::new())
     }
 
     /// What clients see, and the laws of the events.
