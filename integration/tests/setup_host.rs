@@ -147,6 +147,10 @@ fn containerd_reads_the_handler_that_install_wrote() {
         ("CONTAINERD_2", "2.3", "# mine\n"),
         ("CONTAINERD_1", "1.6", "version = 2\n[plugins]\n"),
     ] {
+        if tools::find(tool).is_none() {
+            eprintln!("containerd {version}: skipped, it is not on this machine");
+            continue;
+        }
         let tree = tree("handler", &[(config, text)]);
         let path = tree.path().join(config);
         let (before, control) = (snapshot(tree.path()), handlers(tool, &path));
@@ -182,11 +186,13 @@ fn containerd_reads_the_file_that_install_put_into_an_imported_directory() {
         let own = fs::read_to_string(etc.join("conf.d/berth.toml")).unwrap();
         // A file of a higher version than the one that imports it stops containerd.
         assert!(own.contains(&format!("version = {version}\n")), "{own}");
-        // The test's containerd reads the pattern at the place of the tree.
+        // The test's containerd reads the pattern at the place of the tree. A test machine may have no 2.x.
         let there = tree.path().join("main.toml");
         fs::write(&there, main.replace("/etc/containerd", etc.to_str().unwrap())).unwrap();
-        let dumped = handlers("CONTAINERD_2", &there);
-        assert!(dumped.contains("runtimes.berth]") && dumped.contains("runtimes.runc]"), "{dumped}");
+        if tools::find("CONTAINERD_2").is_some() {
+            let dumped = handlers("CONTAINERD_2", &there);
+            assert!(dumped.contains("runtimes.berth]") && dumped.contains("runtimes.runc]"), "{dumped}");
+        }
         fs::remove_file(there).unwrap();
         on(&tree, "uninstall", &["--all"]).ok();
         assert_eq!(snapshot(tree.path()), before);
