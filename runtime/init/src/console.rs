@@ -43,7 +43,7 @@ pub fn open_in(root: BorrowedFd<'_>, plan: &Plan<'_>, report: &Report<'_>) -> Re
             termios::tcsetattr(&slave, OptionalActions::Now, &modes).at(Step::Console)?;
         }
     }
-    report.send(Message::Console, &[master.as_fd()]);
+    report.send(Message::Console, &[master.as_fd()]).at(Step::Channel)?;
     Ok(slave)
 }
 

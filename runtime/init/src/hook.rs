@@ -92,7 +92,7 @@ pub fn run(point: &Hooks<'_>, n: usize, context: &HookContext<'_>) -> core::resu
 /// when the parent is gone, because no process would take over the container.
 pub(crate) fn run_before_pivot(container: &Container<'_>, host: Option<&HostTree>, report: &Report<'_>) -> Result<()> {
     if container.runtime_hooks {
-        report.send(Message::RunHooks, &[]);
+        report.send(Message::RunHooks, &[]).at(Step::Channel)?;
         report.wait_for(wire::HOOKS_DONE).at(Step::RuntimeHooks)?;
     }
     // The hooks run with the umask of the runtime's caller, and not with the one that the root was built with.
@@ -123,7 +123,7 @@ fn run_in_init(
     let pid = getpid().as_raw_nonzero().get();
     run_all(hooks, &HookContext { pid, watch, filtered, descendants: Descendants::EndWithContainer }).map_err(|error| {
         if let Some([stdout, stderr]) = &error.output {
-            report.send(Message::Failure(error.failure), &[stdout.as_fd(), stderr.as_fd()]);
+            let _ = report.send(Message::Failure(error.failure), &[stdout.as_fd(), stderr.as_fd()]);
         }
         error.failure
     })

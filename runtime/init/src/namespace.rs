@@ -92,9 +92,13 @@ fn become_root() -> Result<()> {
 /// `join`. It sends [`Message::InUserNamespace`] and lives until the parent closes the channel.
 pub fn hold_user_namespace(channel: BorrowedFd<'_>, join: Option<BorrowedFd<'_>>) -> ! {
     let report = Report::new(channel);
-    match enter_user_namespace(channel, join) {
+    let entered = match enter_user_namespace(channel, join) {
         Ok(()) => report.send(Message::InUserNamespace, &[]),
-        Err(failure) => report.send(Message::Failure(failure), &[]),
+        Err(failure) => report.fail(failure),
+    };
+    if entered.is_err() {
+        // The parent waits for the message, or for this end.
+        sys::exit(1);
     }
     let _ = wait_for(channel, GO);
     sys::exit(0)
@@ -126,7 +130,7 @@ fn enter_user_namespace(channel: BorrowedFd<'_>, join: Option<BorrowedFd<'_>>) -
 pub fn clone_into_pid(report: &Report<'_>) -> Result<()> {
     let cloned = match sys::second_clone() {
         Err(Errno::AGAIN) => {
-            report.send(Message::CgroupFull, &[]);
+            report.send(Message::CgroupFull, &[]).at(Step::Channel)?;
             report.wait_for(RETRY).at(Step::Channel)?;
             sys::second_clone()
         }
@@ -135,7 +139,8 @@ pub fn clone_into_pid(report: &Report<'_>) -> Result<()> {
     match cloned.at(Step::Clone)? {
         Side::Child => report.wait_for(ADOPTED).at(Step::Channel),
         Side::Parent(pid, pidfd) => {
-            report.send(Message::Cloned(pid), &[pidfd.as_fd()]);
+            // Without the message the parent gives up, and the new process finds its channel closed.
+            report.send(Message::Cloned(pid), &[pidfd.as_fd()]).at(Step::Channel)?;
             sys::exit(0)
         }
     }
@@ -153,7 +158,8 @@ pub fn context_of_children(fstype: &CStr) -> io::Result<OwnedFd> {
             let opened = sys::prctl(libc::PR_SET_DUMPABLE, 0, 0)
                 .and_then(|_| rustix::mount::fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC));
             if let Ok(context) = opened {
-                report::send(childs.as_fd(), Message::FsContext, &[context.as_fd()]);
+                // The parent reports a child that ends without an answer.
+                let _ = report::send(childs.as_fd(), Message::FsContext, &[context.as_fd()]);
             }
             sys::exit(0)
         }

@@ -29,14 +29,18 @@ impl<'a> Report<'a> {
         Self { channel, starter: None, namespaces: [const { None }; wire::MAX_NAMESPACES] }
     }
 
-    /// Sends `message` with the fds that belong to it. A closed connection is no error here: the next read finds it.
-    pub fn send(&self, message: Message, fds: &[BorrowedFd<'_>]) {
-        send(self.receiver(), message, fds);
+    /// Sends `message` with the fds that belong to it.
+    ///
+    /// # Errors
+    /// As sendmsg(2); `EPIPE` if the connection is closed.
+    pub fn send(&self, message: Message, fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
+        send(self.receiver(), message, fds)
     }
 
     /// Sends `failure` and exits with 1.
     pub(crate) fn fail(&self, failure: Failure) -> ! {
-        self.send(Message::Failure(failure), &[]);
+        // The end of this process says that it failed, also without the message.
+        let _ = self.send(Message::Failure(failure), &[]);
         sys::exit(1)
     }
 
@@ -51,7 +55,7 @@ impl<'a> Report<'a> {
     /// Lets the parent map the ids of `tree`, as mount `n` of the plan asks for. The child cannot do so: the kernel demands
     /// CAP_SYS_ADMIN in the user namespace that owns the file system (mount_setattr(2)).
     pub(crate) fn map_ids(&self, tree: BorrowedFd<'_>, n: usize) -> rustix::io::Result<()> {
-        self.send(Message::MapIds(u32::try_from(n).unwrap_or(u32::MAX)), &[tree]);
+        self.send(Message::MapIds(u32::try_from(n).unwrap_or(u32::MAX)), &[tree])?;
         self.wait_for(wire::IDS_MAPPED)
     }
 
@@ -63,7 +67,8 @@ impl<'a> Report<'a> {
             *slot = fd.as_fd();
             count += 1;
         }
-        send(peer, Message::Namespaces, fds.get(..count).unwrap_or_default());
+        // A peer that is gone needs no answer.
+        let _ = send(peer, Message::Namespaces, fds.get(..count).unwrap_or_default());
     }
 
     /// Announces the number of the filter's listener, waits until the agent has the listener, and closes it here. The
@@ -116,16 +121,18 @@ pub(crate) fn recv_byte(channel: BorrowedFd<'_>) -> rustix::io::Result<u8> {
     }
 }
 
-/// Sends `message` with at most [`wire::MAX_NAMESPACES`] fds. Errors are ignored: the next read finds a closed connection.
-pub(crate) fn send(to: BorrowedFd<'_>, message: Message, fds: &[BorrowedFd<'_>]) {
+/// Sends `message` with at most [`wire::MAX_NAMESPACES`] fds.
+///
+/// # Errors
+/// As sendmsg(2); `EPIPE` if the connection is closed.
+pub(crate) fn send(to: BorrowedFd<'_>, message: Message, fds: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
     let bytes = message.encode();
     if fds.is_empty() {
-        let _ = net::send(to, &bytes, SendFlags::NOSIGNAL);
-        return;
+        return rustix::io::retry_on_intr(|| net::send(to, &bytes, SendFlags::NOSIGNAL)).map(drop);
     }
     let mut space = [core::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(wire::MAX_NAMESPACES))];
     let mut control = net::SendAncillaryBuffer::new(&mut space);
     control.push(net::SendAncillaryMessage::ScmRights(fds));
     let iov = [rustix::io::IoSlice::new(&bytes)];
-    let _ = net::sendmsg(to, &iov, &mut control, SendFlags::NOSIGNAL);
+    rustix::io::retry_on_intr(|| net::sendmsg(to, &iov, &mut control, SendFlags::NOSIGNAL)).map(drop)
 }

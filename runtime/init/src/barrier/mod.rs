@@ -67,12 +67,12 @@ pub(crate) fn wait(
     match barrier {
         None => Ok(()),
         Some(Barrier::Channel) => {
-            report.send(Message::Ready, &[]);
+            report.send(Message::Ready, &[]).at(Step::Channel)?;
             wait_readable(report.channel, signals, None).at(Step::Barrier)?;
             report.wait_for(wire::START).at(Step::Barrier)
         }
         Some(Barrier::Listen(socket)) => {
-            report.send(Message::Ready, &[]);
+            report.send(Message::Ready, &[]).at(Step::Channel)?;
             // The process that created the container exits, and reports to it would fail. The process that calls start
             // connects to the socket.
             let channel = u32::try_from(report.channel.as_raw_fd()).unwrap_or(u32::MAX);

@@ -195,6 +195,16 @@ fn second_clone_makes_the_listed_calls_only() {
 }
 
 #[test]
+fn message_that_cannot_be_sent_is_an_error() {
+    let (ours, theirs) =
+        net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    drop(ours);
+    let mut report = Report::new(theirs.as_fd());
+    let waited = wait(Some(Barrier::Channel), None, &mut report);
+    assert_eq!(waited, Err(Failure { step: Step::Channel, index: 0, errno: libc::EPIPE }));
+}
+
+#[test]
 fn call_that_is_not_listed_kills_the_child() {
     let filter = filter(AT_BARRIER.iter().copied().filter(|nr| *nr != libc::SYS_recvfrom));
     let (channel, pidfd) = child(&filter, BeforeBarrier, Barrier::Channel);
