@@ -146,7 +146,7 @@ pub fn attach(
         Source::RootBind(bind) => bind_from_root(root, mount, bind, n, (report, owner)),
         Source::Tree { fd, directory } => {
             let (target, _) = find_target(root, mount, target_for(*directory), n, owner)?;
-            let clone = if mount.reclone { reclone(*fd) } else { None };
+            let clone = if mount.reclone { reclone(*fd).at_index(Step::MountAttach, n)? } else { None };
             attach_tree(clone.as_ref().map_or(*fd, AsFd::as_fd), target.as_fd(), mount, n)?;
             if mount.readonly_at_end {
                 let tree = clone.map_or_else(|| rustix::io::fcntl_dupfd_cloexec(fd, 0), Ok);
@@ -200,8 +200,11 @@ fn attach_tree(tree: BorrowedFd<'_>, target: BorrowedFd<'_>, mount: &Mount<'_>, 
 /// by the time of their creation, and readers take that for the order of config.json; the parent's mount is older than
 /// all mounts of the child. Before Linux 6.15 the kernel does not clone a detached mount; the child then attaches the
 /// parent's.
-fn reclone(tree: BorrowedFd<'_>) -> Option<OwnedFd> {
-    clone_of(tree, true).ok()
+fn reclone(tree: BorrowedFd<'_>) -> rustix::io::Result<Option<OwnedFd>> {
+    match clone_of(tree, true) {
+        Err(Errno::INVAL) => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 /// Binds a part of the root file system on the target of mount `n`.
