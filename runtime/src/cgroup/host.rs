@@ -57,11 +57,12 @@ impl Host {
         &self.mounts
     }
 
-    /// The hierarchies at their usual mount points. `None` if one is not there, or not mounted from its root.
+    /// The hierarchies at their usual mount points. `None` if one is not there, is not mounted from its root, or cannot be
+    /// looked at: mountinfo then decides.
     fn usual(cgroup: &str) -> Option<Self> {
         let lines: Vec<(Vec<&str>, &str)> = cgroup.lines().filter_map(own_line).collect();
         let usual = Path::new(USUAL);
-        let unified = is_root_of(usual, CGROUP2_MAGIC);
+        let unified = is_root_of(usual, CGROUP2_MAGIC)?;
         let v2_point = if unified { usual.to_owned() } else { usual.join("unified") };
         let mut mounts = Vec::new();
         for (names, own) in lines.iter().filter(|(names, _)| !unified && !names.is_empty()) {
@@ -69,12 +70,12 @@ impl Host {
             let point = usual.join(joined.strip_prefix("name=").unwrap_or(&joined));
             mounts.push(Mount::whole(point, names, own));
         }
-        if !mounts.iter().all(|m| is_root_of(&m.point, CGROUP_MAGIC)) || mounts.is_empty() != unified {
+        if !mounts.iter().all(|m| is_root_of(&m.point, CGROUP_MAGIC) == Some(true)) || mounts.is_empty() != unified {
             return None;
         }
         // /proc/self/cgroup always names the v2 hierarchy. On a v1 host it counts only if it is mounted where systemd mounts
         // it, as with runc; on many such hosts it is not mounted.
-        if unified || is_root_of(&v2_point, CGROUP2_MAGIC) {
+        if unified || is_root_of(&v2_point, CGROUP2_MAGIC)? {
             let (_, own) = lines.iter().find(|(names, _)| names.is_empty())?;
             mounts.push(Mount::whole(v2_point, &[], own));
         }
@@ -159,7 +160,6 @@ pub fn host() -> Result<&'static Host> {
     Ok(HOST.get_or_init(|| host))
 }
 
-/// Whether a file system of this type is mounted at `point` from its root.
 /// Returns true if /sys/fs/cgroup is a v2 hierarchy, as on a host with cgroup v2 only.
 pub fn usual_mount_is_v2() -> bool {
     has_magic(Path::new(USUAL), CGROUP2_MAGIC)
@@ -169,8 +169,14 @@ fn has_magic(point: &Path, magic: i64) -> bool {
     rustix::fs::statfs(point).is_ok_and(|fs| fs.f_type == magic)
 }
 
-fn is_root_of(point: &Path, magic: i64) -> bool {
-    has_magic(point, magic) && rustix::fs::lstat(point).is_ok_and(|stat| stat.st_ino == ROOT_INODE)
+/// Whether a file system of this type is mounted at `point` from its root. `None` if the kernel does not say.
+fn is_root_of(point: &Path, magic: i64) -> Option<bool> {
+    let root = || Ok(rustix::fs::statfs(point)?.f_type == magic && rustix::fs::lstat(point)?.st_ino == ROOT_INODE);
+    match root() {
+        Ok(root) => Some(root),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Some(false),
+        Err(_) => None,
+    }
 }
 
 /// The relevant fields of a line of mountinfo.
@@ -255,6 +261,14 @@ mod tests {
         // A hierarchy that is mounted elsewhere is searched in mountinfo, not left out.
         assert_eq!(Host::usual(&format!("77:berth-test:/\n{cgroup}")).filter(|host| !host.unified()), None);
         assert_eq!(Host::usual(""), None);
+    }
+
+    #[test]
+    fn mount_point_that_cannot_be_looked_at_is_not_a_missing_one() {
+        assert_eq!(is_root_of(Path::new("/proc/no-such"), CGROUP_MAGIC), Some(false));
+        assert_eq!(is_root_of(Path::new("/proc"), CGROUP_MAGIC), Some(false));
+        let unknown = "x".repeat(5000);
+        assert_eq!(is_root_of(Path::new(&unknown), CGROUP_MAGIC), None);
     }
 
     #[test]
