@@ -96,9 +96,9 @@ impl HostStdio {
             Self::Pipes(stdin, stdout, stderr) => {
                 let (our_stdin, our_stdout, our_stderr) = own_stdio()?;
                 // This thread is never joined: the end of the process must not wait for the caller to close stdin.
-                spawn(move || proxy_stdio(our_stdin, stdin))?;
-                proxies.copies.push(spawn(move || proxy_stdio(stdout, our_stdout))?);
-                proxies.copies.push(spawn(move || proxy_stdio(stderr, our_stderr))?);
+                spawn(move || proxy_stdio("stdin", our_stdin, stdin))?;
+                proxies.copies.push(spawn(move || proxy_stdio("stdout", stdout, our_stdout))?);
+                proxies.copies.push(spawn(move || proxy_stdio("stderr", stderr, our_stderr))?);
             }
             Self::Terminal(host) => {
                 let master = File::from(console.ok_or_else(no_console)?);
@@ -109,7 +109,7 @@ impl HostStdio {
                 // The size is set before the container starts, so that its process never sees another one.
                 host.resize(master.as_fd());
                 host.make_raw()?;
-                spawn(move || proxy_stdio(our_stdin, input))?;
+                spawn(move || proxy_stdio("stdin", our_stdin, input))?;
                 proxies.copies.push(spawn(move || proxy_terminal(output, &end, our_stdout))?);
                 proxies.terminal = Some(Terminal { host, master, end: end_writer });
             }
@@ -181,17 +181,26 @@ const BUFFER: usize = 32 * 1024;
 /// Copies until one side ends. `std::io::copy` is no choice, because it splices: splice(2) into a file reads the file's
 /// position, waits for the pipe, and then sets the position to the old value plus the length. Two streams into one file
 /// (`>log 2>&1`) would overwrite each other.
-fn proxy_stdio(mut from: impl Read, mut to: impl Write) {
+///
+/// Warns of lost bytes, unless the reader has closed its end.
+fn proxy_stdio(stream: &str, mut from: impl Read, mut to: impl Write) {
     let mut buffer = vec![0; BUFFER];
-    loop {
+    let lost = loop {
         let bytes = match from.read(&mut buffer) {
             Ok(n) => buffer.get(..n).unwrap_or_default(),
             Err(e) if e.kind() == ErrorKind::Interrupted => continue,
-            Err(_) => return,
+            Err(e) => break e,
         };
-        if bytes.is_empty() || to.write_all(bytes).is_err() {
+        if bytes.is_empty() {
             return;
         }
+        if let Err(e) = to.write_all(bytes) {
+            break e;
+        }
+    };
+    // EIO: the terminal has lost its last process.
+    if lost.kind() != ErrorKind::BrokenPipe {
+        log::warn!("copy the {stream} of the process: {}", Error::from(lost));
     }
 }
 

@@ -22,8 +22,10 @@ fn two_streams_into_one_file_keep_all_bytes() {
     let (stdout, mut writer) = pipe().unwrap();
     let (stderr, silent_writer) = pipe().unwrap();
     let (to, to_errors) = (file.try_clone().unwrap(), file.try_clone().unwrap());
-    let copies =
-        [spawn(move || proxy_stdio(stdout, to)).unwrap(), spawn(move || proxy_stdio(stderr, to_errors)).unwrap()];
+    let copies = [
+        spawn(move || proxy_stdio("stdout", stdout, to)).unwrap(),
+        spawn(move || proxy_stdio("stderr", stderr, to_errors)).unwrap(),
+    ];
     std::thread::sleep(std::time::Duration::from_millis(50));
     writer.write_all(b"early ").unwrap();
     std::thread::sleep(std::time::Duration::from_millis(50));
