@@ -10,7 +10,7 @@ use berth_init::wire;
 use oci_spec::runtime::Hook;
 
 use crate::{
-    Error, Kind, Result,
+    Context, Error, Kind, Result,
     container::{
         start_socket,
         state::{Container, Status},
@@ -36,7 +36,12 @@ pub fn start(container: &Container, barrier: Option<OwnedFd>) -> Result<()> {
         Some(channel) => channel,
         None => connect(container)?,
     };
-    release(channel.as_fd())?;
+    if let Err(e) = release(channel.as_fd()) {
+        // An init that has exited may have sent its failure before. One that lives waits for the start.
+        let ended = e.kind() == Kind::FailedPrecondition;
+        let failed = if ended { wait_for_result(container, channel.as_fd()).ok().flatten() } else { None };
+        return Err(failed.map_or(e, |(failure, _)| failure));
+    }
     let (error, by_hook) = match outcome_or_kill(container, channel.as_fd())? {
         Some(failed) => failed,
         None => match poststart(container) {
@@ -55,7 +60,10 @@ pub fn start(container: &Container, barrier: Option<OwnedFd>) -> Result<()> {
 /// # Errors
 /// [`Kind::FailedPrecondition`] if init has exited.
 pub fn release(barrier: BorrowedFd<'_>) -> Result<()> {
-    spawn::send_byte(barrier, wire::START).map_err(|_| stopped())
+    match spawn::send_byte(barrier, wire::START) {
+        Err(e) if matches!(e.errno(), Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)) => Err(stopped()),
+        other => other.context("release the container's process"),
+    }
 }
 
 /// Waits for the execve(2) of a released init. Does not block once `channel` is readable, unless the container [has an
