@@ -45,7 +45,7 @@ SECONDS    ?= 60
 # All but what measures; without FULL=1 and TESTS a machine runs what integration/vm/tests lists.
 VM_FULL  = $(addprefix --test ,$(filter-out budget,$(notdir $(basename $(wildcard integration/tests/*.rs)))))
 
-.PHONY: help build tools floors demo bench check test test-unit test-integration steady races soak clean-room nightly test-vm vm-shell \
+.PHONY: help build tools floors demo bench check test test-unit test-integration faults kills steady races soak clean-room nightly test-vm vm-shell \
 	fuzz budget docs conformance advisories install dist dist-check clean needs-build needs-unit needs-fuzz needs-test needs-demo needs-bench \
 	needs-dist needs-clean-room
 .DEFAULT_GOAL := help
@@ -98,6 +98,13 @@ test-integration: needs-test ## integration tests alone, after a build; RUNTIME=
 	BERTH_TOOLS="$$(integration/tools/setup test)" BERTH_BIN_DIR=$(abspath $(OUT))/release RUNTIME=$(or $(RUNTIME),berth) \
 		$(TEST) $(TESTS)
 
+# Both write their figures into docs/security/matrices.md; SCENES=run,exec picks operations.
+faults: needs-test build tools ## each system call of the runtime fails once with each error: what is left is an error or the same container
+	$(MAKE) --no-print-directory test-integration TESTS="--test runtime_faults -- --ignored --nocapture --test-threads=1 failing"
+
+kills: needs-test build tools ## the runtime is killed, and its child stopped, before each system call: nothing is left
+	$(MAKE) --no-print-directory test-integration TESTS="--test runtime_faults -- --ignored --nocapture --test-threads=1 kills stopped"
+
 steady: ## the tests RUNS times (30) after `make test`, one line a run; LOAD=busy or LOAD=disk beside a load
 	@integration/tools/suite --steady $(RUNS) $(TEST_LOGS) unit $(RUNTIMES)
 
@@ -111,11 +118,11 @@ soak: needs-test build tools ## weeks of use in an hour: PODS=, EXECS=, PROBED= 
 clean-room: ## make demo and make test, or a COMMAND, on a minimal Debian with Rust and Go and nothing else of this machine
 	@integration/tools/clean-room $(if $(COMMAND),'$(COMMAND)')
 
-nightly: test ## what takes hours: the tests 10 times, and 10 times beside each load, all of them in the test machines, fuzzing, races, the soak, the benchmark, the release
+nightly: test ## what takes hours: the tests 10 times, and 10 times beside each load, all of them in the test machines, fuzzing, races, both matrices, the soak, the benchmark, the release
 	@failed=; for load in '' $(LOADS); do LOAD=$$load $(MAKE) --no-print-directory steady RUNS=10 || failed="$$failed steady:$$load"; done; \
 		$(MAKE) --no-print-directory test-vm FULL=1 || failed="$$failed test-vm"; \
 		$(MAKE) --no-print-directory fuzz SECONDS=600 || failed="$$failed fuzz"; \
-		for long in races soak bench dist-check; do $(MAKE) --no-print-directory $$long || failed="$$failed $$long"; done; \
+		for long in races faults kills soak bench dist-check; do $(MAKE) --no-print-directory $$long || failed="$$failed $$long"; done; \
 		test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 fuzz: needs-fuzz ## run a fuzz target under libFuzzer for a time: TARGET=NAME SECONDS=60; all in turn without TARGET

@@ -18,7 +18,7 @@ pub fn map(inside: u32, host: u32, size: u32) -> Value {
 pub const MAPPED: u32 = 100_000;
 
 /// A bundle under construction. Each method returns the bundle, so that a bundle can be written as one expression.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Bundle {
     dir: Arc<Scratch>,
     /// config.json as `runc spec` writes it, without a terminal and with the process `/probe report`.

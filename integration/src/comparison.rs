@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, fs};
 const OF_ONE_CONTAINER: [&str; 3] = ["args", "namespaces", "keyring"];
 
 /// Returns the probe's arguments.
-fn report_words() -> Vec<&'static str> {
+pub fn report_words() -> Vec<&'static str> {
     let keys = KEYS.into_iter().filter(|key| !OF_ONE_CONTAINER.contains(key));
     ["/probe", "report"].into_iter().chain(keys).chain(["fds"]).collect()
 }
@@ -112,6 +112,13 @@ fn exec(runtime: &Runtime, words: &[&str]) -> String {
     })
 }
 
+/// Returns the entries of a report, which is the first line of `said`.
+pub fn inside(who: &str, said: &str) -> Seen {
+    let mut seen = Seen::new();
+    report(who, said, &mut seen);
+    seen
+}
+
 fn report(who: &str, said: &str, seen: &mut Seen) {
     let report: Value = serde_json::from_str(said.lines().next().unwrap_or_default()).unwrap();
     // The order of mounts at one point shows which one covers which.
@@ -153,9 +160,13 @@ fn flatten(at: &str, value: &Value, seen: &mut Seen) {
     }
 }
 
-/// Observes a created container from the host.
-fn outside(runtime: &Runtime, seen: &mut Seen) {
-    let pid = runtime.pid("c1");
+/// Observes the container `c1` of a runtime from the host.
+pub fn outside(runtime: &Runtime, seen: &mut Seen) {
+    outside_of(runtime.pid("c1"), &runtime.cgroup("c1"), seen);
+}
+
+/// Observes a container from the host: its init, and the cgroup `path`.
+pub fn outside_of(pid: u32, path: &str, seen: &mut Seen) {
     for file in ["uid_map", "gid_map", "setgroups", "oom_score_adj", "attr/current", "timens_offsets", "loginuid"] {
         let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_else(|e| e.to_string());
         let words: Vec<&str> = text.split_whitespace().collect();
@@ -166,7 +177,6 @@ fn outside(runtime: &Runtime, seen: &mut Seen) {
         let whose = if link(&pid.to_string()) == link("self") { "the host's" } else { "its own" };
         seen.insert(format!("outside/ns/{kind}"), whose.into());
     }
-    let path = runtime.cgroup("c1");
     for hierarchy in cgroup::hierarchies() {
         let name = hierarchy.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let Ok(entries) = fs::read_dir(hierarchy.join(path.trim_start_matches('/'))) else { continue };

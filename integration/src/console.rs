@@ -34,6 +34,13 @@ impl ConsoleSocket {
         self.path.to_str().unwrap()
     }
 
+    /// Closes the connections that nobody has received.
+    pub fn drain(&self) {
+        while readable(&self.listener, Duration::ZERO).is_some() {
+            drop(self.listener.accept());
+        }
+    }
+
     /// Receives the terminal that a runtime sends, within 10 s.
     #[track_caller]
     pub fn receive(&self) -> Terminal {

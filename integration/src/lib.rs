@@ -27,6 +27,7 @@ pub mod delegation;
 pub mod dependencies;
 pub mod executable;
 pub mod fake_bus;
+pub mod fault;
 pub mod footprint;
 pub mod hardening;
 pub mod host_files;

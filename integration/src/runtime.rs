@@ -258,6 +258,14 @@ impl Runtime {
         Marks { cgroup: &self.cgroup, variable: Some(&self.mark), dirs }
     }
 
+    /// Kills what the containers left behind, and removes it.
+    pub fn clear(&self) {
+        self.marks(&[self.work.path()]).clear();
+        for id in self.ids() {
+            let _ = fs::remove_dir_all(self.root().join(id));
+        }
+    }
+
     /// Fails the test if anything is left behind.
     #[track_caller]
     pub fn assert_clean(&self, after: &str) {
