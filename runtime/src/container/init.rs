@@ -39,7 +39,7 @@ impl Init {
     /// # Errors
     /// [`Kind::NotFound`] if init has exited meanwhile.
     pub fn directory(&self) -> Result<String> {
-        proc::directory(self.pid, &self.stat).ok_or_else(not_running)
+        proc::directory(self.pid, &self.stat)?.ok_or_else(not_running)
     }
 
     /// Opens init's namespaces of these types (`CLONE_NEW*`) if setns(2) with its pidfd cannot join them. That is the
@@ -62,7 +62,7 @@ impl Container {
     /// Returns the container's status from the kernel's view.
     ///
     /// # Errors
-    /// The cgroup's freezer cannot be read.
+    /// /proc or the cgroup's freezer cannot be read.
     pub fn status(&self) -> Result<Status> {
         if !self.is_of_this_boot() {
             return Ok(Status::Stopped);
@@ -70,7 +70,7 @@ impl Container {
         if self.pid() == 0 {
             return Ok(Status::Creating);
         }
-        let Some(stat) = self.living() else { return Ok(Status::Stopped) };
+        let Some(stat) = self.living()? else { return Ok(Status::Stopped) };
         match self.cgroup().is_frozen() {
             Ok(true) => return Ok(Status::Paused),
             Ok(false) => {}
@@ -89,13 +89,17 @@ impl Container {
             Err(e) if e.raw_os_error() == Some(libc::EACCES) && start_socket::connect(self.dir()).is_ok() => {
                 Ok(Status::Created)
             }
-            Err(_) => Ok(if self.living().is_some() { Status::Running } else { Status::Stopped }),
+            // The process has exited, or another user's may not be looked at.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EACCES | libc::ENOENT | libc::ESRCH)) => {
+                Ok(if self.living()?.is_some() { Status::Running } else { Status::Stopped })
+            }
+            Err(e) => Err(Error::from(e).context(format!("stat /proc/{}/exe", self.pid()))),
         }
     }
 
     /// Returns the state of init, if it lives and is the process in state.json.
-    fn living(&self) -> Option<Stat> {
-        proc::stat(self.pid()).filter(|s| s.start_time == self.state().start_time && !s.ended())
+    fn living(&self) -> Result<Option<Stat>> {
+        Ok(proc::stat(self.pid())?.filter(|s| s.start_time == self.state().start_time && !s.ended()))
     }
 
     /// Opens init.
@@ -111,7 +115,7 @@ impl Container {
             other => Error::from(other).context("pidfd_open"),
         })?;
         // The check comes after pidfd_open(2), so that the pidfd and the checked process are the same.
-        let stat = self.living().ok_or_else(not_running)?;
+        let stat = self.living()?.ok_or_else(not_running)?;
         Ok(Init { pidfd, pid: self.pid(), stat })
     }
 

@@ -163,7 +163,10 @@ impl Container {
     /// [`Kind::FailedPrecondition`] if the file cannot be parsed, but names a living process.
     pub(crate) fn salvage(root: &Path, id: &str) -> Result<Option<Self>> {
         let dir = root.join(id);
-        let json = fs::read(dir.join(FILE)).unwrap_or_default();
+        let json = match fs::read(dir.join(FILE)) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.with_context(|| format!("read {}", dir.join(FILE).display()))?,
+        };
         if let Ok(state) = serde_json::from_slice::<State>(&json) {
             return Ok(Some(Self { dir, state, filter: None }));
         }
@@ -174,12 +177,13 @@ impl Container {
             #[serde(default)]
             boot: String,
         }
-        let lives = |named: &Named| {
-            proc::is_this_boot(&named.boot)
-                && proc::stat(named.pid).is_some_and(|stat| stat.start_time == named.start_time && !stat.ended())
+        let lives = |stat: &proc::Stat, named: &Named| {
+            proc::is_this_boot(&named.boot) && stat.start_time == named.start_time && !stat.ended()
         };
-        match serde_json::from_slice::<Named>(&json).ok().filter(lives) {
-            Some(Named { pid, .. }) => {
+        let Ok(named) = serde_json::from_slice::<Named>(&json) else { return Ok(None) };
+        match proc::stat(named.pid)?.filter(|stat| lives(stat, &named)) {
+            Some(_) => {
+                let pid = named.pid;
                 let text = format!("{} is not understood, and its process {pid} runs", dir.join(FILE).display());
                 Err(Error::new(Kind::FailedPrecondition, text))
             }

@@ -2,6 +2,8 @@
 
 use std::{fs::File, io::Read, sync::OnceLock};
 
+use crate::error::{Context, Result};
+
 /// The state and identity of a process (proc_pid_stat(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
@@ -22,37 +24,61 @@ impl Stat {
 }
 
 /// Returns state and start time of a process. `None` if it does not exist.
-pub fn stat(pid: i32) -> Option<Stat> {
-    let mut stat = read_stat(&format!("/proc/{pid}/stat"))?;
+///
+/// # Errors
+/// As open(2) and read(2): for want of a descriptor or of memory, nothing is known about the process.
+pub fn stat(pid: i32) -> Result<Option<Stat>> {
+    let path = format!("/proc/{pid}/stat");
+    let mut stat = read_stat(&path)?;
     // Without threads the process has just been reaped, or execve(2) in another thread has just replaced the first one.
     // Another read tells which.
     for _ in 0..3 {
-        if stat.threads > 0 {
+        if stat.is_none_or(|stat| stat.threads > 0) {
             break;
         }
-        stat = read_stat(&format!("/proc/{pid}/stat"))?;
+        stat = read_stat(&path)?;
     }
-    Some(stat)
+    Ok(stat)
 }
 
 /// Returns the directory of `pid` in /proc. If the first thread has exited, returns the directory of another thread: an
 /// exited thread has no namespaces, root and cgroup. `None` if no thread is left.
-pub fn directory(pid: i32, stat: &Stat) -> Option<String> {
+///
+/// # Errors
+/// As [`stat`].
+pub fn directory(pid: i32, stat: &Stat) -> Result<Option<String>> {
     let leader = format!("/proc/{pid}");
     if !stat.leader_ended {
-        return Some(leader);
+        return Ok(Some(leader));
     }
-    let lives = |task: &String| read_stat(&format!("{task}/stat")).is_some_and(|stat| !stat.leader_ended);
-    let tasks = std::fs::read_dir(format!("{leader}/task")).ok()?.flatten();
-    tasks.filter_map(|task| Some(format!("{leader}/task/{}", task.file_name().to_str()?))).find(lives)
+    let path = format!("{leader}/task");
+    let tasks = match std::fs::read_dir(&path) {
+        Err(e) if is_gone(&e) => return Ok(None),
+        other => other.with_context(|| format!("read {path}"))?,
+    };
+    for task in tasks.flatten() {
+        let Some(task) = task.file_name().to_str().map(|name| format!("{path}/{name}")) else { continue };
+        if read_stat(&format!("{task}/stat"))?.is_some_and(|stat| !stat.leader_ended) {
+            return Ok(Some(task));
+        }
+    }
+    Ok(None)
 }
 
-fn read_stat(path: &str) -> Option<Stat> {
+fn read_stat(path: &str) -> Result<Option<Stat>> {
     // One read returns the whole file: 52 numbers and a name of at most 64 bytes.
     let mut buffer = [0u8; 2048];
-    let len = File::open(path).and_then(|mut file| file.read(&mut buffer)).ok()?;
-    // The name may contain any bytes.
-    parse(&String::from_utf8_lossy(buffer.get(..len)?))
+    match File::open(path).and_then(|mut file| file.read(&mut buffer)) {
+        // The name may contain any bytes.
+        Ok(len) => Ok(parse(&String::from_utf8_lossy(buffer.get(..len).unwrap_or_default()))),
+        Err(e) if is_gone(&e) => Ok(None),
+        Err(e) => Err(e).with_context(|| format!("read {path}")),
+    }
+}
+
+/// Returns true if the error says that the process does not exist: open(2) and read(2) say so in different words.
+fn is_gone(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 
 /// Returns the kernel's random id of this boot, or an empty string if it cannot be read.
@@ -117,11 +143,18 @@ mod tests {
     }
 
     #[test]
+    fn stat_that_cannot_be_read_is_not_that_of_a_dead_process() {
+        assert_eq!(read_stat("/proc/no-such/stat").unwrap(), None);
+        // A directory opens, and its read fails with EISDIR.
+        assert!(read_stat("/proc/self").unwrap_err().to_string().starts_with("read /proc/self: "));
+    }
+
+    #[test]
     fn own_process_has_not_ended() {
         let pid = i32::try_from(std::process::id()).unwrap();
-        let own = stat(pid).unwrap();
+        let own = stat(pid).unwrap().unwrap();
         assert!(!own.ended() && own.start_time > 0);
-        assert_eq!(directory(pid, &own).unwrap(), format!("/proc/{pid}"));
+        assert_eq!(directory(pid, &own).unwrap().unwrap(), format!("/proc/{pid}"));
     }
 
     #[test]

@@ -99,7 +99,8 @@ impl Kept {
         let stage = Stage::new(name);
         let bundle = set(restricted()).edit(|config| config["process"]["args"] = json!(["/probe", "sleep", "1000"]));
         bundle.save(&stage.runtime.cgroup(ID));
-        let said = Output { words: String::new(), code: 0, dumped: false, stdout: String::new(), stderr: String::new() };
+        let said =
+            Output { words: String::new(), code: 0, dumped: false, stdout: String::new(), stderr: String::new() };
         let (before, after) = (Seen::new(), Seen::new());
         let mut scene = Self { stage, kind, bundle, before, after, said, there: false };
         scene.set_up();

@@ -271,7 +271,8 @@ impl AtBarrier<'_, '_, '_> {
         let mut spawned = self.0;
         let record = &mut spawned.reserved.record;
         record.pid = spawned.pending.pid();
-        record.start_time = proc::stat(record.pid).map_or(0, |stat| stat.start_time);
+        let stat = proc::stat(record.pid)?;
+        record.start_time = stat.map_or(0, |stat| stat.start_time);
         record.namespaces = spawned.plan.own_namespaces;
         spawned.reserved.draft.write(record)?;
         if let Some(filter) = &filter {
