@@ -357,10 +357,13 @@ pub fn receive(channel: BorrowedFd<'_>) -> Result<(Option<Message>, Vec<OwnedFd>
     let mut buffer = [0u8; wire::LEN + 1];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(wire::MAX_NAMESPACES))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut reset = false;
     let got = loop {
         match recvmsg(channel, &mut [IoSliceMut::new(&mut buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {
             Err(rustix::io::Errno::INTR) => {}
-            // The child died before it read all messages of the parent.
+            // The child died before it read all messages of the parent. The kernel says so once, and ahead of the messages
+            // that the child has sent.
+            Err(rustix::io::Errno::CONNRESET) if !reset => reset = true,
             Err(rustix::io::Errno::CONNRESET) => return Ok((None, Vec::new())),
             other => break other.context("receive from the container's init")?,
         }
@@ -403,5 +406,15 @@ mod tests {
         assert_eq!(timeout_with([].into_iter()), Some(CHILD_TIMEOUT));
         assert_eq!(timeout_with([Some(seconds(5)), Some(seconds(7))].into_iter()), Some(CHILD_TIMEOUT + seconds(12)));
         assert_eq!(timeout_with([Some(seconds(5)), None].into_iter()), None);
+    }
+
+    #[test]
+    fn last_message_of_a_child_that_read_nothing_is_received() {
+        let (ours, theirs) = channel().unwrap();
+        send_byte(ours.as_fd(), wire::GO).unwrap();
+        rustix::net::send(&theirs, &Message::RunHooks.encode(), rustix::net::SendFlags::NOSIGNAL).unwrap();
+        drop(theirs);
+        assert!(matches!(receive(ours.as_fd()).unwrap(), (Some(Message::RunHooks), _)));
+        assert!(matches!(receive(ours.as_fd()).unwrap(), (None, _)));
     }
 }
