@@ -185,6 +185,8 @@ impl Canary {
         let path = scratch.path("canary");
         let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).unwrap();
+        // The extractor's umask is 0, and an attack sets 0777.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         fs::write(path.join("secret"), "untouched").unwrap();
         Self(path)
     }
