@@ -1,6 +1,7 @@
 //! The protection of the runtime's own process: no core dump, no new executable memory, no trust in another /proc. The
 //! container has none of these restrictions.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
+#![allow(clippy::disallowed_methods, reason = "the control of a crash is an ordinary process")]
 
 use berth_integration::{
     bundle::Bundle,

@@ -1,5 +1,6 @@
 //! The protection of the shim's own process, and its bounds. Its containers have none of the restrictions.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
+#![allow(clippy::disallowed_methods, reason = "the control of a crash is an ordinary process")]
 
 use berth_integration::{
     bundle::Bundle,

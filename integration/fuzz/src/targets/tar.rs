@@ -62,8 +62,11 @@ fn number(field: &[u8]) -> Option<i128> {
     }
 }
 
-/// The records of an extended header; an empty value takes a record back.
-fn records(mut rest: &[u8]) -> Option<Vec<(Vec<u8>, Option<Vec<u8>>)>> {
+/// A record of an extended header: its key, and its value or `None` for an empty one, which takes a record back.
+type Record = (Vec<u8>, Option<Vec<u8>>);
+
+/// The records of an extended header.
+fn records(mut rest: &[u8]) -> Option<Vec<Record>> {
     let mut all = Vec::new();
     while !rest.is_empty() {
         let space = rest.iter().position(|b| *b == b' ')?;
