@@ -20,6 +20,7 @@ use berth_integration::{
     tools,
     wait::LONG,
 };
+use serde_json::json;
 use std::{collections::BTreeMap, fs, process::Command};
 
 /// The number of orders that are tried at a time.
@@ -93,8 +94,10 @@ fn control_container_without_one_restriction_is_told_apart() {
     };
     let clean = seen(scenes::restricted());
     assert_eq!(judge::weaker(&seen(scenes::restricted()), &clean), None);
-    for lost in ["/linux/seccomp", "/process/capabilities/ambient", "/linux/sysctl", "/linux/maskedPaths", "/hostname"]
-    {
+    let more =
+        scenes::restricted().set("/process/capabilities/bounding", json!(["CAP_KILL", "CAP_CHOWN", "CAP_FOWNER"]));
+    assert!(judge::weaker(&seen(more), &clean).is_some(), "a capability");
+    for lost in ["/linux/seccomp", "/linux/sysctl", "/linux/maskedPaths", "/hostname"] {
         assert!(judge::weaker(&seen(scenes::restricted().unset(lost)), &clean).is_some(), "{lost}");
     }
 }

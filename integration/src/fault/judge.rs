@@ -103,9 +103,14 @@ pub fn unnamed(last: &str) -> Option<String> {
     (named < 3).then(|| format!("does not say what failed: {last}"))
 }
 
-/// Returns the differences of a container from the one without the fault, in one text, or `None`.
+/// Returns the differences of a container from the one without the fault, in one text, or `None`. A process may have
+/// fewer capabilities: as with runc, a kernel that refuses an ambient capability is no error.
 pub fn weaker(seen: &Seen, clean: &Seen) -> Option<String> {
-    let lines = differences(seen, clean, |_, _, _| false);
+    let fewer = |key: &str, seen: &str, clean: &str| {
+        let set = |text: &str| text.parse::<u64>().ok();
+        key.contains("/caps/") && set(seen).zip(set(clean)).is_some_and(|(seen, clean)| seen & !clean == 0)
+    };
+    let lines = differences(seen, clean, fewer);
     (!lines.is_empty()).then(|| format!("is another container: {}", lines.join("; ")))
 }
 
@@ -134,5 +139,7 @@ mod tests {
         let seen = |caps: &str| Seen::from([("init/caps/bounding".to_owned(), caps.to_owned())]);
         assert!(weaker(&seen("1"), &seen("0")).is_some_and(|text| text.contains("init/caps/bounding: 1 instead of 0")));
         assert_eq!(weaker(&seen("0"), &seen("0")), None);
+        assert_eq!(weaker(&seen("1"), &seen("3")), None);
+        assert!(weaker(&seen("2"), &seen("1")).is_some());
     }
 }

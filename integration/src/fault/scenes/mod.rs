@@ -79,7 +79,8 @@ pub const MARKS: [&str; 4] = ["hook-createRuntime", "hook-createContainer", "hoo
 
 /// A bundle with a restriction of every kind. Its process reports and tries a device that its rules deny.
 pub fn restricted() -> Bundle {
-    let words = [comparison::report_words(), vec!["+", "open", "rw", "/dev/fuse"]].concat();
+    let words =
+        [comparison::report_words(), vec!["read=/proc/sys/kernel/msgmax", "+", "open", "rw", "/dev/fuse"]].concat();
     let caps = json!(["CAP_KILL", "CAP_CHOWN"]);
     let sets =
         json!({"bounding": caps, "effective": caps, "permitted": caps, "inheritable": caps, "ambient": ["CAP_KILL"]});
