@@ -182,7 +182,7 @@ fn swapped_cgroup_of_a_container_is_entered_or_refused() {
     });
     let bundle = Bundle::probe(&["sleep", "1000"]);
     let (mut made, mut refused) = (0, 0);
-    for _ in 0..rounds() * 4 {
+    for _ in 0..rounds() {
         let out = runtime.create("c1", &bundle);
         if out.code == 0 {
             made += 1;

@@ -41,21 +41,25 @@ fn sample(range: &Range, make: Make<'_>) {
 }
 
 #[test]
+#[ignore = "a sample: which calls it meets depends on the machine"]
 fn failing_calls_of_init_make_no_weaker_container() {
     sample(&Range::of_faults(&[Class::Child]).every(30), run());
 }
 
 #[test]
+#[ignore = "a sample: which calls it meets depends on the machine"]
 fn failing_calls_of_the_runtime_make_no_weaker_container() {
     sample(&Range::of_faults(&[Class::Parent]).every(60), run());
 }
 
 #[test]
+#[ignore = "a sample: which calls it meets depends on the machine"]
 fn runtime_that_is_killed_at_any_call_leaves_a_container_that_can_be_deleted() {
     sample(&Range::of_kills(&Class::ALL).every(15), run());
 }
 
 #[test]
+#[ignore = "a sample: which calls it meets depends on the machine"]
 fn container_whose_init_stands_still_can_be_deleted() {
     sample(&Range::of_holds().every(50), &|| Box::new(Held::run("faults-held", |bundle| bundle)));
 }

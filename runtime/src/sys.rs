@@ -17,8 +17,9 @@ pub fn namespace_kind(fd: &OwnedFd) -> Result<u32> {
 
 /// Clones, and carries out `plan` in the child. Returns the child's pid and pidfd in the parent.
 pub fn clone_into(plan: &Plan<'_>, flags: u32, cgroup: Option<BorrowedFd<'_>>) -> Result<(i32, OwnedFd)> {
+    let what = if cgroup.is_some() { "clone3 into the cgroup" } else { "clone3" };
     // SAFETY: the child runs berth_init::run, which is no_std without alloc and never returns.
-    match unsafe { berth_init::sys::clone_process(u64::from(flags), cgroup) }.context("clone3")? {
+    match unsafe { berth_init::sys::clone_process(u64::from(flags), cgroup) }.context(what)? {
         Side::Child => berth_init::run(plan),
         Side::Parent(pid, pidfd) => Ok((pid, pidfd)),
     }

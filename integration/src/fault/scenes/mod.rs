@@ -172,10 +172,10 @@ impl Stage {
 
 /// Returns what the process saw, if it came to its report.
 pub fn seen(stdout: &str) -> Option<Seen> {
-    let mut lines = stdout.lines();
-    let report = lines.next()?;
+    // A runtime that is killed may have copied a part of the line.
+    let (report, rest) = stdout.split_once('\n')?;
     let mut seen = comparison::inside("init", report);
-    seen.insert("device".to_owned(), lines.collect());
+    seen.insert("device".to_owned(), rest.lines().collect());
     Some(seen)
 }
 
