@@ -1,7 +1,7 @@
 //! Every system call fails once, and every system call is the last one. What is left is an error that names what failed, or
 //! the container of a run without the fault, and nothing else.
 //!
-//! `make test` tries a part. `make faults` and `make kills` try all and write the figures into docs/security/matrices.md.
+//! `make test` runs the controls. `make faults` and `make kills` try all and write the figures into docs/security/matrices.md.
 //! `SCENES=run,exec` picks operations; `ORDERS=EIO,child` picks errors and classes, and then no figures are written.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
