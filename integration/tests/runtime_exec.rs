@@ -213,7 +213,7 @@ fn ended_execs_leave_no_process() {
     for n in 0..10 {
         let code = n * 7;
         let out = runtime.exec("c1", &["/probe", "exit", &code.to_string()]);
-        assert_eq!(out.code, code);
+        assert_eq!(out.code, code, "{out:#?}");
     }
     assert_eq!(runtime.cmd(&["ps", "-f", "json", "c1"]).ok().stdout, before);
     runtime.exec("c1", &["nosuch"]).fails(255, &[]);
