@@ -117,10 +117,7 @@ impl Bundle<'_> {
 
     /// Starts a server as containerd 2.3 does; returns the path of its socket.
     pub fn start(&self) -> PathBuf {
-        let output = run(self.command(&["start"]), &self.params().write_to_bytes().unwrap());
-        let result = BootstrapResult::parse_from_bytes(&succeeded(output)).unwrap();
-        assert_eq!((result.version, result.protocol.as_str()), (2, "ttrpc"));
-        result.address.strip_prefix("unix://").unwrap().into()
+        started(run(self.command(&["start"]), &self.params().write_to_bytes().unwrap()))
     }
 
     /// The content of the log now.
@@ -155,6 +152,16 @@ pub fn succeeded(output: Output) -> Vec<u8> {
     assert!(output.status.success(), "{}: {stderr}", output.status);
     assert_eq!(stderr, "", "containerd reads the reply from both streams");
     output.stdout
+}
+
+/// The socket in the answer of `start`, once its server answers. Before that the server may be in execve(2), where its
+/// command line in /proc is empty.
+pub fn started(output: Output) -> PathBuf {
+    let result = BootstrapResult::parse_from_bytes(&succeeded(output)).unwrap();
+    assert_eq!((result.version, result.protocol.as_str()), (2, "ttrpc"));
+    let socket = PathBuf::from(result.address.strip_prefix("unix://").unwrap());
+    server_pid(&socket);
+    socket
 }
 
 /// The standard error of a command that failed without output.

@@ -64,9 +64,8 @@ fn the_oom_score_stops_at_its_maximum() {
     ]);
     let shim = bundle.command(&["start"]);
     shell.arg(SHIM).args(shim.get_args()).current_dir(&bundle.dir);
-    let output = shell.stdin(Stdio::null()).output().unwrap();
-    succeeded(output);
-    let score = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", world.servers()[0])).unwrap();
+    let pid = server_pid(&started(shell.stdin(Stdio::null()).output().unwrap()));
+    let score = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
     assert_eq!(score.trim(), "1000");
 }
 
