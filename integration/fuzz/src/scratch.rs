@@ -1,6 +1,7 @@
 //! Directories for targets that need files, and pictures of whole trees.
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     fs,
     os::unix::fs::MetadataExt,
@@ -127,4 +128,26 @@ impl Decoy {
         assert_eq!(tree(&self.path), self.content, "the content outside has changed");
         assert_eq!(Self::picture(&self.path), self.picture, "attributes outside have changed");
     }
+}
+
+/// Calls `act` with an empty root and the decoy beside it. Afterwards nothing outside of the root has changed. Each thread
+/// keeps one directory for all of its calls.
+pub fn with_root(act: impl FnOnce(&Path, &Decoy)) {
+    thread_local! {
+        static PLACE: RefCell<Option<(Scratch, Decoy)>> = const { RefCell::new(None) };
+    }
+    PLACE.with_borrow_mut(|place| {
+        let (scratch, decoy) = place.get_or_insert_with(|| {
+            let scratch = Scratch::new();
+            let decoy = Decoy::new(scratch.path().join("decoy"));
+            (scratch, decoy)
+        });
+        let root = scratch.path().join("root");
+        fs::create_dir(&root).unwrap();
+        act(&root, decoy);
+        fs::remove_dir_all(&root).unwrap();
+        decoy.check();
+        let left: Vec<_> = fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["decoy"], "outside of the root");
+    });
 }

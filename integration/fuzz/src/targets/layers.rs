@@ -2,9 +2,7 @@
 //! links the tree is that of a model in memory.
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    fs,
     path::Path,
     sync::atomic::AtomicBool,
 };
@@ -18,7 +16,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::{
     input::Input,
-    scratch::{Decoy, Item, Scratch, tree},
+    scratch::{Item, tree, with_root},
 };
 
 /// A member: type, name, target, data.
@@ -58,7 +56,7 @@ impl Member {
 #[derive(Default)]
 struct Model {
     tree: BTreeMap<Place, Item>,
-    /// What the layer at hand has named.
+    /// The places that the current layer has named.
     made: BTreeSet<Place>,
     has_lower: bool,
 }
@@ -174,29 +172,13 @@ fn layers(input: &mut Input, outside: &[String]) -> Vec<Vec<Member>> {
     (0..3).map(|_| layer(input)).collect()
 }
 
-thread_local! {
-    static PLACE: RefCell<Option<(Scratch, Decoy)>> = const { RefCell::new(None) };
-}
-
 pub fn run(data: &[u8]) {
-    PLACE.with_borrow_mut(|place| {
-        let (scratch, decoy) = place.get_or_insert_with(|| {
-            let scratch = Scratch::new();
-            let decoy = Decoy::new(scratch.path().join("decoy"));
-            (scratch, decoy)
-        });
-        let root = scratch.path().join("root");
-        fs::create_dir(&root).unwrap();
+    with_root(|root, decoy| {
         let outside = ["../decoy", "../decoy/a", "../../x"].map(str::to_owned).into_iter();
         let outside: Vec<_> = outside
             .chain(["", "/a", "/a/b", "/b", "/c"].map(|name| format!("{}{name}", decoy.path().display())))
             .collect();
-        let layers = layers(&mut Input::new(data), &outside);
-        apply(&root, &layers);
-        fs::remove_dir_all(&root).unwrap();
-        decoy.check();
-        let left: Vec<_> = fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, ["decoy"], "{layers:?}");
+        apply(root, &layers(&mut Input::new(data), &outside));
     });
 }
 

@@ -2,7 +2,6 @@
 //! the path by itself; and nothing outside the root changes.
 
 use std::{
-    cell::RefCell,
     collections::BTreeMap,
     ffi::CString,
     fs,
@@ -18,7 +17,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::{
     input::Input,
-    scratch::{Decoy, Item, Scratch, tree},
+    scratch::{Decoy, Item, tree, with_root},
 };
 
 /// Symbolic links that are followed at most (path_resolution(7)).
@@ -128,23 +127,8 @@ fn path(input: &mut Input, absolute: &[String]) -> String {
     format!("{start}{}", parts.join("/"))
 }
 
-thread_local! {
-    static PLACE: RefCell<Option<(Scratch, Decoy)>> = const { RefCell::new(None) };
-}
-
 pub fn run(data: &[u8]) {
-    PLACE.with_borrow_mut(|place| {
-        let (scratch, decoy) = place.get_or_insert_with(|| {
-            let scratch = Scratch::new();
-            let decoy = Decoy::new(scratch.path().join("decoy"));
-            (scratch, decoy)
-        });
-        let root = scratch.path().join("root");
-        fs::create_dir(&root).unwrap();
-        in_root(&root, decoy, Input::new(data));
-        fs::remove_dir_all(&root).unwrap();
-        decoy.check();
-    });
+    with_root(|root, decoy| in_root(root, decoy, Input::new(data)));
 }
 
 fn in_root(root: &Path, decoy: &Decoy, mut input: Input) {
