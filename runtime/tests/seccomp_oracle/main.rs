@@ -28,11 +28,7 @@ fn numbers(profile: &LinuxSeccomp, dense: bool) -> Vec<u32> {
     if dense {
         list.extend((0..=600).flat_map(|n| [n, X32_BIT + n]));
     }
-    for name in profile.syscalls().iter().flatten().flat_map(|entry| entry.names()) {
-        for nr in ARCHES.iter().filter_map(|(arch, _)| table(name, *arch)) {
-            list.extend([nr.wrapping_sub(1), nr, nr + 1]);
-        }
-    }
+    list.extend(reference::edges(profile));
     list.sort_unstable();
     list.dedup();
     list

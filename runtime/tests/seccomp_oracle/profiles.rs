@@ -248,7 +248,8 @@ pub const VALUES: [u64; 12] = [
     u64::MAX,
 ];
 
-const ACTIONS: [&str; 8] = [
+/// The actions of profiles.
+pub const ACTIONS: [&str; 8] = [
     "SCMP_ACT_ALLOW",
     "SCMP_ACT_ERRNO",
     "SCMP_ACT_KILL",

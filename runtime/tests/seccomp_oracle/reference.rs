@@ -24,6 +24,13 @@ pub fn number(name: &str, arch: ScmpArch) -> Option<i32> {
     ScmpSyscall::from_name_by_arch(name, arch).ok().map(ScmpSyscall::as_raw_syscall)
 }
 
+/// Returns the numbers of the calls that the profile names, on each architecture, and the numbers beside them.
+pub fn edges(profile: &LinuxSeccomp) -> impl Iterator<Item = u32> {
+    let names = profile.syscalls().iter().flatten().flat_map(|entry| entry.names());
+    let numbers = names.flat_map(|name| ARCHES.iter().filter_map(|(arch, _)| table(name, *arch)));
+    numbers.flat_map(|nr| [nr.wrapping_sub(1), nr, nr + 1])
+}
+
 /// Returns the number of berth's table for a name, with the x32 bit.
 pub fn table(name: &str, arch: ScmpArch) -> Option<u32> {
     static PARSED: LazyLock<HashMap<&str, Vec<Option<u32>>>> = LazyLock::new(|| {

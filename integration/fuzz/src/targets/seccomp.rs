@@ -9,20 +9,10 @@ use serde_json::{Value, json};
 use crate::{
     input::Input,
     model::{Model, interpret},
-    profiles::{VALUES, names},
-    reference::{self, ARCHES, Stub, known, repeats, table},
+    profiles::{ACTIONS, VALUES, names},
+    reference::{self, Stub, known, repeats, table},
 };
 
-const ACTIONS: [&str; 8] = [
-    "SCMP_ACT_ALLOW",
-    "SCMP_ACT_ERRNO",
-    "SCMP_ACT_KILL",
-    "SCMP_ACT_KILL_PROCESS",
-    "SCMP_ACT_TRAP",
-    "SCMP_ACT_TRACE",
-    "SCMP_ACT_LOG",
-    "SCMP_ACT_KILL_THREAD",
-];
 const OPERATORS: [&str; 7] =
     ["SCMP_CMP_EQ", "SCMP_CMP_NE", "SCMP_CMP_LT", "SCMP_CMP_LE", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_MASKED_EQ"];
 const ABIS: [&str; 5] = ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32", "SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"];
@@ -129,11 +119,7 @@ fn numbers(profile: &LinuxSeccomp) -> Vec<u32> {
     let x32 = reference::X32_BIT;
     let mut list =
         vec![0, 1, 102, 117, 1000, 4096, x32, x32 + 1, x32 - 1, 2 * x32, 3 * x32 - 1, u32::MAX, u32::MAX - 1];
-    for name in profile.syscalls().iter().flatten().flat_map(|entry| entry.names()) {
-        for nr in ARCHES.iter().filter_map(|(arch, _)| table(name, *arch)) {
-            list.extend([nr.wrapping_sub(1), nr, nr + 1]);
-        }
-    }
+    list.extend(reference::edges(profile));
     list.sort_unstable();
     list.dedup();
     list
@@ -166,7 +152,7 @@ fn arguments(profile: &LinuxSeccomp) -> Vec<[u64; 6]> {
     list
 }
 
-/// Whether the kernel and berth's interpreter can run a program: known instructions, aligned loads, jumps inside, an end on
+/// Returns true if the kernel and berth's interpreter can run a program: known instructions, aligned loads, jumps inside, an end on
 /// each path.
 fn is_valid(program: &[[u8; 8]]) -> bool {
     let mut reached = vec![false; program.len() + 1];
