@@ -55,6 +55,7 @@ pub use self::{
     location::{Cgroup, Hierarchy, Manager},
     move_out::{MovedOut, move_out},
     oom::OomWatch,
+    processes::KILL_TIMEOUT,
     rootless::{Rights, Rootless},
     setup::Setup,
     snapshot::Snapshot,

@@ -30,8 +30,8 @@ use crate::{
 /// The number of pidfds that are open at once.
 const BATCH: usize = 256;
 
-/// How long SIGKILL is repeated for processes that still appear.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest time that SIGKILL is repeated for processes that still appear.
+pub const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Cgroup {
     /// The pids of the processes in the cgroup and below it, in ascending order.
@@ -97,7 +97,7 @@ fn members(cgroup: &Cgroup) -> Result<HashSet<i32>> {
 /// Sends SIGKILL on v1 until every process has got it. In hybrid mode `cgroup.kill` may have missed a process that is
 /// elsewhere in the v2 hierarchy.
 fn kill_by_freezing(cgroup: &Cgroup, until: Instant, sent: &mut HashSet<i32>) -> Result<()> {
-    let until = until.min(Instant::now() + PATIENCE);
+    let until = until.min(Instant::now() + KILL_TIMEOUT);
     loop {
         let before = sent.len();
         let froze = cgroup.freeze();

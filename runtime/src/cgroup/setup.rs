@@ -12,6 +12,7 @@ use super::{
     limits::Limits,
     location::{Cgroup, Driver, Hierarchy, OpenPlace},
     mkdir::NewDirs,
+    processes::KILL_TIMEOUT,
     sub_cgroups::SubCgroups,
     systemd::scope::Scope,
     tree, v1, v2,
@@ -21,11 +22,8 @@ use crate::{
     error::{Context, Error, Kind, Result},
 };
 
-/// Longest time that SIGKILL is repeated for processes that still appear in the cgroup of a failed container.
-const KILL_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A cgroup that is being set up for a container. Dropping it kills the processes in the cgroup
-/// and removes it, unless [`Setup::keep`] was called.
+/// A cgroup that is being set up for a container. Dropping it kills the processes in the cgroup and removes it, unless
+/// [`Setup::keep`] was called.
 pub struct Setup<'c> {
     cgroup: &'c Cgroup,
     limits: Limits,

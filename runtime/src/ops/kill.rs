@@ -6,20 +6,18 @@
 use std::{
     collections::HashSet,
     os::fd::{AsFd, BorrowedFd},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use crate::{
     Context, Error, Kind, Result,
+    cgroup::KILL_TIMEOUT,
     container::{init::not_running, state::Container},
     host::kernel,
 };
 
 /// The highest signal number (signal(7)).
 const MAX: i32 = 64;
-
-/// Longest time that SIGKILL is repeated for processes that still appear in the cgroup.
-const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sends a signal to init.
 ///
