@@ -94,8 +94,7 @@ pub fn child_timeout(plan: &Plan<'_>) -> Option<Duration> {
 }
 
 /// Returns the limit for a child that runs hooks with these timeouts. `None` if one of them has none.
-pub fn timeout_with(hooks: impl Iterator<Item = Option<Duration>>) -> Option<Duration> {
-    let mut hooks = hooks;
+pub fn timeout_with(mut hooks: impl Iterator<Item = Option<Duration>>) -> Option<Duration> {
     hooks.try_fold(CHILD_TIMEOUT, |sum, timeout| Some(sum.saturating_add(timeout?)))
 }
 
