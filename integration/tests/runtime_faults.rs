@@ -1,7 +1,7 @@
 //! Every system call fails once, and every system call is the last one. What is left is an error that names what failed, or
 //! the container of a run without the fault, and nothing else.
 //!
-//! `make test` runs the controls. `make faults` and `make kills` try all and write the figures into docs/security/matrices.md.
+//! `make test` tries a part. `make faults` and `make kills` try all and write the figures into docs/security/matrices.md.
 //! `SCENES=run,exec` picks operations; `ORDERS=EIO,child` picks errors and classes, and then no figures are written.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
@@ -41,25 +41,21 @@ fn sample(range: &Range, make: Make<'_>) {
 }
 
 #[test]
-#[ignore = "a sample: which calls it meets depends on the machine"]
 fn failing_calls_of_init_make_no_weaker_container() {
     sample(&Range::of_faults(&[Class::Child]).every(30), run());
 }
 
 #[test]
-#[ignore = "a sample: which calls it meets depends on the machine"]
 fn failing_calls_of_the_runtime_make_no_weaker_container() {
     sample(&Range::of_faults(&[Class::Parent]).every(60), run());
 }
 
 #[test]
-#[ignore = "a sample: which calls it meets depends on the machine"]
 fn runtime_that_is_killed_at_any_call_leaves_a_container_that_can_be_deleted() {
     sample(&Range::of_kills(&Class::ALL).every(15), run());
 }
 
 #[test]
-#[ignore = "a sample: which calls it meets depends on the machine"]
 fn container_whose_init_stands_still_can_be_deleted() {
     sample(&Range::of_holds().every(50), &|| Box::new(Held::run("faults-held", |bundle| bundle)));
 }

@@ -1,11 +1,12 @@
-//! What must hold after a fault: an error that names what failed, or the container of a run without the fault.
+//! The judgement of an outcome: after a fault the runtime must fail with an error that names the operation, or make the
+//! container of a run without the fault.
 
 use crate::{
     comparison::{Seen, differences},
     runtime::Output,
 };
 
-/// How a run with a fault ended, if nothing is wrong with it.
+/// The end of a run with a fault, if nothing is wrong with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     /// The runtime failed with an error.
@@ -100,7 +101,9 @@ pub fn unnamed(last: &str) -> Option<String> {
     if let Some(word) = UNEXPECTED.iter().find(|word| last.contains(**word)) {
         return Some(format!("says {word:?}: {last}"));
     }
-    (named < 3).then(|| format!("does not say what failed: {last}"))
+    // Two words are enough if one of them is a path: `exec /probe`.
+    let enough = if rest.contains(" /") { 2 } else { 3 };
+    (named < enough).then(|| format!("does not say what failed: {last}"))
 }
 
 /// Returns the differences of a container from the one without the fault, in one text, or `None`. A process may have

@@ -10,11 +10,11 @@ use std::{
 /// One tried order.
 #[derive(Debug)]
 pub struct Cell {
-    /// What the driver wrote.
+    /// The log of the driver.
     pub log: Log,
-    /// How it ended; `None` for a finding.
+    /// The outcome; `None` for a finding.
     pub outcome: Option<Outcome>,
-    /// What is wrong.
+    /// The faults of the outcome.
     pub findings: Vec<String>,
     /// The error or the warnings.
     pub said: String,
@@ -32,9 +32,9 @@ pub type Make<'a> = &'a (dyn Fn() -> Box<dyn Scene> + Sync);
 /// One action at the calls of one class: at `first`, and then at every `step`-th call.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
-    /// Whose calls.
+    /// The class of the calls.
     pub class: Class,
-    /// What happens.
+    /// The action.
     pub action: Action,
     /// The first call.
     pub first: usize,
@@ -97,7 +97,7 @@ impl Range {
     }
 }
 
-/// What came out of a range.
+/// The outcomes of a range.
 #[derive(Debug, Default)]
 pub struct Table {
     /// Number of orders by class and outcome; `None` are findings.

@@ -34,7 +34,7 @@ pub const ERRNOS: [Errno; 10] = [
 pub enum Class {
     /// The runtime or the shim, with all threads.
     Parent,
-    /// What the runtime clones, until it executes a program.
+    /// A process that the runtime clones, until it executes a program.
     Child,
 }
 
@@ -43,7 +43,7 @@ impl Class {
     pub const ALL: [Self; 2] = [Self::Parent, Self::Child];
 }
 
-/// What happens at the call.
+/// The action at the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Nothing; all calls are listed in the log.
@@ -59,7 +59,7 @@ pub enum Action {
 /// One order for the driver.
 #[derive(Clone, Copy, Debug)]
 pub struct Order {
-    /// What happens.
+    /// The action.
     pub action: Action,
     /// Whose calls are counted.
     pub class: Class,
@@ -150,14 +150,14 @@ pub fn possible(name: &str, errno: Errno) -> bool {
     !NEVER_FAIL.contains(&name) && only.is_none_or(|(_, errnos)| errnos.contains(&errno))
 }
 
-/// What the driver wrote about a run.
+/// The log of the driver about a run.
 #[derive(Clone, Debug, Default)]
 pub struct Log {
     /// The name of the call that the order came to, with its readable arguments. `None` if there were fewer calls.
     pub hit: Option<String>,
     /// The order came to a call that cannot fail so, and the call was left alone.
     pub spared: bool,
-    /// What the processes were doing when the bound had passed.
+    /// The calls that the processes were in when the bound had passed.
     pub hang: Option<String>,
     /// A process that was held when the runtime had ended.
     pub left: Option<String>,

@@ -66,8 +66,7 @@ signal stack for a thread; `delete --force` leaves nothing. *Findings*: all othe
 const TITLE: &str = "# Fault and kill matrices
 
 `berth-fault` follows the runtime and its children with ptrace(2) and counts their system calls. The tests
-`integration/tests/runtime_faults.rs` carry the matrices out; `make test` runs their controls alone. The tables have no
-rows before the first whole run.
+`integration/tests/runtime_faults.rs` carry out a part of both matrices in each run of `make test`.
 ";
 
 /// Writes the rows of `tables` into the page, and keeps its other rows.

@@ -31,11 +31,11 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// The exit status of the driver for a run that hangs.
 pub const HANGS: i32 = 124;
 
-/// What is known of a tracee.
+/// The state of a tracee.
 #[derive(Clone, Debug)]
 struct Tracee {
     class: Class,
-    /// What the call in flight becomes at its return.
+    /// The errno that replaces the result of the current call.
     answer: Option<Errno>,
     held: bool,
     /// The call in flight, for the message about a hang.
@@ -235,7 +235,7 @@ impl Tracer {
         let mut tracees = self.tracees.lock().unwrap();
         let Some(tracee) = tracees.get_mut(&pid.as_raw()) else { return Ok(()) };
         match self.order.action {
-            Action::Fail(errno) if !possible(&name, errno) || name == "close" && is_directory(pid, registers.rdi) => {
+            Action::Fail(errno) if !can_fail(pid, &name, &registers, errno) => {
                 drop(tracees);
                 self.say(&format!("spared {text}"));
             }
@@ -269,6 +269,16 @@ impl Tracer {
     fn finish(&self) {
         leave(&self.log, &self.tracees);
     }
+}
+
+/// Returns true if the kernel may answer this call with the error. A wait for a futex without a timeout never times out.
+fn can_fail(pid: Pid, name: &str, registers: &libc::user_regs_struct, errno: Errno) -> bool {
+    possible(name, errno)
+        && match name {
+            "close" => !is_directory(pid, registers.rdi),
+            "futex" => errno != Errno::ETIMEDOUT || registers.r10 != 0,
+            _ => true,
+        }
 }
 
 /// The close of a directory does not fail: no file system gives its directories a flush.

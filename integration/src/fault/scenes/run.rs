@@ -55,8 +55,9 @@ impl Scene for Run {
         let left = self.stage.runtime.residue_now();
         let began = seen.is_some();
         let wanted = matches!(order.action, Action::Fail(_) | Action::Count);
-        if let Some(seen) = &seen {
-            findings.extend(judge::weaker(seen, &self.clean));
+        // The fault that loses a part of the output is the only one.
+        if let Some(seen) = seen.filter(|_| !judge::lost_output(&out.stderr)) {
+            findings.extend(judge::weaker(&seen, &self.clean));
         }
         if let Some(hang) = &log.hang {
             findings.push(format!("hangs: {hang}"));
