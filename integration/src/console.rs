@@ -1,11 +1,16 @@
 //! The console socket, to which a runtime sends the master end of a container's terminal.
 
-use crate::wait::LONG;
+use crate::{
+    bundle::Bundle,
+    runtime::{Output, Runtime},
+    wait::LONG,
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
     pty, termios,
 };
+use serde_json::Value;
 use std::{
     fs::File,
     io::{IoSliceMut, Read, Write},
@@ -14,6 +19,20 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
+
+/// Creates and starts `c1` with a terminal, and returns the report that its probe prints there. Returns the output of a
+/// create that fails.
+pub fn report_on_terminal(runtime: &Runtime, bundle: &Bundle) -> Result<Value, Output> {
+    let console = ConsoleSocket::new(runtime.work());
+    let out = runtime.on("create", "c1", bundle).with(&["--console-socket", console.path()]).wait();
+    if out.code != 0 {
+        return Err(out);
+    }
+    let mut master = console.receive();
+    runtime.cmd(&["start", "c1"]).ok();
+    let text = master.read_all();
+    Ok(serde_json::from_str(text.trim()).unwrap_or_else(|e| panic!("{e}: {text:?}")))
+}
 
 /// A listening console socket.
 pub struct ConsoleSocket {

@@ -5,7 +5,12 @@
 
 use berth_init::defence::Defence;
 use berth_integration::{
-    attack::held_by, bundle::Bundle, console::ConsoleSocket, host_files::HostFiles, mounts, runtime::Runtime,
+    attack::held_by,
+    bundle::Bundle,
+    console::{ConsoleSocket, report_on_terminal},
+    host_files::HostFiles,
+    mounts,
+    runtime::Runtime,
 };
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use serde_json::{Value, json};
@@ -265,13 +270,7 @@ fn console_is_a_terminal_of_the_containers_own_devpts() {
         } else {
             bundle.mount("/dev/pts", "devpts", "devpts", &["newinstance", "ptmxmode=0666"])
         };
-        let console = ConsoleSocket::new(runtime.work());
-        let out = runtime.on("create", "c1", &bundle).with(&["--console-socket", console.path()]).wait();
-        if out.code == 0 {
-            let mut master = console.receive();
-            runtime.cmd(&["start", "c1"]).ok();
-            let text = master.read_all();
-            let report: Value = serde_json::from_str(text.trim()).unwrap_or_else(|e| panic!("{at}: {e}: {text:?}"));
+        if let Ok(report) = report_on_terminal(&runtime, &bundle) {
             assert_eq!(report["stat"]["/dev/console"]["rdev"][0], 136, "{at}: {report:#}");
         }
         runtime.cmd(&["delete", "--force", "c1"]).ok();

@@ -8,7 +8,7 @@
 use berth_integration::{
     bundle::Bundle,
     case::skipped_on_runc,
-    console::ConsoleSocket,
+    console::report_on_terminal,
     mounts,
     race::{Entry, Ground, Row, Swap, is_caught, mounts_stay_inside, naive, outcomes, rounds},
     runtime::{Runtime, until_executed},
@@ -391,17 +391,12 @@ fn swapped_console_paths_do_not_lead_to_files_of_the_host() {
             let bundle = if at == "dev/console" { bundle.file(at, "", 0o666) } else { bundle.dir(at, 0o755) };
             let _swapper = ground.swap(swap, false, &bundle.rootfs().join(at), to);
             for _ in 0..rounds() {
-                let console = ConsoleSocket::new(runtime.work());
-                let out = runtime.on("create", "c1", &bundle).with(&["--console-socket", console.path()]).wait();
-                if out.code == 0 {
-                    let mut master = console.receive();
-                    runtime.cmd(&["start", "c1"]).ok();
-                    let text = master.read_all();
-                    let report: Value = serde_json::from_str(text.trim()).unwrap_or_else(|e| panic!("{e}: {text:?}"));
-                    assert_eq!(mounts_stay_inside(&mounts::reported(&report)), None, "{at}, {swap:?}");
+                let seen = report_on_terminal(&runtime, &bundle);
+                if let Ok(report) = &seen {
+                    assert_eq!(mounts_stay_inside(&mounts::reported(report)), None, "{at}, {swap:?}");
                 }
                 runtime.cmd(&["delete", "--force", "c1"]).ok();
-                assert_eq!(ground.touched(), [""; 0], "{at}, {swap:?}: {out:#?}");
+                assert_eq!(ground.touched(), [""; 0], "{at}, {swap:?}: {seen:#?}");
             }
         }
     }
