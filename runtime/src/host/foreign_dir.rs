@@ -7,7 +7,7 @@
 use std::{
     collections::VecDeque,
     ffi::{OsStr, OsString},
-    fs::{self, File},
+    fs::File,
     hash::{BuildHasher, Hasher, RandomState},
     io::{self, Write},
     os::{
@@ -37,7 +37,7 @@ const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CL
 /// # Errors
 /// As open(2), write(2) and rename(2). The temporary file is then removed.
 pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    write_at(CWD, path, bytes, mode, |from, to| fs::rename(from, to))
+    write_at(CWD, path, bytes, mode)
 }
 
 /// As [`write_whole`], where other users may write to the directories of the path.
@@ -48,26 +48,19 @@ pub fn write_beside_others(path: &Path, bytes: &[u8], mode: u32) -> io::Result<(
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let parent = open(parent, DIRECTORY, Mode::empty())?;
     // The temporary file and its final name are in the same directory, whatever the path leads to by now.
-    let rename = |from: &Path, to: &Path| Ok(renameat(&parent, from, &parent, to)?);
-    write_at(parent.as_fd(), Path::new(file_name(path)?), bytes, mode, rename)
+    write_at(parent.as_fd(), Path::new(file_name(path)?), bytes, mode)
 }
 
 fn file_name(path: &Path) -> io::Result<&OsStr> {
     path.file_name().ok_or_else(|| io::ErrorKind::InvalidFilename.into())
 }
 
-fn write_at(
-    dir: BorrowedFd<'_>,
-    path: &Path,
-    bytes: &[u8],
-    mode: u32,
-    rename: impl FnOnce(&Path, &Path) -> io::Result<()>,
-) -> io::Result<()> {
+fn write_at(dir: BorrowedFd<'_>, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let temporary = path.with_file_name(temporary_name(file_name(path)?));
     // O_CREAT with O_EXCL follows no symbolic link (open(2)).
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let mut file = File::from(openat(dir, &temporary, flags, Mode::from_raw_mode(mode))?);
-    let written = file.write_all(bytes).and_then(|()| rename(&temporary, path));
+    let written = file.write_all(bytes).and_then(|()| Ok(renameat(dir, &temporary, dir, path)?));
     if written.is_err() {
         let _ = unlinkat(dir, &temporary, AtFlags::empty()); // the first error is reported
     }
@@ -172,7 +165,10 @@ fn is_proc(link: &OwnedFd) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::{
+        fs,
+        os::unix::fs::{PermissionsExt, symlink},
+    };
 
     use super::*;
 
