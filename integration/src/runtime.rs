@@ -463,17 +463,15 @@ fn inherit(command: &mut Command, fds: Vec<(i32, OwnedFd)>) {
     if fds.is_empty() {
         return;
     }
-    // SAFETY: between fork and exec only dup2 and fcntl are called, which are async-signal-safe; the descriptors live in the
-    // closure.
+    // Above all numbers that are asked for, so that no copy replaces another one's original.
+    let above = fds.iter().map(|(number, _)| number + 1).max().unwrap_or_default();
+    let copy = |(number, fd): (i32, OwnedFd)| (number, rustix::io::fcntl_dupfd_cloexec(fd, above).unwrap());
+    let fds: Vec<_> = fds.into_iter().map(copy).collect();
+    // SAFETY: between fork and exec only dup2 is called, which is async-signal-safe; the descriptors live in the closure.
     unsafe {
         command.pre_exec(move || {
             for (number, fd) in &fds {
-                let failed = if fd.as_raw_fd() == *number {
-                    libc::fcntl(*number, libc::F_SETFD, 0) < 0
-                } else {
-                    libc::dup2(fd.as_raw_fd(), *number) < 0
-                };
-                if failed {
+                if libc::dup2(fd.as_raw_fd(), *number) < 0 {
                     return Err(std::io::Error::last_os_error());
                 }
             }
