@@ -13,7 +13,7 @@ pub fn documents(text: &[u8]) -> [Option<String>; 4] {
     [index(text), manifest(text), items(text), config.map(|config| format!("{config:?}"))]
 }
 
-/// Whether a text is JSON at all.
+/// Returns true if a text is JSON.
 pub fn is_json(text: &[u8]) -> bool {
     serde_json::from_slice::<Value>(text).is_ok()
 }

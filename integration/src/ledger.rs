@@ -121,7 +121,7 @@ mod tests {
         names.split(',').map(str::trim).filter(|name| !name.is_empty()).collect()
     }
 
-    /// What the source of a control has to name.
+    /// The words that the source of a control must have.
     fn needed(kind: &str) -> Vec<String> {
         match kind {
             "runc 1.1.5" => vec!["Runtime::faulty(".into()],

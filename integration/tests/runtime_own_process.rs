@@ -56,7 +56,7 @@ fn results(out: &Output) -> Vec<i64> {
 /// `PR_SET_MDWE` of the runtime must not reach a payload: just-in-time compilers need such memory.
 #[test]
 fn payload_may_make_memory_executable_and_the_runtime_may_not() {
-    /// What a kernel without the call answers (`PR_GET_MDWE`: Linux 6.3).
+    /// The answer of a kernel without the call (`PR_GET_MDWE`: Linux 6.3).
     const REFUSED: i64 = -(libc::EINVAL as i64);
     let [get, set] = ["66,0,0,0,0", "65,3,0,0,0"].map(|call| format!("{}:{call}", libc::SYS_prctl));
     let runtime = Runtime::new("mdwe");

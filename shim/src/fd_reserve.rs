@@ -21,7 +21,7 @@ const WORK_FDS: usize = 6;
 const CONNECTION_FDS: usize = 4;
 /// Descriptors are scarce when fewer than this many are left.
 const LOW_WATER: u64 = 16;
-/// How long an urgent operation waits until another one has given the reserve back. A longer wait would stop the event
+/// The time that an urgent operation waits for another one to return the reserve. A longer wait would stop the event
 /// loop, where the operation runs if there is no thread.
 const TURN_TIMEOUT: Duration = Duration::from_secs(1);
 

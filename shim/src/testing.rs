@@ -32,7 +32,7 @@ impl Choices {
         choice
     }
 
-    /// Whether the run has left the choices of the one before: from here on, a state that was seen needs no second look.
+    /// True if the run has left the choices of the one before. From here on, a state that was seen needs no second look.
     pub fn is_new(&self) -> bool {
         self.at == self.path.len()
     }

@@ -75,7 +75,7 @@ fn packages() -> Vec<[String; 4]> {
     list.map(|package| ["name", "version", "license", "source"].map(|key| text(package, key))).collect()
 }
 
-/// Whether an SPDX expression can be fulfilled by allowed licences.
+/// Returns true if allowed licences fulfil an SPDX expression.
 fn is_allowed(expression: &str) -> bool {
     let expression = expression.replace(['(', ')'], "").replace('/', " OR ");
     // No expression in the tree has an OR outside of parentheses beside an AND.

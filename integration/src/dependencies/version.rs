@@ -11,7 +11,7 @@ pub fn parse(text: &str) -> Version {
     (next(), next(), next(), is_release)
 }
 
-/// Whether a version fulfils a requirement, all of whose parts between commas must hold.
+/// Returns true if a version fulfils all parts of a requirement, which has commas between them.
 pub fn fulfils(version: Version, requirement: &str) -> bool {
     requirement.split(',').map(str::trim).all(|part| {
         let digits = part.find(|c: char| c.is_ascii_digit()).expect("a version in a requirement");

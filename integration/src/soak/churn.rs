@@ -26,7 +26,7 @@ const AT_ONCE: usize = 10;
 /// The number of pods between two kills of containerd.
 const RESTART_EVERY: usize = 50;
 
-/// What happens to a pod.
+/// The end of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     /// A container exits by itself, and execs succeed and fail.

@@ -69,7 +69,7 @@ impl Host {
         places.into_iter().find(|place| fs::metadata(self.path(place)).is_ok_and(|data| data.is_file()))
     }
 
-    /// What `PROGRAM ARGUMENT` prints; `None` on another host, or if the program fails.
+    /// Returns the output of `PROGRAM ARGUMENT`; `None` on another host, or if the program fails.
     pub fn output(&self, program: &str, argument: &str) -> Option<String> {
         let path = self.program(program).filter(|_| self.is_own())?;
         let out = Command::new(path).arg(argument).output().ok()?;

@@ -169,7 +169,7 @@ fn has_magic(point: &Path, magic: i64) -> bool {
     rustix::fs::statfs(point).is_ok_and(|fs| fs.f_type == magic)
 }
 
-/// Whether a file system of this type is mounted at `point` from its root. `None` if the kernel does not say.
+/// Returns true if a file system of this type is mounted at `point` from its root. `None` if the kernel does not say.
 fn is_root_of(point: &Path, magic: i64) -> Option<bool> {
     let root = || Ok(rustix::fs::statfs(point)?.f_type == magic && rustix::fs::lstat(point)?.st_ino == ROOT_INODE);
     match root() {

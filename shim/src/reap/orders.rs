@@ -89,7 +89,7 @@ impl Spawn {
         self.step >= 2 && !self.exited
     }
 
-    /// Whether the next step can be made: an owner reaps only what has exited.
+    /// Returns true if the next step can be made: an owner reaps only processes that have exited.
     fn is_ready(&self) -> bool {
         let reaps = if self.fault == Fault::Fails { 2 } else { 4 };
         self.step < Self::STEPS && (self.step != reaps || self.exited)

@@ -13,7 +13,7 @@ use rustix::net::{
 
 use crate::input::Input;
 
-/// Whether the protocol has this message.
+/// Returns true if the protocol has this message.
 fn is_message(bytes: &[u8]) -> bool {
     let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
     bytes.len() == LEN

@@ -374,7 +374,7 @@ impl Driver {
         (Vec::new(), Vec::new())
     }
 
-    /// What clients see, and the laws of the events.
+    /// Checks the state that clients see, and the laws of the events.
     fn check(&self) {
         let Self { state, model, events, .. } = self;
         assert_eq!(kind(state.status()), model.status(), "{model:?}");

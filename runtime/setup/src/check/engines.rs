@@ -105,7 +105,7 @@ fn judge(host: &Host, handler: &Handler, all: &[Handler], version: i64) -> Findi
     Finding::ok(AREA, &name, found)
 }
 
-/// Whether an engine other than containerd is there, and knows berth.
+/// Judges an engine other than containerd: its presence, and its knowledge of berth.
 fn registered(host: &Host, engine: Engine) -> Finding {
     if !engine.is_present(host) {
         return Finding::absent(AREA, engine.name(), "not installed");
@@ -123,7 +123,7 @@ fn registered(host: &Host, engine: Engine) -> Finding {
     }
 }
 
-/// Whether the engine's files name one of berth's programs as a runtime.
+/// Returns true if the engine's files name one of berth's programs as a runtime.
 fn runtimes(host: &Host, engine: Engine) -> Result<bool, String> {
     let names = |text: &str| {
         text.contains("/berth\"")

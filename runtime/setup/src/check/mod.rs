@@ -37,11 +37,11 @@ pub struct Finding {
     pub name: String,
     /// The verdict.
     pub status: Status,
-    /// What is there.
+    /// The thing that was found.
     pub found: String,
     /// Why it matters; empty if all is well.
     pub why: String,
-    /// What to do; empty if all is well.
+    /// The remedy; empty if all is well.
     pub todo: String,
 }
 
@@ -73,7 +73,7 @@ impl Finding {
     }
 }
 
-/// Who asks: root needs no user namespaces, an ordinary user needs them for each container.
+/// The caller: root needs no user namespaces, and an ordinary user needs them for each container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
     /// Root of the host or of a user namespace.
