@@ -40,6 +40,9 @@ fn list(pointer: &'static str, path: &'static str) -> impl Fn(Bundle) -> Bundle 
 /// Runs the rows, and fails with all faults.
 #[track_caller]
 fn all_hold(test: &str, rows: &[Row]) {
+    if skipped_on_runc(test, "a lost race must fail this runtime's tests alone") {
+        return;
+    }
     let mut faults = vec![];
     for row in rows {
         let outcomes = outcomes(&Runtime::new(test), row);
@@ -369,9 +372,7 @@ const BOUND_FROM_A_MOUNT: Row = Row {
 
 #[test]
 fn swapped_bind_source_below_a_mount_shows_nothing_of_the_host() {
-    if !skipped_on_runc("sources below an earlier mount", "it follows their links to the host") {
-        all_hold("swap-inside", &[BOUND_FROM_A_MOUNT]);
-    }
+    all_hold("swap-inside", &[BOUND_FROM_A_MOUNT]);
 }
 
 /// CVE-2025-52565: the terminal is one of the container's devpts, whatever /dev/pts and /dev/console are at the moment.
