@@ -3,7 +3,7 @@
 
 use super::Table;
 use crate::{
-    containerd::Containerd,
+    containerd::{Containerd, Runtime},
     pod::{container_config, parse, pod_config},
     procs,
     wait::{LONG, until_true},
@@ -118,7 +118,8 @@ pub fn soak(containerd: &Containerd, pods: usize, parts: usize) -> Table {
     table
 }
 
-/// Runs the pods up to number `to`, and kills containerd now and then.
+/// Runs the pods up to number `to`, and kills containerd now and then. With runc's shim containerd lives on, since exits are
+/// lost between the two.
 fn churn(containerd: &Containerd, tally: &Tally, to: usize) {
     let from = tally.next.load(Ordering::Relaxed);
     thread::scope(|scope| {
@@ -138,7 +139,7 @@ fn churn(containerd: &Containerd, tally: &Tally, to: usize) {
             .collect();
         let mut kill_at = from + (to - from).min(RESTART_EVERY) / 2;
         while workers.iter().any(|worker| !worker.is_finished()) {
-            if tally.done.load(Ordering::Relaxed) >= kill_at {
+            if tally.done.load(Ordering::Relaxed) >= kill_at && containerd.runtime != Runtime::Runc {
                 count(&tally.restarts);
                 containerd.kill();
                 containerd.launch();
