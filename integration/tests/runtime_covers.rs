@@ -189,3 +189,57 @@ fn bind_mount_of_the_root_can_be_masked_or_read_only() {
     assert_eq!((&said[1]["write"]["/new"], &said[2]["list"]["/hidden"]), (&json!(0), &json!([])));
     runtime.assert_clean("the root elsewhere");
 }
+
+/// Another process may rename a directory above a mount while the container is created, here a hook.
+#[test]
+fn paths_in_a_mount_are_covered_after_its_directory_is_moved() {
+    if skipped_on_runc("covers of a moved mount", "it looks for them below the directory of that name") {
+        return;
+    }
+    let runtime = Runtime::new("cover-moved");
+    let words = ["report", "read=/away/self/mountinfo", "read=/away/keys", "list=/far/firmware"];
+    let bundle = Bundle::probe(&words).dir("proc", 0o755).dir("sys", 0o755).dir("bound", 0o755);
+    let source = runtime.work().join("source");
+    std::fs::create_dir_all(&source).unwrap();
+    std::fs::write(source.join("file"), "secret").unwrap();
+    let moves = "mv proc away && mv sys far && mv bound gone && mkdir proc sys bound && echo decoy > bound/file";
+    let script = format!("cd {} && {moves}", bundle.rootfs().display());
+    let bundle = bundle
+        .mount("/bound", "bind", source.to_str().unwrap(), &["bind"])
+        .set("/linux/maskedPaths", json!(["/proc/keys", "/sys/firmware", "/bound/file", "/proc/none"]))
+        .set("/hooks", json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]}));
+    let said = lines(&runtime.run("c1", &bundle).ok().stdout);
+    let table = mounts::parse(said[0]["read"]["/away/self/mountinfo"].as_str().unwrap());
+    for path in ["/away/keys", "/far/firmware", "/gone/file", "/away/sys", "/away/irq"] {
+        assert!(mounts::at(&table, path).is_some_and(|mount| mount.has("ro")), "{path}: {table:#?}");
+    }
+    assert_eq!((&said[0]["read"]["/away/keys"], &said[0]["list"]["/far/firmware"]), (&json!(""), &json!([])));
+    runtime.assert_clean("covers of moved mounts");
+}
+
+/// A path may lead out of its mount, or to a mount that covers it: the process's view counts.
+#[test]
+fn paths_are_covered_where_the_process_finds_them() {
+    let runtime = Runtime::new("cover-view");
+    let (below, above) = (runtime.work().join("below"), runtime.work().join("above"));
+    for dir in [&below, &above] {
+        std::fs::create_dir_all(dir.join("sub")).unwrap();
+        std::fs::write(dir.join("file"), "secret").unwrap();
+        std::fs::write(dir.join("sub/file"), "secret").unwrap();
+    }
+    std::os::unix::fs::symlink("/etc/other", above.join("out")).unwrap();
+    let names = ["/v/file", "/v/out", "/v/sub/file", "/w/sub/file", "/w/file"];
+    let words: Vec<_> = names.iter().map(|name| format!("read={name}")).collect();
+    let words: Vec<_> = ["report", "read=/etc/other"].into_iter().chain(words.iter().map(String::as_str)).collect();
+    let bind = |bundle: Bundle, at, from: &std::path::Path| bundle.mount(at, "bind", from.to_str().unwrap(), &["bind"]);
+    let bundle = Bundle::probe(&words).file("etc/other", "secret", 0o644).dir("v", 0o755).link("alias", "v");
+    let bundle = bind(bind(bind(bundle, "/v", &below), "/alias", &above), "/w", &below);
+    // The read-only bind mount of /w hides the mount that config.json names.
+    let bundle =
+        bundle.set("/linux/maskedPaths", json!(names)).set("/linux/readonlyPaths", json!(["/w/sub", "/w", "/w/file"]));
+    let said = lines(&runtime.run("c1", &bundle).ok().stdout);
+    for name in names.iter().chain(&["/etc/other"]) {
+        assert_eq!(said[0]["read"][name], "", "{name}: {}", said[0]);
+    }
+    runtime.assert_clean("covers");
+}

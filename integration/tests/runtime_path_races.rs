@@ -146,17 +146,29 @@ fn differs(report: &Value, path: &str, text: &str) -> Option<String> {
     (read != text).then(|| format!("{path} is {read:?}"))
 }
 
-/// CVE-2019-19921, CVE-2023-27561, CVE-2025-52881: what the runtime writes to procfs.
+/// Returns a path in the entry that is not covered. The kernel lists a mount at the place of the moment. The swapper may
+/// have removed the directory, and the kernel the mount with it.
+fn bare(report: &Value, fs: &str, name: &str, cover: &str) -> Option<String> {
+    let table = report["mountinfo"].is_array().then(|| mounts::reported(report))?;
+    table.iter().find(|mount| mount.fs == fs && mount.root == "/")?;
+    let at = |name: &str| mounts::at(&table, &format!("/{name}/{cover}")).is_some_and(|mount| mount.has("ro"));
+    let covered = at(name) || at(&format!(".beside-{name}"));
+    (!covered).then(|| format!("{cover} is not covered"))
+}
+
+/// CVE-2019-19921, CVE-2023-27561, CVE-2025-52881: what the runtime writes to procfs, and what it covers there.
 const PROC_AND_SYS: &[Row] = &[
     Row {
         name: "/proc",
         entry: Entry::RootDirectory("proc"),
         to: "",
-        report: &["read=/proc/sys/net/ipv4/ip_forward"],
+        report: &["read=/proc/sys/net/ipv4/ip_forward", "read=/proc/keys"],
         set: |b| b.set("/linux/sysctl", json!({"net.ipv4.ip_forward": "1"})),
-        // The masks are not among them: docs/security/threat-model.md says what they need.
         fault: |report| {
-            elsewhere(report, "proc", "proc").or_else(|| differs(report, "/proc/sys/net/ipv4/ip_forward", "1"))
+            elsewhere(report, "proc", "proc")
+                .or_else(|| differs(report, "/proc/sys/net/ipv4/ip_forward", "1"))
+                .or_else(|| differs(report, "/proc/keys", ""))
+                .or_else(|| ["keys", "sys", "irq"].iter().find_map(|cover| bare(report, "proc", "proc", cover)))
         },
         naive: naive::mounts,
     },
@@ -165,8 +177,15 @@ const PROC_AND_SYS: &[Row] = &[
         entry: Entry::RootDirectory("sys"),
         to: "sys",
         report: &[],
-        set: |b| b,
-        fault: |report| elsewhere(report, "sysfs", "sys"),
+        set: |b| {
+            b.unmount("/sys").mount("/sys", "sysfs", "sysfs", &[]).mount("/sys", "", "", &["remount", "bind", "ro"])
+        },
+        fault: |report| {
+            let writable = |mount: &mounts::Mount| mount.fs == "sysfs" && !mount.has("ro");
+            let table = report["mountinfo"].is_array().then(|| mounts::reported(report));
+            let writable = table.iter().flatten().find(|mount| writable(mount)).map(|mount| format!("{mount:?}"));
+            writable.or_else(|| elsewhere(report, "sysfs", "sys")).or_else(|| bare(report, "sysfs", "sys", "firmware"))
+        },
         naive: naive::mounts,
     },
 ];

@@ -1,21 +1,22 @@
 //! `linux.maskedPaths` and `linux.readonlyPaths`.
 //!
-//! Each path is resolved once, inside the root, and the file that it leads to is covered. The root itself cannot be
-//! covered: the kernel looks paths up below a mount on the root, not in it.
+//! A path in a mount of the plan is resolved from the mount itself, so that a directory above the mount that another
+//! process renames changes nothing. Any other path is resolved once inside the root. The file that the path leads to is
+//! covered. The root itself cannot be covered: the kernel looks paths up below a mount on the root, not in it.
 
 use core::ffi::CStr;
 
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
     fs::{self, AtFlags, FileType, Mode, OFlags, Stat, StatxFlags},
-    io::{Errno, Result as SysResult},
+    io::{Errno, Result as SysResult, fcntl_dupfd_cloexec},
 };
 
 use crate::{
     error::{At, Result, refusal},
     mount::{MOUNT_ATTR_RDONLY, clone_of, create, move_onto},
     path,
-    plan::{FsOption, Rootfs},
+    plan::{Cover, FsOption, Mount, Rootfs, Within},
     sys,
     wire::Step,
 };
@@ -31,22 +32,72 @@ pub(crate) fn all(rootfs: &Rootfs<'_>, host_root: BorrowedFd<'_>) -> Result<()> 
     if rootfs.readonly_paths.is_empty() && rootfs.masked_paths.is_empty() {
         return Ok(());
     }
-    let root = Root { fd: rootfs.tree, stat: fs::fstat(rootfs.tree).at(Step::EnterRoot)? };
-    for (n, &path) in rootfs.readonly_paths.iter().enumerate() {
-        make_readonly(&root, path).at_index(Step::ReadonlyPath, n)?;
+    let mut root = Root {
+        fd: rootfs.tree,
+        stat: fs::fstat(rootfs.tree).at(Step::EnterRoot)?,
+        mounts: rootfs.mounts,
+        in_place: None,
+    };
+    for (n, path) in rootfs.readonly_paths.iter().enumerate() {
+        for found in root.find(path).at_index(Step::ReadonlyPath, n)?.iter().flatten() {
+            make_readonly(&root, found).at_index(Step::ReadonlyPath, n)?;
+        }
     }
-    mask_all(&root, host_root, rootfs)
+    mask_all(&mut root, host_root, rootfs)
 }
 
-/// The root of the tree, with its stat(2).
+/// The root of the tree, with its stat(2) and its mounts.
 struct Root<'a> {
     fd: BorrowedFd<'a>,
     stat: Stat,
+    mounts: &'a [Mount<'a>],
+    /// The mount that the last path lies in, if the mount's target led to it.
+    in_place: Option<usize>,
 }
 
 impl Root<'_> {
-    /// Resolves `path` inside the root. Returns `None` if no file is there: a missing path needs no cover.
-    fn find(&self, path: &CStr) -> SysResult<Option<Found>> {
+    /// Resolves a path. It leads to two files if it lies in a mount that another mount covers. A missing file needs no
+    /// cover.
+    fn find(&mut self, cover: &Cover<'_>) -> SysResult<[Option<Found>; 2]> {
+        let (within, in_place) = match cover.within {
+            Some(within) => self.find_within(within)?,
+            None => (None, false),
+        };
+        // The next path may lie below the cover of a mount's root.
+        self.in_place = cover.within.filter(|within| in_place && !within.rest.is_empty()).map(|within| within.mount);
+        Ok([within, if in_place { None } else { self.find_from_root(cover.path)? }])
+    }
+
+    /// Resolves a path from its mount. Also returns whether the path leads there from the root as well.
+    fn find_within(&self, Within { mount: n, rest }: Within<'_>) -> SysResult<(Option<Found>, bool)> {
+        let Some(mount) = self.mounts.get(n) else { return Ok((None, false)) };
+        let find = |tree: BorrowedFd<'_>| {
+            let in_place = self.in_place == Some(n) || self.leads_to(mount.target, tree)?;
+            let at = if rest.is_empty() { fcntl_dupfd_cloexec(tree, 0) } else { path::open_beneath(tree, rest) };
+            match at {
+                Ok(at) => {
+                    let directory = is_directory(&fs::fstat(&at)?);
+                    Ok((Some(Found { at, root: false, directory }), in_place))
+                }
+                Err(Errno::NOENT | Errno::NOTDIR) => Ok((None, in_place)),
+                // A link leads out of the mount.
+                Err(Errno::XDEV) => Ok((None, false)),
+                Err(e) => Err(e),
+            }
+        };
+        mount.with_attached(find).unwrap_or(Ok((None, false)))
+    }
+
+    /// Returns whether `target` leads to the mount `tree`.
+    fn leads_to(&self, target: &CStr, tree: BorrowedFd<'_>) -> SysResult<bool> {
+        match path::open(self.fd, target, OFlags::PATH) {
+            Ok(there) => Ok(mount_id(there.as_fd())? == mount_id(tree)?),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Resolves `path` inside the root.
+    fn find_from_root(&self, path: &CStr) -> SysResult<Option<Found>> {
         let at = match path::open(self.fd, path, OFlags::PATH) {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
             other => other?,
@@ -55,9 +106,12 @@ impl Root<'_> {
         // A bind mount of the root's directory has the same inode but another mount, and can be covered.
         let same = (stat.st_dev, stat.st_ino) == (self.stat.st_dev, self.stat.st_ino);
         let root = same && mount_id(at.as_fd())? == mount_id(self.fd)?;
-        let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        Ok(Some(Found { at, root, directory }))
+        Ok(Some(Found { at, root, directory: is_directory(&stat) }))
     }
+}
+
+fn is_directory(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
 /// The file that a path leads to.
@@ -74,8 +128,7 @@ fn mount_id(fd: BorrowedFd<'_>) -> SysResult<u64> {
 
 /// Covers a path with a read-only bind mount of itself. The mount is read-only before it is attached, and the path is
 /// resolved once (GHSA-3q8j-pf29-vwv8). If the path leads to the root, the root itself becomes read-only.
-fn make_readonly(root: &Root<'_>, path: &CStr) -> SysResult<()> {
-    let Some(found) = root.find(path)? else { return Ok(()) };
+fn make_readonly(root: &Root<'_>, found: &Found) -> SysResult<()> {
     if found.root {
         return sys::mount_setattr(root.fd, false, MOUNT_ATTR_RDONLY, 0, 0);
     }
@@ -86,7 +139,7 @@ fn make_readonly(root: &Root<'_>, path: &CStr) -> SysResult<()> {
 
 /// Masks files with the host's own null device, never with one that the image brought (CVE-2025-31133), and
 /// directories with one empty read-only tmpfs for all of them.
-fn mask_all(root: &Root<'_>, host_root: BorrowedFd<'_>, rootfs: &Rootfs<'_>) -> Result<()> {
+fn mask_all(root: &mut Root<'_>, host_root: BorrowedFd<'_>, rootfs: &Rootfs<'_>) -> Result<()> {
     if rootfs.masked_paths.is_empty() {
         return Ok(());
     }
@@ -97,12 +150,13 @@ fn mask_all(root: &Root<'_>, host_root: BorrowedFd<'_>, rootfs: &Rootfs<'_>) -> 
         return Err(Errno::NODEV).at_index(Step::MaskedPath, NULL_DEVICE);
     }
     let mut masks = Masks { null, file: None, directory: None, options: rootfs.mask_options };
-    for (n, &path) in rootfs.masked_paths.iter().enumerate() {
-        let Some(found) = root.find(path).at_index(Step::MaskedPath, n)? else { continue };
-        if found.root {
-            return Err(refusal(Step::MaskedPath, n));
+    for (n, path) in rootfs.masked_paths.iter().enumerate() {
+        for found in root.find(path).at_index(Step::MaskedPath, n)?.iter().flatten() {
+            if found.root {
+                return Err(refusal(Step::MaskedPath, n));
+            }
+            masks.attach(found.at.as_fd(), found.directory).at_index(Step::MaskedPath, n)?;
         }
-        masks.attach(found.at.as_fd(), found.directory).at_index(Step::MaskedPath, n)?;
     }
     Ok(())
 }

@@ -51,6 +51,14 @@ pub fn open_without_links(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd> 
     resolve(root, path, OFlags::PATH | OFlags::DIRECTORY, IN_ROOT | ResolveFlags::NO_SYMLINKS)
 }
 
+/// Opens `path` (`O_PATH`), which is relative, below the directory `dir`.
+///
+/// # Errors
+/// `EXDEV` if the path leads out of the directory; as openat2(2).
+pub fn open_beneath(dir: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd> {
+    resolve(dir, path, OFlags::PATH, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)
+}
+
 /// openat2(2) with `O_CLOEXEC`.
 fn resolve(root: BorrowedFd<'_>, path: &CStr, flags: OFlags, how: ResolveFlags) -> Result<OwnedFd> {
     let (path, how) = match Defence::InRoot.stands() {

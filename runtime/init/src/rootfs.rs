@@ -48,8 +48,8 @@ pub fn build(
     let caller_umask = rustix::process::umask(Mode::empty());
     let host_root = attach_rootfs(rootfs)?;
     let root = rootfs.tree;
-    for (n, mount) in rootfs.mounts.iter().enumerate() {
-        attach(root, mount, n, Some(report), None)?;
+    for n in 0..rootfs.mounts.len() {
+        attach(root, rootfs.mounts, n, Some(report), None)?;
     }
     for (n, node) in rootfs.devices.iter().enumerate() {
         device::make(root, node, None).at_index(Step::Device, n)?;
@@ -80,6 +80,7 @@ pub fn enter(rootfs: &Rootfs<'_>, host: Option<HostTree>) -> Result<()> {
     path::open_or_make(root, rootfs.cwd, Target::Directory, None).at(Step::MakeCwd)?;
     make_readonly(rootfs.mounts)?;
     cover::all(rootfs, host_root.as_fd())?;
+    rootfs.mounts.iter().for_each(|mount| drop(mount.attached.take()));
     if rootfs.readonly {
         sys::mount_setattr(root, false, MOUNT_ATTR_RDONLY, 0, 0).at(Step::RootReadonly)?;
     }
@@ -136,11 +137,12 @@ fn make_mount_private(path: &CStr) -> SysResult<()> {
 /// [`make_readonly`].
 pub fn attach(
     root: BorrowedFd<'_>,
-    mount: &Mount<'_>,
+    mounts: &[Mount<'_>],
     n: usize,
     report: Option<&Report<'_>>,
     owner: Owner,
 ) -> Result<()> {
+    let Some(mount) = mounts.get(n) else { return Ok(()) };
     match &mount.source {
         Source::Link { to } => link(root, mount.target, to, owner).at_index(Step::MountTarget, n),
         Source::RootBind(bind) => bind_from_root(root, mount, bind, n, (report, owner)),
@@ -148,11 +150,8 @@ pub fn attach(
             let (target, _) = find_target(root, mount, target_for(*directory), n, owner)?;
             let clone = if mount.reclone { reclone(*fd).at_index(Step::MountAttach, n)? } else { None };
             attach_tree(clone.as_ref().map_or(*fd, AsFd::as_fd), target.as_fd(), mount, n)?;
-            if mount.readonly_at_end {
-                let tree = clone.map_or_else(|| rustix::io::fcntl_dupfd_cloexec(fd, 0), Ok);
-                mount.attached.set(Some(tree.at_index(Step::MountAttach, n)?));
-            }
-            Ok(())
+            let tree = || clone.map_or_else(|| rustix::io::fcntl_dupfd_cloexec(fd, 0), Ok);
+            keep(mount, tree).at_index(Step::MountAttach, n)
         }
         Source::Fs { fstype, options, attributes, relabel, target_mode } => {
             let (target, mode) = find_target(root, mount, Target::Directory, n, owner)?;
@@ -162,17 +161,27 @@ pub fn attach(
                 set_label(tree.as_fd(), label).at_index(Step::MountLabel, n)?;
             }
             attach_tree(tree.as_fd(), target.as_fd(), mount, n)?;
-            if mount.readonly_at_end {
-                mount.attached.set(Some(tree));
-            }
-            Ok(())
+            keep(mount, || Ok(tree)).at_index(Step::MountAttach, n)
         }
-        Source::Remount { flags, data } => {
-            let target = path::open(root, mount.target, OFlags::PATH).at_index(Step::MountTarget, n)?;
-            mount::remount(target.as_fd(), *flags, data).at_index(Step::MountAttach, n)?;
-            propagate(target.as_fd(), mount, n)
+        Source::Remount { of, flags, data } => {
+            let again = |target: BorrowedFd<'_>| {
+                mount::remount(target, *flags, data).at_index(Step::MountAttach, n)?;
+                propagate(target, mount, n)
+            };
+            match of.and_then(|of| mounts.get(of)?.with_attached(again)) {
+                Some(done) => done,
+                None => again(path::open(root, mount.target, OFlags::PATH).at_index(Step::MountTarget, n)?.as_fd()),
+            }
         }
     }
+}
+
+/// Keeps the attached mount for the steps that need it.
+fn keep(mount: &Mount<'_>, tree: impl FnOnce() -> SysResult<OwnedFd>) -> SysResult<()> {
+    if mount.readonly_at_end || mount.kept.get() {
+        mount.attached.set(Some(tree()?));
+    }
+    Ok(())
 }
 
 /// Makes the mounts read-only that wait for it. It uses the fds by which they were attached: their paths may lead
@@ -180,7 +189,12 @@ pub fn attach(
 pub fn make_readonly(mounts: &[Mount<'_>]) -> Result<()> {
     for (n, mount) in mounts.iter().enumerate() {
         let Some(tree) = mount.attached.take() else { continue };
-        sys::mount_setattr(tree.as_fd(), false, MOUNT_ATTR_RDONLY, 0, 0).at_index(Step::MountAttach, n)?;
+        if mount.readonly_at_end {
+            sys::mount_setattr(tree.as_fd(), false, MOUNT_ATTR_RDONLY, 0, 0).at_index(Step::MountAttach, n)?;
+        }
+        if mount.kept.get() {
+            mount.attached.set(Some(tree));
+        }
     }
     Ok(())
 }
@@ -232,7 +246,8 @@ fn bind_from_root(
         mapped.at_index(Step::MountSource, n)?;
     }
     let (target, _) = find_target(root, mount, target_for(directory), n, owner)?;
-    attach_tree(tree.as_fd(), target.as_fd(), mount, n)
+    attach_tree(tree.as_fd(), target.as_fd(), mount, n)?;
+    keep(mount, || Ok(tree)).at_index(Step::MountAttach, n)
 }
 
 /// Sets the propagation of an attached mount.

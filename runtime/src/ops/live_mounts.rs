@@ -67,8 +67,8 @@ pub fn add(container: &Container, mounts: &[Mount]) -> Result<()> {
     opened.run_inside(list, |root, list| {
         // With umask 0 the processes inside may enter the new directories, regardless of the caller's umask.
         let _umask = Umask::set(0).context("unshare the umask")?;
-        let attach = |(n, mount)| rootfs::attach(root, mount, n, None, owner).map_err(|failure| (n, failure));
-        let attached = list.iter().enumerate().try_for_each(attach);
+        let attach = |n| rootfs::attach(root, list, n, None, owner).map_err(|failure| (n, failure));
+        let attached = (0..list.len()).try_for_each(attach);
         attached.and_then(|()| rootfs::make_readonly(list).map_err(|failure| (list.len(), failure))).map_err(
             |(n, failure)| {
                 for done in list.iter().take(n).rev() {

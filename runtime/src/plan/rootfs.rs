@@ -1,7 +1,6 @@
 //! Plans the root file system: its tree, its mounts, its devices, and its masked and read-only paths.
 
 use std::{
-    collections::HashSet,
     ffi::CStr,
     os::fd::{AsFd, OwnedFd},
     path::Path,
@@ -81,8 +80,13 @@ impl<'a> Sources<'_, 'a> {
             devices: arena.list(devices.made),
             dev_links: devices.links,
             console: payload.terminal() == Some(true),
-            readonly_paths: paths(arena, linux.readonly_paths().as_deref(), "linux.readonlyPaths")?,
-            masked_paths: paths(arena, linux.masked_paths().as_deref(), "linux.maskedPaths")?,
+            readonly_paths: mount::covers(
+                arena,
+                mounts.list,
+                linux.readonly_paths().as_deref(),
+                "linux.readonlyPaths",
+            )?,
+            masked_paths: mount::covers(arena, mounts.list, linux.masked_paths().as_deref(), "linux.maskedPaths")?,
             mask_options: mount::mask_options(arena, label),
             readonly,
             propagation: propagation.unwrap_or(0),
@@ -173,16 +177,6 @@ fn clone_root(path: &Path, propagation: Option<u64>, user_namespace: bool) -> Re
     let own = if propagation.is_some() { host_propagation(propagation) } else { libc::MS_PRIVATE };
     mount::set_propagation(&tree, own, Some(before)).context("rootfs propagation")?;
     Ok(tree)
-}
-
-/// Returns a list of paths in the container without duplicates.
-fn paths<'a>(arena: &'a Arena, list: Option<&[String]>, field: &str) -> Result<&'a [&'a CStr]> {
-    let mut paths: Vec<_> =
-        list.iter().copied().flatten().map(|path| mount::clean_unless_dotdot(Path::new(path))).collect();
-    let mut seen = HashSet::new();
-    paths.retain(|path| seen.insert(path.clone()));
-    let texts: Result<Vec<_>> = paths.iter().map(|path| arena.path(path, field)).collect();
-    Ok(arena.list(texts?))
 }
 
 fn open_rootfs(path: &Path) -> Result<OwnedFd> {

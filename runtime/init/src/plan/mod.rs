@@ -7,7 +7,7 @@ mod process;
 
 use core::{cell::Cell, ffi::CStr};
 
-use rustix::fd::{BorrowedFd, OwnedFd, RawFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use crate::defence::Defence;
 
@@ -212,15 +212,33 @@ pub struct Rootfs<'a> {
     /// The payload's working directory, which is created if it is missing.
     pub cwd: &'a CStr,
     /// The paths to make read-only.
-    pub readonly_paths: &'a [&'a CStr],
+    pub readonly_paths: &'a [Cover<'a>],
     /// The paths to mask.
-    pub masked_paths: &'a [&'a CStr],
+    pub masked_paths: &'a [Cover<'a>],
     /// The options of the tmpfs that masks directories.
     pub mask_options: &'a [FsOption<'a>],
     /// Make the mount of the root read-only.
     pub readonly: bool,
     /// The propagation (`MS_*`) that the new root gets at the end; 0 leaves it unchanged.
     pub propagation: u64,
+}
+
+/// A path to cover.
+pub struct Cover<'a> {
+    /// The absolute path inside the root.
+    pub path: &'a CStr,
+    /// The mount of the plan that the path lies in.
+    pub within: Option<Within<'a>>,
+}
+
+/// A path in a mount of the plan. It is resolved from the mount itself: another process may rename the directories above
+/// the mount.
+#[derive(Clone, Copy)]
+pub struct Within<'a> {
+    /// The index of the mount, which is [`Mount::kept`].
+    pub mount: usize,
+    /// The path below the mount's target, without a slash at its beginning; empty for the target.
+    pub rest: &'a CStr,
 }
 
 /// One mount.
@@ -240,8 +258,20 @@ pub struct Mount<'a> {
     pub reclone: bool,
     /// Make the mount read-only after all targets of other mounts have been created in it.
     pub readonly_at_end: bool,
-    /// The attached mount while [`Mount::readonly_at_end`] is pending; `None` in the plan.
+    /// Later steps act on the mount and not on its path.
+    pub kept: Cell<bool>,
+    /// The attached mount while [`Mount::readonly_at_end`] is pending or it is [`Mount::kept`]; `None` in the plan.
     pub attached: Cell<Option<OwnedFd>>,
+}
+
+impl Mount<'_> {
+    /// Calls `act` with the attached mount. Returns `None` if it is not there.
+    pub(crate) fn with_attached<T>(&self, act: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
+        let tree = self.attached.take()?;
+        let done = act(tree.as_fd());
+        self.attached.set(Some(tree));
+        Some(done)
+    }
 }
 
 /// The source of a mount.
@@ -275,6 +305,8 @@ pub enum Source<'a> {
     },
     /// mount(2) with `MS_REMOUNT`.
     Remount {
+        /// The index of the mount of the plan that is at the target, which is [`Mount::kept`].
+        of: Option<usize>,
         /// `MS_*`.
         flags: u64,
         /// The options of the file system.

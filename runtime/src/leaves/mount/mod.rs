@@ -11,6 +11,7 @@ pub mod device;
 mod idmap;
 mod idmap_options;
 mod options;
+mod within;
 
 use std::{
     cell::Cell,
@@ -32,6 +33,7 @@ use rustix::{
 pub use idmap::{MountAccess, clone_mapped, map_inside};
 pub use idmap_options::{translate as translate_idmaps, translate_list as translate_idmaps_of};
 pub use options::{Options, Submounts, attr, known as known_options};
+pub use within::covers;
 
 use crate::{Context, Error, Result, arena::Arena, cgroup::Cgroup, namespace::UserNamespace};
 use idmap::IdMaps;
@@ -254,7 +256,7 @@ struct Builder<'a, 's> {
 impl<'a> Builder<'a, '_> {
     fn push(&mut self, target: &'a CStr, source: Source<'a>, propagation: &'a [u64], name: &str) {
         let (plain_directory, onto_link, reclone, readonly_at_end) = (false, false, false, false);
-        let attached = Cell::default();
+        let (kept, attached) = (Cell::default(), Cell::default());
         self.list.push(Mount {
             target,
             source,
@@ -263,6 +265,7 @@ impl<'a> Builder<'a, '_> {
             propagation,
             reclone,
             readonly_at_end,
+            kept,
             attached,
         });
         self.names.push(name.to_owned());
@@ -296,7 +299,8 @@ impl<'a> Builder<'a, '_> {
                 return Err(Error::invalid("uidMappings: not with remount"));
             }
             let data = arena.text(options.data.join(","), "mounts.options")?;
-            self.push(c_target, Source::Remount { flags: options.ms_flags(), data }, propagation, name);
+            let of = within::at(&self.list, target);
+            self.push(c_target, Source::Remount { of, flags: options.ms_flags(), data }, propagation, name);
             return Ok(());
         }
         if options.copy_up && kind != "tmpfs" {

@@ -119,12 +119,12 @@ impl<'w> Words<'w> {
             }
             Step::MakeCwd => Some(format!("process.cwd: mkdir {}", find(rootfs.map(|rootfs| rootfs.cwd)))),
             Step::ReadonlyPath => {
-                let path = find(rootfs.and_then(|rootfs| rootfs.readonly_paths.get(n)).copied());
+                let path = find(rootfs.and_then(|rootfs| rootfs.readonly_paths.get(n)).map(|cover| cover.path));
                 Some(format!("can't make {path:?} read-only"))
             }
             Step::MaskedPath if self.failure.index == u32::MAX => Some("can't mask paths with /dev/null".to_owned()),
             Step::MaskedPath => {
-                let path = find(rootfs.and_then(|rootfs| rootfs.masked_paths.get(n)).copied());
+                let path = find(rootfs.and_then(|rootfs| rootfs.masked_paths.get(n)).map(|cover| cover.path));
                 let root = "leads to the root of the container, which cannot be masked";
                 Some(match self.failure.errno {
                     0 => format!("linux.maskedPaths: {path:?} {root}"),

@@ -1,7 +1,8 @@
 use std::{cell::Cell, fs::File, os::fd::AsFd};
 
 use berth_init::plan::{
-    Barrier, Capabilities, Container, Device, Hooks, Label, Mount, Namespaces, Process, Rlimit, Source, Stdio, Sysctl,
+    Barrier, Capabilities, Container, Cover, Device, Hooks, Label, Mount, Namespaces, Process, Rlimit, Source, Stdio,
+    Sysctl,
 };
 
 use super::*;
@@ -66,6 +67,7 @@ fn with_plan(check: impl FnOnce(&Plan<'_>)) {
         propagation: &[],
         reclone: false,
         readonly_at_end: false,
+        kept: Cell::default(),
         attached: Cell::default(),
     };
     let mounts = [mount(c"/a"), mount(c"/b")];
@@ -75,6 +77,7 @@ fn with_plan(check: impl FnOnce(&Plan<'_>)) {
     let label = |attribute, name| Label { module: Module::Selinux, attribute, command: name, name };
     let labels = [label(c"attr/a", &b"label_a"[..]), label(c"attr/b", b"label_b")];
     let rlimits = [3, 7].map(|resource| Rlimit { resource, soft: 0, hard: 0 });
+    let cover = |path| Cover { path, within: None };
     let rootfs = Rootfs {
         tree: fd,
         attach_at: Some(c"/bundle/rootfs"),
@@ -85,8 +88,8 @@ fn with_plan(check: impl FnOnce(&Plan<'_>)) {
         dev_links: false,
         console: false,
         cwd: c"/cwd",
-        readonly_paths: &[c"/readonly/a", c"/readonly/b"],
-        masked_paths: &[c"/masked/a", c"/masked/b"],
+        readonly_paths: &[cover(c"/readonly/a"), cover(c"/readonly/b")],
+        masked_paths: &[cover(c"/masked/a"), cover(c"/masked/b")],
         mask_options: &[],
         readonly: false,
         propagation: libc::MS_SHARED,
