@@ -17,7 +17,7 @@ pub use crate::{
         mount::{Options, Submounts, attr, clean, clean_unless_dotdot, known_options, translate_idmaps},
         network::rtnetlink,
     },
-    spawn::receive,
+    spawn::{Received, receive},
 };
 
 /// The plan of a payload, as far as it can be read without pointers.

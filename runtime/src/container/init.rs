@@ -6,16 +6,21 @@
 
 use std::{
     fs,
-    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    time::{Duration, Instant},
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
 use crate::{
-    Error, Kind, Result,
+    Context, Error, Kind, Result,
     container::{
         start_socket,
         state::{Container, Status},
@@ -23,6 +28,9 @@ use crate::{
     host::proc::{self, Stat},
     namespace,
 };
+
+/// Longest time from the sign of init's end to its exit.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A living init.
 #[derive(Debug)]
@@ -89,9 +97,13 @@ impl Container {
             Err(e) if e.raw_os_error() == Some(libc::EACCES) && start_socket::connect(self.dir()).is_ok() => {
                 Ok(Status::Created)
             }
-            // The process has exited, or another user's may not be looked at.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EACCES | libc::ENOENT | libc::ESRCH)) => {
+            // Another user's process may not be looked at.
+            Err(e) if e.raw_os_error() == Some(libc::EACCES) => {
                 Ok(if self.living()?.is_some() { Status::Running } else { Status::Stopped })
+            }
+            // The process has exited, or it has given up its memory, which comes first in an exit.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
+                Ok(if self.exits_soon() { Status::Stopped } else { Status::Running })
             }
             Err(e) => Err(Error::from(e).context(format!("stat /proc/{}/exe", self.pid()))),
         }
@@ -119,12 +131,35 @@ impl Container {
         Ok(Init { pidfd, pid: self.pid(), stat })
     }
 
+    /// Waits a short time for the exit of init, which a failure of another process has announced. Returns false if init
+    /// lives on.
+    pub fn exits_soon(&self) -> bool {
+        match self.pidfd() {
+            Err(e) => e.kind() == Kind::NotFound,
+            Ok(pidfd) => has_exited(pidfd.as_fd(), Instant::now() + EXIT_TIMEOUT).unwrap_or(false),
+        }
+    }
+
     /// Opens a pidfd of init.
     ///
     /// # Errors
     /// As [`Container::init`].
     pub fn pidfd(&self) -> Result<OwnedFd> {
         self.init().map(|init| init.pidfd)
+    }
+}
+
+/// Waits for the exit of a process. Its pidfd is readable when its last thread has exited, reaped or not
+/// (pidfd_open(2)). Returns false if the time is over.
+pub(crate) fn has_exited(pidfd: BorrowedFd<'_>, until: Instant) -> Result<bool> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e).context("wait for the container's init"),
+        }
     }
 }
 

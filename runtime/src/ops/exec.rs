@@ -21,7 +21,7 @@ use crate::{
     },
     plan::exec::{ExecPlan, Sources, Target},
     spawn::{
-        self, Bounds, Pending,
+        self, Bounds, Pending, Received,
         converse::{Answers, End, Peer, converse},
         failure::{self, Names},
     },
@@ -169,7 +169,11 @@ fn request_namespaces(container: &Container) -> Result<Vec<(u32, OwnedFd)>> {
     let channel = start_socket::connect(container.dir()).context(what)?;
     spawn::send_byte(channel.as_fd(), wire::GET_NAMESPACES).context(what)?;
     spawn::wait_readable(channel.as_fd(), Bounds { abort: None, timeout: Some(spawn::CHILD_TIMEOUT) })?;
-    let (Some(Message::Namespaces), fds) = spawn::receive(channel.as_fd())? else { return Err(spawn::foreign()) };
+    let fds = match spawn::receive(channel.as_fd())? {
+        Received::Message(Message::Namespaces, fds) => fds,
+        Received::Message(..) => return Err(spawn::foreign()),
+        Received::Closed | Received::Unheard => return Err(spawn::ended_early()),
+    };
     let namespaces: Vec<_> = fds.into_iter().map(|fd| Ok((sys::namespace_kind(&fd)?, fd))).collect::<Result<_>>()?;
     if namespaces.iter().fold(0, |all, (kind, _)| all | kind) == container.state().namespaces {
         Ok(namespaces)

@@ -28,14 +28,19 @@ use crate::{
 /// [`crate::ops::create::Barrier::Inherited`]. Without it the container's socket is used.
 ///
 /// # Errors
-/// [`Kind::FailedPrecondition`] unless the status is "created". The payload's own failure, such as `exec /run.sh: no
-/// such file or directory`. If a hook fails, the container is killed and deleted (runtime.md, "Lifecycle", steps 7 and
-/// 9).
+/// [`Kind::FailedPrecondition`] unless the status is "created", also if another process starts the container first. The
+/// payload's own failure, such as `exec /run.sh: no such file or directory`. If a hook fails, the container is killed and
+/// deleted (runtime.md, "Lifecycle", steps 7 and 9).
 pub fn start(container: &Container, barrier: Option<OwnedFd>) -> Result<()> {
-    let channel = match barrier {
-        Some(channel) => channel,
-        None => connect(container)?,
-    };
+    match barrier {
+        Some(channel) => start_over(container, &channel),
+        None => connect(container)
+            .and_then(|channel| start_over(container, &channel))
+            .map_err(|e| if e.kind() == Kind::FailedPrecondition { too_late(container, e) } else { e }),
+    }
+}
+
+fn start_over(container: &Container, channel: &OwnedFd) -> Result<()> {
     if let Err(e) = release(channel.as_fd()) {
         // An init that has exited may have sent its failure before. One that lives waits for the start.
         let ended = e.kind() == Kind::FailedPrecondition;
@@ -122,6 +127,8 @@ fn wait_for_result(container: &Container, channel: BorrowedFd<'_>) -> Result<Opt
             log::debug!("start: init {} has executed the payload", container.pid());
             Ok(None)
         }
+        // init has ended, or another start came first; that one's container must live on.
+        End::Unheard => Ok(Some((stopped(), false))),
     }
 }
 
@@ -146,20 +153,32 @@ pub fn poststart(container: &Container) -> Result<()> {
 }
 
 fn stopped() -> Error {
-    Error::new(Kind::FailedPrecondition, "cannot start a container that has stopped")
+    refusal("cannot start a container that has stopped")
+}
+
+fn refusal(text: &'static str) -> Error {
+    Error::new(Kind::FailedPrecondition, text)
 }
 
 /// Connects to the waiting init. Only a container with the status "created" has one.
 fn connect(container: &Container) -> Result<OwnedFd> {
+    check_status(container)?;
+    start_socket::connect(container.dir()).map_err(|e| match e.errno() {
+        Some(libc::ECONNREFUSED | libc::ENOENT) => stopped(),
+        _ => e,
+    })
+}
+
+fn check_status(container: &Container) -> Result<()> {
     match container.status()? {
-        Status::Created => {}
-        Status::Stopped => return Err(stopped()),
-        Status::Running | Status::Paused | Status::Pausing => {
-            return Err(Error::new(Kind::FailedPrecondition, "cannot start an already running container"));
-        }
-        Status::Creating => {
-            return Err(Error::new(Kind::FailedPrecondition, "cannot start a container that is being created"));
-        }
+        Status::Created => Ok(()),
+        Status::Stopped => Err(stopped()),
+        Status::Running | Status::Paused | Status::Pausing => Err(refusal("cannot start an already running container")),
+        Status::Creating => Err(refusal("cannot start a container that is being created")),
     }
-    start_socket::connect(container.dir())
+}
+
+/// The error of a start that init has not heard of, or `error`: if init lives, another process has started it.
+fn too_late(container: &Container, error: Error) -> Error {
+    check_status(container).err().unwrap_or(error)
 }

@@ -14,7 +14,7 @@ use berth_init::{
     wire::{self, Failure, Message},
 };
 
-use super::{Bounds, Outcome, Pending, foreign, receive, send_byte, wait_readable};
+use super::{Bounds, Outcome, Pending, Received, foreign, receive, send_byte, wait_readable};
 use crate::{
     Context, Error, Kind, Result,
     container::state::Container,
@@ -71,6 +71,8 @@ pub enum End {
     Ready,
     /// The channel is closed: execve(2) has succeeded, or the child is dead.
     Closed,
+    /// The channel is closed, and the child has not read all of it: it is dead, or serves another channel.
+    Unheard,
     /// The child has failed. The descriptors hold a hook's output.
     Failed(Failure, Vec<OwnedFd>),
 }
@@ -108,6 +110,7 @@ pub fn converse(peer: &mut Peer<'_, '_>, mut answers: Answers<'_>) -> Result<End
             }
             (Outcome::Ready, _) => return Ok(End::Ready),
             (Outcome::Closed, _) => return Ok(End::Closed),
+            (Outcome::Unheard, _) => return Ok(End::Unheard),
             (Outcome::Failed(failure, output), _) => return Ok(End::Failed(failure, output)),
             _ => return Err(foreign()),
         }
@@ -157,13 +160,14 @@ impl Peer<'_, '_> {
         };
         wait_readable(channel, Bounds { abort: None, timeout })?;
         match receive(channel)? {
-            (Some(Message::SeccompListener(number)), _) => Ok(Outcome::SeccompListener(number)),
-            (Some(Message::Failure(failure)), output) => Ok(Outcome::Failed(failure, output)),
-            (Some(_), _) => {
+            Received::Message(Message::SeccompListener(number), _) => Ok(Outcome::SeccompListener(number)),
+            Received::Message(Message::Failure(failure), output) => Ok(Outcome::Failed(failure, output)),
+            Received::Message(..) => {
                 let text = "the container's init sent an unexpected message";
                 Err(Error::new(Kind::Internal, text))
             }
-            (None, _) => Ok(Outcome::Closed),
+            Received::Closed => Ok(Outcome::Closed),
+            Received::Unheard => Ok(Outcome::Unheard),
         }
     }
 

@@ -122,6 +122,8 @@ pub enum Outcome {
     Ready,
     /// The channel is closed: execve(2) has succeeded, or the child is dead.
     Closed,
+    /// The channel is closed, and the child has not read all of it: it is dead, or serves another channel.
+    Unheard,
     /// The child has failed. The descriptors hold a hook's output.
     Failed(Failure, Vec<OwnedFd>),
 }
@@ -233,23 +235,26 @@ impl Pending<'_> {
     fn listen(&mut self) -> Result<Outcome> {
         loop {
             wait_readable(self.channel.as_fd(), self.bounds)?;
-            let (message, mut fds) = receive(self.channel.as_fd())?;
-            let fd = if let Some(Message::Failure(_)) = message { None } else { fds.pop() };
+            let (message, mut fds) = match receive(self.channel.as_fd())? {
+                Received::Message(message, fds) => (message, fds),
+                Received::Closed if matches!(self.second, Second::Done) => return Ok(Outcome::Closed),
+                Received::Unheard if matches!(self.second, Second::Done) => return Ok(Outcome::Unheard),
+                Received::Closed | Received::Unheard => return Err(ended_early()),
+            };
+            let fd = if let Message::Failure(_) = message { None } else { fds.pop() };
             match (message, fd) {
-                (Some(Message::Failure(failure)), _) => return Ok(Outcome::Failed(failure, fds)),
-                (None, _) if matches!(self.second, Second::Done) => return Ok(Outcome::Closed),
-                (None, _) => return Err(ended_early()),
-                (Some(Message::CgroupFull), _) => self.step_out()?,
-                (Some(Message::Cloned(pid)), Some(pidfd)) => self.adopt(pid, pidfd)?,
-                (Some(Message::Console), Some(master)) => self.console = Some(master),
-                (Some(Message::MapIds(index)), Some(tree)) => return Ok(Outcome::MapIds(index, tree)),
-                (Some(Message::RunHooks), _) => return Ok(Outcome::RunHooks),
+                (Message::Failure(failure), _) => return Ok(Outcome::Failed(failure, fds)),
+                (Message::CgroupFull, _) => self.step_out()?,
+                (Message::Cloned(pid), Some(pidfd)) => self.adopt(pid, pidfd)?,
+                (Message::Console, Some(master)) => self.console = Some(master),
+                (Message::MapIds(index), Some(tree)) => return Ok(Outcome::MapIds(index, tree)),
+                (Message::RunHooks, _) => return Ok(Outcome::RunHooks),
                 // Before the second clone only the first child speaks, and it sends neither of the two.
-                (Some(Message::Ready), _) if matches!(self.second, Second::Done) => return Ok(Outcome::Ready),
-                (Some(Message::SeccompListener(number)), _) if matches!(self.second, Second::Done) => {
+                (Message::Ready, _) if matches!(self.second, Second::Done) => return Ok(Outcome::Ready),
+                (Message::SeccompListener(number), _) if matches!(self.second, Second::Done) => {
                     return Ok(Outcome::SeccompListener(number));
                 }
-                (Some(_), _) => return Err(foreign()),
+                _ => return Err(foreign()),
             }
         }
     }
@@ -346,13 +351,23 @@ pub fn foreign() -> Error {
     Error::new(Kind::Internal, "the container's init sent a message that is not berth's")
 }
 
-/// Returns the error for a first child that exits without a message.
-fn ended_early() -> Error {
-    Error::new(Kind::Internal, "a process ended before it had joined the container (memory limit too low?)")
+/// Returns the error for a process that exits without a message before its execve(2).
+pub fn ended_early() -> Error {
+    Error::from_errno(libc::ESRCH).context("a process ended before it had joined the container (memory limit too low?)")
 }
 
-/// Receives one message of the child and its descriptors. Returns `None` at the end of the channel.
-pub fn receive(channel: BorrowedFd<'_>) -> Result<(Option<Message>, Vec<OwnedFd>)> {
+/// A message, or the end of a channel.
+pub enum Received {
+    /// A message of the child and its descriptors.
+    Message(Message, Vec<OwnedFd>),
+    /// The child has closed its end.
+    Closed,
+    /// The child's end is closed, and the last message to it was not read.
+    Unheard,
+}
+
+/// Receives one message of the child, or the end of the channel.
+pub fn receive(channel: BorrowedFd<'_>) -> Result<Received> {
     let mut buffer = [0u8; wire::LEN + 1];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(wire::MAX_NAMESPACES))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -360,10 +375,10 @@ pub fn receive(channel: BorrowedFd<'_>) -> Result<(Option<Message>, Vec<OwnedFd>
     let got = loop {
         match recvmsg(channel, &mut [IoSliceMut::new(&mut buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {
             Err(rustix::io::Errno::INTR) => {}
-            // The child died before it read all messages of the parent. The kernel says so once, and ahead of the messages
-            // that the child has sent.
+            // The child died before it read all messages of the parent, or before it accepted the connection. The kernel
+            // says so once, and ahead of the messages that the child has sent.
             Err(rustix::io::Errno::CONNRESET) if !reset => reset = true,
-            Err(rustix::io::Errno::CONNRESET) => return Ok((None, Vec::new())),
+            Err(rustix::io::Errno::CONNRESET) => return Ok(Received::Unheard),
             other => break other.context("receive from the container's init")?,
         }
     };
@@ -377,10 +392,10 @@ pub fn receive(channel: BorrowedFd<'_>) -> Result<(Option<Message>, Vec<OwnedFd>
         return Err(foreign());
     }
     if got.bytes == 0 {
-        return Ok((None, Vec::new()));
+        return Ok(if reset { Received::Unheard } else { Received::Closed });
     }
     match Message::decode(buffer.get(..got.bytes).unwrap_or_default()) {
-        Some(message) => Ok((Some(message), fds)),
+        Some(message) => Ok(Received::Message(message, fds)),
         None => Err(foreign()),
     }
 }
@@ -413,7 +428,23 @@ mod tests {
         send_byte(ours.as_fd(), wire::GO).unwrap();
         rustix::net::send(&theirs, &Message::RunHooks.encode(), rustix::net::SendFlags::NOSIGNAL).unwrap();
         drop(theirs);
-        assert!(matches!(receive(ours.as_fd()).unwrap(), (Some(Message::RunHooks), _)));
-        assert!(matches!(receive(ours.as_fd()).unwrap(), (None, _)));
+        assert!(matches!(receive(ours.as_fd()).unwrap(), Received::Message(Message::RunHooks, _)));
+        assert!(matches!(receive(ours.as_fd()).unwrap(), Received::Closed));
+    }
+
+    #[test]
+    fn end_of_a_child_that_read_nothing_is_told_apart() {
+        for (sends, reads) in [(false, false), (true, false), (true, true)] {
+            let (ours, theirs) = channel().unwrap();
+            if sends {
+                send_byte(ours.as_fd(), wire::GO).unwrap();
+            }
+            if reads {
+                rustix::net::recv(&theirs, &mut [0u8; 1][..], RecvFlags::empty()).unwrap();
+            }
+            drop(theirs);
+            let unheard = matches!(receive(ours.as_fd()).unwrap(), Received::Unheard);
+            assert_eq!(unheard, sends && !reads, "sends {sends}, reads {reads}");
+        }
     }
 }

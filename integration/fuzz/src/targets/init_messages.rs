@@ -7,6 +7,7 @@ use std::{
 };
 
 use berth_init::wire::{self, LEN, Message, Step};
+use berth_runtime::fuzzing::{Received, receive};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
 };
@@ -53,21 +54,21 @@ pub fn run(data: &[u8]) {
         assert!(count == 0 || control.push(SendAncillaryMessage::ScmRights(&fds)));
         sendmsg(&child, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL).unwrap();
 
-        let got = berth_runtime::fuzzing::receive(parent.as_fd());
+        let got = receive(parent.as_fd());
         // The buffer for descriptors has room for the alignment too, which two more may fill.
         let good = is_message(&bytes);
         match got {
-            Ok((Some(message), fds)) => {
+            Ok(Received::Message(message, fds)) => {
                 assert!(good && count <= wire::MAX_NAMESPACES + 2, "{message:?} of {bytes:?} with {count} descriptors");
                 assert_eq!(fds.len(), count);
                 assert_eq!(Message::decode(&message.encode()), Some(message));
                 assert_eq!(message.encode()[..4], bytes[..4]);
             }
-            Ok((None, _)) => panic!("a message is taken for the end"),
+            Ok(_) => panic!("a message is taken for the end"),
             Err(e) => assert!(!good || count > wire::MAX_NAMESPACES, "{bytes:?} with {count} descriptors: {e}"),
         }
         assert_eq!(next_number(&parent), before, "a descriptor stays open");
     }
     drop(child);
-    assert!(matches!(berth_runtime::fuzzing::receive(parent.as_fd()), Ok((None, fds)) if fds.is_empty()));
+    assert!(matches!(receive(parent.as_fd()), Ok(Received::Closed)));
 }

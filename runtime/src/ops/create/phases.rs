@@ -227,7 +227,7 @@ impl<'o, 'a, 'c> Spawned<'o, 'a, 'c> {
                 };
                 return Err(failure::to_error(failure, Some(&self.plan.plan), &names).context(DURING_INIT));
             }
-            End::Closed => return Err(ended_early(cgroup)),
+            End::Closed | End::Unheard => return Err(ended_early(cgroup)),
         }
         self.reserved.cgroup.delegate(self.pending.pid(), self.plan.cgroup_owner)?;
         Ok(AtBarrier(self))
