@@ -129,8 +129,7 @@ fn calls_at_once_succeed_or_say_that_they_come_too_late() {
             let aborted = |failure: &Failure| row.from == From::ExecAdded && failure.code == Code::ABORTED;
             // On v1 the kill thaws the cgroup that the pause freezes.
             let thawed = |failure: &Failure| failure.message.contains("while freezing");
-            // The long form judges the codes, of which there are more than a few rounds show.
-            let told = |f: &&Failure| is_told(f) || aborted(f) || thawed(f) || !race::is_long();
+            let told = |f: &&Failure| is_told(f) || aborted(f) || thawed(f);
             assert!(failures.iter().all(told), "{}: {answers:#?}", row.name);
             let winners = answers.len() - failures.len();
             assert!((row.winners.0..=row.winners.1).contains(&winners), "{}: {answers:#?}", row.name);

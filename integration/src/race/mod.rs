@@ -15,11 +15,6 @@ pub use self::{
     swapper::{Swap, Swapper},
 };
 
-/// Returns whether this is the long form of the races (`make races`).
-pub fn is_long() -> bool {
-    std::env::var_os("BERTH_RACES").is_some()
-}
-
 /// The number of containers for each kind of path and each swap. A runtime uses the path some dozen times in each.
 /// `BERTH_RACES` sets another number.
 pub fn rounds() -> usize {

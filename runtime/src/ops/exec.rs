@@ -52,11 +52,19 @@ pub fn exec(container: &Container, options: Options<'_>) -> Result<Execed> {
 
 /// The end of a container also ends a process that joins it, at any step: then that is the reason.
 fn because_stopped(container: &Container, error: Error) -> Error {
-    match (error.kind(), container.status()) {
-        (Kind::FailedPrecondition | Kind::InvalidArgument, _) => error,
-        (_, Ok(Status::Stopped)) => Error::new(Kind::FailedPrecondition, format!("{STOPPED}: {error}")),
-        _ => error,
+    if matches!(error.kind(), Kind::FailedPrecondition | Kind::InvalidArgument) {
+        return error;
     }
+    let stopped = matches!(container.status(), Ok(Status::Stopped)) || is_of_an_end(&error) && container.exits_soon();
+    if stopped { Error::new(Kind::FailedPrecondition, format!("{STOPPED}: {error}")) } else { error }
+}
+
+/// Returns true if the end of init or of the new process may have caused the error: a process is gone, its channel has
+/// ended, its pid namespace takes no process (`ENOMEM`), or its cgroup is removed (`ENODEV`). The kernel ends the new
+/// process before init when it kills a cgroup.
+fn is_of_an_end(error: &Error) -> bool {
+    let errnos = [libc::ESRCH, libc::EPIPE, libc::ECONNRESET, libc::ENOMEM, libc::ENODEV];
+    error.errno().is_some_and(|errno| errnos.contains(&errno))
 }
 
 const STOPPED: &str = "cannot exec in a stopped container";
@@ -91,9 +99,14 @@ fn run(container: &Container, options: Options<'_>) -> Result<Execed> {
         setup: None,
     };
     let program = options.process.args().iter().flatten().next().map_or("", String::as_str);
-    if let End::Failed(failure, _) = converse(&mut Peer::Cloned(&mut pending), answers)? {
-        let names = Names { program, ..Names::default() };
-        return Err(failure::to_error(failure, Some(&plan.plan), &names).context("unable to start container process"));
+    match converse(&mut Peer::Cloned(&mut pending), answers)? {
+        End::Failed(failure, _) => {
+            let names = Names { program, ..Names::default() };
+            let error = failure::to_error(failure, Some(&plan.plan), &names);
+            return Err(error.context("unable to start container process"));
+        }
+        End::Unheard => return Err(spawn::ended_early()),
+        End::Ready | End::Closed => {}
     }
     if let Some(path) = options.pid_file {
         pid_file::write(path, pending.pid()).context("exec")?;
