@@ -37,6 +37,7 @@ mod spawn;
 mod spec;
 mod sys;
 
+pub use berth_init::path::retry;
 pub use container::state;
 pub use error::{Context, Error, Kind, Result};
 pub use host::{

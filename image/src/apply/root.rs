@@ -14,6 +14,8 @@ use rustix::{
 
 /// Symbolic links that are followed while missing directories are made, as `MAXSYMLINKS` of the kernel.
 const LINKS: usize = 40;
+/// How often a directory is emptied to be removed at most: another process may make files in it without end.
+const TRIES: u32 = 128;
 /// Directories that are open at once while a tree is removed.
 const OPEN: usize = 64;
 
@@ -87,14 +89,8 @@ impl Root {
 
     fn open(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
         let path = if path.is_empty() { b"." } else { path };
-        loop {
-            let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-            // EAGAIN: a rename elsewhere in the system raced with `..` (openat2(2)).
-            match rustix::fs::openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                opened => return opened,
-            }
-        }
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        berth_runtime::retry(|| rustix::fs::openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve))
     }
 
     /// Opens a directory to make entries in it. Missing directories on the way are made with mode 0755 and `owner`, also
@@ -256,10 +252,11 @@ fn remove_level(
         Err(e) => return Err(e).context("remove"),
     }
     let Some(depth) = depth.checked_sub(1) else { return move_up(directory, name) };
+    let mut tries = 0;
     loop {
         match rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
-            Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+            Err(Errno::NOTEMPTY | Errno::EXIST) if tries < TRIES => tries += 1,
             Err(e) => return Err(e).context("remove a directory"),
         }
         let mut entries = open_entries(directory, name)?;

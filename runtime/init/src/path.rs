@@ -76,9 +76,12 @@ fn relative(path: &CStr) -> &CStr {
     if rest.is_empty() { c"." } else { rest }
 }
 
-/// Repeats `call` while it is interrupted, at most [`TRIES`] times: a process that renames files without end must not
-/// hold up this one.
-fn retry<T>(mut call: impl FnMut() -> Result<T>) -> Result<T> {
+/// Repeats `call`, an openat2(2), while it is interrupted, at most [`TRIES`] times: a process that renames files without
+/// end must not hold up this one.
+///
+/// # Errors
+/// As `call`.
+pub fn retry<T>(mut call: impl FnMut() -> Result<T>) -> Result<T> {
     let mut tries = 1;
     loop {
         match call() {
