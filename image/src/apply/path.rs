@@ -35,8 +35,10 @@ impl Place {
 
     /// Whether this is in the metadata that AUFS had at the root of its branches, and old images still have.
     pub fn is_aufs_metadata(&self) -> bool {
-        let top = if self.directory.is_empty() { &self.name } else { &self.directory };
-        top.starts_with(b".wh..wh.") && top != b".wh..wh..opq"
+        match self.directory.as_slice() {
+            b"" => self.name.starts_with(b".wh..wh.") && self.name != b".wh..wh..opq",
+            directory => directory.starts_with(b".wh..wh."),
+        }
     }
 }
 

@@ -78,7 +78,7 @@ fn whiteouts_hide_lower_layers_alone() {
         ),
         (
             "metadata of AUFS",
-            tar().dir(".wh..wh.plnk/").file(".wh..wh.plnk/1", "").whiteout(".wh..wh.aufs"),
+            tar().dir(".wh..wh.plnk/").file(".wh..wh.plnk/1", "").whiteout(".wh..wh.aufs").file(".wh..wh..opq/1", ""),
             &["d/", "d/a = 1", "d/b = 1", "d/sub/", "d/sub/c = 1", "top = 1"],
         ),
     ] {

@@ -107,9 +107,7 @@ impl Model {
                 }
                 continue;
             };
-            let directory = place[..place.len() - 1].join("/");
-            let top = if directory.is_empty() { &last } else { &directory };
-            if top.starts_with(".wh..wh.") && top != ".wh..wh..opq" {
+            if place[0].starts_with(".wh..wh.") && place != [".wh..wh..opq"] {
                 continue;
             }
             if let Some(hidden) = last.strip_prefix(".wh.") {
