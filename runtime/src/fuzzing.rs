@@ -11,7 +11,6 @@ use crate::{
 
 pub use crate::{
     cgroup::fuzzing as cgroup,
-    host::mountinfo::{complete_mount_point, point_of},
     host::proc::parse as parse_stat,
     leaves::{
         mount::{Options, Submounts, attr, clean, clean_unless_dotdot, known_options, translate_idmaps},

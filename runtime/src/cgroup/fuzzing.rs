@@ -47,7 +47,7 @@ pub type Hierarchy = (PathBuf, Vec<String>, PathBuf, PathBuf);
 /// # Errors
 /// There is none.
 pub fn hierarchies(mountinfo: &str, cgroup: &str) -> Result<(bool, Vec<Hierarchy>)> {
-    let host = Host::parse(mountinfo, cgroup)?;
+    let host = Host::parse(mountinfo.as_bytes(), cgroup)?;
     let mounts = host.mounts().iter();
     let plain = mounts.map(|m| (m.point.clone(), m.controllers.clone(), m.root.clone(), m.own.clone())).collect();
     Ok((host.unified(), plain))

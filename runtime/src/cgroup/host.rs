@@ -5,16 +5,14 @@
 //! milliseconds to read with some hundred pods. It is read only if a hierarchy is mounted elsewhere.
 
 use std::{
-    ffi::OsString,
     fs,
-    os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
     sync::OnceLock,
 };
 
 use crate::{
     error::{Context, Error, Kind, Result},
-    host::mountinfo::unescape,
+    host::mountinfo::{self, Line},
 };
 
 /// The mount point of the hierarchies with all distributions, systemd and other runtimes.
@@ -86,8 +84,8 @@ impl Host {
     ///
     /// # Errors
     /// No cgroup hierarchy is mounted.
-    pub(super) fn parse(mountinfo: &str, cgroup: &str) -> Result<Self> {
-        let entries: Vec<Entry> = mountinfo.lines().filter_map(Entry::parse).collect();
+    pub(super) fn parse(mountinfo: &[u8], cgroup: &str) -> Result<Self> {
+        let entries: Vec<Entry> = mountinfo::lines(mountinfo).filter_map(Entry::of).collect();
         let owns: Vec<(Vec<&str>, &str)> = cgroup.lines().filter_map(own_line).collect();
         let v2_own = owns.iter().find(|(names, _)| names.is_empty()).map_or("/", |(_, path)| *path);
 
@@ -152,10 +150,7 @@ pub fn host() -> Result<&'static Host> {
     let cgroup = fs::read_to_string("/proc/self/cgroup").context("read /proc/self/cgroup")?;
     let host = match Host::usual(&cgroup) {
         Some(host) => host,
-        None => {
-            let mountinfo = fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
-            Host::parse(&mountinfo, &cgroup)?
-        }
+        None => Host::parse(&mountinfo::read()?, &cgroup)?,
     };
     Ok(HOST.get_or_init(|| host))
 }
@@ -179,7 +174,7 @@ fn is_root_of(point: &Path, magic: i64) -> Option<bool> {
     }
 }
 
-/// The relevant fields of a line of mountinfo.
+/// The mount of a hierarchy, or a mount that hides some.
 struct Entry<'a> {
     v2: bool,
     root: PathBuf,
@@ -188,21 +183,15 @@ struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// Parses `36 35 98:0 /root /point opts [tags…] - fstype source superopts` (proc_pid_mountinfo(5)). None for a mount of
-    /// another type, unless it is at the usual mount point, where it hides cgroup mounts.
-    fn parse(line: &'a str) -> Option<Self> {
-        let (left, right) = line.split_once(" - ")?;
-        let mut left = left.split(' ').skip(3);
-        let (root, point) = (left.next()?, left.next()?);
-        let mut right = right.split(' ');
-        let (fstype, _source) = (right.next()?, right.next()?);
-        let v2 = fstype == "cgroup2";
-        if !v2 && fstype != "cgroup" && point != USUAL {
+    /// Returns the entry of a line. `None` for a mount of another type, unless it is at the usual mount point, where it
+    /// hides cgroup mounts.
+    fn of(line: Line<'a>) -> Option<Self> {
+        let (v2, v1, point) = (line.fstype == b"cgroup2", line.fstype == b"cgroup", line.point());
+        if !v2 && !v1 && point != Path::new(USUAL) {
             return None;
         }
-        let options = if fstype == "cgroup" { right.next()?.split(',').collect() } else { Vec::new() };
-        let path = |field: &str| OsString::from_vec(unescape(field.as_bytes())).into();
-        Some(Self { v2, root: path(root), point: path(point), options })
+        let options = if v1 { str::from_utf8(line.options).ok()?.split(',').collect() } else { Vec::new() };
+        Some(Self { v2, root: line.root(), point, options })
     }
 
     fn mount(&self, names: &[&str], own: &str) -> Mount {
@@ -239,7 +228,7 @@ mod tests {
 
     #[test]
     fn hybrid_host_lists_v1_then_v2() {
-        let host = Host::parse(HYBRID, OWN).unwrap();
+        let host = Host::parse(HYBRID.as_bytes(), OWN).unwrap();
         assert!(!host.unified());
         let rows: Vec<_> = host.mounts().iter().map(|m| (m.controllers.join(","), m.own_dir())).collect();
         let want = [
@@ -254,7 +243,7 @@ mod tests {
     #[test]
     fn usual_mount_points_agree_with_mountinfo() {
         let cgroup = fs::read_to_string("/proc/self/cgroup").unwrap();
-        let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mountinfo = mountinfo::read().unwrap();
         if let Some(host) = Host::usual(&cgroup) {
             assert_eq!(host, Host::parse(&mountinfo, &cgroup).unwrap());
         }
@@ -274,7 +263,7 @@ mod tests {
     #[test]
     fn a_cgroup2_over_v1_mounts_is_unified() {
         let text = format!("{HYBRID}99 31 0:38 / /sys/fs/cgroup rw,relatime - cgroup2 none rw,nsdelegate\n");
-        let host = Host::parse(&text, OWN).unwrap();
+        let host = Host::parse(text.as_bytes(), OWN).unwrap();
         assert!(host.unified());
         assert_eq!(host.mounts().len(), 1);
         assert_eq!(host.mounts()[0].own_dir(), Path::new("/sys/fs/cgroup/u"));
@@ -283,25 +272,25 @@ mod tests {
     #[test]
     fn tmpfs_over_cgroup2_hides_it() {
         let text = "9 1 0:38 / /sys/fs/cgroup rw - cgroup2 none rw\n".to_owned() + HYBRID;
-        assert!(!Host::parse(&text, OWN).unwrap().unified());
+        assert!(!Host::parse(text.as_bytes(), OWN).unwrap().unified());
     }
 
     #[test]
     fn prefix_of_a_partial_mount_is_removed() {
         let text = "9 1 0:1 /docker/abc /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n";
-        let host = Host::parse(text, "7:pids:/docker/abc/inner\n").unwrap();
+        let host = Host::parse(text.as_bytes(), "7:pids:/docker/abc/inner\n").unwrap();
         assert_eq!(host.mounts()[0].own_dir(), Path::new("/sys/fs/cgroup/pids/inner"));
     }
 
     #[test]
     fn host_without_cgroups_is_unsupported() {
-        let e = Host::parse("1 0 8:1 / / rw - ext4 /dev/sda1 rw\n", "0::/\n").unwrap_err();
+        let e = Host::parse(b"1 0 8:1 / / rw - ext4 /dev/sda1 rw\n", "0::/\n").unwrap_err();
         assert_eq!((e.kind(), e.to_string().as_str()), (Kind::Unsupported, "no cgroup mount found in mountinfo"));
     }
 
     #[test]
     fn escaped_mount_point_is_decoded() {
-        let text = "9 1 0:38 / /run/my\\040cgroup rw - cgroup2 none rw\n";
+        let text = b"8 1 0:37 / /\xff rw - tmpfs none rw\n9 1 0:38 / /run/my\\040cgroup rw - cgroup2 none rw\n";
         assert_eq!(Host::parse(text, "0::/\n").unwrap().mounts()[0].point, Path::new("/run/my cgroup"));
     }
 }

@@ -17,7 +17,7 @@ use std::{
 };
 
 use berth_proto::task::Mount;
-use berth_runtime::{Context, Error, MountAccess, Result, clone_mapped};
+use berth_runtime::{Context, Error, MountAccess, Result, clone_mapped, mountinfo};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::{
     fs::{Mode, OFlags, ResolveFlags, mkdir, open, openat2},
@@ -73,7 +73,7 @@ pub fn unmount_recursive(path: &Path) -> Result<()> {
     if unmount_plain(&path) {
         return Ok(());
     }
-    let points = table::below(&table::read()?, &path);
+    let points = table::below(&mountinfo::read()?, &path);
     points.iter().rev().try_for_each(|point| unmount(point))
 }
 

@@ -1,29 +1,12 @@
 //! The mount points of the kernel's mount table, for unmounting.
 
-use std::{
-    ffi::OsString,
-    os::unix::ffi::OsStringExt,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use berth_runtime::{Context, Result, mountinfo::unescape};
-
-/// Reads the mount table of this process (proc_pid_mountinfo(5)).
-///
-/// # Errors
-/// /proc is not mounted.
-pub fn read() -> Result<Vec<u8>> {
-    std::fs::read("/proc/self/mountinfo").context("read /proc/self/mountinfo")
-}
+use berth_runtime::mountinfo;
 
 /// The mount points at and below `path`, oldest first. Each mount has an entry, also when several are at one path.
 pub fn below(table: &[u8], path: &Path) -> Vec<PathBuf> {
-    table
-        .split(|&b| b == b'\n')
-        .filter_map(|line| line.split(|&b| b == b' ').nth(4))
-        .map(|field| PathBuf::from(OsString::from_vec(unescape(field))))
-        .filter(|point| point.starts_with(path))
-        .collect()
+    mountinfo::lines(table).map(|line| line.point()).filter(|point| point.starts_with(path)).collect()
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use std::{
 
 use berth_runtime::{
     Ids,
-    fuzzing::{cgroup, complete_mount_point, parse_stat, point_of},
-    mountinfo::unescape,
+    fuzzing::{cgroup, parse_stat},
+    mountinfo::Line,
 };
 
 use crate::input::Input;
@@ -64,30 +64,25 @@ fn naive_unescape(field: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Any name of a mount point, as the kernel writes it.
 fn escapes(bytes: &[u8]) {
-    assert_eq!(unescape(bytes), naive_unescape(bytes));
-    let escaped: Vec<u8> = bytes
-        .iter()
-        .flat_map(|b| match b {
-            b' ' | b'\t' | b'\n' | b'\\' => format!("\\{b:03o}").into_bytes(),
-            b => vec![*b],
-        })
-        .collect();
-    assert_eq!(unescape(&escaped), bytes);
+    let escape = |b: &u8| match b {
+        b' ' | b'\t' | b'\n' | b'\\' => format!("\\{b:03o}").into_bytes(),
+        b => vec![*b],
+    };
+    let point: Vec<u8> = bytes.iter().flat_map(escape).collect();
+    let line = [b"1 2 3:4 / ", &point[..], b" rw - proc proc rw"].concat();
+    assert_eq!(Line::parse(&line).unwrap().point(), PathBuf::from(OsString::from_vec(bytes.to_vec())));
 }
 
 fn mount_line(line: &[u8]) {
     let words: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
+    let path = |at: usize| words.get(at).map(|word| PathBuf::from(OsString::from_vec(naive_unescape(word))));
     let dash = words.iter().skip(5).position(|word| *word == b"-").map(|at| at + 5);
-    let fstype = dash.and_then(|at| words.get(at + 1)).copied();
-    let point = words.get(4).map(|point| PathBuf::from(OsString::from_vec(naive_unescape(point))));
-    for asked in [&b"proc"[..], b"resctrl", b""] {
-        let naive = point.clone().filter(|_| fstype == Some(asked));
-        assert_eq!(point_of(line, asked), naive);
-    }
-    let whole = words.get(3) == Some(&&b"/"[..]) && matches!(fstype, Some(b"proc" | b"sysfs"));
-    let found = complete_mount_point(line).map(|at| PathBuf::from(OsString::from_vec(at)));
-    assert_eq!(found, point.filter(|_| whole));
+    let right = |n: usize| dash.and_then(|at| words.get(at + n)).copied();
+    let naive = right(1).map(|fstype| (words[0], fstype, right(3).unwrap_or_default(), path(3), path(4)));
+    let read = Line::parse(line);
+    assert_eq!(read.map(|l| (l.id, l.fstype, l.options, Some(l.root()), Some(l.point()))), naive);
 }
 
 /// The first half of the text is mountinfo, the second `/proc/self/cgroup`.
@@ -101,12 +96,12 @@ fn hierarchies(text: &str) {
         let line = |line: &str| {
             let words: Vec<_> = line.split(' ').collect();
             let path = |at: usize| words.get(at).map(|w| OsString::from_vec(naive_unescape(w.as_bytes())));
-            let kind = line.split(" - ").nth(1).and_then(|right| right.split(' ').next());
+            let kind = words.iter().skip(5).skip_while(|word| **word != "-").nth(1).copied();
             path(4).is_some_and(|at| Path::new(&at) == point)
                 && path(3).is_some_and(|at| Path::new(&at) == root)
                 && kind == Some(if controllers.is_empty() { "cgroup2" } else { "cgroup" })
         };
-        assert!(mountinfo.lines().any(line), "{point:?} {root:?} is in no line");
+        assert!(mountinfo.split('\n').any(line), "{point:?} {root:?} is in no line");
         let names = controllers.join(",");
         let is_own = |line: &str| {
             let words: Vec<_> = line.splitn(3, ':').collect();

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use berth_runtime::mountinfo;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use super::{Caller, Finding};
@@ -24,7 +25,7 @@ struct Layout {
 
 /// The findings.
 pub fn findings(host: &Host, caller: Caller) -> Vec<Finding> {
-    let layout = layout(&host.text("/proc/self/mountinfo").unwrap_or_default());
+    let layout = layout(host.text("/proc/self/mountinfo").unwrap_or_default().as_bytes());
     let mut all = vec![mounts(&layout)];
     let mut there: Vec<String> =
         layout.v1.iter().map(|name| if name == "blkio" { "io".into() } else { name.clone() }).collect();
@@ -49,19 +50,16 @@ pub fn findings(host: &Host, caller: Caller) -> Vec<Finding> {
     all
 }
 
-fn layout(mountinfo: &str) -> Layout {
+fn layout(table: &[u8]) -> Layout {
     let mut layout = Layout::default();
-    for line in mountinfo.lines() {
-        let Some((left, right)) = line.split_once(" - ") else { continue };
-        let (mut left, mut right) = (left.split(' '), right.split(' '));
-        let point = left.nth(4).unwrap_or_default();
-        let (kind, options) = (right.next().unwrap_or_default(), right.nth(1).unwrap_or_default());
-        match kind {
-            "cgroup2" if layout.v2.is_none() => {
-                layout.v2 = Some(point.into());
+    for line in mountinfo::lines(table) {
+        let options = str::from_utf8(line.options).unwrap_or_default();
+        match line.fstype {
+            b"cgroup2" if layout.v2.is_none() => {
+                layout.v2 = Some(line.point());
                 layout.nsdelegate = options.split(',').any(|option| option == "nsdelegate");
             }
-            "cgroup" => layout.v1.extend(
+            b"cgroup" => layout.v1.extend(
                 options
                     .split(',')
                     .filter(|o| !matches!(*o, "rw" | "ro" | "xattr") && !o.contains('='))
@@ -144,14 +142,13 @@ mod tests {
 
     #[test]
     fn layouts_of_cgroups_are_told_apart() {
-        let v2 =
-            "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n";
+        let v2 = "29 23 0:26 / /sys/fs/my\\040cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n";
         let v1 = "30 23 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n31 23 0:28 / /sys/fs/cgroup/systemd rw - cgroup none rw,xattr,name=systemd\n";
-        let pure = layout(v2);
-        assert_eq!(pure, Layout { v2: Some("/sys/fs/cgroup".into()), nsdelegate: true, v1: vec![] });
-        assert_eq!(layout(v1).v1, ["memory"]);
-        let verdicts =
-            [pure, layout(v1), layout(&format!("{v1}{v2}")), layout("")].map(|layout| mounts(&layout).status);
+        let pure = layout(v2.as_bytes());
+        assert_eq!(pure, Layout { v2: Some("/sys/fs/my cgroup".into()), nsdelegate: true, v1: vec![] });
+        assert_eq!(layout(v1.as_bytes()).v1, ["memory"]);
+        let verdicts = [pure, layout(v1.as_bytes()), layout(format!("{v1}{v2}").as_bytes()), layout(b"")]
+            .map(|layout| mounts(&layout).status);
         use super::super::Status::{Missing, Ok, Warning};
         assert_eq!(verdicts, [Ok, Warning, Warning, Missing]);
     }

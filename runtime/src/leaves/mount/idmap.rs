@@ -2,7 +2,6 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    fs,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -17,6 +16,7 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use super::{Options, Submounts, attr, clone_tree};
 use crate::{
     Context, Error, Result,
+    host::mountinfo,
     id_maps::Ids,
     namespace::{UserNamespace, user},
 };
@@ -120,7 +120,7 @@ fn map(tree: &OwnedFd, recursive: bool, users: BorrowedFd<'_>, source: &Path) ->
 
 /// Words the error for a tree that cannot be idmapped. Names the first of its mounts that the kernel refuses.
 fn error_words(source: &Path, recursive: bool, users: BorrowedFd<'_>) -> String {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let table = mountinfo::read().unwrap_or_default();
     let mut mounts = vec![(source.to_owned(), fstype_of(&table, source))];
     if recursive {
         mounts.extend(submounts(&table, source));
@@ -133,35 +133,32 @@ fn error_words(source: &Path, recursive: bool, users: BorrowedFd<'_>) -> String 
 }
 
 /// Returns the type of the file system that contains `path`, or an empty string.
-fn fstype_of(table: &str, path: &Path) -> String {
+fn fstype_of(table: &[u8], path: &Path) -> String {
     let id = statx(CWD, path, AtFlags::NO_AUTOMOUNT, StatxFlags::MNT_ID).map(|x| x.stx_mnt_id.to_string());
-    let found = table.lines().find(|line| line.split(' ').next() == id.as_deref().ok());
-    found.and_then(fstype_field).unwrap_or_default().to_owned()
+    let found = id.ok().and_then(|id| mountinfo::lines(table).find(|line| line.id == id.as_bytes()));
+    found.map(|line| text(line.fstype)).unwrap_or_default()
 }
 
 /// Returns the mounts below `path` and the types of their file systems.
-fn submounts(table: &str, path: &Path) -> Vec<(PathBuf, String)> {
-    let mounts =
-        table.lines().filter_map(|line| Some((PathBuf::from(line.split(' ').nth(4)?), fstype_field(line)?.to_owned())));
+fn submounts(table: &[u8], path: &Path) -> Vec<(PathBuf, String)> {
+    let mounts = mountinfo::lines(table).map(|line| (line.point(), text(line.fstype)));
     mounts.filter(|(point, _)| point != path && point.starts_with(path)).collect()
 }
 
-/// Returns the file system type of a line of mountinfo, the first field behind the separator (proc_pid_mountinfo(5)).
-fn fstype_field(line: &str) -> Option<&str> {
-    line.split_once(" - ")?.1.split(' ').next()
+fn text(field: &[u8]) -> String {
+    String::from_utf8_lossy(field).into_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const TABLE: &str = "22 1 0:20 / /proc rw shared:1 - proc proc rw\n30 1 8:1 / /srv rw - ext4 /dev/a rw\n\
-        31 30 0:41 / /srv/a rw - tmpfs none rw\n32 1 0:42 / /srv2 rw - nfs a:/b rw\n";
+    const TABLE: &[u8] = b"22 1 0:20 / /proc rw shared:1 - proc proc rw\n30 1 8:1 / /srv rw - ext4 /dev/a rw\n\
+        31 30 0:41 / /srv/a\\040b rw - tmpfs none rw\n32 1 0:42 / /srv2 rw - nfs a:/b rw\n";
 
     #[test]
     fn mountinfo_gives_file_system_types() {
-        assert_eq!(submounts(TABLE, Path::new("/srv")), [(PathBuf::from("/srv/a"), "tmpfs".to_owned())]);
+        assert_eq!(submounts(TABLE, Path::new("/srv")), [(PathBuf::from("/srv/a b"), "tmpfs".to_owned())]);
         assert_eq!(fstype_of(TABLE, Path::new("/no/such/path")), "");
-        assert_eq!(TABLE.lines().filter_map(fstype_field).collect::<Vec<_>>(), ["proc", "ext4", "tmpfs", "nfs"]);
     }
 }
