@@ -1,10 +1,12 @@
 //! The messages and services between containerd and the shim, and helpers for `Any`.
 //!
-//! `containerd-shim-protos` has the generated code. This crate re-exports the parts that the shim uses, adds the one
-//! message that is missing ([`runtime_options`]) and registers the task service under both of its names
+//! `containerd-shim-protos` has the generated code. This crate re-exports the parts that the shim uses, adds the
+//! messages that are missing ([`runtime_options`], [`pod_config`]) and registers the task service under both of its names
 //! ([`task_services`]). It makes no decisions.
 
 pub mod any;
+mod fields;
+pub mod pod_config;
 pub mod runtime_options;
 mod services;
 
@@ -35,6 +37,16 @@ pub mod events {
         events::task::*,
         shim::{event::Envelope, events::ForwardRequest},
         shim_async::{Events, EventsClient, create_events},
+    };
+}
+
+/// `containerd.runtime.sandbox.v1`: the [`Sandbox`](sandbox::Sandbox) service of a pod without a pause container, with 9
+/// methods.
+pub mod sandbox {
+    pub use containerd_shim_protos::{
+        sandbox_api::*,
+        sandbox_async::{Sandbox, SandboxClient, create_sandbox},
+        types::platform::Platform,
     };
 }
 

@@ -4,7 +4,9 @@
 //! `containerd-shim-protos` lacks this message. Its three fields are coded here by hand, without descriptors: 1
 //! `type_url` (string), 2 `config_path` (string), 3 `config_body` (bytes).
 
-use protobuf::{CodedInputStream, CodedOutputStream, rt::WireType};
+use protobuf::CodedOutputStream;
+
+use crate::fields::{self, Field};
 
 /// The options table of a runtime handler, as TOML.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,16 +25,16 @@ impl RuntimeOptions {
     /// # Errors
     /// The bytes are truncated, or a field has another type.
     pub fn parse_from_bytes(bytes: &[u8]) -> protobuf::Result<Self> {
-        let mut input = CodedInputStream::from_bytes(bytes);
         let mut options = Self::default();
-        while let Some(tag) = input.read_raw_tag_or_eof()? {
-            match tag >> 3 {
-                1 if tag & 7 == LENGTH => options.type_url = input.read_string()?,
-                2 if tag & 7 == LENGTH => options.config_path = input.read_string()?,
-                3 if tag & 7 == LENGTH => options.config_body = input.read_bytes()?,
-                _ => skip(tag, &mut input)?,
+        fields::read(bytes, |field| {
+            match field {
+                (1, Field::Bytes(text)) => options.type_url = fields::text(text)?,
+                (2, Field::Bytes(text)) => options.config_path = fields::text(text)?,
+                (3, Field::Bytes(body)) => options.config_body = body.to_vec(),
+                _ => {}
             }
-        }
+            Ok(())
+        })?;
         Ok(options)
     }
 
@@ -55,15 +57,6 @@ impl RuntimeOptions {
         output.flush()?;
         drop(output);
         Ok(bytes)
-    }
-}
-
-const LENGTH: u32 = WireType::LengthDelimited as u32;
-
-fn skip(tag: u32, input: &mut CodedInputStream<'_>) -> protobuf::Result<()> {
-    match WireType::new(tag & 7) {
-        Some(wire) => input.skip_field(wire),
-        None => Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "no such wire type").into()),
     }
 }
 
