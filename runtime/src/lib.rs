@@ -52,7 +52,7 @@ pub use leaves::{
 };
 pub use namespace::user as user_namespace;
 pub use oci_state::OCI_VERSION;
-pub use ops::{create, delete, events, exec, features, kill, live_mounts, pause, ps, start, stats, update};
+pub use ops::{create, delete, events, exec, features, kill, live_mounts, pause, pod, ps, start, stats, update};
 pub use spawn::sealed;
 pub use spec::{bundle, default_spec, go_bool, go_json};
 pub use sys::send_signal;

@@ -15,6 +15,16 @@ pub fn namespace_kind(fd: &OwnedFd) -> Result<u32> {
     Ok(nix::errno::Errno::result(kind)?.cast_unsigned())
 }
 
+/// Opens the user namespace that owns a namespace (`NS_GET_USERNS`, ioctl_ns(2)).
+pub fn owner_of_namespace(fd: &OwnedFd) -> Result<OwnedFd> {
+    const NS_GET_USERNS: libc::c_ulong = 0xb701;
+    // SAFETY: the request takes no argument; on another kind of file it fails with ENOTTY.
+    let owner = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_USERNS) };
+    let owner = nix::errno::Errno::result(owner)?;
+    // SAFETY: the call has just installed the descriptor, so it has no other owner. It is close-on-exec.
+    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(owner) })
+}
+
 /// Clones, and carries out `plan` in the child. Returns the child's pid and pidfd in the parent.
 pub fn clone_into(plan: &Plan<'_>, flags: u32, cgroup: Option<BorrowedFd<'_>>) -> Result<(i32, OwnedFd)> {
     let what = if cgroup.is_some() { "clone3 into the cgroup" } else { "clone3" };

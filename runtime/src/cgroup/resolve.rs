@@ -8,7 +8,7 @@ use super::{
     path::{self, CgroupsPath},
     rootless::{Rights, is_by_systemd},
     systemd::scope,
-    unit::{Instance, Unit},
+    unit::{self, Instance, Unit},
 };
 use crate::error::{Error, Result};
 
@@ -48,5 +48,21 @@ impl Cgroup {
         };
         let places = path::places(host()?, &path)?;
         Ok(Self { hierarchy, driver, places, rootless: false })
+    }
+
+    /// Finds the cgroup of a pod, which the kubelet has made above those of its containers: an absolute path, or the name of
+    /// a systemd slice.
+    ///
+    /// # Errors
+    /// A path that contains `..` or names the root, the malformed name of a slice, or a host without cgroups.
+    pub fn of_pod(parent: &str) -> Result<Self> {
+        let path = if !parent.contains('/') && parent.ends_with(".slice") {
+            let bad = || Error::invalid(format!("cgroup_parent: invalid slice name {parent:?}"));
+            CgroupsPath::from_root(unit::expand(parent).ok_or_else(bad)?)
+        } else {
+            CgroupsPath::new(Some(Path::new(parent)), "pod")?
+        };
+        let places = path::places(host()?, &path)?;
+        Ok(Self { hierarchy: Hierarchy::of_host()?, driver: Driver::Cgroupfs, places, rootless: false })
     }
 }

@@ -103,7 +103,7 @@ fn checked(name: String, what: impl Fn() -> String) -> Result<String> {
 }
 
 /// The path of a slice: `a-b.slice` is in `a.slice` (systemd.slice(5)), and `-.slice` is the root.
-fn expand(slice: &str) -> Option<PathBuf> {
+pub(super) fn expand(slice: &str) -> Option<PathBuf> {
     let name = slice.strip_suffix(".slice").filter(|name| !name.is_empty())?;
     let mut path = PathBuf::new();
     if name == "-" {

@@ -200,14 +200,20 @@ fn check_mappings_agree(given: &Ids, actual: &Ids) -> Result<()> {
 }
 
 /// Opens a namespace file, and checks that it is a namespace of the right type.
-fn open(path: &Path, kind: u32) -> Result<OwnedFd> {
+///
+/// # Errors
+/// As open(2); [`crate::Kind::InvalidArgument`] for another type or no namespace at all.
+pub fn open(path: &Path, kind: u32) -> Result<OwnedFd> {
     let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
     let is = crate::sys::namespace_kind(&fd).map_err(|_| Error::invalid("not a namespace"))?;
     if is == kind { Ok(fd) } else { Err(Error::invalid("is a namespace of another type")) }
 }
 
 /// Returns true if the namespace file is the runtime's own namespace.
-fn is_own(fd: &OwnedFd, name: &str) -> Result<bool> {
+///
+/// # Errors
+/// As stat(2).
+pub fn is_own(fd: &OwnedFd, name: &str) -> Result<bool> {
     let theirs = rustix::fs::fstat(fd)?;
     let ours = rustix::fs::stat(format!("/proc/thread-self/ns/{name}")).context("stat own namespace")?;
     Ok((theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino))

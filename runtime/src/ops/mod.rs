@@ -8,6 +8,7 @@ pub mod features;
 pub mod kill;
 pub mod live_mounts;
 pub mod pause;
+pub mod pod;
 pub mod ps;
 pub mod start;
 pub mod stats;
