@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use tokio::sync::Notify;
 
-use crate::{pool::Pool, publish::Publisher};
+use crate::{pod::PodSlot, pool::Pool, publish::Publisher};
 
 /// The parts of the server that containers use.
 #[derive(Debug)]
@@ -18,7 +18,9 @@ pub struct ServerContext {
     /// Stops the server.
     pub shutdown: ShutdownHandle,
     /// Runs blocking work.
-    pub pool: Pool,
+    pub pool: Arc<Pool>,
+    /// The pod that this server holds for containerd's sandbox service.
+    pub pod: PodSlot,
     /// The path of the shim's own executable.
     pub exe: PathBuf,
 }

@@ -12,7 +12,7 @@ use std::{
 use berth_proto::{Message, MessageField, task::DeleteResponse};
 use berth_runtime::{Context, Error, Kind, Result};
 
-use crate::{args::Args, bundle, clock, mount, options::TaskOptions, socket};
+use crate::{args::Args, bundle, clock, mount, options::TaskOptions, pod, socket};
 
 /// The exit status that containerd reports for a container that was cleaned up: 128 + SIGKILL.
 const EXIT_STATUS: u32 = 137;
@@ -48,22 +48,46 @@ fn report(args: &Args, e: &Error) {
     let _ = writeln!(std::io::stderr(), "clean up {}: {e}", args.id);
 }
 
-/// Runs all steps, whatever fails: processes, cgroup and state; then the rootfs, which the processes kept busy; then
-/// the socket of a killed server.
-fn clean(args: &Args, bundle: &Path) -> (Option<u32>, Result<()>, [Result<()>; 2]) {
-    let options = TaskOptions::load(bundle).unwrap_or_else(|e| {
-        report(args, &e.context("the default state root is used"));
-        TaskOptions::default()
-    });
+/// Runs all steps, whatever fails: the containers of a pod, whose bundles lie elsewhere; then processes, cgroup and state;
+/// then the rootfs, which the processes kept busy, and the pod's files; then the socket of a killed server.
+fn clean(args: &Args, bundle: &Path) -> (Option<u32>, Result<()>, [Result<()>; 3]) {
+    let members = pod::members::list(bundle).and_then(|members| clean_members(args, bundle, members));
     let noted = init_pid(bundle);
-    let root = options.state_root(&args.namespace);
-    let (pid, container) = match berth_runtime::delete::cleanup(&root, &args.id, CLEANUP_TIMEOUT) {
+    let (pid, container) = match end(args, &args.id, bundle) {
         Ok(pid) => (noted.or(pid.and_then(|pid| u32::try_from(pid).ok())), Ok(())),
         Err(e) => (noted, Err(e)),
     };
     let rootfs = mount::unmount_recursive(&bundle.join("rootfs"));
+    let files = pod::clear(bundle);
     let socket = bundle::socket(bundle).map_or(Ok(()), |path| socket::remove_dead(&path));
-    (pid, container, [rootfs, socket])
+    (pid, Error::all(members.err().into_iter().chain(container.err())), [rootfs, files, socket])
+}
+
+/// Ends the containers of a pod whose server is gone. containerd does that itself only for a server that answered
+/// `start` with version 2, and in no order.
+fn clean_members(args: &Args, pod: &Path, members: Vec<(String, PathBuf)>) -> Result<()> {
+    let mut errors = Vec::new();
+    for (id, bundle) in members {
+        let ended = end(args, &id, &bundle).map(drop);
+        let unmounted = mount::unmount_recursive(&bundle.join("rootfs"));
+        let unlisted = if ended.is_ok() { pod::members::remove(pod, &id) } else { Ok(()) };
+        errors.extend(
+            [ended, unmounted, unlisted]
+                .into_iter()
+                .filter_map(Result::err)
+                .map(|e| e.context(format!("container {id}"))),
+        );
+    }
+    Error::all(errors)
+}
+
+/// Kills and removes one container; returns its init's pid if it is known.
+fn end(args: &Args, id: &str, bundle: &Path) -> Result<Option<i32>> {
+    let options = TaskOptions::load(bundle).unwrap_or_else(|e| {
+        report(args, &e.context("the default state root is used"));
+        TaskOptions::default()
+    });
+    berth_runtime::delete::cleanup(&options.state_root(&args.namespace), id, CLEANUP_TIMEOUT)
 }
 
 /// The bundle: `-bundle`, else the directory named by the id beside the working directory, which is a bundle itself.

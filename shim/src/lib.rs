@@ -25,6 +25,8 @@ pub mod log;
 pub mod mount;
 pub mod oom;
 pub mod options;
+pub mod pod;
+pub mod pod_service;
 pub mod pool;
 pub mod process;
 pub mod publish;

@@ -91,6 +91,9 @@ impl Sandbox {
         if let Entry::Occupied(entry) = self.containers().entry(container.id().to_owned())
             && Arc::ptr_eq(entry.get(), container)
         {
+            if let Some(pod) = self.context.pod.get() {
+                pod.dismiss(container.id());
+            }
             entry.remove();
             self.changed.notify_one();
         }
@@ -103,16 +106,21 @@ impl Sandbox {
         loop {
             if !self.is_empty() {
                 self.changed.notified().await;
-            } else if timeout(patience, self.changed.notified()).await.is_err() {
+            } else if timeout(patience, self.changed.notified()).await.is_err() && self.is_empty() {
                 return;
             }
             patience = later;
         }
     }
 
-    /// Reports whether no container exists or is being created.
+    /// Reports whether no container exists or is being created, and the server holds no pod.
     pub fn is_empty(&self) -> bool {
-        self.containers().is_empty()
+        self.containers().is_empty() && self.context.pod.get().is_none()
+    }
+
+    /// The pid of the init of the first container that has one.
+    pub fn first_pid(&self) -> Option<u32> {
+        self.containers().values().find_map(|container| container.pid("").ok().filter(|pid| *pid != 0))
     }
 
     /// Describes all containers for the log, some lines each.

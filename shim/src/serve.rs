@@ -11,6 +11,7 @@ use std::{
 };
 
 use berth_proto::{
+    sandbox::create_sandbox,
     task_services,
     ttrpc::asynchronous::{Server, transport::Listener},
 };
@@ -23,7 +24,8 @@ use crate::{
     fd_reserve, frames, inherit,
     listener::PeerCheckedListener,
     log::{self, Stderr},
-    pool::Pool,
+    pod::PodSlot,
+    pod_service::PodService,
     publish::Publisher,
     service::Service,
     signals::{self, Signal, Signals},
@@ -81,7 +83,8 @@ async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
         id: args.id.clone(),
         publisher: publisher.clone(),
         shutdown: shutdown.clone(),
-        pool: Pool::default(),
+        pool: std::sync::Arc::default(),
+        pod: PodSlot::default(),
         // `start` passes the path as argv[0]. /proc/self/exe would name the sealed mount that the server runs from.
         exe: std::env::args_os().next().map_or_else(|| "/proc/self/exe".into(), PathBuf::from),
     });
@@ -89,6 +92,7 @@ async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
     let mut server = Server::new()
         .add_listener(listener)
         .register_service(task_services(std::sync::Arc::new(service.clone())))
+        .register_service(create_sandbox(std::sync::Arc::new(PodService::new(service.group()))))
         .register_service(frames::service());
     server.start().await.map_err(|e| Error::new(Kind::Internal, e.to_string()).context("serve"))?;
     ::log::debug!("serving group {} of namespace {}", args.id, args.namespace);

@@ -42,6 +42,11 @@ impl Service {
         Self { sandbox: Arc::new(Sandbox::new(context)), waits: Arc::new(Semaphore::new(MAX_WAITS)) }
     }
 
+    /// The containers, for the sandbox service on the same socket.
+    pub fn group(&self) -> Arc<Sandbox> {
+        self.sandbox.clone()
+    }
+
     /// Describes all containers for the log.
     pub fn dump(&self) -> String {
         self.sandbox.dump()
@@ -186,8 +191,8 @@ impl Task for Service {
         Ok(ConnectResponse { shim_pid: std::process::id(), task_pid, ..Default::default() })
     }
 
-    /// Ends the server if it has no container. The client calls it after a Delete, also while other containers of the pod
-    /// run, and that must change nothing (runc shim: `Shutdown`).
+    /// Ends the server if it has no container and holds no pod. The client calls it after a Delete, also while other
+    /// containers of the pod run, and that must change nothing (runc shim: `Shutdown`).
     async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> ttrpc::Result<Empty> {
         if self.sandbox.is_empty() {
             self.sandbox.context.shutdown.request();

@@ -29,6 +29,7 @@ use crate::{
     mount,
     oom::Oom,
     options::TaskOptions,
+    pod::Pod,
 };
 
 /// The file with init's pid, which moby and the action `delete` read.
@@ -121,6 +122,7 @@ impl Container {
             terminal: request.terminal,
             stdio: prepared.take_child(),
             options,
+            pod: self.context.pod.get(),
         };
         let created = self.context.pool.run(&spawning, move || job.run()).await.map_err(create_failed)?;
         let pid = created.container.pid();
@@ -189,6 +191,8 @@ struct Job {
     terminal: bool,
     stdio: Stdio,
     options: TaskOptions,
+    /// The pod that the container joins.
+    pod: Option<Arc<Pod>>,
 }
 
 impl Job {
@@ -213,6 +217,8 @@ impl Job {
     fn make(self) -> Result<Created> {
         let mut bundle = Bundle::load(&self.bundle)?;
         bundle.set_terminal(self.terminal);
+        // The pod's namespaces stay open until the container has joined them.
+        let _held = self.pod.as_ref().map(|pod| pod.admit(&self.id, &self.bundle, &mut bundle.spec)).transpose()?;
         let warn = |warnings: &[String]| {
             warnings.iter().for_each(|warning| log::warn!("container {}: {warning}", self.id));
         };

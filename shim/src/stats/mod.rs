@@ -13,7 +13,19 @@ use berth_runtime::{Error, Kind, Result, state, stats::Stats};
 /// # Errors
 /// Its cgroup is gone (not found) or cannot be read.
 pub fn metrics(container: &state::Container) -> Result<Any> {
-    let packed = match berth_runtime::stats::stats(container)? {
+    pack(berth_runtime::stats::stats(container)?)
+}
+
+/// The current metrics of a pod's cgroup.
+///
+/// # Errors
+/// As [`metrics`]; the path is malformed.
+pub fn pod_metrics(cgroup_parent: &str) -> Result<Any> {
+    pack(berth_runtime::stats::of_pod(cgroup_parent)?)
+}
+
+fn pack(stats: Stats) -> Result<Any> {
+    let packed = match stats {
         Stats::V1(stats) => any::pack(&v1::metrics(*stats)),
         Stats::V2(stats) => any::pack(&v2::metrics(*stats)),
     };
