@@ -30,6 +30,17 @@ macro_rules! by_path {
     };
 }
 
+/// Makes tests of the named functions under containerd 2 with pods that have no pause container. With `RUNTIME=runc` they
+/// have one.
+#[macro_export]
+macro_rules! without_pause {
+    ($($test:ident),+ $(,)?) => {
+        mod containerd_2_without_pause { $(#[test] fn $test() {
+            $crate::matrix::run($crate::containerd::Version::V2_3, $crate::containerd::Form::WithoutPause, super::$test);
+        })+ }
+    };
+}
+
 /// Runs `test` on a containerd of its own and checks that it leaves nothing behind.
 pub fn run(version: Version, form: Form, test: fn(&Containerd)) {
     if form == Form::ByName && Runtime::under_test(form) == Runtime::Runc {

@@ -109,7 +109,8 @@ impl Reservation {
         traces.extend(self.shim_sockets().iter().map(|path| format!("socket {}", path.display())));
         traces.extend(leak::states(&self.dir).iter().map(|path| format!("state {}", path.display())));
         let state = self.dir.join("state");
-        for bundles in [state.join("io.containerd.runtime.v2.task"), self.dir.join("runc")] {
+        let pods = state.join("io.containerd.sandbox.controller.v1.shim");
+        for bundles in [state.join("io.containerd.runtime.v2.task"), pods, self.dir.join("runc")] {
             for namespace in fs::read_dir(bundles).into_iter().flatten().flatten() {
                 let entries = fs::read_dir(namespace.path()).into_iter().flatten().flatten();
                 traces.extend(entries.map(|entry| format!("directory {}", entry.path().display())));

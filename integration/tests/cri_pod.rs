@@ -5,9 +5,11 @@ use berth_integration::{
     containerd::Containerd,
     matrix,
     pod::{Pod, container_config},
+    without_pause,
 };
 
 matrix!(pod_lives_from_runp_to_rmp, containers_of_a_pod_share_its_namespaces);
+without_pause!(pod_lives_from_runp_to_rmp, containers_of_a_pod_share_its_namespaces);
 
 fn pod_lives_from_runp_to_rmp(containerd: &Containerd) {
     let pod = Pod::run(containerd, "life");

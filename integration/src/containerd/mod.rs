@@ -178,7 +178,9 @@ impl Containerd {
     pub fn ctr_runtime(&self, id: &str) -> Vec<String> {
         let mut words = match self.runtime {
             Runtime::Berth(Form::ByPath) => vec!["--runtime".into(), built(self.runtime.shim()).display().to_string()],
-            Runtime::Berth(Form::ByName) => vec!["--runtime".into(), "io.containerd.berth.v2".into()],
+            Runtime::Berth(Form::ByName | Form::WithoutPause) => {
+                vec!["--runtime".into(), "io.containerd.berth.v2".into()]
+            }
             Runtime::Runc => {
                 let runc = tool(self.of_version("RUNC_DEBIAN", "RUNC")).display().to_string();
                 let root = self.dir().join("runc").display().to_string();

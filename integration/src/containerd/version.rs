@@ -9,19 +9,21 @@ pub enum Version {
     V2_3,
 }
 
-/// The two forms in which a runtime is named to containerd.
+/// The forms in which a runtime is named to containerd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// `io.containerd.runc.v2` with the path of the shim.
     ByPath,
     /// A runtime type of its own, found on containerd's PATH.
     ByName,
+    /// As `ByName`, with `sandboxer = "shim"`: pods have no pause container. containerd 2.x alone.
+    WithoutPause,
 }
 
 /// The runtime of the containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Runtime {
-    /// berth's shim, named in one of the two forms.
+    /// berth's shim, named in one of the forms.
     Berth(Form),
     /// containerd's Go shim with runc, which tests the tests (`RUNTIME=runc`).
     Runc,
@@ -42,6 +44,7 @@ impl Runtime {
         match self {
             Self::Berth(Form::ByPath) => "berth",
             Self::Berth(Form::ByName) => "berth-own",
+            Self::Berth(Form::WithoutPause) => "berth-pod",
             Self::Runc => "runc",
         }
     }
