@@ -91,8 +91,8 @@ impl Root<'_> {
     /// Returns whether `target` leads to the mount `tree`.
     fn leads_to(&self, target: &CStr, tree: BorrowedFd<'_>) -> SysResult<bool> {
         match path::open(self.fd, target, OFlags::PATH) {
-            Ok(there) => Ok(mount_id(there.as_fd())? == mount_id(tree)?),
-            Err(_) => Ok(false),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(false),
+            there => Ok(mount_id(there?.as_fd())? == mount_id(tree)?),
         }
     }
 
