@@ -6,31 +6,27 @@
 
 use std::{
     fs,
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::MetadataExt,
-    },
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
     time::{Duration, Instant},
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
 use crate::{
-    Context, Error, Kind, Result,
+    Error, Kind, Result,
     container::{
         start_socket,
         state::{Container, Status},
     },
-    host::proc::{self, Stat},
+    host::proc::{self, Stat, is_gone},
     namespace,
 };
 
-/// Longest time from the sign of init's end to its exit.
-const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest time from the sign of init's end to that end.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A living init.
 #[derive(Debug)]
@@ -101,10 +97,7 @@ impl Container {
             Err(e) if e.raw_os_error() == Some(libc::EACCES) => {
                 Ok(if self.living()?.is_some() { Status::Running } else { Status::Stopped })
             }
-            // The process has exited, or it has given up its memory, which comes first in an exit.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
-                Ok(if self.exits_soon() { Status::Stopped } else { Status::Running })
-            }
+            Err(e) if is_gone(&e) => Ok(if self.has_ended()? { Status::Stopped } else { Status::Running }),
             Err(e) => Err(Error::from(e).context(format!("stat /proc/{}/exe", self.pid()))),
         }
     }
@@ -131,13 +124,28 @@ impl Container {
         Ok(Init { pidfd, pid: self.pid(), stat })
     }
 
-    /// Waits a short time for the exit of init, which a failure of another process has announced. Returns false if init
+    /// Returns true if init has exited, or has given up its memory, and with it its executable. That comes first in an
+    /// exit; the kernel then ends the pid namespace, and waits for the parents of all its processes.
+    fn has_ended(&self) -> Result<bool> {
+        let exe = fs::metadata(format!("/proc/{}/exe", self.pid()));
+        // Other threads live on after the first one.
+        let single = |stat: Stat| !stat.leader_ended && stat.threads <= 1;
+        Ok(self.living()?.is_none_or(|stat| single(stat) && exe.is_err_and(|e| is_gone(&e))))
+    }
+
+    /// Waits a short time for the end of init, which a failure of another process has announced. Returns false if init
     /// lives on.
-    pub fn exits_soon(&self) -> bool {
-        match self.pidfd() {
-            Err(e) => e.kind() == Kind::NotFound,
-            Ok(pidfd) => has_exited(pidfd.as_fd(), Instant::now() + EXIT_TIMEOUT).unwrap_or(false),
+    pub fn ends_soon(&self) -> bool {
+        let until = Instant::now() + END_TIMEOUT;
+        let mut pause = Duration::from_millis(1);
+        while Instant::now() < until {
+            if self.has_ended().unwrap_or(false) {
+                return true;
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(50));
         }
+        false
     }
 
     /// Opens a pidfd of init.
@@ -146,20 +154,6 @@ impl Container {
     /// As [`Container::init`].
     pub fn pidfd(&self) -> Result<OwnedFd> {
         self.init().map(|init| init.pidfd)
-    }
-}
-
-/// Waits for the exit of a process. Its pidfd is readable when its last thread has exited, reaped or not
-/// (pidfd_open(2)). Returns false if the time is over.
-pub(crate) fn has_exited(pidfd: BorrowedFd<'_>, until: Instant) -> Result<bool> {
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let left = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
-        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)) {
-            Ok(ready) => return Ok(ready > 0),
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e).context("wait for the container's init"),
-        }
     }
 }
 

@@ -77,7 +77,7 @@ fn read_stat(path: &str) -> Result<Option<Stat>> {
 }
 
 /// Returns true if the error says that the process does not exist: open(2) and read(2) say so in different words.
-fn is_gone(error: &std::io::Error) -> bool {
+pub fn is_gone(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 

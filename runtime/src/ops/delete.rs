@@ -11,22 +11,20 @@ use std::{
     collections::HashSet,
     fs,
     io::ErrorKind,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     time::{Duration, Instant},
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{CWD, FlockOperation, Mode, OFlags, flock, openat},
     io::Errno,
 };
 
 use crate::{
     Context, Error, Kind, Result,
-    container::{
-        init::has_exited,
-        state::{self, Container, Status},
-    },
+    container::state::{self, Container, Status},
     leaves::{hooks, rdt::Group},
     ops::kill,
 };
@@ -165,6 +163,20 @@ fn end(container: &Container, until: Instant) -> Result<()> {
         }
         pause = (pause * 2).min(Duration::from_millis(50));
         reached = signal_all();
+    }
+}
+
+/// Waits for the exit of a process. Its pidfd is readable when its last thread has exited, reaped or not
+/// (pidfd_open(2)).
+fn has_exited(pidfd: BorrowedFd<'_>, until: Instant) -> Result<bool> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e).context("wait for the container's init"),
+        }
     }
 }
 

@@ -55,7 +55,7 @@ fn because_stopped(container: &Container, error: Error) -> Error {
     if matches!(error.kind(), Kind::FailedPrecondition | Kind::InvalidArgument) {
         return error;
     }
-    let stopped = matches!(container.status(), Ok(Status::Stopped)) || is_of_an_end(&error) && container.exits_soon();
+    let stopped = matches!(container.status(), Ok(Status::Stopped)) || is_of_an_end(&error) && container.ends_soon();
     if stopped { Error::new(Kind::FailedPrecondition, format!("{STOPPED}: {error}")) } else { error }
 }
 
