@@ -23,6 +23,7 @@ pub mod console;
 pub mod containerd;
 pub mod counts;
 pub mod cri_bundle;
+pub mod criu;
 pub mod delegation;
 pub mod dependencies;
 pub mod executable;

@@ -1,7 +1,7 @@
 //! Flags of the command line that no other file covers.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test: what does not hold ends it")]
 
-use berth_integration::{bundle::Bundle, case::skipped_on_runc, runtime::Runtime};
+use berth_integration::{bundle::Bundle, runtime::Runtime};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use std::{
     io::IoSliceMut,
@@ -45,16 +45,5 @@ fn no_new_keyring_keeps_the_keyring_of_the_caller() {
         let out = runtime.on("run", "c1", &bundle).with(flags).wait().ok().json();
         let description = out["keyring"]["description"].as_str().unwrap();
         assert_eq!(description.ends_with(";_ses.c1"), own, "{flags:?}: {description}");
-    }
-}
-
-#[test]
-fn checkpoint_and_restore_are_refused() {
-    if skipped_on_runc("not supported by berth", "it has them") {
-        return;
-    }
-    let runtime = Runtime::new("flags-unbuilt");
-    for command in ["checkpoint", "restore"] {
-        runtime.cmd(&[command, "c1"]).fails(1, &[&format!("{command}: not supported")]);
     }
 }

@@ -12,6 +12,7 @@
 //! leaves      each translates one part of the spec into one part of the plan, and imports no other leaf
 //! namespace   creates, joins and enters namespaces
 //! cgroup      cgroups v1 and v2, through cgroupfs or systemd
+//! criu        speaks to CRIU, for checkpoint and restore
 //! host        facts about the host, and its files, sockets and programs
 //! arena, id_maps, oci_state
 //! sys         system calls that neither nix nor rustix wraps
@@ -23,6 +24,7 @@
 mod arena;
 pub mod cgroup;
 mod container;
+mod criu;
 pub mod error;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -52,7 +54,9 @@ pub use leaves::{
 };
 pub use namespace::user as user_namespace;
 pub use oci_state::OCI_VERSION;
-pub use ops::{create, delete, events, exec, features, kill, live_mounts, pause, pod, ps, start, stats, update};
+pub use ops::{
+    checkpoint, create, delete, events, exec, features, kill, live_mounts, pause, pod, ps, restore, start, stats, update,
+};
 pub use spawn::sealed;
 pub use spec::{bundle, default_spec, go_bool, go_json};
 pub use sys::send_signal;

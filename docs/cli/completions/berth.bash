@@ -77,7 +77,7 @@ _berth() {
     case "$command" in
         '') flags='--debug --log --log-format --root --systemd-cgroup --cgroup-manager --rootless --version -v --help -h' ;;
         check) flags='--json --destdir --help -h' ;;
-        checkpoint) flags='--help -h' ;;
+        checkpoint) flags='--image-path --work-path --parent-path --leave-running --tcp-established --tcp-skip-in-flight --link-remap --ext-unix-sk --shell-job --lazy-pages --status-fd --page-server --file-locks --pre-dump --manage-cgroups-mode --empty-ns --auto-dedup --help -h' ;;
         completion) flags='--help -h' ;;
         create) flags='--bundle -b --console-socket --pidfd-socket --pid-file --no-pivot --no-new-keyring --preserve-fds --help -h' ;;
         delete) flags='--force -f --help -h' ;;
@@ -89,7 +89,7 @@ _berth() {
         mounts) flags='--help -h' ;;
         pause) flags='--help -h' ;;
         ps) flags='--format -f --help -h' ;;
-        restore) flags='--help -h' ;;
+        restore) flags='--console-socket --image-path --work-path --tcp-established --ext-unix-sk --shell-job --file-locks --manage-cgroups-mode --bundle -b --detach -d --pid-file --no-subreaper --no-pivot --empty-ns --auto-dedup --lazy-pages --lsm-profile --lsm-mount-context --help -h' ;;
         resume) flags='--help -h' ;;
         run) flags='--bundle -b --console-socket --pidfd-socket --detach -d --keep --pid-file --no-subreaper --no-pivot --no-new-keyring --preserve-fds --help -h' ;;
         spec) flags='--bundle -b --rootless --help -h' ;;
@@ -108,6 +108,13 @@ _berth() {
         ' --cgroup-manager') values='cgroupfs systemd disabled' ;;
         ' --rootless') values='true false auto' ;;
         'check --destdir') values='' ;;
+        'checkpoint --image-path') values='' ;;
+        'checkpoint --work-path') values='' ;;
+        'checkpoint --parent-path') values='' ;;
+        'checkpoint --status-fd') values='' ;;
+        'checkpoint --page-server') values='' ;;
+        'checkpoint --manage-cgroups-mode') values='s part in cgroups:  ,  ,   or  ; by default   with cgroup v2, else  ' ;;
+        'checkpoint --empty-ns') values='' ;;
         'create --bundle' | 'create -b') values='' ;;
         'create --console-socket') values='' ;;
         'create --pidfd-socket') values='' ;;
@@ -133,6 +140,15 @@ _berth() {
         'install --destdir') values='' ;;
         'list --format' | 'list -f') values='table json' ;;
         'ps --format' | 'ps -f') values='table json' ;;
+        'restore --console-socket') values='' ;;
+        'restore --image-path') values='' ;;
+        'restore --work-path') values='' ;;
+        'restore --manage-cgroups-mode') values='s part in cgroups:  ,  ,   or  ; by default   with cgroup v2, else  ' ;;
+        'restore --bundle' | 'restore -b') values='' ;;
+        'restore --pid-file') values='' ;;
+        'restore --empty-ns') values='' ;;
+        'restore --lsm-profile') values='apparmor:NAME selinux:LABEL' ;;
+        'restore --lsm-mount-context') values='' ;;
         'run --bundle' | 'run -b') values='' ;;
         'run --console-socket') values='' ;;
         'run --pidfd-socket') values='' ;;

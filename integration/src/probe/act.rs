@@ -55,6 +55,11 @@ pub fn act(verb: &str, args: &[String]) -> Option<i32> {
             println!("{}", json!({"notify": notify(&args.join("\n"))}));
             None
         }
+        "go-on" => Some(super::counter::go_on(args.first()?).map_or(1, |()| 0)),
+        "ask" => {
+            println!("{}", json!({"ask": super::counter::ask(args.first()?).unwrap_or_else(|e| e.to_string())}));
+            None
+        }
         "exec" => {
             println!("{}", json!({"exec": sys::exec(args)}));
             Some(126)

@@ -5,6 +5,7 @@
 //! result prints one line of JSON on standard output.
 
 pub mod act;
+mod counter;
 pub mod report;
 pub mod spy;
 pub mod sys;

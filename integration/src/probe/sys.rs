@@ -27,6 +27,25 @@ pub fn call(nr: libc::c_long, args: &[i64]) -> i64 {
     raw(nr, a)
 }
 
+/// Maps a number at the start of a file, shared with the file, for ever.
+///
+/// # Errors
+/// As ftruncate(2) and mmap(2).
+pub fn map_shared(file: &std::fs::File) -> std::io::Result<&'static std::sync::atomic::AtomicU64> {
+    use std::os::fd::AsRawFd;
+    file.set_len(4096)?;
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the kernel chooses the address, and the mapping is never removed. It is page-aligned, and its 4096 bytes
+    // hold a number.
+    unsafe {
+        let at = libc::mmap(std::ptr::null_mut(), 4096, access, libc::MAP_SHARED, file.as_raw_fd(), 0);
+        if at == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(std::sync::atomic::AtomicU64::from_ptr(at.cast()))
+    }
+}
+
 /// Returns the umask. umask(2) can only set it, so it is set and restored.
 pub fn umask() -> u32 {
     // SAFETY: umask(2) cannot fail and takes no pointer.

@@ -3,8 +3,8 @@
 use crate::{
     args::{AnyCommand, Binding, non_empty, path},
     commands::{
-        create, delete, events, exec, features, image, kill, list, mounts, pause, ps, run, setup, spec, start, state,
-        unsupported, update,
+        checkpoint, create, delete, events, exec, features, image, kill, list, mounts, pause, ps, restore, run, setup,
+        spec, start, state, update,
     },
     globals::GlobalArgs,
 };
@@ -45,7 +45,7 @@ pub static GLOBALS: &[Binding<GlobalArgs>] = &[
 /// The commands, in the order of `--help`.
 pub static COMMANDS: &[&dyn AnyCommand] = &[
     &setup::CHECK,
-    &unsupported::CHECKPOINT,
+    &checkpoint::COMMAND,
     &setup::COMPLETION,
     &create::COMMAND,
     &delete::COMMAND,
@@ -57,7 +57,7 @@ pub static COMMANDS: &[&dyn AnyCommand] = &[
     &mounts::COMMAND,
     &pause::PAUSE,
     &ps::COMMAND,
-    &unsupported::RESTORE,
+    &restore::COMMAND,
     &pause::RESUME,
     &run::COMMAND,
     &spec::COMMAND,

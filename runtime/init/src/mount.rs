@@ -58,7 +58,7 @@ pub(crate) fn set_label(tree: BorrowedFd<'_>, label: &CStr) -> Result<()> {
 }
 
 /// Attaches a detached mount on the file or directory of `target`.
-pub(crate) fn move_onto(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
+pub fn move_onto(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
     let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(tree, c"", target, c"", empty)
 }

@@ -41,6 +41,25 @@ pub fn stat(pid: i32) -> Result<Option<Stat>> {
     Ok(stat)
 }
 
+/// Returns true if `ancestor` is `pid` or one of its parents. A process that has ended counts as a descendant.
+pub fn descends(mut pid: i32, ancestor: i32) -> bool {
+    while pid != ancestor {
+        match parent(pid) {
+            Some(parent) if parent > 1 => pid = parent,
+            Some(_) => return false,
+            None => return true,
+        }
+    }
+    true
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    let line = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let line = String::from_utf8_lossy(&line);
+    let (_, rest) = line.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
 /// Returns the directory of `pid` in /proc. If the first thread has exited, returns the directory of another thread: an
 /// exited thread has no namespaces, root and cgroup. `None` if no thread is left.
 ///

@@ -62,6 +62,33 @@ pub fn of_process(directory: &str, kinds: u32) -> Result<Vec<(u32, OwnedFd)>> {
     ALL.iter().filter(|(_, kind, _)| kinds & kind != 0).map(open).collect()
 }
 
+/// Returns the name of a type below /proc/<pid>/ns.
+pub fn file_name(kind: Kind) -> &'static str {
+    ALL.iter().find_map(|(k, _, name)| (*k == kind).then_some(*name)).unwrap_or_default()
+}
+
+/// Returns the types of the namespaces of a process that are not the calling thread's own. `directory` is the process
+/// in /proc.
+///
+/// # Errors
+/// As stat(2), with the path.
+pub fn differing(directory: &str) -> Result<u32> {
+    let mut kinds = 0;
+    for (_, kind, name) in ALL {
+        let inode = |directory: &str| {
+            let path = format!("{directory}/ns/{name}");
+            rustix::fs::stat(path.as_str()).map(|stat| stat.st_ino).with_context(|| format!("stat {path}"))
+        };
+        // A kernel without a type of namespace has no file for it.
+        match (inode(directory), inode("/proc/thread-self")) {
+            (Ok(theirs), Ok(own)) => kinds |= if theirs == own { 0 } else { kind },
+            (Err(_), Err(_)) => {}
+            (theirs, own) => theirs.and(own).map(drop)?,
+        }
+    }
+    Ok(kinds)
+}
+
 /// The namespaces of a container, sorted by the way the container gets them.
 pub struct NamespacePlan<'a> {
     /// `CLONE_NEW*` flags for clone3(2).

@@ -21,7 +21,7 @@ const FLOORS: [&[&str]; 13] = [
     &["sys"],
     &["arena", "id_maps", "oci_state"],
     &["host"],
-    &["cgroup"],
+    &["cgroup", "criu"],
     &["namespace"],
     &["leaves"],
     &["spec"],

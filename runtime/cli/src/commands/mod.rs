@@ -1,5 +1,6 @@
 //! The commands. A module holds the arguments of a command, its help, and the function that carries it out.
 
+pub mod checkpoint;
 pub mod create;
 pub mod delete;
 pub mod events;
@@ -12,13 +13,13 @@ pub mod list;
 pub mod mounts;
 pub mod pause;
 pub mod ps;
+pub mod restore;
 pub mod run;
 pub mod setup;
 mod sibling;
 pub mod spec;
 pub mod start;
 pub mod state;
-pub mod unsupported;
 pub mod update;
 
 use berth_runtime::{Error, state::Container};

@@ -31,7 +31,8 @@ pub struct RunArgs {
 
 /// The fate of a container whose process has ended in the foreground.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum AtExit {
+pub enum AtExit {
+    /// It is deleted.
     #[default]
     Delete,
     /// `--keep`
@@ -120,7 +121,10 @@ fn start(created: &mut Created, manager: Option<Manager>) -> Result<Option<Relay
 }
 
 /// Waits for the end of the process and for the last output; returns the exit status.
-fn wait(
+///
+/// # Errors
+/// As [`Signals::forward`].
+pub fn wait(
     created: Created,
     proxies: Proxies,
     signals: &Signals,

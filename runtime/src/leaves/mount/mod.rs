@@ -8,6 +8,7 @@ mod bind;
 mod cgroupfs;
 mod copyup;
 pub mod device;
+pub mod external;
 mod idmap;
 mod idmap_options;
 mod options;

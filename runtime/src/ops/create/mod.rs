@@ -10,8 +10,8 @@
 //! Each phase is a type that the next phase consumes. Dropping a phase undoes all that it holds, in the order of its
 //! fields.
 
-mod guards;
-mod phases;
+pub(in crate::ops) mod guards;
+pub(in crate::ops) mod phases;
 
 use std::{os::fd::OwnedFd, sync::Arc};
 
@@ -49,11 +49,11 @@ configuration is strongly discouraged (as it is impossible to properly kill all 
 
 /// A request that is checked against the host. Nothing has been created yet.
 pub struct Checked<'o> {
-    options: Options<'o>,
-    bundle: Bundle,
-    cgroup: Cgroup,
-    limits: Limits,
-    filter: Option<Arc<Filter>>,
+    pub(in crate::ops) options: Options<'o>,
+    pub(in crate::ops) bundle: Bundle,
+    pub(in crate::ops) cgroup: Cgroup,
+    pub(in crate::ops) limits: Limits,
+    pub(in crate::ops) filter: Option<Arc<Filter>>,
 }
 
 /// Checks a request, and determines the container's cgroup. Returns warnings for the user besides [`Bundle::warnings`],

@@ -2,6 +2,7 @@
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
     sync::Arc,
 };
 
@@ -144,7 +145,47 @@ impl<'c> Reserved<'c> {
         Ok(Spawned { mounted: HostMount::of(&plan.plan), pending, plan, reserved: self })
     }
 
-    fn keep(self, filter: Option<Arc<Filter>>) -> state::Container {
+    /// Returns the container's state directory.
+    pub fn dir(&self) -> &Path {
+        self.draft.dir()
+    }
+
+    /// Puts CRIU into the cgroup and the resctrl group, so that the processes that it makes are born there.
+    ///
+    /// # Errors
+    /// The kernel or systemd refuses.
+    pub fn place_maker(&mut self, cgroup: &Cgroup, pid: i32) -> Result<()> {
+        if cgroup.exists_before_init() {
+            cgroup.add(pid)?;
+        }
+        self.cgroup.add_init(pid)?;
+        self.rdt.add_process(pid)
+    }
+
+    /// Moves network devices to a restored init, and runs the hooks of create.
+    ///
+    /// # Errors
+    /// The error of the first device or hook that fails.
+    pub fn set_up_restored(&mut self, pid: i32) -> Result<()> {
+        self.devices.move_to(pid)?;
+        self.poststop.arm(&self.record);
+        self.hooks.run(self.record.oci_state(), pid)
+    }
+
+    /// Writes the final state of a container whose init exists. `namespaces` are those that an exec joins.
+    ///
+    /// # Errors
+    /// As write(2), with the path.
+    pub fn record_init(&mut self, pid: i32, namespaces: u32, filter: Option<&Filter>) -> Result<()> {
+        self.record.pid = pid;
+        self.record.start_time = proc::stat(pid)?.map_or(0, |stat| stat.start_time);
+        self.record.namespaces = namespaces;
+        self.draft.write(&self.record)?;
+        filter.map_or(Ok(()), |filter| self.draft.write_filter(filter))
+    }
+
+    /// Keeps the container. After this nothing is undone.
+    pub fn keep(self, filter: Option<Arc<Filter>>) -> state::Container {
         self.devices.keep();
         self.cgroup.keep();
         self.rdt.keep();
@@ -269,17 +310,10 @@ impl AtBarrier<'_, '_, '_> {
     /// As write(2), with the path.
     pub fn commit(self, options: &Options<'_>, filter: Option<Arc<Filter>>) -> Result<Created> {
         let mut spawned = self.0;
-        let record = &mut spawned.reserved.record;
-        record.pid = spawned.pending.pid();
-        let stat = proc::stat(record.pid)?;
-        record.start_time = stat.map_or(0, |stat| stat.start_time);
-        record.namespaces = spawned.plan.own_namespaces;
-        spawned.reserved.draft.write(record)?;
-        if let Some(filter) = &filter {
-            spawned.reserved.draft.write_filter(filter)?;
-        }
+        let (pid, namespaces) = (spawned.pending.pid(), spawned.plan.own_namespaces);
+        spawned.reserved.record_init(pid, namespaces, filter.as_deref())?;
         if let Some(path) = options.pid_file {
-            pid_file::write(path, record.pid)?;
+            pid_file::write(path, pid)?;
         }
         let child = spawned.pending.keep()?;
         spawned.mounted.keep();

@@ -1,0 +1,156 @@
+//! Compares the rights of restored processes with config.json. Their images may be a stranger's.
+//!
+//! The kernel shows that a filter is loaded, but not which one: the filter itself comes from the images.
+
+use std::fs;
+
+use oci_spec::runtime::Spec;
+
+use crate::{Context, Error, Kind, Result, id_maps::Ids, leaves::caps};
+
+/// The rights that config.json allows.
+pub struct Expected {
+    /// The capabilities that any process may have.
+    capabilities: u64,
+    no_new_privileges: bool,
+    /// A filter is loaded.
+    filtered: bool,
+    /// init's user on the host. `None` for root, who may become any user.
+    uid: Option<u32>,
+    /// The profile or context of a security module.
+    label: Option<String>,
+}
+
+impl Expected {
+    /// Reads the rights from config.json. `profile` replaces the label (`--lsm-profile`).
+    ///
+    /// # Errors
+    /// [`Kind::InvalidArgument`] for a profile that is not `TYPE:NAME`.
+    pub fn of(spec: &Spec, profile: Option<&str>) -> Result<Self> {
+        let process = spec.process().as_ref();
+        let sets = caps::plan(process.and_then(|process| process.capabilities().as_ref()));
+        let user = process.map_or(0, |process| process.user().uid());
+        let own =
+            process.and_then(|process| process.apparmor_profile().as_deref().or(process.selinux_label().as_deref()));
+        let label = match profile {
+            Some(text) => {
+                let wrong =
+                    || Error::invalid(format!("--lsm-profile {text:?}: neither apparmor:NAME nor selinux:LABEL"));
+                let (kind, name) = text.split_once(':').ok_or_else(wrong)?;
+                if !matches!(kind, "apparmor" | "selinux") || name.is_empty() {
+                    return Err(wrong());
+                }
+                Some(name)
+            }
+            None => own.filter(|label| !label.is_empty() && *label != "unconfined"),
+        };
+        let uid = if user == 0 { None } else { Some(Ids::from_spec(spec)?.host_uid(user, "process.user.uid")?) };
+        Ok(Self {
+            capabilities: sets.bounding | sets.permitted | sets.inheritable,
+            no_new_privileges: process.and_then(|process| process.no_new_privileges()) == Some(true),
+            filtered: spec.linux().as_ref().is_some_and(|linux| linux.seccomp().is_some()),
+            uid,
+            label: label.map(str::to_owned),
+        })
+    }
+
+    /// Compares all processes, of which `init` is one.
+    ///
+    /// # Errors
+    /// [`Kind::FailedPrecondition`] with the right that config.json does not give.
+    pub fn compare(&self, init: i32, all: &[i32]) -> Result<()> {
+        self.compare_one(init, self.uid)?;
+        // init's children may have any user that init could give them.
+        all.iter().filter(|pid| **pid != init).try_for_each(|pid| self.compare_one(*pid, None))
+    }
+
+    fn compare_one(&self, pid: i32, uid: Option<u32>) -> Result<()> {
+        let path = format!("/proc/{pid}/status");
+        let status = match fs::read_to_string(&path) {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(()),
+            status => status.with_context(|| format!("read {path}"))?,
+        };
+        let weaker = self.weaker(&status, uid).or_else(|| self.other_label(pid));
+        match weaker {
+            None => Ok(()),
+            Some(why) => {
+                let text = format!("the images give process {pid} more rights than config.json: {why}");
+                Err(Error::new(Kind::FailedPrecondition, text))
+            }
+        }
+    }
+
+    /// Returns the right in /proc/PID/status that config.json does not give.
+    fn weaker(&self, status: &str, uid: Option<u32>) -> Option<String> {
+        let field = |name: &str| {
+            status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().trim()
+        };
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            // A set that cannot be read counts as full.
+            let more = u64::from_str_radix(field(set), 16).unwrap_or(u64::MAX) & !self.capabilities;
+            if more != 0 {
+                let names: Vec<_> = caps::names(more).collect();
+                return Some(format!("{set} has {}", names.join(", ")));
+            }
+        }
+        if self.no_new_privileges && field("NoNewPrivs") != "1" {
+            return Some("no_new_privs is not set".to_owned());
+        }
+        if self.filtered && field("Seccomp") != "2" {
+            return Some("no seccomp filter is loaded".to_owned());
+        }
+        // Real, effective, saved and file system uid. A program with the set-user-ID bit changes all but the first.
+        let uids: Vec<&str> = field("Uid").split_ascii_whitespace().collect();
+        let checked = if self.no_new_privileges { uids.len() } else { 1 };
+        let other = uid.and_then(|uid| uids.iter().take(checked).find(|other| other.parse() != Ok(uid)));
+        if let Some(other) = other.filter(|_| !self.may_change_user()) {
+            return Some(format!("its user is {other}"));
+        }
+        None
+    }
+
+    /// Returns true if init may have become another user.
+    fn may_change_user(&self) -> bool {
+        const SETUID: u64 = 1 << 7;
+        self.capabilities & SETUID != 0
+    }
+
+    fn other_label(&self, pid: i32) -> Option<String> {
+        let label = self.label.as_deref()?;
+        let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/attr/{file}")).ok();
+        let current = read("apparmor/current").filter(|text| !text.is_empty()).or_else(|| read("current"))?;
+        let name = current.trim_end_matches(['\0', '\n']);
+        // AppArmor shows the mode behind the name.
+        let bare = name.rsplit_once(" (").map_or(name, |(bare, _)| bare);
+        (bare != label && name != label).then(|| format!("its label is {name:?}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATUS: &str = "Name:\tx\nUid:\t1000\t1000\t1000\t1000\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000020\n\
+                          CapEff:\t0000000000000020\nCapBnd:\t0000000000000020\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n";
+
+    fn expected() -> Expected {
+        Expected { capabilities: 0x20, no_new_privileges: true, filtered: true, uid: Some(1000), label: None }
+    }
+
+    #[test]
+    fn each_right_that_config_json_does_not_give_is_found() {
+        assert_eq!(expected().weaker(STATUS, Some(1000)), None);
+        for (from, to, says) in [
+            ("CapBnd:\t0000000000000020", "CapBnd:\t0000000000200020", "CapBnd has CAP_SYS_ADMIN"),
+            ("CapEff:\t0000000000000020", "CapEff:\t", "CapEff has "),
+            ("CapInh:\t0000000000000000", "CapInh:\t0000000000000001", "CapInh has CAP_CHOWN"),
+            ("NoNewPrivs:\t1", "NoNewPrivs:\t0", "no_new_privs is not set"),
+            ("Seccomp:\t2", "Seccomp:\t0", "no seccomp filter is loaded"),
+            ("Uid:\t1000\t1000", "Uid:\t0\t1000", "its user is 0"),
+            ("Uid:\t1000\t1000", "Uid:\t1000\t0", "its user is 0"),
+        ] {
+            let found = expected().weaker(&STATUS.replace(from, to), Some(1000)).unwrap_or_default();
+            assert!(found.starts_with(says), "{to}: {found}");
+        }
+    }
+}
