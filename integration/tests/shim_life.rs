@@ -7,11 +7,7 @@ use berth_integration::{
     shim::{CALL, Shim},
     wait::{LONG, until_true},
 };
-use berth_proto::{
-    Message, any, metrics, runc,
-    task::{CheckpointTaskRequest, ConnectRequest},
-    ttrpc::Code,
-};
+use berth_proto::{Message, any, metrics, runc, task::ConnectRequest, ttrpc::Code};
 use std::fs;
 
 #[test]
@@ -217,7 +213,7 @@ fn oom_event_comes_before_the_exit_event() {
 }
 
 #[test]
-fn connect_never_fails_and_checkpoint_is_unimplemented() {
+fn connect_never_fails() {
     let shim = Shim::start("connect");
     let connect = |id: &str| {
         let request = ConnectRequest { id: id.into(), ..Default::default() };
@@ -227,8 +223,6 @@ fn connect_never_fails_and_checkpoint_is_unimplemented() {
     assert_eq!(i32::try_from(connect("nobody").shim_pid).unwrap(), shim.pid);
     let pid = shim.run("c1", &Bundle::probe(&["sleep", "1000"]));
     assert_eq!(connect("c1").task_pid, pid);
-    let request = CheckpointTaskRequest { id: "c1".into(), ..Default::default() };
-    shim.call(CALL, async |c, ctx| c.checkpoint(ctx, &request).await).unwrap_err().is(Code::UNIMPLEMENTED, &[]);
     shim.end("c1");
 }
 

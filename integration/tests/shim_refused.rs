@@ -68,8 +68,8 @@ fn bad_options_and_bundle_paths_answer_invalid_argument() {
     request.options = Some(shim.options()).into();
     shim.create_as(request.clone()).unwrap_err().is(Code::INVALID_ARGUMENT, &["relative"]);
     request.bundle = bundle.path().to_str().unwrap().into();
-    request.checkpoint = "/somewhere".into();
-    assert!(shim.create_as(request).unwrap_err().message.contains("checkpoint"));
+    request.checkpoint = "somewhere".into();
+    shim.create_as(request).unwrap_err().is(Code::INVALID_ARGUMENT, &["checkpoint \"somewhere\" is not absolute"]);
     shim.assert_clean();
 }
 

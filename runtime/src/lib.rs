@@ -55,7 +55,8 @@ pub use leaves::{
 pub use namespace::user as user_namespace;
 pub use oci_state::OCI_VERSION;
 pub use ops::{
-    checkpoint, create, delete, events, exec, features, kill, live_mounts, pause, pod, ps, restore, start, stats, update,
+    checkpoint, create, delete, events, exec, features, kill, live_mounts, pause, pod, ps, restore, start, stats,
+    update,
 };
 pub use spawn::sealed;
 pub use spec::{bundle, default_spec, go_bool, go_json};

@@ -131,9 +131,12 @@ impl Task for Service {
         Ok(Empty::default())
     }
 
-    /// berth has no checkpoint. UNIMPLEMENTED reaches the client as `errdefs.ErrNotImplemented`.
-    async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> ttrpc::Result<Empty> {
-        Err(failure(ttrpc::Code::UNIMPLEMENTED, "checkpoint is not supported"))
+    /// Writes the container to a directory that the client has made; TaskCheckpointed is published. The client pauses the
+    /// container first and resumes it afterwards (containerd client/task.go, `Checkpoint`).
+    async fn checkpoint(&self, _: &TtrpcContext, r: CheckpointTaskRequest) -> ttrpc::Result<Empty> {
+        let container = self.container(&r.id)?;
+        detach::run(async move { container.checkpoint(r).await.map_err(status) }).await?;
+        Ok(Empty::default())
     }
 
     /// Signals one process, or with `all` each process of the container. NOT_FOUND if the process has exited: containerd's

@@ -1,6 +1,7 @@
 //! Create: from the request to an init that waits at the barrier. A failed Create undoes its steps, the last one first.
 
 use std::{
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
@@ -13,7 +14,7 @@ use berth_runtime::{
     Error, Result, Stdio,
     bundle::Bundle,
     cgroup::{Manager, Rootless},
-    create::{self, Barrier, Created, Options},
+    create::{self, Barrier, Checked, Created, Options},
 };
 use tokio::sync::{RwLock, Semaphore};
 
@@ -51,11 +52,11 @@ impl NewContainer {
     /// Parses the request. Nothing is made yet.
     ///
     /// # Errors
-    /// The id, the bundle or the options are invalid, or the request asks for a restore from a checkpoint.
+    /// The id, the bundle, the checkpoint or the options are invalid.
     pub fn parse(context: &Arc<ServerContext>, request: CreateTaskRequest) -> Result<Self> {
         berth_runtime::state::check_id(&request.id)?;
-        if !request.checkpoint.is_empty() {
-            return Err(Error::unsupported("restore from a checkpoint is not supported"));
+        if !request.checkpoint.is_empty() && !Path::new(&request.checkpoint).is_absolute() {
+            return Err(Error::invalid(format!("checkpoint {:?} is not absolute", request.checkpoint)));
         }
         let bundle = PathBuf::from(&request.bundle);
         if !bundle.is_absolute() {
@@ -79,6 +80,7 @@ impl NewContainer {
             kills_in_flight: RwLock::default(),
             state: Mutex::new(State::new(&request.id, stdio.clone())),
             oom: Mutex::default(),
+            restore: Mutex::default(),
         });
         Ok(Self { container, request, options, stdio })
     }
@@ -88,13 +90,16 @@ impl NewContainer {
         &self.container
     }
 
-    /// Creates the container; returns init's pid.
+    /// Creates the container; returns init's pid. A container that Start restores has no init yet, and the pid is 0.
     ///
     /// # Errors
     /// The runtime's error. Nothing of the container is left then.
     pub async fn create(self) -> Result<u32> {
         let Self { container, request, options, stdio } = self;
-        let result = container.create(request, options, stdio).await;
+        let result = match request.checkpoint.as_str() {
+            "" => container.create(request, options, stdio).await,
+            _ => container.create_from_images(request, options).await,
+        };
         if result.is_err() {
             container.state().deleted();
         }
@@ -113,17 +118,7 @@ impl Container {
         let mut prepared =
             io::prepare(&stdio, &self.stdio_owner(""), &self.context.pool).await.map_err(create_failed)?;
         let spawning = self.context.pool.children.begin_spawn();
-        let job = Job {
-            id: self.id.clone(),
-            bundle: self.bundle.clone(),
-            root: self.root.clone(),
-            exe: self.context.exe.clone(),
-            mounts: request.rootfs.clone(),
-            terminal: request.terminal,
-            stdio: prepared.take_child(),
-            options,
-            pod: self.context.pod.get(),
-        };
+        let job = Job { stdio: prepared.take_child(), ..self.job(&request, options) };
         let created = self.context.pool.run(&spawning, move || job.run()).await.map_err(create_failed)?;
         let pid = created.container.pid();
         self.context.pool.children.register(&spawning, pid);
@@ -133,15 +128,38 @@ impl Container {
 
     /// Records the container that the runtime has made, publishes the event and watches init.
     async fn record(self: &Arc<Self>, request: CreateTaskRequest, created: Created, prepared: Prepared) -> Result<u32> {
+        let mounted = !request.rootfs.is_empty();
+        let (new, handle, barrier) = match self.attach(created, prepared) {
+            Ok(attached) => attached,
+            Err(e) => {
+                self.undo(mounted).await;
+                return Err(create_failed(e));
+            }
+        };
+        let (pid, pidfd) = (new.pid, new.pidfd.clone());
+        self.transition(|state| {
+            state.mounted = mounted;
+            state.handle = Some(handle);
+            state.created(new, barrier);
+            Ok(vec![event(request, pid).into()])
+        })?;
+        self.watch_init(pidfd, pid);
+        Ok(pid.cast_unsigned())
+    }
+
+    /// Connects the stdio of a new init, and begins to watch its memory. With an error init is killed.
+    pub(super) fn attach(
+        self: &Arc<Self>,
+        created: Created,
+        prepared: Prepared,
+    ) -> Result<(NewProcess, Arc<berth_runtime::state::Container>, Option<OwnedFd>)> {
         let Created { container, pidfd, barrier, console } = created;
         let (pid, pidfd, handle) = (container.pid(), Arc::new(pidfd), Arc::new(container));
-        let mounted = !request.rootfs.is_empty();
         let io = match prepared.attach(console) {
             Ok(io) => io,
             Err(e) => {
                 self.kill_and_reap(pidfd, pid);
-                self.undo(mounted).await;
-                return Err(create_failed(e));
+                return Err(e);
             }
         };
         // The watch begins before Start: the first action of init may use too much memory.
@@ -149,14 +167,22 @@ impl Container {
             Ok(watch) => *self.oom() = Oom::watch(&self.id, watch, &self.context.publisher),
             Err(e) => log::warn!("container {}: OOM events: {e}", self.id),
         }
-        self.transition(|state| {
-            state.mounted = mounted;
-            state.handle = Some(handle);
-            state.created(NewProcess { pid, pidfd: pidfd.clone(), io }, barrier);
-            Ok(vec![event(request, pid).into()])
-        })?;
-        self.watch_init(pidfd, pid);
-        Ok(pid.cast_unsigned())
+        Ok((NewProcess { pid, pidfd, io }, handle, barrier))
+    }
+
+    /// The job of making this container, with no stdio.
+    pub(super) fn job(&self, request: &CreateTaskRequest, options: TaskOptions) -> Job {
+        Job {
+            id: self.id.clone(),
+            bundle: self.bundle.clone(),
+            root: self.root.clone(),
+            exe: self.context.exe.clone(),
+            mounts: request.rootfs.clone(),
+            terminal: request.terminal,
+            stdio: Stdio::Null,
+            options,
+            pod: self.context.pod.get(),
+        }
     }
 
     /// The owner of a process's stdio: its id for a logging program, the uid and gid for pipes.
@@ -165,7 +191,7 @@ impl Container {
         StdioOwner { id: id.to_owned(), namespace: self.context.namespace.clone(), owner: self.io_owner }
     }
 
-    async fn undo(&self, mounted: bool) {
+    pub(super) async fn undo(&self, mounted: bool) {
         let (root, id, rootfs) = (self.root.clone(), self.id.clone(), self.rootfs());
         let undone = self.context.pool.run_urgent(move || {
             berth_runtime::delete::cleanup(&root, &id, berth_runtime::delete::EXIT_TIMEOUT)?;
@@ -182,29 +208,28 @@ impl Container {
 }
 
 /// The blocking part of Create, for a thread of the pool.
-struct Job {
+#[derive(Debug)]
+pub(super) struct Job {
     id: String,
-    bundle: PathBuf,
+    /// The bundle directory.
+    pub bundle: PathBuf,
     root: PathBuf,
     exe: PathBuf,
     mounts: Vec<Mount>,
     terminal: bool,
-    stdio: Stdio,
-    options: TaskOptions,
+    /// The descriptors of the process.
+    pub stdio: Stdio,
+    /// The options of the request.
+    pub options: TaskOptions,
     /// The pod that the container joins.
     pod: Option<Arc<Pod>>,
 }
 
 impl Job {
     fn run(self) -> Result<Created> {
-        self.options.save(&self.bundle)?;
-        bundle::write(&self.bundle, SHIM_PATH_FILE, self.exe.as_os_str().as_encoded_bytes())?;
+        let mounted = self.prepare()?;
         let rootfs = rootfs(&self.bundle);
-        let mounted = !self.mounts.is_empty();
-        if mounted {
-            mount::mount_all(&rootfs, &self.mounts)?;
-        }
-        let created = self.make();
+        let created = self.make(create::create);
         if created.is_err()
             && mounted
             && let Err(e) = mount::unmount_recursive(&rootfs)
@@ -214,7 +239,19 @@ impl Job {
         created
     }
 
-    fn make(self) -> Result<Created> {
+    /// Writes the files of the bundle, and mounts the rootfs of the request. Returns true if it has mounts.
+    pub(super) fn prepare(&self) -> Result<bool> {
+        self.options.save(&self.bundle)?;
+        bundle::write(&self.bundle, SHIM_PATH_FILE, self.exe.as_os_str().as_encoded_bytes())?;
+        let mounted = !self.mounts.is_empty();
+        if mounted {
+            mount::mount_all(&rootfs(&self.bundle), &self.mounts)?;
+        }
+        Ok(mounted)
+    }
+
+    /// Makes the container by an operation of the runtime.
+    pub(super) fn make(self, operation: impl FnOnce(Checked<'_>) -> Result<Created>) -> Result<Created> {
         let mut bundle = Bundle::load(&self.bundle)?;
         bundle.set_terminal(self.terminal);
         // The pod's namespaces stay open until the container has joined them.
@@ -244,7 +281,7 @@ impl Job {
         };
         let (warnings, checked) = create::check(bundle, options);
         warn(&warnings);
-        create::create(checked?)
+        operation(checked?)
     }
 }
 
@@ -252,7 +289,7 @@ fn rootfs(bundle: &Path) -> PathBuf {
     bundle.join("rootfs")
 }
 
-fn event(request: CreateTaskRequest, pid: i32) -> TaskCreate {
+pub(super) fn event(request: CreateTaskRequest, pid: i32) -> TaskCreate {
     let io = TaskIO {
         stdin: request.stdin,
         stdout: request.stdout,

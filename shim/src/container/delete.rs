@@ -92,6 +92,9 @@ impl Container {
                 _ => return Ok(()),
             }
         };
+        if self.end_unrestored()? {
+            return Ok(());
+        }
         let handle = self.handle()?;
         ignore_not_found(
             self.context.pool.run_urgent(move || berth_runtime::kill::kill(&handle, libc::SIGKILL)).await,

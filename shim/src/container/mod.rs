@@ -8,9 +8,11 @@
 //! `create`, `start` and `delete` are the RPCs of the same names, `exit` acts on the exit of a process, `state` decides
 //! which moves are allowed.
 
+mod checkpoint;
 mod create;
 mod delete;
 mod exit;
+mod restore;
 mod start;
 pub mod state;
 
@@ -30,8 +32,8 @@ use berth_proto::{
 use berth_runtime::{Error, Kind, Result};
 use tokio::sync::{RwLock, Semaphore};
 
-use self::state::State;
 pub use self::{create::NewContainer, delete::Deleted};
+use self::{restore::Restore, state::State};
 use crate::{
     console,
     context::ServerContext,
@@ -71,6 +73,8 @@ pub struct Container {
     kills_in_flight: RwLock<()>,
     state: Mutex<State>,
     oom: Mutex<Option<Oom>>,
+    /// What Start restores; boxed, because few containers have it.
+    restore: Mutex<Option<Box<Restore>>>,
 }
 
 impl Container {

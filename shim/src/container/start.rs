@@ -37,8 +37,12 @@ impl Container {
         if exec.is_empty() { self.start_init().await } else { self.start_exec(exec).await }
     }
 
-    async fn start_init(&self) -> Result<u32> {
+    async fn start_init(self: &Arc<Self>) -> Result<u32> {
         let _op = self.op_lock.write().await;
+        let restore = self.restore().take();
+        if let Some(restore) = restore {
+            return self.start_from_images(*restore).await;
+        }
         let barrier = self.state().starting()?;
         let result = self.release(barrier).await;
         self.transition(|state| Ok(if result.is_ok() { state.started() } else { state.start_failed() }))?;

@@ -185,6 +185,31 @@ impl State {
         self.phase = Phase::Created { barrier };
     }
 
+    /// Create has succeeded for a container that Start restores from images.
+    pub fn created_without_process(&mut self) {
+        self.phase = Phase::Created { barrier: None };
+    }
+
+    /// Start of a container without a process begins.
+    ///
+    /// # Errors
+    /// The container is deleted, or has ended.
+    pub fn restoring(&mut self) -> Result<()> {
+        match self.phase {
+            Phase::Created { barrier: None } if self.init_exit.is_none() => {
+                self.phase = Phase::Starting;
+                Ok(())
+            }
+            _ => Err(self.wrong_phase("start")),
+        }
+    }
+
+    /// The restore has succeeded: init runs.
+    pub fn restored(&mut self, new: NewProcess) -> Vec<Event> {
+        self.init.set_running(new.pid, new.pidfd, new.io);
+        self.started()
+    }
+
     /// Start of init begins; returns the barrier.
     ///
     /// # Errors
@@ -228,6 +253,17 @@ impl State {
     /// Init was reaped; its exit may not be published yet.
     pub fn has_exited(&self) -> bool {
         self.init_exit.is_some()
+    }
+
+    /// Checkpoint begins.
+    ///
+    /// # Errors
+    /// The container is neither running nor paused.
+    pub fn checkpointable(&self) -> Result<()> {
+        match self.phase {
+            Phase::Running | Phase::Paused if self.init_exit.is_none() => Ok(()),
+            _ => Err(self.wrong_phase("checkpoint")),
+        }
     }
 
     /// Pause begins.

@@ -75,6 +75,23 @@ fn a_failed_start_publishes_only_the_exit() {
 }
 
 #[test]
+fn a_container_without_a_process_is_restored_once() {
+    let mut state = State::new("c", StdioRequest::default());
+    state.created_without_process();
+    assert_eq!((state.status().unwrap(), state.init.pid), (Status::CREATED, 0));
+    assert_eq!(kind(state.starting()), Kind::FailedPrecondition);
+    assert_eq!(kind(state.checkpointable()), Kind::FailedPrecondition);
+    assert_eq!(kind(state.signal_target("")), Kind::FailedPrecondition);
+    state.restoring().unwrap();
+    assert_eq!(kind(state.restoring()), Kind::FailedPrecondition);
+    assert_eq!(names(&state.restored(new_process(100))), ["start 100"]);
+    state.checkpointable().unwrap();
+    state.init_exited(EXIT);
+    assert_eq!(kind(state.checkpointable()), Kind::FailedPrecondition);
+    assert_eq!(names(&state.init_cleaned_up()), ["exit c 100 7"]);
+}
+
+#[test]
 fn the_exit_of_init_is_published_last() {
     let mut state = with_exec("e", 200);
     state.init_exited(EXIT);
