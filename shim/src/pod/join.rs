@@ -126,7 +126,7 @@ impl Offer<'_> {
     fn add_files(&self, mounts: &mut Vec<Mount>, read_only: bool) -> Result<()> {
         for (target, name) in files::SHARED {
             if !mounts.iter().any(|mount| mount.destination() == Path::new(target)) {
-                mounts.push(bind(self.bundle.join(name), target, &[if read_only { "ro" } else { "rw" }])?);
+                mounts.push(bind(self.bundle.join(name), target, if read_only { "ro" } else { "rw" })?);
             }
         }
         let default = |mount: &&mut Mount| {
@@ -136,14 +136,14 @@ impl Offer<'_> {
                 && source == Some(Path::new("shm"))
         };
         if let Some(shm) = mounts.iter_mut().find(default).filter(|_| self.shm) {
-            *shm = bind(self.bundle.join(files::SHM), "/dev/shm", &["rw", "nosuid", "nodev", "noexec"])?;
+            *shm = bind(self.bundle.join(files::SHM), "/dev/shm", "rw")?;
         }
         Ok(())
     }
 }
 
-fn bind(source: PathBuf, target: &str, access: &[&str]) -> Result<Mount> {
-    let options: Vec<_> = ["rbind", "rprivate"].iter().chain(access).map(|word| (*word).to_owned()).collect();
+fn bind(source: PathBuf, target: &str, access: &str) -> Result<Mount> {
+    let options: Vec<_> = ["rbind", "rprivate", access].map(str::to_owned).into();
     let mount = MountBuilder::default().destination(target).typ("bind").source(source).options(options).build();
     mount.map_err(|e| Error::invalid(format!("mount {target}: {e}")))
 }
