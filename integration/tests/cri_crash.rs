@@ -8,6 +8,7 @@ use berth_integration::{
     procs,
     task::Task,
     wait::{LONG, until_true},
+    without_pause,
 };
 use rustix::process::Signal;
 use serde_json::json;
@@ -20,6 +21,7 @@ matrix!(
     killed_shim_takes_its_ctr_task_with_it,
     restarted_containerd_cleans_up_after_a_killed_shim
 );
+without_pause!(containers_survive_a_killed_containerd, killed_shim_takes_its_whole_pod_with_it);
 
 /// Prints a number ten times a second, and exits with 42 as soon as /tmp/go exists.
 const COUNTER: &str =

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use berth_integration::{
-    containerd::{Containerd, Form, Version},
+    containerd::{Containerd, Form, Runtime, Version},
     matrix,
     pod::{Pod, container_config, parse, pod_config},
     procs,
@@ -19,8 +19,17 @@ use std::{
 const HOST: u32 = 1_000_000;
 const SIZE: u32 = 65536;
 
-/// Only containerd 2.x knows user namespaces, and it passes the needed options only to the runtime type of runc.
+/// Only containerd 2.x knows user namespaces, and it passes the needed options to a handler of runc's type, or to one
+/// without a table of options.
 fn run(test: fn(&Containerd)) {
+    run_with_pause(test);
+    if Runtime::under_test(Form::ByPath) != Runtime::Runc {
+        matrix::run(Version::V2_3, Form::WithoutPause, test);
+    }
+}
+
+/// With a pause container alone.
+fn run_with_pause(test: fn(&Containerd)) {
     matrix::run(Version::V2_3, Form::ByPath, test);
 }
 
@@ -109,7 +118,7 @@ fn containers_of_a_userns_pod_share_its_ids_and_a_volume() {
 /// root, and the mount options have the pod's mappings.
 #[test]
 fn image_of_a_userns_pod_is_idmapped_and_not_copied() {
-    run(|containerd| {
+    run_with_pause(|containerd| {
         let pod = pod(containerd, "mapped");
         let main = pod.start_config(&container("main", &["sleep", "1000"]));
         for id in [&pod.id, &main.id] {
@@ -176,7 +185,7 @@ fn streams_of_a_userns_pod_belong_to_its_user() {
 /// Root of the pod with a terminal, and an access that it must not have.
 #[test]
 fn root_of_a_userns_pod_has_no_rights_on_the_host() {
-    run(|containerd| {
+    run_with_pause(|containerd| {
         let secret = containerd.dir().join("secret");
         std::fs::write(&secret, "of the host").unwrap();
         std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
