@@ -13,7 +13,7 @@
 use berth_integration::{
     command::run,
     containerd::{Containerd, Form, Runtime, Version, versions},
-    pod::{Pod, container_config},
+    pod::{Pod, container_config, pod_config},
     procs::{self, Process},
     reservation::Reservation,
     tools::tool,
@@ -48,7 +48,7 @@ fn show() {
     let number = said.split_whitespace().nth(2).unwrap_or_default().trim_end_matches("+unknown");
     let runtime = Runtime::under_test(Form::ByPath);
     say(&format!("starting a private containerd {number}; its handler {} is {}", runtime.handler(), runtime.shim()));
-    let containerd = Containerd::start_with(version, runtime);
+    let mut containerd = Containerd::start_with(version, runtime);
     containerd.remember();
     say("made and imported the images: busybox, and a pause program of our own");
 
@@ -84,8 +84,33 @@ fn show() {
     main.remove();
     pod.stop();
     pod.remove();
+    if version == Version::V2_3 && matches!(runtime, Runtime::Berth(_)) {
+        containerd.runtime = Runtime::Berth(Form::WithoutPause);
+        show_without_pause(&containerd);
+    }
     containerd.assert_clean();
     say("taken down: no process, mount, cgroup or network namespace of it is left");
+}
+
+/// The same without a pause container: an idle pod is its shim alone.
+fn show_without_pause(containerd: &Containerd) {
+    let mut config = pod_config(containerd, "alone");
+    let own_pids = json!({"namespace_options": {"pid": 1}});
+    config["linux"]["security_context"] = own_pids.clone();
+    let pod = Pod::run_config(containerd, config);
+    say(&format!("crictl runp --runtime {}: a pod without a pause container", containerd.runtime.handler()));
+    let mut config = container_config("main", &["sleep", "1000"]);
+    config["linux"]["security_context"] = own_pids;
+    let main = pod.start_config(&config);
+    print(containerd, &["exec", &main.id, "hostname"]);
+    say("the processes, from the outside:");
+    let all = procs::all();
+    for shim in containerd.shims().iter().filter(|shim| shim.line.contains(&pod.id)) {
+        tree(&all, shim, 1);
+    }
+    main.stop(0);
+    pod.stop();
+    pod.remove();
 }
 
 fn say(text: &str) {
