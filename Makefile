@@ -98,7 +98,7 @@ test-integration: needs-test ## integration tests alone, after a build; RUNTIME=
 	BERTH_TOOLS="$$(integration/tools/setup test)" BERTH_BIN_DIR=$(abspath $(OUT))/release RUNTIME=$(or $(RUNTIME),berth) \
 		$(TEST) $(TESTS)
 
-# Both write their figures into docs/security/matrices.md; SCENES=run,exec picks operations.
+# Both write their figures into docs/security/matrices.md; SCENES='run,create start' picks operations, without their commas.
 faults: needs-test build tools ## each system call of the runtime fails once with each error: what is left is an error or the same container
 	$(MAKE) --no-print-directory test-integration TESTS="--test runtime_faults -- --ignored --nocapture --test-threads=1 failing"
 
