@@ -142,6 +142,36 @@ fn mounts_from_outside_are_bound_again() {
 }
 
 #[test]
+fn restored_container_has_the_namespaces_of_config_json() {
+    let runtime = Runtime::new("checkpoint-namespaces");
+    let bundle = counter().namespace("cgroup", "");
+    run_detached(&runtime, "c1", &bundle);
+    let before = count(&runtime, "c1", 1);
+    checkpoint(&runtime, "c1").wait().ok();
+    restore_detached(&runtime, "c1", &bundle).ok();
+    count(&runtime, "c1", before.number + 20);
+    let own = |kind: &str| {
+        let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+        of("self") != of(&runtime.pid("c1").to_string())
+    };
+    // A CRIU that ignores cgroups makes no cgroup namespace, and runc's container is in the host's.
+    for kind in ["cgroup", "ipc", "mnt", "net", "pid", "uts"].iter().filter(|kind| !is_runc() || **kind != "cgroup") {
+        assert!(own(kind), "{kind}");
+    }
+    runtime.cmd(&["delete", "--force", "c1"]).ok();
+    if is_runc() {
+        return;
+    }
+    let shared = counter().unset("/hostname").host_namespace("uts");
+    run_detached(&runtime, "c1", &shared);
+    count(&runtime, "c1", 1);
+    checkpoint(&runtime, "c1").wait().ok();
+    restore_detached(&runtime, "c1", &counter()).fails(1, &["no uts namespace of its own"]);
+    runtime.assert_clean("a restore without a namespace");
+    restore_detached(&runtime, "c1", &shared).ok();
+}
+
+#[test]
 fn hooks_of_create_and_of_delete_run() {
     let runtime = Runtime::new("checkpoint-hooks");
     let seen = runtime.work().join("seen");

@@ -62,6 +62,11 @@ pub fn of_process(directory: &str, kinds: u32) -> Result<Vec<(u32, OwnedFd)>> {
     ALL.iter().filter(|(_, kind, _)| kinds & kind != 0).map(open).collect()
 }
 
+/// Returns the `CLONE_NEW*` flag of a type.
+pub fn flag(kind: Kind) -> u32 {
+    ALL.iter().find_map(|(k, flag, _)| (*k == kind).then_some(*flag)).unwrap_or_default()
+}
+
 /// Returns the name of a type below /proc/<pid>/ns.
 pub fn file_name(kind: Kind) -> &'static str {
     ALL.iter().find_map(|(k, _, name)| (*k == kind).then_some(*name)).unwrap_or_default()

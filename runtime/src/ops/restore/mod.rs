@@ -20,7 +20,7 @@ use std::{
     time::Instant,
 };
 
-use berth_init::sys::{set_loopback_up as set_loopback_up_here, setns, standard_stream};
+use berth_init::sys::{set_loopback_up as set_loopback_up_here, setns, standard_stream, unshare};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::{
     fs::{Mode, OFlags},
@@ -94,7 +94,8 @@ fn make(checked: Checked<'_>, options: &Options<'_>) -> Result<Created> {
     let mut poststop = PoststopGuard::default();
     let reserved = Reserved::take(&create, &bundle, (&cgroup, limits), &mut poststop)?;
     let root = root::Place::make(reserved.dir())?;
-    let session = root.start(&criu, &bundle, streams, &files)?;
+    let cgroups = own_cgroup_namespace(&bundle.spec, &cgroup, options.common.cgroups_mode())?;
+    let session = root.start(&criu, &bundle, (streams, &files), cgroups.as_ref().map(AsFd::as_fd))?;
     let makers = Makers { init: None, session, cgroup: &cgroup, done: false };
     let mut restoring = Restoring { makers, console: None, reserved };
     check_version(&mut restoring.makers.session)?;
@@ -172,6 +173,7 @@ impl Restoring<'_> {
                 let init = self.makers.init.as_ref().ok_or_else(nothing_restored)?.0;
                 expected.compare(init, &self.makers.restored())?;
                 let namespaces = namespace::differing(&format!("/proc/{init}"))?;
+                check_namespaces(spec, namespaces)?;
                 self.reserved.record_init(init, namespaces, filter)
             }
             _ => Ok(()),
@@ -298,6 +300,32 @@ fn join_namespaces(request: &mut CriuOptions, spec: &Spec) -> Result<()> {
         request.pair(option::JOIN_NS, name, path.as_os_str().as_bytes());
     }
     Ok(())
+}
+
+/// Makes the cgroup namespace of config.json, for CRIU to run in: if it ignores cgroups, it makes none.
+fn own_cgroup_namespace(spec: &Spec, cgroup: &Cgroup, mode: CgroupsMode) -> Result<Option<OwnedFd>> {
+    let mut namespaces = spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten());
+    let asked = namespaces.any(|namespace| namespace.typ() == LinuxNamespaceType::Cgroup);
+    // systemd makes a scope on v2 only for a process. Then `check_namespaces` ends the restore.
+    if !asked || mode != CgroupsMode::Ignore || !cgroup.is_managed() || !cgroup.exists_before_init() {
+        return Ok(None);
+    }
+    let made = sys::run_in_vfork_child(|| {
+        cgroup.join(None)?;
+        unshare(kind::CGROUP).context("unshare the cgroup namespace")?;
+        open_namespace(Path::new("/proc/thread-self/ns/cgroup"))
+    });
+    made.flatten().map(Some)
+}
+
+/// Checks that a process has the namespaces that config.json makes. `own` are those that are not the runtime's.
+fn check_namespaces(spec: &Spec, own: u32) -> Result<()> {
+    let mut namespaces = spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten());
+    let missing = namespaces.find(|n| path_to_join(n).is_none() && namespace::flag(n.typ()) & own == 0);
+    missing.map_or(Ok(()), |missing| {
+        let text = format!("linux.namespaces: the restored process has no {} namespace of its own", missing.typ());
+        Err(Error::new(Kind::FailedPrecondition, text))
+    })
 }
 
 /// Tells CRIU what to do with cgroups. The cgroup is that of its own process.

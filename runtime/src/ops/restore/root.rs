@@ -15,7 +15,7 @@ use std::{
 use berth_init::{
     mount::move_onto,
     path::{Target, open_or_make},
-    sys::{mount_setattr, unshare},
+    sys::{mount_setattr, setns, unshare},
 };
 use oci_spec::runtime::Mount;
 use rustix::{
@@ -60,8 +60,8 @@ impl Place {
         let _ = remove_dir(&self.0);
     }
 
-    /// Starts CRIU in a mount namespace where the root file system is mounted here. Makes the mount points that the root
-    /// file system lacks.
+    /// Starts CRIU in a mount namespace where the root file system is mounted here, and in the cgroup namespace `cgroups`.
+    /// Makes the mount points that the root file system lacks.
     ///
     /// # Errors
     /// Names the root file system, or the bind mount whose source is missing.
@@ -69,8 +69,8 @@ impl Place {
         &self,
         criu: &Path,
         bundle: &Bundle,
-        streams: [BorrowedFd<'_>; 3],
-        files: &[BorrowedFd<'_>],
+        (streams, files): ([BorrowedFd<'_>; 3], &[BorrowedFd<'_>]),
+        cgroups: Option<BorrowedFd<'_>>,
     ) -> Result<Session> {
         run_in_thread(bundle, |bundle| {
             unshare(libc::CLONE_FS.unsigned_abs() | kind::MOUNT).context("unshare the mount namespace")?;
@@ -84,6 +84,7 @@ impl Place {
             move_onto(tree.as_fd(), place.as_fd()).context("mount the root file system")?;
             let mounts = bundle.spec.mounts().as_deref().unwrap_or_default();
             make_targets(&tree, mounts, bundle, &rootfs)?;
+            cgroups.map_or(Ok(()), |own| setns(own, kind::CGROUP)).context("join the cgroup namespace")?;
             Session::start(criu, streams, files)
         })
     }
