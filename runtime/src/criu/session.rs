@@ -29,8 +29,9 @@ use crate::{
 const MAX: usize = 40 << 10;
 /// Longest time for an answer that takes no work.
 const PROMPT: Duration = Duration::from_secs(10);
-/// Longest time that a working CRIU may use neither a processor nor a file.
-const QUIET: Duration = Duration::from_secs(60);
+/// Longest time that a working CRIU may use neither a processor nor a file. During a restore it waits while the restored
+/// processes read their memory, which takes 300 s for 60 GB at 200 MB/s.
+const QUIET: Duration = Duration::from_secs(300);
 /// Longest time from the answer to the end of the process.
 const END: Duration = Duration::from_secs(10);
 /// The programs that CRIU itself executes (tar, iptables, nft) are the system's.
@@ -241,7 +242,7 @@ impl Session {
 
     /// Waits for a message. CRIU may write memory for hours, so only a process that does nothing counts as hanging.
     fn wait_while_it_works(&mut self) -> Result<()> {
-        let step = QUIET / 12;
+        let step = Duration::from_secs(5);
         let (mut before, mut since) = (self.progress(), Instant::now());
         while !wait(&[self.socket.as_fd()], step)? {
             let now = self.progress();
