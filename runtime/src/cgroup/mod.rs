@@ -54,7 +54,7 @@ pub use self::{
     limits::Limits,
     location::{Cgroup, Hierarchy, Manager},
     move_out::{MovedOut, move_out},
-    oom::OomWatch,
+    oom::{OomCount, OomWatch},
     processes::KILL_TIMEOUT,
     rootless::{Rights, Rootless},
     setup::Setup,

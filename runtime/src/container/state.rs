@@ -117,11 +117,12 @@ impl State {
 }
 
 /// An existing container: its state directory and the state read from there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Container {
     dir: PathBuf,
     state: State,
     /// The seccomp filter, if it is known without reading the file.
+    #[serde(skip)]
     filter: Option<Arc<Filter>>,
 }
 

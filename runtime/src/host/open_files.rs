@@ -22,6 +22,13 @@ pub fn raise_own() {
     }
 }
 
+/// Lowers this process's soft limit to its caller's again, for a program that it executes in its place.
+pub fn lower_own() {
+    if let Some(Rlimit { resource, soft, hard }) = inherited_nofile() {
+        let _ = sys::limit(0, resource, Some((soft, hard)));
+    }
+}
+
 /// Calls [`raise_own`] if a container needs more `files` than fit in any usual limit.
 pub fn raise_own_for(files: usize) {
     if files > FDS_WITHOUT_RAISE {

@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
-pub use crate::cgroup::OomWatch;
+pub use crate::cgroup::{OomCount, OomWatch};
 use crate::{Context, Result, container::state::Container};
 
 /// The exit status of a process.

@@ -8,9 +8,9 @@
 
 use std::{
     fs::File,
-    io::Write,
+    io::{Seek, Write},
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::process::CommandExt,
     },
     path::PathBuf,
@@ -66,6 +66,12 @@ pub(crate) fn check() -> Result<()> {
 /// A sealed file of this program. It can be executed by its path while this value lives.
 pub struct Program(OwnedFd);
 
+impl AsFd for Program {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl Program {
     /// Creates a read-only mount, or else a sealed copy.
     ///
@@ -74,9 +80,27 @@ impl Program {
     pub fn new() -> Result<Self> {
         let fd = read_only_mount().or_else(|e| {
             log::debug!("seal: no read-only mount of the program ({e}), copying it");
-            sealed_copy()
+            sealed_copy(&mut File::open(SELF).context("open /proc/self/exe")?)
         })?;
-        // The number is above those that a caller uses for dup2(2).
+        Self::above_dup2(fd)
+    }
+
+    /// Creates a sealed file of another program, which is open for reading.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of(program: &File) -> Result<Self> {
+        let fd = mount::clone_file(program.as_fd()).and_then(read_only).or_else(|e| {
+            log::debug!("seal: no read-only mount of the new program ({e}), copying it");
+            let mut from = program.try_clone().context("dup the program")?;
+            from.rewind().context("read the program")?;
+            sealed_copy(&mut from)
+        })?;
+        Self::above_dup2(fd)
+    }
+
+    /// The number is above those that a caller uses for dup2(2).
+    fn above_dup2(fd: OwnedFd) -> Result<Self> {
         Ok(Self(rustix::io::fcntl_dupfd_cloexec(fd, 64).context("dup the sealed program")?))
     }
 
@@ -94,18 +118,22 @@ fn read_only_mount() -> Result<OwnedFd> {
     if (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino) {
         return Err(Error::new(Kind::NotFound, format!("{} has been replaced", exe.display())));
     }
+    read_only(tree)
+}
+
+fn read_only(tree: OwnedFd) -> Result<OwnedFd> {
     berth_init::sys::mount_setattr(tree.as_fd(), false, mount::attr::RDONLY, 0, 0)?;
     Ok(tree)
 }
 
-fn sealed_copy() -> Result<OwnedFd> {
+fn sealed_copy(program: &mut File) -> Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // vm.memfd_noexec requires MFD_EXEC (Linux 6.3). Older kernels refuse the flag.
     let memory = rustix::fs::memfd_create("berth", flags | MemfdFlags::EXEC)
         .or_else(|_| rustix::fs::memfd_create("berth", flags))
         .context("memfd_create")?;
     let mut copy = File::from(memory);
-    std::io::copy(&mut File::open(SELF).context("open /proc/self/exe")?, &mut copy).context("copy /proc/self/exe")?;
+    std::io::copy(program, &mut copy).context("copy the program")?;
     copy.flush()?;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     rustix::fs::fcntl_add_seals(&copy, seals).context("seal the copy")?;
@@ -120,7 +148,7 @@ mod tests {
 
     #[test]
     fn sealed_copy_of_the_program_cannot_be_changed() {
-        let fd = sealed_copy().unwrap();
+        let fd = sealed_copy(&mut File::open(SELF).unwrap()).unwrap();
         assert_eq!(rustix::fs::ftruncate(&fd, 0).unwrap_err(), rustix::io::Errno::INVAL);
         let again = std::fs::OpenOptions::new().write(true).open(format!("/proc/self/fd/{}", fd.as_raw_fd()));
         assert!(again.is_err() || again.unwrap().write(b"x").is_err());

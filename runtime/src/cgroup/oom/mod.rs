@@ -16,6 +16,7 @@ use std::{
 };
 
 use rustix::{event::EventfdFlags, fs::inotify, io::Errno};
+use serde::{Deserialize, Serialize};
 
 use self::{
     counter::{count, file},
@@ -42,7 +43,37 @@ pub struct OomWatch {
     parent: Option<Arc<Parent>>,
 }
 
+/// What a watch knows besides its two descriptors.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OomCount {
+    /// The number of kills that are reported.
+    pub seen: u64,
+    /// On v1: the cgroup was out of memory at least once.
+    pub alarmed: bool,
+    /// Kills have been reported since the watch was made.
+    pub reported: bool,
+    /// The cgroup is gone.
+    pub gone: bool,
+    /// The number of kills in the parent cgroup that are accounted for, where it is watched.
+    pub parent: Option<u64>,
+}
+
 impl OomWatch {
+    /// The watched descriptor, the counter, and the rest, for another program of this process.
+    pub fn parts(&self) -> ([&OwnedFd; 2], OomCount) {
+        let Self { fd, counter, seen, alarmed, reported, gone, parent } = self;
+        let parent = parent.as_ref().map(|parent| parent.count_accounted());
+        ([fd, counter], OomCount { seen: *seen, alarmed: *alarmed, reported: *reported, gone: *gone, parent })
+    }
+
+    /// Makes a watch of its parts. `cgroup` is the container's.
+    pub fn from_parts([fd, counter]: [OwnedFd; 2], count: &OomCount, cgroup: &Cgroup) -> Self {
+        let OomCount { seen, alarmed, reported, gone, parent } = *count;
+        let parent = parent.and_then(|accounted| Parent::again(cgroup.path_in("memory")?, accounted));
+        Self { fd, counter, seen, alarmed, reported, gone, parent }
+    }
+
     /// The number of OOM kills since the last call, or since the watch was made. Does not block. 0 if the cgroup is gone.
     ///
     /// # Errors

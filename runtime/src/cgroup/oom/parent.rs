@@ -47,6 +47,18 @@ impl Parent {
         Some(parent)
     }
 
+    /// As [`of`](Self::of), with the number of kills that another program of this process has accounted for.
+    pub(super) fn again(dir: &Path, accounted: u64) -> Option<Arc<Self>> {
+        let parent = Self::of(dir)?;
+        *parent.accounted() = accounted;
+        Some(parent)
+    }
+
+    /// The number of kills that are accounted for.
+    pub(super) fn count_accounted(&self) -> u64 {
+        *self.accounted()
+    }
+
     /// Accounts for kills that a watch has reported.
     pub(super) fn report(&self, kills: u64) {
         *self.accounted() += kills;

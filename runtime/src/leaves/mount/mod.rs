@@ -375,6 +375,12 @@ pub fn clone_tree(path: &Path, submounts: Submounts) -> Result<OwnedFd> {
     open_tree(CWD, path, flags).with_context(|| format!("open_tree {}", path.display()))
 }
 
+/// Clones the mount of an open file, with the file as its root, as a detached mount.
+pub fn clone_file(file: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(file, "", flags).context("open_tree")
+}
+
 /// Returns `linux.rootfsPropagation` as a flag of mount(2). The flag always applies to the whole root, with or without
 /// `r` in front.
 ///
