@@ -4,6 +4,7 @@
 //! messages that are missing ([`runtime_options`], [`pod_config`]) and registers the task service under both of its names
 //! ([`task_services`]). It makes no decisions.
 
+pub mod admin;
 pub mod any;
 mod fields;
 pub mod pod_config;
