@@ -1,7 +1,10 @@
 //! Work that outlives the call that asked for it. ttrpc drops a handler's future when the client disconnects or its
 //! deadline passes. A change of state must still run to its end, and a repeated call must find it done.
 
-use std::future::Future;
+use std::{
+    future::Future,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use berth_proto::{failure, ttrpc};
 use tokio::task::JoinHandle;
@@ -15,7 +18,34 @@ where
     F: Future<Output = ttrpc::Result<T>> + Send + 'static,
     T: Send + 'static,
 {
-    joined(tokio::spawn(work)).await
+    let counted = Counted::new();
+    joined(tokio::spawn(async move {
+        let _counted = counted;
+        work.await
+    }))
+    .await
+}
+
+/// The number of works that have not ended.
+pub fn in_flight() -> usize {
+    IN_FLIGHT.load(Ordering::Relaxed)
+}
+
+static IN_FLIGHT: AtomicUsize = AtomicUsize::new(0);
+
+struct Counted;
+
+impl Counted {
+    fn new() -> Self {
+        IN_FLIGHT.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        IN_FLIGHT.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 async fn joined<T>(task: JoinHandle<ttrpc::Result<T>>) -> ttrpc::Result<T> {

@@ -3,11 +3,13 @@
 //!
 //! containerd runs the binary in five ways, and each has one module: [`start`] finds or makes the server of a pod,
 //! [`serve`] is that server, [`delete`] cleans up after a server that has died, [`info`] answers `-info`, `-v` and `-help`.
+//! berth's command line runs it for the commands `shims` and `upgrade` ([`upgrade::client`]).
 
 pub mod abort;
 pub mod args;
 pub mod bootstrap;
 pub mod bundle;
+pub mod carry;
 pub mod clock;
 pub mod console;
 pub mod container;
@@ -20,6 +22,7 @@ pub mod frames;
 pub mod info;
 pub mod inherit;
 pub mod io;
+pub mod link;
 pub mod listener;
 pub mod log;
 pub mod mount;
@@ -41,6 +44,7 @@ pub mod start;
 pub mod stats;
 pub mod sys;
 pub mod trim;
+pub mod upgrade;
 pub mod watch;
 
 #[cfg(test)]
@@ -54,14 +58,24 @@ use self::args::{Action, Args};
 ///
 /// Nothing is written to standard error on success: containerd reads the reply of `start` from both streams as one.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let protected = berth_runtime::own_process::protect().and_then(|()| Args::parse(arguments));
-    let outcome = protected.and_then(|args| match args.action {
+    let arguments: Vec<_> = arguments.collect();
+    let protected = berth_runtime::own_process::protect();
+    if let Some(outcome) = upgrade::client::run(&arguments) {
+        return outcome;
+    }
+    let outcome = protected.and_then(|()| Args::parse(arguments.iter().cloned())).and_then(|args| match args.action {
         Action::Help => info::print_help(),
         Action::Version => info::print_version(),
+        Action::Check => upgrade::print_verdict(),
         Action::Info => info::run(),
         Action::Start => start::run(&args),
         Action::Delete => delete::run(&args),
         Action::Serve => serve::run(&args),
+    });
+    // A program that cannot take a server over gives it back.
+    let outcome = outcome.map_err(|e| match upgrade::resume::find(&arguments) {
+        Some(handover) => upgrade::resume::give_back(&handover, e, &arguments),
+        None => e,
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,14 +10,18 @@ use std::{
     time::Duration,
 };
 
-use futures_core::Stream;
+use futures_core::Stream as Connections;
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Sleep, sleep},
 };
 
-use crate::{fd_reserve, frames::FrameFilter};
+use crate::{
+    fd_reserve,
+    frames::FrameFilter,
+    link::{Links, Stream},
+};
 
 /// The pause after a failed accept. A shortage of descriptors or memory does not pass at once.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
@@ -27,27 +31,30 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_CONNECTIONS: usize = 512;
 
 /// An admitted connection. It holds one of the [`MAX_CONNECTIONS`] places until it is closed.
-pub type Connection = FrameFilter<UnixStream, OwnedSemaphorePermit>;
+pub type Connection = FrameFilter<Stream, OwnedSemaphorePermit>;
 
 /// The admitted connections. The stream never ends.
 pub struct PeerCheckedListener {
     listener: UnixListener,
+    links: Arc<Links>,
+    /// Connections that another program has accepted.
+    adopted: Vec<Stream>,
     places: Arc<Semaphore>,
     uid: u32,
     backoff: Option<Pin<Box<Sleep>>>,
 }
 
 impl PeerCheckedListener {
-    /// Takes a listening socket.
+    /// Takes a listening socket, and connections that another program has accepted from it.
     ///
     /// # Errors
     /// The event loop cannot watch the socket.
-    pub fn new(listener: OwnedFd) -> io::Result<Self> {
+    pub fn new(listener: OwnedFd, links: Arc<Links>, adopted: Vec<Stream>) -> io::Result<Self> {
         let listener = std::os::unix::net::UnixListener::from(listener);
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener)?;
         let (places, uid) = (Arc::new(Semaphore::new(MAX_CONNECTIONS)), rustix::process::geteuid().as_raw());
-        Ok(Self { listener, places, uid, backoff: None })
+        Ok(Self { listener, links, adopted, places, uid, backoff: None })
     }
 
     /// Returns a place for the peer, or `None` if it is refused.
@@ -69,11 +76,17 @@ impl PeerCheckedListener {
     }
 }
 
-impl Stream for PeerCheckedListener {
+impl Connections for PeerCheckedListener {
     type Item = io::Result<Connection>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
+            if let Some(adopted) = self.adopted.pop()
+                && let Some(place) = self.admit(adopted.socket())
+            {
+                return Poll::Ready(Some(Ok(FrameFilter::new(adopted, place))));
+            }
+            ready!(self.links.poll_released(context));
             if let Some(backoff) = &mut self.backoff {
                 ready!(backoff.as_mut().poll(context));
                 self.backoff = None;
@@ -81,7 +94,7 @@ impl Stream for PeerCheckedListener {
             match ready!(self.listener.poll_accept(context)) {
                 Ok((peer, _)) => {
                     if let Some(place) = self.admit(&peer) {
-                        return Poll::Ready(Some(Ok(FrameFilter::new(peer, place))));
+                        return Poll::Ready(Some(Ok(FrameFilter::new(self.links.add(peer), place))));
                     }
                 }
                 // A restarted containerd must be able to connect to a shim without free descriptors.

@@ -49,6 +49,18 @@ pub fn init(bundle: &Path, level: LevelFilter, stderr: Stderr) {
     }
 }
 
+/// Logs to the fifo behind standard error, to which the program before this one has logged. Its bundle may be gone.
+pub fn resume(level: LevelFilter) {
+    let inherited = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3).ok().map(File::from);
+    let fifo = inherited.filter(|file| file.metadata().is_ok_and(|meta| meta.file_type().is_fifo()));
+    if let Some(file) = fifo
+        && LOGGER.file.set(file).is_ok()
+        && log::set_logger(&LOGGER).is_ok()
+    {
+        log::set_max_level(level);
+    }
+}
+
 fn open(path: &Path) -> Option<File> {
     let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC;
     let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).ok()?;

@@ -9,10 +9,14 @@ use std::{
 };
 
 use berth_proto::events::TaskOOM;
-use berth_runtime::events::OomWatch;
+use berth_runtime::{Result, cgroup::Cgroup, events::OomWatch};
 use tokio::{io::Interest, task::AbortHandle};
 
-use crate::{publish::Publisher, watch};
+use crate::{
+    carry::{self, Adopter, Keeper},
+    publish::Publisher,
+    watch,
+};
 
 /// The OOM watch of one container. Dropping it ends the watch.
 #[derive(Debug)]
@@ -44,6 +48,34 @@ impl Oom {
             }
         });
         Some(Self { source, task: task.abort_handle() })
+    }
+
+    /// Writes the watch down.
+    ///
+    /// # Errors
+    /// A descriptor cannot be examined.
+    pub fn carry(&self, keeper: &mut Keeper) -> Result<carry::Oom> {
+        let watch = self.source.watch();
+        let ([fd, counter], count) = watch.parts();
+        Ok(carry::Oom { fds: [keeper.keep(fd)?, keeper.keep(counter)?], count })
+    }
+
+    /// Goes on with the watch of the container `id`. A kill that came meanwhile is read at once.
+    ///
+    /// # Errors
+    /// The document names a descriptor twice.
+    pub fn adopt(
+        oom: carry::Oom,
+        adopter: &mut Adopter,
+        id: &str,
+        cgroup: &Cgroup,
+        publisher: &Publisher,
+    ) -> Result<Option<Self>> {
+        let carry::Oom { fds: [fd, counter], count } = oom;
+        let watch = OomWatch::from_parts([adopter.take(fd)?, adopter.take(counter)?], &count, cgroup);
+        let adopted = Self::watch(id, watch, publisher);
+        adopted.iter().for_each(Self::report);
+        Ok(adopted)
     }
 
     /// Publishes the kills that are not published yet. Never blocks.

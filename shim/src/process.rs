@@ -16,8 +16,10 @@ use tokio::sync::watch;
 
 use crate::{
     abort::Abort,
+    carry::{self, Adopter, Keeper},
     console,
     io::{Io, uri::StdioRequest},
+    pool::Pool,
     reap::Exit,
 };
 
@@ -68,6 +70,16 @@ impl ExecSpec {
         self.bytes
     }
 
+    fn carry(&self) -> carry::ExecSpec {
+        let Self { process, bytes } = self;
+        carry::ExecSpec { process: process.clone(), bytes: *bytes }
+    }
+
+    fn adopt(spec: carry::ExecSpec) -> Self {
+        let carry::ExecSpec { process, bytes } = spec;
+        Self { process, bytes }
+    }
+
     /// A specification that counts as `bytes`.
     #[cfg(test)]
     pub fn of_size(bytes: usize) -> Self {
@@ -96,6 +108,52 @@ pub struct Process {
 }
 
 impl Process {
+    /// Writes the process down.
+    ///
+    /// # Errors
+    /// Its start is in flight.
+    pub fn carry(&self, keeper: &mut Keeper) -> Result<carry::Process> {
+        let Self { request, phase, pid, io, stdin_closed, abort: _, initial_size, exit } = self;
+        Ok(carry::Process {
+            request: request.carry(),
+            phase: match phase {
+                ProcessPhase::Added { spec } => carry::ProcessPhase::Added(spec.as_ref().map(ExecSpec::carry)),
+                ProcessPhase::Running { pidfd } => carry::ProcessPhase::Running { pidfd: keeper.keep(pidfd)? },
+                ProcessPhase::Stopped => carry::ProcessPhase::Stopped,
+                ProcessPhase::Opening | ProcessPhase::Starting => {
+                    return Err(carry::busy("a process is being started"));
+                }
+            },
+            pid: *pid,
+            io: io.as_ref().map(|io| io.carry(keeper)).transpose()?,
+            stdin_closed: *stdin_closed,
+            initial_size: initial_size.map(|size| (size.ws_col, size.ws_row)),
+            exit: exit.borrow().map(Exit::carry),
+        })
+    }
+
+    /// Makes the process again.
+    ///
+    /// # Errors
+    /// The document names a descriptor twice.
+    pub fn adopt(process: carry::Process, adopter: &mut Adopter, pool: &Pool) -> Result<Self> {
+        let carry::Process { request, phase, pid, io, stdin_closed, initial_size, exit } = process;
+        Ok(Self {
+            request: StdioRequest::adopt(request),
+            phase: match phase {
+                carry::ProcessPhase::Added(spec) => ProcessPhase::Added { spec: spec.map(ExecSpec::adopt) },
+                carry::ProcessPhase::Running { pidfd } => ProcessPhase::Running { pidfd: adopter.share(pidfd)? },
+                carry::ProcessPhase::Stopped => ProcessPhase::Stopped,
+            },
+            pid,
+            io: io.map(|io| Io::adopt(io, adopter, pool)).transpose()?,
+            stdin_closed,
+            abort: None,
+            initial_size: initial_size.map(|(ws_col, ws_row)| Winsize { ws_col, ws_row, ws_xpixel: 0, ws_ypixel: 0 }),
+            exit: watch::Sender::new(exit.map(Exit::adopt)),
+        })
+    }
+
     /// Makes the record of a process that is asked for.
     pub fn new(request: StdioRequest, spec: Option<ExecSpec>) -> Self {
         Self {

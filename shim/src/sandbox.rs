@@ -1,7 +1,7 @@
 //! The pod: all containers of one group. containerd calls the group a sandbox when it is a Kubernetes pod.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fmt::Write,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -12,6 +12,7 @@ use berth_runtime::{Error, Kind, Result};
 use tokio::{sync::Notify, time::timeout};
 
 use crate::{
+    carry::{self, Adopter, Keeper},
     container::{Container, NewContainer},
     context::ServerContext,
     error::no_container,
@@ -34,6 +35,42 @@ impl Sandbox {
     /// Makes a pod without containers.
     pub fn new(context: ServerContext) -> Self {
         Self { context: Arc::new(context), containers: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// Writes all containers down.
+    ///
+    /// # Errors
+    /// A change is in flight; the message says which.
+    pub fn carry(&self, keeper: &mut Keeper) -> Result<Vec<carry::Container>> {
+        // Both are taken apart, so that a new field with state does not compile before it is in the document too, or makes
+        // the upgrade fail with an error.
+        let Self { context, containers: _, changed: _ } = self;
+        let ServerContext { namespace: _, id: _, publisher: _, shutdown: _, pool, pod, exe: _ } = &**context;
+        if pod.get().is_some() {
+            return Err(Error::unsupported("a pod whose namespaces the shim holds cannot be handed over"));
+        }
+        let containers = self.containers();
+        let owned: BTreeSet<_> = containers.values().flat_map(|container| container.children()).collect();
+        if pool.children.owned() != Some(owned) {
+            return Err(carry::busy("a process is being made or ended"));
+        }
+        containers.values().map(|container| container.carry(keeper)).collect()
+    }
+
+    /// Makes the containers again.
+    ///
+    /// # Errors
+    /// The document names a descriptor twice.
+    pub fn adopt(&self, containers: Vec<carry::Container>, adopter: &mut Adopter) -> Result<()> {
+        for container in containers {
+            self.reserve(Container::adopt(container, adopter, &self.context)?)?;
+        }
+        Ok(())
+    }
+
+    /// The number of containers.
+    pub fn count(&self) -> usize {
+        self.containers().len()
     }
 
     /// Answers Create: reserves the id, creates the container and returns init's pid.

@@ -7,6 +7,7 @@
 use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,6 +23,7 @@ use crate::{
     args::Args,
     context::{ServerContext, ShutdownHandle},
     fd_reserve, frames, inherit,
+    link::{Links, Stream},
     listener::PeerCheckedListener,
     log::{self, Stderr},
     pod::PodSlot,
@@ -31,6 +33,10 @@ use crate::{
     signals::{self, Signal, Signals},
     socket::{self, SocketId},
     trim,
+    upgrade::{
+        Upgrader, admin,
+        resume::{self, Resumed},
+    },
 };
 
 /// The number of epoll(7) events that one call fetches (12 bytes each).
@@ -46,7 +52,10 @@ const EXIT_YIELDS: usize = 16;
 /// # Errors
 /// Descriptor 3 is no listener, or the process cannot be set up. A running server ends by request alone.
 pub fn run(args: &Args) -> Result<()> {
-    let listener = inherit::take_listener()?;
+    let origin = match &args.handover {
+        None => Origin::Start(inherit::take_listener()?),
+        Some(handover) => Origin::Handover(Box::new(resume::read(handover)?)),
+    };
     inherit::keep_tunables();
     trim::limit_arenas();
     // Each container and exec holds descriptors for its whole life.
@@ -54,7 +63,10 @@ pub fn run(args: &Args) -> Result<()> {
     fd_reserve::fill();
     // The kernel has named the process after the descriptor that it was executed from.
     rustix::thread::set_name(c"containerd-shim").context("set the process' name")?;
-    log::init(Path::new("."), args.log_level(), Stderr::ToLog);
+    match origin {
+        Origin::Start(_) => log::init(Path::new("."), args.log_level(), Stderr::ToLog),
+        Origin::Handover(_) => log::resume(args.log_level()),
+    }
     signals::block()?;
     // Orphans of the containers become children of the shim, which sees their exits and reaps them.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("become subreaper")?;
@@ -64,7 +76,7 @@ pub fn run(args: &Args) -> Result<()> {
         .max_io_events_per_tick(EVENTS_PER_POLL)
         .build()
         .context("make the runtime")?;
-    let outcome = runtime.block_on(serve(args, listener));
+    let outcome = runtime.block_on(serve(args, origin));
     if let Err(e) = &outcome {
         ::log::error!("{e}");
     }
@@ -73,26 +85,42 @@ pub fn run(args: &Args) -> Result<()> {
     outcome
 }
 
-async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
-    let own = OwnSocket::of(&listener);
+/// The origin of a server.
+enum Origin {
+    /// `start` has made it; its listener.
+    Start(OwnedFd),
+    /// Another program of this process has handed it over.
+    Handover(Box<Resumed>),
+}
+
+async fn serve(args: &Args, origin: Origin) -> Result<()> {
     let signals = Signals::new()?;
     let shutdown = ShutdownHandle::default();
     let publisher = Publisher::new(&ttrpc_address(args), &args.namespace);
+    // `start` passes the path as argv[0]. /proc/self/exe would name the sealed mount that the server runs from.
+    let exe = std::env::args_os().next().map_or_else(|| "/proc/self/exe".into(), PathBuf::from);
     let service = Service::new(ServerContext {
         namespace: args.namespace.clone(),
         id: args.id.clone(),
         publisher: publisher.clone(),
         shutdown: shutdown.clone(),
-        pool: std::sync::Arc::default(),
+        pool: Arc::default(),
         pod: PodSlot::default(),
-        // `start` passes the path as argv[0]. /proc/self/exe would name the sealed mount that the server runs from.
-        exe: std::env::args_os().next().map_or_else(|| "/proc/self/exe".into(), PathBuf::from),
+        exe: exe.clone(),
     });
-    let listener = Listener::new(PeerCheckedListener::new(listener).context("watch the listener")?);
+    let links = Arc::default();
+    let (listener, adopted) = match origin {
+        Origin::Start(listener) => (listener, Vec::new()),
+        Origin::Handover(resumed) => take_over(*resumed, &service, &links).context("take the server over")?,
+    };
+    let own = OwnSocket::of(&listener);
+    let upgrader = Upgrader::new(service.clone(), links.clone(), args, exe);
+    let listener = PeerCheckedListener::new(listener, links, adopted).context("watch the listener")?;
     let mut server = Server::new()
-        .add_listener(listener)
-        .register_service(task_services(std::sync::Arc::new(service.clone())))
-        .register_service(create_sandbox(std::sync::Arc::new(PodService::new(service.group()))))
+        .add_listener(Listener::new(listener))
+        .register_service(admin::service(&upgrader))
+        .register_service(task_services(Arc::new(service.clone())))
+        .register_service(create_sandbox(Arc::new(PodService::new(service.group()))))
         .register_service(frames::service());
     server.start().await.map_err(|e| Error::new(Kind::Internal, e.to_string()).context("serve"))?;
     ::log::debug!("serving group {} of namespace {}", args.id, args.namespace);
@@ -131,6 +159,20 @@ async fn serve(args: &Args, listener: OwnedFd) -> Result<()> {
         tokio::task::yield_now().await;
     }
     Ok(())
+}
+
+/// Makes the parts of a server again that another program has handed over; returns the listener and the connections.
+fn take_over(resumed: Resumed, service: &Service, links: &Arc<Links>) -> Result<(OwnedFd, Vec<Stream>)> {
+    resumed.commit()?;
+    let (answer, document, mut adopter) = resumed.into_parts();
+    let listener = adopter.take(document.listener)?;
+    service.publisher().adopt(document.events);
+    service.adopt(document.containers, &mut adopter)?;
+    let streams = links.adopt(document.connections, &mut adopter, answer.frame())?;
+    // Orphans may have exited between the two programs.
+    service.sweep();
+    service.pool().idle_trim.poke();
+    Ok((listener, streams))
 }
 
 /// The file of the server's own socket.

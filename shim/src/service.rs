@@ -21,9 +21,20 @@ use berth_proto::{
     wkt::Empty,
 };
 
+use berth_runtime::Result;
 use tokio::sync::Semaphore;
 
-use crate::{container, context::ServerContext, detach, error::status, io::uri::StdioRequest, sandbox::Sandbox};
+use crate::{
+    carry::{self, Adopter, Keeper},
+    container,
+    context::ServerContext,
+    detach,
+    error::status,
+    io::uri::StdioRequest,
+    pool::Pool,
+    publish::Publisher,
+    sandbox::Sandbox,
+};
 
 /// The maximal number of Wait calls without an answer. containerd makes one for each process. All other calls end by
 /// themselves.
@@ -45,6 +56,42 @@ impl Service {
     /// The containers, for the sandbox service on the same socket.
     pub fn group(&self) -> Arc<Sandbox> {
         self.sandbox.clone()
+    }
+
+    /// Writes all containers down, and the events that are not acknowledged.
+    ///
+    /// # Errors
+    /// A change is in flight; the message says which.
+    pub fn carry(&self, keeper: &mut Keeper) -> Result<(Vec<carry::Container>, Vec<carry::Event>)> {
+        Ok((self.sandbox.carry(keeper)?, self.publisher().carry()?))
+    }
+
+    /// Makes the containers again.
+    ///
+    /// # Errors
+    /// The document names a descriptor twice.
+    pub fn adopt(&self, containers: Vec<carry::Container>, adopter: &mut Adopter) -> Result<()> {
+        self.sandbox.adopt(containers, adopter)
+    }
+
+    /// The number of containers.
+    pub fn containers(&self) -> usize {
+        self.sandbox.count()
+    }
+
+    /// The parts of the server that containers use.
+    pub fn context(&self) -> &ServerContext {
+        &self.sandbox.context
+    }
+
+    /// The publisher of events.
+    pub fn publisher(&self) -> &Publisher {
+        &self.sandbox.context.publisher
+    }
+
+    /// The threads and children.
+    pub fn pool(&self) -> &Pool {
+        &self.sandbox.context.pool
     }
 
     /// Describes all containers for the log.

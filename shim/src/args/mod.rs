@@ -8,6 +8,10 @@ use std::{ffi::OsString, path::PathBuf};
 use berth_runtime::{Error, Result, go_bool};
 use log::LevelFilter;
 
+pub mod handover;
+
+pub use self::handover::Handover;
+
 /// The parsed command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Args {
@@ -21,6 +25,8 @@ pub struct Args {
     pub bundle: Option<PathBuf>,
     /// Log at debug level (`-debug`).
     pub debug: bool,
+    /// The server was handed over by another program of the same process (`-handover`, `-refused`).
+    pub handover: Option<Handover>,
     /// The action.
     pub action: Action,
 }
@@ -35,6 +41,8 @@ pub enum Action {
     /// No word: serve on the listener that is inherited as descriptor 3.
     #[default]
     Serve,
+    /// `-handover-check`: read the document on descriptor 3 and print whether this program can take over.
+    Check,
     /// `-info`: print what the runtime supports.
     Info,
     /// `-v`: print the version.
@@ -56,7 +64,8 @@ impl Args {
             .into_iter()
             .peekable();
         let mut args = Self::default();
-        let (mut info, mut version, mut help) = (false, false, false);
+        let (mut info, mut version, mut help, mut check) = (false, false, false, false);
+        let (mut handover, mut refused) = (None, None);
         while let Some(word) = words.next_if(|word| word.len() > 1 && word.starts_with('-')) {
             if word == "--" {
                 break;
@@ -76,6 +85,9 @@ impl Args {
                 "bundle" => args.bundle = Some(value(inline)?).filter(|path| !path.is_empty()).map(PathBuf::from),
                 "publish-binary" | "socket" | "debug-socket" => drop(value(inline)?),
                 "debug" => args.debug = boolean(name, inline)?,
+                "handover" => handover = Some(value(inline)?),
+                "refused" => refused = Some(value(inline)?),
+                "handover-check" => check = boolean(name, inline)?,
                 "info" => info = boolean(name, inline)?,
                 "v" | "version" => version = boolean(name, inline)?,
                 "h" | "help" => help = boolean(name, inline)?,
@@ -87,8 +99,10 @@ impl Args {
                 _ => {}
             }
         }
+        args.handover = handover.map(|value| Handover::parse(&value, refused)).transpose()?;
         args.action = match words.next().as_deref() {
             _ if help => Action::Help,
+            _ if check => Action::Check,
             _ if version => Action::Version,
             _ if info => Action::Info,
             None | Some("") => Action::Serve,
@@ -106,7 +120,7 @@ impl Args {
     }
 
     fn check(&self) -> Result<()> {
-        if matches!(self.action, Action::Version | Action::Info | Action::Help) {
+        if matches!(self.action, Action::Version | Action::Info | Action::Help | Action::Check) {
             return Ok(());
         }
         component("namespace", &self.namespace)?;

@@ -8,6 +8,7 @@
 //! `create`, `start` and `delete` are the RPCs of the same names, `exit` acts on the exit of a process, `state` decides
 //! which moves are allowed.
 
+mod carried;
 mod checkpoint;
 mod create;
 mod delete;

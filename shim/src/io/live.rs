@@ -17,16 +17,21 @@ use std::{
     time::Duration,
 };
 
+use berth_runtime::Result;
 use tokio::{
     sync::watch,
     task::{AbortHandle, JoinHandle},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
     logger::Logger,
     pump::{Kind, Pump},
     tail::Tail,
+};
+use crate::{
+    carry::{self, Adopter, Keeper},
+    pool::Pool,
 };
 
 /// The time that the shim reads the pipes and the stdin of an exited process while another process holds the pipes. A
@@ -46,9 +51,16 @@ pub struct Io {
     streams: Mutex<Vec<Stream>>,
     outputs: watch::Sender<Outputs>,
     exited: watch::Sender<bool>,
-    linger: Mutex<Option<AbortHandle>>,
+    linger: Mutex<Option<Linger>>,
     console: Mutex<Option<Arc<OwnedFd>>>,
     logger: Option<Logger>,
+}
+
+/// The task that cuts off the streams that are left after the exit, and its time.
+#[derive(Debug)]
+struct Linger {
+    end: Instant,
+    task: AbortHandle,
 }
 
 /// The parts of a stdio besides its pumps.
@@ -103,6 +115,11 @@ impl Io {
         lock(&self.console).clone()
     }
 
+    /// The pid of the logging program that runs.
+    pub fn logger_pid(&self) -> Option<i32> {
+        self.logger.as_ref().and_then(Logger::running_pid)
+    }
+
     /// CloseIO: the process sees the end of its input once the client has closed its end as well.
     pub fn close_stdin(&self) {
         lock(&self.writer).take();
@@ -113,10 +130,14 @@ impl Io {
         self.end(&[Kind::Input, Kind::Terminal]);
         self.close_stdin();
         if !self.exited.send_replace(true) && !lock(&self.streams).is_empty() {
-            let io = self.clone();
-            let task = tokio::spawn(async move { io.linger(LINGER).await });
-            *lock(&self.linger) = Some(task.abort_handle());
+            self.begin_linger(LINGER);
         }
+    }
+
+    fn begin_linger(self: &Arc<Self>, time: Duration) {
+        let io = self.clone();
+        let task = tokio::spawn(async move { io.linger(time).await });
+        *lock(&self.linger) = Some(Linger { end: Instant::now() + time, task: task.abort_handle() });
     }
 
     /// Waits until all output is copied, at most `limit`, and reports whether it is. Then waits a moment for the client
@@ -135,7 +156,7 @@ impl Io {
     /// Stops all copying, closes all descriptors, and stops the logging program.
     pub async fn close(&self) {
         if let Some(linger) = lock(&self.linger).take() {
-            linger.abort();
+            linger.task.abort();
         }
         self.close_stdin();
         let streams = std::mem::take(&mut *lock(&self.streams));
@@ -171,7 +192,8 @@ impl Io {
             pump.run().await;
             match pump.kind() {
                 Kind::Input => io.discard_input(number, pump).await,
-                _ => io.finish_output(number, pump).await,
+                Kind::Discard => {}
+                Kind::Output | Kind::Terminal => io.finish_output(number, pump).await,
             }
         });
         streams.push(Stream { number, stage, task });
@@ -203,10 +225,74 @@ impl Io {
         drop(pump);
         tail.become_reader();
         self.finished(Outputs { uncopied: 1, unread: 0 });
+        self.read_out(number, tail).await;
+    }
+
+    async fn read_out(&self, number: usize, tail: Arc<Tail>) {
         tail.read_out().await;
         self.forget(number);
         drop(tail);
         self.finished(Outputs { uncopied: 0, unread: 1 });
+    }
+
+    /// Writes the stdio down.
+    ///
+    /// # Errors
+    /// A descriptor cannot be examined.
+    pub fn carry(&self, keeper: &mut Keeper) -> Result<carry::Io> {
+        let Self { writer, streams, outputs, exited, linger, console, logger } = self;
+        let mut carried = Vec::new();
+        for Stream { number, stage, task: _ } in &*lock(streams) {
+            let stage = match stage {
+                Stage::Copying(pump) => carry::Stage::Copying(pump.carry(keeper)?),
+                Stage::Tail(tail) => carry::Stage::Tail(tail.carry(keeper)?),
+            };
+            carried.push(carry::Stream { number: *number, stage });
+        }
+        let Outputs { uncopied, unread } = *outputs.borrow();
+        let left = |linger: &Linger| linger.end.saturating_duration_since(Instant::now()).as_millis();
+        Ok(carry::Io {
+            writer: keeper.keep_some(lock(writer).as_ref())?,
+            streams: carried,
+            uncopied,
+            unread,
+            exited: *exited.borrow(),
+            linger: lock(linger).as_ref().map(left).map(|left| u64::try_from(left).unwrap_or(u64::MAX)),
+            console: keeper.keep_some(lock(console).as_ref())?,
+            logger: logger.as_ref().map(|logger| logger.carry(keeper)).transpose()?,
+        })
+    }
+
+    /// Makes the stdio again, and goes on with the copying.
+    ///
+    /// # Errors
+    /// The document names a descriptor twice.
+    pub fn adopt(io: carry::Io, adopter: &mut Adopter, pool: &Pool) -> Result<Arc<Self>> {
+        let carry::Io { writer, streams, uncopied, unread, exited, linger, console, logger } = io;
+        let io = Arc::new(Self {
+            writer: Mutex::new(writer.map(|fd| adopter.take(fd)).transpose()?),
+            streams: Mutex::default(),
+            outputs: watch::Sender::new(Outputs { uncopied, unread }),
+            exited: watch::Sender::new(exited),
+            linger: Mutex::default(),
+            console: Mutex::new(console.map(|fd| adopter.share(fd)).transpose()?),
+            logger: logger.map(|logger| Logger::adopt(logger, adopter, pool)).transpose()?,
+        });
+        for carry::Stream { number, stage } in streams {
+            match stage {
+                carry::Stage::Copying(pump) => io.spawn(number, Pump::adopt(pump, adopter)?),
+                carry::Stage::Tail(tail) => {
+                    let (owner, tail) = (io.clone(), Arc::new(Tail::adopt(tail, adopter)?));
+                    let stage = Stage::Tail(tail.clone());
+                    let task = tokio::spawn(async move { owner.read_out(number, tail).await });
+                    lock(&io.streams).push(Stream { number, stage, task });
+                }
+            }
+        }
+        if let Some(left) = linger {
+            io.begin_linger(Duration::from_millis(left));
+        }
+        Ok(io)
     }
 
     /// Subtracts finished outputs from those that are left.

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use berth_runtime::{Error, Result};
 
+use crate::carry;
+
 /// The stdio of a Create or Exec request, as the client sent it. State returns it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StdioRequest {
@@ -48,6 +50,18 @@ pub struct Program {
 }
 
 impl StdioRequest {
+    /// Writes the request down.
+    pub fn carry(&self) -> carry::Stdio {
+        let Self { stdin, stdout, stderr, terminal } = self.clone();
+        carry::Stdio { stdin, stdout, stderr, terminal }
+    }
+
+    /// Makes the request again.
+    pub fn adopt(request: carry::Stdio) -> Self {
+        let carry::Stdio { stdin, stdout, stderr, terminal } = request;
+        Self { stdin, stdout, stderr, terminal }
+    }
+
     /// Reports whether no stream is named.
     pub fn is_null(&self) -> bool {
         self.stdin.is_empty() && self.stdout.is_empty() && self.stderr.is_empty()

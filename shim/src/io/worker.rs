@@ -4,14 +4,14 @@
 use std::{
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{self, Receiver, SyncSender},
     },
     thread,
     time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 /// The time that an idle thread stays.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
@@ -24,6 +24,68 @@ static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 type Work = Box<dyn FnOnce() + Send>;
 
+/// Whether new work waits, for all workers.
+static HELD: Held = Held { held: AtomicBool::new(false), released: Notify::const_new() };
+static RUNNING: AtomicUsize = AtomicUsize::new(0);
+
+struct Held {
+    held: AtomicBool,
+    released: Notify,
+}
+
+impl Held {
+    async fn released(&self) {
+        while self.held.load(Ordering::Relaxed) {
+            // The registration comes before the check, so that no notification is lost between the two.
+            let mut released = std::pin::pin!(self.released.notified());
+            released.as_mut().enable();
+            if self.held.load(Ordering::Relaxed) {
+                released.await;
+            }
+        }
+    }
+}
+
+/// Lets new work wait until the value is dropped. Work that runs goes on.
+#[derive(Debug)]
+pub struct Hold;
+
+impl Hold {
+    /// Begins the wait. There is one at a time.
+    pub fn begin() -> Self {
+        HELD.held.store(true, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        HELD.held.store(false, Ordering::Relaxed);
+        HELD.released.notify_waiters();
+    }
+}
+
+/// Reports whether work runs on a thread.
+pub fn is_busy() -> bool {
+    RUNNING.load(Ordering::Acquire) > 0
+}
+
+/// Counts one work that has not ended.
+struct Running;
+
+impl Running {
+    fn new() -> Self {
+        RUNNING.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.fetch_sub(1, Ordering::Release);
+    }
+}
+
 /// The thread of one stream, if it has one now.
 #[derive(Debug, Default)]
 pub struct Worker(Mutex<Option<SyncSender<Work>>>);
@@ -32,8 +94,14 @@ impl Worker {
     /// Runs `work` on the thread. Returns `None` if it was not run: no thread was available, or the last one has just
     /// ended.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        HELD.released().await;
         let (answer, outcome) = oneshot::channel();
-        let work: Work = Box::new(move || drop(answer.send(work())));
+        let running = Running::new();
+        let work: Work = Box::new(move || {
+            let done = work();
+            drop(running);
+            let _ = answer.send(done);
+        });
         self.submit(work)?;
         outcome.await.ok()
     }

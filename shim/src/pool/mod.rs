@@ -55,6 +55,11 @@ impl Default for Pool {
 }
 
 impl Pool {
+    /// Reports whether work runs on a thread.
+    pub fn is_busy(&self) -> bool {
+        self.workers.is_busy()
+    }
+
     /// Runs a change on a thread. The guard shows that the work may make processes.
     ///
     /// # Errors

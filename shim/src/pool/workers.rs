@@ -51,6 +51,12 @@ impl Workers {
         Self { shared: Arc::default(), max_threads }
     }
 
+    /// Reports whether a job runs or waits.
+    pub fn is_busy(&self) -> bool {
+        let queue = self.shared.lock();
+        !queue.jobs.is_empty() || queue.threads > queue.idle
+    }
+
     /// Runs `job` on a thread at once.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use berth_proto::{
     protobuf,
 };
 
-use crate::clock;
+use crate::{carry, clock};
 
 macro_rules! events {
     ($($(#[$doc:meta])* $name:ident($message:ty) = $topic:literal,)*) => {
@@ -70,6 +70,26 @@ events! {
     Resumed(TaskResumed) = "/tasks/resumed",
     /// The container is checkpointed.
     Checkpointed(TaskCheckpointed) = "/tasks/checkpointed",
+}
+
+impl Retention {
+    /// Writes the treatment down.
+    pub(super) fn carry(&self) -> carry::Retention {
+        match self {
+            Self::DropFirst => carry::Retention::DropFirst,
+            Self::Oom(id) => carry::Retention::Oom(id.clone()),
+            Self::Keep => carry::Retention::Keep,
+        }
+    }
+
+    /// Makes the treatment again.
+    pub(super) fn adopt(retention: carry::Retention) -> Self {
+        match retention {
+            carry::Retention::DropFirst => Self::DropFirst,
+            carry::Retention::Oom(id) => Self::Oom(id),
+            carry::Retention::Keep => Self::Keep,
+        }
+    }
 }
 
 impl Event {

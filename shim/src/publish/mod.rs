@@ -28,7 +28,7 @@ use tokio::{net::UnixStream, time::timeout};
 
 pub use self::event::Event;
 use self::queue::Queue;
-use crate::fd_reserve;
+use crate::{carry, fd_reserve};
 
 /// The maximal number of events. Exits and deletes are kept beyond it. An event takes about half a kilobyte.
 const CAPACITY: usize = 8192;
@@ -60,6 +60,24 @@ impl Publisher {
             tokio::spawn(Delivery { queue: queue.clone(), path, client: None }.run());
         }
         Self { queue, namespace: namespace.into() }
+    }
+
+    /// Writes the events down that are not acknowledged.
+    ///
+    /// # Errors
+    /// One of them cannot be encoded.
+    pub fn carry(&self) -> berth_runtime::Result<Vec<carry::Event>> {
+        self.queue.carry()
+    }
+
+    /// Queues events that were written down.
+    pub fn adopt(&self, events: Vec<carry::Event>) {
+        self.queue.adopt(events);
+    }
+
+    /// Reports whether an event is on its way. It would be sent again by another program.
+    pub fn is_sending(&self) -> bool {
+        self.queue.front_in_flight()
     }
 
     /// Queues an event with the current time. Never blocks and never fails. Any thread may call it.

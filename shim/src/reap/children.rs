@@ -89,6 +89,12 @@ impl<K: Kernel> Children<K> {
         table.resume(&self.kernel);
     }
 
+    /// The pids of the children with an owner. `None` while a spawn is in flight.
+    pub fn owned(&self) -> Option<BTreeSet<i32>> {
+        let table = self.table();
+        table.in_flight.is_empty().then(|| table.known.clone())
+    }
+
     /// Reaps exited children without an owner. Never blocks. The server calls it on SIGCHLD.
     pub fn sweep(&self) {
         self.table().sweep(&self.kernel);

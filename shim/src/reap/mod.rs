@@ -13,7 +13,7 @@ use std::{
 use berth_runtime::{Context, Result, events};
 use tokio::io::Interest;
 
-use crate::watch::watch;
+use crate::{carry, watch::watch};
 
 /// The children of the shim.
 pub type Children = children::Children<children::Linux>;
@@ -37,6 +37,18 @@ pub struct Exit {
 }
 
 impl Exit {
+    /// Writes the exit down.
+    pub fn carry(self) -> carry::Exit {
+        let Self { status, seconds, nanoseconds } = self;
+        carry::Exit { status, seconds, nanoseconds }
+    }
+
+    /// Makes the exit again.
+    pub fn adopt(exit: carry::Exit) -> Self {
+        let carry::Exit { status, seconds, nanoseconds } = exit;
+        Self { status, seconds, nanoseconds }
+    }
+
     /// An exit with `status` at the current time.
     pub fn now(status: u32) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -12,6 +12,7 @@
 //! it waits while an exec is being started or runs, and no exec can start once init is reaped. `execs` has the moves of
 //! execs.
 
+mod carried;
 mod execs;
 
 use std::{collections::BTreeMap, mem, os::fd::OwnedFd, sync::Arc};

@@ -31,7 +31,12 @@ use super::{
     pump::{Kind, Pump, Sink},
     uri::Program,
 };
-use crate::{pool::Pool, reap, watch::watch};
+use crate::{
+    carry::{self, Adopter, Keeper},
+    pool::Pool,
+    reap,
+    watch::watch,
+};
 
 /// The time that the program has to report that it is ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -47,6 +52,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_mi
 /// A running logging program. Dropping it kills the program.
 #[derive(Debug)]
 pub struct Logger {
+    pid: i32,
     pidfd: Arc<OwnedFd>,
     pipes: Arc<[Arc<OwnedFd>; 2]>,
     ended: watch_channel::Receiver<bool>,
@@ -82,8 +88,8 @@ impl Logger {
         pool.children.register(&spawning, pid);
         drop(spawning);
         let (ended_at, ended) = watch_channel::channel(false);
-        let logger = Self { pidfd: Arc::new(pidfd), pipes, ended, drains: Arc::default() };
-        logger.watch(pid, pool, ended_at);
+        let logger = Self { pid, pidfd: Arc::new(pidfd), pipes, ended, drains: Arc::default() };
+        logger.watch(pool, ended_at);
         match timeout(READY_TIMEOUT, wait_ready(ready)).await {
             Ok(Ok(said)) if said || !program.must_say_ready => Ok((logger, Ends { stdout, stderr })),
             Ok(Ok(_)) => {
@@ -139,22 +145,59 @@ impl Logger {
     }
 
     /// Reaps the program when it exits, and reads its pipes from then on.
-    fn watch(&self, pid: i32, pool: &Pool, ended_at: watch_channel::Sender<bool>) {
-        let (pidfd, drains, children) = (self.pidfd.clone(), self.drains.clone(), pool.children.clone());
+    fn watch(&self, pool: &Pool, ended_at: watch_channel::Sender<bool>) {
+        let (pid, pidfd, drains, children) = (self.pid, self.pidfd.clone(), self.drains.clone(), pool.children.clone());
         let pipes = self.pipes.clone();
         tokio::spawn(async move {
             reap::wait_exit(&pidfd).await;
             children.unregister(pid);
             // The readers come first: a task that learns of the exit may stop them.
-            for pipe in &*pipes {
-                if fcntl_setfl(pipe, OFlags::NONBLOCK).is_ok() {
-                    let pump = Pump::new(Kind::Output, pipe.clone(), Sink::Nowhere);
-                    let task = tokio::spawn(async move { pump.run().await });
-                    drains.lock().unwrap_or_else(PoisonError::into_inner).push(task.abort_handle());
-                }
-            }
+            drain(&pipes, &drains);
             ended_at.send_replace(true);
         });
+    }
+
+    /// The pid of the program, unless it has ended.
+    pub fn running_pid(&self) -> Option<i32> {
+        (!*self.ended.borrow()).then_some(self.pid)
+    }
+
+    /// Writes the program down.
+    pub(super) fn carry(&self, keeper: &mut Keeper) -> Result<carry::Logger> {
+        let Self { pid, pidfd, pipes, ended, drains: _ } = self;
+        let [stdout, stderr] = &**pipes;
+        Ok(carry::Logger {
+            pid: *pid,
+            pidfd: keeper.keep(pidfd)?,
+            pipes: [keeper.keep(stdout)?, keeper.keep(stderr)?],
+            ended: *ended.borrow(),
+        })
+    }
+
+    /// Takes the program over.
+    pub(super) fn adopt(logger: carry::Logger, adopter: &mut Adopter, pool: &Pool) -> Result<Self> {
+        let carry::Logger { pid, pidfd, pipes: [stdout, stderr], ended } = logger;
+        let pipes = Arc::new([adopter.share(stdout)?, adopter.share(stderr)?]);
+        let (ended_at, watched) = watch_channel::channel(ended);
+        let logger = Self { pid, pidfd: adopter.share(pidfd)?, pipes, ended: watched, drains: Arc::default() };
+        if ended {
+            drain(&logger.pipes, &logger.drains);
+        } else {
+            pool.children.register(&pool.children.begin_spawn(), pid);
+            logger.watch(pool, ended_at);
+        }
+        Ok(logger)
+    }
+}
+
+/// Reads and drops what comes through the pipes of a program that has ended.
+fn drain(pipes: &[Arc<OwnedFd>; 2], drains: &Mutex<Vec<AbortHandle>>) {
+    for pipe in pipes {
+        if fcntl_setfl(pipe, OFlags::NONBLOCK).is_ok() {
+            let pump = Pump::new(Kind::Output, pipe.clone(), Sink::Nowhere);
+            let task = tokio::spawn(async move { pump.run().await });
+            drains.lock().unwrap_or_else(PoisonError::into_inner).push(task.abort_handle());
+        }
     }
 }
 

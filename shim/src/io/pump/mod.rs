@@ -31,6 +31,8 @@ use tokio::{io::Interest, sync::Notify};
 use super::{fifo::reopen, tail::Tail, worker::Worker};
 use crate::watch::watch;
 
+mod carried;
+
 /// The maximal number of bytes that one splice moves: the default capacity of a pipe.
 const SPLICE_CHUNK: usize = 64 * 1024;
 /// The number of waiting bytes from which on they are spliced. A splice of fewer would waste slots of the next pipe.

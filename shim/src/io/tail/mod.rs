@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use berth_runtime::Result;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::OFlags,
@@ -21,6 +22,7 @@ use rustix::{
 use tokio::time::sleep;
 
 use super::fifo::reopen;
+use crate::carry::{self, Adopter, Keeper};
 
 /// The first and the longest pause between two checks. A client that is there reads at once; a restarted one comes
 /// within seconds.
@@ -39,6 +41,25 @@ enum End {
 }
 
 impl Tail {
+    /// Writes the tail down.
+    pub(super) fn carry(&self, keeper: &mut Keeper) -> Result<carry::Tail> {
+        Ok(match &*self.end() {
+            End::Reader(fd) => carry::Tail::Reader(keeper.keep(fd)?),
+            End::Writer(fd) => carry::Tail::Writer(keeper.keep(fd)?),
+            End::Both(fd) => carry::Tail::Both(keeper.keep(fd)?),
+        })
+    }
+
+    /// Makes the tail again.
+    pub(super) fn adopt(tail: carry::Tail, adopter: &mut Adopter) -> Result<Self> {
+        let end = match tail {
+            carry::Tail::Reader(fd) => End::Reader(adopter.take(fd)?),
+            carry::Tail::Writer(fd) => End::Writer(adopter.take(fd)?),
+            carry::Tail::Both(fd) => End::Both(adopter.share(fd)?),
+        };
+        Ok(Self(Mutex::new(end)))
+    }
+
     /// Makes one of a fifo that is open at both ends, if it has content. The caller closes both ends and then calls
     /// [`become_reader`](Self::become_reader).
     pub fn of(both: &Arc<OwnedFd>) -> Option<Self> {

@@ -5,10 +5,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use berth_proto::events::ForwardRequest;
+use berth_proto::{Message, events::ForwardRequest};
+use berth_runtime::{Error, Kind, Result};
 use tokio::sync::Notify;
 
 use super::event::Retention;
+use crate::carry::{self, Bytes};
 
 /// The maximal number of OOM events of one container. They all say that the kernel killed one of its processes.
 const MAX_OOM_EVENTS: usize = 16;
@@ -104,6 +106,31 @@ impl Queue {
         drop(inner);
         if empty {
             self.drained.notify_waiters();
+        }
+    }
+
+    /// Reports whether the front event may be on its way.
+    pub fn front_in_flight(&self) -> bool {
+        self.lock().front_in_flight
+    }
+
+    /// Writes all events down, in order.
+    pub fn carry(&self) -> Result<Vec<carry::Event>> {
+        let inner = self.lock();
+        let entry = |Entry { request, retention }: &Entry| {
+            let request = request.write_to_bytes().map_err(|e| Error::new(Kind::Internal, format!("event: {e}")))?;
+            Ok(carry::Event { request: Bytes(request), retention: retention.carry() })
+        };
+        inner.entries.iter().map(entry).collect()
+    }
+
+    /// Appends events that were written down.
+    pub fn adopt(&self, events: Vec<carry::Event>) {
+        for carry::Event { request: Bytes(request), retention } in events {
+            match ForwardRequest::parse_from_bytes(&request) {
+                Ok(request) => self.push(request, Retention::adopt(retention)),
+                Err(e) => log::error!("an event that was handed over is lost: {e}"),
+            }
         }
     }
 
