@@ -57,6 +57,10 @@ _berth() {
                 i=$((i + 1))
                 [[ ${COMP_WORDS[i]} == '=' ]] && i=$((i + 1))
                 ;;
+            'shims --format' | 'shims -f' | 'shims --socket-dir')
+                i=$((i + 1))
+                [[ ${COMP_WORDS[i]} == '=' ]] && i=$((i + 1))
+                ;;
             'spec --bundle' | 'spec -b')
                 i=$((i + 1))
                 [[ ${COMP_WORDS[i]} == '=' ]] && i=$((i + 1))
@@ -66,6 +70,10 @@ _berth() {
                 [[ ${COMP_WORDS[i]} == '=' ]] && i=$((i + 1))
                 ;;
             'update --resources' | 'update -r' | 'update --blkio-weight' | 'update --cpu-period' | 'update --cpu-quota' | 'update --cpu-burst' | 'update --cpu-share' | 'update --cpu-rt-period' | 'update --cpu-rt-runtime' | 'update --cpuset-cpus' | 'update --cpuset-mems' | 'update --kernel-memory' | 'update --kernel-memory-tcp' | 'update --memory' | 'update --cpu-idle' | 'update --memory-reservation' | 'update --memory-swap' | 'update --pids-limit' | 'update --l3-cache-schema' | 'update --mem-bw-schema')
+                i=$((i + 1))
+                [[ ${COMP_WORDS[i]} == '=' ]] && i=$((i + 1))
+                ;;
+            'upgrade --id' | 'upgrade --binary' | 'upgrade --socket-dir')
                 i=$((i + 1))
                 [[ ${COMP_WORDS[i]} == '=' ]] && i=$((i + 1))
                 ;;
@@ -92,6 +100,7 @@ _berth() {
         restore) flags='--console-socket --image-path --work-path --tcp-established --ext-unix-sk --shell-job --file-locks --manage-cgroups-mode --bundle -b --detach -d --pid-file --no-subreaper --no-pivot --empty-ns --auto-dedup --lazy-pages --lsm-profile --lsm-mount-context --help -h' ;;
         resume) flags='--help -h' ;;
         run) flags='--bundle -b --console-socket --pidfd-socket --detach -d --keep --pid-file --no-subreaper --no-pivot --no-new-keyring --preserve-fds --help -h' ;;
+        shims) flags='--format -f --json --quiet -q --socket-dir --help -h' ;;
         spec) flags='--bundle -b --rootless --help -h' ;;
         start) flags='--help -h' ;;
         state) flags='--help -h' ;;
@@ -99,6 +108,7 @@ _berth() {
         uninstall) flags='--containerd --docker --podman --crio --k3s --rke2 --all --dry-run --restart --force --destdir --help -h' ;;
         unpack) flags='--help -h' ;;
         update) flags='--resources -r --blkio-weight --cpu-period --cpu-quota --cpu-burst --cpu-share --cpu-rt-period --cpu-rt-runtime --cpuset-cpus --cpuset-mems --memory --cpu-idle --memory-reservation --memory-swap --pids-limit --l3-cache-schema --mem-bw-schema --help -h' ;;
+        upgrade) flags='--all --id --binary --check --socket-dir --help -h' ;;
         features) flags='--help -h' ;;
     esac
     case "$command $prev" in
@@ -154,6 +164,8 @@ _berth() {
         'run --pidfd-socket') values='' ;;
         'run --pid-file') values='' ;;
         'run --preserve-fds') values='' ;;
+        'shims --format' | 'shims -f') values='table json' ;;
+        'shims --socket-dir') values='' ;;
         'spec --bundle' | 'spec -b') values='' ;;
         'uninstall --destdir') values='' ;;
         'update --resources' | 'update -r') values='' ;;
@@ -173,10 +185,13 @@ _berth() {
         'update --pids-limit') values='' ;;
         'update --l3-cache-schema') values='' ;;
         'update --mem-bw-schema') values='' ;;
+        'upgrade --id') values='' ;;
+        'upgrade --binary') values='' ;;
+        'upgrade --socket-dir') values='' ;;
         *)
             case "$cur:$command $operand" in
                 -*) values=$flags ;;
-                *:' 0' | *:'help 0') values='check checkpoint completion create delete events exec install kill list mounts pause ps restore resume run spec start state tags uninstall unpack update features help' ;;
+                *:' 0' | *:'help 0') values='check checkpoint completion create delete events exec install kill list mounts pause ps restore resume run shims spec start state tags uninstall unpack update upgrade features help' ;;
                 *:'kill 1') values=$(compgen -A signal -X '*JUNK*' SIG) ;;
                 *:'checkpoint 0' | *:'delete 0' | *:'events 0' | *:'exec 0' | *:'kill 0' | *:'pause 0' | *:'ps 0' | *:'resume 0' | *:'start 0' | *:'state 0' | *:'update 0')
                     values=$(berth "${root[@]}" list -q 2> /dev/null)

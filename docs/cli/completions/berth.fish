@@ -1,6 +1,6 @@
 # fish completion for berth
 
-set -l commands check checkpoint completion create delete events exec install kill list mounts pause ps restore resume run spec start state tags uninstall unpack update features
+set -l commands check checkpoint completion create delete events exec install kill list mounts pause ps restore resume run shims spec start state tags uninstall unpack update upgrade features
 
 function __berth_containers
     set -l words (commandline -opc)
@@ -34,6 +34,7 @@ complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a ps -d 'sh
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a restore -d 'make a container of the images of a checkpoint'
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a resume -d 'thaw the processes of a paused container'
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a run -d 'make a container from a bundle and run its process'
+complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a shims -d 'show the running shims of containerd\'s pods'
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a spec -d 'write a config.json to start from'
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a start -d 'run the process of a container that create has made'
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a state -d 'print the state of a container as JSON'
@@ -41,6 +42,7 @@ complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a tags -d '
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a uninstall -d 'undo what install did'
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a unpack -d 'make a bundle out of a saved image'
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a update -d 'change the resource limits of a container'
+complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a upgrade -d 'give running shims a new program, without a restart of their pods'
 complete -c berth -n "not __fish_seen_subcommand_from $commands" -f -a features -d 'print what this runtime supports, as JSON'
 complete -c berth -n "__fish_seen_subcommand_from check" -l json -d 'print the findings as JSON'
 complete -c berth -n "__fish_seen_subcommand_from check" -l destdir -r -F -d 'look at the engines\' files below this directory only'
@@ -158,6 +160,11 @@ complete -c berth -n "__fish_seen_subcommand_from run" -l no-pivot -d 'enter the
 complete -c berth -n "__fish_seen_subcommand_from run" -l no-new-keyring -d 'keep the caller\'s session keyring in the container'
 complete -c berth -n "__fish_seen_subcommand_from run" -l preserve-fds -x -d 'number of file descriptors to hand over besides stdio and those of $LISTEN_FDS'
 complete -c berth -n "__fish_seen_subcommand_from run" -l help -s h -d 'show this help'
+complete -c berth -n "__fish_seen_subcommand_from shims" -l format -s f -x -a 'table json' -d 'output format: \'table\' or \'json\''
+complete -c berth -n "__fish_seen_subcommand_from shims" -l json -d 'same as --format json'
+complete -c berth -n "__fish_seen_subcommand_from shims" -l quiet -s q -d 'print ids and nothing else'
+complete -c berth -n "__fish_seen_subcommand_from shims" -l socket-dir -x -d 'directory of sockets; may be given more than once'
+complete -c berth -n "__fish_seen_subcommand_from shims" -l help -s h -d 'show this help'
 complete -c berth -n "__fish_seen_subcommand_from spec" -l bundle -s b -r -F -d 'directory to write config.json to; by default the current directory'
 complete -c berth -n "__fish_seen_subcommand_from spec" -l rootless -d 'write a config.json for a user without privileges'
 complete -c berth -n "__fish_seen_subcommand_from spec" -l help -s h -d 'show this help'
@@ -198,4 +205,10 @@ complete -c berth -n "__fish_seen_subcommand_from update" -l l3-cache-schema -r 
 complete -c berth -n "__fish_seen_subcommand_from update" -l mem-bw-schema -r -F -d 'share of memory bandwidth, as a resctrl schema (Intel MBA)'
 complete -c berth -n "__fish_seen_subcommand_from update" -l help -s h -d 'show this help'
 complete -c berth -n "__fish_seen_subcommand_from update" -f -a '(__berth_containers)'
+complete -c berth -n "__fish_seen_subcommand_from upgrade" -l all -d 'upgrade all shims'
+complete -c berth -n "__fish_seen_subcommand_from upgrade" -l id -x -d 'upgrade this shim; may be given more than once'
+complete -c berth -n "__fish_seen_subcommand_from upgrade" -l binary -r -F -d 'path of the new program, instead of the path that the shim runs from'
+complete -c berth -n "__fish_seen_subcommand_from upgrade" -l check -d 'try whether the new program can take over, and change nothing'
+complete -c berth -n "__fish_seen_subcommand_from upgrade" -l socket-dir -x -d 'directory of sockets; may be given more than once'
+complete -c berth -n "__fish_seen_subcommand_from upgrade" -l help -s h -d 'show this help'
 complete -c berth -n "__fish_seen_subcommand_from features" -l help -s h -d 'show this help'

@@ -4,7 +4,7 @@ use crate::{
     args::{AnyCommand, Binding, non_empty, path},
     commands::{
         checkpoint, create, delete, events, exec, features, image, kill, list, mounts, pause, ps, restore, run, setup,
-        spec, start, state, update,
+        shims, spec, start, state, update,
     },
     globals::GlobalArgs,
 };
@@ -60,6 +60,7 @@ pub static COMMANDS: &[&dyn AnyCommand] = &[
     &restore::COMMAND,
     &pause::RESUME,
     &run::COMMAND,
+    &shims::SHIMS,
     &spec::COMMAND,
     &start::COMMAND,
     &state::COMMAND,
@@ -67,6 +68,7 @@ pub static COMMANDS: &[&dyn AnyCommand] = &[
     &setup::UNINSTALL,
     &image::UNPACK,
     &update::COMMAND,
+    &shims::UPGRADE,
     &features::COMMAND,
 ];
 

@@ -16,6 +16,7 @@ pub mod ps;
 pub mod restore;
 pub mod run;
 pub mod setup;
+pub mod shims;
 mod sibling;
 pub mod spec;
 pub mod start;
