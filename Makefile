@@ -45,7 +45,7 @@ SECONDS    ?= 60
 # All but what measures; without FULL=1 and TESTS a machine runs what integration/vm/tests lists.
 VM_FULL  = $(addprefix --test ,$(filter-out budget,$(notdir $(basename $(wildcard integration/tests/*.rs)))))
 
-.PHONY: help build tools floors demo bench check test test-unit test-integration faults kills steady races soak clean-room nightly test-vm vm-shell \
+.PHONY: help build tools floors demo bench check test test-unit test-integration faults kills steady races upgrades soak clean-room nightly test-vm vm-shell \
 	fuzz budget docs conformance advisories install dist dist-check clean needs-build needs-unit needs-fuzz needs-test needs-demo needs-bench \
 	needs-dist needs-clean-room
 .DEFAULT_GOAL := help
@@ -112,17 +112,21 @@ races: needs-test build tools ## the tests of races, ROUNDS containers (200) for
 	@BERTH_RACES=$(or $(ROUNDS),200) $(MAKE) --no-print-directory test-integration \
 		TESTS="$(addprefix --test ,runtime_path_races runtime_caller_races runtime_operation_races shim_races)"
 
+upgrades: needs-test build tools ## a shim under load takes a new program UPGRADES times (1,000): no call, exit or byte is lost
+	@BERTH_UPGRADES=$(or $(UPGRADES),1000) $(MAKE) --no-print-directory test-integration \
+		TESTS="--test shim_upgrade --test shim_upgrade_load -- --nocapture"
+
 soak: needs-test build tools ## weeks of use in an hour: PODS=, EXECS=, PROBED= pods probed for MINUTES=; prints tables
 	@BERTH_TOOLS="$$(integration/tools/setup test)" BERTH_BIN_DIR=$(abspath $(OUT))/release $(OUT)/release/berth-soak
 
 clean-room: ## make demo and make test, or a COMMAND, on a minimal Debian with Rust and Go and nothing else of this machine
 	@integration/tools/clean-room $(if $(COMMAND),'$(COMMAND)')
 
-nightly: test ## what takes hours: the tests 10 times, and 10 times beside each load, all of them in the test machines, fuzzing, races, both matrices, the soak, the benchmark, the release
+nightly: test ## what takes hours: the tests 10 times, and 10 times beside each load, all of them in the test machines, fuzzing, races, upgrades, both matrices, the soak, the benchmark, the release
 	@failed=; for load in '' $(LOADS); do LOAD=$$load $(MAKE) --no-print-directory steady RUNS=10 || failed="$$failed steady:$$load"; done; \
 		$(MAKE) --no-print-directory test-vm FULL=1 || failed="$$failed test-vm"; \
 		$(MAKE) --no-print-directory fuzz SECONDS=600 || failed="$$failed fuzz"; \
-		for long in races faults kills soak bench dist-check; do $(MAKE) --no-print-directory $$long || failed="$$failed $$long"; done; \
+		for long in races upgrades faults kills soak bench dist-check; do $(MAKE) --no-print-directory $$long || failed="$$failed $$long"; done; \
 		test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 fuzz: needs-fuzz ## run a fuzz target under libFuzzer for a time: TARGET=NAME SECONDS=60; all in turn without TARGET

@@ -7,6 +7,7 @@
 pub mod container;
 pub mod events;
 pub mod stdio;
+pub mod upgrade;
 
 use crate::{
     leak::{self, Marks},
@@ -202,6 +203,11 @@ impl Shim {
     /// Returns another connection, for calls that are made beside others.
     pub fn connection(&self) -> TaskClient {
         self.runtime.block_on(connect(&self.socket))
+    }
+
+    /// Returns the path of the shim's socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Returns a raw connection.
