@@ -147,41 +147,7 @@ pub fn plan<'a>(
     ids: &Ids,
     inside: Option<&UsernsHelper>,
 ) -> Result<NamespacePlan<'a>> {
-    let mut made = 0;
-    let mut joins = Vec::new();
-    let mut joined = 0;
-    let mut users = UserNamespace::default();
-    for (kind, bit, name) in ALL {
-        let Some(spec) = namespaces.iter().find(|n| n.typ() == kind) else { continue };
-        if let Some(inside) = inside.filter(|_| kind == Kind::User) {
-            check_mappings_agree(ids, inside.ids())?;
-            joined |= bit;
-            users.ids = inside.ids().seen_from_inside();
-            continue;
-        }
-        let Some(path) = self::path_to_join(spec) else {
-            made |= bit;
-            continue;
-        };
-        let what = || format!("linux.namespaces: {kind} namespace path {}", path.display());
-        let fd = open(path, bit).with_context(what)?;
-        if is_own(&fd, name)? {
-            // The path is the runtime's own namespace. setns(2) into the own user namespace is an error.
-            if kind == Kind::User {
-                check_mappings_agree(ids, &user::own()?.ids)?;
-            }
-            continue;
-        }
-        joined |= bit;
-        let fd = arena.fd(fd);
-        joins.push(Join { fd, flags: bit, path: Some(arena.path(path, "linux.namespaces.path")?) });
-        if kind == Kind::User {
-            let found = user::read(fd).with_context(what)?;
-            check_mappings_agree(ids, &found.ids)?;
-            found.ids.check_complete().with_context(what)?;
-            users = UserNamespace { ids: found.ids, fd: Some(fd), denies_setgroups: !found.setgroups };
-        }
-    }
+    let Sorted { mut joins, made, joined, mut users } = sort(arena, namespaces, ids, inside)?;
     if made & kind::USER != 0 {
         ids.check_complete()?;
         users.ids = ids.clone();
@@ -218,6 +184,60 @@ pub fn plan<'a>(
         made,
         users,
     })
+}
+
+/// The namespaces of a config.json, sorted.
+#[derive(Default)]
+struct Sorted<'a> {
+    /// The namespaces to join, in the order of the calls.
+    joins: Vec<Join<'a>>,
+    /// The flags of new namespaces.
+    made: u32,
+    /// The flags of joined namespaces, with those that this process is in already.
+    joined: u32,
+    users: UserNamespace<'a>,
+}
+
+/// Sorts the namespaces into new and joined ones, and opens those to join.
+fn sort<'a>(
+    arena: &'a Arena,
+    namespaces: &[LinuxNamespace],
+    ids: &Ids,
+    inside: Option<&UsernsHelper>,
+) -> Result<Sorted<'a>> {
+    let mut sorted = Sorted::default();
+    for (kind, bit, name) in ALL {
+        let Some(spec) = namespaces.iter().find(|n| n.typ() == kind) else { continue };
+        if let Some(inside) = inside.filter(|_| kind == Kind::User) {
+            check_mappings_agree(ids, inside.ids())?;
+            sorted.joined |= bit;
+            sorted.users.ids = inside.ids().seen_from_inside();
+            continue;
+        }
+        let Some(path) = self::path_to_join(spec) else {
+            sorted.made |= bit;
+            continue;
+        };
+        let what = || format!("linux.namespaces: {kind} namespace path {}", path.display());
+        let fd = open(path, bit).with_context(what)?;
+        if is_own(&fd, name)? {
+            // The path is the runtime's own namespace. setns(2) into the own user namespace is an error.
+            if kind == Kind::User {
+                check_mappings_agree(ids, &user::own()?.ids)?;
+            }
+            continue;
+        }
+        sorted.joined |= bit;
+        let fd = arena.fd(fd);
+        sorted.joins.push(Join { fd, flags: bit, path: Some(arena.path(path, "linux.namespaces.path")?) });
+        if kind == Kind::User {
+            let found = user::read(fd).with_context(what)?;
+            check_mappings_agree(ids, &found.ids)?;
+            found.ids.check_complete().with_context(what)?;
+            sorted.users = UserNamespace { ids: found.ids, fd: Some(fd), denies_setgroups: !found.setgroups };
+        }
+    }
+    Ok(sorted)
 }
 
 /// Compares the spec's mappings with those of a joined user namespace. containerd and CRI-O give both a path and

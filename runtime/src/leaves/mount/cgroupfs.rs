@@ -8,7 +8,7 @@ use berth_init::{
 };
 
 use super::{Builder, MountContext, Options, Submounts, attr, bind::set_attributes, clone_tree};
-use crate::{Context, Result, cgroup};
+use crate::{Context, Result, arena::Arena, cgroup};
 
 /// Attributes of all cgroup mounts; runc and crun set the same.
 const FLAGS: u64 = attr::NOSUID | attr::NODEV | attr::NOEXEC;
@@ -98,39 +98,13 @@ fn hierarchies<'a>(
     }
     for mount in host.mounts().iter().filter(|m| !m.is_v2()) {
         let Some(dir) = mount.point.file_name().and_then(|n| n.to_str()) else { continue };
+        let flags = FLAGS | readonly;
         let source = if context.cgroup_namespace {
-            let mut fs = Vec::new();
-            for controller in &mount.controllers {
-                match controller.split_once('=') {
-                    // `name=systemd`: a named hierarchy has no controller.
-                    Some((key, value)) => {
-                        fs.push(FsOption::Flag(c"none"));
-                        fs.push(FsOption::Pair(arena.text(key, "mounts")?, arena.text(value, "mounts")?));
-                    }
-                    None => fs.push(FsOption::Flag(arena.text(controller, "mounts")?)),
-                }
-            }
-            fs.push(FsOption::Pair(c"source", c"cgroup"));
-            Source::Fs {
-                fstype: c"cgroup",
-                options: arena.list(fs),
-                attributes: narrow(FLAGS | readonly)?,
-                relabel: None,
-                target_mode: false,
-            }
+            Some(new_hierarchy(arena, mount, narrow(flags)?)?)
         } else {
-            let controller = mount.controllers.first().map_or("", String::as_str);
-            let path = match context.cgroup.path_in(controller) {
-                Some(path) => path.to_path_buf(),
-                // A rootless container without a cgroup in this hierarchy stays in the runtime's.
-                None if context.cgroup.is_rootless() => mount.own_dir(),
-                None => continue,
-            };
-            let tree = clone_tree(&path, Submounts::Exclude)?;
-            let bind = Options { bind: Some(Submounts::Exclude), set: FLAGS | readonly, ..Options::default() };
-            set_attributes(&tree, &bind, context).context("mount_setattr")?;
-            Source::Tree { fd: arena.fd(tree), directory: true }
+            bound_hierarchy(arena, mount, flags, context)?
         };
+        let Some(source) = source else { continue };
         builder.push(place(dir)?, source, &[], name);
         if mount.controllers.len() > 1 {
             for controller in &mount.controllers {
@@ -140,4 +114,41 @@ fn hierarchies<'a>(
         }
     }
     Ok(())
+}
+
+/// Returns a new mount of a v1 hierarchy.
+fn new_hierarchy<'a>(arena: &'a Arena, mount: &cgroup::Mount, attributes: u32) -> Result<Source<'a>> {
+    let mut fs = Vec::new();
+    for controller in &mount.controllers {
+        match controller.split_once('=') {
+            // `name=systemd`: a named hierarchy has no controller.
+            Some((key, value)) => {
+                fs.push(FsOption::Flag(c"none"));
+                fs.push(FsOption::Pair(arena.text(key, "mounts")?, arena.text(value, "mounts")?));
+            }
+            None => fs.push(FsOption::Flag(arena.text(controller, "mounts")?)),
+        }
+    }
+    fs.push(FsOption::Pair(c"source", c"cgroup"));
+    Ok(Source::Fs { fstype: c"cgroup", options: arena.list(fs), attributes, relabel: None, target_mode: false })
+}
+
+/// Returns a bind mount of the container's cgroup in a v1 hierarchy, if it has one there.
+fn bound_hierarchy<'a>(
+    arena: &'a Arena,
+    mount: &cgroup::Mount,
+    flags: u64,
+    context: &MountContext<'_, 'a>,
+) -> Result<Option<Source<'a>>> {
+    let controller = mount.controllers.first().map_or("", String::as_str);
+    let path = match context.cgroup.path_in(controller) {
+        Some(path) => path.to_path_buf(),
+        // A rootless container without a cgroup in this hierarchy stays in the runtime's.
+        None if context.cgroup.is_rootless() => mount.own_dir(),
+        None => return Ok(None),
+    };
+    let tree = clone_tree(&path, Submounts::Exclude)?;
+    let bind = Options { bind: Some(Submounts::Exclude), set: flags, ..Options::default() };
+    set_attributes(&tree, &bind, context).context("mount_setattr")?;
+    Ok(Some(Source::Tree { fd: arena.fd(tree), directory: true }))
 }

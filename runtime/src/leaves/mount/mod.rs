@@ -293,15 +293,8 @@ impl<'a> Builder<'a, '_> {
         }
         let kind = fstype(mount);
         if options.remount {
-            if options.set_recursive | options.clear_recursive != 0 {
-                return Err(Error::unsupported("recursive mount options (rro and the like) with remount"));
-            }
-            if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-                return Err(Error::invalid("uidMappings: not with remount"));
-            }
-            let data = arena.text(options.data.join(","), "mounts.options")?;
             let of = within::at(&self.list, target);
-            self.push(c_target, Source::Remount { of, flags: options.ms_flags(), data }, propagation, name);
+            self.push(c_target, remount(arena, mount, &options, of)?, propagation, name);
             return Ok(());
         }
         if options.copy_up && kind != "tmpfs" {
@@ -311,10 +304,11 @@ impl<'a> Builder<'a, '_> {
             return self.bind(mount, target, name, &options, context);
         }
         check_proc_target(target, kind == "proc")?;
-        match kind {
-            "" => return Err(Error::invalid("type: must be specified unless the mount is a bind mount")),
-            "cgroup" => return cgroupfs::plan(self, c_target, name, &options, context),
-            _ => {}
+        if kind.is_empty() {
+            return Err(Error::invalid("type: must be specified unless the mount is a bind mount"));
+        }
+        if kind == "cgroup" {
+            return cgroupfs::plan(self, c_target, name, &options, context);
         }
         let source = mount.source().as_deref().map_or(kind.into(), Path::to_string_lossy);
         // The tmpfs becomes read-only last, because targets of later mounts are created in it.
@@ -357,6 +351,18 @@ impl<'a> Builder<'a, '_> {
             (last.reclone, last.readonly_at_end) = (true, readonly_at_end);
         }
     }
+}
+
+/// Returns the source that changes the flags of a mount that is there: that of the plan with index `of`, or another.
+fn remount<'a>(arena: &'a Arena, mount: &Spec, options: &Options, of: Option<usize>) -> Result<Source<'a>> {
+    if options.set_recursive | options.clear_recursive != 0 {
+        return Err(Error::unsupported("recursive mount options (rro and the like) with remount"));
+    }
+    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
+        return Err(Error::invalid("uidMappings: not with remount"));
+    }
+    let data = arena.text(options.data.join(","), "mounts.options")?;
+    Ok(Source::Remount { of, flags: options.ms_flags(), data })
 }
 
 fn attributes(options: &Options) -> Result<u32> {
