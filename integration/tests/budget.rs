@@ -74,6 +74,10 @@ fn measure() -> Lines {
     let mut seen = Lines::default();
     command_line(&mut seen);
     shim(&mut seen);
+    for program in ["berth", "containerd-shim-berth-v2", "berth-image", "berth-setup"] {
+        let bytes = std::fs::metadata(tools::built(program)).unwrap().len();
+        seen.put(program, "size of the program", bytes >> 10, "KiB");
+    }
     seen
 }
 

@@ -115,7 +115,7 @@ fn page(reasons: &BTreeMap<String, String>) -> String {
     }
     let held = DUPLICATES.map(|(name, by)| format!("{name} ({by})")).join(", ");
     let _ = writeln!(page, "\nWith two versions: {held}.\n");
-    page += "ttrpc holds some thirty crates of the shim: futures, crossbeam, vsock, an older nix and their own. oci-spec holds as many: regex,\n\
+    page += "ttrpc holds some thirty crates of the shim: futures, crossbeam, vsock, an older nix and their own. oci-spec holds as many: regex-lite,\n\
         const_format, strum, and the macros of its builders. Without crates that only run in the build, the shim has fewer than 90.\n\n";
     page += "| crate | versions | licence | programs | reason |\n|---|---|---|---|---|\n";
     let packages = packages();

@@ -21,7 +21,7 @@ use crate::{
         caps, mount,
         scheduling::{MEMORY_FLAGS, MEMORY_MODES},
     },
-    spec::{check, go_json, strict_json::RejectSeqForStruct},
+    spec::{check, go_json, json_place::path_of_byte, strict_json::RejectSeqForStruct},
 };
 
 /// Members of config.json for other platforms.
@@ -185,10 +185,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn parse<T: DeserializeOwned>(json: &[u8], process: &str, warnings: &mut Vec<String>) -> Result<T> {
-    let mut text = serde_json::Deserializer::from_slice(json);
-    if let Ok(value) = T::deserialize(RejectSeqForStruct(&mut text))
-        && text.end().is_ok()
-    {
+    if let Ok(value) = decode(json) {
         return Ok(value);
     }
     if let Cow::Owned(json) = go_json::repaired(json) {
@@ -211,10 +208,28 @@ fn parse<T: DeserializeOwned>(json: &[u8], process: &str, warnings: &mut Vec<Str
     if let Some(policy) = value.get("linux").and_then(|linux| linux.get("memoryPolicy")) {
         check_memory_policy(policy)?;
     }
-    serde_path_to_error::deserialize(RejectSeqForStruct(value)).map_err(|e| match e.path().to_string().as_str() {
-        "." => Error::invalid(e.inner().to_string()),
-        path => Error::invalid(format!("{path}: {}", e.inner())),
+    // The text is decoded as the first one was: another source of values would be a second decoder in the program.
+    let json = value.to_string();
+    decode(json.as_bytes()).map_err(|e| {
+        let text = e.to_string();
+        let text = text.strip_suffix(&format!(" at line {} column {}", e.line(), e.column())).unwrap_or(&text);
+        // The decoder stops behind a scalar and at the end of an object, and before a list or an object of the wrong type.
+        let at = match e.column().checked_sub(1) {
+            Some(last) if matches!(json.as_bytes().get(last), Some(b':' | b',' | b'[')) => last + 1,
+            last => last.unwrap_or(0),
+        };
+        match path_of_byte(&value, at).as_str() {
+            "" => Error::invalid(text.to_owned()),
+            path => Error::invalid(format!("{path}: {text}")),
+        }
     })
+}
+
+fn decode<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
+    let mut text = serde_json::Deserializer::from_slice(json);
+    let value = T::deserialize(RejectSeqForStruct(&mut text))?;
+    text.end()?;
+    Ok(value)
 }
 
 /// Removes members that are `null`, which Go treats as absent. In an array `null` stays and is an error.

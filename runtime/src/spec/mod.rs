@@ -5,4 +5,5 @@ pub mod check;
 pub mod default_spec;
 pub mod go_bool;
 pub mod go_json;
+mod json_place;
 mod strict_json;
