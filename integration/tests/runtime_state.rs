@@ -162,3 +162,20 @@ fn state_root_is_made_or_named_in_the_error() {
     runtime.on("create", "c2", &bundle).global(&["--root", "/proc/none"]).wait().fails(1, &["/proc/none"]);
     runtime.assert_clean("other roots");
 }
+
+/// A reader that gets a part of an answer must learn of it.
+#[test]
+fn answers_that_cannot_be_written_are_errors() {
+    if skipped_on_runc("a full disk", "it does not look at the result of the write") {
+        return;
+    }
+    let runtime = Runtime::new("full-stdout");
+    runtime.create("c1", &Bundle::probe(&["exit", "0"])).ok();
+    let calls: [&[&str]; 5] = [&["state", "c1"], &["ps", "c1"], &["list"], &["list", "--quiet"], &["features"]];
+    for words in calls {
+        let full = ["sh", "-c", "exec \"$@\" > /dev/full", "sh"];
+        runtime.call(words).through(&full).wait().fails(1, &["write to stdout: no space left on device"]);
+    }
+    runtime.cmd(&["delete", "--force", "c1"]).ok();
+    runtime.assert_clean("full outputs");
+}

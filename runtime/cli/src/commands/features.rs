@@ -24,6 +24,6 @@ pub static COMMAND: Command<()> = Command {
 };
 
 fn run(_: &Globals, (): ()) -> Outcome {
-    output::print(&format!("{:#}\n", features(VERSION, COMMIT)));
+    output::answer(&format!("{:#}\n", features(VERSION, COMMIT)))?;
     Ok(0)
 }

@@ -43,14 +43,14 @@ The global flag --root names the directory.",
 fn run(globals: &Globals, args: ListArgs) -> Outcome {
     let states = states(globals)?;
     if args.quiet {
-        output::print(&states.iter().map(|state| format!("{}\n", state.id)).collect::<String>());
+        output::answer(&states.iter().map(|state| format!("{}\n", state.id)).collect::<String>())?;
         return Ok(0);
     }
     let text = match Format::parse(args.format.as_deref())? {
         Format::Table => table(&states),
         Format::Json => json(&states)?,
     };
-    output::print(&text);
+    output::answer(&text)?;
     Ok(0)
 }
 

@@ -46,7 +46,7 @@ fn run(globals: &Globals, args: PsArgs) -> Outcome {
         Format::Table => select(&host_ps(&args.options)?, &pids)?,
         Format::Json => json(&pids),
     };
-    output::print(&text);
+    output::answer(&text)?;
     Ok(0)
 }
 

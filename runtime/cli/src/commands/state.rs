@@ -33,7 +33,7 @@ fn run(globals: &Globals, args: ContainerArgs) -> Outcome {
     let state = State::of(&container, String::new())?;
     let json =
         serde_json::to_string_pretty(&state).map_err(|e| Error::new(Kind::Internal, format!("encode state: {e}")))?;
-    output::print(&json);
+    output::answer(&json)?;
     Ok(0)
 }
 
