@@ -93,6 +93,27 @@ fn containers_get_the_namespaces_that_their_pod_asks_for() {
 }
 
 #[test]
+fn checkpoint_of_a_container_without_a_pause_container_is_refused() {
+    run(|containerd| {
+        if has_pause(containerd) {
+            return;
+        }
+        let modes = modes(0, 1, 0);
+        let pod = pod(containerd, "checkpoint", &modes);
+        let one = start(&pod, "one", &modes);
+        let images = containerd.dir().join("images");
+        fs::create_dir(&images).unwrap();
+        let words = ["tasks", "checkpoint", "--image-path", images.to_str().unwrap(), &one.id];
+        let out = containerd.ctr_in("k8s.io", words);
+        assert!(!out.status.success() && out.stderr.contains("has no pause container"), "{out}");
+        assert_eq!(fs::read_dir(&images).unwrap().count(), 0);
+        one.exec(&["true"]).ok();
+        pod.stop();
+        pod.remove();
+    });
+}
+
+#[test]
 fn containers_share_the_files_of_their_pod() {
     run(|containerd| {
         let modes = modes(0, 1, 0);

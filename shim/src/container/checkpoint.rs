@@ -20,8 +20,10 @@ impl Container {
     /// Answers Checkpoint. Without options the container runs on.
     ///
     /// # Errors
-    /// The container is neither running nor paused, or CRIU fails; the container runs on then.
+    /// The container is neither running nor paused, belongs to a pod without a pause container, or CRIU fails; the container
+    /// runs on then.
     pub async fn checkpoint(&self, request: CheckpointTaskRequest) -> Result<()> {
+        self.check_has_own_namespaces()?;
         let options = decode(&request)?;
         let images = [&request.path, &options.image_path].into_iter().find(|path| !path.is_empty());
         let images = images.map(PathBuf::from).filter(|path| path.is_absolute());
@@ -32,6 +34,21 @@ impl Container {
         self.run_operation(move |handle| dump(handle, &bundle, &images, &options)).await?;
         let event = TaskCheckpointed { container_id: self.id.clone(), checkpoint: request.path, ..Default::default() };
         self.transition(|_| Ok(vec![event.into()]))
+    }
+
+    /// A pod without a pause container changes the config.json of its containers in memory, and CRIU is told what the file
+    /// has: the pod's namespaces would pass for the container's own.
+    ///
+    /// # Errors
+    /// [`berth_runtime::Kind::Unsupported`] for a container of such a pod.
+    pub(super) fn check_has_own_namespaces(&self) -> Result<()> {
+        match self.context.pod.get() {
+            None => Ok(()),
+            Some(_) => {
+                let text = "checkpoint and restore of a container whose pod has no pause container";
+                Err(Error::unsupported(text))
+            }
+        }
     }
 }
 

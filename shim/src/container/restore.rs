@@ -40,6 +40,7 @@ pub struct Restore {
 impl Container {
     /// Answers Create for a container that Start restores: nothing of it exists but its mounts.
     pub(super) async fn create_from_images(&self, request: CreateTaskRequest, options: TaskOptions) -> Result<u32> {
+        self.check_has_own_namespaces()?;
         let _op = self.op_lock.write().await;
         let job = self.job(&request, options);
         let spawning = self.context.pool.children.begin_spawn();
