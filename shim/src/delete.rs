@@ -50,17 +50,16 @@ fn report(args: &Args, e: &Error) {
 
 /// Runs all steps, whatever fails: the containers of a pod, whose bundles lie elsewhere; then processes, cgroup and state;
 /// then the rootfs, which the processes kept busy, and the pod's files; then the socket of a killed server.
-fn clean(args: &Args, bundle: &Path) -> (Option<u32>, Result<()>, [Result<()>; 3]) {
+fn clean(args: &Args, bundle: &Path) -> (Option<u32>, Result<()>, [Result<()>; 2]) {
     let members = pod::members::list(bundle).and_then(|members| clean_members(args, bundle, members));
     let noted = init_pid(bundle);
     let (pid, container) = match end(args, &args.id, bundle) {
         Ok(pid) => (noted.or(pid.and_then(|pid| u32::try_from(pid).ok())), Ok(())),
         Err(e) => (noted, Err(e)),
     };
-    let rootfs = mount::unmount_recursive(&bundle.join("rootfs"));
     let files = pod::clear(bundle);
     let socket = bundle::socket(bundle).map_or(Ok(()), |path| socket::remove_dead(&path));
-    (pid, Error::all(members.err().into_iter().chain(container.err())), [rootfs, files, socket])
+    (pid, Error::all(members.err().into_iter().chain(container.err())), [files, socket])
 }
 
 /// Ends the containers of a pod whose server is gone. containerd does that itself only for a server that answered

@@ -71,7 +71,8 @@ pub fn pin(bundle: &Path, namespaces: &[(&str, &OwnedFd)]) -> Result<Vec<PathBuf
 /// All mounts and files that cannot be removed; the others are removed.
 pub fn clear(bundle: &Path) -> Result<()> {
     let mut errors = Vec::new();
-    for dir in [PINS, SHM].map(|name| bundle.join(name)) {
+    let is_there = |dir: &PathBuf| !matches!(fs::symlink_metadata(dir), Err(e) if e.kind() == io::ErrorKind::NotFound);
+    for dir in [PINS, SHM].map(|name| bundle.join(name)).into_iter().filter(is_there) {
         errors.extend(unmount_recursive(&dir).and_then(|()| gone(fs::remove_dir_all(&dir), &dir)).err());
     }
     for (_, name) in SHARED {
