@@ -92,7 +92,7 @@ impl Root<'_> {
     fn leads_to(&self, target: &CStr, tree: BorrowedFd<'_>) -> SysResult<bool> {
         match path::open(self.fd, target, OFlags::PATH) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(false),
-            there => Ok(mount_id(there?.as_fd())? == mount_id(tree)?),
+            there => is_same_mount(there?.as_fd(), tree),
         }
     }
 
@@ -105,7 +105,7 @@ impl Root<'_> {
         let stat = fs::fstat(&at)?;
         // A bind mount of the root's directory has the same inode but another mount, and can be covered.
         let same = (stat.st_dev, stat.st_ino) == (self.stat.st_dev, self.stat.st_ino);
-        let root = same && mount_id(at.as_fd())? == mount_id(self.fd)?;
+        let root = same && is_same_mount(at.as_fd(), self.fd)?;
         Ok(Some(Found { at, root, directory: is_directory(&stat) }))
     }
 }
@@ -119,6 +119,17 @@ struct Found {
     at: OwnedFd,
     root: bool,
     directory: bool,
+}
+
+/// Returns whether both files are on one mount. Without statx(2) two roots with the same inode count as one.
+fn is_same_mount(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> SysResult<bool> {
+    match (mount_id(one), mount_id(other)) {
+        (Err(Errno::NOSYS), _) => {
+            let [one, other] = [fs::fstat(one)?, fs::fstat(other)?];
+            Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
+        }
+        (one, other) => Ok(one? == other?),
+    }
 }
 
 /// The id of the mount of `fd` (`STATX_MNT_ID`, Linux 5.8).
