@@ -204,6 +204,7 @@ fn parse<T: DeserializeOwned>(json: &[u8], process: &str, warnings: &mut Vec<Str
             drop_unknown_capabilities(sets, warnings);
         }
         respell(object);
+        check_cpu_lists(object, process)?;
     }
     if let Some(policy) = value.get("linux").and_then(|linux| linux.get("memoryPolicy")) {
         check_memory_policy(policy)?;
@@ -265,6 +266,23 @@ fn respell(process: &mut serde_json::Map<String, Value>) {
     }
 }
 
+/// Checks `execCPUAffinity` as oci-spec does, whose error comes too late to name the member. `process` is the path of the
+/// object that has it.
+fn check_cpu_lists(object: &serde_json::Map<String, Value>, process: &str) -> Result<()> {
+    let dot = if process.is_empty() { "" } else { "." };
+    let is_list = |text: &str| {
+        let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        text.split(',').all(|part| part.split_once('-').map_or(is_number(part), |(a, b)| is_number(a) && is_number(b)))
+    };
+    let affinity = object.get("execCPUAffinity").and_then(Value::as_object);
+    let wrong = affinity.into_iter().flatten().find(|(_, list)| list.as_str().is_some_and(|text| !is_list(text)));
+    wrong.map_or(Ok(()), |(name, list)| {
+        let list = list.as_str().unwrap_or_default();
+        let text = format!("{process}{dot}execCPUAffinity.{name}: Invalid execCPUAffinity format: {list}");
+        Err(Error::invalid(text))
+    })
+}
+
 /// Checks `linux.memoryPolicy` with runc's error texts in place of serde's.
 fn check_memory_policy(policy: &Value) -> Result<()> {
     let known = |words: &str, word: &Value| word.as_str().is_some_and(|word| words.split(' ').any(|w| w == word));
@@ -323,6 +341,10 @@ mod tests {
                 "linux.namespaces[1].type",
             ),
             (r#"{"ociVersion":"1","process":{"cwd":7,"user":{}}}"#, "process.cwd"),
+            (
+                r#"{"ociVersion":"1","process":{"cwd":"/","user":{},"execCPUAffinity":{"initial":"0","final":"x"}}}"#,
+                "process.execCPUAffinity.final: Invalid",
+            ),
             (r#"{"ociVersion":"1","process":{"cwd":"/","user":{"uid":4294967296}}}"#, "process.user.uid"),
             (r#"{"ociVersion":"1","process":{"cwd":"/","user":{"uid":-1}}}"#, "process.user.uid"),
             (
