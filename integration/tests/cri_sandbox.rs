@@ -5,7 +5,7 @@
 use berth_integration::{
     containerd::{Containerd, Form, Runtime, Version},
     matrix,
-    pod::{Container, Pod, container_config, pod_config},
+    pod::{Container, Pod, container_config, parse, pod_config},
     procs,
     wait::{LONG, until_true},
 };
@@ -325,7 +325,11 @@ fn killed_shim_of_an_empty_pod_leaves_nothing() {
             let pod = pod(containerd, &format!("empty-{pid}"), &modes(0, pid, 0));
             let shim = containerd.shims().first().expect("a shim").pid;
             procs::kill(shim, Signal::KILL);
-            until_true("the pod to be down", LONG, || pod.inspect()["status"]["state"] == "SANDBOX_NOTREADY");
+            // Until containerd has noticed the death of the shim, its question for the status fails.
+            until_true("the pod to be down", LONG, || {
+                let out = containerd.crictl(["inspectp", &pod.id]);
+                out.status.success() && parse(&out.stdout)["status"]["state"] == "SANDBOX_NOTREADY"
+            });
             pod.clear();
         }
         containerd.excuse_runc("its socket outlives a killed shim");

@@ -141,6 +141,7 @@ fn failed_checkpoint_or_restore_leaves_a_log_and_nothing_else() {
     let stdio = Stdio::all(shim.work(), "third");
     shim.create_as(from_images(&shim, "c3", &bundle, &stdio)).unwrap();
     shim.delete("c3", "").unwrap();
+    shim.events.until("exit c3/c3 137");
     assert_eq!(shim.events.exits("c3").len(), 1);
     shim.end("c1");
     shim.assert_clean();
