@@ -24,7 +24,9 @@ const MAX_DESCRIPTORS: u64 = 4096;
 /// The files that CRIU writes to its own directory.
 const WRITTEN: [&str; 4] = ["dump.log", "restore.log", "stats-dump", "stats-restore"];
 /// The link to the images of an earlier dump.
-const PARENT: &[u8] = b"parent";
+const PARENT: &str = "parent";
+/// The longest chain of dumps.
+const MAX_PARENTS: usize = 64;
 
 /// An opened directory of images or of CRIU's own files.
 #[derive(Debug)]
@@ -50,7 +52,7 @@ impl Images {
     /// As open(2). [`crate::Kind::InvalidArgument`] if the directory holds a link.
     pub fn open(path: &Path) -> Result<Self> {
         let images = Self::open_any(path)?;
-        images.refuse_links().with_context(|| images.path.display().to_string())?;
+        images.check_all().with_context(|| images.path.display().to_string())?;
         Ok(images)
     }
 
@@ -98,30 +100,26 @@ impl Images {
         let path = std::path::absolute(path).with_context(|| format!("open {}", path.display()))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = openat(CWD, &path, flags, Mode::empty()).with_context(|| format!("open {}", path.display()))?;
+        refuse_other_writers(fd.as_fd()).with_context(|| path.display().to_string())?;
         Ok(Self { path, fd })
     }
 
-    fn refuse_links(&self) -> Result<()> {
-        for entry in Dir::read_from(&self.fd)? {
-            let name = entry?.file_name().to_owned();
-            let stat = statat(&self.fd, &name, AtFlags::SYMLINK_NOFOLLOW)?;
-            match FileType::from_raw_mode(stat.st_mode) {
-                FileType::RegularFile | FileType::Directory => {}
-                FileType::Symlink if name.as_bytes() == PARENT => {
-                    let target = rustix::fs::readlinkat(&self.fd, &name, Vec::new())?;
-                    let target = PathBuf::from(String::from_utf8_lossy(target.as_bytes()).into_owned());
-                    let plain = |part| matches!(part, Component::Normal(_) | Component::ParentDir | Component::CurDir);
-                    if !target.components().all(plain) {
-                        return Err(Error::invalid("the link \"parent\" is not relative"));
-                    }
-                }
-                _ => {
-                    let name = name.to_string_lossy();
-                    return Err(Error::invalid(format!("{name:?} is neither a regular file nor a directory")));
-                }
-            }
+    /// Checks the directory, and those of the earlier dumps: CRIU reads images by the link or directory `parent`, again and
+    /// again.
+    fn check_all(&self) -> Result<()> {
+        refuse_links(self.fd.as_fd())?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut last: Option<OwnedFd> = None;
+        for _ in 0..MAX_PARENTS {
+            let dir = last.as_ref().map_or(self.fd.as_fd(), AsFd::as_fd);
+            let next = match openat(dir, PARENT, flags, Mode::empty()) {
+                Err(rustix::io::Errno::NOENT) => return Ok(()),
+                next => next.context("open \"parent\"")?,
+            };
+            refuse_other_writers(next.as_fd()).and_then(|()| refuse_links(next.as_fd())).context("parent")?;
+            last = Some(next);
         }
-        Ok(())
+        Err(Error::invalid(format!("more than {MAX_PARENTS} parents")))
     }
 
     /// Writes the standard streams of a process: as links of /proc name them, or as CRIU names a file of the host
@@ -169,6 +167,39 @@ impl AsFd for Images {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Refuses a directory in which another user could put a link while CRIU works.
+fn refuse_other_writers(dir: BorrowedFd<'_>) -> Result<()> {
+    let stat = fstat(dir)?;
+    let own = stat.st_uid == 0 || stat.st_uid == rustix::process::geteuid().as_raw();
+    if own && stat.st_mode & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(Error::invalid("another user can write to the directory"))
+}
+
+fn refuse_links(dir: BorrowedFd<'_>) -> Result<()> {
+    for entry in Dir::read_from(dir)? {
+        let name = entry?.file_name().to_owned();
+        let stat = statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile | FileType::Directory => {}
+            FileType::Symlink if name.as_bytes() == PARENT.as_bytes() => {
+                let target = rustix::fs::readlinkat(dir, &name, Vec::new())?;
+                let target = PathBuf::from(String::from_utf8_lossy(target.as_bytes()).into_owned());
+                let plain = |part| matches!(part, Component::Normal(_) | Component::ParentDir | Component::CurDir);
+                if !target.components().all(plain) {
+                    return Err(Error::invalid("the link \"parent\" is not relative"));
+                }
+            }
+            _ => {
+                let name = name.to_string_lossy();
+                return Err(Error::invalid(format!("{name:?} is neither a regular file nor a directory")));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Returns the names of the standard streams of a process. A stream that is closed has an empty name.
@@ -263,7 +294,17 @@ mod tests {
             assert!(error.contains(says), "{error}");
         }
         symlink("../images", dir.join("parent")).unwrap();
+        assert!(Images::open(&dir).unwrap_err().to_string().contains("more than 64 parents"));
+        std::fs::remove_file(dir.join("parent")).unwrap();
+        std::fs::create_dir(dir.join("parent")).unwrap();
         Images::open(&dir).unwrap();
+        symlink("/etc/passwd", dir.join("parent/pages-1.img")).unwrap();
+        assert!(Images::open(&dir).unwrap_err().to_string().contains("pages-1.img"));
+        std::fs::remove_dir_all(dir.join("parent")).unwrap();
+        let mode = |mode| std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        mode(0o770);
+        assert!(Images::open(&dir).unwrap_err().to_string().contains("another user can write"));
+        mode(0o700);
         for (name, target, says) in [("parent", "/etc", "not relative"), ("pages-1.img", "/etc/passwd", "pages-1.img")]
         {
             let _ = std::fs::remove_file(dir.join(name));

@@ -41,16 +41,30 @@ pub fn stat(pid: i32) -> Result<Option<Stat>> {
     Ok(stat)
 }
 
-/// Returns true if `ancestor` is `pid` or one of its parents. A process that has ended counts as a descendant.
+/// Returns true if `ancestor` is `pid` or one of its parents. A process that cannot be read, as one that has ended, is no
+/// descendant: a caller may signal what is one.
 pub fn descends(mut pid: i32, ancestor: i32) -> bool {
     while pid != ancestor {
         match parent(pid) {
             Some(parent) if parent > 1 => pid = parent,
-            Some(_) => return false,
-            None => return true,
+            _ => return false,
         }
     }
     true
+}
+
+/// Returns the pids of all processes.
+///
+/// # Errors
+/// /proc cannot be read.
+pub fn all() -> std::io::Result<Vec<i32>> {
+    let names = std::fs::read_dir("/proc")?.map(|entry| entry.map(|entry| entry.file_name()));
+    names.filter_map(|name| name.map(|name| name.to_str()?.parse().ok()).transpose()).collect()
+}
+
+/// Returns true if a process or a thread has this number.
+pub fn exists(pid: i32) -> bool {
+    std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
 
 fn parent(pid: i32) -> Option<i32> {

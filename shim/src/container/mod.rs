@@ -130,10 +130,16 @@ impl Container {
     /// # Errors
     /// The container is gone.
     pub async fn pids(&self) -> Result<PidsResponse> {
-        let handle = self.handle()?;
-        let mut pids = match self.context.pool.run_urgent(move || berth_runtime::ps::ps(&handle)).await {
-            Err(e) if e.kind() == Kind::NotFound && self.state().has_exited() => Vec::new(),
-            pids => pids?,
+        let mut pids = match self.handle() {
+            // Start restores it from a checkpoint: the shim stands for its process.
+            Err(_) if self.restore().is_some() => vec![std::process::id().cast_signed()],
+            handle => {
+                let handle = handle?;
+                match self.context.pool.run_urgent(move || berth_runtime::ps::ps(&handle)).await {
+                    Err(e) if e.kind() == Kind::NotFound && self.state().has_exited() => Vec::new(),
+                    pids => pids?,
+                }
+            }
         };
         let (execs, init): (BTreeMap<_, _>, i32) = {
             let state = self.state();

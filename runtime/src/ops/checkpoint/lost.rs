@@ -6,7 +6,8 @@ use crate::{container::state::Container, host::proc};
 /// of init, and the others are killed with the container.
 pub fn warn(container: &Container) {
     let Ok(pids) = container.cgroup().pids() else { return };
-    let lost: Vec<i32> = pids.into_iter().filter(|pid| !proc::descends(*pid, container.pid())).collect();
+    let lost: Vec<i32> =
+        pids.into_iter().filter(|pid| !proc::descends(*pid, container.pid()) && proc::exists(*pid)).collect();
     if !lost.is_empty() {
         log::warn!("container {}: the checkpoint does not contain the processes {lost:?} of execs", container.id());
     }

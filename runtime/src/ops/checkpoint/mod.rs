@@ -124,10 +124,11 @@ fn dump(container: &Container, mut options: Options<'_>) -> Result<()> {
         Ok(()) => session.finish(),
         Err(_) => {
             session.kill();
-            // A CRIU that was killed leaves the container frozen.
-            if status == Status::Running {
-                let _ = container.cgroup().thaw();
-            }
+            // A CRIU that was killed leaves the container frozen, or thawed after it has seized the processes.
+            let _ = match status {
+                Status::Running => container.cgroup().thaw(),
+                _ => container.cgroup().freeze(),
+            };
         }
     }
     done.map_err(|error| directories.explain(error, verb, LOG))

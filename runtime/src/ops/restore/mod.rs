@@ -9,6 +9,7 @@
 
 mod compare;
 mod root;
+mod view;
 
 use std::{
     collections::HashSet,
@@ -171,9 +172,11 @@ impl Restoring<'_> {
             // The processes have their final rights, and CRIU still stops them.
             "pre-resume" => {
                 let init = self.makers.init.as_ref().ok_or_else(nothing_restored)?.0;
-                expected.compare(init, &self.makers.restored())?;
-                let namespaces = namespace::differing(&format!("/proc/{init}"))?;
-                check_namespaces(spec, namespaces)?;
+                let restored = self.makers.restored()?;
+                expected.compare(init, &restored)?;
+                let namespaces = view::check_namespaces(spec, init, &restored)?;
+                view::finish_root(spec, init)?;
+                view::check_mounts(spec, init)?;
                 self.reserved.record_init(init, namespaces, filter)
             }
             _ => Ok(()),
@@ -200,11 +203,30 @@ impl Makers<'_> {
         Ok(())
     }
 
-    /// Returns the processes in the cgroup but for CRIU and its helpers.
-    fn restored(&self) -> Vec<i32> {
-        let mut pids = self.cgroup.pids().unwrap_or_default();
-        pids.retain(|pid| !proc::descends(*pid, self.session.pid()));
-        pids
+    /// Returns init and its descendants, and the other processes in the cgroup, but for CRIU and its helpers.
+    ///
+    /// # Errors
+    /// [`Kind::FailedPrecondition`] if the images put a process outside of the cgroup.
+    fn restored(&self) -> Result<Vec<i32>> {
+        let mut pids = self.family()?;
+        if self.cgroup.is_managed() {
+            let mut inside = self.cgroup.pids()?;
+            inside.retain(|pid| !proc::descends(*pid, self.session.pid()));
+            if let Some(outside) = pids.iter().find(|pid| !inside.contains(pid) && proc::exists(**pid)) {
+                let text = format!("the restored process {outside} is not in the cgroup of the container");
+                return Err(Error::new(Kind::FailedPrecondition, text));
+            }
+            pids = inside;
+        }
+        Ok(pids)
+    }
+
+    /// Returns init and its descendants.
+    fn family(&self) -> Result<Vec<i32>> {
+        let init = self.init.as_ref().ok_or_else(nothing_restored)?.0;
+        let mut pids = proc::all().context("list the processes")?;
+        pids.retain(|pid| proc::descends(*pid, init));
+        Ok(pids)
     }
 
     /// Leaves the processes to themselves, and returns init.
@@ -220,6 +242,10 @@ impl Drop for Makers<'_> {
     fn drop(&mut self) {
         if self.done {
             return;
+        }
+        // They do not run yet, so each pid is that of the process that was looked at.
+        for pid in self.family().unwrap_or_default().into_iter().filter_map(Pid::from_raw) {
+            let _ = pidfd_open(pid, PidfdFlags::empty()).map(|fd| sys::send_signal(fd.as_fd(), libc::SIGKILL));
         }
         if self.cgroup.is_managed() {
             let until = Instant::now() + KILL_TIMEOUT;
@@ -316,16 +342,6 @@ fn own_cgroup_namespace(spec: &Spec, cgroup: &Cgroup, mode: CgroupsMode) -> Resu
         open_namespace(Path::new("/proc/thread-self/ns/cgroup"))
     });
     made.flatten().map(Some)
-}
-
-/// Checks that a process has the namespaces that config.json makes. `own` are those that are not the runtime's.
-fn check_namespaces(spec: &Spec, own: u32) -> Result<()> {
-    let mut namespaces = spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten());
-    let missing = namespaces.find(|n| path_to_join(n).is_none() && namespace::flag(n.typ()) & own == 0);
-    missing.map_or(Ok(()), |missing| {
-        let text = format!("linux.namespaces: the restored process has no {} namespace of its own", missing.typ());
-        Err(Error::new(Kind::FailedPrecondition, text))
-    })
 }
 
 /// Tells CRIU what to do with cgroups. The cgroup is that of its own process.

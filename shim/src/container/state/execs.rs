@@ -144,7 +144,12 @@ impl State {
 
     fn check_takes_execs(&self) -> Result<()> {
         match self.phase {
-            Phase::Created { .. } | Phase::Starting | Phase::Running if self.init_exit.is_none() => Ok(()),
+            // A container that Start restores from a checkpoint has no process before.
+            Phase::Created { .. } | Phase::Starting | Phase::Running
+                if self.init_exit.is_none() && self.init.pid != 0 =>
+            {
+                Ok(())
+            }
             _ => Err(self.wrong_phase("exec in")),
         }
     }
