@@ -6,7 +6,7 @@
 use std::{
     io::Write,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use berth_proto::{Message, MessageField, task::DeleteResponse};
@@ -51,9 +51,10 @@ fn report(args: &Args, e: &Error) {
 /// Runs all steps, whatever fails: the containers of a pod, whose bundles lie elsewhere; then processes, cgroup and state;
 /// then the rootfs, which the processes kept busy, and the pod's files; then the socket of a killed server.
 fn clean(args: &Args, bundle: &Path) -> (Option<u32>, Result<()>, [Result<()>; 2]) {
-    let members = pod::members::list(bundle).and_then(|members| clean_members(args, bundle, members));
+    let until = Instant::now() + CLEANUP_TIMEOUT;
+    let members = pod::members::list(bundle).and_then(|members| clean_members(args, bundle, members, until));
     let noted = init_pid(bundle);
-    let (pid, container) = match end(args, &args.id, bundle) {
+    let (pid, container) = match end(args, &args.id, bundle, until) {
         Ok(pid) => (noted.or(pid.and_then(|pid| u32::try_from(pid).ok())), Ok(())),
         Err(e) => (noted, Err(e)),
     };
@@ -63,13 +64,18 @@ fn clean(args: &Args, bundle: &Path) -> (Option<u32>, Result<()>, [Result<()>; 2
 }
 
 /// Ends the containers of a pod whose server is gone. containerd does that itself only for a server that answered
-/// `start` with version 2, and in no order.
-fn clean_members(args: &Args, pod: &Path, members: Vec<(String, PathBuf)>) -> Result<()> {
+/// `start` with version 2, and in no order. All are killed before one is waited for: containerd gives this program a few
+/// seconds, and a process that does not end must not keep the others alive.
+fn clean_members(args: &Args, pod: &Path, members: Vec<(String, PathBuf)>, until: Instant) -> Result<()> {
+    if !members.is_empty() {
+        let own = (args.id.clone(), pod.to_owned());
+        members.iter().chain([&own]).for_each(|(id, bundle)| drop(end(args, id, bundle, Instant::now())));
+    }
     let mut errors = Vec::new();
     for (id, bundle) in members {
-        let ended = end(args, &id, &bundle).map(drop);
+        let ended = end(args, &id, &bundle, until).map(drop);
         let unmounted = mount::unmount_recursive(&bundle.join("rootfs"));
-        let unlisted = if ended.is_ok() { pod::members::remove(pod, &id) } else { Ok(()) };
+        let unlisted = if ended.is_ok() && unmounted.is_ok() { pod::members::remove(pod, &id) } else { Ok(()) };
         errors.extend(
             [ended, unmounted, unlisted]
                 .into_iter()
@@ -81,12 +87,16 @@ fn clean_members(args: &Args, pod: &Path, members: Vec<(String, PathBuf)>) -> Re
 }
 
 /// Kills and removes one container; returns its init's pid if it is known.
-fn end(args: &Args, id: &str, bundle: &Path) -> Result<Option<i32>> {
+fn end(args: &Args, id: &str, bundle: &Path, until: Instant) -> Result<Option<i32>> {
     let options = TaskOptions::load(bundle).unwrap_or_else(|e| {
         report(args, &e.context("the default state root is used"));
         TaskOptions::default()
     });
-    berth_runtime::delete::cleanup(&options.state_root(&args.namespace), id, CLEANUP_TIMEOUT)
+    berth_runtime::delete::cleanup(
+        &options.state_root(&args.namespace),
+        id,
+        until.saturating_duration_since(Instant::now()),
+    )
 }
 
 /// The bundle: `-bundle`, else the directory named by the id beside the working directory, which is a bundle itself.

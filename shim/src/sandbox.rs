@@ -45,16 +45,25 @@ impl Sandbox {
         // Both are taken apart, so that a new field with state does not compile before it is in the document too, or makes
         // the upgrade fail with an error.
         let Self { context, containers: _, changed: _ } = self;
-        let ServerContext { namespace: _, id: _, publisher: _, shutdown: _, pool, pod, exe: _ } = &**context;
-        if pod.get().is_some() {
-            return Err(Error::unsupported("a pod whose namespaces the shim holds cannot be handed over"));
-        }
+        let ServerContext { namespace: _, id: _, publisher: _, shutdown: _, pool, pod: _, exe: _ } = &**context;
+        self.check_can_be_carried()?;
         let containers = self.containers();
         let owned: BTreeSet<_> = containers.values().flat_map(|container| container.children()).collect();
         if pool.children.owned() != Some(owned) {
             return Err(carry::busy("a process is being made or ended"));
         }
         containers.values().map(|container| container.carry(keeper)).collect()
+    }
+
+    /// Checks for state that no document has.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] while the shim holds a pod.
+    pub fn check_can_be_carried(&self) -> Result<()> {
+        match self.context.pod.get() {
+            None => Ok(()),
+            Some(_) => Err(Error::unsupported("a pod whose namespaces the shim holds cannot be handed over")),
+        }
     }
 
     /// Makes the containers again.

@@ -66,6 +66,14 @@ impl Service {
         Ok((self.sandbox.carry(keeper)?, self.publisher().carry()?))
     }
 
+    /// Checks for state that cannot be written down.
+    ///
+    /// # Errors
+    /// [`berth_runtime::Kind::Unsupported`] while the shim holds a pod.
+    pub fn check_can_be_carried(&self) -> Result<()> {
+        self.sandbox.check_can_be_carried()
+    }
+
     /// Makes the containers again.
     ///
     /// # Errors

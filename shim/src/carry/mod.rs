@@ -381,7 +381,10 @@ impl Document {
     /// # Errors
     /// The format is not understood; the message names it and its writer. Or the document is malformed.
     pub fn decode(json: &[u8]) -> Result<Self> {
-        let malformed = |e: serde_json::Error| Error::invalid(format!("handover document: {e}"));
+        // serde's text quotes values, and this one gets into the command line of a program that is given the server back.
+        let malformed = |e: serde_json::Error| {
+            Error::invalid(format!("handover document: {:?} error at byte {}", e.classify(), e.column()))
+        };
         let Header { format, min_reader, writer } = serde_json::from_slice(json).map_err(malformed)?;
         if format < OLDEST || min_reader > FORMAT {
             let text = format!(

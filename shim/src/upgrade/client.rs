@@ -162,8 +162,12 @@ async fn call<M: AdminMessage>(
         ..Request::default()
     };
     let answer = client.request(request).await.map_err(|e| match e {
+        ttrpc::Error::RpcStatus(status) if status.code() == ttrpc::Code::UNIMPLEMENTED => {
+            Error::unsupported(status.message)
+        }
         ttrpc::Error::RpcStatus(status) => internal(status.message),
-        other => internal(other.to_string()),
+        // The connection has ended, and with it the shim.
+        other => Error::new(Kind::NotFound, other.to_string()),
     })?;
     M::decode(&answer.payload).map_err(|e| internal(e.to_string()))
 }
@@ -200,13 +204,22 @@ async fn upgrade(words: &Words) -> Result<()> {
         }
         shims.retain(|shim| words.ids.contains(&shim.status.id));
     }
-    let (mut done, count) = (0, shims.len());
+    let (mut done, mut left, count) = (0, 0, shims.len());
     for shim in &shims {
         let StatusResponse { id, pid, .. } = &shim.status;
-        let answer = shim.upgrade(words).await.map_err(|e| {
-            let rest = count - done - 1;
-            e.context(format!("shim {id} (pid {pid}); {done} of {count} done, {rest} not tried"))
-        })?;
+        let answer = match shim.upgrade(words).await {
+            Ok(answer) => answer,
+            // Others can do it, and pods end at any time.
+            Err(e) if words.all && matches!(e.kind(), Kind::Unsupported | Kind::NotFound) => {
+                print(&format!("{id}: pid {pid}: not upgraded: {e}\n"))?;
+                left += 1;
+                continue;
+            }
+            Err(e) => {
+                let rest = count - done - left - 1;
+                return Err(e.context(format!("shim {id} (pid {pid}); {done} of {count} done, {rest} not tried")));
+            }
+        };
         let UpgradeResponse { from, to, pause, unchanged } = answer;
         print(&match (unchanged, words.check) {
             (true, _) => format!("{id}: pid {pid}: {from} runs already\n"),
@@ -215,7 +228,10 @@ async fn upgrade(words: &Words) -> Result<()> {
         })?;
         done += 1;
     }
-    Ok(())
+    match left {
+        0 => Ok(()),
+        _ => Err(Error::new(Kind::FailedPrecondition, format!("{left} of {count} shims are not upgraded"))),
+    }
 }
 
 /// A table whose columns are at least 12 characters wide and 3 apart, as in `berth list`.

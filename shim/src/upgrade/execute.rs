@@ -21,7 +21,7 @@ use nix::{
 use rustix::{
     io::Errno,
     pipe::{PipeFlags, pipe_with},
-    process::{Pid, PidfdFlags, pidfd_open},
+    process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{io::Interest, time::timeout};
@@ -67,11 +67,18 @@ impl Executable {
         let (answer, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).context("pipe")?;
         let spawning = children.begin_spawn();
         let pid = self.spawn_trial(memory, &writer)?;
-        children.register(&spawning, pid);
-        drop((spawning, writer));
         let raw = Pid::from_raw(pid).ok_or_else(|| Error::new(Kind::Internal, "the trial has no pid"))?;
         // The child is not reaped, so its pid names it.
-        let pidfd = pidfd_open(raw, PidfdFlags::empty()).context("pidfd_open")?;
+        let pidfd = match pidfd_open(raw, PidfdFlags::empty()) {
+            Ok(pidfd) => pidfd,
+            Err(e) => {
+                let _ = kill_process(raw, Signal::KILL);
+                let _ = waitpid(Some(raw), WaitOptions::empty());
+                return Err(e).context("pidfd_open");
+            }
+        };
+        children.register(&spawning, pid);
+        drop((spawning, writer));
         let said = timeout(TRIAL_TIMEOUT, read(&answer)).await;
         if said.is_err() {
             let _ = berth_runtime::send_signal(pidfd.as_fd(), libc::SIGKILL);

@@ -89,6 +89,7 @@ impl Upgrader {
     /// There is none within 5 s; the message says why.
     pub async fn drain(&self) -> Result<()> {
         let Ok(_turn) = self.0.turn.try_lock() else { return Err(carry::busy("another upgrade runs")) };
+        self.0.service.check_can_be_carried()?;
         Quiet::new(&self.0.service, &self.0.links)
             .find(|_| self.0.service.carry(&mut Keeper::default()).map(drop))
             .await
@@ -109,6 +110,8 @@ impl Upgrader {
         if trust::is_own(&file) && !check {
             return Ok(Outcome::Unchanged);
         }
+        // Before the server is looked at: WaitSandbox is always in flight where there is a pod.
+        service.check_can_be_carried()?;
         let new = Executable::new(Program::of(&file).with_context(what)?);
         drop(file);
         let quiet = Quiet::new(service, links);

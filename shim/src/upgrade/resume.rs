@@ -69,6 +69,8 @@ pub fn give_back(handover: &Handover, why: Error, arguments: &[OsString]) -> Err
     // A document that is not understood has the command line of this process. Its descriptors are still inherited.
     let (line, fds) = known.unwrap_or_else(|_| (without_handover(arguments), Vec::new()));
     let words = [FLAG.to_owned(), format!("{}:", handover.document), REFUSED.to_owned(), why.to_string()];
+    // The old program does not get a descriptor of itself: it would never close it.
+    let _ = rustix::io::fcntl_setfd(carry::borrow(old), rustix::io::FdFlags::CLOEXEC);
     let failed = replace(carry::borrow(old), &line, &fds, &[carry::borrow(handover.document)], &words);
     why.context(format!("the old program cannot be executed again: {failed}"))
 }
