@@ -9,7 +9,7 @@ use std::{
 };
 
 use berth_init::sys::{mount_setattr, setns};
-use oci_spec::runtime::{LinuxNamespaceType, Root, Spec};
+use oci_spec::runtime::{Root, Spec};
 use rustix::{
     fs::{FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags, fstat, fstatfs, fstatvfs, openat2, stat},
     io::Errno,
@@ -32,18 +32,19 @@ const TMPFS: i64 = 0x0102_1994;
 /// [`Kind::FailedPrecondition`] with the namespace in which a process is not.
 pub fn check_namespaces(spec: &Spec, init: i32, all: &[i32]) -> Result<u32> {
     let own = namespace::differing(&format!("/proc/{init}"))?;
-    let differs = |kind: LinuxNamespaceType, what: &str| {
-        Error::new(Kind::FailedPrecondition, format!("linux.namespaces: the restored process {what} {kind} namespace"))
-    };
+    let differs =
+        |what: String| Error::new(Kind::FailedPrecondition, format!("linux.namespaces: the restored process {what}"));
     for namespace in spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten()) {
         let kind = namespace.typ();
         match path_to_join(namespace) {
-            None if namespace::flag(kind) & own == 0 => return Err(differs(kind, "has not its own")),
+            None if namespace::flag(kind) & own == 0 => {
+                return Err(differs(format!("has no {kind} namespace of its own")));
+            }
             None => {}
             Some(path) => {
                 let theirs = format!("/proc/{init}/ns/{}", namespace::file_name(kind));
                 if inode(path)? != inode(Path::new(&theirs))? {
-                    return Err(differs(kind, &format!("is not in {}, its", path.display())));
+                    return Err(differs(format!("is not in the {kind} namespace {}", path.display())));
                 }
             }
         }
