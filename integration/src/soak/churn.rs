@@ -208,7 +208,7 @@ fn live(containerd: &Containerd, n: usize, tally: &Tally) {
         {
             let status = exit(containerd, &ends);
             let restarted = tally.restarts.load(Ordering::Relaxed) > restarts;
-            if restarted && lost_by_containerd(containerd, &id, &status) {
+            if restarted && (status.is_null() || lost_by_containerd(containerd, &id, &status)) {
                 count(&tally.lost);
             } else {
                 assert_eq!(status["exitCode"], code, "{status:#}");
@@ -231,15 +231,22 @@ fn execs(containerd: &Containerd, id: &str, tally: &Tally) {
     }
 }
 
-/// Returns the CRI status that has the exit, also if containerd was away when it happened.
+/// Returns the CRI status that has the exit, also if containerd was away when it happened. Returns null for a container that
+/// a containerd forgot, which could not load it at its start.
 fn exit(containerd: &Containerd, id: &str) -> Value {
     let mut last = Value::Null;
     until_true(&format!("the exit of {id}"), LONG, || {
         let out = containerd.crictl(["inspect", id]);
         if out.status.success() {
             last = parse(&out.stdout)["status"].clone();
+            return last["state"] == "CONTAINER_EXITED";
         }
-        last["state"] == "CONTAINER_EXITED"
+        let forgotten = |line: &str| line.contains("Failed to load container status") && line.contains(id);
+        let gone = containerd.log().lines().any(forgotten);
+        if gone {
+            last = Value::Null;
+        }
+        gone
     });
     last
 }
