@@ -381,9 +381,12 @@ impl Document {
     /// # Errors
     /// The format is not understood; the message names it and its writer. Or the document is malformed.
     pub fn decode(json: &[u8]) -> Result<Self> {
-        // serde's text quotes values, and this one gets into the command line of a program that is given the server back.
+        // The reason gets into the command line of a program that is given the server back, so it quotes no text.
         let malformed = |e: serde_json::Error| {
-            Error::invalid(format!("handover document: {:?} error at byte {}", e.classify(), e.column()))
+            let text = e.to_string();
+            let quotes = ["invalid type: string", "invalid value: string"].iter().any(|start| text.starts_with(start));
+            let text = if quotes { format!("a text at byte {} is none that belongs there", e.column()) } else { text };
+            Error::invalid(format!("handover document: {text}"))
         };
         let Header { format, min_reader, writer } = serde_json::from_slice(json).map_err(malformed)?;
         if format < OLDEST || min_reader > FORMAT {

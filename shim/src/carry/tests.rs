@@ -73,6 +73,8 @@ fn a_document_of_another_format_is_refused_by_its_number() {
     refused(&|d| d["format"] = json!(OLDEST - 1), "this program reads");
     refused(&|d| d["containers"][0]["state"]["phase"] = json!("creating"), "creating");
     refused(&|d| d["containers"][0]["new"] = json!(1), "unknown field `new`");
+    let secret = with(&|d| d["containers"] = json!("SECRET=1")).unwrap_err().to_string();
+    assert!(secret.contains("a text at byte") && !secret.contains("SECRET"), "{secret}");
     refused(&|d| drop(d.as_object_mut().unwrap().remove("events")), "missing field `events`");
     assert!(Document::decode(b"").is_err() && Document::decode(b"{}").is_err());
 }
