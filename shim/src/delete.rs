@@ -17,7 +17,7 @@ use crate::{args::Args, bundle, clock, mount, options::TaskOptions, pod, socket}
 /// The exit status that containerd reports for a container that was cleaned up: 128 + SIGKILL.
 const EXIT_STATUS: u32 = 137;
 /// The time that processes have to die. The cgroup takes at most half a second more, a busy rootfs one second.
-const CLEANUP_TIMEOUT: Duration = Duration::from_secs(2);
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Cleans up and prints a `DeleteResponse`. A failed step is reported on standard error, which containerd logs, and the
 /// other steps still run.
