@@ -1,5 +1,5 @@
-//! The part that `create` and `run` share: their flags, and the making of a container with its stdio, its sockets and its
-//! extra file descriptors.
+//! The part that `create` and `run` share, and of which `restore` has some: their flags, and the making of a container with
+//! its stdio, its sockets and its extra file descriptors.
 
 use std::{
     os::{fd::AsFd, unix::net::UnixStream},
@@ -51,6 +51,20 @@ pub struct CreateArgs {
 impl AsMut<CreateArgs> for CreateArgs {
     fn as_mut(&mut self) -> &mut CreateArgs {
         self
+    }
+}
+
+impl CreateArgs {
+    /// Loads the bundle, and logs its warnings.
+    ///
+    /// # Errors
+    /// The directory does not exist; as [`Bundle::load`].
+    pub fn load_bundle(&self) -> Result<Bundle> {
+        let directory = self.bundle.as_deref().unwrap_or(Path::new("."));
+        std::fs::metadata(directory).with_context(|| format!("chdir {}", directory.display()))?;
+        let bundle = Bundle::load(directory)?;
+        bundle.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        Ok(bundle)
     }
 }
 
@@ -128,10 +142,7 @@ pub struct Launched {
 /// Fails if a flag is malformed or [`create::create`] fails. No container is left then.
 pub fn launch(globals: &Globals, args: &CreateArgs, attachment: Attachment, barrier: Barrier) -> Result<Launched> {
     let manager = Manager::from_environment()?;
-    let bundle = args.bundle.as_deref().unwrap_or(Path::new("."));
-    std::fs::metadata(bundle).with_context(|| format!("chdir {}", bundle.display()))?;
-    let mut bundle = Bundle::load(bundle)?;
-    bundle.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    let mut bundle = args.load_bundle()?;
     let extra = ExtraFds::with_sockets(args.preserve_fds)?;
     let pidfd_socket = args.pidfd_socket.as_deref().map(console::connect).transpose()?;
     let (host, stdio) = HostStdio::prepare(&Request {

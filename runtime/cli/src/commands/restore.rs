@@ -1,10 +1,7 @@
 //! `restore`: makes a container of the images that checkpoint wrote, with CRIU.
 
-use std::path::Path;
-
 use berth_runtime::{
-    Context, Result,
-    bundle::Bundle,
+    Result,
     create::{self, Barrier, Created},
     restore::{self, Options},
 };
@@ -16,12 +13,11 @@ use super::{
     },
     failed,
     launch::{self, CreateArgs, undo},
-    run::{AtExit, wait},
+    run::{AtExit, Waiting, detach, no_subreaper, wait},
 };
 use crate::{
     Globals, Outcome,
     args::{Binding, Command, Program, Usage, non_empty},
-    signals::Signals,
     stdio::{Attachment, HostStdio, Proxies, Request},
 };
 
@@ -30,8 +26,7 @@ use crate::{
 pub struct RestoreArgs {
     create: CreateArgs,
     criu: CriuArgs,
-    detach: bool,
-    no_subreaper: bool,
+    waiting: Waiting,
     lsm_profile: Option<String>,
     lsm_mount_context: Option<String>,
 }
@@ -39,6 +34,12 @@ pub struct RestoreArgs {
 impl AsMut<CreateArgs> for RestoreArgs {
     fn as_mut(&mut self) -> &mut CreateArgs {
         &mut self.create
+    }
+}
+
+impl AsMut<Waiting> for RestoreArgs {
+    fn as_mut(&mut self) -> &mut Waiting {
+        &mut self.waiting
     }
 }
 
@@ -71,11 +72,9 @@ of theirs cannot be compared.",
         file_locks(),
         manage_cgroups_mode(),
         launch::bundle(),
-        Binding::switch(&["detach", "d"], "return as soon as the processes run", |args, on| args.detach = on),
+        detach("return as soon as the processes run"),
         launch::pid_file(),
-        Binding::switch(&["no-subreaper"], "do not adopt and reap orphans of the container", |args, on| {
-            args.no_subreaper = on;
-        }),
+        no_subreaper(),
         launch::no_pivot(),
         empty_ns(),
         auto_dedup(),
@@ -100,14 +99,7 @@ fn run(globals: &Globals, args: RestoreArgs) -> Outcome {
 }
 
 fn try_run(globals: &Globals, args: &RestoreArgs) -> Result<i32> {
-    if !args.no_subreaper {
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("become a subreaper")?;
-    }
-    let attachment = if args.detach { Attachment::Detached } else { Attachment::Foreground };
-    let signals = match attachment {
-        Attachment::Detached => None,
-        Attachment::Foreground => Some(Signals::take()?),
-    };
+    let (attachment, signals) = args.waiting.prepare()?;
     let (created, proxies) = restore(globals, args, attachment)?;
     match signals {
         Some(signals) => wait(created, proxies, &signals, None, AtExit::Delete),
@@ -118,10 +110,7 @@ fn try_run(globals: &Globals, args: &RestoreArgs) -> Result<i32> {
 /// Restores the container, and connects its stdio.
 fn restore(globals: &Globals, args: &RestoreArgs, attachment: Attachment) -> Result<(Created, Proxies)> {
     let common = args.criu.options()?;
-    let directory = args.create.bundle.as_deref().unwrap_or(Path::new("."));
-    std::fs::metadata(directory).with_context(|| format!("chdir {}", directory.display()))?;
-    let bundle = Bundle::load(directory)?;
-    bundle.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    let bundle = args.create.load_bundle()?;
     let (host, stdio) = HostStdio::prepare(&Request {
         program: globals.program,
         terminal: bundle.terminal(),

@@ -24,9 +24,50 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct RunArgs {
     create: CreateArgs,
-    detach: bool,
+    waiting: Waiting,
     at_exit: AtExit,
+}
+
+/// The arguments of `run` and `restore` that say who waits for the container's process.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    detach: bool,
     no_subreaper: bool,
+}
+
+impl AsMut<Waiting> for RunArgs {
+    fn as_mut(&mut self) -> &mut Waiting {
+        &mut self.waiting
+    }
+}
+
+impl Waiting {
+    /// Makes this process the reaper of the container's orphans, and takes its signals if it waits.
+    ///
+    /// # Errors
+    /// As prctl(2) and signalfd(2).
+    pub fn prepare(&self) -> Result<(Attachment, Option<Signals>)> {
+        if !self.no_subreaper {
+            // prctl(2) takes any value but 0 as "on"; rustix spells the value as a pid.
+            rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("become a subreaper")?;
+        }
+        if self.detach {
+            return Ok((Attachment::Detached, None));
+        }
+        Ok((Attachment::Foreground, Some(Signals::take()?)))
+    }
+}
+
+/// `--detach`
+pub const fn detach<A: AsMut<Waiting>>(help: &'static str) -> Binding<A> {
+    Binding::switch(&["detach", "d"], help, |args, on| args.as_mut().detach = on)
+}
+
+/// `--no-subreaper`
+pub const fn no_subreaper<A: AsMut<Waiting>>() -> Binding<A> {
+    Binding::switch(&["no-subreaper"], "do not adopt and reap orphans of the container", |args, on| {
+        args.as_mut().no_subreaper = on;
+    })
 }
 
 /// The fate of a container whose process has ended in the foreground.
@@ -61,14 +102,12 @@ with its status.",
         launch::bundle(),
         launch::console_socket(),
         launch::pidfd_socket(),
-        Binding::switch(&["detach", "d"], "return as soon as the process runs", |args, on| args.detach = on),
-        Binding::switch(&["keep"], "leave the stopped container to the command delete", |args, on| {
+        detach("return as soon as the process runs"),
+        Binding::switch(&["keep"], "leave the stopped container to the command delete", |args: &mut RunArgs, on| {
             args.at_exit = if on { AtExit::Keep } else { AtExit::Delete };
         }),
         launch::pid_file(),
-        Binding::switch(&["no-subreaper"], "do not adopt and reap orphans of the container", |args, on| {
-            args.no_subreaper = on;
-        }),
+        no_subreaper(),
         launch::no_pivot(),
         launch::no_new_keyring(),
         launch::preserve_fds(),
@@ -82,15 +121,7 @@ fn run(globals: &Globals, args: RunArgs) -> Outcome {
 }
 
 fn try_run(globals: &Globals, args: &RunArgs) -> Result<i32> {
-    if !args.no_subreaper {
-        // prctl(2) takes any value but 0 as "on"; rustix spells the value as a pid.
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).context("become a subreaper")?;
-    }
-    let attachment = if args.detach { Attachment::Detached } else { Attachment::Foreground };
-    let signals = match attachment {
-        Attachment::Detached => None,
-        Attachment::Foreground => Some(Signals::take()?),
-    };
+    let (attachment, signals) = args.waiting.prepare()?;
     let Launched { mut created, proxies, manager } = launch(globals, &args.create, attachment, Barrier::Inherited)?;
     let relay = match start(&mut created, manager) {
         Ok(relay) => relay,

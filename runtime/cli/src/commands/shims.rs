@@ -14,7 +14,7 @@ pub struct ShimsArgs {
     format: Option<String>,
     json: bool,
     quiet: bool,
-    directories: Vec<String>,
+    directories: Directories,
 }
 
 /// The arguments of `upgrade`.
@@ -24,7 +24,37 @@ pub struct UpgradeArgs {
     ids: Vec<String>,
     binary: Option<String>,
     check: bool,
-    directories: Vec<String>,
+    directories: Directories,
+}
+
+/// The directories of sockets, of both commands.
+#[derive(Debug, Default)]
+pub struct Directories(Vec<String>);
+
+impl Directories {
+    fn words(self) -> impl Iterator<Item = String> {
+        values("--socket-dir", self.0)
+    }
+}
+
+impl AsMut<Directories> for ShimsArgs {
+    fn as_mut(&mut self) -> &mut Directories {
+        &mut self.directories
+    }
+}
+
+impl AsMut<Directories> for UpgradeArgs {
+    fn as_mut(&mut self) -> &mut Directories {
+        &mut self.directories
+    }
+}
+
+/// `--socket-dir`
+const fn socket_dir<A: AsMut<Directories>>() -> Binding<A> {
+    Binding::texts(&["socket-dir"], "directory of sockets; may be given more than once", |args: &mut A, text| {
+        args.as_mut().0.push(text);
+    })
+    .or(SOCKETS)
 }
 
 /// The command `shims`.
@@ -47,22 +77,13 @@ containers and its share of memory. Shims of other runtimes are left out.",
         .or("table"),
         Binding::switch(&["json"], "same as --format json", |args, on| args.json = on),
         Binding::switch(&["quiet", "q"], "print ids and nothing else", |args, on| args.quiet = on),
-        Binding::texts(
-            &["socket-dir"],
-            "directory of sockets; may be given more than once",
-            |args: &mut ShimsArgs, text| {
-                args.directories.push(text);
-            },
-        )
-        .or(SOCKETS),
+        socket_dir(),
     ],
     operands: |_, _| {},
     run: |_, args| {
         let json = args.json || Format::parse(args.format.as_deref())? == Format::Json;
-        let switches = [(json, "--json"), (args.quiet, "--quiet")];
-        let words = switches.into_iter().filter(|(on, _)| *on).map(|(_, word)| word.to_owned());
-        let words: Vec<_> = words.chain(values("--socket-dir", args.directories)).collect();
-        Err(execute(PROGRAM, "shims", &words))
+        let words = switches([(json, "--json"), (args.quiet, "--quiet")]).chain(args.directories.words());
+        Err(execute(PROGRAM, "shims", &words.collect::<Vec<_>>()))
     },
 };
 
@@ -101,24 +122,21 @@ EXAMPLE:
         Binding::switch(&["check"], "try whether the new program can take over, and change nothing", |args, on| {
             args.check = on;
         }),
-        Binding::texts(
-            &["socket-dir"],
-            "directory of sockets; may be given more than once",
-            |args: &mut UpgradeArgs, text| {
-                args.directories.push(text);
-            },
-        )
-        .or(SOCKETS),
+        socket_dir(),
     ],
     operands: |_, _| {},
     run: |_, args| {
-        let switches = [(args.all, "--all"), (args.check, "--check")];
-        let words = switches.into_iter().filter(|(on, _)| *on).map(|(_, word)| word.to_owned());
+        let words = switches([(args.all, "--all"), (args.check, "--check")]);
         let binary = args.binary.map(|path| format!("--binary={path}"));
-        let words = words.chain(values("--id", args.ids)).chain(binary).chain(values("--socket-dir", args.directories));
+        let words = words.chain(values("--id", args.ids)).chain(binary).chain(args.directories.words());
         Err(execute(PROGRAM, "upgrade", &words.collect::<Vec<_>>()))
     },
 };
+
+/// The words of the switches that are on.
+fn switches<const N: usize>(list: [(bool, &'static str); N]) -> impl Iterator<Item = String> {
+    list.into_iter().filter(|(on, _)| *on).map(|(_, word)| word.to_owned())
+}
 
 /// A flag with each of its values as one word.
 fn values(flag: &str, values: Vec<String>) -> impl Iterator<Item = String> {
