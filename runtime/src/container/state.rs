@@ -334,8 +334,7 @@ impl Drop for Draft {
 
 /// Returns true if config.json gives the container a pid namespace of its own, with whose init all processes end.
 pub fn has_private_pid(spec: &oci_spec::runtime::Spec) -> bool {
-    let mut namespaces = spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten());
-    namespaces
+    crate::namespace::listed(spec)
         .any(|namespace| namespace.typ() == oci_spec::runtime::LinuxNamespaceType::Pid && namespace.path().is_none())
 }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use berth_init::plan::{Join, Namespaces};
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType as Kind};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType as Kind, Spec};
 use rustix::fs::{Mode, OFlags};
 
 use self::enter::UsernsHelper;
@@ -126,6 +126,11 @@ impl NamespacePlan<'_> {
     pub fn is_private(&self, kind: Kind) -> bool {
         ALL.iter().any(|(k, bit, _)| *k == kind && self.own & bit != 0)
     }
+}
+
+/// Returns the namespaces that a config.json lists.
+pub fn listed(spec: &Spec) -> impl Iterator<Item = &LinuxNamespace> {
+    spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten())
 }
 
 /// Returns the path of a namespace that is to be joined. An empty path counts as none, as in runc.

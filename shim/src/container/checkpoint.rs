@@ -67,9 +67,7 @@ fn dump(
 ) -> Result<()> {
     let own = bundle.join(WORK);
     let work = if options.work_path.is_empty() { own.as_path() } else { Path::new(&options.work_path) };
-    if let Some(other) = options.empty_namespaces.iter().find(|name| *name != "network") {
-        return Err(Error::invalid(format!("namespace {other:?} is not supported")));
-    }
+    checkpoint::check_empty_namespaces(&options.empty_namespaces)?;
     let mode = Some(options.cgroups_mode.as_str()).filter(|mode| !mode.is_empty());
     let done = checkpoint::checkpoint(
         handle,

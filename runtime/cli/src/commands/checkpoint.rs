@@ -56,9 +56,7 @@ impl CriuArgs {
     /// # Errors
     /// Fails for an unknown mode or namespace, in runc's words.
     pub fn options(&self) -> Result<CommonOptions<'_>> {
-        if let Some(other) = self.empty_namespaces.iter().find(|name| *name != "network") {
-            return Err(Error::invalid(format!("namespace {other:?} is not supported")));
-        }
+        checkpoint::check_empty_namespaces(&self.empty_namespaces)?;
         Ok(CommonOptions {
             work: self.work.as_deref(),
             tcp_established: self.tcp_established,

@@ -13,7 +13,7 @@ use crate::{
         Images, Options as CriuOptions, Session, Verb, Version, find::trusted, log as criu_log, option, session::number,
     },
     host::caller,
-    namespace::{kind, path_to_join},
+    namespace::{kind, listed, path_to_join},
 };
 
 /// The oldest CRIU that knows external pid namespaces and all notifications.
@@ -202,10 +202,20 @@ pub fn config_file(spec: &Spec) -> Result<Option<PathBuf>> {
     }
 }
 
+/// Checks the namespaces that are to be left empty. The network always is, and CRIU knows no other.
+///
+/// # Errors
+/// [`Kind::InvalidArgument`] in runc's words.
+pub fn check_empty_namespaces(names: &[String]) -> Result<()> {
+    match names.iter().find(|name| *name != "network") {
+        Some(other) => Err(Error::invalid(format!("namespace {other:?} is not supported"))),
+        None => Ok(()),
+    }
+}
+
 /// Returns the network and pid namespaces that config.json gives by path, each with CRIU's word and key.
 pub fn outer_namespaces(spec: &Spec) -> impl Iterator<Item = (&'static str, &'static str, &Path)> {
-    let list = spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten());
-    list.filter_map(|namespace| match namespace.typ() {
+    listed(spec).filter_map(|namespace| match namespace.typ() {
         LinuxNamespaceType::Network => Some(("net", "extRootNetNS", path_to_join(namespace)?)),
         LinuxNamespaceType::Pid => Some(("pid", "extRootPidNS", path_to_join(namespace)?)),
         _ => None,

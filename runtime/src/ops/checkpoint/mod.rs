@@ -36,7 +36,7 @@ use crate::{
     spec::bundle::Bundle,
 };
 
-pub use self::common::{CgroupsMode, Common as CommonOptions};
+pub use self::common::{CgroupsMode, Common as CommonOptions, check_empty_namespaces};
 
 /// The first CRIU with [`Verb::SinglePreDump`].
 const SINGLE_PRE_DUMP: Version = Version(31600);

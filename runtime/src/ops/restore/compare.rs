@@ -8,6 +8,7 @@ use oci_spec::runtime::Spec;
 
 use crate::{
     Context, Error, Kind, Result,
+    host::proc::is_gone,
     id_maps::Ids,
     leaves::{caps, user},
 };
@@ -147,10 +148,6 @@ impl Expected {
         let bare = name.rsplit_once(" (").map_or(name, |(bare, _)| bare);
         (bare != label && name != label).then(|| format!("its label is {name:?}"))
     }
-}
-
-fn is_gone(error: &std::io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 
 /// Returns the groups of the payload on the host.

@@ -313,7 +313,7 @@ fn request(
 
 /// Adds the namespaces that the processes join by path, besides those of [`outer_namespaces`].
 fn join_namespaces(request: &mut CriuOptions, spec: &Spec) -> Result<()> {
-    for namespace in spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten()) {
+    for namespace in namespace::listed(spec) {
         let Some(path) = path_to_join(namespace) else { continue };
         let kind = namespace.typ();
         let name = match kind {
@@ -330,7 +330,7 @@ fn join_namespaces(request: &mut CriuOptions, spec: &Spec) -> Result<()> {
 
 /// Makes the cgroup namespace of config.json, for CRIU to run in: if it ignores cgroups, it makes none.
 fn own_cgroup_namespace(spec: &Spec, cgroup: &Cgroup, mode: CgroupsMode) -> Result<Option<OwnedFd>> {
-    let mut namespaces = spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten());
+    let mut namespaces = namespace::listed(spec);
     let asked = namespaces.any(|namespace| namespace.typ() == LinuxNamespaceType::Cgroup);
     // systemd makes a scope on v2 only for a process. Then `check_namespaces` ends the restore.
     if !asked || mode != CgroupsMode::Ignore || !cgroup.is_managed() || !cgroup.exists_before_init() {
@@ -378,7 +378,7 @@ fn inherit<'k>(
 
 /// Sets up the loopback device of a new network namespace, as create does. CRIU leaves the namespace empty.
 fn set_loopback_up(spec: &Spec, pid: i32) -> Result<()> {
-    let mut namespaces = spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten());
+    let mut namespaces = namespace::listed(spec);
     if !namespaces.any(|n| n.typ() == LinuxNamespaceType::Network && path_to_join(n).is_none()) {
         return Ok(());
     }

@@ -8,16 +8,21 @@ use std::{
     path::Path,
 };
 
-use berth_init::sys::{mount_setattr, setns};
-use oci_spec::runtime::{Root, Spec};
+use berth_init::{
+    path,
+    sys::{mount_setattr, setns},
+};
+use oci_spec::runtime::{Mount, Root, Spec};
 use rustix::{
-    fs::{FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags, fstat, fstatfs, fstatvfs, openat2, stat},
+    fs::{FileType, Mode, OFlags, StatVfsMountFlags, fstat, fstatfs, fstatvfs, stat},
     io::Errno,
 };
 
 use crate::{
     Context, Error, Kind, Result,
+    arena::Arena,
     id_maps::Ids,
+    leaves::mount::{Options, attr},
     namespace::{self, kind, path_to_join, user},
     sys,
 };
@@ -34,7 +39,7 @@ pub fn check_namespaces(spec: &Spec, init: i32, all: &[i32]) -> Result<u32> {
     let own = namespace::differing(&format!("/proc/{init}"))?;
     let differs =
         |what: String| Error::new(Kind::FailedPrecondition, format!("linux.namespaces: the restored process {what}"));
-    for namespace in spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten()) {
+    for namespace in namespace::listed(spec) {
         let kind = namespace.typ();
         match path_to_join(namespace) {
             None if namespace::flag(kind) & own == 0 => {
@@ -84,9 +89,7 @@ pub fn finish_root(spec: &Spec, init: i32) -> Result<()> {
     if spec.root().as_ref().and_then(Root::readonly) != Some(true) {
         return Ok(());
     }
-    let path = format!("/proc/{init}/ns/mnt");
-    let namespace = rustix::fs::open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-    let namespace = namespace.with_context(|| format!("open {path}"))?;
+    let namespace = namespace::open(Path::new(&format!("/proc/{init}/ns/mnt")), kind::MOUNT)?;
     sys::run_in_vfork_child(|| {
         // setns(2) enters the root of the namespace.
         setns(namespace.as_fd(), kind::MOUNT).context("join the mount namespace of the container")?;
@@ -100,9 +103,9 @@ pub fn finish_root(spec: &Spec, init: i32) -> Result<()> {
 /// # Errors
 /// [`Kind::FailedPrecondition`] with the path.
 pub fn check_mounts(spec: &Spec, init: i32) -> Result<()> {
-    let path = format!("/proc/{init}/root");
+    let place = format!("/proc/{init}/root");
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(path.as_str(), flags, Mode::empty()).with_context(|| format!("open {path}"))?;
+    let root = rustix::fs::open(place.as_str(), flags, Mode::empty()).with_context(|| format!("open {place}"))?;
     if spec.root().as_ref().and_then(Root::readonly) == Some(true) {
         require(root.as_fd(), StatVfsMountFlags::RDONLY, "root.readonly")?;
     }
@@ -112,11 +115,9 @@ pub fn check_mounts(spec: &Spec, init: i32) -> Result<()> {
         if mounts.iter().skip(n + 1).any(|later| later.destination() == mount.destination()) {
             continue;
         }
-        let words = mount.options().iter().flatten();
-        let wanted = words.fold(StatVfsMountFlags::empty(), |wanted, word| wanted | flag(word));
         let Some(there) = find(root.as_fd(), mount.destination())? else { continue };
         if mount.typ().as_deref() != Some("cgroup") {
-            require(there.as_fd(), wanted, &mount.destination().display().to_string())?;
+            require(there.as_fd(), flags_of(mount)?, &mount.destination().display().to_string())?;
         }
     }
     let Some(linux) = spec.linux() else { return Ok(()) };
@@ -134,23 +135,20 @@ pub fn check_mounts(spec: &Spec, init: i32) -> Result<()> {
     Ok(())
 }
 
-fn flag(option: &str) -> StatVfsMountFlags {
-    match option {
-        "ro" | "rro" => StatVfsMountFlags::RDONLY,
-        "nosuid" | "rnosuid" => StatVfsMountFlags::NOSUID,
-        "nodev" | "rnodev" => StatVfsMountFlags::NODEV,
-        "noexec" | "rnoexec" => StatVfsMountFlags::NOEXEC,
-        _ => StatVfsMountFlags::empty(),
-    }
+/// Returns the flags that the options of a mount give it. The bits of mount_setattr(2) are those of statvfs(3).
+fn flags_of(mount: &Mount) -> Result<StatVfsMountFlags> {
+    let options = Options::parse(mount.options().as_deref().unwrap_or_default())?;
+    let compared = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
+    Ok(StatVfsMountFlags::from_bits_truncate((options.set | options.set_recursive) & compared))
 }
 
 /// Opens a path inside the root. `None` if nothing is there.
-fn find(root: BorrowedFd<'_>, path: &Path) -> Result<Option<OwnedFd>> {
-    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    match openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how) {
+fn find(root: BorrowedFd<'_>, at: &Path) -> Result<Option<OwnedFd>> {
+    let arena = Arena::default();
+    match path::open(root, arena.path(at, "path")?, OFlags::PATH) {
         Ok(there) => Ok(Some(there)),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-        Err(e) => Err(e).with_context(|| format!("open {} in the restored container", path.display())),
+        Err(e) => Err(e).with_context(|| format!("open {} in the restored container", at.display())),
     }
 }
 
