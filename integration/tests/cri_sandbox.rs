@@ -336,7 +336,7 @@ fn killed_shim_of_an_empty_pod_leaves_nothing() {
     });
 }
 
-/// What `crictl inspectp`, `stats` and `statsp` show.
+/// `crictl inspectp`, `stats` and `statsp` show the pod.
 #[test]
 fn pod_is_described_to_its_clients() {
     run(|containerd| {

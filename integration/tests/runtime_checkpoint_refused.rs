@@ -141,7 +141,7 @@ fn images_with_more_rights_than_config_json_are_refused() {
     let runtime = Runtime::new("restore-rights");
     let seccomp = json!({"defaultAction": "SCMP_ACT_ALLOW",
         "syscalls": [{"names": ["swapon"], "action": "SCMP_ACT_ERRNO"}]});
-    // What the first container has, what the bundle of the restore asks for, and the words of the refusal.
+    // The value of the first container, the value in the bundle of the restore, and the words of the refusal.
     let cases: [(&str, Value, Value, &str); 4] = [
         ("/process/noNewPrivileges", json!(false), json!(true), "no_new_privs is not set"),
         ("/linux/seccomp", Value::Null, seccomp, "no seccomp filter is loaded"),

@@ -121,7 +121,7 @@ fn a_shim_with_a_change_in_flight_is_busy_and_serves_on() {
     let (shim, programs) = (Shim::start("busy"), Programs::default());
     let (pid, mut stdio) = echoing(&shim);
     let fit = programs.shim("fit");
-    // Nobody opens the fifo, so Start waits for its client.
+    // No client opens the fifo, so Start waits for one.
     let fifo = berth_integration::shim::stdio::fifo(shim.work(), "nobody");
     let process = berth_integration::shim::container::process(&["/bin/sh", "-c", "exit 0"]);
     let mut request = berth_integration::shim::container::exec_request("c", "waits", &process, None);

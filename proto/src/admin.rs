@@ -97,7 +97,7 @@ macro_rules! messages {
 messages! {
     /// Asks what runs.
     StatusRequest {}
-    /// What runs.
+    /// The shim and its program.
     StatusResponse {
         /// The version of the program.
         version: String = 1,

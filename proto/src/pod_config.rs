@@ -86,7 +86,7 @@ pub enum NamespaceMode {
     Container,
     /// The host's.
     Node,
-    /// That of another container.
+    /// The namespace of another container.
     Target,
     /// A value that this version of the CRI does not have.
     Unknown,

@@ -133,7 +133,7 @@ impl Sandbox for PodService {
         }
         detach::run(async move {
             if let Some(pod) = group.context.pod.get() {
-                // What is left is left to `delete`.
+                // The action `delete` removes the rest.
                 if let Err(e) = pod.stop(&group.context.pool).await {
                     log::warn!("shutdown: {e}");
                 }

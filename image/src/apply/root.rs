@@ -14,7 +14,7 @@ use rustix::{
 
 /// Symbolic links that are followed while missing directories are made, as `MAXSYMLINKS` of the kernel.
 const LINKS: usize = 40;
-/// How often a directory is emptied to be removed at most: another process may make files in it without end.
+/// The most times that a directory is emptied to be removed: another process may make files in it without end.
 const TRIES: u32 = 128;
 /// Directories that are open at once while a tree is removed.
 const OPEN: usize = 64;

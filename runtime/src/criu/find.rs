@@ -41,7 +41,7 @@ pub fn trusted(path: &Path) -> Result<PathBuf> {
     for part in path.ancestors() {
         let meta = part.metadata()?;
         let mode = meta.mode();
-        // Of a directory with the sticky bit, only root can remove what is root's.
+        // Only root can remove a file of root from a directory with the sticky bit.
         let sticky = meta.is_dir() && mode & libc::S_ISVTX != 0;
         if meta.uid() != 0 || (mode & 0o022 != 0 && !sticky) {
             return Err(Error::invalid(format!("another user than root can write to {}", part.display())));

@@ -3,7 +3,7 @@
 use super::proto::{Value, Writer, fields};
 use crate::Result;
 
-/// What CRIU is asked to do (`criu_req_type`).
+/// The work that a request asks for (`criu_req_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
     /// Write the processes to files.

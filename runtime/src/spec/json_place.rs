@@ -22,7 +22,7 @@ pub fn path_of_byte(value: &Value, at: usize) -> String {
     path
 }
 
-/// How a member is reached.
+/// The way from a value to its member.
 enum Step<'a> {
     Key(&'a str),
     Index(usize),

@@ -1,4 +1,4 @@
-//! What the command line says about a handover.
+//! The part of the command line that is about a handover.
 
 use std::os::fd::RawFd;
 

@@ -358,7 +358,7 @@ pub struct Logger {
 pub struct Oom {
     /// The watched descriptor and the counter.
     pub fds: [Fd; 2],
-    /// What is counted.
+    /// The count of kills.
     pub count: OomCount,
 }
 

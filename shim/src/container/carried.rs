@@ -35,7 +35,7 @@ impl Container {
             return Err(carry::busy(format!("container {id} is being changed")));
         }
         let _ = (state, oom);
-        // What Start restores is not in the document: the container is there for a moment.
+        // The document has no images for Start to restore: the container is there for a moment.
         if restore.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
             return Err(carry::busy(format!("container {id} waits for its Start, which restores it")));
         }

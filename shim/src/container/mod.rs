@@ -74,7 +74,7 @@ pub struct Container {
     kills_in_flight: RwLock<()>,
     state: Mutex<State>,
     oom: Mutex<Option<Oom>>,
-    /// What Start restores; boxed, because few containers have it.
+    /// The images that Start restores; boxed, because few containers have them.
     restore: Mutex<Option<Box<Restore>>>,
 }
 

@@ -30,7 +30,7 @@ const WORK: &str = "criu-work";
 const LOG: &str = "restore.log";
 const KEPT_LOG: &str = "criu-restore.log";
 
-/// What Start needs.
+/// The images and the job for Start.
 #[derive(Debug)]
 pub struct Restore {
     images: PathBuf,

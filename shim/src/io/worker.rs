@@ -24,7 +24,7 @@ static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// Whether new work waits, for all workers.
+/// The switch that lets new work of all workers wait.
 static HELD: Held = Held { held: AtomicBool::new(false), released: Notify::const_new() };
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 

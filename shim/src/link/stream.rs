@@ -39,7 +39,7 @@ impl Buffers {
         Self { incoming, ready: (ready, 0), oversized: 0, outgoing, left }
     }
 
-    /// What is on its way and cannot be written down.
+    /// Returns the request or answer that is on its way and cannot be written down.
     pub fn in_flight(&self) -> Option<&'static str> {
         match self {
             Self { oversized: 1.., .. } => Some("an oversized request is being read"),

@@ -26,7 +26,7 @@ fn pair(links: &Arc<Links>) -> (std::os::unix::net::UnixStream, Stream) {
     (client, links.add(UnixStream::from_std(server).unwrap()))
 }
 
-/// What the server reads until nothing is left.
+/// Reads as the server does, until nothing is left.
 async fn read(stream: &mut Stream) -> Vec<u8> {
     let mut all = Vec::new();
     // The event loop learns of the bytes in its next turns.

@@ -22,7 +22,7 @@ pub enum PidNamespace {
     Host,
 }
 
-/// What a pod is made of.
+/// The parts of a CreateSandbox request that make a pod.
 #[derive(Debug)]
 pub struct PodConfig {
     /// The id of the sandbox.

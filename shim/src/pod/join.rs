@@ -28,7 +28,7 @@ pub enum Shared<'a> {
     None,
 }
 
-/// What a container of a pod takes from it.
+/// The namespaces and files that a container takes from its pod.
 #[derive(Debug)]
 pub struct Offer<'a> {
     /// The id of the sandbox.

@@ -70,7 +70,7 @@ enum Phase {
     Stopped,
 }
 
-/// What a ready pod holds. A container that is being created holds it, too, until it has joined.
+/// The namespaces and the init of a ready pod. A container that is being created holds them, too, until it has joined.
 #[derive(Debug)]
 pub struct Held {
     namespaces: Namespaces,

@@ -43,7 +43,7 @@ pub struct OomWatch {
     parent: Option<Arc<Parent>>,
 }
 
-/// What a watch knows besides its two descriptors.
+/// The state of a watch besides its two descriptors.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OomCount {

@@ -1,4 +1,4 @@
-//! What a dump and a restore share: their options, the checks of CRIU, and the words of its failures.
+//! The parts that a dump and a restore share: their options, the checks of CRIU, and the words of its failures.
 
 use std::{
     os::fd::AsFd,
@@ -24,7 +24,7 @@ const LOG_LEVEL: u32 = 4;
 const CONFIG_ANNOTATION: &str = "org.criu.config";
 const CONFIG_FILE: &str = "/etc/criu/runc.conf";
 
-/// What CRIU does with cgroups (`--manage-cgroups-mode`).
+/// The way in which CRIU treats cgroups (`--manage-cgroups-mode`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CgroupsMode {
     /// Nothing. The runtime makes the cgroup and its limits.

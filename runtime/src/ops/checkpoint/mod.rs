@@ -48,7 +48,7 @@ const LOG: &str = "dump.log";
 pub struct Options<'a> {
     /// `--image-path`: the directory of the images. It is made if it is missing.
     pub images: &'a Path,
-    /// What a restore can choose as well.
+    /// The options that a restore has as well.
     pub common: Common<'a>,
     /// `--parent-path`: the directory of an earlier dump, relative to that of the images.
     pub parent: Option<&'a Path>,

@@ -60,7 +60,7 @@ const FIRST_FILE: i32 = 4;
 pub struct Options<'a> {
     /// `--image-path`
     pub images: &'a Path,
-    /// What a dump can choose as well.
+    /// The options that a dump has as well.
     pub common: Common<'a>,
     /// `--lsm-profile`: another profile than the one in the images, such as `apparmor:NAME`.
     pub lsm_profile: Option<&'a str>,
